@@ -1,0 +1,7 @@
+"""Binary: levels -1 and +1, one bit, 1 for +1. Courbariaux et al., "Binarized Neural Networks", 2016."""
+
+from __future__ import annotations
+
+from subbyte.formats.format import Format, register
+
+BINARY = register(Format("binary", 1, (-1, 1), "-1 and +1 in one bit; a set bit is +1"))

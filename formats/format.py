@@ -1,0 +1,92 @@
+"""What a low-bit format is, and the registry of formats by name.
+
+A format is a table: a code of `code_bits` bits stands for an integer *level*; the real value is level x scale. To add
+one, write a file beside this one that makes a `Format` and calls `register`, then add its decoder in
+`export/functions.py` and name it in the kernel rows that serve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import FormatError, UnknownNameError
+
+Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A low-bit number format: `table[code]` is the integer level of a code, or None where no level has that code."""
+
+    name: str
+    code_bits: int
+    table: tuple[int | None, ...] = field(repr=False)
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.code_bits <= 8 or len(self.table) != 1 << self.code_bits:
+            raise FormatError(f"format {self.name}: {len(self.table)} codes do not make a {self.code_bits}-bit table")
+        levels = [level for level in self.table if level is not None]
+        if len(set(levels)) != len(levels) or not levels:
+            raise FormatError(f"format {self.name}: every level needs exactly one code")
+
+    @property
+    def levels(self) -> Int32:
+        """All levels, ascending, int32."""
+        return np.array(sorted(level for level in self.table if level is not None), np.int32)
+
+    @property
+    def largest(self) -> int:
+        """The largest absolute level."""
+        return int(np.abs(self.levels).max())
+
+    def encode(self, levels: npt.ArrayLike) -> UInt8:
+        """Integer levels (any shape) to uint8 codes; raises FormatError for a level the format does not have."""
+        wanted = np.asarray(levels)
+        if not np.issubdtype(wanted.dtype, np.integer):
+            raise FormatError(f"{self.name}: levels must be integers, got {wanted.dtype}")
+        known = self.levels
+        place = np.clip(np.searchsorted(known, wanted), 0, known.size - 1)
+        wrong = known[place] != wanted
+        if wrong.any():
+            raise FormatError(f"{self.name} has no level {int(wanted[wrong].flat[0])}; it has {known.tolist()[:20]}")
+        codes = np.array([self.table.index(int(level)) for level in known], np.uint8)
+        return codes[place]
+
+    def decode(self, codes: UInt8) -> Int32:
+        """uint8 codes (any shape) to int32 levels; raises FormatError for a code that stands for nothing."""
+        codes = np.asarray(codes)
+        holes = np.array([level is None for level in self.table])
+        if codes.size and int(codes.max()) >= len(self.table):
+            raise FormatError(f"{self.name}: code {int(codes.max())} does not fit into {self.code_bits} bits")
+        if holes[codes].any():
+            raise FormatError(f"{self.name}: code {int(codes[holes[codes]].flat[0])} stands for no level")
+        return np.array([0 if level is None else level for level in self.table], np.int32)[codes]
+
+
+_registry: dict[str, Format] = {}
+
+
+def register(fmt: Format) -> Format:
+    """Make a format known by its name; raises FormatError when the name is taken."""
+    if fmt.name in _registry:
+        raise FormatError(f"format '{fmt.name}' is registered twice")
+    _registry[fmt.name] = fmt
+    return fmt
+
+
+def get(name: str) -> Format:
+    """The format of that name; raises UnknownNameError with the nearest name."""
+    if name not in _registry:
+        raise UnknownNameError("format", name, _registry)
+    return _registry[name]
+
+
+def all_formats() -> Iterator[Format]:
+    """Every registered format, in the order of registration."""
+    return iter(tuple(_registry.values()))

@@ -1,0 +1,105 @@
+"""Reference arithmetic in NumPy: what every kernel, in every engine, on every target, must equal.
+
+Integers are int32 and exact. Floats are float32 and follow contract 1: after the integer sum, multiply by the scales,
+then add the bias; rounding is to nearest, ties to even; no fused multiply-add.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import FormatError
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
+UInt32 = npt.NDArray[np.uint32]
+
+ACCUMULATOR_LIMIT = 1 << 31  # int32
+EXACT_FLOAT_LIMIT = 1 << 24  # float32 sums of integers are exact below this
+
+
+def check_accumulator(depth: int, largest_activation: int, largest_weight: int) -> int:
+    """The largest absolute sum that a product of that depth can reach; raises FormatError when int32 cannot hold it."""
+    bound = depth * largest_activation * largest_weight
+    if bound >= ACCUMULATOR_LIMIT:
+        raise FormatError(
+            f"sums of {depth} products of |a| <= {largest_activation} and |w| <= {largest_weight} can reach {bound}, "
+            f"beyond int32; use fewer bits or split the layer"
+        )
+    return bound
+
+
+def quantize(x: Float32, inverse_step: npt.ArrayLike, low: int, high: int) -> Int32:
+    """clip(rint(x * inverse_step), low, high) as int32; one float32 product, ties to even."""
+    scaled = np.asarray(x, np.float32) * np.asarray(inverse_step, np.float32)
+    return np.clip(np.rint(scaled), low, high).astype(np.int32)
+
+
+def quantize_per_token(x: Float32) -> tuple[Int32, Float32]:
+    """Codes in -128..127 and step [..., 1] of each vector along the last axis. BitNet b1.58, 2024 (range of the public code).
+
+    largest = max(max |x|, 1e-5); codes = clip(rint(x * (128 / largest)), -128, 127); step = largest / 128.
+    """
+    x = np.asarray(x, np.float32)
+    largest = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
+    codes = np.clip(np.rint(x * (np.float32(128) / largest)), -128, 127).astype(np.int32)
+    return codes, (largest * np.float32(1 / 128)).astype(np.float32)
+
+
+def binarize(x: Float32, threshold: npt.ArrayLike = 0.0) -> Int32:
+    """+1 where x >= threshold, else -1, int32; sign(0) = +1. `threshold` broadcasts against x."""
+    return np.where(np.asarray(x, np.float32) >= np.asarray(threshold, np.float32), 1, -1).astype(np.int32)
+
+
+def pack_bits(signs: npt.NDArray[np.signedinteger]) -> UInt32:
+    """Signs (-1 or +1) [..., C] to uint32 words [..., ceil(C / 32)], least significant bit first, left-over bits zero."""
+    signs = np.asarray(signs)
+    bits = (signs > 0).astype(np.uint8)
+    pad = -signs.shape[-1] % 32
+    bits = np.pad(bits, [(0, 0)] * (signs.ndim - 1) + [(0, pad)])
+    packed = np.packbits(bits, axis=-1, bitorder="little")
+    return np.ascontiguousarray(packed).view("<u4").astype(np.uint32)
+
+
+def matmul(activations: Int32, weights: Int32) -> Int32:
+    """Exact product of levels: activations [..., K] with weights [N, K] gives int32 [..., N]."""
+    return np.matmul(np.asarray(activations, np.int64), np.asarray(weights, np.int64).T).astype(np.int32)
+
+
+def conv2d(
+    activations: Int32,
+    weights: Int32,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    pad_value: int = 0,
+) -> Int32:
+    """Exact convolution of levels, channels last: [B, H, W, C] with [O, kh, kw, C / groups] gives int32 [B, H', W', O].
+
+    `padding` is top, left, bottom, right; padded places hold `pad_value`.
+    """
+    top, left, bottom, right = padding
+    a = np.pad(
+        np.asarray(activations, np.int64), [(0, 0), (top, bottom), (left, right), (0, 0)], constant_values=pad_value
+    )
+    w = np.asarray(weights, np.int64)
+    out_channels, kernel_h, kernel_w, depth = w.shape
+    batch, height, width, channels = a.shape
+    if channels != depth * groups or out_channels % groups:
+        raise FormatError(f"convolution of {channels} channels in {groups} groups does not fit weights {w.shape}")
+    out_h = (height - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
+    out_w = (width - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    per_group = out_channels // groups
+    out = np.zeros((batch, out_h, out_w, out_channels), np.int64)
+    for y in range(kernel_h):
+        for x in range(kernel_w):
+            rows = slice(y * dilation[0], y * dilation[0] + (out_h - 1) * stride[0] + 1, stride[0])
+            columns = slice(x * dilation[1], x * dilation[1] + (out_w - 1) * stride[1] + 1, stride[1])
+            patch = a[:, rows, columns, :]
+            for g in range(groups):
+                outs = slice(g * per_group, (g + 1) * per_group)
+                out[..., outs] += patch[..., g * depth : (g + 1) * depth] @ w[outs, y, x, :].T
+    return out.astype(np.int32)

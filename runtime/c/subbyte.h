@@ -1,0 +1,123 @@
+/* subbyte runtime: run a compiled model. C99, no dependencies.
+ *
+ * A model is a constant table (subbyte_model) that the compiler writes next to its kernels. `subbyte_run` walks the table
+ * with buffers that the caller owns: no heap, no threads, fit for a microcontroller. `subbyte_session_*` (not on
+ * microcontrollers) adds owned buffers and a thread pool.
+ */
+#ifndef SUBBYTE_H
+#define SUBBYTE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define SUBBYTE_API __declspec(dllexport)
+#else
+#define SUBBYTE_API __attribute__((visibility("default")))
+#endif
+
+#define SUBBYTE_ABI 1
+#define SUBBYTE_ALIGNMENT 64 /* bytes: of every buffer below, and of every tensor in it */
+
+/* What every function returns. */
+enum {
+  SUBBYTE_OK = 0,
+  SUBBYTE_BAD_ARGUMENT = 1, /* a null pointer, or a size that does not match the model */
+  SUBBYTE_BAD_ABI = 2,      /* the model was compiled for another version of this header */
+  SUBBYTE_NO_MEMORY = 3,
+  SUBBYTE_KERNEL_FAILED = 4
+};
+
+/* Where an argument of a kernel lies. */
+enum {
+  SUBBYTE_ARENA = 0,     /* intermediate tensors; offset in bytes */
+  SUBBYTE_WEIGHTS = 1,   /* constants; offset in bytes */
+  SUBBYTE_INPUT = 2,     /* offset is the index of the input */
+  SUBBYTE_OUTPUT = 3,    /* offset is the index of the output */
+  SUBBYTE_WORKSPACE = 4  /* scratch of the running thread; offset in bytes */
+};
+
+/* Element types of model inputs and outputs. */
+enum { SUBBYTE_FLOAT32 = 0, SUBBYTE_UINT8 = 1, SUBBYTE_INT8 = 2, SUBBYTE_INT32 = 3, SUBBYTE_INT64 = 4 };
+
+typedef struct {
+  uint32_t space;
+  uint32_t offset;
+} subbyte_argument;
+
+/* A kernel works on tiles begin .. end-1 of its `tiles`; args are resolved pointers, in the order of the operator's arguments. */
+typedef int32_t (*subbyte_kernel)(void *const *args, int32_t begin, int32_t end);
+
+typedef struct {
+  const char *name; /* the operator's name in the ONNX file */
+  subbyte_kernel kernel;
+  const subbyte_argument *arguments;
+  int32_t argument_count;
+  int32_t tiles;
+} subbyte_operator;
+
+typedef struct {
+  const char *name;
+  int32_t dtype;
+  int32_t rank;
+  const int64_t *shape; /* [rank] */
+  size_t nbytes;
+} subbyte_tensor;
+
+typedef struct {
+  uint32_t abi; /* SUBBYTE_ABI */
+  const char *name;
+  const char *target;
+  int32_t input_count, output_count, operator_count;
+  const subbyte_tensor *inputs;
+  const subbyte_tensor *outputs;
+  const subbyte_operator *operators;
+  size_t arena_bytes;
+  size_t workspace_bytes; /* for each thread */
+  size_t weights_bytes;
+} subbyte_model;
+
+/* Called after each operator, on the calling thread; `ns` is its duration, or 0 where there is no clock. */
+typedef void (*subbyte_hook)(void *user, int32_t index, uint64_t ns);
+
+typedef struct {
+  const void *weights;        /* [weights_bytes] */
+  void *arena;                /* [arena_bytes] */
+  void *workspace;            /* [workspace_bytes] */
+  const void *const *inputs;  /* [input_count], each [inputs[i].nbytes] */
+  void *const *outputs;       /* [output_count], each [outputs[i].nbytes] */
+} subbyte_buffers;
+
+/* Every compiled library exports this. */
+SUBBYTE_API const subbyte_model *subbyte_get_model(void);
+
+/* Run once on the calling thread with the caller's buffers. `hook` may be NULL. */
+SUBBYTE_API int32_t subbyte_run(const subbyte_model *model, const subbyte_buffers *buffers, subbyte_hook hook, void *user);
+
+SUBBYTE_API const char *subbyte_status_text(int32_t status);
+
+/* ---- sessions: owned buffers and a thread pool; not built for microcontrollers ---- */
+
+typedef struct subbyte_session subbyte_session;
+
+/* `weights` must outlive the session and is not copied. `threads` >= 1; the calling thread is one of them. */
+SUBBYTE_API int32_t subbyte_session_create(const subbyte_model *model, const void *weights, size_t weights_bytes,
+                                           int32_t threads, subbyte_session **session);
+
+/* Not reentrant: one run at a time in a session; different sessions may run at once. */
+SUBBYTE_API int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs,
+                                        subbyte_hook hook, void *user);
+
+/* The arena, for reading intermediate tensors inside a hook. */
+SUBBYTE_API const void *subbyte_session_arena(const subbyte_session *session);
+
+SUBBYTE_API void subbyte_session_destroy(subbyte_session *session);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,131 @@
+"""The kernel table: which row serves which operator on which CPU, and how its TIR is made.
+
+A kernel is a row: what it serves, what it needs, how it is made. To add one, write a builder and decorate it:
+
+    @kernel("dot-avx512-vnni", serves=QuantizedProduct, needs={"avx512vnni"}, prefer=100, refuses=why_not)
+    def build(op: QuantizedProduct) -> Built: ...
+
+`refuses(op)` returns None, or in one clause the reason why this row cannot serve the operator; the reason is printed in the
+compile report. Among the rows whose `needs` the target has and that do not refuse, the highest `prefer` wins.
+
+The PrimFunc of a row has buffer parameters only, in the order of `Built.parameters`, and a body with at most one
+outermost `parallel` loop: its extent is the number of tiles that the runtime shares out among threads. Nothing is
+allocated inside but buffers of less than 1,024 bytes; larger scratch is a Workspace parameter, one for each thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from subbyte.errors import CompileError
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+    from subbyte.tvm_kernels.operators import Operator
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """A run-time tensor by name: an input of the operator or of its epilogue."""
+
+    tensor: str
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array packed for this kernel at compile time; it goes into weights.bin, aligned to 64 bytes."""
+
+    role: str  # "weight", "scale", "bias", ...
+    values: Array
+
+
+@dataclass(frozen=True)
+class Output:
+    """The operator's output of that index, in the order of its epilogue's forms."""
+
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Scratch bytes of one thread, aligned to 64 bytes; uint8 buffer of that length."""
+
+    nbytes: int
+
+
+Parameter = Input | Constant | Output | Workspace
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A kernel made for one operator."""
+
+    function: PrimFunc
+    parameters: tuple[Parameter, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A row of the table."""
+
+    name: str
+    serves: type
+    needs: frozenset[str]
+    prefer: int
+    refuses: Callable[[Any], str | None]
+    build: Callable[[Any], Built]
+
+
+_rows: list[Kernel] = []
+
+
+def kernel(
+    name: str,
+    *,
+    serves: type,
+    needs: Iterable[str] = (),
+    prefer: int = 0,
+    refuses: Callable[[Any], str | None] = lambda op: None,
+) -> Callable[[Callable[[Any], Built]], Callable[[Any], Built]]:
+    """Register a builder as a row; see the head of this file."""
+
+    def add(build: Callable[[Any], Built]) -> Callable[[Any], Built]:
+        _rows.append(Kernel(name, serves, frozenset(needs), prefer, refuses, build))
+        return build
+
+    return add
+
+
+def rows(serves: type | None = None) -> list[Kernel]:
+    """All rows (of one operator), the most preferred first."""
+    import subbyte.tvm_kernels.kernels  # noqa: F401  the rows register themselves on import
+
+    return sorted((r for r in _rows if serves in (None, r.serves)), key=lambda r: -r.prefer)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The row chosen for an operator, and why each better row was passed over: [(row name, reason)]."""
+
+    kernel: Kernel
+    passed_over: tuple[tuple[str, str], ...]
+
+
+def choose(op: Operator, features: frozenset[str]) -> Choice:
+    """The best row for `op` on a CPU with these features; raises CompileError naming each row's reason when none serves."""
+    passed: list[tuple[str, str]] = []
+    for row in rows(type(op)):
+        missing = row.needs - features
+        reason = f"needs {', '.join(sorted(missing))}" if missing else row.refuses(op)
+        if reason is None:
+            return Choice(row, tuple(passed))
+        passed.append((row.name, reason))
+    listed = "; ".join(f"{name}: {reason}" for name, reason in passed) or "the table has no row for it"
+    raise CompileError(f"no kernel for '{op.name}' ({type(op).__name__}): {listed}")
