@@ -1,0 +1,69 @@
+"""The plan: a straight line of kernel calls over tensors with fixed places. What lowering makes and an emitter writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+Space = Literal["arena", "weights", "input", "output", "workspace"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Where one argument of a kernel lies: bytes into arena, weights or workspace; or the index of an input or output."""
+
+    space: Space
+    offset: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A model input or output, or a result that one can look at while the model runs."""
+
+    name: str  # the ONNX value it stands for
+    dtype: str
+    shape: tuple[int, ...]
+    storage: Literal["float", "codes", "bits"] = "float"
+    zero_point: int = 0
+    channels: int = 0  # of the last axis, for bits
+    layout: Literal["as-is", "NHWC"] = "as-is"  # NHWC: the ONNX value is NCHW
+    place: Argument = Argument("arena", 0)
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operator of the plan."""
+
+    name: str  # of the ONNX node
+    kind: str  # the operator's class, or "relax" for what TVM legalised
+    kernel: str
+    function: PrimFunc
+    arguments: tuple[Argument, ...]  # one for each buffer parameter of the function
+    outputs: tuple[Tensor, ...]
+    activation: str = "float32"
+    weights: str = "-"
+    bits_per_weight: float = 32.0
+    macs: int = 0
+    weight_bytes: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    fallback: str | None = None  # why this runs in float although the file asked for low bit
+    passed_over: tuple[tuple[str, str], ...] = ()  # better kernel rows, and why not
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A compiled model before code generation."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    calls: tuple[Call, ...]
+    weights: bytes = field(repr=False, default=b"")
+    arena_bytes: int = 0
+    workspace_bytes: int = 0
+    source: dict[str, Any] = field(default_factory=dict)  # metadata of the ONNX file
