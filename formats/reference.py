@@ -38,9 +38,10 @@ def quantize(x: Float32, inverse_step: npt.ArrayLike, low: int, high: int) -> In
 
 
 def quantize_per_token(x: Float32) -> tuple[Int32, Float32]:
-    """Codes in -128..127 and step [..., 1] of each vector along the last axis. BitNet b1.58, 2024 (range of the public code).
+    """Codes in -128..127 and step [..., 1] of each vector along the last axis. BitNet b1.58, 2024.
 
-    largest = max(max |x|, 1e-5); codes = clip(rint(x * (128 / largest)), -128, 127); step = largest / 128.
+    largest = max(max |x|, 1e-5); codes = clip(rint(x * (128 / largest)), -128, 127); step = largest / 128
+    (the range of the public code, not the paper's 127).
     """
     x = np.asarray(x, np.float32)
     largest = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
@@ -54,7 +55,7 @@ def binarize(x: Float32, threshold: npt.ArrayLike = 0.0) -> Int32:
 
 
 def pack_bits(signs: npt.NDArray[np.signedinteger]) -> UInt32:
-    """Signs (-1 or +1) [..., C] to uint32 words [..., ceil(C / 32)], least significant bit first, left-over bits zero."""
+    """Signs (-1 or +1) [..., C] to uint32 [..., ceil(C / 32)], least significant bit first, left-over bits 0."""
     signs = np.asarray(signs)
     bits = (signs > 0).astype(np.uint8)
     pad = -signs.shape[-1] % 32

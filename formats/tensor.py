@@ -21,8 +21,8 @@ class LowBitTensor:
     """A tensor of `shape` held as packed codes: value = (level - zero_point) x scale.
 
     The payload is uint8 [shape[0], ceil(prod(shape[1:]) * code_bits / 8)]: one packed row for each output channel, the
-    reduction axes flattened in C order. `scale` is float32 of `granularity.scale_shape(shape)`; a granularity by group
-    speaks of the flattened shape (shape[0], prod(shape[1:])). `zero_point` is None (symmetric) or int32 shaped like the scale.
+    reduction axes flattened in C order. `scale` is float32 of `granularity.scale_shape(matrix_shape)`: granularity
+    speaks of the flattened shape (shape[0], prod(shape[1:])). `zero_point` is None or int32 shaped like the scale.
     """
 
     format: Format

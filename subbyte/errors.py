@@ -81,4 +81,6 @@ class MissingDependencyError(SubbyteError):
     """An optional part that is not installed; the message names the extra that brings it."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"'{module}' is not installed and this needs it. Install it with: pip install 'subbyte[{extra}]'")
+        super().__init__(
+            f"'{module}' is not installed and this needs it. Install it with: pip install 'subbyte[{extra}]'"
+        )
