@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
+OWN_INPUTS = ("$0", "$1")  # how kernels call their operator's own inputs, in order; a name no ONNX value has
+
+
 @dataclass(frozen=True)
 class Input:
-    """A run-time tensor by name: an input of the operator or of its epilogue."""
+    """A run-time tensor: one of OWN_INPUTS, or the name in a RowScale or Combine step of the epilogue."""
 
     tensor: str
 
