@@ -1,0 +1,223 @@
+"""The function library: what ONNX cannot say, written as functions of domain `subbyte` in standard operators.
+
+The bodies are ONNX text (`onnx.parser`), so a reader sees what an engine runs. Decoders are generated from
+`subbyte.formats`: a format that is registered there has `Decode<Format>` and `Dequantize<Format>` here without another
+line. To add any other function, add its text to `_TEXTS`, and a row to docs/onnx-dialect.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+import onnx
+import onnx.parser
+
+from subbyte.errors import ExportError, UnknownNameError
+from subbyte.formats import Format, all_formats
+
+DOMAIN = "subbyte"
+DOMAIN_VERSION = 1
+OPSET = 21
+IR_VERSION = 10
+
+_HEADER = '<domain: "subbyte", opset_import: ["" : 21], doc_string: "{doc}">\n'
+
+# ---- activation quantizers: formats/reference.py in ONNX ----
+
+_TEXTS = {
+    "Quantize": (
+        "Integer-valued codes: clip(rint(x * inverse_step), low, high); ties to even.",
+        """Quantize (x, inverse_step, low, high) => (codes) {
+            scaled = Mul(x, inverse_step)
+            rounded = Round(scaled)
+            codes = Clip(rounded, low, high)
+        }""",
+    ),
+    "QuantizePerToken": (
+        "Codes in -128..127 and step of each vector along the last axis (BitNet b1.58, 2024).",
+        """QuantizePerToken (x) => (codes, step) {
+            last = Constant <value = int64[1] {-1}> ()
+            floor = Constant <value = float {1e-5}> ()
+            full = Constant <value = float {128}> ()
+            inverse_full = Constant <value = float {0.0078125}> ()
+            low = Constant <value = float {-128}> ()
+            high = Constant <value = float {127}> ()
+            magnitude = Abs(x)
+            peak = ReduceMax <keepdims = 1> (magnitude, last)
+            largest = Max(peak, floor)
+            inverse_step = Div(full, largest)
+            scaled = Mul(x, inverse_step)
+            rounded = Round(scaled)
+            codes = Clip(rounded, low, high)
+            step = Mul(largest, inverse_full)
+        }""",
+    ),
+    "Binarize": (
+        "+1 where x >= threshold, else -1; the sign of 0 is +1.",
+        """Binarize (x, threshold) => (signs) {
+            plus = Constant <value = float {1}> ()
+            minus = Constant <value = float {-1}> ()
+            high = GreaterOrEqual(x, threshold)
+            signs = Where(high, plus, minus)
+        }""",
+    ),
+}
+
+# ---- decoders: packed bytes [rows, bytes] to `levels` [rows, depth], in three steps ----
+
+_DEPTH = """
+    first = Constant <value = int64[1] {0}> ()
+    one = Constant <value = int64[1] {1}> ()
+    end = Constant <value = int64[1] {9223372036854775807}> ()
+    tail = Slice(shape, one, end, first)
+    factors = Concat <axis = 0> (one, tail)
+    depth = ReduceProd <keepdims = 1> (factors)
+    bytes = Unsqueeze(packed, last)
+"""
+
+# 1, 2, 4 or 8 bits: a byte holds a whole number of codes.
+_CODES_ALIGNED = """
+    last = Constant <value = int64[1] {{-1}}> ()
+    {depth}
+    shifts = Constant <value = uint8[{per_byte}] {{{shifts}}}> ()
+    mask = Constant <value = uint8 {{{mask}}}> ()
+    shifted = BitShift <direction = "RIGHT"> (bytes, shifts)
+    masked = BitwiseAnd(shifted, mask)
+    stream = Flatten <axis = 1> (masked)
+    codes = Slice(stream, first, depth, one)
+    index = Cast <to = 6> (codes)
+"""
+
+# Any other width: codes cross bytes, so the stream is taken apart bit by bit and put together again.
+_CODES_ACROSS = """
+    last = Constant <value = int64[1] {{-1}}> ()
+    {depth}
+    shifts = Constant <value = uint8[8] {{0, 1, 2, 3, 4, 5, 6, 7}}> ()
+    mask = Constant <value = uint8 {{1}}> ()
+    width = Constant <value = int64[1] {{{bits}}}> ()
+    powers = Constant <value = float[{bits}] {{{powers}}}> ()
+    shifted = BitShift <direction = "RIGHT"> (bytes, shifts)
+    masked = BitwiseAnd(shifted, mask)
+    stream = Flatten <axis = 1> (masked)
+    used = Mul(depth, width)
+    payload = Slice(stream, first, used, one)
+    rows = Slice(shape, first, one, first)
+    by_code = Concat <axis = 0> (rows, depth, width)
+    grouped = Reshape <allowzero = 1> (payload, by_code)
+    bits = Cast <to = 1> (grouped)
+    placed = Mul(bits, powers)
+    codes = ReduceSum <keepdims = 0> (placed, last)
+    index = Cast <to = 6> (codes)
+"""
+
+# A code that stands for no level becomes NaN: a damaged payload must not look like a weight.
+_LEVELS = """
+    table = Constant <value = float[{count}] {{{table}}}> ()
+    matrix = Gather <axis = 0> (table, index)
+"""
+
+_SCALED = """
+    group = Unsqueeze(group_size, first)
+    copies = Concat <axis = 0> (one, one, group)
+    column = Unsqueeze(scale, last)
+    spread = Expand(column, copies)
+    scales = Flatten <axis = 1> (spread)
+    fitting = Slice(scales, first, depth, one)
+    scaled = Mul(matrix, fitting)
+"""
+
+
+def decoder_name(fmt: Format) -> str:
+    """The decoder of a format: `DecodeInt4` for int4, `DecodePow2_4n` for pow2_4n."""
+    return "Decode" + fmt.name.capitalize()
+
+
+def dequantizer_name(fmt: Format) -> str:
+    """The decoder of a format that applies scales by group: `DequantizeInt4` for int4."""
+    return "Dequantize" + fmt.name.capitalize()
+
+
+def decoders() -> dict[str, Format]:
+    """Decoder name -> the format it decodes, for every registered format."""
+    return {decoder_name(fmt): fmt for fmt in all_formats()}
+
+
+def dequantizers() -> dict[str, Format]:
+    """Dequantizer name -> the format it decodes, for every registered format."""
+    return {dequantizer_name(fmt): fmt for fmt in all_formats()}
+
+
+def _numbers(values: Iterable[int | None]) -> str:
+    return ", ".join("nan" if value is None else str(value) for value in values)
+
+
+def _levels_text(fmt: Format) -> str:
+    bits = fmt.code_bits
+    if 8 % bits == 0:
+        codes = _CODES_ALIGNED.format(
+            depth=_DEPTH, per_byte=8 // bits, shifts=_numbers(range(0, 8, bits)), mask=(1 << bits) - 1
+        )
+    else:
+        codes = _CODES_ACROSS.format(depth=_DEPTH, bits=bits, powers=_numbers(1 << i for i in range(bits)))
+    return codes + _LEVELS.format(count=len(fmt.table), table=_numbers(fmt.table))
+
+
+def _decoder(fmt: Format) -> onnx.FunctionProto:
+    text = f"{decoder_name(fmt)} (packed, shape) => (levels) {{ {_levels_text(fmt)}"
+    text += "levels = Reshape <allowzero = 1> (matrix, shape) }"
+    return _parse(f"Integer-valued levels of packed {fmt.name} codes: {fmt.summary}.", text)
+
+
+def _dequantizer(fmt: Format) -> onnx.FunctionProto:
+    text = f"{dequantizer_name(fmt)} (packed, shape, scale, group_size) => (values) {{ {_levels_text(fmt)} {_SCALED}"
+    text += "values = Reshape <allowzero = 1> (scaled, shape) }"
+    return _parse(f"Levels of packed {fmt.name} codes times one scale for each group_size of a row.", text)
+
+
+def _parse(doc: str, text: str) -> onnx.FunctionProto:
+    return onnx.parser.parse_function(_HEADER.format(doc=doc) + text)
+
+
+@cache
+def function(name: str) -> onnx.FunctionProto:
+    """The function of that name; raises UnknownNameError with the nearest one. Do not change what is returned."""
+    if name in _TEXTS:
+        return _parse(*_TEXTS[name])
+    if name in decoders():
+        return _decoder(decoders()[name])
+    if name in dequantizers():
+        return _dequantizer(dequantizers()[name])
+    raise UnknownNameError("function of domain subbyte", name, function_names())
+
+
+def function_names() -> list[str]:
+    """All functions of the library."""
+    return [*_TEXTS, *decoders(), *dequantizers()]
+
+
+def append_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give `model`, in place, the bodies of the subbyte functions that its graph calls, and import the domain.
+
+    Raises ExportError when the graph calls a function that the library does not have.
+    """
+    used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
+    unknown = [name for name in used if name not in function_names()]
+    if unknown:
+        raise ExportError(
+            f"the graph calls {DOMAIN}.{unknown[0]}, which the function library lacks; add it to export/functions.py"
+        )
+    kept = [f for f in model.functions if f.domain != DOMAIN]
+    del model.functions[:]
+    model.functions.extend([*kept, *(function(name) for name in used)])
+    if used and all(entry.domain != DOMAIN for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    return model
+
+
+def model_with_functions(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A model of `graph` with pinned opset and IR version, and the functions that it calls."""
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="subbyte"
+    )
+    return append_functions(model)
