@@ -1,13 +1,13 @@
 """The NumPy arithmetic of every operator: what each row of the kernel table must equal.
 
 `run(op, activations, tensors)` takes the operator's own run-time inputs by position and the epilogue's tensors
-(RowScale, Combine) by name. Kernels name the same inputs in `Built.parameters`: the own input is `Input("input")`, those
-of BatchMatMul are `Input("left")` and `Input("right")`, and an epilogue's tensor is `Input(step.tensor)`.
+(RowScale, Combine) by name. In `Built.parameters` the own inputs are `Input(OWN_INPUTS[0])` and, for BatchMatMul's right
+operand, `Input(OWN_INPUTS[1])`; an epilogue's tensor is `Input(step.tensor)`.
 
 Integers are exact. The epilogue is float32 in the written order, so codes, bits and float32 results of a
-QuantizedProduct whose epilogue has no gelu, sigmoid, tanh or silu must be equal bit for bit. Everything that sums floats
-(FloatProduct, BatchMatMul, Softmax, LayerNorm, an average) or needs exp, erf or tanh is computed here in float64 and
-rounded once; kernels meet it within a tolerance.
+QuantizedProduct whose epilogue has no gelu, sigmoid, tanh or silu must be equal bit for bit. Everything that sums
+floats (FloatProduct, BatchMatMul, Softmax, LayerNorm, an average) or needs exp, erf or tanh is computed here in float64
+and rounded once; kernels meet it within a tolerance.
 
 Weights by group: the int32 sum of each group times its float32 scale, added to a float32 that starts at +0, in the
 order of the groups.
@@ -31,13 +31,6 @@ Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Tensors = Mapping[str, Array]
-
-INPUT_NAMES: dict[type, tuple[str, ...]] = {ops.BatchMatMul: ("left", "right")}
-
-
-def input_names(op: ops.Operator) -> tuple[str, ...]:
-    """The names of the operator's own inputs in `Built.parameters`, in the order of `activations`."""
-    return INPUT_NAMES.get(type(op), ("input",))
 
 
 def run(op: ops.Operator, activations: Sequence[Array], tensors: Tensors | None = None) -> list[Array]:
