@@ -1,0 +1,88 @@
+"""The command line: a table of commands, each in a file of its own, imported only when it is called.
+
+Errors raised on purpose (`SubbyteError`) come out in one line with their exit code (2 usage, 1 failure); `--debug` shows
+the traceback instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from subbyte import __version__
+from subbyte.errors import MissingDependencyError, SubbyteError, UnknownNameError
+
+# To add a command: write a file that defines it, and add its row here.
+COMMANDS = {
+    "train": "train",
+    "export": "export",
+    "inspect": "inspect",
+    "compile": "compile",
+    "run": "run",
+    "check": "check",
+    "bench": "bench",
+    "targets": "registries",
+    "schemes": "registries",
+    "models": "registries",
+    "losses": "registries",
+    "formats": "registries",
+    "doctor": "doctor",
+}
+
+# Which extra brings a module that a command could not import.
+_EXTRAS = {"torch": "train", "lightning": "train", "safetensors": "train", "sklearn": "train", "tvm": "compile"}
+
+
+class Commands(click.Group):
+    """A click group that imports a command's file on demand and prints our errors in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            raise UnknownNameError("command", name, COMMANDS)
+        command = getattr(import_module(f"subbyte.cli.{COMMANDS[name]}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if ctx.params.get("debug") or isinstance(error, click.exceptions.ClickException | click.exceptions.Exit):
+                raise
+            status, text = _one_line(error)
+            click.echo(f"error: {text}", err=True)
+            raise click.exceptions.Exit(status) from None
+
+
+def _one_line(error: Exception) -> tuple[int, str]:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("subbyte"):
+        top = error.name.split(".")[0]
+        error = MissingDependencyError(top, _EXTRAS.get(top, "export"))
+    if isinstance(error, SubbyteError):
+        return error.exit_code, str(error)
+    if isinstance(error, BrokenPipeError):
+        return 1, "the reader of the output went away"
+    return 1, f"{type(error).__name__}: {error} (not an error subbyte expects; run again with --debug and report it)"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, prog_name="subbyte")
+def main(debug: bool) -> None:
+    """Networks trained below eight bits: train, export, compile, run, check, measure.
+
+    \b
+    subbyte train resnet8 --data digits --scheme ternary --epochs 15 --out runs/t
+    subbyte export runs/t -o t.onnx
+    subbyte compile t.onnx --target host -o t.subbyte
+    subbyte bench t.subbyte --baseline onnxruntime
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""One layer at a time, through the compiled bundle, against onnxruntime in one interleaved run.
+
+    python benchmarks/layers.py [--threads 1] [--seconds 2] [--only ternary] [--json layers.json]
+
+For every layer and scheme: a torch module is quantized, exported, compiled for this machine, loaded as a bundle, and timed in
+turn with onnxruntime on the float and on the int8 (onnxruntime's own quantizer) version of the same layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import subbyte
+from subbyte.models.quant import get_scheme, quantize
+from subbyte.runtime.machine import machine_context
+from subbyte.verdict import compare
+
+# name -> (module, shape of its input)
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "197x384x384": (lambda: torch.nn.Linear(384, 384), (1, 197, 384)),
+    "197x384x1536": (lambda: torch.nn.Linear(384, 1536), (1, 197, 384)),
+    "conv 14x14x256->256": (lambda: torch.nn.Conv2d(256, 256, 3, padding=1), (1, 256, 14, 14)),
+}
+SCHEMES = ("int8", "ternary", "pow2", "int4", "binary")
+
+
+def build(make: Any, shape: tuple[int, ...], scheme: str, folder: Path) -> Path:
+    """The bundle of one quantized layer; its ONNX file lies beside it."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(make())
+    example = torch.randn(shape)
+    model = quantize(model, get_scheme(scheme, keep=None), example=example)
+    with torch.no_grad():
+        model.train()(example)  # lets the activation quantizers see their range
+    model.eval()
+    subbyte.export(model, folder / "layer.onnx", example=example)
+    subbyte.compile(folder / "layer.onnx", folder / "layer.subbyte", strict=True)
+    return folder / "layer.subbyte"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--only", default="", help="schemes, comma separated")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print(
+        f"{'layer':<22}{'scheme':<9}{'us min':>9}{'us med':>9}  {'vs float (min, med)':>20}  {'vs int8 (min, med)':>20}"
+    )
+    for layer, (make, shape) in LAYERS.items():
+        for scheme in arguments.only.split(",") if arguments.only else SCHEMES:
+            with tempfile.TemporaryDirectory() as name:
+                bundle = build(make, shape, scheme, Path(name))
+                found = compare(bundle, threads=arguments.threads, seconds=arguments.seconds)
+            ours, floating, integer = found.contenders
+            rows.append({"layer": layer, "scheme": scheme, **found.to_json()})
+            print(
+                f"{layer:<22}{scheme:<9}{1e3 * ours.latency_min:>9.1f}{1e3 * ours.latency_median:>9.1f}"
+                f"  {floating.speedup_min:>9.2f} {floating.speedup_median:>9.2f}"
+                f"  {integer.speedup_min:>9.2f} {integer.speedup_median:>9.2f}",
+                flush=True,
+            )
+    if arguments.json:
+        context = machine_context()
+        arguments.json.write_text(json.dumps({"machine": context, "rows": rows}, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    np.random.seed(0)
+    main()

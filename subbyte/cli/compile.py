@@ -1,0 +1,26 @@
+"""`subbyte compile`: ONNX to a bundle for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
+@click.option("--strict", is_flag=True, help="Refuse a model in which any low-bit layer would fall back to float.")
+@click.option("--quiet", is_flag=True, help="Do not print the report (it is stored in the bundle).")
+def compile(model: Path, target: str, output: Path | None, strict: bool, quiet: bool) -> None:
+    """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why."""
+    import subbyte
+
+    output = output or model.with_suffix(".subbyte")
+    report = subbyte.compile(model, output, target=target, strict=strict)
+    if not quiet:
+        from subbyte.cli.tables import print_compile_report
+
+        print_compile_report(report)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes for {target}")

@@ -1,0 +1,20 @@
+"""`subbyte export`: a checkpoint to a standard ONNX file, checked before it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the file (static).")
+@click.option("--check/--no-check", default=True, show_default=True, help="Compare with torch and onnxruntime first.")
+def export(checkpoint: Path, output: Path, batch: int, check: bool) -> None:
+    """Write the CHECKPOINT folder as ONNX that runs in plain onnxruntime, low-bit weights packed."""
+    import subbyte
+
+    report = subbyte.export(checkpoint, output, batch=batch, check=check)
+    click.echo(str(report))

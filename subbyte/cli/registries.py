@@ -1,0 +1,54 @@
+"""`subbyte targets | schemes | models | losses | formats`: what there is, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+
+def _print(rows: Iterable[tuple[str, str]]) -> None:
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        click.echo(f"{name:<{width}}  {text}")
+
+
+@click.command()
+def targets() -> None:
+    """List the machines that `compile` knows."""
+    from subbyte.tvm_kernels.targets import all_targets
+
+    _print((target.name, target.summary) for target in all_targets())
+
+
+@click.command()
+def schemes() -> None:
+    """List the quantization schemes that `train` knows."""
+    from subbyte.models.quant import all_schemes
+
+    _print((scheme.name, scheme.summary) for scheme in all_schemes())
+
+
+@click.command()
+def models() -> None:
+    """List the models of the zoo."""
+    from subbyte.models.zoo import all_models
+
+    _print((model.name, model.summary) for model in all_models())
+
+
+@click.command()
+def losses() -> None:
+    """List the training objectives."""
+    from subbyte.models.losses import all_losses
+
+    _print((loss.name, loss.summary) for loss in all_losses())
+
+
+@click.command()
+def formats() -> None:
+    """List the low-bit number formats."""
+    from subbyte.formats import all_formats
+
+    _print((fmt.name, f"{fmt.code_bits} bits  {fmt.summary}") for fmt in all_formats())

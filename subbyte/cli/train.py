@@ -1,0 +1,75 @@
+"""`subbyte train`: train a model of the zoo with a quantization scheme."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", default="digits", show_default=True, help="Data set: digits, fashion-mnist, imagefolder.")
+@click.option(
+    "--data-path", type=click.Path(path_type=Path), help="Where the data lies, for sets that are not embedded."
+)
+@click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
+@click.option("--epochs", default=15, show_default=True, type=click.IntRange(1))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and the log.")
+@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint folder to start from, e.g. the float model.")
+@click.option("--loss", default="cross-entropy", show_default=True, help="Objective; see `subbyte losses`.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint folder of the teacher, for distillation.")
+@click.option("--batch-size", default=None, type=click.IntRange(1))
+@click.option("--learning-rate", default=None, type=click.FloatRange(0, min_open=True))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--devices", default="auto", show_default=True, help="Lightning's devices: auto, or a number.")
+@click.option("--strategy", default="auto", show_default=True, help="Lightning's strategy: auto, ddp, fsdp, ...")
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1), help="Hosts that train together.")
+@click.option("--resume", is_flag=True, help="Go on from the last epoch found in --out.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def train(
+    model: str,
+    data: str,
+    data_path: Path | None,
+    scheme: str,
+    epochs: int,
+    out: Path,
+    init: Path | None,
+    loss: str,
+    teacher: Path | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    seed: int,
+    devices: str,
+    strategy: str,
+    nodes: int,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Train MODEL (see `subbyte models`) and save a checkpoint: safetensors and JSON, never a pickle.
+
+    \b
+    subbyte train resnet8 --data digits --scheme ternary --epochs 15 --out runs/t
+    """
+    import subbyte
+
+    options = {"batch_size": batch_size, "learning_rate": learning_rate}
+    result = subbyte.train(
+        model,
+        data=data,
+        data_path=data_path,
+        scheme=scheme,
+        epochs=epochs,
+        out=out,
+        init=init,
+        loss=loss,
+        teacher=teacher,
+        seed=seed,
+        devices=devices,
+        strategy=strategy,
+        num_nodes=nodes,
+        resume=resume,
+        progress=not quiet,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    click.echo(f"{result.folder}: {scheme} {model}, test accuracy {100 * result.accuracy:.2f}% after {epochs} epochs")

@@ -1,0 +1,212 @@
+"""The verdict: a bundle beside the float and the int8 version of the same model, in one interleaved run.
+
+The float version is the ONNX file's own *float twin* (the same layers with quantizers removed and weights in float32), or a
+float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it. All three run on the same
+inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import UsageError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One version of the model: latency in ms, bytes on disk, test accuracy 0..1 (None where no data was given)."""
+
+    name: str
+    latency_min: float
+    latency_median: float
+    speedup_min: float  # its latency / the bundle's, from the minima; above 1 the bundle is faster
+    speedup_median: float  # median over rounds of the ratio within a round
+    nbytes: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison says; `warnings` names every way in which low-bit loses."""
+
+    threads: int
+    rounds: int
+    contenders: tuple[Contender, ...]
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...]
+    float_source: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_onnx(bundle: Path, sha256: str) -> Path:
+    """The ONNX file that a bundle was compiled from: beside it, with the recorded hash; raises UsageError when absent."""
+    import hashlib
+
+    for path in sorted(bundle.resolve().parent.glob("*.onnx")):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    raise UsageError(
+        f"the ONNX file that '{bundle}' was compiled from does not lie beside it; name it with --onnx FILE"
+    )
+
+
+def compare(
+    bundle: str | Path,
+    *,
+    onnx: str | Path | None = None,
+    float_model: str | Path | None = None,
+    data: str | None = None,
+    data_path: str | Path | None = None,
+    threads: int = 1,
+    seconds: float = 3.0,
+    limit: int | None = None,
+) -> Verdict:
+    """Time the bundle, the float and the int8 model in turn for about `seconds` each; with `data`, score all three.
+
+    Raises UsageError when the ONNX file cannot be found, MissingDependencyError without the `export` extra.
+    """
+    import onnx as onnx_package
+
+    import subbyte
+    from subbyte.export import float_twin, int8_twin
+    from subbyte.runtime import open_bundle
+
+    bundle = Path(bundle)
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    onnx_file = Path(onnx) if onnx else find_onnx(bundle, manifest.source.get("onnx_sha256", ""))
+    test = _test_set(data, data_path, limit) if data else None
+    spec = manifest.inputs[0]
+    shape = tuple(spec.shape)
+    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
+    calibration = [sample] if test is None else [test[0][i : i + shape[0]] for i in range(0, 32 * shape[0], shape[0])]
+
+    floating = onnx_package.load(float_model) if float_model else float_twin(onnx_file)
+    integer = int8_twin(floating, calibration)
+    float_run, integer_run = (_onnx_runner(model, threads) for model in (floating, integer))
+    with subbyte.load(bundle, threads=threads) as session:
+
+        def ours(x: Array) -> Array:
+            result = session.run(x)
+            return next(iter(result.values())) if isinstance(result, dict) else result
+
+        runs = {"subbyte": ours, "onnxruntime float32": float_run, "onnxruntime int8": integer_run}
+        times = interleave({name: _bind(run, sample) for name, run in runs.items()}, seconds)
+        scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
+    sizes = {
+        "subbyte": onnx_file.stat().st_size,
+        "onnxruntime float32": floating.ByteSize(),
+        "onnxruntime int8": integer.ByteSize(),
+    }
+    mine = times["subbyte"]
+    contenders = tuple(
+        Contender(
+            name,
+            1e3 * float(taken.min()),
+            1e3 * float(np.median(taken)),
+            float(taken.min() / mine.min()),
+            float(np.median(taken / mine)),
+            sizes[name],
+            scores[name],
+        )
+        for name, taken in times.items()
+    )
+    sentences, warnings = judge(contenders)
+    source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
+    return Verdict(threads, len(mine), contenders, sentences, warnings, source)
+
+
+def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plain sentences (faster, smaller, more accurate?), and a warning for each comparison that low-bit loses."""
+    ours, *others = contenders
+    sentences: list[str] = []
+    warnings: list[str] = []
+    for other in others:
+        faster, smaller = other.speedup_median, other.nbytes / ours.nbytes
+        parts = [
+            f"{faster:.2f}x {'faster' if faster >= 1 else '(SLOWER)'} than {other.name}",
+            f"{smaller:.1f}x {'smaller' if smaller >= 1 else '(LARGER)'} on disk",
+        ]
+        if faster < 1:
+            warnings.append(f"low-bit loses: {other.name} is {1 / faster:.2f}x faster than the bundle on this machine")
+        if smaller < 1:
+            warnings.append(f"low-bit loses: the file of {other.name} is {1 / smaller:.2f}x smaller")
+        if ours.accuracy is not None and other.accuracy is not None:
+            points = 100 * (ours.accuracy - other.accuracy)
+            parts.append(f"{points:+.2f} points of accuracy")
+            if points < -1.0:
+                warnings.append(f"low-bit loses {-points:.2f} points of accuracy against {other.name}")
+        sentences.append("The bundle is " + ", ".join(parts) + ".")
+    return tuple(sentences), tuple(warnings)
+
+
+def interleave(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, Array]:
+    """Seconds a call of each, float64 [rounds]: in every round each runs in turn, after three calls to warm up."""
+    repeats = {}
+    for name, run in runs.items():
+        for _ in range(3):
+            run()
+        start = time.perf_counter()
+        run()
+        repeats[name] = max(1, int(0.01 / max(1e-7, time.perf_counter() - start)))
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    deadline = time.perf_counter() + seconds * len(runs)
+    while time.perf_counter() < deadline or len(next(iter(taken.values()))) < 5:
+        for name, run in runs.items():
+            count = repeats[name]
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            taken[name].append((time.perf_counter() - start) / count)
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def _bind(run: Callable[[Array], Array], sample: Array) -> Callable[[], Array]:
+    return lambda: run(sample)
+
+
+def _onnx_runner(model: Any, threads: int) -> Callable[[Array], Array]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Two spinning pools in one process would steal each other's cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(x: Array) -> Array:
+        result: Array = session.run(None, {name: x})[0]
+        return result
+
+    return run
+
+
+def _test_set(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:
+    from subbyte.models.data import load_data
+
+    test = load_data(data, path).test
+    count = len(test) if limit is None else min(limit, len(test))
+    pairs = [test[i] for i in range(count)]
+    return np.stack([np.asarray(x) for x, _ in pairs]).astype(np.float32), np.array([int(y) for _, y in pairs])
+
+
+def _accuracy(run: Callable[[Array], Array], images: Array, labels: Array, batch: int) -> float:
+    whole = len(images) - len(images) % batch
+    right = 0
+    for start in range(0, whole, batch):
+        logits = run(np.ascontiguousarray(images[start : start + batch]))
+        right += int((logits.argmax(-1) == labels[start : start + batch]).sum())
+    return right / max(1, whole)
