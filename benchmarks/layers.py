@@ -2,8 +2,8 @@
 
     python benchmarks/layers.py [--threads 1] [--seconds 2] [--only ternary] [--json layers.json]
 
-For every layer and scheme: a torch module is quantized, exported, compiled for this machine, loaded as a bundle, and timed in
-turn with onnxruntime on the float and on the int8 (onnxruntime's own quantizer) version of the same layer.
+For every layer and scheme: a torch module is quantized, exported, compiled for this machine, loaded as a bundle, and
+timed in turn with onnxruntime on the float and on the int8 (onnxruntime's own quantizer) version of the same layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import subbyte
@@ -76,5 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    np.random.seed(0)
     main()

@@ -1,8 +1,8 @@
 """The verdict: a bundle beside the float and the int8 version of the same model, in one interleaved run.
 
-The float version is the ONNX file's own *float twin* (the same layers with quantizers removed and weights in float32), or a
-float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it. All three run on the same
-inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
+The float version is the ONNX file's own *float twin* (the same layers with quantizers removed and weights in float32),
+or a float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it. All three run
+on the same inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
 """
 
 from __future__ import annotations
@@ -50,15 +50,13 @@ class Verdict:
 
 
 def find_onnx(bundle: Path, sha256: str) -> Path:
-    """The ONNX file that a bundle was compiled from: beside it, with the recorded hash; raises UsageError when absent."""
+    """The ONNX file beside a bundle that has the recorded hash; raises UsageError when there is none."""
     import hashlib
 
     for path in sorted(bundle.resolve().parent.glob("*.onnx")):
         if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
             return path
-    raise UsageError(
-        f"the ONNX file that '{bundle}' was compiled from does not lie beside it; name it with --onnx FILE"
-    )
+    raise UsageError(f"the ONNX file that '{bundle}' was made from does not lie beside it; name it with --onnx FILE")
 
 
 def compare(

@@ -1,7 +1,7 @@
 """The command line: a table of commands, each in a file of its own, imported only when it is called.
 
-Errors raised on purpose (`SubbyteError`) come out in one line with their exit code (2 usage, 1 failure); `--debug` shows
-the traceback instead.
+Errors raised on purpose (`SubbyteError`) come out in one line with their exit code (2 usage, 1 failure); `--debug`
+shows the traceback instead.
 """
 
 from __future__ import annotations

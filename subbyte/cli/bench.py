@@ -16,9 +16,7 @@ import click
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of timing.")
 @click.option("--iterations", type=click.IntRange(1), help="A number of runs instead of --seconds.")
 @click.option("--baseline", type=click.Choice(["onnxruntime"]), help="Run float and int8 beside it, and say who wins.")
-@click.option(
-    "--onnx", type=click.Path(exists=True, path_type=Path), help="The ONNX file the bundle was compiled from."
-)
+@click.option("--onnx", type=click.Path(exists=True, path_type=Path), help="The ONNX file the bundle is made from.")
 @click.option("--float-model", type=click.Path(exists=True, path_type=Path), help="Float ONNX to compare with.")
 @click.option("--data", help="With --baseline: score all three on this test set.")
 @click.option("--data-path", type=click.Path(path_type=Path))

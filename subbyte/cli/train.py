@@ -10,9 +10,7 @@ import click
 @click.command()
 @click.argument("model")
 @click.option("--data", default="digits", show_default=True, help="Data set: digits, fashion-mnist, imagefolder.")
-@click.option(
-    "--data-path", type=click.Path(path_type=Path), help="Where the data lies, for sets that are not embedded."
-)
+@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data lies, if it is not embedded.")
 @click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
 @click.option("--epochs", default=15, show_default=True, type=click.IntRange(1))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and the log.")
