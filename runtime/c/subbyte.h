@@ -21,7 +21,9 @@ extern "C" {
 #endif
 
 #define SUBBYTE_ABI 1
-#define SUBBYTE_ALIGNMENT 64 /* bytes: of every buffer below, and of every tensor in it */
+#define SUBBYTE_ALIGNMENT 64 /* bytes: of arena, weights and workspace, and of every tensor in them */
+#define SUBBYTE_MAX_ARGUMENTS 32 /* of one operator; the compiler refuses more */
+#define SUBBYTE_MAX_THREADS 256
 
 /* What every function returns. */
 enum {
@@ -88,8 +90,8 @@ typedef struct {
   const void *weights;        /* [weights_bytes] */
   void *arena;                /* [arena_bytes] */
   void *workspace;            /* [workspace_bytes] */
-  const void *const *inputs;  /* [input_count], each [inputs[i].nbytes] */
-  void *const *outputs;       /* [output_count], each [outputs[i].nbytes] */
+  const void *const *inputs;  /* [input_count], each [inputs[i].nbytes], aligned as one element */
+  void *const *outputs;       /* [output_count], each [outputs[i].nbytes], aligned as one element */
 } subbyte_buffers;
 
 /* Every compiled library exports this. */

@@ -1,0 +1,34 @@
+/* What the files of the C core share with each other; users include subbyte.h alone. */
+#ifndef SUBBYTE_INTERNAL_H
+#define SUBBYTE_INTERNAL_H
+
+#include "subbyte.h"
+
+/* Checks what every run relies on: the ABI, counts, and that no buffer the model needs is null. */
+int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers);
+
+/* Runs tiles begin .. end-1 of one operator with the buffers of one thread. */
+int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buffers, int32_t begin, int32_t end);
+
+/* Nanoseconds of a monotonic clock; 0 where there is none. */
+uint64_t subbyte_now(void);
+
+/* ---- threads.c ---- */
+
+typedef struct subbyte_pool subbyte_pool;
+
+/* Part of a job: tiles begin .. end-1, on worker 0 (the thread that asked) .. threads-1. */
+typedef void (*subbyte_job)(void *context, int32_t worker, int32_t begin, int32_t end);
+
+/* NULL when memory or threads run out. `threads` counts the calling thread. */
+subbyte_pool *subbyte_pool_create(int32_t threads);
+
+/* Call before a row of jobs: keeps the workers off the core that the caller runs on now. */
+void subbyte_pool_enter(subbyte_pool *pool);
+
+/* Runs a job of `tiles` parts on all threads and returns when the last part is done. */
+void subbyte_pool_run(subbyte_pool *pool, subbyte_job job, void *context, int32_t tiles);
+
+void subbyte_pool_destroy(subbyte_pool *pool);
+
+#endif

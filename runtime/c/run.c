@@ -1,0 +1,111 @@
+/* The plan interpreter: walks the operators in order with buffers that the caller owns. No heap, no threads. */
+#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include "internal.h"
+
+#if defined(_WIN32)
+#include <windows.h>
+
+uint64_t subbyte_now(void) {
+  LARGE_INTEGER ticks, frequency;
+  QueryPerformanceCounter(&ticks);
+  QueryPerformanceFrequency(&frequency);
+  return (uint64_t)((double)ticks.QuadPart * 1e9 / (double)frequency.QuadPart);
+}
+#elif defined(__unix__) || defined(__APPLE__)
+#include <time.h>
+
+uint64_t subbyte_now(void) {
+  struct timespec now;
+  if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) return 0;
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+#else
+uint64_t subbyte_now(void) { return 0; } /* a bare microcontroller: time the hook yourself */
+#endif
+
+const char *subbyte_status_text(int32_t status) {
+  switch (status) {
+    case SUBBYTE_OK: return "ok";
+    case SUBBYTE_BAD_ARGUMENT: return "bad argument: a null or misaligned pointer, or a size that does not match the model";
+    case SUBBYTE_BAD_ABI: return "the model was compiled for another version of subbyte.h";
+    case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
+    case SUBBYTE_KERNEL_FAILED: return "a kernel failed";
+    default: return "unknown status";
+  }
+}
+
+static int misaligned(const void *pointer, size_t alignment) { return ((uintptr_t)pointer & (alignment - 1)) != 0; }
+
+/* Inputs and outputs belong to the user: they need only the alignment of one element. */
+static size_t element_alignment(int32_t dtype) {
+  switch (dtype) {
+    case SUBBYTE_UINT8:
+    case SUBBYTE_INT8: return 1;
+    case SUBBYTE_INT64: return sizeof(int64_t);
+    default: return 4;
+  }
+}
+
+int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers) {
+  int32_t i;
+  if (model == NULL || buffers == NULL) return SUBBYTE_BAD_ARGUMENT;
+  if (model->abi != SUBBYTE_ABI) return SUBBYTE_BAD_ABI;
+  if (model->weights_bytes && (buffers->weights == NULL || misaligned(buffers->weights, SUBBYTE_ALIGNMENT)))
+    return SUBBYTE_BAD_ARGUMENT;
+  if (model->arena_bytes && (buffers->arena == NULL || misaligned(buffers->arena, SUBBYTE_ALIGNMENT)))
+    return SUBBYTE_BAD_ARGUMENT;
+  if (model->workspace_bytes && (buffers->workspace == NULL || misaligned(buffers->workspace, SUBBYTE_ALIGNMENT)))
+    return SUBBYTE_BAD_ARGUMENT;
+  if ((model->input_count && buffers->inputs == NULL) || (model->output_count && buffers->outputs == NULL))
+    return SUBBYTE_BAD_ARGUMENT;
+  for (i = 0; i < model->input_count; ++i)
+    if (buffers->inputs[i] == NULL || misaligned(buffers->inputs[i], element_alignment(model->inputs[i].dtype)))
+      return SUBBYTE_BAD_ARGUMENT;
+  for (i = 0; i < model->output_count; ++i)
+    if (buffers->outputs[i] == NULL || misaligned(buffers->outputs[i], element_alignment(model->outputs[i].dtype)))
+      return SUBBYTE_BAD_ARGUMENT;
+  return SUBBYTE_OK;
+}
+
+/* Kernels take plain pointers; those of inputs and weights are only read, whatever their type says. */
+static void *writable(const void *pointer) {
+  union {
+    const void *read;
+    void *write;
+  } both;
+  both.read = pointer;
+  return both.write;
+}
+
+int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buffers, int32_t begin, int32_t end) {
+  void *args[SUBBYTE_MAX_ARGUMENTS];
+  int32_t i;
+  if (op->argument_count > SUBBYTE_MAX_ARGUMENTS) return SUBBYTE_BAD_ARGUMENT;
+  for (i = 0; i < op->argument_count; ++i) {
+    const uint32_t offset = op->arguments[i].offset;
+    switch (op->arguments[i].space) {
+      case SUBBYTE_ARENA: args[i] = (uint8_t *)buffers->arena + offset; break;
+      case SUBBYTE_WEIGHTS: args[i] = writable((const uint8_t *)buffers->weights + offset); break;
+      case SUBBYTE_INPUT: args[i] = writable(buffers->inputs[offset]); break;
+      case SUBBYTE_OUTPUT: args[i] = buffers->outputs[offset]; break;
+      case SUBBYTE_WORKSPACE: args[i] = (uint8_t *)buffers->workspace + offset; break;
+      default: return SUBBYTE_BAD_ARGUMENT;
+    }
+  }
+  return op->kernel(args, begin, end) == 0 ? SUBBYTE_OK : SUBBYTE_KERNEL_FAILED;
+}
+
+int32_t subbyte_run(const subbyte_model *model, const subbyte_buffers *buffers, subbyte_hook hook, void *user) {
+  int32_t i;
+  int32_t status = subbyte_check_buffers(model, buffers);
+  for (i = 0; status == SUBBYTE_OK && i < model->operator_count; ++i) {
+    const subbyte_operator *op = &model->operators[i];
+    const uint64_t start = hook ? subbyte_now() : 0;
+    status = subbyte_run_tiles(op, buffers, 0, op->tiles);
+    if (hook && status == SUBBYTE_OK) hook(user, i, subbyte_now() - start);
+  }
+  return status;
+}

@@ -1,0 +1,111 @@
+/* Sessions: a model with its own arena, a workspace for each thread, and a thread pool. */
+#include <stdlib.h>
+
+#include "internal.h"
+
+struct subbyte_session {
+  const subbyte_model *model;
+  const void *weights;
+  subbyte_pool *pool; /* NULL with one thread */
+  int32_t threads;
+  void *block;              /* one allocation: arena, then a workspace for each thread */
+  uint8_t *arena;
+  uint8_t *workspaces;
+  size_t workspace_stride;
+};
+
+/* One operator on its way through the pool. */
+typedef struct {
+  const subbyte_session *session;
+  const subbyte_buffers *buffers;
+  const subbyte_operator *op;
+  int32_t status; /* atomic: the first failure */
+} operator_job;
+
+/* Workspaces of two threads are kept apart by more than a cache line, so that prefetchers do not share them either. */
+static size_t padded(size_t bytes) { return (bytes + 4 * SUBBYTE_ALIGNMENT - 1) & ~(size_t)(4 * SUBBYTE_ALIGNMENT - 1); }
+
+int32_t subbyte_session_create(const subbyte_model *model, const void *weights, size_t weights_bytes, int32_t threads,
+                               subbyte_session **session) {
+  subbyte_session *made;
+  size_t arena, stride, total;
+  if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
+  *session = NULL;
+  if (model == NULL || threads < 1 || threads > SUBBYTE_MAX_THREADS) return SUBBYTE_BAD_ARGUMENT;
+  if (model->abi != SUBBYTE_ABI) return SUBBYTE_BAD_ABI;
+  if (weights_bytes != model->weights_bytes) return SUBBYTE_BAD_ARGUMENT;
+  if (weights_bytes && (weights == NULL || ((uintptr_t)weights & (SUBBYTE_ALIGNMENT - 1)) != 0)) return SUBBYTE_BAD_ARGUMENT;
+
+  made = (subbyte_session *)calloc(1, sizeof *made);
+  if (made == NULL) return SUBBYTE_NO_MEMORY;
+  arena = padded(model->arena_bytes);
+  stride = padded(model->workspace_bytes);
+  total = arena + stride * (size_t)threads + SUBBYTE_ALIGNMENT;
+  made->model = model;
+  made->weights = weights;
+  made->threads = threads;
+  made->workspace_stride = stride;
+  made->block = calloc(1, total); /* zeroed: what a kernel leaves unwritten is the same in every run */
+  if (made->block != NULL) {
+    made->arena = (uint8_t *)(((uintptr_t)made->block + SUBBYTE_ALIGNMENT - 1) & ~(uintptr_t)(SUBBYTE_ALIGNMENT - 1));
+    made->workspaces = made->arena + arena;
+    if (threads > 1) made->pool = subbyte_pool_create(threads);
+  }
+  if (made->block == NULL || (threads > 1 && made->pool == NULL)) {
+    subbyte_session_destroy(made);
+    return SUBBYTE_NO_MEMORY;
+  }
+  *session = made;
+  return SUBBYTE_OK;
+}
+
+static void run_part(void *context, int32_t worker, int32_t begin, int32_t end) {
+  operator_job *job = (operator_job *)context;
+  subbyte_buffers mine = *job->buffers;
+  int32_t status;
+  mine.workspace = job->session->workspaces + job->session->workspace_stride * (size_t)worker;
+  status = subbyte_run_tiles(job->op, &mine, begin, end);
+  if (status != SUBBYTE_OK) __atomic_store_n(&job->status, status, __ATOMIC_RELAXED);
+}
+
+int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs, subbyte_hook hook,
+                            void *user) {
+  subbyte_buffers buffers;
+  int32_t i, status;
+  if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
+  buffers.weights = session->weights;
+  buffers.arena = session->arena;
+  buffers.workspace = session->workspaces;
+  buffers.inputs = inputs;
+  buffers.outputs = outputs;
+  if (session->pool == NULL) return subbyte_run(session->model, &buffers, hook, user);
+
+  status = subbyte_check_buffers(session->model, &buffers);
+  if (status == SUBBYTE_OK) subbyte_pool_enter(session->pool);
+  for (i = 0; status == SUBBYTE_OK && i < session->model->operator_count; ++i) {
+    const subbyte_operator *op = &session->model->operators[i];
+    const uint64_t start = hook ? subbyte_now() : 0;
+    if (op->tiles > 1) {
+      operator_job job;
+      job.session = session;
+      job.buffers = &buffers;
+      job.op = op;
+      job.status = SUBBYTE_OK;
+      subbyte_pool_run(session->pool, run_part, &job, op->tiles);
+      status = __atomic_load_n(&job.status, __ATOMIC_RELAXED);
+    } else {
+      status = subbyte_run_tiles(op, &buffers, 0, op->tiles);
+    }
+    if (hook && status == SUBBYTE_OK) hook(user, i, subbyte_now() - start);
+  }
+  return status;
+}
+
+const void *subbyte_session_arena(const subbyte_session *session) { return session ? session->arena : NULL; }
+
+void subbyte_session_destroy(subbyte_session *session) {
+  if (session == NULL) return;
+  subbyte_pool_destroy(session->pool);
+  free(session->block);
+  free(session);
+}

@@ -1,0 +1,174 @@
+/* Checks of the C core on the tiny model and of the thread pool by itself; prints the first failure and exits with 1. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);      \
+      exit(1);                                                             \
+    }                                                                      \
+  } while (0)
+
+enum { ROWS = 4, COLUMNS = 16, LONGEST = 1000 };
+
+typedef struct {
+  int32_t seen[4];
+  int32_t calls;
+} hook_record;
+
+static void record(void *user, int32_t index, uint64_t ns) {
+  hook_record *r = (hook_record *)user;
+  CHECK(ns < 60u * 1000000000u);
+  r->seen[r->calls++] = index;
+}
+
+static void *aligned(size_t bytes, void **block) {
+  *block = calloc(1, bytes + SUBBYTE_ALIGNMENT);
+  CHECK(*block != NULL);
+  return (void *)(((uintptr_t)*block + SUBBYTE_ALIGNMENT - 1) & ~(uintptr_t)(SUBBYTE_ALIGNMENT - 1));
+}
+
+static void fill(float *weights, float *x) {
+  int i;
+  for (i = 0; i < COLUMNS; ++i) weights[i] = (float)(i % 5) - 2.0f;
+  for (i = 0; i < ROWS * COLUMNS; ++i) x[i] = (float)i;
+}
+
+static void check_result(const float *weights, const float *x, const float *y, const float *z) {
+  int row, column;
+  for (row = 0; row < ROWS; ++row) {
+    float sum = 0.0f;
+    for (column = 0; column < COLUMNS; ++column) {
+      const float want = x[row * COLUMNS + column] * weights[column];
+      CHECK(y[row * COLUMNS + column] == want);
+      sum += want;
+    }
+    CHECK(z[row] == sum);
+  }
+}
+
+static void test_sessions(void) {
+  const subbyte_model *model = subbyte_get_model();
+  void *block;
+  float *weights = (float *)aligned(64, &block);
+  float x[ROWS * COLUMNS], y[ROWS * COLUMNS], z[ROWS];
+  const void *inputs[1];
+  void *outputs[2];
+  int32_t threads;
+  subbyte_session *session;
+  fill(weights, x);
+  inputs[0] = x;
+  outputs[0] = y;
+  outputs[1] = z;
+  for (threads = 1; threads <= 5; ++threads) {
+    int repeat;
+    CHECK(subbyte_session_create(model, weights, 64, threads, &session) == SUBBYTE_OK);
+    CHECK(((uintptr_t)subbyte_session_arena(session) & (SUBBYTE_ALIGNMENT - 1)) == 0);
+    for (repeat = 0; repeat < 50; ++repeat) {
+      hook_record r = {{0}, 0};
+      memset(y, 0, sizeof y);
+      memset(z, 0, sizeof z);
+      CHECK(subbyte_session_run(session, inputs, outputs, record, &r) == SUBBYTE_OK);
+      CHECK(r.calls == 2 && r.seen[0] == 0 && r.seen[1] == 1);
+      check_result(weights, x, y, z);
+    }
+    x[3] = 1e38f; /* the second kernel refuses the sum */
+    weights[3] = 1.0f;
+    CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_KERNEL_FAILED);
+    fill(weights, x);
+    inputs[0] = NULL;
+    CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+    inputs[0] = (const char *)x + 1;
+    CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+    inputs[0] = x;
+    subbyte_session_destroy(session);
+  }
+  CHECK(subbyte_session_create(model, weights, 63, 1, &session) == SUBBYTE_BAD_ARGUMENT && session == NULL);
+  CHECK(subbyte_session_create(model, (char *)weights + 4, 64, 1, &session) == SUBBYTE_BAD_ARGUMENT);
+  CHECK(subbyte_session_create(model, weights, 64, 0, &session) == SUBBYTE_BAD_ARGUMENT);
+  CHECK(subbyte_session_create(NULL, weights, 64, 1, &session) == SUBBYTE_BAD_ARGUMENT);
+  {
+    subbyte_model other = *model;
+    other.abi = SUBBYTE_ABI + 1;
+    CHECK(subbyte_session_create(&other, weights, 64, 1, &session) == SUBBYTE_BAD_ABI);
+  }
+  subbyte_session_destroy(NULL);
+  CHECK(strcmp(subbyte_status_text(SUBBYTE_OK), "ok") == 0);
+  CHECK(strcmp(subbyte_status_text(99), "unknown status") == 0);
+  free(block);
+}
+
+static void test_run_without_session(void) {
+  const subbyte_model *model = subbyte_get_model();
+  void *block;
+  char *memory = (char *)aligned(4096, &block);
+  float *weights = (float *)(void *)memory;
+  float x[ROWS * COLUMNS], y[ROWS * COLUMNS], z[ROWS];
+  const void *inputs[1];
+  void *outputs[2];
+  subbyte_buffers buffers;
+  fill(weights, x);
+  inputs[0] = x;
+  outputs[0] = y;
+  outputs[1] = z;
+  buffers.weights = weights;
+  buffers.arena = memory + 1024;
+  buffers.workspace = memory + 2048;
+  buffers.inputs = inputs;
+  buffers.outputs = outputs;
+  CHECK(subbyte_run(model, &buffers, NULL, NULL) == SUBBYTE_OK);
+  check_result(weights, x, y, z);
+  buffers.arena = memory + 4;
+  CHECK(subbyte_run(model, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+  buffers.arena = NULL;
+  CHECK(subbyte_run(model, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+  CHECK(subbyte_run(NULL, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+  free(block);
+}
+
+typedef struct {
+  int32_t threads;
+  int32_t times[LONGEST]; /* how often each tile ran; plain ints: two threads in one tile is a race */
+} tally;
+
+static void count(void *context, int32_t worker, int32_t begin, int32_t end) {
+  tally *t = (tally *)context;
+  int32_t i;
+  CHECK(worker >= 0 && worker < t->threads && begin < end);
+  for (i = begin; i < end; ++i) ++t->times[i];
+}
+
+/* Every tile of every job runs exactly once, whatever the number of threads and tiles. */
+static void test_pool(void) {
+  static tally t;
+  int32_t threads, job, i;
+  for (threads = 2; threads <= 8; threads += 3) {
+    subbyte_pool *pool = subbyte_pool_create(threads);
+    CHECK(pool != NULL);
+    t.threads = threads;
+    for (job = 0; job < 2000; ++job) {
+      const int32_t tiles = 1 + job * 37 % LONGEST;
+      if (job % 7 == 0) subbyte_pool_enter(pool);
+      memset(t.times, 0, sizeof t.times);
+      subbyte_pool_run(pool, count, &t, tiles);
+      for (i = 0; i < LONGEST; ++i) CHECK(t.times[i] == (i < tiles));
+      if (job % 500 == 0) { /* long enough for the workers to fall asleep */
+        const uint64_t start = subbyte_now();
+        while (subbyte_now() - start < 2000000u) continue;
+      }
+    }
+    subbyte_pool_destroy(pool);
+  }
+}
+
+int main(void) {
+  test_run_without_session();
+  test_sessions();
+  test_pool();
+  puts("ok");
+  return 0;
+}
