@@ -1,0 +1,42 @@
+"""Which code generator the TIR is for. LLVM fuses a * b + c unless a fence forbids it; C sources have no fence to call.
+
+C sources are compiled with -ffp-contract=off instead. Whoever builds kernels for the source emitter says so:
+
+    with code_generator("c"):
+        built = row.build(op)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from tvm.script.ir_builder import tirx as T
+
+Generator = Literal["llvm", "c"]
+
+_current: ContextVar[Generator] = ContextVar("code_generator", default="llvm")
+
+
+@contextmanager
+def code_generator(name: Generator) -> Iterator[None]:
+    """Kernels built inside this block are for that code generator; outside of any block it is LLVM."""
+    token = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_code_generator() -> Generator:
+    """The code generator that kernels are being built for."""
+    return _current.get()
+
+
+def unfused(product: Any) -> Any:
+    """A float32 product (scalar or vector) that no later addition is fused with."""
+    if _current.get() == "c":
+        return product
+    return T.call_llvm_pure_intrin(product.ty, "llvm.arithmetic.fence", product)

@@ -1,0 +1,245 @@
+"""Emits an operator's `Epilogue` inside any kernel: float32 steps in order on each vector of channels, then its stores.
+
+    with T.prim_func():
+        signature = Signature()
+        ...                                             # the kernel's own parameters
+        epilogue = EpilogueEmitter(op.epilogue, rows, columns, signature)
+        ...
+        epilogue.emit(accumulator, row, column)         # int32 or float32, a scalar or a vector of channels
+    Built(function, signature.parameters)
+
+Products pass a fence, so that none is fused with the addition after it (code_generator.py). Where bits are stored, the
+calls for one row must come in ascending order of columns, and from one tile for each word of 32 channels: the call at a
+multiple of 32 starts the word and clears the bits left over, the others add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+from tvm.sym import Analyzer
+from tvm.tirx import IntImm, Ramp, Shuffle
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.kernels.code_generator import unfused
+from subbyte.tvm_kernels.kernels.float_functions import (
+    TABLE,
+    FloatFunctions,
+    lanes_of,
+    number,
+    splat,
+    vector_type,
+)
+from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.operators import (
+    Activate,
+    Bias,
+    Clip,
+    Combine,
+    Epilogue,
+    Form,
+    PRelu,
+    RowScale,
+    Scale,
+    Step,
+    ToBits,
+    ToCodes,
+    ToFloat,
+)
+
+WORD = 32  # signs in a word
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a vector of channels stands in the output."""
+
+    row: Any
+    column: Any
+    lanes: int
+
+    def index(self) -> Any:
+        return self.column if self.lanes == 1 else Ramp(self.column, 1, self.lanes)
+
+
+Transform = Callable[[Any, Place], Any]
+Store = Callable[[Any, Place], None]
+
+
+class EpilogueEmitter:
+    """Declares what an epilogue needs after the kernel's own parameters, and emits it for any part of the output.
+
+    rows, columns: of the output, [rows, columns]. `x86` packs bits with movmsk, which rows for AVX2 and up may ask for.
+    """
+
+    def __init__(self, epilogue: Epilogue, rows: int, columns: int, signature: Signature, *, x86: bool = False) -> None:
+        self._rows, self._columns, self._x86 = rows, columns, x86
+        self._signature = signature
+        self._functions: FloatFunctions | None = None
+        self._steps = [_STEPS[type(step)](self, step) for step in epilogue.steps]
+        self._stores = [_FORMS[type(form)](self, index, form) for index, form in enumerate(epilogue.forms)]
+
+    def emit(self, value: Any, row: Any, column: Any) -> None:
+        """Apply the steps to `value`, int32 or float32 of consecutive channels from `column` of `row`, and store it."""
+        lanes = lanes_of(value)
+        place = Place(row, column, lanes)
+        if str(value.ty.dtype).startswith("int"):
+            value = T.Cast(vector_type("float32", lanes), value)
+        for step in self._steps:
+            value = step(value, place)
+        value = T.bind(value)
+        for store in self._stores:
+            store(value, place)
+
+    def emit_channels(self, load: Callable[[int, int], Any], row: Any, column: Any, count: int, lanes: int) -> None:
+        """Emit `count` channels from `column` on, in vectors of `lanes` and then of smaller powers of two.
+
+        `load(offset, lanes)` gives the accumulators of channels column + offset and following.
+        """
+        offset = 0
+        while offset < count:
+            while lanes > count - offset:
+                lanes //= 2
+            self.emit(load(offset, lanes), row, column + offset)
+            offset += lanes
+
+    # ---- steps: each declares its parameters once and returns what it does to a vector ----
+
+    def _vector(self, role: str, values: Any) -> Callable[[Place], Any]:
+        """A float32 constant by channel, [columns] or [1]."""
+        array = np.ascontiguousarray(values, np.float32).reshape(-1)
+        if array.size not in (1, self._columns):
+            raise CompileError(f"{role} has {array.size} values, expected 1 or {self._columns}, one for each channel")
+        buffer = self._signature.constant(role, array)
+        if array.size == 1 and self._columns != 1:
+            return lambda place: splat(buffer[0], place.lanes)
+        return lambda place: buffer[place.index()]
+
+    def _tensor(self, name: str) -> Callable[[Place], Any]:
+        buffer = self._signature.input(name, (self._rows, self._columns), "float32")
+        return lambda place: buffer[place.row, place.index()]
+
+    def scale(self, step: Scale) -> Transform:
+        values = self._vector("scale", step.values)
+        return lambda y, place: unfused(y * values(place))
+
+    def bias(self, step: Bias) -> Transform:
+        values = self._vector("bias", step.values)
+        return lambda y, place: y + values(place)
+
+    def row_scale(self, step: RowScale) -> Transform:
+        buffer = self._signature.input(step.tensor, (self._rows,), "float32")
+        return lambda y, place: unfused(y * splat(buffer[place.row], place.lanes))
+
+    def combine(self, step: Combine) -> Transform:
+        values = self._tensor(step.tensor)
+        operations: dict[str, Transform] = {
+            "add": lambda y, place: y + values(place),
+            "subtract": lambda y, place: y - values(place),
+            "multiply": lambda y, place: unfused(y * values(place)),
+        }
+        return operations[step.op]
+
+    def activate(self, step: Activate) -> Transform:
+        if self._functions is None and step.function != "relu":
+            self._functions = FloatFunctions(self._signature.constant("coefficients", TABLE))
+        functions = self._functions or FloatFunctions(None)
+        return lambda y, place: unfused(functions.activation(step.function, y))
+
+    def clip(self, step: Clip) -> Transform:
+        bounds = self._signature.constant("clip", np.array([step.low, step.high], np.float32))
+        return lambda y, place: T.min(T.max(y, splat(bounds[0], place.lanes)), splat(bounds[1], place.lanes))
+
+    def prelu(self, step: PRelu) -> Transform:
+        slope = self._vector("slope", step.slope)
+
+        def transform(y: Any, place: Place) -> Any:
+            y = T.bind(y)
+            return T.Select(y >= number(0, y), y, unfused(y * slope(place)))
+
+        return transform
+
+    # ---- forms: each declares its output and returns the store ----
+
+    def to_float(self, index: int, form: ToFloat) -> Store:
+        output = self._signature.output(index, (self._rows, self._columns), "float32")
+        return lambda y, place: T.buffer_store(output, y, [place.row, place.index()])
+
+    def to_codes(self, index: int, form: ToCodes) -> Store:
+        factor = self._signature.constant("factor", np.array([form.factor], np.float32))
+        output = self._signature.output(index, (self._rows, self._columns), "uint8")
+
+        def store(y: Any, place: Place) -> None:
+            by = splat(factor[0], place.lanes)
+            code = T.nearbyint(y / by if form.divide else y * by)
+            code = T.min(T.max(code, number(form.storage.low, y)), number(form.storage.high, y))
+            code = code + number(form.storage.zero_point, y)
+            integer = T.Cast(vector_type("int32", place.lanes), code)
+            T.buffer_store(output, T.Cast(vector_type("uint8", place.lanes), integer), [place.row, place.index()])
+
+        return store
+
+    def to_bits(self, index: int, form: ToBits) -> Store:
+        threshold = self._vector("threshold", form.threshold)
+        words = -(-self._columns // WORD)
+        output = self._signature.output(index, (self._rows, words), "uint32")
+
+        def store(y: Any, place: Place) -> None:
+            bits = self._pack(y >= threshold(place), place.lanes)
+            bit = Analyzer().simplify(place.column % WORD)
+            word = place.column // WORD
+            shifted = T.shift_left(bits, T.Cast("uint32", bit))
+            if isinstance(bit, IntImm) and int(bit) == 0:
+                T.buffer_store(output, bits, [place.row, word])
+            elif isinstance(bit, IntImm):
+                T.buffer_store(output, output[place.row, word] | shifted, [place.row, word])
+            else:
+                # Loading from a word not yet written is harmless: Select takes 0 then.
+                before = T.Select(bit == 0, T.uint32(0), output[place.row, word])
+                T.buffer_store(output, before | shifted, [place.row, word])
+
+        return store
+
+    def _pack(self, condition: Any, lanes: int) -> Any:
+        """A uint32 whose bit i is lane i of a vector of booleans."""
+        if lanes == 1:
+            return T.Cast("uint32", condition)
+        if self._x86 and lanes in _MOVMSK:
+            dtype, name = _MOVMSK[lanes]
+            ones, zeros = splat(IntImm(dtype, -1), lanes), splat(IntImm(dtype, 0), lanes)
+            mask = T.Select(condition, ones, zeros)
+            if dtype == "int32":
+                mask = T.reinterpret(f"float32x{lanes}", mask)
+            return T.Cast("uint32", T.call_llvm_pure_intrin("int32", name, mask))
+        places = Shuffle([T.uint32(1 << lane) for lane in range(lanes)], list(range(lanes)))
+        chosen = T.Select(condition, places, splat(T.uint32(0), lanes))
+        return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
+
+
+# Vectors as wide as one compare; LLVM turns compare + movmsk into one mask move on AVX-512.
+_MOVMSK = {
+    32: ("int8", "llvm.x86.avx2.pmovmskb"),
+    16: ("int8", "llvm.x86.sse2.pmovmskb.128"),
+    8: ("int32", "llvm.x86.avx.movmsk.ps.256"),
+    4: ("int32", "llvm.x86.sse.movmsk.ps"),
+}
+
+# To add a step or a form: a class in operators.py, a method above, a line here.
+_STEPS: dict[type[Step], Callable[[EpilogueEmitter, Any], Transform]] = {
+    Scale: EpilogueEmitter.scale,
+    Bias: EpilogueEmitter.bias,
+    RowScale: EpilogueEmitter.row_scale,
+    Combine: EpilogueEmitter.combine,
+    Activate: EpilogueEmitter.activate,
+    Clip: EpilogueEmitter.clip,
+    PRelu: EpilogueEmitter.prelu,
+}
+_FORMS: dict[type[Form], Callable[[EpilogueEmitter, int, Any], Store]] = {
+    ToFloat: EpilogueEmitter.to_float,
+    ToCodes: EpilogueEmitter.to_codes,
+    ToBits: EpilogueEmitter.to_bits,
+}
