@@ -1,0 +1,337 @@
+"""Data sets for training and checking: images float32 [channels, height, width], normalised, and integer labels.
+
+`load_data("digits")` comes with scikit-learn; `fashion-mnist` is read from IDX files; `imagefolder` from folders of
+images, one a class. To add a data set: write a function that returns a `Data` and register it with `@register_data`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from subbyte.errors import DataError, MissingDependencyError, UnknownNameError, UsageError
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How a pixel becomes a network's input: (pixel / largest - mean[channel]) / deviation[channel], in float32."""
+
+    largest: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalise pixels [..., channels, height, width] of any dtype to float32."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device).reshape(-1, 1, 1)
+        deviation = torch.tensor(self.deviation, dtype=torch.float32, device=pixels.device).reshape(-1, 1, 1)
+        return (pixels.to(torch.float32) / self.largest - mean) / deviation
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training set and a test set, and what a model must know of them."""
+
+    name: str
+    train: Dataset[tuple[Tensor, int]]
+    test: Dataset[tuple[Tensor, int]]
+    classes: int
+    channels: int
+    size: tuple[int, int]  # height, width
+    normalization: Normalization | None = None  # None: not known
+    augment: Augment | None = None  # of a batch [N, C, H, W] in training
+    class_names: tuple[str, ...] = ()
+
+
+class ImageTensors(Dataset[tuple[Tensor, int]]):
+    """Images held in memory as uint8 [N, C, H, W] and labels int64 [N]; gives single samples, or whole batches fast."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor, normalization: Normalization) -> None:
+        if len(pixels) != len(labels):
+            raise DataError(f"there are {len(pixels)} images but {len(labels)} labels.")
+        self.pixels, self.labels, self.normalization = pixels, labels.to(torch.int64), normalization
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.normalization(self.pixels[index]), int(self.labels[index])
+
+    def batch(self, indices: Sequence[int] | slice) -> tuple[Tensor, Tensor]:
+        """Images float32 [n, C, H, W] and labels int64 [n]."""
+        return self.normalization(self.pixels[indices]), self.labels[indices]
+
+
+# ---- the register ----
+
+_DATA: dict[str, tuple[Callable[..., Data], str]] = {}
+
+
+def register_data(name: str, *, summary: str) -> Callable[[Callable[..., Data]], Callable[..., Data]]:
+    """Register the decorated function, which takes `path` and options, as the data set `name`."""
+    if name in _DATA:
+        raise UsageError(f"data set '{name}' is registered already; choose another name.")
+
+    def register(load: Callable[..., Data]) -> Callable[..., Data]:
+        _DATA[name] = (load, summary)
+        return load
+
+    return register
+
+
+def list_data() -> dict[str, str]:
+    """Every data set by name, with one line about it."""
+    return {name: _DATA[name][1] for name in sorted(_DATA)}
+
+
+def load_data(name: str, path: str | Path | None = None, **options: Any) -> Data:
+    """Load the data set `name`, from `path` where it needs one.
+
+    Raises `UnknownNameError` for the name and `DataError` for files that are missing or damaged.
+    """
+    if name not in _DATA:
+        raise UnknownNameError("data set", name, _DATA)
+    return _DATA[name][0](path=None if path is None else Path(path), **options)
+
+
+def from_datasets(
+    train: Dataset[Any],
+    test: Dataset[Any],
+    *,
+    classes: int | None = None,
+    name: str = "custom",
+    normalization: Normalization | None = None,
+    augment: Augment | None = None,
+) -> Data:
+    """`Data` of any two torch Datasets of (float32 image [C, H, W], label).
+
+    `classes` defaults to 1 + the largest training label. Raises `DataError` for samples that are not that.
+    """
+    try:
+        image, _ = train[0]
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise DataError(
+            f"data set '{name}': train[0] must be (image, label), but reading it failed: {error}"
+        ) from error
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.dtype != torch.float32:
+        got = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        raise DataError(f"data set '{name}': images must be float32 tensors [channels, height, width], got {got}.")
+    if classes is None:
+        classes = 1 + max(int(train[index][1]) for index in range(len(train)))  # type: ignore[arg-type]
+    channels, height, width = image.shape
+    return Data(name, train, test, classes, channels, (height, width), normalization, augment)
+
+
+# ---- augmentation of whole batches ----
+
+
+def shift_and_flip(pixels: int, flip: bool = True) -> Augment:
+    """Move each image by up to `pixels` in each direction (edges repeat) and mirror half of them."""
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        count, channels, height, width = images.shape
+        shifts = torch.randint(-pixels, pixels + 1, (2, count, 1), generator=generator)
+        rows = (torch.arange(height) + shifts[0]).clamp_(0, height - 1)
+        columns = (torch.arange(width) + shifts[1]).clamp_(0, width - 1)
+        if flip:
+            mirrored = torch.rand(count, 1, generator=generator) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        places = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).reshape(count, 1, -1).to(images.device)
+        moved = images.flatten(2).gather(2, places.expand(-1, channels, -1))
+        return moved.reshape(images.shape)
+
+    return augment
+
+
+# ---- digits ----
+
+
+@register_data("digits", summary="1,797 handwritten digits of 8x8, in scikit-learn")
+def digits(path: Path | None = None) -> Data:
+    """The digits that ship with scikit-learn: 1,437 to train on and 360 to test, a fixed split.
+
+    Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI Machine Learning Repository.
+    """
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError("scikit-learn", "train") from error
+    if path is not None:
+        raise UsageError("data set 'digits' ships with scikit-learn and takes no path.")
+    raw = load_digits()
+    order = np.random.default_rng(0).permutation(len(raw.target))
+    pixels = torch.from_numpy(raw.images[order].astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(raw.target[order].astype(np.int64))
+    normalization = Normalization(16.0, (0.3053,), (0.3761,))  # of all 1,797 images
+    return Data(
+        "digits",
+        ImageTensors(pixels[360:], labels[360:], normalization),
+        ImageTensors(pixels[:360], labels[:360], normalization),
+        classes=10,
+        channels=1,
+        size=(8, 8),
+        normalization=normalization,
+        augment=None,
+        class_names=tuple(str(digit) for digit in range(10)),
+    )
+
+
+# ---- Fashion-MNIST, in IDX files ----
+
+FASHION_MNIST_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("data/fashion-mnist"))
+FASHION_MNIST_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+_IDX_IMAGES, _IDX_LABELS = 0x00000803, 0x00000801
+_IDX_LARGEST = 1 << 30  # bytes; no file of this kind is larger
+
+
+@register_data("fashion-mnist", summary="70,000 clothes of 28x28; Debian package dataset-fashion-mnist, or a path")
+def fashion_mnist(path: Path | None = None) -> Data:
+    """60,000 images to train on and 10,000 to test, from IDX files (plain or .gz) in `path` or where Debian puts them.
+
+    Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms (Xiao et al., 2017).
+    """
+    places = [path] if path is not None else list(FASHION_MNIST_FOLDERS)
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        searched = ", ".join(str(place) for place in places)
+        raise DataError(
+            f"Fashion-MNIST was not found in {searched}. Install it with: apt install dataset-fashion-mnist, "
+            "or give the folder of its four IDX files as path."
+        )
+    normalization = Normalization(255.0, (0.2860,), (0.3530,))  # of the 60,000 training images
+    parts = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        pixels = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), _IDX_IMAGES)
+        labels = read_idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"), _IDX_LABELS)
+        if pixels.shape[1:] != (28, 28) or (labels > 9).any():
+            raise DataError(
+                f"{folder}: {prefix} files are not Fashion-MNIST (28x28 images, labels 0 to 9). {_REINSTALL}"
+            )
+        parts[part] = ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels), normalization)
+    return Data(
+        "fashion-mnist",
+        parts["train"],
+        parts["test"],
+        classes=10,
+        channels=1,
+        size=(28, 28),
+        normalization=normalization,
+        augment=shift_and_flip(2),
+        class_names=FASHION_MNIST_CLASSES,
+    )
+
+
+_REINSTALL = "Reinstall it with: apt install --reinstall dataset-fashion-mnist, or download the file again."
+
+
+def _idx_file(folder: Path, name: str) -> Path:
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{folder}: '{name}' (plain or .gz) is missing. {_REINSTALL}")
+
+
+def read_idx(file: Path, magic: int) -> npt.NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes, plain or gzipped, whose first four bytes must be `magic`.
+
+    Raises `DataError` for another magic number, or a length other than the header's.
+    """
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            content = stream.read(_IDX_LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read ({error}). {_REINSTALL}") from error
+    axes = magic & 0xFF
+    header = 4 + 4 * axes
+    if len(content) < header:
+        raise DataError(f"{file}: {len(content)} bytes are too few for an IDX header of {header}. {_REINSTALL}")
+    found = int.from_bytes(content[:4], "big")
+    if found != magic:
+        raise DataError(f"{file}: magic number is 0x{found:08x}, expected 0x{magic:08x}. {_REINSTALL}")
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", axes, 4))
+    expected = header + int(np.prod(shape, dtype=object))
+    if len(content) != expected:
+        raise DataError(f"{file}: {len(content)} bytes, but the header's shape {shape} needs {expected}. {_REINSTALL}")
+    values: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header)
+    return values.reshape(shape).copy()
+
+
+# ---- folders of images ----
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGENET = Normalization(255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class ImageFolder(Dataset[tuple[Tensor, int]]):
+    """Images below `folder`/<class>/, decoded when asked for: resized so that they cover `size`, and cropped to it."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str], size: tuple[int, int], *, random_crop: bool) -> None:
+        self.size, self.random_crop = size, random_crop
+        self.files: list[tuple[Path, int]] = []
+        for label, name in enumerate(class_names):
+            found = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+            self.files += [(file, label) for file in found]
+        if not self.files:
+            raise DataError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in folders named after classes.")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        file, label = self.files[index]
+        try:
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{file}: cannot be decoded ({error}); remove the file or replace it.") from error
+        height, width = self.size
+        room = float(torch.empty(()).uniform_(1.0, 1.4)) if self.random_crop else 1.15
+        factor = room * max(height / image.height, width / image.width)
+        image = image.resize((max(width, round(image.width * factor)), max(height, round(image.height * factor))))
+        spare = (image.height - height, image.width - width)
+        top, left = (int(torch.randint(n + 1, ())) if self.random_crop else n // 2 for n in spare)
+        pixels = np.asarray(image, np.uint8)[top : top + height, left : left + width]
+        return IMAGENET(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), label
+
+
+@register_data("imagefolder", summary="your own images: PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg")
+def imagefolder(path: Path | None = None, size: int | tuple[int, int] = 224) -> Data:
+    """RGB images from `path`/train and `path`/test with one folder a class, cropped to `size`; needs Pillow."""
+    try:
+        import PIL  # noqa: F401  (a missing decoder is found here, not in the middle of training)
+    except ImportError as error:
+        raise MissingDependencyError("pillow", "train") from error
+    if path is None:
+        raise UsageError("data set 'imagefolder' needs a path with the folders train/ and test/.")
+    for part in ("train", "test"):
+        if not (path / part).is_dir():
+            raise DataError(f"{path}: there is no folder '{part}'; expected {path}/{part}/<class>/<image>.")
+    names = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
+    unseen = sorted(f.name for f in (path / "test").iterdir() if f.is_dir() and f.name not in names)
+    if unseen:
+        raise DataError(f"{path}/test: class '{unseen[0]}' has no folder in {path}/train.")
+    shape = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return Data(
+        "imagefolder",
+        ImageFolder(path / "train", names, shape, random_crop=True),
+        ImageFolder(path / "test", names, shape, random_crop=False),
+        classes=len(names),
+        channels=3,
+        size=shape,
+        normalization=IMAGENET,
+        augment=shift_and_flip(0),
+        class_names=names,
+    )
