@@ -73,6 +73,10 @@ class InputError(SubbyteError, ValueError):
     """Inputs given to a session with the wrong shape, dtype or values."""
 
 
+class SessionError(SubbyteError):
+    """A session used after close or in a forked process, or that failed while it was made or run."""
+
+
 class EnergyError(SubbyteError):
     """An energy counter that is absent, unreadable, or whose window is too short to trust."""
 
