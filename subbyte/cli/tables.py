@@ -1,0 +1,111 @@
+"""Reports as tables on a terminal, with rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from subbyte.export import Inspection
+    from subbyte.stages import CheckReport
+    from subbyte.tvm_kernels import CompileReport
+    from subbyte.verdict import Verdict
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> Table:
+    """A plain table; the first `numbers` columns are text, the others are right-aligned."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index < numbers else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def print_verdict(found: Verdict, console: Console) -> None:
+    """The contenders side by side, then what it means."""
+    rows = [
+        (
+            c.name,
+            f"{c.latency_min:.3f}",
+            f"{c.latency_median:.3f}",
+            f"{c.speedup_median:.2f}x",
+            f"{c.nbytes:,}",
+            "-" if c.accuracy is None else f"{100 * c.accuracy:.2f}%",
+        )
+        for c in found.contenders
+    ]
+    headings = ("model", "min ms", "median ms", "time / ours", "file bytes", "accuracy")
+    title = f"Verdict: {found.threads} thread(s), {found.rounds} interleaved rounds"
+    console.print(table(title, headings, rows))
+    console.print(f"float model: {found.float_source}", style="dim")
+    for sentence in found.sentences:
+        console.print(sentence)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", style="bold red")
+
+
+def print_inspection(found: Inspection) -> None:
+    """The layers of an ONNX file."""
+    rows = [
+        (
+            layer.name,
+            layer.operator,
+            layer.weight_format,
+            layer.activation_format,
+            "x".join(map(str, layer.weight_shape)),
+            f"{layer.bits_per_weight:.2f}",
+            f"{layer.macs:,}",
+            f"{layer.parameter_bytes:,}",
+        )
+        for layer in found.layers
+    ]
+    headings = ("layer", "operator", "weights", "activations", "shape", "bits/weight", "MACs", "bytes")
+    console = Console()
+    console.print(table(found.path, headings, rows, numbers=5))
+    console.print(
+        f"{found.file_bytes:,} bytes in the file; the same weights in float32 take {found.float_bytes:,}: "
+        f"{found.float_bytes / max(1, found.file_bytes):.1f}x smaller. {found.macs:,} MACs."
+    )
+
+
+def print_compile_report(report: CompileReport) -> None:
+    """Which kernel serves each operator, and what fell back."""
+    rows = [
+        (row.name, row.kind, row.kernel, row.weights, row.activation, f"{row.macs:,}", f"{row.weight_bytes:,}")
+        for row in report.rows
+    ]
+    headings = ("operator", "kind", "kernel", "weights", "activations", "MACs", "weight bytes")
+    console = Console()
+    console.print(table(f"{report.name} for {report.target}", headings, rows, numbers=5))
+    reasons = {(better, reason) for row in report.rows for better, reason in row.passed_over}
+    for better, reason in sorted(reasons):
+        console.print(f"not {better}: {reason}", style="dim")
+    for line in report.fallbacks:
+        console.print(f"in float: {line}", style="bold red")
+    console.print(
+        f"weights {report.weights_bytes:,} bytes, arena {report.arena_bytes:,} bytes, "
+        f"workspace {report.workspace_bytes:,} bytes a thread"
+    )
+
+
+def print_check(report: CheckReport, console: Console) -> None:
+    """Stage by stage: accuracy, differences, and the first layer that diverges."""
+    rows = [
+        (
+            stage.name,
+            "-" if stage.accuracy is None else f"{100 * stage.accuracy:.2f}%",
+            f"{stage.changed_predictions:,}",
+            f"{stage.differing_codes:,}",
+            f"{stage.max_error:.3g}",
+        )
+        for stage in report.stages
+    ]
+    headings = ("stage", "accuracy", "changed predictions", "differing integers", "max error")
+    console.print(table(f"{report.samples:,} inputs, each stage against torch eval", headings, rows))
+    console.print(f"largest accumulator seen: {report.largest_accumulator:,} (float32 sums are exact below 16,777,216)")
+    for line in report.findings:
+        console.print(line, style="bold red" if report.diverged else "")

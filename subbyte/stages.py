@@ -1,0 +1,260 @@
+"""`check`: the same inputs through every stage (torch, onnxruntime, the bundle), and the first layer that diverges.
+
+The stages must agree bit for bit through quantized layers (docs/numbers.md). What is compared is the integers that enter
+each quantized layer: they are the epilogue of everything before them. Where one differs, the value that torch rounded says
+why: next to a tie, float arithmetic upstream (softmax, normalisation, exp) landed on its other side; far from a tie,
+something computes wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import UsageError
+
+Array = npt.NDArray[Any]
+
+CHUNK = 64  # samples that go through all stages together
+NEAR_A_TIE = 1e-3  # of a step: farther than any float difference that the stages allow
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage against torch eval: accuracy 0..1 (None without labels), predictions, integers and floats that differ."""
+
+    name: str
+    accuracy: float | None
+    changed_predictions: int
+    differing_codes: int
+    max_error: float
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found. `findings` are sentences; `diverged` says whether any integer differs."""
+
+    samples: int
+    stages: tuple[Stage, ...]
+    quantized_layers: int
+    largest_accumulator: int
+    findings: tuple[str, ...]
+    diverged: bool
+
+
+@dataclass
+class _Difference:
+    """Integers of one layer that differ in one stage."""
+
+    count: int = 0
+    total: int = 0
+    worst_distance: float = 0.0  # from the nearest tie, in steps
+    example: str = ""
+
+    def add(self, expected: Array, got: Array, scaled: Array | None) -> None:
+        self.total += expected.size
+        wrong = np.nonzero(expected != got)
+        if not wrong[0].size:
+            return
+        self.count += int(wrong[0].size)
+        where = tuple(int(axis[0]) for axis in wrong)
+        if not self.example:
+            self.example = f"at {list(where)} torch has {expected[where]:g}, it has {got[where]:g}"
+        if scaled is not None:
+            distance = np.abs(np.abs(scaled[wrong] - np.floor(scaled[wrong])) - 0.5)
+            self.worst_distance = max(self.worst_distance, float(distance.max()))
+        else:
+            self.worst_distance = np.inf
+
+
+def check(
+    checkpoint: str | Path,
+    onnx: str | Path,
+    bundle: str | Path | None = None,
+    *,
+    data: str | None = None,
+    data_path: str | Path | None = None,
+    limit: int | None = None,
+) -> CheckReport:
+    """Run the test set (random inputs without `data`) through checkpoint, ONNX file and bundle, and compare.
+
+    `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. Raises UsageError when the
+    three do not belong together (different numbers or shapes of quantized layers).
+    """
+    import torch
+
+    from subbyte.export import largest_accumulators, onnx_codes
+    from subbyte.models.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    model = loaded.model.eval()
+    images, labels = _inputs(loaded, data, data_path, limit)
+    names = onnx_codes(str(onnx))
+    tally = {
+        name: _Tally(labels is not None) for name in ("torch, training graph", "torch eval", "onnxruntime", "bundle")
+    }
+    layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
+    largest = 0
+    with _open(bundle) as session, torch.no_grad():
+        for start in range(0, len(images), CHUNK):
+            x = images[start : start + CHUNK]
+            y = None if labels is None else labels[start : start + CHUNK]
+            expected, codes, scaled = _torch_stage(model, x)
+            if len(codes) != len(names):
+                raise UsageError(
+                    f"'{onnx}' has {len(names)} quantized activations, the checkpoint '{checkpoint}' has {len(codes)}: "
+                    "the file was exported from another checkpoint; export it again"
+                )
+            tally["torch eval"].add(expected, expected, y)
+            tally["torch, training graph"].add(expected, _training_graph(model, x), y)
+            for stage, results in _later_stages(str(onnx), names, session, x):
+                tally[stage].add(expected, results[0], y)
+                _compare(layers[stage], stage, names, codes, results[1], scaled)
+            if start == 0:
+                sums = largest_accumulators(str(onnx), x)
+                largest = int(max(sums.values(), default=0))
+    used = [name for name in tally if name != "bundle" or bundle is not None]
+    stages = tuple(tally[name].stage(name, sum(d.count for d in layers.get(name, {}).values())) for name in used)
+    findings, diverged = _explain(names, {name: found for name, found in layers.items() if name in used})
+    return CheckReport(len(images), stages, len(names), largest, findings, diverged)
+
+
+class _Tally:
+    """Counts of one stage over all samples."""
+
+    def __init__(self, labelled: bool) -> None:
+        self.labelled, self.right, self.seen, self.changed, self.error = labelled, 0, 0, 0, 0.0
+
+    def add(self, expected: Array, got: Array, labels: Array | None) -> None:
+        self.seen += len(got)
+        self.changed += int((expected.argmax(-1) != got.argmax(-1)).sum())
+        self.error = max(self.error, float(np.abs(expected - got).max(initial=0)))
+        if labels is not None:
+            self.right += int((got.argmax(-1) == labels).sum())
+
+    def stage(self, name: str, differing: int) -> Stage:
+        accuracy = self.right / max(1, self.seen) if self.labelled else None
+        return Stage(name, accuracy, self.changed, differing, self.error)
+
+
+class _NoSession:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _open(bundle: str | Path | None) -> Any:
+    import subbyte
+
+    return _NoSession() if bundle is None else subbyte.load(bundle, threads=1)
+
+
+def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int | None) -> tuple[Array, Array | None]:
+    config = loaded.config
+    if data is None:
+        shape = (limit or CHUNK, config.data.channels, *np.broadcast_to(config.data.size, 2))
+        return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
+    from subbyte.verdict import test_set
+
+    return test_set(data, path, limit)
+
+
+def _torch_stage(model: Any, x: Array) -> tuple[Array, list[Array], list[Array | None]]:
+    """Outputs, the codes that enter each quantized layer, and what was rounded to them (in steps)."""
+    import torch
+
+    from subbyte.models.quant.observe import observed_codes
+
+    with observed_codes(model) as seen:
+        expected = model(torch.from_numpy(x)).numpy()
+    quantizers = dict(model.named_modules())
+    scaled: list[Array | None] = []
+    for observation in seen:
+        inverse = getattr(quantizers[observation.name], "inverse_step", None)
+        scaled.append(None if inverse is None else (observation.values * inverse).numpy())
+    return expected, [observation.codes.numpy() for observation in seen], scaled
+
+
+def _training_graph(model: Any, x: Array) -> Array:
+    """The fake-quantized float graph that was trained, with the statistics of eval mode."""
+    import torch
+
+    from subbyte.models.quant import fake_quantized
+
+    with fake_quantized(model):
+        result: Array = model(torch.from_numpy(x)).numpy()
+    return result
+
+
+def _later_stages(
+    onnx: str, names: list[str], session: Any, x: Array
+) -> Iterator[tuple[str, tuple[Array, dict[str, Array]]]]:
+    from subbyte.export import run_onnx
+
+    values = run_onnx(onnx, x, names)
+    output = next(name for name in values if name not in names)
+    yield "onnxruntime", (values[output], values)
+    if session is None:
+        return
+    batch = session.inputs[0].shape[0]
+    outputs: list[Array] = []
+    traces: list[dict[str, Array]] = []
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        short = batch - len(part)
+        if short:
+            part = np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)])
+        trace = session.trace(part)
+        outputs.append(trace[session.outputs[0].name][: batch - short])
+        traces.append({name: value[: batch - short] for name, value in trace.items() if name in names})
+    merged = {name: np.concatenate([trace[name] for trace in traces]) for name in traces[0]}
+    yield "bundle", (np.concatenate(outputs), merged)
+
+
+def _compare(
+    found: dict[str, _Difference],
+    stage: str,
+    names: Sequence[str],
+    codes: Sequence[Array],
+    values: dict[str, Array],
+    scaled: Sequence[Array | None],
+) -> None:
+    for name, expected, rounded in zip(names, codes, scaled, strict=True):
+        if name not in values:
+            continue  # fused away: `_explain` counts how many were compared
+        got = values[name]
+        if got.size != expected.size:
+            raise UsageError(f"{stage}: '{name}' has shape {got.shape}, torch has {expected.shape}; compile it again")
+        difference = found.setdefault(name, _Difference())
+        difference.add(expected, got.reshape(expected.shape).astype(np.float32), rounded)
+
+
+def _explain(names: Sequence[str], layers: dict[str, dict[str, _Difference]]) -> tuple[tuple[str, ...], bool]:
+    findings: list[str] = []
+    diverged = False
+    for stage, found in layers.items():
+        wrong = [name for name in names if name in found and found[name].count]
+        compared = sum(difference.total for difference in found.values())
+        if not wrong:
+            findings.append(f"{stage}: all {compared:,} integers of {len(found)} quantized layers equal torch's")
+            continue
+        diverged = True
+        first = found[wrong[0]]
+        near = first.worst_distance <= NEAR_A_TIE
+        reason = (
+            f"all of them within {first.worst_distance:.1g} steps of a rounding tie: float arithmetic before it differs"
+            if near
+            else "some of them far from any rounding tie: not a matter of rounding"
+        )
+        findings.append(
+            f"{stage}: first divergent layer is '{wrong[0]}': {first.count} of {first.total:,} integers differ "
+            f"({first.example}), {reason}; {len(wrong)} of {len(found)} layers differ"
+        )
+    return tuple(findings), diverged
