@@ -1,8 +1,8 @@
 """The NumPy arithmetic of every operator: what each row of the kernel table must equal.
 
 `run(op, activations, tensors)` takes the operator's own run-time inputs by position and the epilogue's tensors
-(RowScale, Combine) by name. In `Built.parameters` the own inputs are `Input(OWN_INPUTS[0])` and, for BatchMatMul's right
-operand, `Input(OWN_INPUTS[1])`; an epilogue's tensor is `Input(step.tensor)`.
+(RowScale, Combine) by name. In `Built.parameters` the own inputs are `Input(OWN_INPUTS[0])` and, for the right operand
+of BatchMatMul, `Input(OWN_INPUTS[1])`; an epilogue's tensor is `Input(step.tensor)`.
 
 Integers are exact. The epilogue is float32 in the written order, so codes, bits and float32 results of a
 QuantizedProduct whose epilogue has no gelu, sigmoid, tanh or silu must be equal bit for bit. Everything that sums

@@ -1,0 +1,150 @@
+"""Float32 products with constant weights: matrix product and convolution, for layers that stay in float.
+
+Weights are packed into panels of columns. A thread takes a block of rows (of a convolution: gathers their patches once)
+and goes through the panels, a register tile at a time; the epilogue follows each tile while it is in L1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import Ramp
+
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
+from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.float_tile import (
+    AVX2,
+    AVX512,
+    SCALAR,
+    VECTOR128,
+    Registers,
+    multiply,
+    pack_panels,
+    panels,
+    rows_per_block,
+    store_panel,
+    tile_rows,
+)
+from subbyte.tvm_kernels.kernels.patches import gather, layout
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.signature import Signature, view
+from subbyte.tvm_kernels.operators import Conv2d, FloatProduct, ToBits
+
+
+def build(op: FloatProduct, registers: Registers) -> Built:
+    """The product of `op` with tiles of `registers`."""
+    shape = layout(op.geometry)
+    lanes = registers.lanes
+    cut = panels(shape.columns, registers)
+    per_tile = tile_rows(shape.rows, registers)
+    most = max(per_tile, registers.patch_bytes // (4 * shape.depth)) if shape.gathered else shape.rows
+    block = rows_per_block(shape.rows, per_tile, shape.depth * shape.columns * shape.groups, most)
+    blocks = -(-shape.rows // block)
+    words = any(isinstance(form, ToBits) for form in op.epilogue.forms)
+    panel_count = cut.wide + cut.narrow
+    # A single block of rows (a vector, say) is shared out by columns instead.
+    shared_columns = blocks == 1 and not shape.gathered and not words and panel_count > 1 and shape.rows <= per_tile
+    store_lanes = lanes
+    while shape.groups > 1 and shape.columns % store_lanes:
+        store_lanes //= 2
+
+    matrices = op.weight.astype(np.float32).reshape(shape.groups, shape.columns, shape.depth)
+    packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
+    tile_floats = per_tile * cut.vectors * lanes
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(op.name)
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        source = signature.input(OWN_INPUTS[0], (_stored(op),), "float32")
+        weight = signature.constant("weight", packed.reshape(-1))
+        scratch = signature.workspace(4 * (tile_floats + (block * shape.depth if shape.gathered else 0)))
+        epilogue = EpilogueEmitter(op.epilogue, shape.rows, shape.columns * shape.groups, signature)
+        tile = view(scratch, (tile_floats,), "float32")
+
+        def part(first_row: Any, count: Any, left: Any, left_row: Any, group: Any, which: int, panel: Any) -> None:
+            """All rows of a block times one panel."""
+            _, width, first_column = cut.parts()[which]
+            vectors = width // lanes
+            last = (shape.columns, shape.columns - cut.padded + width if which == len(cut.parts()) - 1 else width)
+            offset = T.bind(group * packed.shape[1] + (first_column + panel * width) * shape.depth)
+            column = T.bind(first_column + panel * width)
+            with T.serial(0, (count + per_tile - 1) // per_tile) as m:
+                # The last tile of a matrix reaches back over rows already done and stores only its own; patches
+                # have room for whole tiles.
+                begin = T.bind(m * per_tile if shape.gathered else T.min(m * per_tile, count - per_tile))
+                base = T.bind((left_row + begin) * shape.depth)
+
+                def right(v: int, k: Any) -> Any:
+                    at = offset + k * width + v * lanes
+                    return weight[at if lanes == 1 else Ramp(at, 1, lanes)]
+
+                multiply(
+                    per_tile, vectors, lanes, shape.depth, lambda r, k: left[base + r * shape.depth + k], right, tile
+                )
+                with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
+
+                    def load(at: int, n: int) -> Any:
+                        start = r * width + at
+                        return tile[start if n == 1 else Ramp(start, 1, n)]
+
+                    row = T.bind(first_row + begin + r)
+                    store_panel(epilogue, load, row, group * shape.columns, column, width, last, store_lanes)
+
+        def block_of_rows(first_row: Any, count: Any, run: Any) -> None:
+            with T.serial(0, shape.groups) as group:
+                if shape.gathered:
+                    assert isinstance(op.geometry, Conv2d)
+                    patches = view(scratch, (block * shape.depth,), "float32", 4 * tile_floats)
+                    channels = op.geometry.channels
+                    gather(op.geometry, channels, source, patches, first_row, count, group, lambda c: T.float32(0))
+                    run(first_row, count, patches, 0, group)
+                else:
+                    run(first_row, count, source, first_row, group)
+
+        def all_panels(first_row: Any, count: Any, left: Any, left_row: Any, group: Any) -> None:
+            for which, (panel_number, _, _) in enumerate(cut.parts()):
+                with T.serial(0, panel_number) as panel:
+                    part(first_row, count, left, left_row, group, which, panel)
+
+        if shared_columns:
+            with T.parallel(0, panel_count) as t:
+                split = cut.parts()
+                if len(split) == 1:
+                    part(0, shape.rows, source, 0, 0, 0, t)
+                else:
+                    with T.If(t < cut.wide):
+                        with T.Then():
+                            part(0, shape.rows, source, 0, 0, 0, t)
+                        with T.Else():
+                            part(0, shape.rows, source, 0, 0, 1, t - cut.wide)
+        else:
+            with T.parallel(0, blocks) as t:
+                first = T.bind(t * block)
+                block_of_rows(first, T.bind(T.min(block, shape.rows - first)), all_panels)
+    return Built(builder.get(), signature.parameters)
+
+
+def _stored(op: FloatProduct) -> int:
+    """Elements of the input."""
+    shape = op.geometry
+    if isinstance(shape, Conv2d):
+        return shape.batch * shape.height * shape.width * shape.channels
+    return shape.rows * shape.depth
+
+
+@kernel("float-avx512", serves=FloatProduct, needs={"avx512f"}, prefer=100)
+def avx512(op: FloatProduct) -> Built:
+    return build(op, AVX512)
+
+
+@kernel("float-avx2", serves=FloatProduct, needs={"avx2", "fma"}, prefer=80)
+def avx2(op: FloatProduct) -> Built:
+    return build(op, AVX2)
+
+
+@kernel("float-portable", serves=FloatProduct)
+def portable(op: FloatProduct) -> Built:
+    return build(op, SCALAR if current_code_generator() == "c" else VECTOR128)

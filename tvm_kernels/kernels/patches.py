@@ -1,0 +1,100 @@
+"""The left operand of a product as rows: a matrix as it lies, or a convolution's patches gathered into workspace.
+
+A convolution is a product of patches, one for each output pixel, with the weights (im2col). A block of patches is
+copied into workspace before all columns use it: one copy against as many multiplications as there are output channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.tvm_kernels.operators import Conv2d, MatMul
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A product's geometry as `groups` matrix products [rows, depth] x [depth, columns]; depth in stored elements."""
+
+    rows: int
+    depth: int
+    columns: int  # of one group
+    groups: int
+    gathered: bool  # False: the stored tensor is the matrix
+
+
+def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Layout:
+    """How `geometry` is computed; `elements` are stored for each pixel or row, if not one for each channel."""
+    if isinstance(geometry, MatMul):
+        return Layout(geometry.rows, elements or geometry.depth, geometry.columns, 1, False)
+    rows = geometry.batch * geometry.out_height * geometry.out_width
+    pixel = (elements or geometry.channels) // geometry.groups
+    depth = geometry.kernel[0] * geometry.kernel[1] * pixel
+    pointwise = (
+        geometry.kernel == (1, 1) and geometry.stride == (1, 1) and not any(geometry.padding) and geometry.groups == 1
+    )
+    return Layout(rows, depth, geometry.out_channels // geometry.groups, geometry.groups, not pointwise)
+
+
+def gather(
+    conv: Conv2d,
+    elements: int,
+    source: Any,
+    target: Any,
+    first: Any,
+    count: Any,
+    group: Any,
+    pad: Callable[[Any], Any],
+    convert: Callable[[Any], Any] = lambda value: value,
+) -> None:
+    """Emit the copy of the patches of output pixels first .. first + count - 1 of one group to `target` [count * depth].
+
+    source: flat [batch * height * width * elements] stored elements; `pad(element)` is the padded value of an element
+    of a pixel; `convert` is applied to what is copied.
+    """
+    take = elements // conv.groups
+    run = conv.kernel[1] * take  # a kernel row of a patch
+    depth = conv.kernel[0] * run
+    contiguous = conv.groups == 1 and conv.dilation[1] == 1
+
+    with T.serial(0, count) as i:
+        pixel = T.bind(first + i)
+        ox = T.bind(pixel % conv.out_width)
+        line = T.bind(pixel // conv.out_width)
+        oy = T.bind(line % conv.out_height)
+        image = T.bind(line // conv.out_height)
+        left = T.bind(ox * conv.stride[1] - conv.padding[1])
+        with T.serial(0, conv.kernel[0]) as ky:
+            iy = T.bind(oy * conv.stride[0] - conv.padding[0] + ky * conv.dilation[0])
+            row = T.bind((image * conv.height + iy) * conv.width)
+            start = T.bind(i * depth + ky * run)
+
+            def copy_pixels(iy: Any = iy, row: Any = row, start: Any = start) -> None:
+                with T.serial(0, conv.kernel[1]) as kx:
+                    ix = T.bind(left + kx * conv.dilation[1])
+                    inside = T.And(T.And(iy >= 0, iy < conv.height), T.And(ix >= 0, ix < conv.width))
+                    with T.If(inside):
+                        with T.Then():
+                            begin = T.bind((row + ix) * elements + group * take)
+                            with T.serial(0, take) as c:
+                                T.buffer_store(target, convert(source[begin + c]), [start + kx * take + c])
+                        with T.Else(), T.serial(0, take) as c:
+                            T.buffer_store(target, pad(group * take + c), [start + kx * take + c])
+
+            def copy_line(row: Any = row, start: Any = start) -> None:
+                begin = T.bind((row + left) * elements)
+                with T.serial(0, run) as j:
+                    T.buffer_store(target, convert(source[begin + j]), [start + j])
+
+            if contiguous:
+                lines = T.And(iy >= 0, iy < conv.height)
+                with T.If(T.And(lines, T.And(left >= 0, left + conv.kernel[1] <= conv.width))):
+                    with T.Then():
+                        copy_line()
+                    with T.Else():
+                        copy_pixels()
+            else:
+                copy_pixels()
