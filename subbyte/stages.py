@@ -1,9 +1,9 @@
 """`check`: the same inputs through every stage (torch, onnxruntime, the bundle), and the first layer that diverges.
 
-The stages must agree bit for bit through quantized layers (docs/numbers.md). What is compared is the integers that enter
-each quantized layer: they are the epilogue of everything before them. Where one differs, the value that torch rounded says
-why: next to a tie, float arithmetic upstream (softmax, normalisation, exp) landed on its other side; far from a tie,
-something computes wrongly.
+The stages must agree bit for bit through quantized layers (docs/numbers.md). What is compared is the integers that
+enter each quantized layer: they are what everything before them comes to. Where one differs, the value that torch
+rounded says why: next to a tie, float arithmetic upstream (softmax, normalisation, exp) landed on its other side; far
+from a tie, something computes wrongly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEAR_A_TIE = 1e-3  # of a step: farther than any float difference that the stage
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage against torch eval: accuracy 0..1 (None without labels), predictions, integers and floats that differ."""
+    """One stage against torch eval: accuracy 0..1 (None without labels), and what differs."""
 
     name: str
     accuracy: float | None
