@@ -1,0 +1,99 @@
+"""Replay the golden inputs of a bundle, and say how far its outputs are from the golden ones."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import BundleError
+from subbyte.runtime.bundle import Bundle
+from subbyte.runtime.manifest import TensorInfo
+
+if TYPE_CHECKING:
+    from subbyte.runtime.session import Session
+
+Array = npt.NDArray[Any]
+
+# What float parts of a network may differ by (exp, erf, order of float sums); integers must be equal.
+RELATIVE_TOLERANCE = 1e-4
+ABSOLUTE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class GoldenOutput:
+    """One output against its golden value."""
+
+    name: str
+    elements: int
+    differing: int  # elements that are not the same bits
+    max_abs_error: float
+    ok: bool  # equal, or float within the tolerance
+
+
+@dataclass(frozen=True)
+class GoldenReport:
+    """All outputs of the golden run: `exact` when every bit is the same, `ok` when within tolerance."""
+
+    ok: bool
+    exact: bool
+    outputs: tuple[GoldenOutput, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_golden(session: Session) -> GoldenReport:
+    """Run the golden inputs and compare; raises BundleError when the bundle has none or they do not fit the model."""
+    inputs, expected = golden_inputs(session.bundle), golden_outputs(session.bundle)
+    results = session.empty_outputs()
+    session.run_into(inputs, results, check_finite=False)
+    rows = tuple(_compare(info, got, want) for info, got, want in zip(session.outputs, results, expected, strict=True))
+    return GoldenReport(all(row.ok for row in rows), all(row.differing == 0 for row in rows), rows)
+
+
+def golden_inputs(bundle: Bundle) -> list[Array]:
+    """The golden inputs, in the model's order; raises BundleError."""
+    return [_read(bundle, f"golden/input_{i}.npy", info) for i, info in enumerate(bundle.manifest.inputs)]
+
+
+def golden_outputs(bundle: Bundle) -> list[Array]:
+    """What the reference gives for `golden_inputs`; raises BundleError."""
+    return [_read(bundle, f"golden/output_{i}.npy", info) for i, info in enumerate(bundle.manifest.outputs)]
+
+
+def has_golden(bundle: Bundle) -> bool:
+    """Whether the bundle can be checked against golden outputs."""
+    return "golden/output_0.npy" in bundle.members
+
+
+def _compare(info: TensorInfo, got: Array, want: Array) -> GoldenOutput:
+    bits = f"V{got.dtype.itemsize}"  # bits, so that NaN equals NaN and +0 is not -0
+    differing = int(np.count_nonzero(got.reshape(-1).view(bits) != want.reshape(-1).view(bits)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        largest = float(error.max(initial=0.0))
+        close = np.allclose(got, want, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
+    ok = differing == 0 or (info.dtype == "float32" and bool(close))
+    return GoldenOutput(info.name, got.size, differing, largest, ok)
+
+
+def _read(bundle: Bundle, member: str, info: TensorInfo) -> Array:
+    """A `.npy` member of the dtype and shape that the manifest gives; allocates nothing on the file's word."""
+    data = bundle.read(member)
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, fortran, dtype = read_header(file)
+    except Exception as error:  # NumPy's header parser raises many kinds
+        raise BundleError(f"member '{member}' is not a .npy file of version 1 or 2: {error}") from error
+    if shape != info.shape or dtype != np.dtype(info.dtype) or len(data) - file.tell() != info.nbytes:
+        raise BundleError(f"member '{member}' is {dtype} {shape}, the manifest says {info.dtype} {info.shape}")
+    flat = np.frombuffer(data, dtype, offset=file.tell())
+    return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))

@@ -1,0 +1,162 @@
+"""Whether this machine can run a bundle: operating system, processor, CPU features; and how many cores it lends us.
+
+Feature names are LLVM's ("avx512vnni", "dotprod"), as targets are written in them; the kernel's own spelling in
+/proc/cpuinfo ("avx512_vnni", "asimddp") is translated here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from subbyte.errors import BundleError
+from subbyte.runtime.manifest import TargetInfo
+
+CPUINFO = Path("/proc/cpuinfo")
+
+# Linux's name -> LLVM's, where they differ by more than '_', '-' and '.'
+_RENAMED = {
+    "pni": "sse3",
+    "abm": "lzcnt",
+    "bmi1": "bmi",
+    "shani": "sha",
+    "pclmulqdq": "pclmul",
+    "rdrand": "rdrnd",
+    "lahflm": "sahf",
+    "3dnowprefetch": "prfchw",
+    "asimd": "neon",
+    "asimddp": "dotprod",
+    "asimdhp": "fullfp16",
+    "asimdrdm": "rdm",
+    "crc32": "crc",
+    "atomics": "lse",
+    "fp": "fparmv8",
+}
+_MACHINES = {
+    "amd64": "x86_64",
+    "x64": "x86_64",
+    "arm64": "aarch64",
+    "i686": "i386",
+    "armv7l": "armv7",
+    "armv8l": "armv7",
+}
+_SYSTEMS = {
+    "linux": "linux",
+    "darwin": "macos",
+    "win32": "windows",
+    "macosx": "macos",
+    "macos": "macos",
+    "windows": "windows",
+}
+
+
+def canonical(feature: str) -> str:
+    """One spelling for a CPU feature: 'avx512_vnni', 'avx512vnni' -> 'avx512vnni'; 'sse4_1', 'sse4.1' -> 'sse41'."""
+    plain = feature.lower().lstrip("+").replace("_", "").replace("-", "").replace(".", "")
+    return _RENAMED.get(plain, plain)
+
+
+def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """Features that every core has, in canonical spelling; empty where the system does not tell.
+
+    Cores of different kinds (big.LITTLE) have the features they share.
+    """
+    shared: frozenset[str] | None = None
+    seen: set[str] = set()
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                key = key.strip()
+                if key not in ("flags", "Features", "isa") or value in seen:
+                    continue
+                seen.add(value)
+                names = _riscv(value.strip()) if key == "isa" else value.split()
+                found = frozenset(canonical(name) for name in names)
+                shared = found if shared is None else shared & found
+                if key == "flags":
+                    break  # x86 cores are alike, and the file is long on a large server
+    except OSError:
+        return frozenset()
+    return shared or frozenset()
+
+
+def _riscv(isa: str) -> list[str]:
+    """'rv64imafdc_zicsr_zba' -> ['i', 'm', 'a', 'f', 'd', 'c', 'zicsr', 'zba']."""
+    base, *extensions = isa.split("_")
+    return [*base[4:], *extensions]
+
+
+def machine() -> str:
+    """The processor's architecture as in a target triple: x86_64, aarch64, riscv64, ..."""
+    if hasattr(os, "uname"):
+        name = os.uname().machine
+    else:
+        import platform
+
+        name = platform.machine()
+    return _MACHINES.get(name.lower(), name.lower())
+
+
+def operating_system() -> str:
+    """linux, macos, windows, or Python's own name for it."""
+    return _SYSTEMS.get(sys.platform, sys.platform)
+
+
+def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
+    """Raise BundleError unless native code for `target` can run here: operating system, processor, CPU features."""
+    recompile = "Compile the model again for this machine: `subbyte compile model.onnx --target host`"
+    if target.emitter == "source":
+        raise BundleError(
+            f"the bundle for '{target.name}' holds C source, which has to be built first: unpack it and compile "
+            f"source/*.c with your firmware and -ffp-contract=off (its subbyte.h is the interface). To run the model "
+            f"on this machine, use `subbyte compile model.onnx --target host`."
+        )
+    if target.emitter != "library":
+        raise BundleError(f"a bundle of emitter '{target.emitter}' cannot be loaded by this runtime. {recompile}.")
+    parts = target.triple.lower().split("-")
+    wanted_machine = _MACHINES.get(parts[0], parts[0])
+    systems = [_SYSTEMS[s] for part in parts[1:] for s in _SYSTEMS if part.startswith(s)]
+    here = f"{machine()}-{operating_system()}"
+    if wanted_machine != machine() or operating_system() not in systems:
+        raise BundleError(
+            f"the bundle is for {target.triple} (target '{target.name}'), this machine is {here}. {recompile} "
+            f"on this machine, or with the target that fits it (`subbyte targets`)."
+        )
+    if not target.features:
+        return
+    have = cpu_features(cpuinfo)
+    missing = [feature for feature in target.features if canonical(feature) not in have]
+    if missing:
+        why = f"this CPU lacks {', '.join(missing)}" if have else f"{cpuinfo} does not tell what this CPU has"
+        raise BundleError(
+            f"the bundle for target '{target.name}' needs CPU features {', '.join(target.features)}: {why}. "
+            f"{recompile}, or with a smaller target such as `--target x86-64-v3`."
+        )
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Physical cores that this process may use: its affinity, without SMT siblings, within its cgroup's CPU quota."""
+    return max(1, min(len(physical_cpus(root)), _quota(root)))
+
+
+def physical_cpus(root: Path = Path("/")) -> list[int]:
+    """One logical CPU of each physical core that this process may run on."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores: dict[str, int] = {}
+    for cpu in allowed:
+        try:
+            siblings = (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        except OSError:
+            siblings = str(cpu)
+        cores.setdefault(siblings, cpu)
+    return list(cores.values())
+
+
+def _quota(root: Path) -> int:
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, int(int(quota) / int(period) + 0.5)) if quota != "max" else 1 << 30
+    except (OSError, ValueError, ZeroDivisionError):
+        return 1 << 30

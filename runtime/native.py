@@ -1,0 +1,220 @@
+"""A bundle's library in this process: runtime/c/subbyte.h seen through ctypes."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import itertools
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from subbyte.errors import BundleError, SessionError
+from subbyte.runtime.manifest import Manifest
+
+ABI = 1
+DTYPES = ("float32", "uint8", "int8", "int32", "int64")  # SUBBYTE_FLOAT32 ..
+_REBUILD = "Build the bundle again with `subbyte compile`."
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("dtype", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("nbytes", ctypes.c_size_t),
+    ]
+
+
+class _Operator(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("kernel", ctypes.c_void_p),
+        ("arguments", ctypes.c_void_p),
+        ("argument_count", ctypes.c_int32),
+        ("tiles", ctypes.c_int32),
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        ("abi", ctypes.c_uint32),
+        ("name", ctypes.c_char_p),
+        ("target", ctypes.c_char_p),
+        ("input_count", ctypes.c_int32),
+        ("output_count", ctypes.c_int32),
+        ("operator_count", ctypes.c_int32),
+        ("inputs", ctypes.POINTER(_Tensor)),
+        ("outputs", ctypes.POINTER(_Tensor)),
+        ("operators", ctypes.POINTER(_Operator)),
+        ("arena_bytes", ctypes.c_size_t),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("weights_bytes", ctypes.c_size_t),
+    ]
+
+
+HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64)
+NO_HOOK = HOOK(0)
+
+# ELF's e_machine of the architectures that a triple can name
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "riscv32": 243, "armv7": 40, "arm": 40, "i386": 3}
+_ELF_SHARED = 3
+
+
+class Library:
+    """A loaded library; `close` unloads it. Raises BundleError when it is not what the manifest describes."""
+
+    def __init__(self, data: bytes, manifest: Manifest) -> None:
+        check_elf(data, manifest.target.triple)
+        self._release: Callable[[], None] = lambda: None
+        self._dll: Any = None
+        self._dll, self._release = _load(data)
+        try:
+            get_model = self._function("subbyte_get_model", ctypes.POINTER(_Model), [])
+            self.create = self._function(
+                "subbyte_session_create",
+                ctypes.c_int32,
+                [
+                    ctypes.c_void_p,
+                    ctypes.c_void_p,
+                    ctypes.c_size_t,
+                    ctypes.c_int32,
+                    ctypes.POINTER(ctypes.c_void_p),
+                ],
+            )
+            self.run = self._function(
+                "subbyte_session_run",
+                ctypes.c_int32,
+                [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, HOOK, ctypes.c_void_p],
+            )
+            self.arena = self._function("subbyte_session_arena", ctypes.c_void_p, [ctypes.c_void_p])
+            self.destroy = self._function("subbyte_session_destroy", None, [ctypes.c_void_p])
+            self._status_text = self._function("subbyte_status_text", ctypes.c_char_p, [ctypes.c_int32])
+            self.model = get_model()
+            _check_model(self.model.contents, manifest)
+        except BaseException:
+            self.close()
+            raise
+
+    def _function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        try:
+            function = getattr(self._dll, name)
+        except AttributeError as error:
+            raise BundleError(f"the library does not export {name}. {_REBUILD}") from error
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    def check(self, status: int, what: str) -> None:
+        """Raise SessionError unless `status` is SUBBYTE_OK."""
+        if status:
+            text = self._status_text(status)
+            raise SessionError(f"{what} failed: {text.decode() if text else 'no reason given'} (status {status})")
+
+    def close(self) -> None:
+        """Unload the library; nothing of it may be used after this."""
+        if self._dll is not None:
+            handle, self._dll = self._dll._handle, None
+            _ctypes.dlclose(handle)
+            self._release()
+
+
+def check_elf(data: bytes, triple: str) -> None:
+    """Raise BundleError unless `data` starts as a shared ELF library for the processor of `triple`."""
+    if len(data) < 64 or data[:4] != b"\x7fELF":
+        raise BundleError(f"library.so is not an ELF library. {_REBUILD}")
+    kind, machine = struct.unpack_from("<HH", data, 16)
+    wanted = _ELF_MACHINES.get(triple.split("-")[0])
+    if kind != _ELF_SHARED or (wanted is not None and machine != wanted):
+        raise BundleError(
+            f"library.so is ELF type {kind} for machine {machine}, expected a library for {triple}. {_REBUILD}"
+        )
+
+
+# ---- loading ----
+
+_count = itertools.count(1)
+
+
+def _load(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
+    """The library, and what to call once it is unloaded; from memory where the system can, else a private file."""
+    reasons: list[str] = []
+    for way in (_from_memory, _from_file):
+        try:
+            return way(data)
+        except OSError as error:
+            reasons.append(str(error))
+    raise BundleError(f"the library cannot be loaded here: {'; '.join(dict.fromkeys(reasons))}. {_REBUILD}")
+
+
+def _from_memory(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
+    if not hasattr(os, "memfd_create"):
+        raise OSError("no memfd on this system")
+    fd = os.memfd_create("subbyte-library", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        # The loader takes a path that it knows for the library it knows, even when the descriptor's number has been
+        # given to another file since. So every path is spelled differently: the count in slashes and dots.
+        spelling = bin(next(_count))[2:].replace("1", "./").replace("0", "/")
+        dll = ctypes.CDLL(f"/proc/self/fd/{spelling}{fd}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return dll, lambda: os.close(fd)
+
+
+def _from_file(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as folder:  # 0700, and gone once the library is mapped
+        path = os.path.join(folder, f"library-{next(_count)}.so")
+        with open(path, "wb") as file:
+            file.write(data)
+        return ctypes.CDLL(path), lambda: None
+
+
+# ---- is it the library that the manifest describes? ----
+
+
+def _check_model(model: Any, manifest: Manifest) -> None:
+    if model.abi != ABI:
+        raise BundleError(f"the library speaks version {model.abi} of subbyte.h, this runtime {ABI}. {_REBUILD}")
+    said: dict[str, object] = {
+        "arena_bytes": manifest.arena_bytes,
+        "workspace_bytes": manifest.workspace_bytes,
+        "weights_bytes": manifest.weights_bytes,
+        "input_count": len(manifest.inputs),
+        "output_count": len(manifest.outputs),
+        "operator_count": len(manifest.operators),
+    }
+    for field, value in said.items():
+        if getattr(model, field) != value:
+            raise _disagrees(field, getattr(model, field), value)
+    for side, infos, tensors in (
+        ("input", manifest.inputs, model.inputs),
+        ("output", manifest.outputs, model.outputs),
+    ):
+        for index, info in enumerate(infos):
+            tensor = tensors[index]
+            dtype = DTYPES[tensor.dtype] if 0 <= tensor.dtype < len(DTYPES) else f"dtype {tensor.dtype}"
+            shape = tuple(tensor.shape[: tensor.rank]) if tensor.rank == len(info.shape) else f"rank {tensor.rank}"
+            found = (_text(tensor.name), dtype, shape, tensor.nbytes)
+            if found != (info.name, info.dtype, info.shape, info.nbytes):
+                raise _disagrees(f"{side} {index}", found, (info.name, info.dtype, info.shape, info.nbytes))
+    for index, operator in enumerate(manifest.operators):
+        name = _text(model.operators[index].name)
+        if name != operator.name:
+            raise _disagrees(f"operator {index}", name, operator.name)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _disagrees(what: str, found: object, said: object) -> BundleError:
+    return BundleError(
+        f"the library is not the one that manifest.json describes: {what} is {found}, not {said}. {_REBUILD}"
+    )

@@ -1,0 +1,346 @@
+"""Run a bundle on this machine: a thin view of the C core, without copies where the caller's arrays allow it."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import BundleError, InputError, SessionError, UsageError
+from subbyte.runtime import host, native
+from subbyte.runtime.bundle import LIBRARY, WEIGHTS, Bundle, open_bundle
+from subbyte.runtime.manifest import Manifest, TensorInfo
+
+if TYPE_CHECKING:
+    from subbyte.runtime.golden import GoldenReport
+
+Array = npt.NDArray[Any]
+Arrays = Array | Mapping[str, Array] | Sequence[Array]
+
+MAX_THREADS = 256  # SUBBYTE_MAX_THREADS
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """Nanoseconds of one operator: median and minimum over the iterations of a profile."""
+
+    name: str
+    ns: int
+    ns_min: int
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+    """A session for the bundle at `path` on `threads` threads (default: every physical core this process may use).
+
+    Raises UsageError without such a file, BundleError for a bundle that is damaged or for another machine, SessionError
+    when memory or threads run out. Close the session, or use it as a context manager, to release all it holds.
+    """
+    if threads is None:
+        threads = min(host.usable_cores(), MAX_THREADS)
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads!r}, expected a number in 1 .. {MAX_THREADS}")
+    bundle = open_bundle(path)
+    try:
+        host.check_target(bundle.manifest.target)
+        return Session(bundle, threads)
+    except BundleError as error:
+        bundle.close()
+        raise BundleError(f"bundle '{path}': {error}") from error
+    except BaseException:
+        bundle.close()
+        raise
+
+
+class Session:
+    """A loaded model. One run at a time in a session (others wait); several sessions run at once, on any threads.
+
+    Made by `load`. A session belongs to the process that made it: after a fork, load again.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self.bundle = bundle
+        self.manifest: Manifest = bundle.manifest
+        self.threads = threads
+        self.inputs: tuple[TensorInfo, ...] = self.manifest.inputs
+        self.outputs: tuple[TensorInfo, ...] = self.manifest.outputs
+        self._dtypes = {name: np.dtype(name) for name in native.DTYPES}
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._handle = ctypes.c_void_p()
+        self._library: native.Library | None = None
+        self._weights: memoryview | None = None
+        weights_address = 0
+        if WEIGHTS in bundle.members and self.manifest.weights_bytes:
+            self._weights = bundle.map(WEIGHTS)
+            weights_address = np.frombuffer(self._weights, np.uint8).ctypes.data
+        try:
+            self._library = native.Library(bundle.read(LIBRARY), self.manifest)
+            status = self._library.create(
+                ctypes.cast(self._library.model, ctypes.c_void_p),
+                weights_address,
+                self.manifest.weights_bytes,
+                threads,
+                ctypes.byref(self._handle),
+            )
+            self._library.check(status, f"making a session of '{self.manifest.name}' with {threads} threads")
+        except BaseException:
+            self.close()
+            raise
+        self._input_pointers = (ctypes.c_void_p * max(1, len(self.inputs)))()
+        self._output_pointers = (ctypes.c_void_p * max(1, len(self.outputs)))()
+
+    @property
+    def path(self) -> Path:
+        """Where the bundle was opened."""
+        return self.bundle.path
+
+    # ---- running ----
+
+    def run(self, inputs: Arrays, *, check_finite: bool = True) -> Array | dict[str, Array]:
+        """One inference: the output array, or a dict by name where the model has several outputs.
+
+        `inputs` is an array (one input), a list in the model's order, or a dict by name, of exactly the model's shapes
+        and dtypes; contiguous arrays are read in place. Raises InputError for anything else, and for NaN or infinity
+        unless `check_finite` is false; SessionError after close.
+        """
+        outputs = self.empty_outputs()
+        self._run(self._checked_inputs(inputs, check_finite), outputs)
+        if len(outputs) == 1:
+            return outputs[0]
+        return {info.name: array for info, array in zip(self.outputs, outputs, strict=True)}
+
+    def run_into(self, inputs: Arrays, outputs: Arrays, *, check_finite: bool = True) -> None:
+        """One inference written straight into the caller's `outputs`: array, list or dict, as for `run`.
+
+        Outputs must be contiguous, writeable, of the model's shapes and dtypes, and must not overlap each other or an
+        input; raises InputError otherwise.
+        """
+        arrays = self._checked_inputs(inputs, check_finite)
+        results = self._arranged(outputs, self.outputs, "output")
+        for index, (info, array) in enumerate(zip(self.outputs, results, strict=True)):
+            self._check_kind(info, array, "output")
+            if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+                raise InputError(
+                    f"output '{info.name}' must be contiguous, aligned and writeable: make it with np.empty"
+                )
+            for other in (*arrays, *results[:index]):
+                if np.may_share_memory(array, other):
+                    raise InputError(
+                        f"output '{info.name}' overlaps another array of this call: give it memory of its own"
+                    )
+        self._run(arrays, results)
+
+    def empty_outputs(self) -> list[Array]:
+        """New arrays for `run_into`, in the model's order."""
+        return [np.empty(info.shape, self._dtypes[info.dtype]) for info in self.outputs]
+
+    def random_inputs(self, seed: int = 0) -> list[Array]:
+        """Inputs to measure with: standard normal for float32, all values of the type for 8-bit integers, else 0."""
+        generator = np.random.default_rng(seed)
+        arrays: list[Array] = []
+        for info in self.inputs:
+            dtype = self._dtypes[info.dtype]
+            if dtype == np.float32:
+                arrays.append(generator.standard_normal(info.shape, np.float32))
+            elif dtype.itemsize == 1:
+                limits = np.iinfo(dtype)
+                arrays.append(generator.integers(limits.min, limits.max, info.shape, dtype, endpoint=True))
+            else:
+                arrays.append(np.zeros(info.shape, dtype))
+        return arrays
+
+    def trace(self, inputs: Arrays, *, check_finite: bool = True) -> dict[str, Array]:
+        """One inference, and the result of every operator by the name of its ONNX value, in the order they were made.
+
+        Codes come as int32 levels, packed signs as int32 -1 / +1, channels-last tensors as NCHW: equal to the ONNX
+        values. Of two results of one name the later is kept.
+        """
+        from subbyte.runtime.tracing import read_output
+
+        arrays = self._checked_inputs(inputs, check_finite)
+        outputs = self.empty_outputs()
+        found: dict[str, Array] = {}
+
+        def look(index: int, _ns: int) -> None:
+            arena = self._native().arena(self._handle) or 0
+            for output in self.manifest.operators[index].outputs:
+                value = read_output(output, arena, arrays, outputs)
+                if value is not None:
+                    found[output.tensor] = value
+
+        self._run(arrays, outputs, look)
+        return found
+
+    def profile(
+        self, inputs: Arrays | None = None, iterations: int = 10, *, check_finite: bool = True
+    ) -> tuple[OperatorTime, ...]:
+        """Nanoseconds of each operator over `iterations` runs; `inputs` default to `random_inputs()`.
+
+        The clock is read between operators, so a run under the profiler is a little slower than one without.
+        """
+        if iterations < 1:
+            raise UsageError(f"iterations is {iterations}, expected at least 1")
+        arrays = self._checked_inputs(self.random_inputs() if inputs is None else inputs, check_finite)
+        outputs = self.empty_outputs()
+        ns = np.zeros((iterations, len(self.manifest.operators)), np.int64)
+        for row in ns:
+            self._run(arrays, outputs, row.__setitem__)
+        return tuple(
+            OperatorTime(operator.name, int(np.median(ns[:, index])), int(ns[:, index].min()))
+            for index, operator in enumerate(self.manifest.operators)
+        )
+
+    def check_golden(self) -> GoldenReport:
+        """Run the golden inputs and compare with the golden outputs; raises BundleError when the bundle has none."""
+        from subbyte.runtime.golden import check_golden
+
+        return check_golden(self)
+
+    # ---- life ----
+
+    def close(self) -> None:
+        """Release the C session, its threads, the library and the mapped weights; waits for a run that is under way."""
+        if self._pid != os.getpid():  # a forked child: the threads, and perhaps the lock's holder, are not here
+            self._library = None
+            return
+        with self._lock:
+            library, self._library = self._library, None
+            if library is not None:
+                if self._handle:
+                    library.destroy(self._handle)
+                    self._handle = ctypes.c_void_p()
+                library.close()
+            if self._weights is not None:
+                self._weights.release()
+                self._weights = None
+            self.bundle.close()
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._library is None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_library", None) is not None:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.threads} threads"
+        return f"Session('{self.manifest.name}', target '{self.manifest.target.name}', {state})"
+
+    # ---- inside ----
+
+    def _native(self) -> native.Library:
+        if self._library is None:
+            raise SessionError(f"the session of '{self.manifest.name}' is closed: load the bundle again")
+        if self._pid != os.getpid():
+            raise SessionError(
+                f"the session of '{self.manifest.name}' was made in another process and its threads did not survive "
+                f"the fork: load the bundle in this process"
+            )
+        return self._library
+
+    def _run(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Callable[[int, int], None] | None = None
+    ) -> None:
+        failures: list[BaseException] = []
+
+        def call(_user: object, index: int, ns: int) -> None:
+            try:
+                if hook is not None and not failures:
+                    hook(index, ns)
+            except BaseException as error:  # ctypes would print it and go on
+                failures.append(error)
+
+        callback = native.NO_HOOK if hook is None else native.HOOK(call)
+        with self._lock:
+            library = self._native()
+            for index, array in enumerate(inputs):
+                self._input_pointers[index] = array.ctypes.data
+            for index, array in enumerate(outputs):
+                self._output_pointers[index] = array.ctypes.data
+            status = library.run(self._handle, self._input_pointers, self._output_pointers, callback, None)
+            library.check(status, f"running '{self.manifest.name}'")
+        if failures:
+            raise failures[0]
+
+    def _checked_inputs(self, given: Arrays, check_finite: bool) -> list[Array]:
+        self._native()
+        arrays = self._arranged(given, self.inputs, "input")
+        for index, (info, array) in enumerate(zip(self.inputs, arrays, strict=True)):
+            self._check_kind(info, array, "input")
+            if not (array.flags.c_contiguous and array.flags.aligned):
+                array = np.require(array, requirements=("C", "A"))
+                arrays[index] = array
+            if check_finite and info.dtype == "float32" and not _finite(array):
+                where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                raise InputError(
+                    f"input '{info.name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. "
+                    f"Mend the data, or pass check_finite=False"
+                )
+        return arrays
+
+    def _arranged(self, given: Arrays, infos: tuple[TensorInfo, ...], side: str) -> list[Array]:
+        """The arrays in the model's order."""
+        names = [info.name for info in infos]
+        if isinstance(given, Mapping):
+            for name in given:
+                if name not in names:
+                    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+                    hint = f" Did you mean '{near[0]}'?" if near else ""
+                    raise InputError(f"the model has no {side} '{name}'.{hint} It has: {', '.join(names)}.")
+            for name in names:
+                if name not in given:
+                    raise InputError(f"{side} '{name}' is missing: the model needs {', '.join(names)}")
+            values: list[Any] = [given[name] for name in names]
+        elif isinstance(given, (list, tuple)):
+            if len(given) != len(infos):
+                raise InputError(f"got {len(given)} {side}s, expected {len(infos)}: {', '.join(names)}, as arrays")
+            values = list(given)
+        elif len(infos) == 1:
+            values = [given]
+        else:
+            raise InputError(
+                f"the model has {len(infos)} {side}s ({', '.join(names)}): give a list or a dict of arrays"
+            )
+        if side == "output" and not all(isinstance(value, np.ndarray) for value in values):
+            raise InputError("outputs must be NumPy arrays: make them with empty_outputs()")
+        return [_as_array(value, info, side) for value, info in zip(values, infos, strict=True)]
+
+    def _check_kind(self, info: TensorInfo, array: Array, side: str) -> None:
+        if array.dtype == self._dtypes[info.dtype] and array.shape == info.shape:
+            return
+        advice = f"use .astype(np.{info.dtype})" if array.dtype != self._dtypes[info.dtype] else "the shapes are fixed"
+        if array.shape == info.shape[1:] and info.shape[0] == 1:
+            advice = "add the batch axis with x[None]"
+        got, want = f"{array.dtype} {list(array.shape)}", f"{info.dtype} {list(info.shape)}"
+        raise InputError(f"{side} '{info.name}' is {got}, expected {want}: {advice}")
+
+
+def _as_array(value: Any, info: TensorInfo, side: str) -> Array:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # whatever the __array__ of a foreign type raises
+        raise InputError(f"{side} '{info.name}' is a {type(value).__name__} that is not an array: {error}") from error
+
+
+def _finite(array: Array) -> bool:
+    """Whether all are finite; one pass without a temporary where the sum does not overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(np.add.reduce(array, axis=None))
+    return math.isfinite(total) or bool(np.isfinite(array).all())
