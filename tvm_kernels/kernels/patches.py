@@ -50,7 +50,7 @@ def gather(
     pad: Callable[[Any], Any],
     convert: Callable[[Any], Any] = lambda value: value,
 ) -> None:
-    """Emit the copy of the patches of output pixels first .. first + count - 1 of one group to `target` [count * depth].
+    """Emit the copy of the patches of output pixels first .. first + count - 1 of a group to `target` [count * depth].
 
     source: flat [batch * height * width * elements] stored elements; `pad(element)` is the padded value of an element
     of a pixel; `convert` is applied to what is copied.

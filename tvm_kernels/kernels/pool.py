@@ -1,0 +1,83 @@
+"""Pooling, channels last: exact sums of levels, largest values, averages; then the epilogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
+from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.operators import Codes, Pool2d
+
+
+def _refuses(op: Pool2d) -> str | None:
+    codes = isinstance(op.activation, Codes)
+    if codes != (op.function == "sum"):
+        return f"'{op.function}' of {type(op.activation).__name__}; sums are of codes, max and average of float32"
+    return None
+
+
+def build(op: Pool2d, lanes: int) -> Built:
+    shape = op.geometry
+    channels = shape.channels
+    pixels = shape.batch * shape.out_height * shape.out_width
+    window = shape.kernel[0] * shape.kernel[1]
+    block = rows_per_tile(pixels, channels * window)
+    integer = isinstance(op.activation, Codes)
+    dtype = "int32" if integer else "float32"
+    zero_point = op.activation.zero_point if isinstance(op.activation, Codes) else 0
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("pool")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        stored = (shape.batch * shape.height * shape.width * channels,)
+        x = signature.input(OWN_INPUTS[0], stored, "uint8" if integer else "float32")
+        lowest = signature.constant("lowest", np.array([np.finfo(np.float32).min], np.float32))
+        epilogue = EpilogueEmitter(op.epilogue, pixels, channels, signature)
+        with T.parallel(0, -(-pixels // block)) as tile, T.serial(0, T.min(block, pixels - tile * block)) as i:
+            pixel = T.bind(tile * block + i)
+            line = T.bind(pixel // shape.out_width)
+            left = T.bind((pixel % shape.out_width) * shape.stride[1] - shape.padding[1])
+            top = T.bind((line % shape.out_height) * shape.stride[0] - shape.padding[0])
+            image = T.bind(line // shape.out_height)
+
+            def pool(c: Any, n: int) -> None:
+                place = at(0, n)
+                total = T.alloc_buffer((n,), dtype)
+                start = lowest[0] if op.function == "max" else T.float32(0)
+                T.buffer_store(total, splat(IntImm("int32", 0) if integer else start, n), [place])
+                inside = T.alloc_buffer((1,), "int32")
+                T.buffer_store(inside, T.int32(0), [0])
+                with T.serial(0, shape.kernel[0]) as ky:
+                    iy = T.bind(top + ky * shape.dilation[0])
+                    with T.If(T.And(iy >= 0, iy < shape.height)), T.Then(), T.serial(0, shape.kernel[1]) as kx:
+                        ix = T.bind(left + kx * shape.dilation[1])
+                        with T.If(T.And(ix >= 0, ix < shape.width)), T.Then():
+                            begin = ((image * shape.height + iy) * shape.width + ix) * channels + c
+                            value = x[at(begin, n)]
+                            if integer:
+                                value = T.Cast(vector_type("int32", n), value)
+                            joined = T.max(total[place], value) if op.function == "max" else total[place] + value
+                            T.buffer_store(total, joined, [place])
+                            T.buffer_store(inside, inside[0] + 1, [0])
+                result = total[place]
+                if integer:
+                    # Padded places hold level 0: only what lies inside has a zero point to subtract.
+                    result = result - splat(inside[0] * zero_point, n)
+                elif op.function == "average":
+                    count = IntImm("int32", window) if op.count_padding else inside[0]
+                    result = result / splat(T.Cast("float32", count), n)
+                epilogue.emit(result, pixel, c)
+
+            along(channels, lanes, pool)
+    return Built(builder.get(), signature.parameters)
+
+
+vector_rows("pool", Pool2d, build, _refuses)
