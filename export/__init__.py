@@ -1,0 +1,72 @@
+"""Checkpoint to standard ONNX: the `subbyte` function library, the exporter, and what reads its files.
+
+Names are imported when they are first used, so that reading a file does not import torch. `subbyte.export` is both this
+package and the verb: `subbyte.export("runs/t", "t.onnx")` calls `export`.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subbyte.export.engine import largest_accumulators as largest_accumulators
+    from subbyte.export.engine import onnx_codes as onnx_codes
+    from subbyte.export.engine import run_onnx as run_onnx
+    from subbyte.export.exporter import ExportReport as ExportReport
+    from subbyte.export.exporter import export as export
+    from subbyte.export.inspection import Inspection as Inspection
+    from subbyte.export.inspection import inspect as inspect
+    from subbyte.export.onnx_file import load_onnx as load_onnx
+    from subbyte.export.twins import float_twin as float_twin
+    from subbyte.export.twins import int8_twin as int8_twin
+    from subbyte.export.verify import Verification as Verification
+    from subbyte.export.verify import recorded_codes as recorded_codes
+
+_PUBLIC = {
+    "ExportReport": "exporter",
+    "Inspection": "inspection",
+    "Verification": "verify",
+    "export": "exporter",
+    "float_twin": "twins",
+    "inspect": "inspection",
+    "int8_twin": "twins",
+    "largest_accumulators": "engine",
+    "load_onnx": "onnx_file",
+    "onnx_codes": "engine",
+    "recorded_codes": "verify",
+    "run_onnx": "engine",
+}
+
+__all__ = [
+    "ExportReport",
+    "Inspection",
+    "Verification",
+    "export",
+    "float_twin",
+    "inspect",
+    "int8_twin",
+    "largest_accumulators",
+    "load_onnx",
+    "onnx_codes",
+    "recorded_codes",
+    "run_onnx",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'subbyte.export' has no attribute '{name}'")
+    return getattr(import_module(f"subbyte.export.{_PUBLIC[name]}"), name)
+
+
+class _Verb(ModuleType):
+    """Importing this package makes it the attribute `export` of `subbyte`, where users expect the function."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.export(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Verb

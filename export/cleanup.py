@@ -1,0 +1,118 @@
+"""What torch's exporter leaves, made readable: names from module paths, no metadata, static shapes, pinned versions.
+
+A node is named after the module that it came from (`/stem/0/Conv`), its outputs after the node
+(`/stem/0/Conv_output_0`), and a constant after what it is to its first user (`/stem/0/DecodeTernary.packed`);
+parameters keep their torch names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from subbyte.errors import ExportError
+from subbyte.export.functions import DOMAIN, IR_VERSION, OPSET, append_functions, function
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+def clean(
+    model: ir.Model, *, input_names: Sequence[str], output_names: Sequence[str], parameters: Collection[str]
+) -> onnx.ModelProto:
+    """The finished ModelProto of what torch.onnx.export made; `model` is changed. `parameters` are names to keep.
+
+    Raises ExportError for control flow, a shape that is not static, or a `subbyte` call without a function.
+    """
+    paths = {id(node): _module_path(node) for node in model.graph}
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.IdentityEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.DeduplicateInitializersPass()(model)
+    _name(model, paths, input_names, output_names, parameters)
+    passes.ClearMetadataAndDocStringPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    _refuse(model)
+    model.opset_imports[""] = OPSET
+    model.ir_version = IR_VERSION
+    proto = ir.to_proto(model)
+    proto.graph.name = model.graph.name or "main_graph"
+    return append_functions(proto)
+
+
+def _module_path(node: ir.Node) -> str:
+    """`/stages/1/0/conv1` for a node that was traced in module stages.1.0.conv1; empty at the top."""
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(_SCOPES, ""))
+    inner = scopes[-2] if len(scopes) > 1 else ""
+    return "".join(f"/{part}" for part in inner.split(".") if part)
+
+
+def _name(
+    model: ir.Model,
+    paths: dict[int, str],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    parameters: Collection[str],
+) -> None:
+    taken: set[str] = set()
+    graph = model.graph
+    for value, name in [*zip(graph.inputs, input_names, strict=False), *zip(graph.outputs, output_names, strict=False)]:
+        value.name = name
+    fixed = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        path = paths.get(id(node), "")
+        weight = node.inputs[1] if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.inputs) > 1 else None
+        if weight is not None and weight.name in graph.initializers and str(weight.name).endswith(".weight"):
+            # a folded batch norm leaves its own path on the convolution
+            path = "".join(f"/{part}" for part in str(weight.name).removesuffix(".weight").split("."))
+        node.name = _unused(f"{path}/{node.op_type}", taken)
+        for index, value in enumerate(node.outputs):
+            if id(value) not in fixed:
+                value.name = f"{node.name}_output_{index}"
+    named = set(taken)
+    for node in graph:
+        for index, used in enumerate(node.inputs):
+            if used is None or used.name not in graph.initializers or id(used) in fixed:
+                continue
+            fixed.add(id(used))
+            if used.name not in parameters:
+                initializer = graph.initializers.pop(str(used.name))
+                initializer.name = _unused(f"{node.name}.{_role(node, index)}", named)
+                graph.register_initializer(initializer)
+
+
+def _role(node: ir.Node, index: int) -> str:
+    """What an input is to its operator: `packed`, `axes`, `B`, ..."""
+    if node.domain == DOMAIN:
+        return str(function(node.op_type).input[index])
+    try:
+        formal = onnx.defs.get_schema(node.op_type, OPSET, node.domain).inputs
+    except onnx.defs.SchemaError:
+        return f"input_{index}"
+    return str(formal[min(index, len(formal) - 1)].name)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
+def _refuse(model: ir.Model) -> None:
+    for node in model.graph:
+        if node.op_type in _CONTROL_FLOW:
+            raise ExportError(
+                f"'{node.name}': the model has control flow ({node.op_type}) that depends on its input; "
+                f"export needs a straight line of operators"
+            )
+        for value in node.outputs:
+            shape = value.shape
+            if shape is None or not all(isinstance(size, int) for size in shape):
+                raise ExportError(f"'{node.name}': the shape of its output is {shape}, which is not static")

@@ -1,0 +1,140 @@
+"""Running an exported file in onnxruntime, and looking at the integers inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from subbyte.errors import ExportError, InputError
+from subbyte.export.functions import DOMAIN
+from subbyte.export.graph import GraphView, view
+from subbyte.export.onnx_file import Model, load_onnx
+
+Array = npt.NDArray[Any]
+Inputs = Array | Mapping[str, Array]
+
+QUANTIZERS = ("Quantize", "QuantizePerToken", "Binarize")
+
+
+def onnx_codes(path: Model) -> list[str]:
+    """The values that hold activation codes, in the order of the graph: first outputs of the subbyte quantizers."""
+    model = load_onnx(path)
+    return [node.output[0] for node in model.graph.node if node.domain == DOMAIN and node.op_type in QUANTIZERS]
+
+
+def products(path: Model) -> list[str]:
+    """The values that hold the integer sums of quantized products: what a `Round` is fed with by Conv or MatMul."""
+    return _products(view(load_onnx(path)))
+
+
+def _products(graph: GraphView) -> list[str]:
+    found = []
+    for node in graph.nodes:
+        made_by = graph.producers.get(node.input[0]) if node.op_type == "Round" and not node.domain else None
+        if made_by is not None and made_by.op_type in ("Conv", "MatMul", "ReduceSum"):
+            found.append(node.input[0])
+    return found
+
+
+def run_onnx(
+    path: Model,
+    inputs: Inputs,
+    extra_outputs: Iterable[str] = (),
+    *,
+    optimized: bool = False,
+    threads: int = 1,
+) -> dict[str, Array]:
+    """Run a file in onnxruntime: name -> array for its outputs and any other values asked for.
+
+    `inputs` is one array, or a dict of all inputs. Leading axes may be longer than the file's batch: the samples are
+    then run in slices of the batch (the last one filled up with zeros) and the outputs put together again. Not
+    `optimized` means ORT_DISABLE_ALL, the reference; else ORT_ENABLE_ALL. Raises InputError for inputs that do not
+    fit and ExportError when onnxruntime refuses the file.
+    """
+    model = load_onnx(path)
+    session = open_session(with_outputs(model, extra_outputs), optimized=optimized, threads=threads)
+    feeds = _feeds(session, inputs)
+    names = [output.name for output in session.get_outputs()]
+    batch = _batch(session)
+    samples = next(iter(feeds.values())).shape[0] if feeds and next(iter(feeds.values())).ndim else 0
+    if batch is None or samples == batch:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    parts: list[list[Array]] = []
+    for start in range(0, samples, batch):
+        part = {name: array[start : start + batch] for name, array in feeds.items()}
+        short = batch - next(iter(part.values())).shape[0]
+        if short:
+            part = {k: np.concatenate([v, np.zeros((short, *v.shape[1:]), v.dtype)]) for k, v in part.items()}
+        parts.append([array[: batch - short] if array.ndim else array for array in session.run(names, part)])
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+
+
+def largest_accumulators(path: Model, inputs: Inputs) -> dict[str, float]:
+    """Value name -> largest absolute sum seen, for every quantized product of the file; exact below 2^24."""
+    model = load_onnx(path)
+    names = products(model)
+    values = run_onnx(model, inputs, names)
+    return {name: float(np.abs(values[name]).max(initial=0)) for name in names}
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of the model that also gives these values as outputs; raises ExportError for one it does not have."""
+    present = {output.name for output in model.graph.output}
+    wanted = [name for name in dict.fromkeys(names) if name not in present]
+    if not wanted:
+        return model
+    made = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
+    missing = [name for name in wanted if name not in made]
+    if missing:
+        raise ExportError(f"the model has no value '{missing[0]}' to look at")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    # no type: onnxruntime infers it
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return copy
+
+
+def open_session(model: onnx.ModelProto, *, optimized: bool, threads: int = 1) -> ort.InferenceSession:
+    """An onnxruntime CPU session; raises ExportError when onnxruntime refuses the model."""
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base for its errors
+        raise ExportError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
+
+
+def _feeds(session: ort.InferenceSession, inputs: Inputs) -> dict[str, Array]:
+    wanted = session.get_inputs()
+    if isinstance(inputs, Mapping):
+        given = {name: np.asarray(array) for name, array in inputs.items()}
+    elif len(wanted) == 1:
+        given = {wanted[0].name: np.asarray(inputs)}
+    else:
+        raise InputError(f"the model has {len(wanted)} inputs; give a dict of {[i.name for i in wanted]}")
+    if set(given) != {i.name for i in wanted}:
+        raise InputError(f"inputs are named {sorted(given)}, the model wants {[i.name for i in wanted]}")
+    samples = {array.shape[0] for array in given.values() if array.ndim}
+    if len(samples) > 1:
+        raise InputError(f"inputs have different numbers of samples: {sorted(samples)}")
+    for spec in wanted:
+        got, dims = given[spec.name].shape, tuple(spec.shape)
+        fits = len(got) == len(dims) and all(
+            a == b or not isinstance(b, int) for a, b in zip(got[1:], dims[1:], strict=True)
+        )
+        if not fits:
+            raise InputError(f"input '{spec.name}' has shape {list(got)}, the model wants {list(dims)}")
+    return given
+
+
+def _batch(session: ort.InferenceSession) -> int | None:
+    first = session.get_inputs()[0].shape if session.get_inputs() else []
+    return first[0] if first and isinstance(first[0], int) else None

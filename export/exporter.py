@@ -1,0 +1,213 @@
+"""A checkpoint, or any module, to one ONNX file: trace, clean, append functions, compare with torch, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor, nn
+
+from subbyte.errors import DataError, ExportError, SubbyteError, UsageError
+from subbyte.export.cleanup import clean
+from subbyte.export.functions import OPSET
+from subbyte.export.onnx_file import save_onnx
+from subbyte.export.verify import Verification, verify
+from subbyte.models.checkpoint import Checkpoint, load_checkpoint
+from subbyte.models.quant.functional import exporting
+
+Array = npt.NDArray[Any]
+
+INPUT, OUTPUT = "input", "logits"
+CHECKED_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and what the comparison with torch found (None when it was not asked for)."""
+
+    path: Path
+    nbytes: int
+    sha256: str  # of the file
+    input_shape: tuple[int, ...]
+    nodes: int
+    functions: tuple[str, ...]
+    metadata: dict[str, str]
+    checked_on: str  # "test images of digits", "given inputs", "random inputs", "nothing"
+    verification: Verification | None
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.nbytes:,} bytes, {self.nodes} nodes, input {list(self.input_shape)}"
+        return f"{text}\n{self.verification} ({self.checked_on})" if self.verification else f"{text}\nnot checked"
+
+
+def export(
+    source: str | os.PathLike[str] | Checkpoint | nn.Module,
+    output: str | os.PathLike[str],
+    *,
+    example: Tensor | Array | None = None,
+    batch: int = 1,
+    check: bool = True,
+    inputs: Tensor | Array | None = None,
+) -> ExportReport:
+    """Write a checkpoint folder, a Checkpoint or a module as ONNX (docs/onnx-dialect.md) with a static batch.
+
+    A module needs an `example` input [any, ...], float32; only its shape counts. With `check` the file is run in
+    onnxruntime on `inputs` [N, ...] (by default test images of the checkpoint's data, else random ones) and compared
+    with torch; a file that differs is not written. Raises ExportError, UsageError, CheckpointError.
+    """
+    if batch < 1:
+        raise UsageError(f"the batch must be at least 1, got {batch}")
+    target = Path(output)
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder '{target.parent}' for '{target.name}'; create it first")
+    checkpoint = _checkpoint(source)
+    module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
+    shape = _sample_shape(checkpoint, example)
+    training = {name: part.training for name, part in module.named_modules()}
+    module.eval()
+    try:
+        model = _traced(module, (batch, *shape))
+        metadata = _metadata(checkpoint, module)
+        onnx.helper.set_model_props(model, metadata)
+        onnx.checker.check_model(model, full_check=True)
+        found, checked_on = None, "nothing"
+        if check:
+            samples, checked_on = _samples(checkpoint, inputs, shape, batch)
+            found = verify(model, module, samples)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
+    finally:
+        for name, part in module.named_modules():
+            part.training = training.get(name, False)
+    nbytes = save_onnx(model, target)
+    return ExportReport(
+        path=target,
+        nbytes=nbytes,
+        sha256=hashlib.sha256(target.read_bytes()).hexdigest(),
+        input_shape=(batch, *shape),
+        nodes=len(model.graph.node),
+        functions=tuple(f.name for f in model.functions),
+        metadata=metadata,
+        checked_on=checked_on,
+        verification=found,
+    )
+
+
+def onnx_model(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """The ONNX model of a module in eval mode for float32 inputs of `shape`, unchecked and in memory."""
+    return _traced(module, shape)
+
+
+def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Checkpoint | None:
+    if isinstance(source, nn.Module):
+        return None
+    return source if isinstance(source, Checkpoint) else load_checkpoint(Path(source))
+
+
+def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None) -> tuple[int, ...]:
+    if example is not None:
+        if len(example.shape) < 1 or str(example.dtype).removeprefix("torch.") != "float32":
+            raise UsageError(f"the example must be a float32 batch, got {example.dtype} {tuple(example.shape)}")
+        return tuple(int(size) for size in example.shape[1:])
+    if checkpoint is None:
+        raise UsageError("a module does not say what it takes; give an example input: export(module, file, example=x)")
+    return tuple(checkpoint.config.input_shape[1:])
+
+
+def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+    example = torch.zeros(shape)
+    try:
+        with exporting(module), _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                optimize=True,
+                verbose=False,
+            )
+    except SubbyteError:
+        raise
+    except Exception as error:  # torch's exporter raises whatever the model's own code raises
+        raise ExportError(
+            f"torch cannot trace the model ({type(error).__name__}): {_first_line(error)}; a model must not branch "
+            f"on the values of its input"
+        ) from error
+    if program is None or len(program.model.graph.inputs) != 1 or len(program.model.graph.outputs) != 1:
+        raise ExportError("the model must have one input and one output tensor")
+    names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    return clean(program.model, input_names=[INPUT], output_names=[OUTPUT], parameters=names)
+
+
+def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str]:
+    from subbyte import __version__
+
+    metadata = {"subbyte.version": __version__, "subbyte.model": type(module).__name__}
+    if checkpoint is None:
+        return metadata
+    config = checkpoint.config
+    metadata["subbyte.model"] = config.model or metadata["subbyte.model"]
+    metadata["subbyte.scheme"] = config.scheme
+    metadata["subbyte.source"] = checkpoint.sha256
+    metadata["subbyte.data"] = config.data
+    if config.normalization is not None:
+        metadata["subbyte.normalization"] = json.dumps(dataclasses.asdict(config.normalization))
+    if config.class_names:
+        metadata["subbyte.class_names"] = json.dumps(list(config.class_names))
+    return metadata
+
+
+def _samples(
+    checkpoint: Checkpoint | None, inputs: Tensor | Array | None, shape: tuple[int, ...], batch: int
+) -> tuple[Array, str]:
+    """Whole batches of inputs to compare on, and where they come from."""
+    if inputs is not None:
+        given = np.ascontiguousarray(torch.as_tensor(inputs).detach().cpu().numpy(), np.float32)
+        if given.shape[1:] != shape or not len(given):
+            raise UsageError(f"inputs have shape {list(given.shape)}, expected [N, {', '.join(map(str, shape))}]")
+        return given, "given inputs"
+    count = max(batch, CHECKED_SAMPLES if int(np.prod(shape)) < 50_000 else 2)
+    if checkpoint is not None:
+        try:
+            from subbyte.models.data import load_data
+
+            data = load_data(checkpoint.config.data)
+            images = np.stack([np.asarray(data.test[i][0]) for i in range(min(count, len(data.test)))])  # type: ignore[arg-type]
+            if images.shape[1:] == shape:
+                return images.astype(np.float32), f"test images of {data.name}"
+        except (DataError, UsageError):
+            pass  # the data set is not on this machine: random inputs check the arithmetic as well
+    return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32), "random inputs"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter warns of packages that it does not find and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,94 @@
+"""A read-only view of an ONNX graph: who makes a value, who uses it, its shape, and its constant if it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from subbyte.errors import ModelError
+from subbyte.export import functions
+from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class GraphView:
+    """Look-up tables over one graph, made by `view`."""
+
+    model: onnx.ModelProto
+    producers: dict[str, onnx.NodeProto]
+    consumers: dict[str, list[onnx.NodeProto]]
+    initializers: dict[str, onnx.TensorProto]
+    types: dict[str, onnx.TypeProto]
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        return list(self.model.graph.node)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The static shape of a value, or None when the file does not tell it."""
+        if name in self.initializers:
+            return tuple(self.initializers[name].dims)
+        if name not in self.types or not self.types[name].tensor_type.HasField("shape"):
+            return None
+        dims = self.types[name].tensor_type.shape.dim
+        return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+
+    def constant(self, name: str) -> Array | None:
+        """The value of an initializer or a Constant node, else None."""
+        if name in self.initializers:
+            return np.asarray(numpy_helper.to_array(self.initializers[name]))
+        node = self.producers.get(name)
+        if node is not None and node.op_type == "Constant" and node.attribute[0].name == "value":
+            return np.asarray(numpy_helper.to_array(node.attribute[0].t))
+        return None
+
+    def low_bit(self, node: onnx.NodeProto) -> LowBitTensor:
+        """The weights of a `Decode*` (scale 1) or `Dequantize*` call; raises ModelError for a bad payload."""
+        grouped = node.op_type in functions.dequantizers()
+        fmt: Format = (functions.dequantizers() if grouped else functions.decoders())[node.op_type]
+        constants = [self.constant(name) for name in node.input]
+        if any(value is None for value in constants):
+            raise ModelError(f"'{node.name}' ({node.op_type}): its weights are not constants of the file")
+        packed, shape = constants[0], tuple(int(d) for d in np.asarray(constants[1]))
+        try:
+            if grouped:
+                scale, granularity = np.asarray(constants[2]), PerGroup(int(np.asarray(constants[3])))
+                return LowBitTensor(fmt, shape, np.asarray(packed), scale, granularity)
+            return LowBitTensor(fmt, shape, np.asarray(packed), np.ones(shape[:1], np.float32), PerChannel())
+        except ValueError as error:
+            raise ModelError(f"'{node.name}' ({node.op_type}): {error}") from error
+
+
+def view(model: onnx.ModelProto) -> GraphView:
+    """A view of the model's graph, with shapes inferred where the file leaves them out."""
+    graph = model.graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        inferred = graph  # shapes that the file itself tells are enough for most questions
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    return GraphView(
+        model,
+        {name: node for node in graph.node for name in node.output if name},
+        consumers,
+        {tensor.name: tensor for tensor in graph.initializer},
+        {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)},
+    )
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, or the default."""
+    for candidate in node.attribute:
+        if candidate.name == name:
+            return onnx.helper.get_attribute_value(candidate)
+    return default

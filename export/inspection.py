@@ -1,0 +1,276 @@
+"""What an ONNX file holds, layer by layer: formats, bits a weight, MACs, bytes against float32.
+
+Reads our dialect and QDQ files of other tools. To describe another way of storing weights, add a row to `_WEIGHTS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from subbyte.export import functions
+from subbyte.export.graph import GraphView, attribute, view
+from subbyte.export.onnx_file import load_onnx
+from subbyte.formats import integer
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One product of the network (Conv, MatMul, Gemm), in the order it runs."""
+
+    name: str
+    op: str
+    weight_format: str  # "ternary", "int4/128" (groups of 128), "float32"; "-" for a product of two activations
+    activation_format: str  # "uint8", "int8 per token", "binary", "float32"
+    shape: tuple[int, ...]  # of the weight, as the operator sees it
+    bits_per_weight: float  # payload and scales
+    macs: int  # of one run of the file, whatever its batch
+    parameter_bytes: int  # payload, scales and bias
+    float_bytes: int  # the same weights and bias in float32
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A file: its layers, and what it weighs against the same parameters in float32."""
+
+    path: str
+    layers: tuple[Layer, ...]
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+    opset: int
+    ir_version: int
+    nodes: int
+    macs: int
+    parameters: int  # elements of all weights, low-bit ones counted as elements
+    parameter_bytes: int  # all tensors stored in the file
+    float_bytes: int  # all parameters in float32
+    file_bytes: int
+
+    @property
+    def smaller(self) -> float:
+        """How many times smaller the file is than its parameters in float32."""
+        return self.float_bytes / max(1, self.file_bytes)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """What the second input of a product turned out to be; `stored` names the initializers it is made of."""
+
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+    stored: tuple[str, ...]
+
+
+def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
+    """Describe an ONNX file; raises ModelError when it cannot be read."""
+    model = load_onnx(path)
+    graph = view(model)
+    layers = tuple(_layers(graph))
+    tensors = list(model.graph.initializer)
+    weights = [weight for node in graph.nodes for weight in [_decoded(graph, node)] if weight is not None]
+    payloads = {weight.stored[0]: weight.shape for weight in weights}
+    elements = sum(prod(payloads.get(t.name, tuple(t.dims))) for t in tensors if _is_parameter(t))
+    size = model.ByteSize() if isinstance(path, onnx.ModelProto) else Path(path).stat().st_size
+    return Inspection(
+        path="" if isinstance(path, onnx.ModelProto) else str(path),
+        layers=layers,
+        inputs=_shapes(model.graph.input),
+        outputs=_shapes(model.graph.output),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        opset=max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
+        ir_version=model.ir_version,
+        nodes=len(model.graph.node),
+        macs=sum(layer.macs for layer in layers),
+        parameters=elements,
+        parameter_bytes=sum(tensor_bytes(t) for t in tensors),
+        float_bytes=4 * elements,
+        file_bytes=size,
+    )
+
+
+_SMALL_BITS: dict[int, int] = {
+    getattr(onnx.TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(onnx.TensorProto, name)
+}
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes that a tensor's elements take when packed (int4: two a byte)."""
+    kind = tensor.data_type
+    if kind == onnx.TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    bits = _SMALL_BITS.get(kind) or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+    return (int(prod(tensor.dims)) * bits + 7) // 8
+
+
+def _is_parameter(tensor: onnx.TensorProto) -> bool:
+    """Shapes and axes are int64 in ONNX; parameters never are."""
+    return tensor.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
+
+
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
+    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+
+
+# ---- layers ----
+
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_PASS_THROUGH = (
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Pad",
+    "Slice",
+    "MaxPool",
+    "Cast",
+)
+
+
+def _layers(graph: GraphView) -> Iterable[Layer]:
+    for node in graph.nodes:
+        if node.op_type not in _PRODUCTS or node.domain:
+            continue
+        weight = _weight(graph, node.input[1])
+        scale, bias = _epilogue(graph, node)
+        elements = prod(weight.shape) if weight else 0
+        stored = 0 if weight is None else weight.nbytes + 4 * scale
+        yield Layer(
+            name=node.name,
+            op=node.op_type,
+            weight_format=weight.format if weight else "-",
+            activation_format=_activation(graph, node.input[0]),
+            shape=weight.shape if weight else (),
+            bits_per_weight=8 * stored / elements if elements else 0.0,
+            macs=_macs(graph, node),
+            parameter_bytes=stored + 4 * bias,
+            float_bytes=4 * (elements + bias),
+        )
+
+
+def _origin(graph: GraphView, name: str) -> onnx.NodeProto | None:
+    """The node that made a value, past everything that only moves elements."""
+    node = graph.producers.get(name)
+    while node is not None and node.op_type in _PASS_THROUGH and not node.domain:
+        node = graph.producers.get(node.input[0])
+    return node
+
+
+def _weight(graph: GraphView, name: str) -> _Weight | None:
+    """The constant weight behind a product's second input, or None when that is an activation."""
+    node = graph.producers.get(name)
+    while node is not None and node.op_type in ("Transpose", "Identity", "Reshape") and not node.domain:
+        name = node.input[0]
+        node = graph.producers.get(name)
+    if name in graph.initializers:
+        tensor = graph.initializers[name]
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+        return _Weight(kind, tuple(tensor.dims), tensor_bytes(tensor), (name,))
+    return None if node is None else _decoded(graph, node)
+
+
+def _from_decoder(graph: GraphView, node: onnx.NodeProto) -> _Weight:
+    tensor = graph.low_bit(node)
+    grouped = node.op_type in functions.dequantizers()
+    name = f"{tensor.format.name}/{tensor.granularity.size}" if grouped else tensor.format.name  # type: ignore[union-attr]
+    nbytes = tensor.nbytes if grouped else tensor.packed.nbytes
+    return _Weight(name, tensor.shape, nbytes, tuple(node.input))
+
+
+def _from_dequantize_linear(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
+    if node.input[0] not in graph.initializers:
+        return None
+    parts = [graph.initializers[name] for name in node.input if name in graph.initializers]
+    block = attribute(node, "block_size", 0)
+    kind = onnx.TensorProto.DataType.Name(parts[0].data_type).lower() + (f"/{block}" if block else "")
+    return _Weight(kind, tuple(parts[0].dims), sum(tensor_bytes(t) for t in parts), tuple(node.input))
+
+
+_WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | None]] = {
+    ("", "DequantizeLinear"): _from_dequantize_linear,
+    **{(functions.DOMAIN, name): _from_decoder for name in (*functions.decoders(), *functions.dequantizers())},
+}
+
+
+def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
+    read = _WEIGHTS.get((node.domain, node.op_type))
+    return None if read is None else read(graph, node)
+
+
+def _activation(graph: GraphView, name: str) -> str:
+    node = _origin(graph, name)
+    if node is None:
+        return "float32"
+    if node.domain == functions.DOMAIN:
+        known = {"QuantizePerToken": "int8 per token", "Binarize": "binary"}
+        return known.get(node.op_type) or _range_name(graph, node)
+    if node.op_type == "DequantizeLinear":
+        source = graph.producers.get(node.input[0])
+        zero = graph.initializers.get(node.input[2]) if len(node.input) > 2 else None
+        if source is not None and source.op_type in ("QuantizeLinear", *_PASS_THROUGH):
+            return onnx.TensorProto.DataType.Name(zero.data_type).lower() if zero is not None else "uint8"
+    return "float32"
+
+
+def _range_name(graph: GraphView, node: onnx.NodeProto) -> str:
+    if node.op_type != "Quantize":
+        return "float32"
+    low, high = graph.constant(node.input[2]), graph.constant(node.input[3])
+    if low is None or high is None:
+        return "codes"
+    for fmt in (integer.INT if low < 0 else integer.UINT).values():
+        if fmt.levels[0] <= low and high <= fmt.levels[-1]:
+            return fmt.name
+    return f"{int(low)}..{int(high)}"
+
+
+def _epilogue(graph: GraphView, node: onnx.NodeProto) -> tuple[int, int]:
+    """Elements of the scales multiplied in after a product, and of its bias."""
+    scale = 0
+    bias = _elements(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else 0
+    quantized = False
+    value = node.output[0]
+    while len(graph.consumers.get(value, [])) == 1:
+        user = graph.consumers[value][0]
+        others = [name for name in user.input if name != value]
+        if user.op_type == "Round":
+            quantized = True
+        elif user.op_type == "Mul" and quantized:
+            scale += _elements(graph, others[0]) if others else 0
+        elif user.op_type == "Add" and others and graph.constant(others[0]) is not None:
+            bias += _elements(graph, others[0])
+            break
+        else:
+            break
+        value = user.output[0]
+    return scale, bias
+
+
+def _elements(graph: GraphView, name: str) -> int:
+    value = graph.constant(name)
+    node = graph.producers.get(name)
+    if value is None and node is not None and node.op_type == "DequantizeLinear":
+        value = graph.constant(node.input[0])
+    return 0 if value is None else int(np.size(value))
+
+
+def _macs(graph: GraphView, node: onnx.NodeProto) -> int:
+    out = graph.shape(node.output[0])
+    weight, data = graph.shape(node.input[1]), graph.shape(node.input[0])
+    if out is None:
+        return 0
+    if node.op_type == "Conv":
+        return prod(out) * prod(weight[1:]) if weight else 0
+    transposed = node.op_type == "Gemm" and attribute(node, "transA", 0)
+    return prod(out) * data[0 if transposed else -1] if data else 0

@@ -1,0 +1,134 @@
+"""Reading and writing ONNX files: one loader that trusts nothing, one writer that never leaves half a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx.external_data_helper import load_external_data_for_model
+
+from subbyte.errors import ExportError, ModelError
+
+MAXIMUM_BYTES = (1 << 31) - 1  # protobuf's own limit, and ours for a file with its external data
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+
+
+def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
+    """Read an ONNX file with its external data; a ModelProto is handed back as it is.
+
+    Raises ModelError for a file that is missing, truncated, not ONNX, over 2 GB, fails the ONNX checker, or keeps data
+    outside of its own folder.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError(f"there is no ONNX file '{path}'; export a checkpoint with `subbyte export` first")
+    size = path.stat().st_size
+    if size > MAXIMUM_BYTES:
+        raise ModelError(f"'{path}' has {size} bytes; ONNX files end at {MAXIMUM_BYTES}")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ModelError(f"'{path}' is truncated or not an ONNX file ({error}); export it again") from error
+    if not model.graph.node and not model.graph.output:
+        raise ModelError(f"'{path}' holds no graph: it is empty, truncated or not an ONNX file; export it again")
+    _load_external(model, path, size)
+    if check:
+        try:
+            onnx.checker.check_model(model)
+        except (onnx.checker.ValidationError, ValueError) as error:
+            raise ModelError(f"'{path}' is not valid ONNX: {_first_line(error)}") from error
+    return model
+
+
+def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> int:
+    """Write the model under a temporary name in the same folder, then put it in place; the number of bytes written.
+
+    Raises ExportError when the folder is missing or the model is over 2 GB.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ExportError(f"there is no folder '{target.parent}' to write '{target.name}' in; create it first")
+    try:
+        payload = model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ExportError(f"'{target}' would have over {MAXIMUM_BYTES} bytes, the limit of ONNX: {error}") from error
+    if len(payload) > MAXIMUM_BYTES:
+        raise ExportError(f"'{target}' would have {len(payload)} bytes, over the limit of {MAXIMUM_BYTES}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(payload)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(payload)
+
+
+def _load_external(model: onnx.ModelProto, path: Path, size: int) -> None:
+    folder = path.parent.resolve()
+    total = size
+    files: set[Path] = set()
+    for tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        place = entries.get("location", "")
+        target = (folder / place).resolve()
+        inside = place and target.is_relative_to(folder) and not _absolute(place)
+        if not inside:
+            raise ModelError(
+                f"'{path}': tensor '{tensor.name}' keeps its data in '{place}', outside of the model's folder; "
+                f"this is refused. Save the model with its data beside it"
+            )
+        if not target.is_file():
+            raise ModelError(
+                f"'{path}': tensor '{tensor.name}' needs the file '{place}', which is not beside the model"
+            )
+        if target not in files:
+            files.add(target)
+            total += target.stat().st_size
+    if total > MAXIMUM_BYTES:
+        raise ModelError(f"'{path}' and its data have {total} bytes; the limit is {MAXIMUM_BYTES}")
+    if files:
+        try:
+            load_external_data_for_model(model, str(folder))
+        except (onnx.checker.ValidationError, ValueError, OSError) as error:
+            raise ModelError(f"'{path}': its external data cannot be read: {_first_line(error)}") from error
+
+
+def _absolute(place: str) -> bool:
+    return PurePosixPath(place).is_absolute() or PureWindowsPath(place).is_absolute() or "\\" in place
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of the model: initializers and attributes, of the graph, its subgraphs and its functions."""
+    yield from _graph_tensors(model.graph)
+    for body in model.functions:
+        for node in body.node:
+            yield from _node_tensors(node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        yield from (*((attribute.t,) if attribute.HasField("t") else ()), *attribute.tensors)
+        for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from _graph_tensors(graph)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,327 @@
+"""The same network without low bits: the float32 twin of an exported file, and onnxruntime's int8 twin of that.
+
+The twins are baselines for speed and size: what a float, or an ordinary int8, deployment of the same architecture runs.
+A quantizer becomes the identity, so the twin of a binary network has its layers and its cost, not its answers.
+
+`float_twin` walks the graph once. `_RULES` has a row for each operator that is not simply kept. While it walks, a value
+may stand for "another value times a factor" (codes are x times the inverse step); the factor travels through operators
+that only move elements and is folded into the next weight.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from subbyte.errors import ModelError
+from subbyte.export import functions
+from subbyte.export.graph import GraphView, attribute, view
+from subbyte.export.onnx_file import Model, load_onnx
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """Where a value of the old graph is found in the new one, and the factor it still lacks."""
+
+    name: str
+    factor: float = 1.0
+
+
+@dataclass
+class _Twin:
+    """The float graph while it is made."""
+
+    graph: GraphView
+    values: dict[str, _Value] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)  # of the old graph's values
+    steps: set[str] = field(default_factory=set)  # steps of per-token quantizers: 1 in the twin
+    done: set[str] = field(default_factory=set)  # first outputs of nodes that an earlier one absorbed
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, Array] = field(default_factory=dict)
+
+    def value(self, name: str) -> _Value:
+        return self.values.get(name, _Value(name))
+
+    def constant(self, name: str) -> Array | None:
+        return self.constants[name] if name in self.constants else self.graph.constant(name)
+
+    def plain(self, name: str) -> str:
+        """The new name of a value with its factor applied."""
+        found = self.value(name)
+        if name in self.constants:
+            return self.store(name, self.constants[name])
+        if found.factor == 1.0:
+            return found.name
+        factor = self.store(f"{name}.factor", np.array(found.factor, np.float32))
+        out = f"{name}.real"
+        if all(out not in node.output for node in self.nodes):
+            self.nodes.append(helper.make_node("Mul", [found.name, factor], [out], name=f"{name}/real"))
+        return out
+
+    def store(self, name: str, array: Array) -> str:
+        self.initializers[name] = array
+        return name
+
+    def only_user(self, name: str) -> onnx.NodeProto | None:
+        users = self.graph.consumers.get(name, [])
+        return users[0] if len(users) == 1 else None
+
+
+def float_twin(path: Model) -> onnx.ModelProto:
+    """The architecture of an exported file in plain float32: no quantizers, weights x scales as float initializers.
+
+    Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read.
+    """
+    model = load_onnx(path)
+    twin = _Twin(view(model))
+    for node in twin.graph.nodes:
+        if node.output[0] not in twin.done:
+            _RULES.get((node.domain, node.op_type), _keep)(twin, node)
+    graph = helper.make_graph(
+        [], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output, doc_string="float twin"
+    )
+    graph.node.extend(twin.nodes)
+    for output in model.graph.output:
+        last = twin.plain(output.name)
+        if last != output.name:
+            graph.node.extend([*twin.nodes[len(graph.node) :], helper.make_node("Identity", [last], [output.name])])
+    used = {name for node in graph.node for name in node.input}
+    for tensor in model.graph.initializer:
+        if tensor.name in used and tensor.name not in twin.initializers:
+            graph.initializer.append(tensor)
+    graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in twin.initializers.items() if n in used)
+    graph.value_info.extend(i for i in model.graph.value_info if any(i.name in n.output for n in twin.nodes))
+    made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    made.functions.extend(f for f in model.functions if f.domain != functions.DOMAIN)
+    return made
+
+
+# ---- rules ----
+
+
+def _keep(twin: _Twin, node: onnx.NodeProto) -> None:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for i, name in enumerate(node.input):
+        copy.input[i] = twin.plain(name) if name else ""
+    twin.nodes.append(copy)
+
+
+def _quantize(twin: _Twin, node: onnx.NodeProto) -> None:
+    inverse = twin.constant(node.input[1])
+    if inverse is None or inverse.size != 1:
+        raise ModelError(f"'{node.name}': the inverse step is not one constant")
+    source = twin.value(node.input[0])
+    twin.values[node.output[0]] = _Value(source.name, source.factor * float(inverse.reshape(())))
+
+
+def _same(twin: _Twin, node: onnx.NodeProto) -> None:
+    twin.values[node.output[0]] = twin.value(node.input[0])
+
+
+def _per_token(twin: _Twin, node: onnx.NodeProto) -> None:
+    _same(twin, node)
+    twin.steps.add(node.output[1])
+
+
+def _decode(twin: _Twin, node: onnx.NodeProto) -> None:
+    twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
+
+
+def _move(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Operators that only move elements: a factor passes through them, a constant is moved at once."""
+    known = twin.constants.get(node.input[0])
+    if known is not None and node.op_type == "Transpose":
+        twin.constants[node.output[0]] = np.transpose(known, attribute(node, "perm"))
+        return
+    source = twin.value(node.input[0])
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[0] = source.name if known is None else twin.store(node.input[0], known)
+    twin.nodes.append(copy)
+    twin.values[node.output[0]] = _Value(node.output[0], source.factor)
+
+
+def _pad(twin: _Twin, node: onnx.NodeProto) -> None:
+    """The explicit padding of a binary convolution goes into the convolution."""
+    user = twin.only_user(node.output[0])
+    pads = twin.constant(node.input[1]) if len(node.input) == 3 else None
+    if user is None or user.op_type != "Conv" or pads is None or attribute(user, "pads"):
+        _move(twin, node)
+        return
+    rank = pads.size // 2
+    sides = [int(p) for p in (*pads[2:rank], *pads[rank + 2 :])]
+    if not pads[:2].any() and not pads[rank : rank + 2].any():
+        changed = onnx.NodeProto()
+        changed.CopyFrom(user)
+        del changed.attribute[:]
+        changed.attribute.extend(a for a in user.attribute if a.name not in ("pads", "auto_pad"))
+        changed.attribute.append(helper.make_attribute("pads", sides))
+        twin.done.add(user.output[0])
+        changed.input[0] = node.input[0]
+        _product(twin, changed)
+
+
+def _product(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Conv, MatMul or Gemm: pending factor, scale and bias go into the weight where it is constant."""
+    weight = twin.constant(node.input[1])
+    if weight is None or weight.dtype != np.float32:
+        left, right = twin.value(node.input[0]), twin.value(node.input[1])
+        if node.op_type != "MatMul" or left.factor * right.factor == 1.0:
+            _keep(twin, node)
+            return
+        twin.nodes.append(helper.make_node("MatMul", [left.name, right.name], node.output, name=node.name))
+        twin.values[node.output[0]] = _Value(node.output[0], left.factor * right.factor)
+        return
+    source = twin.value(node.input[0])
+    folded = weight.astype(np.float64) * source.factor
+    bias = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    end, scale, added = _affine(twin, node.output[0])
+    channel = (-1, *[1] * (weight.ndim - 1)) if node.op_type == "Conv" else (-1,)
+    if node.op_type == "Gemm" and not np.all(scale == 1):
+        folded = folded * (scale.reshape(-1, 1) if attribute(node, "transB", 0) else scale)
+    else:
+        folded = folded * scale.reshape(channel if scale.size > 1 else ())
+    if bias is not None or added is not None:
+        total = (0 if bias is None else bias * scale) + (0 if added is None else added)
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    copy.input.extend([source.name, twin.store(f"{node.output[0]}.weight", folded.astype(np.float32))])
+    copy.output[0] = end
+    if bias is not None or added is not None:
+        vector = np.broadcast_to(np.asarray(total, np.float32).reshape(-1), _channels(node, weight)).copy()
+        stored = twin.store(f"{node.output[0]}.bias", vector)
+        if node.op_type == "MatMul":
+            copy.output[0] = f"{end}.product"
+            twin.nodes.extend(
+                [copy, helper.make_node("Add", [copy.output[0], stored], [end], name=f"{node.name}/bias")]
+            )
+            return
+        copy.input.append(stored)
+    twin.nodes.append(copy)
+
+
+def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
+    first = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
+    return (weight.shape[0] if first else weight.shape[-1],)
+
+
+def _affine(twin: _Twin, value: str) -> tuple[str, Array, Array | None]:
+    """Follow Round, Mul by constants or a per-token step, and one Add of a constant: last value, scale, bias."""
+    scale = np.ones((), np.float64)
+    while True:
+        user = twin.only_user(value)
+        if user is None or user.domain or user.op_type not in ("Round", "Mul", "Add"):
+            return value, scale, None
+        others = [name for name in user.input if name != value]
+        operand = twin.constant(others[0]) if others else None
+        if user.op_type == "Round" or (user.op_type == "Mul" and others and others[0] in twin.steps):
+            factor: Array = np.ones((), np.float64)
+        elif operand is None or not _per_channel(operand):
+            return value, scale, None
+        elif user.op_type == "Add":
+            twin.done.add(user.output[0])
+            return user.output[0], scale, operand.astype(np.float64).reshape(-1)
+        else:
+            factor = operand.astype(np.float64).reshape(-1) if operand.size > 1 else operand.reshape(())
+        scale = scale * factor
+        twin.done.add(user.output[0])
+        value = user.output[0]
+
+
+def _per_channel(operand: Array) -> bool:
+    return operand.dtype == np.float32 and sum(size > 1 for size in operand.shape) <= 1
+
+
+def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Sums over a window: the average that follows in a quantized graph becomes ReduceMean."""
+    source = twin.value(node.input[0])
+    user = twin.only_user(node.output[0])
+    operand = twin.constant(user.input[1]) if user is not None and user.op_type == "Mul" else None
+    before, after = twin.graph.shape(node.input[0]), twin.graph.shape(node.output[0])
+    if user is not None and operand is not None and operand.size == 1 and before and after is not None:
+        window = prod(before) / max(1, prod(after))
+        if abs(float(operand.reshape(())) * source.factor * window - 1) < 1e-4:
+            twin.done.add(user.output[0])
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.op_type, copy.input[0], copy.output[0] = "ReduceMean", source.name, user.output[0]
+            twin.nodes.append(copy)
+            return
+    _move(twin, node)
+
+
+_RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
+    (functions.DOMAIN, "Quantize"): _quantize,
+    (functions.DOMAIN, "QuantizePerToken"): _per_token,
+    (functions.DOMAIN, "Binarize"): _same,
+    **{(functions.DOMAIN, name): _decode for name in (*functions.decoders(), *functions.dequantizers())},
+    ("", "Conv"): _product,
+    ("", "MatMul"): _product,
+    ("", "Gemm"): _product,
+    ("", "Pad"): _pad,
+    ("", "ReduceSum"): _sum,
+    **{("", name): _move for name in ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")},
+}
+
+
+# ---- int8 ----
+
+
+def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mapping[str, Array]]) -> onnx.ModelProto:
+    """onnxruntime's own int8 version of a float model: QDQ per channel, static, for CNNs; dynamic for transformers.
+
+    `calibration` holds batches as the model takes them (arrays, or dicts by input name); only a CNN looks at them.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    name = float_model.graph.input[0].name
+    batches = [dict(b) if isinstance(b, Mapping) else {name: np.asarray(b, np.float32)} for b in calibration]
+
+    class Batches(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self.left, None)
+
+    kinds = {node.op_type for node in float_model.graph.node}
+    transformer = bool(kinds & {"Softmax", "LayerNormalization"}) or "Conv" not in kinds
+    with tempfile.TemporaryDirectory() as folder:
+        source, prepared, out = (str(Path(folder) / f"{stem}.onnx") for stem in ("float", "prepared", "int8"))
+        onnx.save(float_model, source)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        if transformer:
+            quantize_dynamic(prepared, out, per_channel=True, weight_type=QuantType.QInt8)
+        else:
+            if not batches:
+                raise ModelError("an int8 CNN needs calibration inputs; give some batches of the training data")
+            quantize_static(
+                prepared,
+                out,
+                Batches(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        return onnx.load(out)
