@@ -1,0 +1,39 @@
+"""Quantization-aware training for any nn.Module: schemes, quantizers, and `quantize(model, scheme)`."""
+
+from subbyte.models.quant import functional, schemes
+from subbyte.models.quant.binary import Sign, Threshold
+from subbyte.models.quant.constants import refresh
+from subbyte.models.quant.functional import exporting
+from subbyte.models.quant.learned_step import LearnedStep
+from subbyte.models.quant.per_token import DynamicPerToken
+from subbyte.models.quant.power_of_two import DeepShiftQ
+from subbyte.models.quant.prepare import ReportRow, quantize, quantized_layers, set_progress
+from subbyte.models.quant.product import QuantizedProduct
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.scheme import FirstAndLast, Scheme, all_schemes, get_scheme, register_scheme
+from subbyte.models.quant.ternary import AbsMean
+
+__all__ = [
+    "AbsMean",
+    "ActivationQuantizer",
+    "DeepShiftQ",
+    "DynamicPerToken",
+    "FirstAndLast",
+    "LearnedStep",
+    "QuantizedProduct",
+    "ReportRow",
+    "Scheme",
+    "Sign",
+    "Threshold",
+    "WeightQuantizer",
+    "all_schemes",
+    "exporting",
+    "functional",
+    "get_scheme",
+    "quantize",
+    "quantized_layers",
+    "refresh",
+    "register_scheme",
+    "schemes",
+    "set_progress",
+]

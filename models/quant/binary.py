@@ -1,0 +1,146 @@
+"""Binary weights and activations: signs, with the ReSTE gradient, per-channel scales and learnable thresholds.
+
+Wu et al., "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
+Training" (ReSTE), 2023; Rastegari et al., "XNOR-Net", 2016 (scale mean |w|, here per output channel); Liu et al.,
+"ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", 2020 (RSign's thresholds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subbyte.errors import QuantizationError
+from subbyte.formats import PerChannel
+from subbyte.formats.binary import BINARY
+from subbyte.models.quant import functional
+from subbyte.models.quant.estimators import SMALLEST_STEP, reste_order, reste_sign
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Weights sign(w) x mean |w| of their output channel; ReSTE gradient through the sign, none through the mean."""
+
+    @property
+    def format_name(self) -> str:
+        return BINARY.name
+
+    def weight_quantizer(self, weight: Tensor) -> WeightQuantizer:
+        return SignWeight(weight)
+
+
+class SignWeight(WeightQuantizer):
+    """Signs of a weight; the order of ReSTE's slope goes with the progress of training."""
+
+    format = BINARY
+    granularity = PerChannel(0)
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.order = reste_order(0.0)
+        self.attach(weight)
+
+    def scale(self, w: Tensor) -> Tensor:
+        return mean_size(w.detach(), self.granularity).clamp_min(SMALLEST_STEP)
+
+    def levels(self, w: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(w >= 0, 1.0, -1.0)
+
+    def fake_quantize(self, w: Tensor) -> Tensor:
+        """sign(w) x scale; d/dw = scale x ReSTE's slope at w, the scale being held constant."""
+        with torch.no_grad():
+            scale = self.expand(self.scale(w), w)
+        return reste_sign(w, self.order) * scale
+
+    def set_progress(self, fraction: float) -> None:
+        self.order = reste_order(fraction)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Activations +1 where x >= threshold, else -1; a learnable threshold for each channel (ReActNet's RSign)."""
+
+    @property
+    def format_name(self) -> str:
+        return BINARY.name
+
+    def activation_quantizer(self, layer: nn.Module) -> ActivationQuantizer:
+        channels, axes = _channels_and_axes(layer)
+        return ThresholdActivation(channels, axes)
+
+
+def _channels_and_axes(layer: nn.Module) -> tuple[int, int]:
+    """Input channels of a layer, and the axes that follow the channel axis."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, 0
+    for kind, axes in ((nn.Conv1d, 1), (nn.Conv2d, 2)):
+        if isinstance(layer, kind):
+            return int(layer.in_channels), axes
+    raise QuantizationError(f"a {type(layer).__name__} has no channels that a threshold could go with")
+
+
+class ThresholdActivation(ActivationQuantizer):
+    """Signs of an activation tensor; `threshold` is a parameter [C], [1, C, 1] or [1, C, 1, 1].
+
+    It starts at 0 as in ReActNet; but where the first batch has no negative value (after a ReLU), where 0 would make
+    every sign +1, it starts at each channel's mean.
+    """
+
+    format = BINARY
+    pad_value = 1.0
+
+    def __init__(self, channels: int, axes: int) -> None:
+        super().__init__()
+        shape = (1, channels, *[1] * axes) if axes else (channels,)
+        self.threshold = nn.Parameter(torch.zeros(shape))
+        self.order = reste_order(0.0)
+        self.initialized: Tensor
+        self.register_buffer("initialized", torch.tensor(False))
+        self._has_seen_data = False
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Choose the first thresholds from this batch; raises QuantizationError for NaN or infinity."""
+        x = x.detach().float()
+        axis = x.dim() - self.threshold.dim() + 1 if self.threshold.dim() > 1 else x.dim() - 1
+        means = mean_over_processes(x.mean(dim=[d for d in range(x.dim()) if d != axis]))
+        if not bool(torch.isfinite(means).all()):
+            raise QuantizationError("the first batch of an activation quantizer holds NaN or infinity; mend the data")
+        if float(smallest_over_processes(x.min())) >= 0:
+            self.threshold.copy_(means.reshape(self.threshold.shape))
+        self.initialized.fill_(True)
+        self._has_seen_data = True
+
+    @property
+    def ready(self) -> bool:
+        return self._has_seen_data
+
+    def _see(self, x: Tensor) -> None:
+        if self._has_seen_data:
+            return
+        if functional.is_exporting() or torch.compiler.is_exporting():
+            raise QuantizationError("an activation quantizer has seen no data; run a batch through the model first")
+        self.initialize(x)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._has_seen_data = bool(self.initialized)
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        self._see(x)
+        return functional.binarize(x, self.threshold), None
+
+    def scales(self) -> Tensor:
+        return torch.ones((), device=self.threshold.device)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        self._see(x)
+        return reste_sign(x - self.threshold, self.order)
+
+    def set_progress(self, fraction: float) -> None:
+        self.order = reste_order(fraction)

@@ -1,0 +1,79 @@
+"""Constants that eval mode computes once from the parameters, and when they are forgotten.
+
+A module that has such constants derives from `Constants`, computes them in `compute_constants` and reads them after
+`ensure_constants`. They are forgotten on `train()`/`eval()`, on loading a state dict and on moves between devices.
+Whoever changes parameters in place while in eval mode calls `model.eval()` again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from subbyte.errors import QuantizationError
+from subbyte.models.quant.functional import is_exporting
+
+
+class Constants(nn.Module):
+    """Mixin: constants computed from parameters, cached between changes."""
+
+    constants_ready: bool = False
+
+    def compute_constants(self) -> None:
+        """Compute and store the constants; runs without gradients, outside of inference mode."""
+        raise NotImplementedError
+
+    def pack_weights(self) -> None:
+        """Make the packed weights that an export needs; nothing where there are none."""
+
+    def forget_constants(self) -> None:
+        """Mark the constants as out of date."""
+        self.constants_ready = False
+
+    def ensure_constants(self) -> None:
+        """Compute the constants if they are out of date; raises QuantizationError inside an export."""
+        if self.constants_ready:
+            return
+        if is_exporting() or torch.compiler.is_exporting():
+            raise QuantizationError(
+                f"a quantized {type(self).__name__} has no constants yet and a tracer cannot compute them: "
+                "use `with exporting(model):` on a model in eval mode that has seen a batch"
+            )
+        # Lightning validates in inference mode, whose tensors could not be used outside of it later.
+        with torch.inference_mode(False), torch.no_grad():
+            self.compute_constants()
+        self.constants_ready = True
+
+    def train(self, mode: bool = True) -> Self:
+        self.forget_constants()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.forget_constants()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.forget_constants()
+        result: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return result
+
+
+def refresh(model: nn.Module, packed: bool = False) -> None:
+    """Compute the constants of every quantized module of a model in eval mode (and the packed weights for an export).
+
+    Raises QuantizationError when the model is in training mode or a quantizer has seen no data.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, Constants):
+            if module.training:
+                raise QuantizationError(f"'{name}' is in training mode; call model.eval() first")
+            try:
+                module.ensure_constants()
+            except QuantizationError as error:
+                raise QuantizationError(f"'{name}': {error}") from error
+            if packed:
+                module.pack_weights()

@@ -1,0 +1,161 @@
+"""Integers with a learnable step: LSQ. Esser et al., "Learned Step Size Quantization", 2020.
+
+value = code x step, code = clip(round(x / step), low, high). The initial step is 2 mean|x| / sqrt(high) for signed
+codes and 4 mean|x| / sqrt(high) for unsigned ones; the gradient of the step is scaled by 1 / sqrt(n high), where n
+elements share the step (estimators.LearnedStepFunction).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subbyte.errors import QuantizationError
+from subbyte.formats import Granularity, PerChannel, PerGroup, PerTensor
+from subbyte.formats.integer import INT, UINT
+from subbyte.models.quant import functional
+from subbyte.models.quant.estimators import SMALLEST_STEP, learned_step
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
+
+PER_TENSOR = PerTensor()
+
+
+@dataclass(frozen=True)
+class LearnedStep:
+    """Signed integers (activations: unsigned where the first batch has no negative value) of 2 to 8 bits."""
+
+    bits: int = 8
+    granularity: Granularity = PER_TENSOR
+
+    def __post_init__(self) -> None:
+        if self.bits not in INT:
+            raise QuantizationError(f"LearnedStep has 2 to 8 bits, got {self.bits}")
+        if isinstance(self.granularity, (PerChannel, PerGroup)) and self.granularity.axis not in (0, -1):
+            raise QuantizationError(f"LearnedStep has no scales along axis {self.granularity.axis}; use 0, the output")
+
+    @property
+    def format_name(self) -> str:
+        return INT[self.bits].name
+
+    def weight_quantizer(self, weight: Tensor) -> WeightQuantizer:
+        return LearnedStepWeight(weight, self.bits, self.granularity)
+
+    def activation_quantizer(self, layer: nn.Module) -> ActivationQuantizer:
+        if not isinstance(self.granularity, PerTensor):
+            raise QuantizationError(f"activations have one learned step per tensor, got {self.granularity}")
+        return LearnedStepActivation(self.bits)
+
+
+class LearnedStepWeight(WeightQuantizer):
+    """Signed codes of a weight; `step` is a parameter of granularity.scale_shape((rows, depth))."""
+
+    def __init__(self, weight: Tensor, bits: int, granularity: Granularity) -> None:
+        super().__init__()
+        self.format = INT[bits]
+        self.granularity = granularity
+        self.low, self.high = -float(2 ** (bits - 1)), float(2 ** (bits - 1) - 1)
+        self.attach(weight)
+        depth = weight[0].numel()
+        sharing = {"tensor": weight.numel(), "channel": depth, "group": min(getattr(granularity, "size", 0), depth)}
+        self.sharing = sharing[granularity.name]
+        initial = 2 * mean_size(weight.detach(), granularity) / math.sqrt(self.high)
+        self.step = nn.Parameter(initial.clamp_min(SMALLEST_STEP))
+
+    def scale(self, w: Tensor) -> Tensor:
+        return self.step.clamp_min(SMALLEST_STEP)
+
+    def levels(self, w: Tensor, scale: Tensor) -> Tensor:
+        return torch.clamp(torch.round(w * (1.0 / scale)), self.low, self.high)
+
+    def fake_quantize(self, w: Tensor) -> Tensor:
+        low, high = w.new_tensor(self.low), w.new_tensor(self.high)
+        return learned_step(w, self.expand(self.step, w), low, high, self.sharing)
+
+
+class LearnedStepActivation(ActivationQuantizer):
+    """Codes of an activation tensor with one step; the first batch, in any mode, gives the sign and the first step."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.step = nn.Parameter(torch.tensor(1.0))
+        self.low: Tensor
+        self.high: Tensor
+        self.initialized: Tensor
+        self.inverse_step: Tensor
+        self.register_buffer("low", torch.tensor(-float(2 ** (bits - 1))))
+        self.register_buffer("high", torch.tensor(float(2 ** (bits - 1) - 1)))
+        self.register_buffer("initialized", torch.tensor(False))
+        self.register_buffer("inverse_step", None, persistent=False)
+        self._has_seen_data = False
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes may be negative."""
+        return bool(self.low < 0)
+
+    @property
+    def format(self) -> Any:
+        """int<b>, or uint<b> where the first batch had no negative value."""
+        return (INT if self.signed else UINT)[self.bits]
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Choose sign and step from this batch; an all-zero batch is passed over.
+
+        Raises QuantizationError for NaN or infinity.
+        """
+        mean = mean_over_processes(x.detach().float().abs().mean())
+        smallest = smallest_over_processes(x.detach().float().min())
+        if not bool(torch.isfinite(mean)):
+            raise QuantizationError("the first batch of an activation quantizer holds NaN or infinity; mend the data")
+        if float(mean) == 0.0:
+            return
+        signed = float(smallest) < 0
+        low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
+        self.low.fill_(float(low))
+        self.high.fill_(float(high))
+        self.step.fill_(max(float(mean) * (2 if signed else 4) / math.sqrt(high), SMALLEST_STEP))
+        self.initialized.fill_(True)
+        self._has_seen_data = True
+        self.forget_constants()
+
+    def _see(self, x: Tensor) -> None:
+        if self._has_seen_data:
+            return
+        if functional.is_exporting() or torch.compiler.is_exporting():
+            raise QuantizationError("an activation quantizer has seen no data; run a batch through the model first")
+        self.initialize(x)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._has_seen_data = bool(self.initialized)
+
+    def compute_constants(self) -> None:
+        if not self._has_seen_data:
+            raise QuantizationError("its activation quantizer has seen no data; run a batch through the model first")
+        self.inverse_step = 1.0 / self.scales()
+
+    @property
+    def ready(self) -> bool:
+        return self._has_seen_data
+
+    def scales(self) -> Tensor:
+        with torch.no_grad():
+            return self.step.clamp_min(SMALLEST_STEP)
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        self._see(x)
+        if not self._has_seen_data:  # an all-zero first batch
+            return torch.zeros_like(x), None
+        self.ensure_constants()
+        return functional.quantize(x, self.inverse_step, self.low, self.high), None
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        self._see(x)
+        return learned_step(x, self.step, self.low, self.high, x.numel())

@@ -1,0 +1,251 @@
+"""`quantize(model, scheme)`: turn the layers of any nn.Module into quantized ones, in place.
+
+What each kind of module becomes is the table PRODUCTS, POOLS, NORMS, FLOAT_ONLY below; what cannot be quantized stays
+in float and is listed with the reason in `model.quantization_report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subbyte.errors import QuantizationError
+from subbyte.formats import PerChannel
+from subbyte.models.quant.batch_norm import QuantizedBatchNorm, link
+from subbyte.models.quant.learned_step import LearnedStep
+from subbyte.models.quant.pooling import QuantizedAveragePool, QuantizedGlobalPool, QuantizedWindowPool
+from subbyte.models.quant.product import QuantizedConv, QuantizedLinear, QuantizedProduct
+from subbyte.models.quant.scheme import Scheme, get_scheme
+from subbyte.models.quant.trace import Trace, trace
+
+POOL_BITS = 8
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """What became of one layer: formats by name, or "float"; `note` says why it is not what the scheme says."""
+
+    layer: str
+    kind: str
+    weights: str
+    activations: str
+    note: str = ""
+
+
+# ---- what a module can become: (class, mixin). The first row that fits wins. ----
+
+PRODUCTS: tuple[tuple[type[nn.Module], type[QuantizedProduct]], ...] = (
+    (nn.Linear, QuantizedLinear),
+    (nn.Conv1d, QuantizedConv),
+    (nn.Conv2d, QuantizedConv),
+)
+POOLS: tuple[tuple[type[nn.Module], type[QuantizedAveragePool]], ...] = (
+    (nn.AdaptiveAvgPool2d, QuantizedGlobalPool),
+    (nn.AvgPool2d, QuantizedWindowPool),
+)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+# Weights of these are products too, but not ones that we can quantize.
+FLOAT_ONLY: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.conv._ConvTransposeNd, "transposed convolutions have no quantized form"),
+    (nn.Conv3d, "three-dimensional convolutions have no quantized form"),
+    (nn.Embedding, "a table look-up is not a product"),
+    (nn.EmbeddingBag, "a table look-up is not a product"),
+    (nn.Bilinear, "bilinear layers have no quantized form"),
+    (nn.RNNBase, "recurrent layers have no quantized form"),
+    (nn.RNNCellBase, "recurrent layers have no quantized form"),
+    (nn.MultiheadAttention, "torch's attention reads its weights itself; write it with four nn.Linear to quantize it"),
+)
+
+
+def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.Module:
+    """Prepare `model` in place for quantization-aware training with `scheme` (a name or a Scheme), and return it.
+
+    Linear, Conv1d and Conv2d layers get quantized weights and inputs; average pools become exact; batch norms are
+    computed with constants in eval mode. With `example` (a tensor, a tuple of arguments or a dict of keyword
+    arguments) the model is run once in eval mode: first and last layer are then those that execute first and last,
+    layers that never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of
+    that layer's scale and bias. `model.quantization_report` lists what became of every layer. Activation quantizers
+    start from the first batch.
+
+    Convert batch norms for several processes (nn.SyncBatchNorm) before this call; they are then not linked.
+
+    Raises QuantizationError for a layer or model that cannot be quantized, UnknownNameError for an unknown scheme.
+    """
+    chosen = get_scheme(scheme) if isinstance(scheme, str) else scheme
+    modules = dict(model.named_modules())
+    if any(isinstance(m, (QuantizedProduct, QuantizedAveragePool)) for m in modules.values()):
+        raise QuantizationError("this model is quantized already; quantize a fresh copy of the float model")
+    model.__dict__["quantization_report"] = report = list(_float_rows(modules))
+    if chosen.is_float:
+        report += [ReportRow(n, type(modules[n]).__name__, "float", "float", "float scheme") for n in _find(modules)]
+        return model
+
+    reasons = {name: _why_not(name, modules) for name in _find(modules)}
+    able = [name for name, reason in reasons.items() if reason is None]
+    norms = [n for n, m in modules.items() if isinstance(m, NORMS) and m.running_mean is not None]
+    seen = None if example is None else trace(model, example, able, norms)
+    if seen is not None:
+        for name in set(able) - set(seen.order):
+            reasons[name] = "it is not executed by the example"
+        able = [name for name in seen.order if name in set(able)]
+    report += [
+        ReportRow(name, type(modules[name]).__name__, "float", "float", reason)
+        for name, reason in reasons.items()
+        if reason is not None
+    ]
+    report += [_quantize_layer(modules[name], name, note, chosen) for name, note in _places(able, chosen)]
+    report += list(_quantize_pools(modules))
+    _quantize_norms(modules, norms, seen)
+    _forbid_fast_paths(modules)
+    return model
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedProduct]:
+    """The quantized Linear and Conv layers of a model by name, in module order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedProduct)}
+
+
+def set_progress(model: nn.Module, fraction: float) -> None:
+    """Tell every quantizer how far training is, 0 at the start, 1 at the end; some gradients change with it (ReSTE)."""
+    if not 0 <= fraction <= 1:
+        raise QuantizationError(f"progress is a fraction from 0 to 1, got {fraction}")
+    for module in model.modules():
+        if isinstance(module, QuantizedProduct):
+            module.weight_quantizer.set_progress(fraction)
+            module.activation_quantizer.set_progress(fraction)
+
+
+# ---- which layers ----
+
+
+def _find(modules: dict[str, nn.Module]) -> list[str]:
+    kinds = tuple(kind for kind, _ in PRODUCTS)
+    return [name for name, m in modules.items() if isinstance(m, kinds)]
+
+
+def _float_rows(modules: dict[str, nn.Module]) -> Iterator[ReportRow]:
+    for name, module in modules.items():
+        for kind, reason in FLOAT_ONLY:
+            if isinstance(module, kind):
+                yield ReportRow(name, type(module).__name__, "float", "float", reason)
+
+
+def _why_not(name: str, modules: dict[str, nn.Module]) -> str | None:
+    """Why this layer stays in float, or None; raises QuantizationError for what would be quantized wrongly."""
+    module = cast(Any, modules[name])
+    kind = next(kind for kind, _ in PRODUCTS if isinstance(module, kind))
+    if type(module).forward is not kind.forward or getattr(type(module), "_conv_forward", None) is not getattr(
+        kind, "_conv_forward", None
+    ):
+        return f"its class {type(module).__name__} has a forward of its own"
+    if isinstance(modules.get(name.rpartition(".")[0]), nn.MultiheadAttention):
+        return "torch's attention reads its weights itself"
+    if parametrize.is_parametrized(module, "weight"):
+        return "its weight is parametrized already; remove the parametrization to quantize it"
+    if isinstance(module.weight, nn.parameter.UninitializedParameter):
+        raise QuantizationError(f"'{name}' is lazy and has no weight yet; run the model once before quantize")
+    if module.weight.dtype != torch.float32:
+        raise QuantizationError(f"'{name}' has {module.weight.dtype} weights; quantize wants float32")
+    sharers = [n for n, m in modules.items() if n != name and any(p is module.weight for p in m._parameters.values())]
+    if sharers:
+        return f"its weight is shared with '{sharers[0]}'"
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        raise QuantizationError(
+            f"'{name}' pads with '{module.padding_mode}'; only padding_mode='zeros' can be quantized. "
+            "Put a padding module (nn.ReflectionPad2d, ...) before it"
+        )
+    return None
+
+
+def _places(able: list[str], scheme: Scheme) -> Iterator[tuple[str, str]]:
+    """Each layer's name, and a note where its place in the model matters."""
+    for place, name in enumerate(able):
+        first, last = place == 0, place == len(able) - 1
+        if scheme.keep is None or not (first or last):
+            yield name, ""
+        else:
+            yield name, f"{'first' if first else 'last'} layer, kept at {scheme.keep.bits} bits"
+
+
+# ---- how ----
+
+
+def _quantize_layer(module: nn.Module, name: str, note: str, scheme: Scheme) -> ReportRow:
+    kind = type(module).__name__
+    weights, activations = scheme.weights, scheme.activations
+    if scheme.keep is not None and note:
+        weights = LearnedStep(scheme.keep.bits, PerChannel(0))
+        activations = LearnedStep(scheme.keep.bits)
+    if weights is None or activations is None:
+        raise QuantizationError(f"'{name}': scheme '{scheme.name}' says nothing about this layer")
+    weight = cast(Tensor, module.weight)
+    if not bool(torch.isfinite(weight).all()):
+        raise QuantizationError(f"'{name}' has NaN or infinite weights; they cannot be quantized")
+    weight_quantizer = weights.weight_quantizer(weight)
+    activation_quantizer = activations.activation_quantizer(module)
+    mixin = next(mixin for kind_, mixin in PRODUCTS if isinstance(module, kind_))
+    layer = cast(QuantizedProduct, _become(module, mixin))
+    layer.install(weight_quantizer.to(weight.device), activation_quantizer.to(weight.device))
+    layer.train(layer.training)
+    return ReportRow(name, kind, weights.format_name, activations.format_name, note)
+
+
+def _quantize_pools(modules: dict[str, nn.Module]) -> Iterator[ReportRow]:
+    for name, module in modules.items():
+        for kind, mixin in POOLS:
+            if not isinstance(module, kind):
+                continue
+            reason = _why_not_pool(module, kind)
+            if reason is None:
+                cast(QuantizedAveragePool, _become(module, mixin)).install(
+                    LearnedStep(POOL_BITS).activation_quantizer(module)
+                )
+                module.train(module.training)
+                yield ReportRow(name, kind.__name__, "-", f"int{POOL_BITS}", "exact integer sum")
+            else:
+                yield ReportRow(name, kind.__name__, "-", "float", reason)
+
+
+def _why_not_pool(module: Any, kind: type[nn.Module]) -> str | None:
+    if type(module).forward is not kind.forward:
+        return f"its class {type(module).__name__} has a forward of its own"
+    if kind is nn.AdaptiveAvgPool2d:
+        return None if module.output_size in (1, (1, 1), [1, 1]) else "only output size 1 is exact"
+    if module.padding not in (0, (0, 0)) or module.ceil_mode or module.divisor_override is not None:
+        return "only pooling without padding, ceil_mode and divisor_override is exact"
+    return None
+
+
+def _quantize_norms(modules: dict[str, nn.Module], norms: list[str], seen: Trace | None) -> None:
+    for name in norms:
+        if type(modules[name]).forward is nn.modules.batchnorm._BatchNorm.forward:
+            cast(QuantizedBatchNorm, _become(modules[name], QuantizedBatchNorm)).install()
+    for layer_name, norm_name in ({} if seen is None else seen.norms).items():
+        layer, norm = modules[layer_name], modules[norm_name]
+        if isinstance(layer, QuantizedProduct) and isinstance(norm, QuantizedBatchNorm):
+            link(layer, norm)
+
+
+def _forbid_fast_paths(modules: dict[str, nn.Module]) -> None:
+    """nn.TransformerEncoderLayer has a fused eval path that reads its layers' weights itself; turn it off."""
+    for module in modules.values():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+
+
+@cache
+def _quantized_class(mixin: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Quantized{base.__name__}", (mixin, base), {"__module__": base.__module__})
+
+
+def _become(module: nn.Module, mixin: type[nn.Module]) -> nn.Module:
+    """Make `module` an instance of a subclass of its own class that has the mixin first."""
+    module.__class__ = _quantized_class(mixin, type(module))
+    return module

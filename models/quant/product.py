@@ -1,0 +1,209 @@
+"""Quantized Linear and Conv layers: fake-quantized while training, integer-valued products in eval mode.
+
+A layer keeps its class (it becomes an instance of a subclass), its weight is parametrized by a weight quantizer, and
+its input goes through `activation_quantizer`. In eval mode the graph is that of docs/onnx-dialect.md, "A quantized
+layer":
+
+    codes -> product of integer-valued floats, no bias -> x step (per token) -> x scale -> + bias
+
+`scale` and `bias` hold everything else, a linked batch norm too; they are computed in float64 and rounded once to
+float32. Weights by group are the exception: their product is with the dequantized weights, in float, whose order of
+summation no engine promises; it agrees between engines within about depth x 2^-24 of the largest term.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from subbyte.errors import QuantizationError
+from subbyte.formats import LowBitTensor, PerGroup
+from subbyte.models.quant import functional
+from subbyte.models.quant.constants import Constants
+from subbyte.models.quant.functional import expand_scale
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+
+
+class QuantizedProduct(Constants):
+    """Mixin of a layer that multiplies quantized activations with quantized weights. Made by `quantize`."""
+
+    activation_quantizer: ActivationQuantizer
+    bias: Tensor | None
+    weight: Tensor
+    weight_levels: Tensor
+    weight_packed: Tensor
+    weight_scale: Tensor
+    output_scale: Tensor | None
+    output_bias: Tensor | None
+
+    def install(self, weights: WeightQuantizer, activations: ActivationQuantizer) -> None:
+        """Put the quantizers in place."""
+        self.activation_quantizer = activations
+        for name in ("weight_levels", "weight_packed", "weight_scale", "output_scale", "output_bias"):
+            self.register_buffer(name, None, persistent=False)
+        parametrize.register_parametrization(self, "weight", weights)
+        weights.attach(self)
+
+    # ---- what differs between the kinds of layer ----
+
+    def product(self, x: Tensor, w: Tensor) -> Tensor:
+        """The product without bias; x and w real or integer-valued."""
+        raise NotImplementedError
+
+    def channel_shape(self) -> tuple[int, ...]:
+        """The shape in which a vector over output channels broadcasts against the output."""
+        raise NotImplementedError
+
+    # ---- what there is to know about a layer ----
+
+    @property
+    def weight_quantizer(self) -> WeightQuantizer:
+        """The quantizer of the weight."""
+        parametrizations = cast(Any, self.parametrizations)
+        return cast(WeightQuantizer, parametrizations.weight[0])
+
+    @property
+    def batch_norm(self) -> nn.Module | None:
+        """The batch norm that is part of this layer's scale and bias in eval mode."""
+        return cast("nn.Module | None", self.__dict__.get("_batch_norm"))
+
+    def low_bit_weight(self) -> LowBitTensor:
+        """The weight as packed codes and scales."""
+        return self.weight_quantizer.export()
+
+    def largest_sum(self) -> int:
+        """A bound on the integer sums of this layer: a channel's largest sum |level|, times the largest code."""
+        w = self.weight_quantizer.latent().detach()
+        sums = self.weight_quantizer.codes(w).double().abs().flatten(1).sum(dim=1)
+        return int(sums.max()) * self.activation_quantizer.format.largest
+
+    # ---- eval-mode constants ----
+
+    def compute_constants(self) -> None:
+        weights, activations = self.weight_quantizer, self.activation_quantizer
+        latent = weights.latent().detach()
+        self.weight_levels = weights.codes(latent)
+        self.weight_scale = weights.scales()
+        self.weight_packed = None  # type: ignore[assignment]
+        by_group = isinstance(weights.granularity, PerGroup)
+        scale = torch.full((latent.shape[0],), activations.static_step(), dtype=torch.float64)
+        if by_group:
+            expanded = expand_scale(self.weight_scale, latent.shape, weights.granularity)
+            self.weight_levels = self.weight_levels * expanded
+        else:
+            scale = scale * self.weight_scale.detach().cpu().double()
+        bias = None if self.bias is None else self.bias.detach().cpu().double()
+        norm = self.absorbed()
+        if norm is not None:
+            factor, shift = norm.factor_and_shift()
+            scale = scale * factor
+            bias = shift if bias is None else bias * factor + shift
+        # With dynamic activations by group there is nothing left to scale.
+        unscaled = by_group and activations.granularity.name == "token" and norm is None
+        self.output_scale = None if unscaled else self._constant(scale)
+        self.output_bias = None if bias is None else self._constant(bias)
+
+    def _constant(self, values: Tensor) -> Tensor:
+        return values.float().reshape(self.channel_shape()).to(self.weight_levels.device)
+
+    def absorbed(self) -> Any:
+        """The linked batch norm, if it takes part in eval mode now."""
+        norm = self.batch_norm
+        return None if norm is None or norm.training else norm
+
+    def pack_weights(self) -> None:
+        packed = torch.from_numpy(self.low_bit_weight().packed)
+        self.weight_packed = packed.to(self.weight_levels.device)
+
+    def _eval_weight(self) -> Tensor:
+        if not functional.is_exporting():
+            return self.weight_levels
+        if self.weight_packed is None:
+            raise QuantizationError("a layer's weights are not packed for the export; use `with exporting(model):`")
+        quantizer = self.weight_quantizer
+        shape, granularity = tuple(self.weight_levels.shape), quantizer.granularity
+        if isinstance(granularity, PerGroup):
+            return functional.dequantize_grouped(
+                self.weight_packed, shape, self.weight_scale, granularity.size, quantizer.format
+            )
+        return functional.decode(self.weight_packed, shape, quantizer.format)
+
+    # ---- forward ----
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            y = self.product(self.activation_quantizer(x), self.weight)
+            return y if self.bias is None else y + self.bias.reshape(self.channel_shape())
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):  # integers need all of float32's 24 bits
+                return self._integer_forward(x.float())
+        return self._integer_forward(x)
+
+    def _integer_forward(self, x: Tensor) -> Tensor:
+        codes, step = self.activation_quantizer.quantize(x)
+        if not self.activation_quantizer.ready:
+            self.forget_constants()
+        self.ensure_constants()
+        y = self.product(codes, self._eval_weight())
+        if not isinstance(self.weight_quantizer.granularity, PerGroup):
+            y = functional.integer_sum(y)
+        if step is not None:
+            y = y * step
+        if self.output_scale is not None:
+            y = y * self.output_scale
+        return y if self.output_bias is None else y + self.output_bias
+
+
+class QuantizedLinear(QuantizedProduct):
+    """Mixin for nn.Linear: [..., in] x [out, in]^T."""
+
+    def product(self, x: Tensor, w: Tensor) -> Tensor:
+        if not self.training and self.batch_norm is not None and x.dim() != 2:
+            raise QuantizationError(f"this Linear is linked to a batch norm and takes [batch, features], got {x.shape}")
+        return torch.matmul(x, w.t())
+
+    def channel_shape(self) -> tuple[int, ...]:
+        return (-1,)
+
+
+class QuantizedConv(QuantizedProduct):
+    """Mixin for nn.Conv1d and nn.Conv2d, with the padding that the codes need."""
+
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    groups: int
+
+    def product(self, x: Tensor, w: Tensor) -> Tensor:
+        before, after = self.pads()
+        convolve = F.conv2d if len(self.kernel_size) == 2 else F.conv1d
+        value = self.activation_quantizer.pad_value
+        if value == 0 and before == after:
+            return convolve(x, w, None, self.stride, before, self.dilation, self.groups)
+        if any(before) or any(after):
+            widths = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+            x = F.pad(x, widths, value=value)
+        return convolve(x, w, None, self.stride, 0, self.dilation, self.groups)
+
+    def pads(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Padding before and after each spatial axis; `same` pads the odd place after, as torch does."""
+        if self.padding == "valid":
+            return (0,) * len(self.kernel_size), (0,) * len(self.kernel_size)
+        if self.padding == "same":
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+        padding = cast("tuple[int, ...]", self.padding)
+        return padding, padding
+
+    def channel_shape(self) -> tuple[int, ...]:
+        return (1, -1, *[1] * len(self.kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == len(self.kernel_size) + 1:  # without a batch axis
+            return super().forward(x.unsqueeze(0)).squeeze(0)
+        return super().forward(x)
