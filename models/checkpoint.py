@@ -112,6 +112,11 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
     return Checkpoint(made.eval(), config, metrics, source, actual_hash)
 
 
+def read_config(folder: str | Path) -> Config:
+    """The description of the checkpoint in `folder`, without its tensors; raises `CheckpointError`."""
+    return _read_description(Path(folder))[0]
+
+
 def build_model(config: Config, model: nn.Module | None = None, source: Path | None = None) -> nn.Module:
     """The quantized model of `config` with tensors that are not yet filled in."""
     from subbyte.models.quant import quantize
