@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from subbyte.export.twins import float_twin as float_twin
     from subbyte.export.twins import int8_twin as int8_twin
     from subbyte.export.verify import Verification as Verification
-    from subbyte.export.verify import recorded_codes as recorded_codes
+    from subbyte.export.verify import torch_codes as torch_codes
 
 _PUBLIC = {
     "ExportReport": "exporter",
@@ -36,7 +36,7 @@ _PUBLIC = {
     "largest_accumulators": "engine",
     "load_onnx": "onnx_file",
     "onnx_codes": "engine",
-    "recorded_codes": "verify",
+    "torch_codes": "verify",
     "run_onnx": "engine",
 }
 
@@ -51,8 +51,8 @@ __all__ = [
     "largest_accumulators",
     "load_onnx",
     "onnx_codes",
-    "recorded_codes",
     "run_onnx",
+    "torch_codes",
 ]
 
 

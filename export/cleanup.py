@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from subbyte import __version__
 from subbyte.errors import ExportError
 from subbyte.export.functions import DOMAIN, IR_VERSION, OPSET, append_functions, function
 
@@ -35,12 +36,23 @@ def clean(
     passes.DeduplicateInitializersPass()(model)
     _name(model, paths, input_names, output_names, parameters)
     passes.ClearMetadataAndDocStringPass()(model)
+    for value in (
+        *model.graph.inputs,
+        *model.graph.initializers.values(),
+        *(v for n in model.graph for v in n.outputs),
+    ):
+        value.metadata_props.clear()
     passes.RemoveUnusedOpsetsPass()(model)
     _refuse(model)
     model.opset_imports[""] = OPSET
     model.ir_version = IR_VERSION
     proto = ir.to_proto(model)
-    proto.graph.name = model.graph.name or "main_graph"
+    proto.graph.name = "main_graph"
+    proto.producer_name, proto.producer_version = "subbyte", __version__
+    stored = {tensor.name for tensor in proto.graph.initializer}  # their shapes stand beside their data
+    shapes = [info for info in proto.graph.value_info if info.name not in stored]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(shapes)
     return append_functions(proto)
 
 

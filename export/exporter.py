@@ -20,6 +20,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from subbyte import __version__
 from subbyte.errors import DataError, ExportError, SubbyteError, UsageError
 from subbyte.export.cleanup import clean
 from subbyte.export.functions import OPSET
@@ -155,8 +156,6 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
 
 
 def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str]:
-    from subbyte import __version__
-
     metadata = {"subbyte.version": __version__, "subbyte.model": type(module).__name__}
     if checkpoint is None:
         return metadata

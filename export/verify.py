@@ -7,6 +7,7 @@ rounding tie tipped are counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from subbyte.export.engine import onnx_codes, products, run_onnx
 from subbyte.export.functions import DOMAIN
 from subbyte.export.graph import GraphView, view
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
+from subbyte.models.quant import ActivationQuantizer
 
 Array = npt.NDArray[Any]
 
@@ -86,13 +88,8 @@ class Verification:
 
 def verify(model: onnx.ModelProto, module: nn.Module, inputs: Array) -> Verification:
     """Compare a file with its module in eval mode, on `inputs` [N, ...]; raises ExportError when they differ."""
-    names = onnx_codes(model)
-    with torch.no_grad(), recorded_codes(module) as recorded:
-        expected = np.asarray(module(torch.from_numpy(inputs)).numpy())
-    if len(recorded) != len(names):
-        raise ExportError(
-            f"torch quantized {len(recorded)} activations and the file {len(names)}; the export lost or merged a layer"
-        )
+    expected, recorded = torch_codes(module, inputs, model)
+    names = list(recorded)
     output = model.graph.output[0].name
     sums = products(model)
     plain = run_onnx(model, inputs, [*names, *sums])
@@ -100,7 +97,7 @@ def verify(model: onnx.ModelProto, module: nn.Module, inputs: Array) -> Verifica
     looked_into = run_onnx(model, inputs, names, optimized=True)
     codes = tuple(
         CodesCompared(name, own.size, _differing(plain[name], own), _differing(looked_into[name], own))
-        for name, own in zip(names, recorded, strict=True)
+        for name, own in recorded.items()
     )
     peaks = {name: float(np.abs(plain[name]).max(initial=0.0)) for name in sums}
     peak = max(peaks, key=lambda name: peaks[name], default="")
@@ -173,28 +170,51 @@ def _judge(result: Verification) -> None:
         )
 
 
+def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[Array, dict[str, Array]]:
+    """Output of a module in eval mode, and its activation codes under the names that the exported file gives them.
+
+    Two layers that quantize the same value with the same step share one quantizer in the file; the codes stand once.
+    Raises ExportError when the file has not all of the module's quantizers, or others.
+    """
+    with torch.no_grad(), _recording(module) as recorded:
+        output: Array = module(torch.from_numpy(inputs)).numpy()
+    found: dict[str, Array] = {}
+    for name in onnx_codes(model):
+        match = _CODES.fullmatch(name)
+        calls = recorded.get(match["layer"].strip("/").replace("/", "."), []) if match else []
+        if not calls:
+            raise ExportError(f"the file quantizes '{name}', but torch has no such quantizer")
+        found[name] = calls.pop(0)
+    for layer, calls in recorded.items():
+        for codes in calls:
+            if not any(np.array_equal(codes, other) for other in found.values()):
+                raise ExportError(f"torch quantizes the input of '{layer}', but the file does not")
+    return output, found
+
+
+_CODES = re.compile(r"(?P<layer>/.*|)/(Quantize|QuantizePerToken|Binarize)(_\d+)?_output_0")
+
+
 @contextmanager
-def recorded_codes(module: nn.Module) -> Iterator[list[Array]]:
-    """Within this context every call of an activation quantizer of `module` leaves its codes in the list, in order."""
-    from subbyte.models.quant.quantizer import ActivationQuantizer
+def _recording(module: nn.Module) -> Iterator[dict[str, list[Array]]]:
+    """Within this context each activation quantizer leaves its codes under the name of its layer, call by call."""
+    recorded: dict[str, list[Array]] = {}
 
-    recorded: list[Array] = []
-    quantizers = [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
-
-    def recording(quantize: Any) -> Any:
+    def recording(layer: str, quantize: Any) -> Any:
         def call(x: torch.Tensor) -> Any:
             result = quantize(x)
-            recorded.append(result[0].detach().numpy().copy())
+            recorded.setdefault(layer, []).append(result[0].detach().numpy().copy())
             return result
 
         return call
 
-    for quantizer in quantizers:
-        quantizer.__dict__["quantize"] = recording(quantizer.quantize)
+    quantizers = {n.rpartition(".")[0]: m for n, m in module.named_modules() if isinstance(m, ActivationQuantizer)}
+    for layer, quantizer in quantizers.items():
+        quantizer.__dict__["quantize"] = recording(layer, quantizer.quantize)
     try:
         yield recorded
     finally:
-        for quantizer in quantizers:
+        for quantizer in quantizers.values():
             del quantizer.__dict__["quantize"]
 
 
