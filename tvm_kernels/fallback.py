@@ -1,0 +1,50 @@
+"""The float path of low-bit products that no kernel row serves, and the refusal of `--strict`. Nothing falls back in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.formats import PerGroup
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.kernels.registry import choose
+from subbyte.tvm_kernels.rewrites.products import as_float
+
+
+def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:
+    """Turn every QuantizedProduct without a row into a FloatProduct on the same levels, with the reason."""
+    for node in graph.order():
+        if not isinstance(node.operator, ops.QuantizedProduct):
+            continue
+        try:
+            choose(node.operator, features)
+        except CompileError as error:
+            reason = str(error).split(": ", 1)[-1]
+            _to_float(graph, node, node.operator, reason)
+
+
+def _to_float(graph: Graph, node: Node, product: ops.QuantizedProduct, reason: str) -> None:
+    if isinstance(product.activation, ops.Bits) and any(getattr(product.geometry, "padding", ())):
+        raise CompileError(f"no kernel for '{node.name}', and none in float pads with +1: {reason}")
+    by_group = isinstance(product.weight.granularity, PerGroup)
+    weight = product.weight.dequantize() if by_group else product.weight.levels().astype(np.float32)
+    node.operator = ops.FloatProduct(node.name, product.geometry, weight, product.epilogue)
+    node.op, node.fallback = "FloatProduct", reason
+    levels = as_float(graph, node.inputs[0], node)
+    graph.set_inputs(node, [levels, *node.inputs[1:]])
+
+
+def refuse(graph: Graph) -> None:
+    """Raise CompileError naming every layer that fell back to float."""
+    fallen = [node for node in graph.order() if node.fallback]
+    if not fallen:
+        return
+    lines = [f"'{node.name}': {node.fallback}" for node in fallen]
+    count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
+    raise CompileError(
+        f"{count} would run in float:\n       "
+        + "\n       ".join(lines)
+        + "\n       Give these layers a format and an "
+        "activation quantizer that a kernel serves, or compile without --strict to run them in float."
+    )

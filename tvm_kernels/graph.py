@@ -1,0 +1,275 @@
+"""The graph that lowering works on: values, nodes, and the few edits that rewrites need.
+
+It starts as the ONNX graph with every shape known. Rewrites turn nodes into nodes that carry an `Operator`
+(operators.py); what no rule takes stays an ONNX node and goes through TVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import ModelError
+from subbyte.formats import LowBitTensor
+from subbyte.tvm_kernels import operators as ops
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """Low-bit weights as an operand of the ONNX graph.
+
+    `tensor` has the output channel first; the ONNX value is `tensor` with its axes in this `order`. With `scaled` the
+    value is level x scale, otherwise it is the integer level and the scale is a `Mul` behind the product.
+    """
+
+    tensor: LowBitTensor
+    order: tuple[int, ...]
+    scaled: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.tensor.shape[axis] for axis in self.order)
+
+    def value(self) -> Array:
+        """The float32 operand that other engines see."""
+        raw = self.tensor.dequantize() if self.scaled else self.tensor.levels().astype(np.float32)
+        return np.transpose(raw, self.order)
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the graph; `shape` is always the ONNX shape, `layout` and `storage` say how it lies in memory."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    data: Array | None = None  # a constant
+    weight: Weight | None = None  # a low-bit constant
+    storage: ops.Storage = field(default_factory=ops.Float)
+    layout: str = "as-is"  # or "NHWC": channels (axis 1) last
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None or self.weight is not None
+
+    @property
+    def memory_dtype(self) -> str:
+        """dtype of the stored elements."""
+        return self.dtype if isinstance(self.storage, ops.Float) else self.storage.dtype
+
+    @property
+    def memory_shape(self) -> Shape:
+        """Shape as it lies in memory."""
+        shape = self.shape
+        if self.layout == "NHWC":
+            shape = (shape[0], *shape[2:], shape[1])
+        if isinstance(self.storage, ops.Bits):
+            shape = (*shape[:-1], -(-shape[-1] // 32))
+        return shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return int(np.prod(self.memory_shape, dtype=np.int64)) * np.dtype(self.memory_dtype).itemsize
+
+
+@dataclass(eq=False)
+class Node:
+    """An ONNX node, or with `operator` a kernel-to-be whose inputs are its own, then those of its epilogue."""
+
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    domain: str = ""
+    operator: ops.Operator | None = None
+    own_inputs: int = 1  # of a kernel: how many of `inputs` are not epilogue tensors
+    axis: int | None = None  # of a kernel: the ONNX axis of its channels, 1 or -1; None: any
+    reads: str = "as-is"  # of a kernel: layout of its own inputs; "same": that of its outputs
+    fallback: str | None = None
+
+
+class Graph:
+    """Values and nodes with an index from value to producer and users."""
+
+    def __init__(self, name: str, opset: int) -> None:
+        self.name = name
+        self.opset = opset
+        self.metadata: dict[str, str] = {}
+        self.values: dict[str, Value] = {}
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        self._nodes: dict[Node, None] = {}
+        self._producer: dict[str, Node] = {}
+        self._users: dict[str, list[Node]] = {}
+        self._fresh = 0
+
+    # ---- looking ----
+
+    def __contains__(self, node: Node) -> bool:
+        return node in self._nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def producer(self, name: str) -> Node | None:
+        """The node that makes a value; None for inputs and constants."""
+        return self._producer.get(name)
+
+    def users(self, name: str) -> list[Node]:
+        """The nodes that read a value, once each."""
+        return list(dict.fromkeys(self._users.get(name, ())))
+
+    def only_user(self, name: str, node: Node) -> bool:
+        """Whether `node` is all that reads the value."""
+        return name not in self.outputs and self.users(name) == [node]
+
+    def constant_of(self, name: str) -> Array | None:
+        """The array of a constant, or None."""
+        return self.values[name].data if name in self.values else None
+
+    def order(self) -> list[Node]:
+        """Nodes, producers first, otherwise in the order they were added; raises ModelError on a cycle."""
+        done: dict[Node, bool] = {}
+        ordered: list[Node] = []
+        for root in self._nodes:
+            stack: list[tuple[Node, Iterator[str]]] = []
+            if root not in done:
+                done[root] = False
+                stack.append((root, iter(root.inputs)))
+            while stack:
+                node, rest = stack[-1]
+                parent = next((p for p in (self._producer.get(i) for i in rest) if p and not done.get(p)), None)
+                if parent is None:
+                    done[node] = True
+                    ordered.append(node)
+                    stack.pop()
+                elif parent in done:
+                    raise ModelError(f"the graph has a cycle through '{parent.name or parent.op}'; ONNX allows none")
+                else:
+                    done[parent] = False
+                    stack.append((parent, iter(parent.inputs)))
+        return ordered
+
+    # ---- editing ----
+
+    def fresh(self, hint: str) -> str:
+        """A value name that is not taken."""
+        while True:
+            self._fresh += 1
+            name = f"{hint}:{self._fresh}"
+            if name not in self.values:
+                return name
+
+    def add_value(self, name: str, dtype: str, shape: Sequence[int], **fields: Any) -> Value:
+        value = Value(name, dtype, tuple(int(d) for d in shape), **fields)
+        self.values[name] = value
+        return value
+
+    def constant(self, array: Any, hint: str = "constant") -> str:
+        """A new constant; returns its name."""
+        data = np.asarray(array)
+        name = self.fresh(hint)
+        self.add_value(name, data.dtype.name, data.shape, data=data)
+        return name
+
+    def add(self, node: Node) -> Node:
+        """Put a node whose values exist into the graph."""
+        self._nodes[node] = None
+        for output in node.outputs:
+            self._producer[output] = node
+        for name in node.inputs:
+            self._users.setdefault(name, []).append(node)
+        return node
+
+    def emit(
+        self, op: str, inputs: Sequence[str], shape: Sequence[int], hint: str, like: Node | None = None, **fields: Any
+    ) -> str:
+        """Add a node with one new float32 output of that shape; returns the output's name."""
+        output = self.fresh(hint)
+        dtype = fields.pop("dtype", "float32")
+        self.add_value(output, dtype, shape)
+        self.add(Node(op, list(inputs), [output], name=like.name if like else hint, **fields))
+        return output
+
+    def remove(self, node: Node) -> None:
+        """Take a node out; its output values stay, to be produced by another."""
+        del self._nodes[node]
+        for output in node.outputs:
+            if self._producer.get(output) is node:
+                del self._producer[output]
+        self._forget_uses(node)
+
+    def _forget_uses(self, node: Node) -> None:
+        for name in set(node.inputs):
+            self._users[name] = [user for user in self._users.get(name, []) if user is not node]
+
+    def replace_node(self, old: Node, *new: Node) -> None:
+        """Nodes in the place of another; the last usually takes over its outputs."""
+        self.remove(old)
+        for node in new:
+            self.add(node)
+
+    def set_inputs(self, node: Node, inputs: Sequence[str]) -> None:
+        """Give a node other inputs; the names in its operator's epilogue follow."""
+        renamed = dict(zip(node.inputs, inputs, strict=False))
+        self._forget_uses(node)
+        node.inputs = list(inputs)
+        if node.operator is not None:
+            node.operator = renamed_tensors(node.operator, renamed)
+        for name in node.inputs:
+            self._users.setdefault(name, []).append(node)
+
+    def set_outputs(self, node: Node, outputs: Sequence[str]) -> None:
+        """Let a node make these values instead."""
+        for output in node.outputs:
+            if self._producer.get(output) is node:
+                del self._producer[output]
+        node.outputs = list(outputs)
+        for output in outputs:
+            self._producer[output] = node
+
+    def replace_uses(self, old: str, new: str, only: Sequence[Node] | None = None) -> None:
+        """Let the users of `old` (or only these) read `new`."""
+        for user in self.users(old) if only is None else only:
+            self.set_inputs(user, [new if name == old else name for name in user.inputs])
+
+    def prune(self) -> None:
+        """Remove nodes and values that nothing reads."""
+        alive: set[Node] = set()
+        stack = [self._producer[name] for name in self.outputs if name in self._producer]
+        while stack:
+            node = stack.pop()
+            if node not in alive:
+                alive.add(node)
+                stack.extend(self._producer[name] for name in node.inputs if name in self._producer)
+        for node in [n for n in self._nodes if n not in alive]:
+            self.remove(node)
+        used = {name for node in self._nodes for name in (*node.inputs, *node.outputs)} | {*self.inputs, *self.outputs}
+        self.values = {name: value for name, value in self.values.items() if name in used}
+
+
+def renamed_tensors(op: ops.Operator, names: dict[str, str]) -> ops.Operator:
+    """The operator with the run-time tensors of its epilogue called otherwise."""
+    epilogue = getattr(op, "epilogue", None)
+    if epilogue is None:
+        return op
+    steps = tuple(
+        replace(step, tensor=names.get(step.tensor, step.tensor))
+        if isinstance(step, ops.RowScale | ops.Combine)
+        else step
+        for step in epilogue.steps
+    )
+    return replace(op, epilogue=replace(epilogue, steps=steps))  # type: ignore[call-arg]

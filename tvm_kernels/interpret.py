@@ -1,0 +1,73 @@
+"""Run a lowered graph in NumPy: each kernel by its reference arithmetic, the rest by ONNX's reference evaluator.
+
+Slow and exact; tests and golden outputs use it, and it needs neither TVM nor a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnx.reference
+
+from subbyte.errors import InputError
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.kernels import reference
+
+
+def interpret(graph: Graph, inputs: Mapping[str, Array], every: bool = False) -> dict[str, Array]:
+    """Outputs by name (with `every`: all values, as they lie in memory); raises InputError for a wrong input."""
+    held: dict[str, Array] = {}
+    for name in graph.inputs:
+        value = graph.values[name]
+        if name not in inputs or tuple(np.shape(inputs[name])) != value.shape:
+            got = list(np.shape(inputs[name])) if name in inputs else "nothing"
+            raise InputError(f"input '{name}' needs shape {list(value.shape)}, got {got}")
+        held[name] = np.asarray(inputs[name], value.dtype)
+    for name, value in graph.values.items():
+        if value.data is not None:
+            held[name] = value.data
+    for node in graph.order():
+        arrays = [held[name] if name else None for name in node.inputs]
+        for name, array in zip(node.outputs, _results(graph, node, arrays), strict=False):
+            if name:
+                value = graph.values[name]
+                held[name] = np.asarray(array).astype(value.memory_dtype, copy=False).reshape(value.memory_shape)
+    return held if every else {name: held[name] for name in graph.outputs}
+
+
+def _results(graph: Graph, node: Node, arrays: list[Array | None]) -> list[Array]:
+    if node.operator is not None:
+        own = [array for array in arrays[: node.own_inputs] if array is not None]
+        tensors = {n: a for n, a in zip(node.inputs, arrays, strict=True) if a is not None}
+        return reference.run(node.operator, own, tensors)
+    first = arrays[0]
+    if node.op == "View" and first is not None:
+        return [first]
+    if node.op == "UnpackBits" and first is not None:
+        return [reference.levels(first, graph.values[node.inputs[0]].storage).astype(np.float32)]
+    evaluator = onnx.reference.ReferenceEvaluator(node_proto(node), opsets={"": graph.opset})
+    feeds = {name: array for name, array in zip(node.inputs, arrays, strict=True) if name}
+    return list(evaluator.run(None, feeds))
+
+
+def node_proto(node: Node) -> onnx.NodeProto:
+    """The ONNX node that stands for a node without a kernel."""
+    attributes = {
+        key: onnx.numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+        for key, value in node.attributes.items()
+        if key != "explicit"
+    }
+    return onnx.helper.make_node(node.op, node.inputs, node.outputs, node.name, domain=node.domain, **attributes)
+
+
+def onnx_array(array: Array, storage: ops.Storage, layout: str) -> Array:
+    """A stored array as the ONNX value that it stands for: levels as float32, NCHW."""
+    values = array if isinstance(storage, ops.Float) else reference.levels(array, storage).astype(np.float32)
+    if layout == "NHWC":
+        values = np.moveaxis(values, -1, 1)
+    return values

@@ -1,0 +1,178 @@
+"""Channels last: where ONNX says NCHW (or NCL), kernels run NHWC; here each value gets the layout it lies in.
+
+Kernels say what they read (`Node.reads`): NHWC, as-is, or "same" for elementwise work that takes what it is given. ONNX
+nodes that no kernel took read and write as-is. Where the two meet a `Transpose` is put in, at most one for a value;
+it is a mere view when there is one channel or one pixel, and constants are turned here. Reshapes and transposes of the
+file that only move the channel axis become views of the other layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Graph, Node, Shape, Value
+
+NHWC, AS_IS = "NHWC", "as-is"
+
+
+def assign(graph: Graph) -> None:
+    """Give every value its layout, put conversions in, and settle the rows and channels of elementwise kernels."""
+    converted: dict[tuple[str, str], str] = {}
+    for node in graph.order():
+        if node.operator is not None:
+            _kernel(graph, node, converted)
+        elif node.op == "View":
+            _view(graph, node, converted)
+        elif node.op == "UnpackBits":
+            graph.values[node.outputs[0]].layout = graph.values[node.inputs[0]].layout
+        elif node.op == "Transpose" and _channel_move(graph, node):
+            pass
+        else:
+            graph.set_inputs(node, [convert(graph, name, AS_IS, converted) for name in node.inputs])
+    _outputs(graph, converted)
+    graph.prune()
+
+
+def _has_channels(shape: Shape) -> bool:
+    return len(shape) > 2
+
+
+def _indifferent(value: Value) -> bool:
+    """Whether both layouts are the same bytes."""
+    return not _has_channels(value.shape) or value.shape[1] == 1 or int(np.prod(value.shape[2:])) == 1
+
+
+def to_channels_last(rank: int) -> list[int]:
+    return [0, *range(2, rank), 1]
+
+
+def to_channels_first(rank: int) -> list[int]:
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str], str]) -> str:
+    """The value in that layout: itself, a view, a turned constant, or the output of a new Transpose."""
+    if not name:
+        return name
+    value = graph.values[name]
+    if value.layout == layout or not _has_channels(value.shape):
+        return name
+    if (name, layout) in converted:
+        return converted[name, layout]
+    other = graph.fresh(f"{name}:{layout}")
+    rank = len(value.shape)
+    made = graph.add_value(other, value.dtype, value.shape, storage=value.storage, layout=layout)
+    perm = to_channels_last(rank) if layout == NHWC else to_channels_first(rank)
+    if value.data is not None:
+        made.data = np.ascontiguousarray(np.transpose(value.data, perm))
+    elif _indifferent(value) and not isinstance(value.storage, ops.Bits):
+        graph.add(Node("View", [name], [other], {}, other, "subbyte"))
+    elif isinstance(value.storage, ops.Bits):
+        raise CompileError(f"the packed signs '{name}' are needed in two layouts; this model cannot be compiled yet")
+    else:
+        graph.add(Node("Transpose", [name], [other], {"perm": perm}, f"{name}:{layout}"))
+    converted[name, layout] = other
+    return other
+
+
+# ---- kernels ----
+
+
+def _kernel(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> None:
+    own, tensors = node.inputs[: node.own_inputs], node.inputs[node.own_inputs :]
+    reads = node.reads
+    if reads == "same":
+        reads = _wanted(graph, node, graph.values[own[0]])
+    inputs = [convert(graph, name, reads, converted) for name in own]
+    # What comes out has the channels where `axis` says; rank 2 has one layout only.
+    writes = NHWC if (node.reads == "same" and reads == NHWC) or node.axis == 1 else AS_IS
+    if node.reads == "same" and not _has_channels(graph.values[node.outputs[0]].shape):
+        writes = AS_IS
+    for name in node.outputs:
+        if _has_channels(graph.values[name].shape):
+            graph.values[name].layout = writes
+    inputs += [_like_output(graph, name, node, writes, converted) for name in tensors]
+    graph.set_inputs(node, inputs)
+    _settle(graph, node)
+
+
+def _like_output(graph: Graph, name: str, node: Node, writes: str, converted: dict[tuple[str, str], str]) -> str:
+    row_scale = any(isinstance(s, ops.RowScale) and s.tensor == name for s in node.operator.epilogue.steps)  # type: ignore[union-attr]
+    return name if row_scale else convert(graph, name, writes, converted)
+
+
+def _wanted(graph: Graph, node: Node, value: Value) -> str:
+    """The layout an elementwise kernel works in: that of its channels, else the one its input has."""
+    if not _has_channels(value.shape):
+        return AS_IS
+    if node.axis is not None:
+        return NHWC if node.axis == 1 else AS_IS
+    return value.layout
+
+
+def _settle(graph: Graph, node: Node) -> None:
+    """Rows and channels of kernels that work on any shape."""
+    shape = graph.values[node.outputs[0]].memory_shape
+    if isinstance(graph.values[node.outputs[0]].storage, ops.Bits):
+        shape = (*shape[:-1], graph.values[node.outputs[0]].storage.channels)  # type: ignore[union-attr]
+    channels = shape[-1] if shape else 1
+    rows = graph.values[node.outputs[0]].size // channels
+    operator = node.operator
+    if isinstance(operator, ops.Elementwise):
+        node.operator = replace(operator, rows=rows, channels=channels)
+    elif isinstance(operator, ops.Pool2d) and node.reads == "same":
+        window = ops.Conv2d(1, rows, 1, channels, channels, (1, 1), groups=channels)
+        node.operator = replace(operator, geometry=window)
+
+
+# ---- views ----
+
+
+def _view(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> None:
+    """A reshape of a channels-last value stays a view when it leaves batch and channels alone."""
+    source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
+    if isinstance(source.storage, ops.Bits):
+        raise CompileError(f"'{node.name}' reshapes packed signs; put Binarize behind the reshape")
+    same_ends = source.shape[:2] == target.shape[:2] and len(target.shape) > 1
+    if source.layout == NHWC and same_ends and _has_channels(target.shape):
+        target.layout = NHWC
+        return
+    graph.set_inputs(node, [convert(graph, node.inputs[0], AS_IS, converted)])
+
+
+def _channel_move(graph: Graph, node: Node) -> bool:
+    """A Transpose of the file that moves the channels last (or first) is the other layout's view."""
+    source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
+    rank = len(source.shape)
+    perm = list(node.attributes.get("perm", range(rank)[::-1]))
+    if rank < 3 or isinstance(source.storage, ops.Bits):
+        return False
+    if source.layout == NHWC and perm == to_channels_last(rank):
+        target.layout = AS_IS
+    elif source.layout == AS_IS and perm == to_channels_first(rank) and not _indifferent(target):
+        target.layout = NHWC
+    else:
+        return False
+    node.op, node.domain, node.attributes = "View", "subbyte", {}
+    return True
+
+
+def _outputs(graph: Graph, converted: dict[tuple[str, str], str]) -> None:
+    """The model's outputs lie as ONNX says, under their own names."""
+    for name in graph.outputs:
+        value = graph.values[name]
+        maker = graph.producer(name)
+        if value.layout == AS_IS or maker is None:
+            continue
+        inner = graph.fresh(name)
+        graph.add_value(inner, value.dtype, value.shape, storage=value.storage, layout=value.layout)
+        graph.set_outputs(maker, [inner if output == name else output for output in maker.outputs])
+        graph.replace_uses(name, inner)
+        value.layout = AS_IS
+        made = graph.producer(convert(graph, inner, AS_IS, converted))
+        assert made is not None
+        graph.set_outputs(made, [name])

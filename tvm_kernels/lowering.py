@@ -1,0 +1,74 @@
+"""From an ONNX file to a plan: the stages of the rewrite table, in order, then layout, kernels and memory.
+
+    foreign     other people's files in our form          rewrites/foreign.py
+    standard    one way to say each thing                 rewrites/standard.py
+    products    nodes that kernels start from             rewrites/products.py
+    epilogues   what follows joins the kernel             rewrites/epilogues.py
+
+To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from subbyte.tvm_kernels import layout
+from subbyte.tvm_kernels.graph import Graph
+from subbyte.tvm_kernels.onnx_model import load_model
+from subbyte.tvm_kernels.read_graph import read_graph
+from subbyte.tvm_kernels.rewrites import epilogues, foreign, products, standard
+from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels.plan import Plan
+
+STAGES: tuple[tuple[str, list[Rule]], ...] = (
+    ("foreign", foreign.RULES),
+    ("standard", standard.RULES),
+    ("products", products.RULES),
+    ("epilogues", epilogues.RULES),
+)
+
+
+def lower(
+    model: str | Path | onnx.ModelProto, features: frozenset[str], *, strict: bool = False, name: str | None = None
+) -> Plan:
+    """The plan of a model for a CPU with these features.
+
+    Raises UsageError, ModelError for a file that is wrong, and CompileError for a layer that cannot be compiled; with
+    `strict` also for every layer that would run in float although the file asks for low bit.
+    """
+    from subbyte.tvm_kernels.assembly import assemble
+
+    if name is None:
+        name = Path(model).stem if isinstance(model, str | Path) else model.graph.name
+    return assemble(lower_graph(model, features, strict=strict, name=name), features)
+
+
+def lower_graph(
+    model: str | Path | onnx.ModelProto,
+    features: frozenset[str] | None = None,
+    *,
+    strict: bool = False,
+    name: str | None = None,
+) -> Graph:
+    """The graph of kernels and leftover ONNX nodes, before code: what `interpret` runs.
+
+    With `features`, low-bit products that no kernel row serves are put on the float path here.
+    """
+    from subbyte.tvm_kernels import fallback
+
+    graph = read_graph(load_model(model), name)
+    for stage, rules in STAGES:
+        apply(graph, rules)
+        if stage == "products":
+            products.coded_inputs_as_float(graph)
+    if features is not None:
+        fallback.unserved_to_float(graph, features)
+    if strict:
+        fallback.refuse(graph)
+    layout.assign(graph)
+    return graph

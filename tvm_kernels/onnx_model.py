@@ -1,0 +1,286 @@
+"""Read an ONNX file that may be damaged or hostile, check it, and bring it to the form that lowering knows.
+
+What leaves here is valid ONNX with static shapes, sorted, in opset 13 or later, without functions other than those of
+domain `subbyte`. Everything else is refused with a ModelError that says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+import onnx.checker
+import onnx.external_data_helper
+import onnx.inliner
+import onnx.version_converter
+from google.protobuf.message import DecodeError
+
+from subbyte.errors import ModelError, UsageError
+from subbyte.formats import all_formats
+
+DOMAIN = "subbyte"
+MAX_FILE_BYTES = 2**31 - 1  # protobuf's own limit
+MAX_EXTERNAL_BYTES = 16 << 30
+MAX_NODES = 200_000
+MAX_ELEMENTS = 1 << 31  # of one tensor
+OLDEST_OPSET = 13
+
+# Operators of other domains that the rewrite table knows.
+FOREIGN_OPERATORS = {
+    ("com.microsoft", "MatMulNBits"),
+    ("com.microsoft", "Gelu"),
+    ("qonnx.custom_op.general", "Quant"),
+    ("qonnx.custom_op.general", "BipolarQuant"),
+}
+STANDARD_DOMAINS = {"", "ai.onnx"}
+INPUT_TYPES = {"float32", "uint8", "int8", "int32", "int64"}  # those of runtime/c/subbyte.h
+
+
+def decoder_formats() -> dict[str, str]:
+    """Function name -> format name, for `Decode<Format>` of every registered format."""
+    return {"Decode" + fmt.name.capitalize(): fmt.name for fmt in all_formats()}
+
+
+def dequantizer_formats() -> dict[str, str]:
+    """Function name -> format name, for `Dequantize<Format>` of every registered format."""
+    return {"Dequantize" + fmt.name.capitalize(): fmt.name for fmt in all_formats()}
+
+
+def known_functions() -> list[str]:
+    """The functions of domain `subbyte` that lowering recognises; others are inlined."""
+    return ["Quantize", "QuantizePerToken", "Binarize", *decoder_formats(), *dequantizer_formats()]
+
+
+def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """A checked, normalised model from a file or a model in memory.
+
+    Raises UsageError for a missing file and ModelError for a file that is not ONNX, truncated, too large, cyclic, of
+    unknown operators, with dynamic shapes, or with external data outside of its folder.
+    """
+    if isinstance(source, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(source)
+    else:
+        model = _read(Path(source))
+    if not model.graph.node:
+        raise ModelError("the model's graph has no nodes: an empty or truncated file; export it again")
+    if len(model.graph.node) > MAX_NODES:
+        raise ModelError(f"the graph has {len(model.graph.node)} nodes; the compiler accepts at most {MAX_NODES}")
+    _check_operators(model)
+    _check_names(model.graph)
+    _check_inputs(model.graph)
+    _sort(model.graph)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"not valid ONNX: {_first_line(error)}. Export the model again") from error
+    return _normalised(model)
+
+
+# ---- reading ----
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}. Give the path of an ONNX model")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ModelError(
+            f"{path.name} has {size} bytes; an ONNX file holds at most {MAX_FILE_BYTES}: keep weights as external data"
+        )
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{path.name} is not an ONNX file, or truncated ({_first_line(error)}); get it again"
+        ) from error
+    if not model.ir_version or not model.HasField("graph"):
+        raise ModelError(f"{path.name} is not an ONNX file, or truncated: no IR version or no graph; get it again")
+    _load_external(model, path)
+    return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _load_external(model: onnx.ModelProto, path: Path) -> None:
+    """Bring external data in; every location must lie inside of the model's folder."""
+    folder = path.resolve().parent
+    total = 0
+    for tensor in _tensors(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        place = (folder / location).resolve()
+        if not location or Path(location).is_absolute() or not place.is_relative_to(folder):
+            raise ModelError(
+                f"tensor '{tensor.name}' wants external data at '{location}', outside of the model's folder {folder}; "
+                "put the data beside the model and give a relative path"
+            )
+        if not place.is_file():
+            raise ModelError(f"tensor '{tensor.name}' wants external data in '{location}', which is not in {folder}")
+        total += place.stat().st_size
+        if total > MAX_EXTERNAL_BYTES:
+            raise ModelError(f"external data of more than {MAX_EXTERNAL_BYTES} bytes")
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        except (ValueError, OSError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"external data of '{tensor.name}' cannot be read: {_first_line(error)}") from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+# ---- checking ----
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    own = {(f.domain, f.name) for f in model.functions}
+    bodies = [*model.graph.node, *(node for f in model.functions for node in f.node)]
+    for node in bodies:
+        if node.domain in STANDARD_DOMAINS:
+            if not onnx.defs.has(node.op_type, opsets.get("", opsets.get("ai.onnx", OLDEST_OPSET)), ""):
+                names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+                raise ModelError(_unknown(node, f"ONNX has no operator '{node.op_type}'", names))
+        elif (node.domain, node.op_type) not in own | FOREIGN_OPERATORS:
+            if node.domain == DOMAIN and node.op_type in known_functions():
+                raise ModelError(
+                    f"node '{node.name or node.op_type}' calls {DOMAIN}.{node.op_type}, whose body is not in the file; "
+                    "export the model again"
+                )
+            known = {name for domain, name in own | FOREIGN_OPERATORS if domain == node.domain}
+            raise ModelError(_unknown(node, f"unknown operator {node.domain}.{node.op_type}", known))
+
+
+def _unknown(node: onnx.NodeProto, what: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(node.op_type, sorted(known), n=1, cutoff=0.6)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return (
+        f"{what} (node '{node.name or node.output[0]}').{hint} Export with standard ONNX operators, or give the "
+        "operator a body as a model-local function"
+    )
+
+
+def _check_names(graph: onnx.GraphProto) -> None:
+    """Every input of every node is made by something."""
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        made.update(node.output)
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in made:
+                raise ModelError(
+                    f"node '{node.name or node.op_type}' reads '{name}', which is no input, initializer or output of "
+                    "another node; the file lacks an initializer"
+                )
+    for output in graph.output:
+        if output.name not in made:
+            raise ModelError(f"the graph's output '{output.name}' is made by no node")
+
+
+def _check_inputs(graph: onnx.GraphProto) -> None:
+    constants = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name in constants:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(f"input '{value.name}' is not a tensor; only tensors can be inputs")
+        kind = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else "no type"
+        if dtype not in INPUT_TYPES:
+            raise ModelError(f"input '{value.name}' is {dtype}; inputs are one of {', '.join(sorted(INPUT_TYPES))}")
+        if not kind.HasField("shape"):
+            raise ModelError(f"input '{value.name}' has no shape; export the model with a fixed shape")
+        sizes: list[str] = []
+        for index, dim in enumerate(kind.shape.dim):
+            sizes.append(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?")
+            if dim.HasField("dim_value") and dim.dim_value < 1:
+                raise ModelError(
+                    f"input '{value.name}' has size {dim.dim_value} along axis {index}; at least 1 is needed"
+                )
+        for index, dim in enumerate(kind.shape.dim):
+            if not dim.HasField("dim_value"):
+                raise ModelError(
+                    f"input '{value.name}' has a dynamic shape [{', '.join(sizes)}]: axis {index} is not fixed. Export "
+                    "with a fixed shape, or fix it with: python -m onnxruntime.tools.make_dynamic_shape_fixed "
+                    f"--input_name {value.name} --input_shape 1,... model.onnx fixed.onnx"
+                )
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Nodes in topological order, in place; raises ModelError on a cycle."""
+    producer: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            if name:
+                if name in producer:
+                    raise ModelError(f"value '{name}' is made by two nodes")
+                producer[name] = index
+    waiting = [{producer[i] for i in node.input if i in producer} for node in graph.node]
+    users: list[list[int]] = [[] for _ in waiting]
+    for index, parents in enumerate(waiting):
+        for parent in parents:
+            users[parent].append(index)
+    ready = [index for index, parents in enumerate(waiting) if not parents]
+    ordered: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)  # the file's own order where it is sorted
+        ordered.append(index)
+        for user in users[index]:
+            waiting[user].discard(index)
+            if not waiting[user]:
+                heapq.heappush(ready, user)
+    if len(ordered) < len(waiting):
+        stuck = next(i for i, parents in enumerate(waiting) if parents and i not in set(ordered))
+        node = graph.node[stuck]
+        raise ModelError(f"the graph has a cycle through node '{node.name or node.op_type}'; ONNX allows none")
+    if ordered != sorted(ordered):
+        nodes = [graph.node[index] for index in ordered]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+# ---- normalising ----
+
+
+def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 1)
+    if opset < OLDEST_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, OLDEST_OPSET)
+        except Exception as error:  # the converter raises whatever it likes
+            raise ModelError(
+                f"opset {opset} is older than {OLDEST_OPSET} and cannot be converted ({_first_line(error)}); "
+                f"export with opset {OLDEST_OPSET} or later"
+            ) from error
+    if model.functions:
+        keep = [(DOMAIN, name) for name in known_functions()]
+        try:
+            model = onnx.inliner.inline_selected_functions(model, keep, exclude=True)
+        except Exception as error:  # the inliner raises whatever it likes
+            raise ModelError(f"the file's functions cannot be inlined: {_first_line(error)}") from error
+    return model
+
+
+def inline_standard_functions(model: onnx.ModelProto, op_types: Sequence[str]) -> onnx.ModelProto:
+    """Standard operators of these types replaced by the body that their ONNX schema gives."""
+    wanted = [("", op_type) for op_type in op_types]
+    return onnx.inliner.inline_selected_functions(model, wanted, exclude=False, inline_schema_functions=True)
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:300] or type(error).__name__

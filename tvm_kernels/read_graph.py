@@ -1,0 +1,241 @@
+"""An ONNX model as a `Graph`: every shape inferred, every constant folded, every low-bit payload checked and unpacked once.
+
+Shapes are inferred node by node with the values of constants at hand, so that shape arithmetic (Shape, Gather, Concat,
+Reshape) disappears here. A shape that stays unknown is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+import onnx.reference
+import onnx.shape_inference
+
+from subbyte import formats
+from subbyte.errors import FormatError, ModelError
+from subbyte.formats import LowBitTensor, PerGroup, PerTensor
+from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
+from subbyte.tvm_kernels.onnx_model import DOMAIN, MAX_ELEMENTS, decoder_formats, dequantizer_formats
+
+Array = npt.NDArray[Any]
+HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
+CONTROL_FLOW = {"If", "Loop", "Scan"}
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
+    """The graph of a model from `load_model`; raises ModelError for what cannot be given a static shape."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    graph = Graph(name or model.graph.name or "model", opset)
+    graph.metadata = {entry.key: entry.value for entry in model.metadata_props}
+    for tensor in model.graph.initializer:
+        _add_constant(graph, tensor.name, _array(tensor))
+    for value in model.graph.input:
+        if value.name not in graph.values:
+            kind = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+            graph.add_value(value.name, dtype, [dim.dim_value for dim in kind.shape.dim])
+            graph.inputs.append(value.name)
+    for proto in model.graph.node:
+        _read_node(graph, proto, model)
+    graph.outputs = [value.name for value in model.graph.output]
+    if len(set(graph.outputs)) != len(graph.outputs):
+        raise ModelError("the graph names one value as output twice; give each output its own name")
+    graph.prune()
+    return graph
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    try:
+        array = onnx.numpy_helper.to_array(tensor)
+    except Exception as error:  # to_array raises what NumPy raises on a payload that does not fit its shape
+        raise ModelError(f"initializer '{tensor.name}' does not hold what its shape says: {error}") from error
+    if array.dtype.name in ("int4", "uint4", "int2", "uint2"):  # ml_dtypes: kept as bytes from here on
+        return array.astype(np.int8 if array.dtype.name.startswith("int") else np.uint8)
+    return array
+
+
+def _add_constant(graph: Graph, name: str, data: Array) -> None:
+    graph.add_value(name, data.dtype.name, data.shape, data=data)
+
+
+def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values; tensors as arrays."""
+    found: dict[str, Any] = {}
+    for attribute in proto.attribute:
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        found[attribute.name] = onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    return found
+
+
+def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> None:
+    label = proto.name or proto.output[0]
+    if proto.op_type in CONTROL_FLOW | RANDOM:
+        raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    own = OWN.get((domain, proto.op_type)) or (_decode if domain == DOMAIN else None)
+    attrs = attributes(proto)
+    if own is not None:
+        own(graph, proto, attrs)
+        if proto.output[0] in graph.values and graph.values[proto.output[0]].is_constant:
+            return
+    else:
+        types = _infer(graph, proto, model)
+        for output in proto.output:
+            if output:
+                _add_output(graph, label, output, types.get(output))
+        if _fold(graph, proto, attrs):
+            return
+    graph.add(Node(proto.op_type, list(proto.input), list(proto.output), attrs, label, domain))
+
+
+# ---- shape inference ----
+
+
+def _type_of(value: Value) -> onnx.TypeProto:
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)) if value.dtype != "bfloat16" else 16
+    return onnx.helper.make_tensor_type_proto(element, value.shape)
+
+
+def _infer(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    schema = onnx.defs.get_schema(proto.op_type, graph.opset, "")
+    inputs = {name: graph.values[name] for name in proto.input if name}
+    hints = {
+        name: onnx.numpy_helper.from_array(value.data, name)
+        for name, value in inputs.items()
+        if value.data is not None and value.size <= HINT_ELEMENTS
+    }
+    try:
+        return onnx.shape_inference.infer_node_outputs(
+            schema,
+            proto,
+            {name: _type_of(value) for name, value in inputs.items()},
+            hints,
+            opset_imports=list(model.opset_import),
+            ir_version=model.ir_version,
+        )
+    except Exception as error:  # shape inference raises what its C++ raises
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"node '{proto.name or proto.op_type}' does not fit its inputs: {text}") from error
+
+
+def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None) -> None:
+    tensor = kind.tensor_type if kind is not None and kind.HasField("tensor_type") else None
+    if tensor is None or not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        raise ModelError(
+            f"the shape of '{name}' (node '{label}') depends on run-time values; export with fixed shapes, for instance "
+            "by replacing data-dependent indexing"
+        )
+    shape = [dim.dim_value for dim in tensor.shape.dim]
+    if int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
+        raise ModelError(f"'{name}' (node '{label}') would have shape {shape}, more than {MAX_ELEMENTS} elements")
+    graph.add_value(name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
+
+
+# ---- constants ----
+
+
+def _fold(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> bool:
+    """Compute a node whose inputs are all known; whether that was so."""
+    values = [graph.values[name] for name in proto.input if name]
+    if proto.op_type == "Shape":
+        first, last = attrs.get("start", 0), attrs.get("end", len(values[0].shape))
+        graph.values[proto.output[0]].data = np.array(values[0].shape[first:last], np.int64)
+        return True
+    if proto.op_type == "Size":
+        graph.values[proto.output[0]].data = np.array(values[0].size, np.int64)
+        return True
+    if any(value.data is None for value in values) or proto.op_type == "DequantizeLinear":
+        return False
+    feeds = {value.name: value.data for value in values}
+    evaluator = onnx.reference.ReferenceEvaluator(proto, opsets={"": graph.opset})
+    try:
+        results = evaluator.run(None, feeds)
+    except Exception as error:  # the evaluator raises what its operators raise
+        raise ModelError(
+            f"node '{proto.name or proto.op_type}' cannot be computed from its constants: {error}"
+        ) from error
+    for name, result in zip((o for o in proto.output if o), results, strict=False):
+        graph.values[name].data = np.asarray(result)
+    return True
+
+
+# ---- functions of domain subbyte and operators of other domains ----
+
+
+def _need(graph: Graph, proto: onnx.NodeProto, index: int, what: str) -> Array:
+    name = proto.input[index] if index < len(proto.input) else ""
+    data = graph.constant_of(name)
+    if data is None:
+        raise ModelError(f"node '{proto.name or proto.op_type}': {what} ('{name}') must be a constant of the file")
+    return data
+
+
+def _like_input(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    graph.add_value(proto.output[0], "float32", graph.values[proto.input[0]].shape)
+
+
+def _per_token(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    shape = graph.values[proto.input[0]].shape
+    graph.add_value(proto.output[0], "float32", shape)
+    if len(proto.output) > 1 and proto.output[1]:
+        graph.add_value(proto.output[1], "float32", (*shape[:-1], 1))
+
+
+def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    graph.add_value(proto.output[0], "float32", (*graph.values[proto.input[0]].shape[:-1], int(attrs["N"])))
+
+
+def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    """Decode<Format> and Dequantize<Format> become a Weight; a payload that does not fit its shape is refused."""
+    label = proto.name or proto.output[0]
+    by_group = proto.op_type in dequantizer_formats()
+    name = (dequantizer_formats() if by_group else decoder_formats())[proto.op_type]
+    fmt = formats.get(name)
+    packed = _need(graph, proto, 0, "the packed payload")
+    shape = tuple(int(d) for d in _need(graph, proto, 1, "the shape").reshape(-1))
+    if not shape or min(shape) < 1 or int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
+        raise ModelError(f"node '{label}': a weight cannot have shape {list(shape)}")
+    depth = int(np.prod(shape[1:], dtype=np.int64))
+    expected = (shape[0], formats.packed_length(depth, fmt.code_bits))
+    if packed.dtype != np.uint8 or packed.shape != expected:
+        raise ModelError(
+            f"node '{label}': the packed payload is {packed.dtype} {list(packed.shape)}, but {name} weights of shape "
+            f"{list(shape)} take uint8 {list(expected)}; the file is damaged, export it again"
+        )
+    scale: Array = np.array(1.0, np.float32)
+    granularity: formats.Granularity = PerTensor()
+    if by_group:
+        scale = _need(graph, proto, 2, "the scale").astype(np.float32)
+        size = int(_need(graph, proto, 3, "the group size").reshape(-1)[0])
+        if size < 1 or scale.shape != (shape[0], -(-depth // size)):
+            raise ModelError(
+                f"node '{label}': scales of shape {list(scale.shape)} do not fit groups of {size} of {depth} elements in "
+                f"{shape[0]} rows; the file is damaged, export it again"
+            )
+        granularity = PerGroup(size)
+    try:
+        tensor = LowBitTensor(fmt, shape, packed, scale, granularity)
+        tensor.levels()
+    except FormatError as error:
+        raise ModelError(f"node '{label}': {error}. The file is damaged, export it again") from error
+    weight = Weight(tensor, tuple(range(len(shape))), scaled=by_group)
+    graph.add_value(proto.output[0], "float32", shape, weight=weight)
+
+
+OWN: dict[tuple[str, str], Callable[[Graph, onnx.NodeProto, dict[str, Any]], None]] = {
+    (DOMAIN, "Quantize"): _like_input,
+    (DOMAIN, "Binarize"): _like_input,
+    (DOMAIN, "QuantizePerToken"): _per_token,
+    ("com.microsoft", "MatMulNBits"): _nbits_product,
+    ("com.microsoft", "Gelu"): _like_input,
+    ("qonnx.custom_op.general", "Quant"): _like_input,
+    ("qonnx.custom_op.general", "BipolarQuant"): _like_input,
+}

@@ -1,0 +1,1 @@
+"""The rewrite table, one file a stage: foreign, standard, products, epilogues. `lowering.py` runs them in order."""

@@ -1,0 +1,322 @@
+"""Everything elementwise joins the kernel in front of it, in the order of the file, or starts a kernel of its own.
+
+A step joins when nothing else reads the value in between. A quantizer joins always: the kernel then stores several
+forms at once, so that activations stay integers between layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
+from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, rule
+
+
+# ---- along which axis a constant runs ----
+
+
+def channel_vector(values: Array, shape: Shape) -> tuple[Array, int | None] | None:
+    """A broadcasting constant as a vector and its axis (1 or -1; None for a scalar); None when it runs along others."""
+    if values.size == 1:
+        return np.float32(values.reshape(1)), None
+    rank = len(shape)
+    if values.ndim > rank:
+        return None
+    padded = (1,) * (rank - values.ndim) + values.shape
+    long = [axis for axis, size in enumerate(padded) if size > 1]
+    if len(long) != 1 or padded[long[0]] != shape[long[0]]:
+        return None
+    axis = -1 if long[0] == rank - 1 else long[0]
+    return (values.reshape(-1).astype(np.float32), axis) if axis in (-1, 1) else None
+
+
+def _axes_agree(node: Node, axis: int | None) -> bool:
+    return axis is None or node.axis is None or node.axis == axis
+
+
+# ---- the kernel that a step joins ----
+
+
+def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
+    """The kernel that makes float32 `x` for `node` alone and can go on along `axis`."""
+    maker = graph.producer(x)
+    if maker is None or not graph.only_user(x, node) or not _axes_agree(maker, axis):
+        return None
+    epilogue = getattr(maker.operator, "epilogue", None)
+    if epilogue is None or len(epilogue.forms) != 1 or not isinstance(epilogue.forms[0], ops.ToFloat):
+        return None
+    if axis == -1 and maker.axis is None and maker.reads != "same":
+        return None
+    return maker
+
+
+def elementwise_kernel(graph: Graph, node: Node, x: str) -> Node:
+    """An Elementwise on `x` in the place of `node`; its rows and channels are settled with the layout."""
+    operator = ops.Elementwise(node.name, 0, 0, ops.Epilogue())
+    made = Node("Elementwise", [x], node.outputs, {}, node.name, "kernel", operator, reads="same")
+    graph.replace_node(node, made)
+    return made
+
+
+def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *tensors: str) -> bool:
+    """Append `step` to the kernel that makes `x`, or start one."""
+    value = graph.values[node.outputs[0]]
+    if value.dtype != "float32" or graph.values[x].dtype != "float32" or not value.shape:
+        return False
+    if graph.values[x].shape != value.shape:
+        return False
+    maker = host(graph, node, x, axis)
+    if maker is None:
+        maker = elementwise_kernel(graph, node, x)
+    else:
+        outputs = node.outputs
+        graph.remove(node)
+        graph.set_outputs(maker, outputs)
+    _append(maker, step)
+    if axis is not None:
+        maker.axis = axis
+    graph.set_inputs(maker, [*maker.inputs, *tensors])
+    return True
+
+
+def _append(maker: Node, step: ops.Step) -> None:
+    epilogue = maker.operator.epilogue  # type: ignore[union-attr]
+    maker.operator = replace(maker.operator, epilogue=replace(epilogue, steps=(*epilogue.steps, step)))  # type: ignore[arg-type, call-arg]
+
+
+# ---- steps with a constant ----
+
+
+def with_constant(make: Callable[[Array], ops.Step], op: str) -> Callable[..., bool]:
+    def to(graph: Graph, node: Node, x: str, c: Array) -> bool:
+        shape = graph.values[x].shape
+        found = channel_vector(c, shape)
+        if found is not None:
+            return join(graph, node, x, make(found[0]), found[1])
+        if np.broadcast_shapes(c.shape, shape) != shape:
+            return False
+        whole = graph.constant(np.ascontiguousarray(np.broadcast_to(c, shape), np.float32), node.name)
+        return combined(graph, node, x, whole, op)
+
+    return to
+
+
+def divided(graph: Graph, node: Node, x: str, c: Array) -> bool:
+    """x / 2^n is x * 2^-n exactly; other divisions are left as they are."""
+    inverse = np.float32(1) / c.astype(np.float32)
+    exact = np.frexp(np.abs(c.astype(np.float32)))[0] == 0.5
+    if not exact.all():
+        return False
+    return with_constant(ops.Scale, "multiply")(graph, node, x, inverse)
+
+
+def subtracted(graph: Graph, node: Node, x: str, c: Array) -> bool:
+    return with_constant(ops.Bias, "add")(graph, node, x, -c)
+
+
+# ---- steps with a run-time tensor ----
+
+
+def combined(graph: Graph, node: Node, x: str, y: str, op: str) -> bool:
+    step = ops.Combine(op, y)  # type: ignore[arg-type]
+    return join(graph, node, x, step, None, y)
+
+
+def with_tensor(op: str) -> Callable[..., bool]:
+    """Joins the later of two makers: only that one can read the other's result."""
+
+    def to(graph: Graph, node: Node, x: str, y: str) -> bool:
+        a, b = graph.values[x], graph.values[y]
+        if op == "multiply" and (row := _row_scale(graph, node, x, y)) is not None:
+            return row
+        if a.shape != b.shape or a.dtype != "float32":
+            return False
+        if op != "subtract" and _place(graph, y) > _place(graph, x) and host(graph, node, y, None) is not None:
+            x, y = y, x
+        elif op != "subtract" and host(graph, node, x, None) is None and host(graph, node, y, None) is not None:
+            x, y = y, x
+        if host(graph, node, x, None) is not None and _reaches(graph, x, y):
+            elementwise = elementwise_kernel(graph, node, x)
+            _append(elementwise, ops.Combine(op, y))  # type: ignore[arg-type]
+            graph.set_inputs(elementwise, [*elementwise.inputs, y])
+            return True
+        return combined(graph, node, x, y, op)
+
+    return to
+
+
+def _place(graph: Graph, name: str) -> int:
+    """How late a value is made: the length of the longest way to it."""
+    order = {node: index for index, node in enumerate(graph.order())}
+    maker = graph.producer(name)
+    return -1 if maker is None else order[maker]
+
+
+def _reaches(graph: Graph, source: str, target: str) -> bool:
+    """Whether `target` is computed from `source`."""
+    seen: set[str] = set()
+    stack = [target]
+    while stack:
+        name = stack.pop()
+        if name == source:
+            return True
+        maker = graph.producer(name)
+        if name not in seen and maker is not None:
+            seen.add(name)
+            stack.extend(i for i in maker.inputs if i)
+    return False
+
+
+def _row_scale(graph: Graph, node: Node, x: str, y: str) -> bool | None:
+    """Mul by a [..., 1] tensor is the step of a per-token quantizer."""
+    for value, row in ((x, y), (y, x)):
+        shape, other = graph.values[value].shape, graph.values[row].shape
+        if len(shape) >= 2 and other == (*shape[:-1], 1) and shape[-1] > 1:
+            maker = host(graph, node, value, -1)
+            if maker is not None and maker.axis == -1:
+                return join(graph, node, value, ops.RowScale(row), -1, row)
+    return None
+
+
+# ---- functions ----
+
+
+def activation(function: str) -> Callable[..., bool]:
+    def to(graph: Graph, node: Node, x: str) -> bool:
+        return join(graph, node, x, ops.Activate(function), None)
+
+    return to
+
+
+def gelu(graph: Graph, node: Node, x: str) -> bool:
+    return node.attributes.get("approximate", "none") == "none" and activation("gelu")(graph, node, x)
+
+
+def hardsigmoid(graph: Graph, node: Node, x: str) -> bool:
+    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+    torch_form = np.float32(alpha) == np.float32(1 / 6) and beta == 0.5
+    return torch_form and activation("hardsigmoid")(graph, node, x)
+
+
+def clip(graph: Graph, node: Node, x: str) -> bool:
+    limits = [-np.inf, np.inf]
+    for index, name in enumerate(node.inputs[1:3]):
+        if name:
+            data = graph.constant_of(name)
+            if data is None:
+                return False
+            limits[index] = float(data.reshape(-1)[0])
+    largest = float(np.finfo(np.float32).max)
+    low, high = max(limits[0], -largest), min(limits[1], largest)
+    if low == 0 and limits[1] == np.inf:
+        return activation("relu")(graph, node, x)
+    return join(graph, node, x, ops.Clip(low, high), None)
+
+
+def prelu(graph: Graph, node: Node, x: str, slope: Array) -> bool:
+    found = channel_vector(slope, graph.values[x].shape)
+    return found is not None and join(graph, node, x, ops.PRelu(found[0]), found[1])
+
+
+def leaky_relu(graph: Graph, node: Node, x: str) -> bool:
+    slope = np.float32([node.attributes.get("alpha", 0.01)])
+    return join(graph, node, x, ops.PRelu(slope), None)
+
+
+def rounded_sum(graph: Graph, node: Node, x: str) -> bool:
+    """Round of an integer sum is the sum."""
+    maker = graph.producer(x)
+    operator = maker.operator if maker is not None else None
+    whole = isinstance(operator, ops.QuantizedProduct) and operator.weight.granularity.name != "group"
+    sums = isinstance(operator, ops.Pool2d) and operator.function == "sum"
+    if not (whole or sums) or operator.epilogue.steps or host(graph, node, x, None) is None:  # type: ignore[union-attr]
+        return False
+    outputs = node.outputs
+    graph.remove(node)
+    graph.set_outputs(maker, outputs)  # type: ignore[arg-type]
+    return True
+
+
+# ---- forms ----
+
+
+def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None) -> bool:
+    """Let the kernel that makes `x` store this form too; instead of float32 where nothing else reads that."""
+    if graph.values[x].dtype != "float32" or not graph.values[x].shape:
+        return False
+    maker = graph.producer(x)
+    epilogue = getattr(maker.operator, "epilogue", None) if maker is not None else None
+    index = maker.outputs.index(x) if maker is not None else 0
+    joins = epilogue is not None and isinstance(epilogue.forms[index], ops.ToFloat) and _axes_agree(maker, axis)  # type: ignore[arg-type]
+    if not joins or (axis == -1 and maker.axis is None and maker.reads != "same"):  # type: ignore[union-attr]
+        maker = elementwise_kernel(graph, node, x)
+        maker.operator = replace(maker.operator, epilogue=ops.Epilogue((), (form,)))  # type: ignore[arg-type, call-arg]
+        maker.axis = axis
+        return True
+    assert maker is not None and epilogue is not None
+    alone = graph.only_user(x, node)
+    new = node.outputs[0]
+    graph.remove(node)
+    forms, outputs = list(epilogue.forms), list(maker.outputs)
+    if alone:
+        forms[index], outputs[index] = form, new
+    else:
+        forms.append(form)
+        outputs.append(new)
+    maker.operator = replace(maker.operator, epilogue=replace(epilogue, forms=tuple(forms)))  # type: ignore[arg-type, call-arg]
+    graph.set_outputs(maker, outputs)
+    if axis is not None:
+        maker.axis = axis
+    return True
+
+
+def quantize(graph: Graph, node: Node, x: str) -> bool:
+    a = node.attributes
+    return add_form(graph, node, x, ops.ToCodes(a["factor"], a["storage"], a["divide"]), None)
+
+
+def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
+    storage = graph.values[node.outputs[0]].storage
+    axis = int(node.attributes.get("axis", -1))
+    found = channel_vector(threshold, graph.values[x].shape)
+    if not isinstance(storage, ops.Bits) or found is None or found[1] not in (None, axis):
+        return False
+    return add_form(graph, node, x, ops.ToBits(found[0], storage), axis)
+
+
+RULES: list[Rule] = [
+    # ---- the integer sum ----
+    rule("rounded sum", Op("Round", Any("x")), to=rounded_sum),
+    # ---- constants ----
+    rule("scale", Op("Mul", Any("x"), Const("c")), to=with_constant(ops.Scale, "multiply")),
+    rule("bias", Op("Add", Any("x"), Const("c")), to=with_constant(ops.Bias, "add")),
+    rule("subtracted constant", Op("Sub", Any("x"), Const("c")), to=subtracted),
+    rule("division by a power of two", Op("Div", Any("x"), Const("c")), to=divided),
+    # ---- functions ----
+    rule("ReLU", Op("Relu", Any("x")), to=activation("relu")),
+    rule("clip", Op("Clip", Any("x"), rest=True), to=clip),
+    rule("PReLU", Op("PRelu", Any("x"), Const("slope")), to=prelu),
+    rule("leaky ReLU", Op("LeakyRelu", Any("x")), to=leaky_relu),
+    rule("GELU", Op("Gelu", Any("x")), to=gelu),
+    rule("SiLU", Op("Silu", Any("x")), to=activation("silu")),
+    rule("sigmoid", Op("Sigmoid", Any("x")), to=activation("sigmoid")),
+    rule("tanh", Op("Tanh", Any("x")), to=activation("tanh")),
+    rule("hard swish", Op("HardSwish", Any("x")), to=activation("hardswish")),
+    rule("hard sigmoid", Op("HardSigmoid", Any("x")), to=hardsigmoid),
+    rule(
+        "negation",
+        Op("Neg", Any("x")),
+        to=lambda graph, node, x: join(graph, node, x, ops.Scale(np.float32([-1])), None),
+    ),
+    # ---- other tensors ----
+    rule("residual", Op("Add", Any("x"), Any("y")), to=with_tensor("add")),
+    rule("product of tensors", Op("Mul", Any("x"), Any("y")), to=with_tensor("multiply")),
+    rule("difference", Op("Sub", Any("x"), Any("y")), to=with_tensor("subtract")),
+    # ---- what is stored ----
+    rule("requantize", Op("QuantizeCodes", Any("x"), domain="subbyte"), to=quantize),
+    rule("signs", Op("Binarize", Any("x"), Const("threshold"), domain="subbyte"), to=binarize),
+]

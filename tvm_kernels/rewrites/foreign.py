@@ -1,0 +1,301 @@
+"""Other people's files, brought to our own form: QuantizeLinear and DequantizeLinear, MatMulNBits, QONNX.
+
+    QuantizeLinear, DequantizeLinear around an operator   ->  codes, Mul(codes, step)
+    DequantizeLinear of an initializer                    ->  a Weight with scales, or a plain constant
+    Conv(Mul(codes, step), Weight with scales)            ->  Mul(Conv(codes, levels), step x scales)
+
+ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=True)`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte import formats
+from subbyte.errors import ModelError
+from subbyte.formats import LowBitTensor, PerChannel, PerTensor
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
+from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, Weights, rule
+
+QONNX = "qonnx.custom_op.general"
+
+
+def codes_of(dtype: str, zero: int) -> ops.Codes | None:
+    """How a uint8 or int8 tensor of ONNX with that zero point lies in memory."""
+    if dtype == "uint8":
+        return ops.Codes(-zero, 255 - zero, zero)
+    if dtype == "int8":
+        return ops.Codes(-128 - zero, 127 - zero, 128 + zero)
+    return None
+
+
+def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
+    if index < len(node.inputs) and node.inputs[index]:
+        data = graph.constant_of(node.inputs[index])
+        if data is None:
+            raise ModelError(f"node '{node.name}': its scale and zero point must be constants of the file")
+        return data
+    return np.array(default)
+
+
+# ---- QuantizeLinear, DequantizeLinear ----
+
+
+def quantize_linear(graph: Graph, node: Node, x: str) -> bool:
+    """A Quantize that divides; per tensor only."""
+    step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
+    dtype = graph.values[node.outputs[0]].dtype
+    storage = codes_of(dtype, int(zero.reshape(-1)[0])) if step.size == 1 and zero.size == 1 else None
+    if storage is None or node.attributes.get("block_size", 0):
+        return False
+    attributes = {"factor": float(np.float32(step.reshape(-1)[0])), "storage": storage, "divide": True}
+    graph.values[node.outputs[0]].storage = storage
+    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
+    return True
+
+
+def dequantize_activation(graph: Graph, node: Node, x: str) -> bool:
+    """Mul(levels, step), where levels are what the codes stand for."""
+    step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
+    value = graph.values[x]
+    if step.size != 1 or zero.size != 1:
+        return False
+    storage = codes_of(value.dtype, int(zero.reshape(-1)[0]))
+    if x in graph.inputs and value.dtype == "uint8" and isinstance(value.storage, ops.Float):
+        assert storage is not None
+        value.storage = storage
+    if storage is None or value.storage != storage:
+        return False
+    factor = graph.constant(step.reshape(1).astype(np.float32), "step")
+    graph.replace_node(node, Node("Mul", [x, factor], node.outputs, {}, node.name))
+    return True
+
+
+def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
+    """8-bit weights become a Weight with scales; biases and the like plain float constants."""
+    scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
+    zero = _scalar(graph, node, 2, 0).astype(np.int32)
+    axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
+    output = graph.values[node.outputs[0]]
+    levels = q.astype(np.int32)
+    block = int(node.attributes.get("block_size", 0))
+    if q.ndim < 2 or block or scale.ndim > 1:
+        output.data = _dequantized(levels, scale, zero, axis, block)
+    else:
+        levels = levels - _along(np.broadcast_to(zero, scale.shape), axis, q.ndim)
+        weight = weight_of(levels, scale, axis, q.dtype.name)
+        if weight is None:
+            output.data = _dequantized(q.astype(np.int32), scale, zero, axis, 0)
+        else:
+            output.weight = weight
+    graph.remove(node)
+    return True
+
+
+def _along(values: Array, axis: int, rank: int) -> Array:
+    return values if values.size == 1 else values.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> npt.NDArray[np.float32]:
+    if block:
+        length = levels.shape[axis]
+        scale = np.repeat(scale, block, axis).take(range(length), axis)
+        zero = np.repeat(zero, block, axis).take(range(length), axis) if zero.ndim else zero
+    else:
+        scale, zero = _along(scale, axis, levels.ndim), _along(zero, axis, levels.ndim)
+    return ((levels - zero).astype(np.float32) * scale).astype(np.float32)
+
+
+def weight_of(levels: Array, scale: Array, axis: int, name: str) -> Weight | None:
+    """A Weight with its scaled axis first, int8 or narrower; None when a level does not fit into 8 bits."""
+    if levels.size and (int(levels.min()) < -128 or int(levels.max()) > 127):
+        return None
+    fmt = formats.get(name if name in ("int8", "int4", "int2") else "int8")
+    if levels.size and not np.isin(levels, fmt.levels).all():
+        fmt = formats.get("int8")
+    rank = levels.ndim
+    if scale.size == 1:
+        axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
+    order = [axis, *(i for i in range(rank) if i != axis)]
+    granularity = PerTensor() if scale.size == 1 else PerChannel(0)
+    scales = scale.reshape(()) if scale.size == 1 else scale.reshape(-1)
+    tensor = LowBitTensor.from_levels(fmt, np.transpose(levels, order), scales, granularity)
+    return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+
+
+# ---- weights that are moved about ----
+
+
+def transposed_weight(graph: Graph, node: Node, w: Weight) -> bool:
+    perm = node.attributes.get("perm", list(range(len(w.order)))[::-1])
+    graph.values[node.outputs[0]].weight = replace(w, order=tuple(w.order[axis] for axis in perm))
+    graph.remove(node)
+    return True
+
+
+def scaled_weight(graph: Graph, node: Node, w: Weight, scale: Array) -> bool:
+    """Mul(levels, scale) of one channel axis is a Weight with scales."""
+    if w.scaled:
+        return False
+    rank = len(w.order)
+    shape = (1,) * (rank - scale.ndim) + scale.shape
+    long = [axis for axis, size in enumerate(shape) if size > 1]
+    if len(shape) != rank or len(long) > 1 or (long and w.order[long[0]] != 0):
+        return False
+    granularity = PerChannel(0) if long else PerTensor()
+    values = scale.astype(np.float32).reshape(-1 if long else ())
+    tensor = replace(w.tensor, scale=values, granularity=granularity)
+    graph.values[node.outputs[0]].weight = replace(w, tensor=tensor, scaled=True)
+    graph.remove(node)
+    return True
+
+
+def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> bool:
+    """QuantizeLinear of a float constant, as some trainers leave it: computed here."""
+    step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
+    axis = int(node.attributes.get("axis", 1)) % max(1, w.ndim)
+    limits = np.iinfo(graph.values[node.outputs[0]].dtype)
+    scaled = np.rint(w.astype(np.float32) / _along(step, axis, w.ndim)) + _along(zero, axis, w.ndim)
+    graph.values[node.outputs[0]].data = np.clip(scaled, limits.min, limits.max).astype(limits.dtype)
+    graph.remove(node)
+    return True
+
+
+# ---- MatMulNBits ----
+
+
+def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array) -> bool:
+    """Weight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
+    bits, depth, columns = (int(node.attributes[k]) for k in ("bits", "K", "N"))
+    block = int(node.attributes["block_size"])
+    groups = -(-depth // block)
+    if bits not in (2, 4, 8) or packed.size != columns * groups * block * bits // 8 or scale.size != columns * groups:
+        raise ModelError(
+            f"node '{node.name}': payload or scales of MatMulNBits do not fit its K, N, bits and block size"
+        )
+    if len(node.inputs) > 4 and any(node.inputs[4:5]):
+        raise ModelError(f"node '{node.name}': MatMulNBits with g_idx is not supported; export without reordering")
+    codes = formats.unpack(packed.reshape(columns * groups, -1).astype(np.uint8), bits, block)
+    zero: Array = np.full((columns * groups, 1), 1 << (bits - 1), np.float32)
+    if len(node.inputs) > 3 and node.inputs[3]:
+        points = graph.constant_of(node.inputs[3])
+        if points is None:
+            raise ModelError(f"node '{node.name}': zero points of MatMulNBits must be constants")
+        if points.dtype == np.uint8:
+            zero = formats.unpack(points.reshape(columns, -1), bits, groups).reshape(-1, 1).astype(np.float32)
+        else:
+            zero = points.reshape(-1, 1).astype(np.float32)
+    values = (codes.astype(np.float32) - zero) * scale.reshape(-1, 1).astype(np.float32)
+    matrix = values.reshape(columns, groups * block)[:, :depth].T.astype(np.float32)
+    reason = f"weights are {bits}-bit, but the activation has no quantizer (weight-only MatMulNBits)"
+    output = node.outputs
+    product = Node("MatMul", [x, graph.constant(np.ascontiguousarray(matrix), "weight")], output, {}, node.name)
+    product.fallback = reason
+    bias = node.inputs[5] if len(node.inputs) > 5 else ""
+    if bias:
+        middle = graph.fresh(output[0])
+        graph.add_value(middle, "float32", graph.values[output[0]].shape)
+        product.outputs = [middle]
+        graph.replace_node(node, product, Node("Add", [middle, bias], output, {}, node.name))
+    else:
+        graph.replace_node(node, product)
+    return True
+
+
+# ---- QONNX ----
+
+
+def _quant_range(node: Node, bits: int) -> tuple[int, int]:
+    signed, narrow = int(node.attributes.get("signed", 1)), int(node.attributes.get("narrow", 0))
+    if node.attributes.get("rounding_mode", "ROUND") not in ("ROUND", "HALF_EVEN"):
+        raise ModelError(f"node '{node.name}': QONNX rounding mode {node.attributes['rounding_mode']} is not supported")
+    if signed:
+        return -(1 << (bits - 1)) + narrow, (1 << (bits - 1)) - 1
+    return 0, (1 << bits) - 1 - narrow
+
+
+def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, bits: Array) -> bool:
+    width = int(bits.reshape(-1)[0])
+    if np.any(zero) or width > 8 or width < 2 or w.ndim < 2:
+        raise ModelError(f"node '{node.name}': QONNX Quant of weights is supported for 2 to 8 bits and zero point 0")
+    low, high = _quant_range(node, width)
+    levels = np.clip(np.rint(w.astype(np.float32) / scale.astype(np.float32)), low, high).astype(np.int32)
+    fmt = formats.get(f"int{width}" if low < 0 else f"uint{width}")
+    tensor = LowBitTensor.from_levels(fmt, levels, np.float32(1), PerTensor())
+    return _scaled_constant(graph, node, Weight(tensor, tuple(range(w.ndim))), scale)
+
+
+def qonnx_binary_weight(graph: Graph, node: Node, w: Array, scale: Array) -> bool:
+    tensor = LowBitTensor.from_levels(formats.get("binary"), np.where(w >= 0, 1, -1), np.float32(1), PerTensor())
+    return _scaled_constant(graph, node, Weight(tensor, tuple(range(w.ndim))), scale)
+
+
+def _scaled_constant(graph: Graph, node: Node, weight: Weight, scale: Array) -> bool:
+    name = graph.fresh(node.outputs[0])
+    graph.add_value(name, "float32", weight.shape, weight=weight)
+    factor = graph.constant(scale.astype(np.float32), "scale")
+    graph.replace_node(node, Node("Mul", [name, factor], node.outputs, {}, node.name))
+    return True
+
+
+def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array, bits: Array) -> bool:
+    width = int(bits.reshape(-1)[0])
+    if scale.size != 1 or np.any(zero) or width > 8:
+        raise ModelError(
+            f"node '{node.name}': QONNX Quant of activations is supported per tensor, zero point 0, to 8 bits"
+        )
+    low, high = _quant_range(node, width)
+    step = float(np.float32(scale.reshape(-1)[0]))
+    storage = ops.Codes(low, high, 0 if low >= 0 else 128)
+    middle = graph.fresh(node.outputs[0])
+    graph.add_value(middle, "float32", graph.values[x].shape, storage=storage)
+    quantize = Node("QuantizeCodes", [x], [middle], {"factor": step, "storage": storage, "divide": True}, node.name)
+    quantize.domain = "subbyte"
+    factor = graph.constant(np.float32([step]), "step")
+    graph.replace_node(node, quantize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
+    return True
+
+
+def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> bool:
+    middle = graph.fresh(node.outputs[0])
+    graph.add_value(middle, "float32", graph.values[x].shape)
+    threshold = graph.constant(np.float32([0]), "threshold")
+    factor = graph.constant(scale.astype(np.float32), "scale")
+    binarize = Node("Binarize", [x, threshold], [middle], {}, node.name, "subbyte")
+    graph.replace_node(node, binarize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
+    return True
+
+
+RULES: list[Rule] = [
+    # ---- QuantizeLinear, DequantizeLinear ----
+    rule("QDQ activation", Op("QuantizeLinear", Any("x"), rest=True), to=quantize_linear),
+    rule("QDQ float weight", Op("QuantizeLinear", Const("w"), rest=True), to=fake_quantized_weight),
+    rule("QDQ weight", Op("DequantizeLinear", Const("q"), rest=True), to=dequantize_constant),
+    rule("QDQ step", Op("DequantizeLinear", Any("x"), rest=True), to=dequantize_activation),
+    # ---- weights by blocks ----
+    rule(
+        "MatMulNBits",
+        Op("MatMulNBits", Any("x"), Const("packed"), Const("scale"), domain="com.microsoft", rest=True),
+        to=nbits_product,
+    ),
+    # ---- QONNX ----
+    rule(
+        "QONNX weight",
+        Op("Quant", Const("w"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX),
+        to=qonnx_weight,
+    ),
+    rule("QONNX binary weight", Op("BipolarQuant", Const("w"), Const("scale"), domain=QONNX), to=qonnx_binary_weight),
+    rule(
+        "QONNX step",
+        Op("Quant", Any("x"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX),
+        to=qonnx_activation,
+    ),
+    rule("QONNX sign", Op("BipolarQuant", Any("x"), Const("scale"), domain=QONNX), to=qonnx_binary_activation),
+    # ---- weights that are moved about ----
+    rule("transposed weight", Op("Transpose", Weights("w")), to=transposed_weight),
+    rule("scaled weight", Op("Mul", Weights("w"), Const("scale")), to=scaled_weight),
+]
