@@ -34,12 +34,11 @@ def bench(
     json_path: Path | None,
 ) -> None:
     """Measure BUNDLE: latency percentiles, where the time goes, energy with its provenance."""
-    from rich.console import Console
-
     import subbyte
+    from subbyte.cli.tables import open_console
     from subbyte.runtime.report import print_bench
 
-    console = Console()
+    console = open_console()
     result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations)
     print_bench(result, console)
     saved: dict[str, Any] = result.to_json()

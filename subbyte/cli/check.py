@@ -21,12 +21,10 @@ def check(
 
     Exits with 1 when an integer of a quantized layer differs.
     """
-    from rich.console import Console
-
     import subbyte
-    from subbyte.cli.tables import print_check
+    from subbyte.cli.tables import open_console, print_check
 
     report = subbyte.check(checkpoint, onnx, bundle, data=data, data_path=data_path, limit=limit)
-    print_check(report, Console())
+    print_check(report, open_console())
     if report.diverged:
         raise click.exceptions.Exit(1)

@@ -8,12 +8,12 @@ import click
 @click.command()
 def doctor() -> None:
     """Show versions, CPU features, toolchains and energy meters; say what is missing and how to get it."""
-    from rich.console import Console
     from rich.table import Table
 
+    from subbyte.cli.tables import open_console
     from subbyte.doctor import examine
 
-    console = Console()
+    console = open_console()
     for section, rows in examine().items():
         table = Table(title=section, title_justify="left", box=None, pad_edge=False)
         for heading in ("", "what", "found", "how to get it"):

@@ -22,9 +22,9 @@ def inspect(model: Path, as_json: bool) -> None:
             if as_json:
                 click.echo(bundle.read("manifest.json").decode())
             else:
-                from rich.console import Console
+                from subbyte.cli.tables import open_console
 
-                print_manifest(bundle, Console())
+                print_manifest(bundle, open_console())
         return
     from subbyte.export import inspect as inspect_onnx
 

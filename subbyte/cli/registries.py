@@ -33,17 +33,17 @@ def schemes() -> None:
 @click.command()
 def models() -> None:
     """List the models of the zoo."""
-    from subbyte.models.zoo import all_models
+    from subbyte.models.zoo import get_model, list_models
 
-    _print((model.name, model.summary) for model in all_models())
+    _print((name, get_model(name).summary) for name in list_models())
 
 
 @click.command()
 def losses() -> None:
     """List the training objectives."""
-    from subbyte.models.losses import all_losses
+    from subbyte.models.losses import get_loss, list_losses
 
-    _print((loss.name, loss.summary) for loss in all_losses())
+    _print((name, get_loss(name).summary) for name in list_losses())
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from subbyte.stages import CheckReport
     from subbyte.tvm_kernels import CompileReport
     from subbyte.verdict import Verdict
+
+
+def open_console() -> Console:
+    """A console as wide as the terminal; 132 columns where there is none, so that tables are not folded in a file."""
+    return Console() if sys.stdout.isatty() else Console(width=132, no_color=True)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> Table:
@@ -53,10 +59,10 @@ def print_inspection(found: Inspection) -> None:
     rows = [
         (
             layer.name,
-            layer.operator,
+            layer.op,
             layer.weight_format,
             layer.activation_format,
-            "x".join(map(str, layer.weight_shape)),
+            "x".join(map(str, layer.shape)),
             f"{layer.bits_per_weight:.2f}",
             f"{layer.macs:,}",
             f"{layer.parameter_bytes:,}",
@@ -64,7 +70,7 @@ def print_inspection(found: Inspection) -> None:
         for layer in found.layers
     ]
     headings = ("layer", "operator", "weights", "activations", "shape", "bits/weight", "MACs", "bytes")
-    console = Console()
+    console = open_console()
     console.print(table(found.path, headings, rows, numbers=5))
     console.print(
         f"{found.file_bytes:,} bytes in the file; the same weights in float32 take {found.float_bytes:,}: "
@@ -79,7 +85,7 @@ def print_compile_report(report: CompileReport) -> None:
         for row in report.rows
     ]
     headings = ("operator", "kind", "kernel", "weights", "activations", "MACs", "weight bytes")
-    console = Console()
+    console = open_console()
     console.print(table(f"{report.name} for {report.target}", headings, rows, numbers=5))
     reasons = {(better, reason) for row in report.rows for better, reason in row.passed_over}
     for better, reason in sorted(reasons):
