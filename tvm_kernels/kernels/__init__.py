@@ -1,5 +1,7 @@
 """The kernel rows: importing a module registers its rows."""
 
+from subbyte.tvm_kernels.kernels import binary as binary
+from subbyte.tvm_kernels.kernels import dot as dot
 from subbyte.tvm_kernels.kernels import elementwise as elementwise
 from subbyte.tvm_kernels.kernels import float_product as float_product
 from subbyte.tvm_kernels.kernels import layer_norm as layer_norm

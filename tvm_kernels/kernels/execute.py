@@ -26,6 +26,11 @@ from subbyte.tvm_kernels.kernels.registry import (
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]
 ALIGNMENT = 64
+_FEATURES = (
+    *("avx", "avx2", "fma", "f16c", "bmi", "bmi2", "popcnt", "avxvnni"),
+    *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512vbmi"),
+    *("avx512vnni", "avx512vpopcntdq", "avx512bitalg"),
+)
 
 
 def host_features() -> frozenset[str]:
@@ -40,13 +45,11 @@ def host_features() -> frozenset[str]:
 def host_target(features: frozenset[str] | None = None) -> Any:
     """A TVM target for this machine with just those x86 features (all it has if None)."""
     wanted = host_features() if features is None else features
-    known = ("avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
-    known += ("avx512vnni", "avx512vpopcntdq", "avx512vbmi", "avx512bitalg", "popcnt", "bmi", "bmi2", "f16c")
     if "avx512bw" in wanted:
         wanted = wanted | {"avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "popcnt"}
     elif "avx2" in wanted:
         wanted = wanted | {"avx", "fma", "popcnt"}
-    attributes = [f"+{name}" for name in known if name in wanted]
+    attributes = [f"+{name}" for name in _FEATURES if name in wanted]
     if "avx512f" in wanted:
         attributes.append("-prefer-256-bit")
     return tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64", "mattr": attributes})

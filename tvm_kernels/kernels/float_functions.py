@@ -13,6 +13,8 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Broadcast, IntImm
 
+from subbyte.tvm_kernels.kernels.code_generator import unfused
+
 _COEFFICIENTS: dict[str, tuple[float, ...]] = {
     "exp range": (-87.33654, 88.72283),
     "log2 e": (1.44269504088896341,),
@@ -151,5 +153,6 @@ class FloatFunctions:
         return number(0.5, x) * x * (number(1, x) + self.erf(x * self._coefficient("sqrt 1/2", x)))
 
     def hardsigmoid(self, x: Any) -> Any:
-        """min(max(x + 3, 0), 6) / 6."""
-        return T.min(T.max(x + number(3, x), number(0, x)), number(6, x)) * self._coefficient("1/6", x)
+        """min(max(x * (1/6) + 0.5, 0), 1), exactly as reference.py: no fused multiply-add."""
+        y = unfused(x * self._coefficient("1/6", x)) + number(0.5, x)
+        return T.min(T.max(y, number(0, x)), number(1, x))

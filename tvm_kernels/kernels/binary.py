@@ -1,0 +1,88 @@
+"""Products of signs with signs: exclusive or, population count, add; 32 signs in each lane. Rows for x86.
+
+dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1, words of
+ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
+Rastegari et al., "XNOR-Net", 2016. Measured: benchmarks/kernels.py --only binary
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.formats.reference import pack_bits
+from subbyte.tvm_kernels.kernels import panels
+from subbyte.tvm_kernels.kernels.float_functions import lanes_of, splat
+from subbyte.tvm_kernels.kernels.panels import effective_levels
+from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.tiling import window_of
+from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, Instruction
+from subbyte.tvm_kernels.operators import Bits, Conv2d, QuantizedProduct
+
+WORD = 32
+
+
+def why_not(op: QuantizedProduct) -> str | None:
+    """Why exclusive or and popcount cannot serve this product."""
+    if not isinstance(op.activation, Bits):
+        return "activations are codes, not bits"
+    if op.weight.format.name != "binary" or op.weight.zero_point is not None:
+        return f"weights are {op.weight.format.name}, not signs"
+    size = depth_groups(op)
+    if size and size < op.weight.depth:
+        return "scales by group inside the sum"
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
+        depth = op.geometry.channels // op.geometry.groups
+        if depth % WORD:
+            return f"groups of {depth} channels are not whole words of {WORD}"
+    return None
+
+
+def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
+    """The operands of a product of signs, as bytes of their words."""
+    window = window_of(op.geometry)
+    depth = window.channels // window.groups
+    words = -(-depth // WORD)
+    signs = effective_levels(op.weight).reshape(window.out_channels, *window.kernel, depth)
+    packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
+    place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
+    start = np.zeros((1, window.out_channels), np.int32)
+    total = window.kernel[0] * window.kernel[1] * depth
+
+    def finish(count: object) -> object:
+        lanes = lanes_of(count)
+        return splat(IntImm("int32", total), lanes) - T.shift_left(count, splat(IntImm("int32", 1), lanes))
+
+    return Operands(
+        window=replace(window, channels=4 * words * window.groups),
+        codes=panels.Codes(packed, 8),
+        fill=place,
+        start=padded_channels(start, instruction),
+        finish=finish,
+    )
+
+
+def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
+    return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
+
+
+@kernel(
+    "binary-avx512-vpopcnt",
+    serves=QuantizedProduct,
+    needs={"avx512vpopcntdq", "avx512bw"},
+    prefer=100,
+    refuses=why_not,
+)
+def binary_avx512_vpopcnt(op: QuantizedProduct) -> Built:
+    """vpopcntd on 512 bits."""
+    return _build(op, POPCOUNT_512)
+
+
+@kernel("binary-avx2", serves=QuantizedProduct, needs={"avx2"}, prefer=70, refuses=why_not)
+def binary_avx2(op: QuantizedProduct) -> Built:
+    """Population count by table look-ups on 256 bits."""
+    return _build(op, POPCOUNT_256)

@@ -1,0 +1,124 @@
+"""Products of 8-bit codes with weights of eight bits or fewer, by decode and dot. Rows for x86.
+
+int8, int4, ternary, power of two and every other format whose levels fit 8 bits share these rows: weights stay packed at
+2, 4 or 8 bits and become bytes by a table (panels.py). Measured: benchmarks/kernels.py --only dot
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import FormatError
+from subbyte.formats.reference import check_accumulator
+from subbyte.tvm_kernels.kernels.panels import codes_of, effective_levels
+from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.tiling import Window, window_of
+from subbyte.tvm_kernels.kernels.x86 import (
+    BYTES_256,
+    BYTES_512,
+    INT16_256,
+    INT16_512,
+    VNNI_256,
+    VNNI_512,
+    Instruction,
+)
+from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct
+
+
+def why_not(op: QuantizedProduct) -> str | None:
+    """Why decode and dot cannot serve this product."""
+    if not isinstance(op.activation, Codes):
+        return "activations are bits, not codes"
+    levels = op.weight.format.levels
+    zero = op.weight.zero_point
+    low, high = int(levels.min()), int(levels.max())
+    if zero is not None:
+        low, high = low - int(zero.max()), high - int(zero.min())
+    if low < -128 or high > 127:
+        return f"weight levels {low}..{high} do not fit 8 bits"
+    try:
+        check_accumulator(op.weight.depth, op.activation.largest, max(-low, high))
+    except FormatError as error:
+        return str(error)
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels > 1:
+        return "depthwise convolution"
+    size = depth_groups(op)
+    if size and size < op.weight.depth:
+        if size % 4:
+            return f"weight groups of {size} are not a multiple of 4"
+        if isinstance(op.geometry, Conv2d):
+            depth = op.geometry.channels // op.geometry.groups
+            if op.geometry.kernel != (1, 1) and (depth % size or depth % 4):
+                return f"weight groups of {size} do not divide the {depth} channels of a window place"
+    return None
+
+
+def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
+    """The operands of a product of codes."""
+    assert isinstance(op.activation, Codes)
+    window = window_of(op.geometry)
+    depth = window.channels // window.groups
+    shape = (window.out_channels, *window.kernel, depth)
+    levels = effective_levels(op.weight)
+    size = depth_groups(op)
+    grouped = 0 < size < op.weight.depth
+    sums = _sums_of_groups(levels, size if grouped else op.weight.depth)
+    start = (-op.activation.zero_point * sums.T).astype(np.int32)
+    scale = None
+    if size:
+        scale = padded_channels(np.ascontiguousarray(op.weight.scale.T), instruction)
+    return Operands(
+        window=window,
+        codes=codes_of(op.weight, shape),
+        fill=bytes([op.activation.zero_point]) * window.channels,
+        start=padded_channels(start, instruction),
+        scale=scale,
+        group_elements=_whole_steps(size, window, op),
+    )
+
+
+def _whole_steps(size: int, window: Window, op: QuantizedProduct) -> int:
+    """The group size in elements; one group over the whole of a single place is rounded up with the place."""
+    return -(-size // 4) * 4 if size == op.weight.depth else size
+
+
+def _sums_of_groups(levels: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int64]:
+    """[channels, groups]: the sum of the levels of each group."""
+    return np.add.reduceat(levels.astype(np.int64), np.arange(0, levels.shape[1], size), axis=1)
+
+
+def _bytes_saturate(op: QuantizedProduct) -> bool:
+    """Whether two products of bytes can leave 16 bits."""
+    assert isinstance(op.activation, Codes)
+    largest = int(np.abs(effective_levels(op.weight)).max(initial=0))
+    return 2 * 255 * largest > 32767
+
+
+def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
+    return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
+
+
+@kernel("dot-avx512-vnni", serves=QuantizedProduct, needs={"avx512vnni", "avx512bw"}, prefer=100, refuses=why_not)
+def dot_avx512_vnni(op: QuantizedProduct) -> Built:
+    """vpdpbusd on 512 bits: four products and their sum in one instruction."""
+    return _build(op, VNNI_512)
+
+
+@kernel("dot-avx-vnni", serves=QuantizedProduct, needs={"avxvnni", "avx2"}, prefer=80, refuses=why_not)
+def dot_avx_vnni(op: QuantizedProduct) -> Built:
+    """vpdpbusd on 256 bits."""
+    return _build(op, VNNI_256)
+
+
+@kernel("dot-avx512", serves=QuantizedProduct, needs={"avx512bw"}, prefer=90, refuses=why_not)
+def dot_avx512(op: QuantizedProduct) -> Built:
+    """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 512 bits."""
+    return _build(op, INT16_512 if _bytes_saturate(op) else BYTES_512)
+
+
+@kernel("dot-avx2", serves=QuantizedProduct, needs={"avx2"}, prefer=70, refuses=why_not)
+def dot_avx2(op: QuantizedProduct) -> Built:
+    """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 256 bits."""
+    return _build(op, INT16_256 if _bytes_saturate(op) else BYTES_256)

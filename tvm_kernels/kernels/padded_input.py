@@ -1,0 +1,132 @@
+"""The activations of one tile, copied into the workspace: padded at the edges, channels rounded up, widened if need be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm, Ramp, Shuffle
+
+from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
+from subbyte.tvm_kernels.kernels.tiling import Window
+
+RUN = 64  # bytes moved at once
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How activations lie in memory: bytes of a channel group, of a place in a row, of a row; `widened` 1 or 2."""
+
+    group: int
+    place: int
+    row: int
+
+
+@dataclass(frozen=True)
+class PaddedInput:
+    """A rule for copying rows of the input of `window`.
+
+    stored: bytes of one channel group of one place in the input; rounded: elements of it in the copy; widened: bytes of
+    an element in the copy; fill: bytes of one padded place in the input's own layout.
+    """
+
+    window: Window
+    stored: int
+    rounded: int
+    widened: int
+    fill: bytes
+
+    @property
+    def needed(self) -> bool:
+        """Whether the input cannot be read where it lies."""
+        return any(self.window.padding) or self.rounded != self.stored or self.widened > 1
+
+    @property
+    def source(self) -> Layout:
+        place = self.stored * self.window.groups
+        return Layout(self.stored, place, place * self.window.width)
+
+    @property
+    def copy(self) -> Layout:
+        group = self.rounded * self.widened
+        place = group * self.window.groups
+        return Layout(group, place, place * self.window.padded_width)
+
+    def copied_rows(self, out_rows: int) -> int:
+        """Input rows that `out_rows` output rows look at."""
+        window = self.window
+        return (out_rows - 1) * window.stride[0] + (window.kernel[0] - 1) * window.dilation[0] + 1
+
+    def emit(self, source: Any, image: Any, first_row: Any, rows: Any, into: Any) -> None:
+        """Copy `rows` rows of image number `image`, from row `first_row` (may be negative), to the start of `into`."""
+        window = self.window
+        with T.serial(0, rows) as row:
+            at = T.bind(row * self.copy.row)
+            y = T.bind(first_row + row)
+            inside = T.And(y >= 0, y < window.height)
+            with T.If(inside):
+                with T.Then():
+                    self._fill(into, at, window.padding[1])
+                    start = T.bind((image * window.height + y) * self.source.row)
+                    self._copy_row(source, start, into, T.bind(at + window.padding[1] * self.copy.place))
+                    right = at + (window.padding[1] + window.width) * self.copy.place
+                    self._fill(into, T.bind(right), window.padding[3])
+                with T.Else():
+                    self._fill(into, at, window.padded_width)
+
+    def _copy_row(self, source: Any, start: Any, into: Any, at: Any) -> None:
+        window = self.window
+        if self.rounded == self.stored:
+            self._run(source, start, into, at, self.source.row)
+            return
+        with T.serial(0, window.width * window.groups) as part:
+            here = T.bind(at + part * self.copy.group)
+            self._run(source, T.bind(start + part * self.stored), into, here, self.stored)
+            for missing in range(self.stored * self.widened, self.rounded * self.widened):
+                T.buffer_store(into, IntImm("int8", 0), [here + missing])
+
+    def _run(self, source: Any, start: Any, into: Any, at: Any, nbytes: int) -> None:
+        """Copy consecutive bytes: vectors, then smaller powers of two."""
+        whole = nbytes // RUN
+        if whole:
+            with T.serial(0, whole) as piece:
+                self._move(source, start + piece * RUN, into, at + piece * (RUN * self.widened), RUN)
+        done, lanes = whole * RUN, RUN
+        while done < nbytes:
+            while lanes > nbytes - done:
+                lanes //= 2
+            self._move(source, start + done, into, at + done * self.widened, lanes)
+            done += lanes
+
+    def _move(self, source: Any, start: Any, into: Any, at: Any, lanes: int) -> None:
+        value = source[start] if lanes == 1 else source[Ramp(start, 1, lanes)]
+        self._store(value, into, at, lanes)
+
+    def _store(self, value: Any, into: Any, at: Any, lanes: int) -> None:
+        """Store uint8 lanes as int8 or, widened, as the bytes of int16."""
+        total = lanes * self.widened
+        if self.widened == 2:
+            value = T.Cast(vector_type("int16", lanes), value)
+        value = T.reinterpret(vector_type("int8", total), value)
+        T.buffer_store(into, value, [at if total == 1 else Ramp(at, 1, total)])
+
+    def _fill(self, into: Any, at: Any, places: int) -> None:
+        """Fill `places` padded places."""
+        if places == 0:
+            return
+        with T.serial(0, places * self.window.groups) as part:
+            here = T.bind(at + part * self.copy.group)
+            # All channel groups have the same fill: bits are split into groups only at whole words.
+            pattern = self.fill[: self.stored] + bytes(self.rounded - self.stored)
+            done, lanes = 0, RUN
+            while done < self.rounded:
+                while lanes > self.rounded - done:
+                    lanes //= 2
+                values = pattern[done : done + lanes]
+                if len(set(values)) == 1:
+                    vector = splat(IntImm("uint8", values[0]), lanes)
+                else:
+                    vector = Shuffle([IntImm("uint8", v) for v in values], list(range(lanes)))
+                self._store(vector, into, here + done * self.widened, lanes)
+                done += lanes

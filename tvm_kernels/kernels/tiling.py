@@ -1,0 +1,122 @@
+"""How a product is cut: one form for matrix products and convolutions, tiles for threads, register tiles inside them.
+
+A matrix product is a convolution with a 1x1 window over an image of width 1. Everything here is plain arithmetic on
+Python integers; product.py turns it into loops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from subbyte.tvm_kernels.operators import Conv2d, MatMul
+
+
+@dataclass(frozen=True)
+class Window:
+    """A product seen as a convolution, channels last, before any copying."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def out_height(self) -> int:
+        reach = self.dilation[0] * (self.kernel[0] - 1) + 1
+        return (self.height + self.padding[0] + self.padding[2] - reach) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        reach = self.dilation[1] * (self.kernel[1] - 1) + 1
+        return (self.width + self.padding[1] + self.padding[3] - reach) // self.stride[1] + 1
+
+    @property
+    def padded_width(self) -> int:
+        return self.width + self.padding[1] + self.padding[3]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the output seen as a matrix."""
+        return self.batch * self.out_height * self.out_width
+
+    @property
+    def macs(self) -> int:
+        depth = self.kernel[0] * self.kernel[1] * self.channels // self.groups
+        return self.rows * self.out_channels * depth
+
+
+def window_of(geometry: MatMul | Conv2d) -> Window:
+    """The product as a window; a dense 1x1 convolution becomes a matrix product over all positions."""
+    if isinstance(geometry, MatMul):
+        one = (1, 1)
+        return Window(1, geometry.rows, 1, geometry.depth, geometry.columns, one, one, (0, 0, 0, 0), one, 1)
+    g = geometry
+    window = Window(
+        g.batch, g.height, g.width, g.channels, g.out_channels, g.kernel, g.stride, g.padding, g.dilation, g.groups
+    )
+    if g.kernel == g.stride == (1, 1) and not any(g.padding) and g.groups == 1:
+        return replace(window, batch=1, height=g.batch * g.height * g.width, width=1)
+    return window
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Output positions that are computed together: `height` rows of the image x `width` places in each."""
+
+    height: int
+    width: int
+
+
+def positions_of(window: Window, most: int) -> Positions:
+    """The largest register tile of at most `most` positions that cuts the output evenly."""
+    width = window.out_width
+    if width >= most:
+        pieces = -(-width // most)
+        return Positions(1, -(-width // pieces))
+    rows = max(1, min(most // width, window.out_height))
+    pieces = -(-window.out_height // rows)
+    return Positions(-(-window.out_height // pieces), width)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Work shared out among threads: batch x row_blocks x column_blocks tiles.
+
+    A row block is `row_groups` groups of `Positions.height` output rows; a column block is `panels` panels of channels.
+    """
+
+    row_blocks: int
+    row_groups: int
+    column_blocks: int
+    panels: int
+
+
+TILE_MACS = 1_000_000  # about 5 us on one AVX-512 VNNI core: a smaller tile is not worth waking a thread for
+MOST_TILES = 16
+
+
+def tiles_of(window: Window, groups: int, panels: int, copy_bytes: int, decode_bytes: int) -> Tiles:
+    """Cut `groups` row groups x `panels` panels into tiles at the least cost of repeated work.
+
+    Each column block copies the padded input again (`copy_bytes`), each row block decodes the weights again
+    (`decode_bytes`); both take about one cycle for 32 bytes.
+    """
+    wanted = max(1, min(MOST_TILES, window.macs // TILE_MACS) // window.batch)
+    best: tuple[int, int] | None = None
+    best_cost = 0.0
+    for row_blocks in range(1, min(groups, wanted) + 1):
+        column_blocks = min(panels, -(-wanted // row_blocks))
+        shortfall = wanted / (row_blocks * column_blocks)
+        cost = (column_blocks * copy_bytes + row_blocks * decode_bytes + 1.0) * max(1.0, shortfall) ** 2
+        if best is None or cost < best_cost:
+            best, best_cost = (row_blocks, column_blocks), cost
+    assert best is not None
+    row_groups = -(-groups // best[0])
+    per_block = -(-panels // best[1])
+    return Tiles(-(-groups // row_groups), row_groups, -(-panels // per_block), per_block)
