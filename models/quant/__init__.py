@@ -2,7 +2,7 @@
 
 from subbyte.models.quant import functional, schemes
 from subbyte.models.quant.binary import Sign, Threshold
-from subbyte.models.quant.constants import refresh
+from subbyte.models.quant.constants import fake_quantized, refresh
 from subbyte.models.quant.functional import exporting
 from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.per_token import DynamicPerToken
@@ -28,6 +28,7 @@ __all__ = [
     "WeightQuantizer",
     "all_schemes",
     "exporting",
+    "fake_quantized",
     "functional",
     "get_scheme",
     "quantize",

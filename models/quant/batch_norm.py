@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.models.quant.constants import Constants
+from subbyte.models.quant.functional import is_exporting
 
 
 class QuantizedBatchNorm(Constants):
@@ -37,13 +38,13 @@ class QuantizedBatchNorm(Constants):
 
     def factor_and_shift(self) -> tuple[Tensor, Tensor]:
         """factor and shift [C] in float64, on the CPU: eval output = x * factor + shift."""
-        mean, var = self.running_mean.detach().cpu().double(), self.running_var.detach().cpu().double()
+        mean, var = self.running_mean.cpu().double(), self.running_var.cpu().double()
         factor = 1.0 / torch.sqrt(var + self.eps)
         weight, bias = cast("Tensor | None", self.weight), cast("Tensor | None", self.bias)
         if weight is not None:
-            factor = factor * weight.detach().cpu().double()
+            factor = factor * weight.cpu().double()
         shift = -mean * factor
-        return factor, shift if bias is None else shift + bias.detach().cpu().double()
+        return factor, shift if bias is None else shift + bias.cpu().double()
 
     def compute_constants(self) -> None:
         factor, shift = self.factor_and_shift()
@@ -58,14 +59,21 @@ class QuantizedBatchNorm(Constants):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return cast(Tensor, super().forward(x))
-        if self.layer is not None and not self.layer.training:
-            return x
-        if self.layer is not None or (torch.is_grad_enabled() and x.requires_grad):
-            # Frozen statistics inside a training run: torch's own batch norm, whose parameters have gradients.
-            return cast(Tensor, super().forward(x))
-        self.ensure_constants()
+        if self.layer is not None:
+            # Where the layer trains and this norm is frozen, the layer has not absorbed it.
+            return x if self.layer.integer_mode else cast(Tensor, super().forward(x))
         shape = (1, -1, *[1] * (x.dim() - 2))
-        return x * self.eval_scale.reshape(shape) + self.eval_bias.reshape(shape)
+        scale, bias = self._eval_constants(x)
+        return x * scale.reshape(shape) + bias.reshape(shape)
+
+    def _eval_constants(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        frozen = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        if frozen and not is_exporting() and not torch.compiler.is_exporting():
+            # Statistics frozen within a training run: the same numbers, with gradients for gamma and beta.
+            factor, shift = self.factor_and_shift()
+            return factor.float().to(x.device), shift.float().to(x.device)
+        self.ensure_constants()
+        return self.eval_scale, self.eval_bias
 
 
 def link(layer: nn.Module, norm: QuantizedBatchNorm) -> None:

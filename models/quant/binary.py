@@ -8,7 +8,6 @@ Training" (ReSTE), 2023; Rastegari et al., "XNOR-Net", 2016 (scale mean |w|, her
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from subbyte.formats import PerChannel
 from subbyte.formats.binary import BINARY
 from subbyte.models.quant import functional
 from subbyte.models.quant.estimators import SMALLEST_STEP, reste_order, reste_sign
-from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.quantizer import ActivationQuantizer, FirstBatchQuantizer, WeightQuantizer
 from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
 
 
@@ -84,7 +83,7 @@ def _channels_and_axes(layer: nn.Module) -> tuple[int, int]:
     raise QuantizationError(f"a {type(layer).__name__} has no channels that a threshold could go with")
 
 
-class ThresholdActivation(ActivationQuantizer):
+class ThresholdActivation(FirstBatchQuantizer):
     """Signs of an activation tensor; `threshold` is a parameter [C], [1, C, 1] or [1, C, 1, 1].
 
     It starts at 0 as in ReActNet; but where the first batch has no negative value (after a ReLU), where 0 would make
@@ -99,47 +98,24 @@ class ThresholdActivation(ActivationQuantizer):
         shape = (1, channels, *[1] * axes) if axes else (channels,)
         self.threshold = nn.Parameter(torch.zeros(shape))
         self.order = reste_order(0.0)
-        self.initialized: Tensor
-        self.register_buffer("initialized", torch.tensor(False))
-        self._has_seen_data = False
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Choose the first thresholds from this batch; raises QuantizationError for NaN or infinity."""
-        x = x.detach().float()
-        axis = x.dim() - self.threshold.dim() + 1 if self.threshold.dim() > 1 else x.dim() - 1
+    def initialize(self, x: Tensor) -> bool:
+        """Choose the first thresholds."""
+        axis = 1 if self.threshold.dim() > 1 else x.dim() - 1
         means = mean_over_processes(x.mean(dim=[d for d in range(x.dim()) if d != axis]))
-        if not bool(torch.isfinite(means).all()):
-            raise QuantizationError("the first batch of an activation quantizer holds NaN or infinity; mend the data")
         if float(smallest_over_processes(x.min())) >= 0:
             self.threshold.copy_(means.reshape(self.threshold.shape))
-        self.initialized.fill_(True)
-        self._has_seen_data = True
-
-    @property
-    def ready(self) -> bool:
-        return self._has_seen_data
-
-    def _see(self, x: Tensor) -> None:
-        if self._has_seen_data:
-            return
-        if functional.is_exporting() or torch.compiler.is_exporting():
-            raise QuantizationError("an activation quantizer has seen no data; run a batch through the model first")
-        self.initialize(x)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._has_seen_data = bool(self.initialized)
+        return True
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        self._see(x)
+        self.see(x)
         return functional.binarize(x, self.threshold), None
 
     def scales(self) -> Tensor:
         return torch.ones((), device=self.threshold.device)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        self._see(x)
+        self.see(x)
         return reste_sign(x - self.threshold, self.order)
 
     def set_progress(self, fraction: float) -> None:

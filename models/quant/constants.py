@@ -7,7 +7,8 @@ Whoever changes parameters in place while in eval mode calls `model.eval()` agai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ class Constants(nn.Module):
     """Mixin: constants computed from parameters, cached between changes."""
 
     constants_ready: bool = False
+    fake_quantized: bool = False
+
+    @property
+    def integer_mode(self) -> bool:
+        """Whether the module computes the integer graph of eval mode, and not the fake-quantized one."""
+        return not self.training and not self.fake_quantized
 
     def compute_constants(self) -> None:
         """Compute and store the constants; runs without gradients, outside of inference mode."""
@@ -60,6 +67,23 @@ class Constants(nn.Module):
         self.forget_constants()
         result: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return result
+
+
+@contextmanager
+def fake_quantized(model: nn.Module) -> Iterator[None]:
+    """Within this context a model in eval mode computes the fake-quantized float graph that is trained.
+
+    Batch norms still use their running statistics. What it gives differs from the integer graph by float rounding
+    alone, except where a value then falls on the other side of a rounding tie.
+    """
+    modules = [m for m in model.modules() if isinstance(m, Constants)]
+    try:
+        for module in modules:
+            module.fake_quantized = True
+        yield
+    finally:
+        for module in modules:
+            del module.fake_quantized
 
 
 def refresh(model: nn.Module, packed: bool = False) -> None:

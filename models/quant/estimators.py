@@ -29,7 +29,7 @@ class StraightThrough(torch.autograd.Function):
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
     """`value`, with d value / d x = 1."""
-    result: Tensor = StraightThrough.apply(x, value)
+    result: Tensor = StraightThrough.apply(x, value)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -61,7 +61,7 @@ class LearnedStepFunction(torch.autograd.Function):
 def learned_step(x: Tensor, step: Tensor, low: Tensor, high: Tensor, sharing: int) -> Tensor:
     """Fake-quantize with a learnable step; gamma = 1 / sqrt(sharing * high), `sharing` elements have one step."""
     gamma = torch.rsqrt(high * sharing)
-    result: Tensor = LearnedStepFunction.apply(x, step, low, high, gamma)
+    result: Tensor = LearnedStepFunction.apply(x, step, low, high, gamma)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -86,7 +86,7 @@ class ReSTESign(torch.autograd.Function):
 
 def reste_sign(x: Tensor, order: float) -> Tensor:
     """sign(x), with ReSTE's gradient of that order."""
-    result: Tensor = ReSTESign.apply(x, order)
+    result: Tensor = ReSTESign.apply(x, order)  # type: ignore[no-untyped-call]
     return result
 
 

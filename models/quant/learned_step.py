@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError
-from subbyte.formats import Granularity, PerChannel, PerGroup, PerTensor
+from subbyte.formats import Format, Granularity, PerChannel, PerGroup, PerTensor
 from subbyte.formats.integer import INT, UINT
 from subbyte.models.quant import functional
 from subbyte.models.quant.estimators import SMALLEST_STEP, learned_step
-from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.quantizer import ActivationQuantizer, FirstBatchQuantizer, WeightQuantizer
 from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
 
 PER_TENSOR = PerTensor()
@@ -35,8 +34,13 @@ class LearnedStep:
     def __post_init__(self) -> None:
         if self.bits not in INT:
             raise QuantizationError(f"LearnedStep has 2 to 8 bits, got {self.bits}")
-        if isinstance(self.granularity, (PerChannel, PerGroup)) and self.granularity.axis not in (0, -1):
-            raise QuantizationError(f"LearnedStep has no scales along axis {self.granularity.axis}; use 0, the output")
+        if self.granularity not in (PER_TENSOR, PerChannel(0)) and not (
+            isinstance(self.granularity, PerGroup) and self.granularity.axis == -1
+        ):
+            raise QuantizationError(
+                f"LearnedStep has one step per tensor, per output channel (axis 0) or per group (axis -1), "
+                f"got {self.granularity}"
+            )
 
     @property
     def format_name(self) -> str:
@@ -77,22 +81,20 @@ class LearnedStepWeight(WeightQuantizer):
         return learned_step(w, self.expand(self.step, w), low, high, self.sharing)
 
 
-class LearnedStepActivation(ActivationQuantizer):
+class LearnedStepActivation(FirstBatchQuantizer):
     """Codes of an activation tensor with one step; the first batch, in any mode, gives the sign and the first step."""
+
+    low: Tensor
+    high: Tensor
+    inverse_step: Tensor
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
         self.step = nn.Parameter(torch.tensor(1.0))
-        self.low: Tensor
-        self.high: Tensor
-        self.initialized: Tensor
-        self.inverse_step: Tensor
         self.register_buffer("low", torch.tensor(-float(2 ** (bits - 1))))
         self.register_buffer("high", torch.tensor(float(2 ** (bits - 1) - 1)))
-        self.register_buffer("initialized", torch.tensor(False))
         self.register_buffer("inverse_step", None, persistent=False)
-        self._has_seen_data = False
 
     @property
     def signed(self) -> bool:
@@ -100,62 +102,37 @@ class LearnedStepActivation(ActivationQuantizer):
         return bool(self.low < 0)
 
     @property
-    def format(self) -> Any:
+    def format(self) -> Format:
         """int<b>, or uint<b> where the first batch had no negative value."""
         return (INT if self.signed else UINT)[self.bits]
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Choose sign and step from this batch; an all-zero batch is passed over.
-
-        Raises QuantizationError for NaN or infinity.
-        """
-        mean = mean_over_processes(x.detach().float().abs().mean())
-        smallest = smallest_over_processes(x.detach().float().min())
-        if not bool(torch.isfinite(mean)):
-            raise QuantizationError("the first batch of an activation quantizer holds NaN or infinity; mend the data")
-        if float(mean) == 0.0:
-            return
-        signed = float(smallest) < 0
+    def initialize(self, x: Tensor) -> bool:
+        """Choose sign and step from this batch; one that is zero everywhere is passed over."""
+        mean = float(mean_over_processes(x.abs().mean()))
+        signed = float(smallest_over_processes(x.min())) < 0
+        if mean == 0.0:
+            return False
         low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
         self.low.fill_(float(low))
         self.high.fill_(float(high))
-        self.step.fill_(max(float(mean) * (2 if signed else 4) / math.sqrt(high), SMALLEST_STEP))
-        self.initialized.fill_(True)
-        self._has_seen_data = True
-        self.forget_constants()
-
-    def _see(self, x: Tensor) -> None:
-        if self._has_seen_data:
-            return
-        if functional.is_exporting() or torch.compiler.is_exporting():
-            raise QuantizationError("an activation quantizer has seen no data; run a batch through the model first")
-        self.initialize(x)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._has_seen_data = bool(self.initialized)
+        self.step.fill_(max(mean * (2 if signed else 4) / math.sqrt(high), SMALLEST_STEP))
+        return True
 
     def compute_constants(self) -> None:
-        if not self._has_seen_data:
-            raise QuantizationError("its activation quantizer has seen no data; run a batch through the model first")
+        super().compute_constants()
         self.inverse_step = 1.0 / self.scales()
-
-    @property
-    def ready(self) -> bool:
-        return self._has_seen_data
 
     def scales(self) -> Tensor:
         with torch.no_grad():
             return self.step.clamp_min(SMALLEST_STEP)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        self._see(x)
-        if not self._has_seen_data:  # an all-zero first batch
+        self.see(x)
+        if not self.ready:  # all zero so far
             return torch.zeros_like(x), None
         self.ensure_constants()
         return functional.quantize(x, self.inverse_step, self.low, self.high), None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        self._see(x)
+        self.see(x)
         return learned_step(x, self.step, self.low, self.high, x.numel())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from subbyte.models.quant.constants import Constants
+from subbyte.models.quant.functional import integer_sum
 from subbyte.models.quant.quantizer import ActivationQuantizer
 
 
@@ -35,8 +36,8 @@ class QuantizedAveragePool(Constants):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return cast(Tensor, super().forward(self.activation_quantizer(x)))
+        if not self.integer_mode:
+            return cast(Tensor, super().forward(self.activation_quantizer(x.float())))
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):  # integers need all of float32's 24 bits
                 return self._integer_forward(x.float())
@@ -77,4 +78,5 @@ class QuantizedWindowPool(QuantizedAveragePool):
     def sum_codes(self, codes: Tensor) -> Tensor:
         channels = int(codes.shape[-3])
         ones = torch.ones((channels, 1, *self._kernel()), dtype=codes.dtype, device=codes.device)
-        return F.conv2d(codes, ones, stride=self.stride, groups=channels)
+        # The Round keeps onnxruntime from folding the Mul that follows into the ones.
+        return integer_sum(F.conv2d(codes, ones, stride=self.stride, groups=channels))

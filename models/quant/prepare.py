@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -90,7 +89,8 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
     reasons = {name: _why_not(name, modules) for name in _find(modules)}
     able = [name for name, reason in reasons.items() if reason is None]
     norms = [n for n, m in modules.items() if isinstance(m, NORMS) and m.running_mean is not None]
-    seen = None if example is None else trace(model, example, able, norms)
+    pools = [name for name, m in modules.items() if isinstance(m, tuple(kind for kind, _ in POOLS))]
+    seen = None if example is None else trace(model, example, [*able, *pools], norms)
     if seen is not None:
         for name in set(able) - set(seen.order):
             reasons[name] = "it is not executed by the example"
@@ -101,7 +101,7 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
         if reason is not None
     ]
     report += [_quantize_layer(modules[name], name, note, chosen) for name, note in _places(able, chosen)]
-    report += list(_quantize_pools(modules))
+    report += list(_quantize_pools(modules, pools, seen))
     _quantize_norms(modules, norms, seen)
     _forbid_fast_paths(modules)
     return model
@@ -113,7 +113,7 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedProduct]:
 
 
 def set_progress(model: nn.Module, fraction: float) -> None:
-    """Tell every quantizer how far training is, 0 at the start, 1 at the end; some gradients change with it (ReSTE)."""
+    """Tell every quantizer how far training is, 0 at the start, 1 at the end; ReSTE's gradient changes with it."""
     if not 0 <= fraction <= 1:
         raise QuantizationError(f"progress is a fraction from 0 to 1, got {fraction}")
     for module in model.modules():
@@ -197,20 +197,19 @@ def _quantize_layer(module: nn.Module, name: str, note: str, scheme: Scheme) -> 
     return ReportRow(name, kind, weights.format_name, activations.format_name, note)
 
 
-def _quantize_pools(modules: dict[str, nn.Module]) -> Iterator[ReportRow]:
-    for name, module in modules.items():
-        for kind, mixin in POOLS:
-            if not isinstance(module, kind):
-                continue
-            reason = _why_not_pool(module, kind)
-            if reason is None:
-                cast(QuantizedAveragePool, _become(module, mixin)).install(
-                    LearnedStep(POOL_BITS).activation_quantizer(module)
-                )
-                module.train(module.training)
-                yield ReportRow(name, kind.__name__, "-", f"int{POOL_BITS}", "exact integer sum")
-            else:
-                yield ReportRow(name, kind.__name__, "-", "float", reason)
+def _quantize_pools(modules: dict[str, nn.Module], pools: list[str], seen: Trace | None) -> Iterator[ReportRow]:
+    for name in pools:
+        module = modules[name]
+        kind, mixin = next((kind, mixin) for kind, mixin in POOLS if isinstance(module, kind))
+        reason = _why_not_pool(module, kind)
+        if seen is not None and name not in seen.order:
+            reason = "it is not executed by the example"
+        if reason is None:
+            config = LearnedStep(POOL_BITS)
+            cast(QuantizedAveragePool, _become(module, mixin)).install(config.activation_quantizer(module))
+            module.train(module.training)
+        note = "exact integer sum" if reason is None else reason
+        yield ReportRow(name, kind.__name__, "-", "float" if reason else f"int{POOL_BITS}", note)
 
 
 def _why_not_pool(module: Any, kind: type[nn.Module]) -> str | None:
@@ -240,12 +239,13 @@ def _forbid_fast_paths(modules: dict[str, nn.Module]) -> None:
             module.activation_relu_or_gelu = 0
 
 
-@cache
-def _quantized_class(mixin: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Quantized{base.__name__}", (mixin, base), {"__module__": base.__module__})
+_classes: dict[tuple[type, type], type] = {}
 
 
 def _become(module: nn.Module, mixin: type[nn.Module]) -> nn.Module:
     """Make `module` an instance of a subclass of its own class that has the mixin first."""
-    module.__class__ = _quantized_class(mixin, type(module))
+    base = type(module)
+    if (mixin, base) not in _classes:
+        _classes[mixin, base] = type(f"Quantized{base.__name__}", (mixin, base), {"__module__": base.__module__})
+    module.__class__ = _classes[mixin, base]
     return module

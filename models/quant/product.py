@@ -135,8 +135,8 @@ class QuantizedProduct(Constants):
     # ---- forward ----
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            y = self.product(self.activation_quantizer(x), self.weight)
+        if not self.integer_mode:
+            y = self.product(self.activation_quantizer(x.float()), self.weight)
             return y if self.bias is None else y + self.bias.reshape(self.channel_shape())
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):  # integers need all of float32's 24 bits
@@ -162,7 +162,7 @@ class QuantizedLinear(QuantizedProduct):
     """Mixin for nn.Linear: [..., in] x [out, in]^T."""
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
-        if not self.training and self.batch_norm is not None and x.dim() != 2:
+        if self.integer_mode and self.batch_norm is not None and x.dim() != 2:
             raise QuantizationError(f"this Linear is linked to a batch norm and takes [batch, features], got {x.shape}")
         return torch.matmul(x, w.t())
 
