@@ -1,0 +1,84 @@
+/* How to call the model: run it on the golden inputs, compare every output byte, count instructions where a timer allows.
+ *
+ * Your own program needs kernels.c, model.c, weights.c, run.c and the headers; this file, golden.c, startup.c and the
+ * linker script are for trying it out, e.g. in an emulator:
+ *
+ *   make && qemu-system-arm -M mps2-an386 -nographic -semihosting -icount shift=0 -kernel example.elf
+ */
+#include <string.h>
+
+#include "console.h"
+#include "model.h"
+
+/* The only memory the model needs beside its constants. */
+static uint8_t arena[SUBBYTE_ARENA_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t workspace[SUBBYTE_WORKSPACE_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t results[SUBBYTE_OUTPUT_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+
+static uint32_t started;
+
+static void after_operator(void *user, int32_t index, uint64_t ns) {
+  const subbyte_model *model = (const subbyte_model *)user;
+  const uint32_t now = console_ticks();
+  (void)ns;
+  console_text("operator ");
+  console_number((uint32_t)index);
+  console_text(" ticks ");
+  console_number(now - started);
+  console_text(" ");
+  console_text(model->operators[index].name);
+  console_text("\n");
+  started = console_ticks();
+}
+
+int main(void) {
+  const subbyte_model *model = subbyte_get_model();
+  void *outputs[SUBBYTE_OUTPUT_COUNT];
+  subbyte_buffers buffers;
+  uint32_t ticks, wrong = 0;
+  size_t place = 0;
+  int32_t i, status;
+
+  for (i = 0; i < model->output_count; ++i) {
+    outputs[i] = results + place;
+    place += (model->outputs[i].nbytes + SUBBYTE_ALIGNMENT - 1) / SUBBYTE_ALIGNMENT * SUBBYTE_ALIGNMENT;
+  }
+  buffers.weights = subbyte_weights;
+  buffers.arena = arena;
+  buffers.workspace = workspace;
+  buffers.inputs = subbyte_golden_inputs;
+  buffers.outputs = outputs;
+
+  console_start();
+  ticks = console_ticks();
+  status = subbyte_run(model, &buffers, NULL, NULL);
+  ticks = console_ticks() - ticks;
+  if (status != SUBBYTE_OK) {
+    console_text("error: ");
+    console_text(subbyte_status_text(status));
+    console_text("\n");
+    return 1;
+  }
+  console_text("ticks ");
+  console_number(ticks);
+  console_text("\n");
+  started = console_ticks();
+  (void)subbyte_run(model, &buffers, after_operator, (void *)(uintptr_t)model);
+
+  for (i = 0; i < model->output_count; ++i) {
+    const uint8_t *got = (const uint8_t *)outputs[i];
+    const uint8_t *want = (const uint8_t *)subbyte_golden_outputs[i];
+    uint32_t differing = 0;
+    size_t k;
+    if (want == NULL) continue; /* compiled without golden outputs */
+    for (k = 0; k < model->outputs[i].nbytes; ++k) differing += got[k] != want[k];
+    console_text("output ");
+    console_number((uint32_t)i);
+    console_text(" differing_bytes ");
+    console_number(differing);
+    console_text("\n");
+    wrong += differing;
+  }
+  console_text(wrong ? "golden DIFFERENT\n" : "golden ok\n");
+  return wrong ? 1 : 0;
+}

@@ -1,0 +1,347 @@
+"""From a kernel's TIR to a plain C function: typed pointers and a range of tiles, no TVM at run time.
+
+    int32_t name(T0 *p0, T1 *p1, ..., int32_t begin, int32_t end);
+
+The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime shares out
+among threads. A body with no such loop, or with something beside it, is one tile. Scratch of 1,024 bytes or more that TIR
+allocates becomes a part of the running thread's workspace, handed in as one more pointer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import PointerType, PrimType, StringImm
+from tvm.tirx import AttrStmt, DeclBuffer, Evaluate, For, ForKind, IntImm, PrimFunc, Return, SeqStmt, Stmt, Var
+
+from tvm.tirx.op import register_intrin_lowering
+
+from subbyte.errors import CompileError
+
+C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "int8": "int8_t",
+    "uint8": "uint8_t",
+    "int16": "int16_t",
+    "uint16": "uint16_t",
+    "int32": "int32_t",
+    "uint32": "uint32_t",
+    "int64": "int64_t",
+    "uint64": "uint64_t",
+    "bool": "uint8_t",
+}
+# TVM keeps smaller allocations in registers or on the stack; larger ones ask its runtime for memory, which is not there.
+LARGEST_ON_STACK = 1023
+ALIGNMENT = 64
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The C function made of one kernel."""
+
+    symbol: str
+    dtypes: tuple[str, ...]  # of the pointers that the plan passes
+    tiles: int
+    scratch: tuple[tuple[str, int], ...] = ()  # dtype and bytes of pointers into the workspace, after those
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Workspace bytes that `scratch` takes, each piece aligned."""
+        return sum(_aligned(nbytes) for _, nbytes in self.scratch)
+
+    def declaration(self) -> str:
+        """The prototype in C."""
+        dtypes = [*self.dtypes, *(dtype for dtype, _ in self.scratch)]
+        pointers = [f"{C_TYPES[dtype]} *p{i}" for i, dtype in enumerate(dtypes)]
+        return f"int32_t {self.symbol}({', '.join([*pointers, 'int32_t begin', 'int32_t end'])});"
+
+    def trampoline(self) -> str:
+        """C of the `subbyte_kernel` that unpacks its arguments and calls the function."""
+        values = [f"({C_TYPES[dtype]} *)args[{i}]" for i, dtype in enumerate(self.dtypes)]
+        place = 0
+        for dtype, nbytes in self.scratch:
+            values.append(f"({C_TYPES[dtype]} *)(void *)((uint8_t *)args[{len(self.dtypes)}] + {place})")
+            place += _aligned(nbytes)
+        call = f"{self.symbol}({', '.join([*values, 'begin', 'end'])})"
+        head = f"static int32_t run_{self.symbol}(void *const *args, int32_t begin, int32_t end)"
+        return f"{head} {{\n  return {call};\n}}"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels compiled together: an object file or C text, and what each is called with."""
+
+    code: bytes
+    signatures: tuple[Signature, ...]
+
+
+def _passes(vectorize: bool) -> Any:
+    """The default pipeline for a CPU (tvm/s_tir/pipeline.py) up to the packed API, without the passes for GPUs."""
+    blocks, tir = s_tir.transform, tirx.transform
+    return tvm.transform.Sequential(
+        [
+            blocks.CanonicalizeLoop(),
+            blocks.LowerInitBlock(),
+            blocks.PlanAndUpdateBufferAllocationLocation(),
+            blocks.ConvertBlocksToOpaque(),
+            blocks.CompactBufferAllocation(),
+            blocks.LowerMatchBuffer(),
+            blocks.StmtSimplify(),
+            blocks.AnnotateIrregularLoop(),
+            blocks.LowerOpaqueBlock(),
+            tir.FlattenBuffer(),
+            tir.BF16ComputeLegalize(),
+            tir.NarrowDataType(32),
+            blocks.LoopPartition(),
+            tir.VectorizeLoop(vectorize),
+            tir.StorageRewrite(),
+            blocks.HoistIfThenElse(),
+            tir.UnrollLoop(),
+            blocks.RenormalizeSplitPattern(),
+            tir.StmtSimplify(),
+            tir.RemoveNoOp(),
+            blocks.RewriteUnsafeSelect(),
+            tir.CommonSubexprElim(),
+            tir.VerifyMemory(),
+        ]
+    )
+
+
+def _statements(stmt: Stmt) -> list[Stmt]:
+    """A body as a flat list."""
+    if isinstance(stmt, SeqStmt):
+        return [inner for part in stmt.seq for inner in _statements(part)]
+    return [stmt]
+
+
+def _is_nothing(stmt: Stmt) -> bool:
+    return isinstance(stmt, Evaluate) and isinstance(stmt.value, IntImm)
+
+
+def _constant(value: Any) -> int | None:
+    return int(value.value) if isinstance(value, IntImm) else None
+
+
+def _nbytes(buffer: Any) -> int | None:
+    """Bytes of a buffer, or None if its shape is not constant."""
+    extents = [_constant(extent) for extent in buffer.shape]
+    total = (tvm.DataType(str(buffer.dtype)).bits * tvm.DataType(str(buffer.dtype)).lanes + 7) // 8
+    for extent in extents:
+        if extent is None:
+            return None
+        total *= extent
+    return total
+
+
+class _Scratch:
+    """Makes a parameter of each large allocation."""
+
+    def __init__(self) -> None:
+        self.pointers: list[Any] = []
+        self.pieces: list[tuple[str, int]] = []
+
+    def __call__(self, stmt: Stmt) -> Stmt:
+        if not isinstance(stmt, tirx.AllocBuffer):
+            return stmt
+        nbytes = _nbytes(stmt.buffer)
+        if nbytes is None or nbytes <= LARGEST_ON_STACK:
+            return stmt
+        pointer = Var(f"scratch{len(self.pieces)}", _pointer_to(stmt.buffer))
+        self.pointers.append(pointer)
+        self.pieces.append((str(stmt.buffer.dtype), nbytes))
+        return DeclBuffer(stmt.buffer, data=pointer)
+
+
+def _pointer_to(buffer: Any) -> PointerType:
+    return PointerType(PrimType(str(buffer.dtype)))
+
+
+def _serial(stmt: Stmt) -> Stmt:
+    if isinstance(stmt, For) and stmt.kind == ForKind.PARALLEL:
+        return For(stmt.loop_var, stmt.min, stmt.extent, ForKind.SERIAL, stmt.body, annotations=stmt.annotations)
+    return stmt
+
+
+def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
+    """`change` applied to every statement, inner ones first."""
+    if isinstance(stmt, SeqStmt):
+        stmt = SeqStmt([_map(part, change) for part in stmt.seq])
+    elif isinstance(stmt, For):
+        body = _map(stmt.body, change)
+        stmt = For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, None, stmt.annotations, stmt.step)
+    elif isinstance(stmt, tirx.While):
+        stmt = tirx.While(stmt.condition, _map(stmt.body, change))
+    elif isinstance(stmt, AttrStmt):
+        stmt = AttrStmt(stmt.node, stmt.attr_key, stmt.value, _map(stmt.body, change))
+    elif isinstance(stmt, tirx.IfThenElse):
+        otherwise = None if stmt.else_case is None else _map(stmt.else_case, change)
+        stmt = tirx.IfThenElse(stmt.condition, _map(stmt.then_case, change), otherwise)
+    return change(stmt)
+
+
+def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tuple[PrimFunc, Signature]:
+    """One lowered function with typed pointers for buffers and the tiles begin .. end-1 of its parallel loop."""
+    pointers = []
+    declared: list[Stmt] = []
+    for param in function.params:
+        if not tirx.is_buffer_var(param):
+            raise CompileError(f"kernel '{symbol}': parameter {param.name} is no buffer; kernels take buffers only")
+        if str(param.dtype) not in C_TYPES:
+            raise CompileError(f"kernel '{symbol}': parameter {param.name} is {param.dtype}, which C has no type for")
+        pointer = Var(param.name, _pointer_to(param))
+        pointers.append(pointer)
+        declared.append(DeclBuffer(param, data=pointer))
+
+    begin, end = Var("begin", "int32"), Var("end", "int32")
+    parts = [part for part in _statements(function.body) if not _is_nothing(part)]
+    work = [part for part in parts if not isinstance(part, DeclBuffer)]
+    tiles = 1
+    if len(work) == 1 and isinstance(work[0], For) and work[0].kind == ForKind.PARALLEL:
+        loop = work[0]
+        first, extent = _constant(loop.min), _constant(loop.extent)
+        if first == 0 and extent is not None and extent > 0:
+            tiles = extent
+            shared = For(loop.loop_var, begin, end - begin, ForKind.SERIAL, loop.body, annotations=loop.annotations)
+            parts = [shared if part is loop else part for part in parts]
+
+    scratch = _Scratch()
+    body: Stmt = SeqStmt([*declared, *parts, Return(IntImm("int32", 0))])
+    body = _map(_map(body, _serial), scratch)
+    for key, value in (("device_id", 0), ("device_type", 1)):
+        body = AttrStmt(StringImm("default"), key, IntImm("int32", value), body)
+    signature = Signature(symbol, tuple(str(param.dtype) for param in function.params), tiles, tuple(scratch.pieces))
+    attributes: dict[str, Any] = {"global_symbol": symbol, "target": target}
+    if distinct:
+        attributes["tirx.noalias"] = True
+    attrs = tvm.ir.make_node("ir.DictAttrs", **attributes)
+    return PrimFunc(
+        [*pointers, *scratch.pointers, begin, end], body, ret_type=PrimType("int32"), attrs=attrs
+    ), signature
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A kernel to compile: its TIR, its C name, and whether no two of its arguments overlap."""
+
+    symbol: str
+    function: PrimFunc
+    distinct: bool = True
+
+
+def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, ...]]:
+    """Plain-ABI functions as an IRModule ready for `target.build`, and their signatures, in order."""
+    functions = {w.symbol: w.function.with_attr("global_symbol", w.symbol) for w in wanted}
+    module = tvm.IRModule(functions)
+    module = tirx.transform.BindTarget(target.with_host(target))(module)
+    module = _passes(vectorize=target.kind.name != "c")(module)
+    made: dict[str, PrimFunc] = {}
+    signatures = []
+    for w in wanted:
+        made[w.symbol], signature = _plain(module[w.symbol], w.symbol, target, w.distinct)
+        signatures.append(signature)
+    module = tvm.IRModule(made)
+    module = tvm.transform.Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])(module)
+    return module, tuple(signatures)
+
+
+def compile_objects(wanted: Sequence[Wanted], target: Any) -> Kernels:
+    """One object file for an LLVM target; raises CompileError for a kernel that needs TVM at run time."""
+    module, signatures = lower(wanted, target)
+    built = tvm.get_global_func("target.build.llvm")(module, target)
+    _refuse_runtime_calls(built.inspect_source("ll"), wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        built.write_to_file(str(path), "o")
+        return Kernels(path.read_bytes(), signatures)
+
+
+def compile_source(wanted: Sequence[Wanted], target: Any) -> Kernels:
+    """C text for a `c` target that includes <math.h>, <stdbool.h>, <stdint.h>, <string.h> and nothing of TVM."""
+    module, signatures = lower(wanted, target)
+    text = tvm.get_global_func("target.build.c")(module, target).inspect_source()
+    _refuse_runtime_calls(text, wanted)
+    text = _exact_literals(_without_tvm(text), module)
+    includes = "".join(f"#include <{header}.h>\n" for header in ("math", "stdbool", "stdint", "string"))
+    return Kernels(f"{includes}{POPCOUNT}\n{text}".encode(), signatures)
+
+
+# A microcontroller without the instruction; libgcc's own is a table look-up for each byte.
+POPCOUNT = """
+static inline uint32_t subbyte_popcount(uint32_t x) {
+  x -= x >> 1 & 0x55555555u;
+  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+  return ((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
+}
+"""
+
+
+def _lower_popcount(call: Any) -> Any:
+    word = call.args[0]
+    if tvm.DataType(str(word.ty.dtype)).bits > 32:
+        raise CompileError(f"popcount of {word.ty.dtype} has no C lowering; use words of 32 bits")
+    counted = tirx.call_pure_extern("uint32", "subbyte_popcount", word.astype("uint32"))
+    return counted.astype(str(call.ty.dtype))
+
+
+register_intrin_lowering("tirx.popcount", target="c", f=_lower_popcount, level=99)
+
+
+def _without_tvm(text: str) -> str:
+    """TVM's C without its headers, export macros and library context."""
+    text = re.sub(r'#ifdef __cplusplus\nextern "C"\n#endif\n', "", text)
+    text = re.sub(r"^(//|#define TVM_EXPORTS|#include|void\* __tvm_ffi__library_ctx).*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^TVM_DLL uint32_t subbyte_popcount\(.*\n", "", text, flags=re.MULTILINE)
+    text = text.replace("TVM_DLL ", "")
+    if "TVM" in text.upper():
+        line = next(line for line in text.splitlines() if "TVM" in line.upper())
+        raise CompileError(f"C code for a microcontroller would need TVM: {line.strip()}")
+    return text
+
+
+def _exact_literals(text: str, module: Any) -> str:
+    """TVM prints floats with seven digits: put hexadecimal literals in their place, which are exact."""
+    exact: dict[str, set[str]] = {}
+
+    def note(value: Any) -> None:
+        number = abs(float(value.value))  # the sign is printed before it
+        double = str(value.ty.dtype) == "float64"
+        if not double:
+            number = struct.unpack("f", struct.pack("f", number))[0]
+        exact.setdefault(f"{number:e}" + ("" if double else "f"), set()).add(
+            number.hex() + ("" if double else "f") if math.isfinite(number) else ""
+        )
+
+    tvm_ffi.structural_walk(module, (tirx.FloatImm, note))
+
+    def replace(match: re.Match[str]) -> str:
+        found = exact.get(match.group(0), set())
+        if len(found) != 1 or "" in found:
+            raise CompileError(
+                f"the constant {match.group(0)} in generated C is inexact; a kernel must pass its constants as buffers"
+            )
+        return next(iter(found))
+
+    text = re.sub(r"\binff?\b", "INFINITY", text)
+    return re.sub(r"(?<![\w.])\d+\.\d+e[+-]\d+f?\b", replace, text)
+
+
+def _refuse_runtime_calls(text: str, wanted: Sequence[Wanted]) -> None:
+    found = sorted(set(re.findall(r"\b(TVM(?:Backend|FFI)\w+)\s*\(", text)))
+    if found:
+        names = ", ".join(w.symbol for w in wanted)
+        raise CompileError(f"a kernel needs TVM at run time ({', '.join(found)}); one of: {names}")

@@ -1,0 +1,5 @@
+"""From a plan to files: `compile_plan` gives the members of a bundle for a target's emitter."""
+
+from subbyte.tvm_kernels.emit.emitted import Emitted, Golden, compile_plan
+
+__all__ = ["Emitted", "Golden", "compile_plan"]

@@ -1,0 +1,123 @@
+"""What an emitter gives back, and the one verb: `compile_plan`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+import tvm_ffi
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.abi import Signature, Wanted
+from subbyte.tvm_kernels.plan import Call, Plan, Tensor
+from subbyte.tvm_kernels.targets import Target
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Inputs, and the outputs a reference gives for them; programs for the device carry them and check themselves."""
+
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    tolerance: float = 0.0  # largest absolute difference of a float32 output; 0: equal bit for bit
+
+
+@dataclass(frozen=True, eq=False)
+class Emitted:
+    """The members of a bundle that hold code and weights, and what only code generation knows."""
+
+    members: dict[str, bytes]
+    tiles: tuple[int, ...]  # of each call of the plan
+    workspace_bytes: int  # the plan's, and the scratch of kernels behind it
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes by section, where a linker could tell
+
+
+@dataclass(frozen=True, eq=False)
+class Symbols:
+    """The distinct kernels of a plan, and which one each call uses."""
+
+    wanted: tuple[Wanted, ...]
+    of_call: tuple[int, ...]
+
+
+def _extent(tensor: Tensor) -> range | None:
+    return range(tensor.place.offset, tensor.place.offset + tensor.nbytes) if tensor.place.space == "arena" else None
+
+
+def _is_distinct(call: Call) -> bool:
+    """Whether no result of the call overlaps another of its arguments, so that C may assume it."""
+    places = [(a.space, a.offset) for a in call.arguments]
+    for output in call.outputs:
+        here = (output.place.space, output.place.offset)
+        if places.count(here) > 1:
+            return False
+        extent = _extent(output)
+        others = [o for space, o in places if space == "arena" and (space, o) != here]
+        if extent is not None and any(o in extent for o in others):
+            return False
+    if not call.outputs:
+        return len(set(places)) == len(places)
+    return True
+
+
+def symbols(plan: Plan) -> Symbols:
+    """Kernels of a plan, each distinct TIR once; raises CompileError for a call that the C core could not make."""
+    wanted: list[Wanted] = []
+    seen: dict[tuple[int, bool], list[int]] = {}
+    of_call = []
+    for call in plan.calls:
+        if len(call.arguments) != len(call.function.params):
+            raise CompileError(
+                f"'{call.name}': kernel '{call.kernel}' takes {len(call.function.params)} arguments, the plan gives "
+                f"{len(call.arguments)}"
+            )
+        bare = call.function.with_attr("global_symbol", "kernel")
+        distinct = _is_distinct(call)
+        same = seen.setdefault((tvm_ffi.structural_hash(bare), distinct), [])
+        index = next((i for i in same if tvm_ffi.structural_equal(wanted[i].function, bare)), None)
+        if index is None:
+            index = len(wanted)
+            same.append(index)
+            name = re.sub(r"\W+", "_", call.kernel).strip("_") or "kernel"
+            wanted.append(Wanted(f"subbyte_k{index}_{name}", bare, distinct))
+        of_call.append(index)
+    return Symbols(tuple(wanted), tuple(of_call))
+
+
+def check_arguments(plan: Plan, made: Symbols, signatures: tuple[Signature, ...]) -> None:
+    """Refuse what the C core has no room for."""
+    from subbyte.tvm_kernels.emit.model_c import MAX_ARGUMENTS
+
+    for call, index in zip(plan.calls, made.of_call, strict=True):
+        count = len(call.arguments) + bool(signatures[index].scratch)
+        if count > MAX_ARGUMENTS:
+            raise CompileError(f"'{call.name}' has {count} arguments; the C core takes {MAX_ARGUMENTS}")
+
+
+def scratch_offset(plan: Plan) -> int:
+    """Where the scratch that TIR allocates begins in a thread's workspace: behind the plan's own."""
+    return -(-plan.workspace_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def workspace_bytes(plan: Plan, signatures: tuple[Signature, ...]) -> int:
+    """Workspace of one thread: the plan's, then the largest scratch."""
+    scratch = max((s.scratch_bytes for s in signatures), default=0)
+    return scratch_offset(plan) + scratch if scratch else plan.workspace_bytes
+
+
+def compile_plan(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
+    """Generate, compile and link a plan for a target; raises CompileError or ToolchainError."""
+    from subbyte.tvm_kernels.emit.library import emit_library
+    from subbyte.tvm_kernels.emit.source import emit_source
+
+    emitters: dict[str, Callable[[Plan, Target, Golden | None], Emitted]] = {
+        "library": emit_library,
+        "source": emit_source,
+    }
+    return emitters[target.emitter](plan, target, golden)

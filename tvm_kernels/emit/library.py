@@ -1,0 +1,134 @@
+"""The `library` emitter: LLVM objects, the plan's table and the C core, linked into one self-contained shared library.
+
+Also the same as a static archive, and for Linux a static `bench` program with weights and golden tensors inside.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import subbyte.runtime
+from subbyte.tvm_kernels.abi import compile_objects
+from subbyte.tvm_kernels.emit.emitted import (
+    Emitted,
+    Golden,
+    check_arguments,
+    symbols,
+    workspace_bytes,
+)
+from subbyte.tvm_kernels.emit.model_c import model_c
+from subbyte.tvm_kernels.plan import Plan
+from subbyte.tvm_kernels.targets import Target
+from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain
+
+CORE = ("run.c", "session.c", "threads.c", "cores.c")
+EXPORTS = (
+    "subbyte_get_model",
+    "subbyte_run",
+    "subbyte_status_text",
+    "subbyte_session_create",
+    "subbyte_session_run",
+    "subbyte_session_arena",
+    "subbyte_session_destroy",
+)
+C_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-g0")
+
+
+def core_folder() -> Path:
+    """Where the C core's sources are."""
+    return Path(subbyte.runtime.__file__).parent / "c"
+
+
+def _compile(toolchain: Toolchain, target: Target, sources: list[str], folder: Path) -> list[Path]:
+    """Object files of C sources, in one call of the compiler."""
+    toolchain.compile([*C_FLAGS, *target.c_flags, f"-I{core_folder()}", "-c", *sources], folder)
+    return [folder / f"{Path(source).stem}.o" for source in sources]
+
+
+def _link_shared(toolchain: Toolchain, target: Target, objects: list[Path], folder: Path) -> bytes:
+    command: list[str | Path] = ["-shared", *target.c_flags, "-o", "library.so", *objects]
+    if "linux" in target.triple:
+        script = "{ global: " + " ".join(f"{name};" for name in EXPORTS) + " local: *; };"
+        (folder / "exports.map").write_text(script)
+        # TVM's objects do not say that they need no executable stack, so the linker must be told.
+        command += ["-Wl,--version-script=exports.map", "-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s"]
+        command += ["-Wl,--build-id=none", "-Wl,--as-needed", "-lm", "-lpthread"]
+    toolchain.compile(command, folder)
+    return (folder / "library.so").read_bytes()
+
+
+def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]:
+    """Writes data.S and content.c, which put weights and golden tensors into the bench program; returns their names."""
+    inputs = golden.inputs if golden else tuple(np.zeros(t.shape, t.dtype) for t in plan.inputs)
+    outputs = golden.outputs if golden else ()
+    blobs = {"weights": plan.weights}
+    blobs |= {f"input_{i}": np.ascontiguousarray(a).tobytes() for i, a in enumerate(inputs)}
+    blobs |= {f"output_{i}": np.ascontiguousarray(a).tobytes() for i, a in enumerate(outputs)}
+    assembly = ['.section .rodata, "a"']
+    for name, data in blobs.items():
+        (folder / f"{name}.bin").write_bytes(data)
+        assembly += [
+            ".balign 64",
+            f".globl subbyte_data_{name}",
+            f"subbyte_data_{name}:",
+            f'.incbin "{name}.bin"',
+            ".byte 0",
+        ]
+    assembly += ['.section .note.GNU-stack, "", %progbits', ""]
+    (folder / "data.S").write_text("\n".join(assembly))
+
+    def table(kind: str, count: int) -> list[str]:
+        listed = ", ".join(f"subbyte_data_{kind}_{i}" for i in range(count)) or "0"
+        return [f"static const void *const {kind}s[] = {{{listed}}};"]
+
+    content = ['#include "bench.h"', *(f"extern const unsigned char subbyte_data_{name}[];" for name in blobs)]
+    content += table("input", len(inputs)) + table("output", len(outputs))
+    tolerance = golden.tolerance if golden else 0.0
+    content.append(
+        "const subbyte_bench_content subbyte_bench_data = "
+        f"{{subbyte_data_weights, inputs, outputs, {float(tolerance)!r}, {int(golden is not None)}}};\n"
+    )
+    (folder / "content.c").write_text("\n".join(content))
+    return ["content.c", "data.S"]
+
+
+def _bench(plan: Plan, target: Target, objects: list[Path], golden: Golden | None, folder: Path) -> bytes:
+    """A static program; zig builds the C core anew, because its C library for static programs is another one."""
+    toolchain = find_static_toolchain(target)
+    sources: list[str | Path] = [*_bench_content(plan, golden, folder), core_folder() / "bench.c"]
+    if toolchain.is_zig:
+        sources += ["model.c", *(core_folder() / name for name in CORE)]
+        objects = [path for path in objects if path.name == "kernels.o"]
+    flags = [flag for flag in C_FLAGS if flag != "-fPIC"]
+    toolchain.compile(
+        [*flags, *target.c_flags, *toolchain.static_flags, f"-I{core_folder()}", "-o", "bench", *sources, *objects]
+        + ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"],
+        folder,
+    )
+    return (folder / "bench").read_bytes()
+
+
+def emit_library(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
+    """weights.bin, library.so, library.a and, for Linux, bench; raises CompileError or ToolchainError."""
+    toolchain = find_toolchain(target)
+    made = symbols(plan)
+    kernels = compile_objects(made.wanted, target.tvm_target()) if made.wanted else None
+    signatures = kernels.signatures if kernels else ()
+    check_arguments(plan, made, signatures)
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
+        folder = Path(name)
+        (folder / "model.c").write_text(model_c(plan, target, made, signatures))
+        objects = _compile(toolchain, target, ["model.c", *(str(core_folder() / part) for part in CORE)], folder)
+        if kernels:
+            (folder / "kernels.o").write_bytes(kernels.code)
+            objects.append(folder / "kernels.o")
+        members = {"weights.bin": plan.weights, "library.so": _link_shared(toolchain, target, objects, folder)}
+        toolchain.archive(folder / "library.a", objects)
+        members["library.a"] = (folder / "library.a").read_bytes()
+        if "linux" in target.triple:
+            members["bench"] = _bench(plan, target, objects, golden, folder)
+    tiles = tuple(signatures[index].tiles for index in made.of_call)
+    return Emitted(members, tiles, workspace_bytes(plan, signatures))

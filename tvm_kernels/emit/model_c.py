@@ -1,0 +1,89 @@
+"""Writes model.c: the constant table that `subbyte_run` walks, and a trampoline for each kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.abi import Signature
+from subbyte.tvm_kernels.emit.emitted import Symbols, scratch_offset, workspace_bytes
+from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
+from subbyte.tvm_kernels.targets import Target
+
+MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
+DTYPES = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
+
+
+def c_string(text: str) -> str:
+    """A C string literal."""
+    out = []
+    for byte in text.encode():
+        char = chr(byte)
+        plain = 32 <= byte < 127 and char not in '"\\?'
+        out.append(char if plain else f"\\{byte:03o}")
+    return '"' + "".join(out) + '"'
+
+
+def _tensor_rows(kind: str, tensors: Sequence[Tensor]) -> list[str]:
+    lines = []
+    for i, tensor in enumerate(tensors):
+        if tensor.dtype not in DTYPES:
+            raise CompileError(f"{kind} '{tensor.name}' is {tensor.dtype}; a model's may be {', '.join(DTYPES)}")
+        shape = ", ".join(str(n) for n in tensor.shape) or "1"
+        lines.append(f"static const int64_t {kind}_{i}_shape[] = {{{shape}}};")
+    lines.append(f"static const subbyte_tensor {kind}s[] = {{")
+    for i, tensor in enumerate(tensors):
+        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * DTYPES[tensor.dtype]
+        lines.append(
+            f"    {{{c_string(tensor.name)}, SUBBYTE_{tensor.dtype.upper()}, {len(tensor.shape)}, {kind}_{i}_shape, {nbytes}u}},"
+        )
+    if not tensors:
+        lines.append("    {0, 0, 0, 0, 0}")
+    return [*lines, "};", ""]
+
+
+def _argument(argument: Argument) -> str:
+    return f"{{SUBBYTE_{argument.space.upper()}, {argument.offset}u}}"
+
+
+def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Signature]) -> str:
+    """The text of model.c."""
+    scratch = Argument("workspace", scratch_offset(plan))
+    lines = [
+        f"/* A model for target {target.name}, written by subbyte: do not edit. */",
+        '#include "subbyte.h"',
+        "",
+    ]
+    for signature in signatures:
+        lines += [signature.declaration(), signature.trampoline(), ""]
+    lines += _tensor_rows("input", plan.inputs)
+    lines += _tensor_rows("output", plan.outputs)
+    for i, (call, index) in enumerate(zip(plan.calls, made.of_call, strict=True)):
+        arguments = [*call.arguments, *([scratch] if signatures[index].scratch else [])]
+        listed = ", ".join(_argument(a) for a in arguments) or "{0, 0}"
+        lines.append(f"static const subbyte_argument arguments_{i}[] = {{{listed}}};")
+    lines += ["", "static const subbyte_operator operators[] = {"]
+    for i, (call, index) in enumerate(zip(plan.calls, made.of_call, strict=True)):
+        signature = signatures[index]
+        count = len(call.arguments) + bool(signature.scratch)
+        lines.append(
+            f"    {{{c_string(call.name)}, run_{signature.symbol}, arguments_{i}, {count}, {signature.tiles}}},"
+        )
+    if not plan.calls:
+        lines.append("    {0, 0, 0, 0, 0}")
+    lines += [
+        "};",
+        "",
+        "static const subbyte_model model = {",
+        f"    SUBBYTE_ABI, {c_string(plan.name)}, {c_string(target.name)},",
+        f"    {len(plan.inputs)}, {len(plan.outputs)}, {len(plan.calls)},",
+        "    inputs, outputs, operators,",
+        f"    {plan.arena_bytes}u, {workspace_bytes(plan, tuple(signatures))}u, {len(plan.weights)}u,",
+        "};",
+        "",
+        "const subbyte_model *subbyte_get_model(void) { return &model; }",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""The `source` emitter: the whole model as C99 with no heap, no threads, no libc beyond string.h and math.h.
+
+Kernels from TVM's C code generator, the plan's table, weights as a const array, the plan interpreter; and an example
+program with start-up code and a linker script that checks itself against the golden outputs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from subbyte.errors import ToolchainError
+from subbyte.tvm_kernels.abi import compile_source
+from subbyte.tvm_kernels.emit.emitted import (
+    ALIGNMENT,
+    Array,
+    Emitted,
+    Golden,
+    check_arguments,
+    symbols,
+    workspace_bytes,
+)
+from subbyte.tvm_kernels.emit.library import core_folder
+from subbyte.tvm_kernels.emit.model_c import DTYPES, model_c
+from subbyte.tvm_kernels.plan import Plan
+from subbyte.tvm_kernels.targets import Target
+from subbyte.tvm_kernels.toolchain import find_toolchain, run
+
+COPIED = ("subbyte.h", "internal.h", "run.c", "example.c", "console.h", "startup.c", "mps2.ld")
+MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c")
+EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
+# Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers.
+C_FLAGS = ("-std=c99", "-Os", "-ffp-contract=off", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections")
+LINK_FLAGS = ("--specs=nosys.specs", "-nostartfiles", "-Wl,--gc-sections", "-T", "mps2.ld")
+WORDS_PER_LINE = 12
+
+
+def c_array(name: str, data: bytes) -> str:
+    """A const array of 32-bit words, aligned to 64 bytes; the last word is filled up with zeros."""
+    padded = data + bytes(-len(data) % 4) or bytes(4)
+    words = [f"0x{word:x}u" for word in np.frombuffer(padded, "<u4").tolist()]
+    lines = [", ".join(words[i : i + WORDS_PER_LINE]) for i in range(0, len(words), WORDS_PER_LINE)]
+    body = ",\n  ".join(lines)
+    return f"const uint32_t {name}[{len(words)}] __attribute__((aligned({ALIGNMENT}))) = {{\n  {body}}};\n"
+
+
+BYTE_ORDER = """#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the words below are in little-endian order"
+#endif
+"""
+
+
+def _weights_c(plan: Plan) -> str:
+    return f'#include "model.h"\n\n{BYTE_ORDER}\n' + c_array("subbyte_weights", plan.weights)
+
+
+def _golden_c(plan: Plan, golden: Golden | None) -> str:
+    inputs: Sequence[Array] = golden.inputs if golden else [np.zeros(t.shape, t.dtype) for t in plan.inputs]
+    outputs: Sequence[Array] = golden.outputs if golden else []
+    parts = ['#include "model.h"\n\n', BYTE_ORDER]
+    for kind, arrays in (("input", inputs), ("output", outputs)):
+        parts += ["static " + c_array(f"{kind}_{i}", np.ascontiguousarray(a).tobytes()) for i, a in enumerate(arrays)]
+    wanted = (
+        ("inputs", "input", len(inputs), len(plan.inputs)),
+        ("outputs", "output", len(outputs), len(plan.outputs)),
+    )
+    for table, kind, have, count in wanted:
+        listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(count)) or "0"
+        parts.append(f"const void *const subbyte_golden_{table}[] = {{{listed}}};\n")
+    return "".join(parts)
+
+
+def _model_h(plan: Plan, workspace: int) -> str:
+    output_bytes = 0
+    for tensor in plan.outputs:
+        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * DTYPES[tensor.dtype]
+        output_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return f"""/* The memory this model needs and its constants. */
+#ifndef SUBBYTE_MODEL_H
+#define SUBBYTE_MODEL_H
+
+#include "subbyte.h"
+
+#define SUBBYTE_ARENA_BYTES {plan.arena_bytes}
+#define SUBBYTE_WORKSPACE_BYTES {workspace}
+#define SUBBYTE_INPUT_COUNT {len(plan.inputs)}
+#define SUBBYTE_OUTPUT_COUNT {len(plan.outputs)}
+#define SUBBYTE_OUTPUT_BYTES {output_bytes} /* of all outputs, each aligned */
+
+extern const uint32_t subbyte_weights[];
+
+/* Of golden.c: what example.c runs and compares with. An output without a golden value is null. */
+extern const void *const subbyte_golden_inputs[];
+extern const void *const subbyte_golden_outputs[];
+
+#endif
+"""
+
+
+def _makefile(target: Target) -> str:
+    compiler = target.compilers[0] if target.compilers else "cc"
+    return f"""# Builds the example for {target.name}; `make size` tells flash and RAM.
+CC = {compiler}
+CFLAGS = {" ".join((*target.c_flags, *C_FLAGS))}
+example.elf: {" ".join((*MODEL_FILES, *EXAMPLE_FILES))} mps2.ld
+\t$(CC) $(CFLAGS) {" ".join(LINK_FLAGS)} -o $@ $(filter %.c,$^) -lm
+size: example.elf
+\t{compiler.removesuffix("gcc")}size $<
+"""
+
+
+def _sizes(files: dict[str, bytes], target: Target) -> dict[str, int]:
+    """Bytes of code and constants, data and zeroed data of the model alone; empty without the cross-compiler."""
+    try:
+        toolchain = find_toolchain(target)
+    except ToolchainError:
+        return {}
+    if toolchain.is_zig:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
+        folder = Path(name)
+        for member, data in files.items():
+            (folder / Path(member).name).write_bytes(data)
+        toolchain.compile([*target.c_flags, *C_FLAGS, "-c", *MODEL_FILES], folder)
+        size = toolchain.compiler[0].removesuffix("gcc") + "size"
+        objects = [Path(source).stem + ".o" for source in MODEL_FILES]
+        rows = [line.split() for line in run([size, *objects], folder).splitlines()[1:]]
+    total = {key: sum(int(row[i]) for row in rows) for i, key in enumerate(("text", "data", "bss"))}
+    weights = next(row for row in rows if row[-1].startswith("weights"))
+    return {**total, "weights": int(weights[0])}
+
+
+def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
+    """weights.bin and source/*: raises CompileError for a kernel that has no C form."""
+    made = symbols(plan)
+    kernels = compile_source(made.wanted, target.tvm_target()) if made.wanted else None
+    signatures = kernels.signatures if kernels else ()
+    check_arguments(plan, made, signatures)
+    workspace = workspace_bytes(plan, signatures)
+    texts = {
+        "model.c": model_c(plan, target, made, signatures),
+        "model.h": _model_h(plan, workspace),
+        "weights.c": _weights_c(plan),
+        "golden.c": _golden_c(plan, golden),
+        "Makefile": _makefile(target),
+    }
+    files = {f"source/{name}": text.encode() for name, text in texts.items()}
+    files["source/kernels.c"] = kernels.code if kernels else b""
+    files |= {f"source/{name}": (core_folder() / name).read_bytes() for name in COPIED}
+    tiles = tuple(signatures[index].tiles for index in made.of_call)
+    sizes = _sizes(files, target)
+    if sizes:
+        sizes["ram"] = plan.arena_bytes + workspace + sizes["data"] + sizes["bss"]
+    return Emitted({"weights.bin": plan.weights, **files}, tiles, workspace, sizes)

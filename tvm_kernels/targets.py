@@ -1,0 +1,232 @@
+"""The machines we compile for, one row each: triple, CPU features, emitter, toolchain. docs/add-a-target.md tells how to add one.
+
+Feature names are those of /proc/cpuinfo without underscores (avx512vnni, not avx512_vnni): kernels ask for them by these
+names, bundles record them, the runtime compares them. `LLVM_FEATURES` says what LLVM calls them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from subbyte.errors import UnknownNameError, UsageError
+
+# A feature that is not here is never given to LLVM, so generated code cannot depend on what a bundle does not record.
+LLVM_FEATURES = {
+    "ssse3": "ssse3",
+    "sse41": "sse4.1",
+    "sse42": "sse4.2",
+    "popcnt": "popcnt",
+    "avx": "avx",
+    "f16c": "f16c",
+    "avx2": "avx2",
+    "fma": "fma",
+    "bmi1": "bmi",
+    "bmi2": "bmi2",
+    "abm": "lzcnt",
+    "movbe": "movbe",
+    "avxvnni": "avxvnni",
+    "avx512f": "avx512f",
+    "avx512cd": "avx512cd",
+    "avx512bw": "avx512bw",
+    "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl",
+    "avx512vnni": "avx512vnni",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512vbmi2",
+    "avx512ifma": "avx512ifma",
+    "avx512bitalg": "avx512bitalg",
+    "avx512vpopcntdq": "avx512vpopcntdq",
+    "gfni": "gfni",
+    "neon": "neon",
+    "dotprod": "dotprod",
+    "i8mm": "i8mm",
+    "sve": "sve",
+}
+# Linux on AArch64 uses the hardware capabilities' names.
+CPUINFO_NAMES = {"asimd": "neon", "asimddp": "dotprod"}
+
+X86_64_V3 = frozenset(
+    {"ssse3", "sse41", "sse42", "popcnt", "avx", "f16c", "avx2", "fma", "bmi1", "bmi2", "abm", "movbe"}
+)
+X86_64_V4 = X86_64_V3 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+
+Emitter = Literal["library", "source"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine: how code is generated for it, and how that code is compiled and linked."""
+
+    name: str
+    triple: str  # architecture-system-abi, e.g. x86_64-linux-gnu
+    emitter: Emitter
+    features: frozenset[str]
+    summary: str
+    cpu: str = ""  # LLVM's name of the CPU, for scheduling and what the features do not say
+    c_flags: tuple[str, ...] = ()  # for the C compiler
+    zig_target: str = ""  # what `zig cc -target` calls it; empty: zig cannot build for it
+    compilers: tuple[str, ...] = ()  # cross-compilers to look for, before zig
+    install: str = ""  # how to get the first of them
+    code_generator: Literal["llvm", "c"] = field(default="llvm")
+
+    def __post_init__(self) -> None:
+        unknown = self.features - LLVM_FEATURES.keys()
+        if unknown:
+            raise UnknownNameError("CPU feature", sorted(unknown)[0], LLVM_FEATURES)
+        if not self.name or self.emitter not in ("library", "source"):
+            raise UsageError(f"target '{self.name}': a target needs a name and an emitter, 'library' or 'source'")
+
+    @property
+    def architecture(self) -> str:
+        """The first part of the triple, as `platform.machine()` names it: x86_64, aarch64, ..."""
+        return self.triple.split("-")[0]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this machine and system run its code, features aside."""
+        return self.architecture == _machine() and ("linux" in self.triple) == (platform.system() == "Linux")
+
+    def tvm_target(self) -> Any:
+        """The `tvm.target.Target` for code generation."""
+        import tvm
+
+        if self.code_generator == "c":
+            return tvm.target.Target({"kind": "c"})
+        attributes = [f"+{LLVM_FEATURES[name]}" for name in LLVM_FEATURES if name in self.features]
+        if "avx512f" in self.features:
+            attributes.append("-prefer-256-bit")
+        row: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mattr": attributes}
+        if self.cpu:
+            row["mcpu"] = self.cpu
+        return tvm.target.Target(row)
+
+
+def _machine() -> str:
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def _features_in(cpuinfo: str) -> frozenset[str]:
+    """The features of the first CPU in the text of /proc/cpuinfo."""
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            names = (flag.replace("_", "") for flag in value.split())
+            return frozenset(CPUINFO_NAMES.get(name, name) for name in names) & LLVM_FEATURES.keys()
+    return frozenset()
+
+
+def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """CPU features of this machine that generated code may use: from /proc/cpuinfo, else what LLVM knows of its CPU."""
+    if cpuinfo.exists():
+        return _features_in(cpuinfo.read_text())
+    import tvm
+
+    known = set(tvm.get_global_func("target.llvm_get_cpu_features")(tvm.target.Target({"kind": "llvm"})))
+    return frozenset(name for name, llvm in LLVM_FEATURES.items() if llvm in known)
+
+
+def _host() -> Target:
+    machine = _machine()
+    system = {"Linux": "linux-gnu", "Darwin": "apple-darwin", "Windows": "windows-gnu"}.get(
+        platform.system(), "linux-gnu"
+    )
+    return Target(
+        name="host",
+        triple=f"{machine}-{system}",
+        emitter="library",
+        features=host_features(),
+        summary="this machine, with all its CPU features",
+        cpu={"x86_64": "x86-64"}.get(machine, "generic"),
+        zig_target={"linux-gnu": f"{machine}-linux-gnu", "windows-gnu": f"{machine}-windows-gnu"}.get(
+            system, f"{machine}-macos"
+        ),
+        install="apt install gcc, or pip install ziglang",
+    )
+
+
+_rows: dict[str, Target] = {}
+
+
+def register_target(target: Target) -> Target:
+    """Make a target known by its name; raises UsageError when the name is taken."""
+    if target.name in _rows or target.name == "host":
+        raise UsageError(f"target '{target.name}' is registered twice; choose another name")
+    _rows[target.name] = target
+    return target
+
+
+def all_targets() -> Iterator[Target]:
+    """Every target, `host` first, in the order of registration."""
+    yield _host()
+    yield from tuple(_rows.values())
+
+
+def get_target(name: str) -> Target:
+    """The target of that name; raises UnknownNameError with the nearest name."""
+    if name == "host":
+        return _host()
+    if name not in _rows:
+        raise UnknownNameError("target", name, ["host", *_rows])
+    return _rows[name]
+
+
+# ---- rows ----
+
+register_target(
+    Target(
+        name="x86-64-v3",
+        triple="x86_64-linux-gnu",
+        emitter="library",
+        features=X86_64_V3,
+        summary="Linux on x86-64 with AVX2 and FMA (Haswell, Zen, and later)",
+        cpu="x86-64",
+        zig_target="x86_64-linux-gnu",
+        compilers=("x86_64-linux-gnu-gcc",),
+        install="apt install gcc-x86-64-linux-gnu, or pip install ziglang",
+    )
+)
+register_target(
+    Target(
+        name="x86-64-v4",
+        triple="x86_64-linux-gnu",
+        emitter="library",
+        features=X86_64_V4,
+        summary="Linux on x86-64 with AVX-512 F, BW, CD, DQ, VL (Skylake-X, Zen 4, and later)",
+        cpu="x86-64",
+        zig_target="x86_64-linux-gnu",
+        compilers=("x86_64-linux-gnu-gcc",),
+        install="apt install gcc-x86-64-linux-gnu, or pip install ziglang",
+    )
+)
+register_target(
+    Target(
+        name="cortex-a53",
+        triple="aarch64-linux-gnu",
+        emitter="library",
+        features=frozenset({"neon"}),
+        summary="Linux on 64-bit Arm (Raspberry Pi 3 and later)",
+        cpu="cortex-a53",
+        c_flags=("-mcpu=cortex-a53",),
+        zig_target="aarch64-linux-gnu",
+        compilers=("aarch64-linux-gnu-gcc",),
+        install="apt install gcc-aarch64-linux-gnu, or pip install ziglang",
+    )
+)
+register_target(
+    Target(
+        name="cortex-m4",
+        triple="thumbv7em-none-eabihf",
+        emitter="source",
+        features=frozenset(),
+        summary="C sources for Arm Cortex-M4F and anything else with a C99 compiler: no heap, no threads",
+        c_flags=("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+        compilers=("arm-none-eabi-gcc",),
+        install="apt install gcc-arm-none-eabi libnewlib-arm-none-eabi",
+        code_generator="c",
+    )
+)

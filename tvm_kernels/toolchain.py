@@ -1,0 +1,141 @@
+"""Finds a C compiler for a target, and runs it: a system compiler if there is one, else Zig's from PyPI (`ziglang`).
+
+Zig builds its C library on first use for a target, which takes minutes; that is why system compilers come first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from subbyte.errors import ToolchainError
+from subbyte.tvm_kernels.targets import Target
+
+TIMEOUT_SECONDS = 900  # zig's first build for a target included
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler that builds for one target, and the archiver that goes with it."""
+
+    compiler: tuple[str, ...]
+    archiver: tuple[str, ...]
+    static_flags: tuple[str, ...] = ("-static",)
+
+    @property
+    def is_zig(self) -> bool:
+        return "ziglang" in self.compiler
+
+    def compile(self, arguments: Sequence[str | Path], folder: Path) -> None:
+        """Run the compiler in `folder`; raises ToolchainError with what it said."""
+        run([*self.compiler, *arguments], folder)
+
+    def archive(self, library: Path, objects: Sequence[Path]) -> None:
+        """Make a static archive of object files."""
+        run([*self.archiver, "rcsD", library, *objects], library.parent)
+
+
+def run(command: Sequence[str | Path], folder: Path) -> str:
+    """The output of a tool; raises ToolchainError with its last lines when it fails."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolchainError(f"{words[0]} could not be run: {error}") from error
+    if done.returncode != 0:
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
+        raise ToolchainError(f"'{' '.join(words[:4])} ...' failed with status {done.returncode}:\n{said}")
+    return done.stdout
+
+
+def zig_command() -> tuple[str, ...] | None:
+    """How to run Zig from the `ziglang` package; None when it is not installed."""
+    return (sys.executable, "-m", "ziglang") if importlib.util.find_spec("ziglang") else None
+
+
+def _system_compilers(target: Target) -> list[str]:
+    own = [os.environ.get("CC", ""), "cc", "gcc", "clang"] if target.is_native else []
+    return [*own, *target.compilers]
+
+
+def _archiver_beside(compiler: str) -> str:
+    name = os.path.basename(compiler)
+    prefix = name[: -len("gcc")] if name.endswith("-gcc") else ""
+    return shutil.which(f"{prefix}ar") or "ar"
+
+
+def find_toolchain(target: Target, *, prefer_zig: bool = False) -> Toolchain:
+    """The compiler for a target; raises ToolchainError that says what to install."""
+    if not prefer_zig:
+        for name in _system_compilers(target):
+            path = shutil.which(name) if name else None
+            if path:
+                return Toolchain((path,), (_archiver_beside(path),))
+    zig = zig_command()
+    if zig and target.zig_target:
+        return Toolchain((*zig, "cc", "-target", target.zig_target), (*zig, "ar"), static_flags=())
+    raise ToolchainError(
+        f"no C compiler for target '{target.name}' ({target.triple}). Install one: {target.install or 'gcc or ziglang'}"
+    )
+
+
+def find_static_toolchain(target: Target) -> Toolchain:
+    """The compiler for static programs: zig links them with musl, a system compiler with its own C library."""
+    toolchain = find_toolchain(target)
+    if toolchain.is_zig:
+        command = tuple(word.replace("-linux-gnu", "-linux-musl") for word in toolchain.compiler)
+        return Toolchain(command, toolchain.archiver, ("-static",))
+    return toolchain
+
+
+@dataclass(frozen=True)
+class DoctorRow:
+    """One tool: what it is for, its version if it is there, how to get it if not."""
+
+    what: str
+    found: str | None
+    how: str
+
+
+def _version(command: Sequence[str]) -> str | None:
+    path = shutil.which(command[0])
+    if path is None:
+        return None
+    try:
+        done = subprocess.run([path, *command[1:]], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = (done.stdout or done.stderr).splitlines()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def _zig_version() -> str | None:
+    zig = zig_command()
+    return f"zig {_version([*zig, 'version'])}" if zig else None
+
+
+def doctor() -> list[DoctorRow]:
+    """Compilers and emulators: what there is, and how to get what is missing."""
+    native = next((v for v in (_version([name, "--version"]) for name in ("cc", "gcc", "clang")) if v), None)
+    return [
+        DoctorRow("C compiler (host)", native, "apt install gcc, or pip install ziglang"),
+        DoctorRow("zig cc (any target)", _zig_version(), "pip install ziglang"),
+        DoctorRow(
+            "C compiler (cortex-a53)",
+            _version(["aarch64-linux-gnu-gcc", "--version"]),
+            "apt install gcc-aarch64-linux-gnu, or pip install ziglang",
+        ),
+        DoctorRow(
+            "C compiler (cortex-m4)",
+            _version(["arm-none-eabi-gcc", "--version"]),
+            "apt install gcc-arm-none-eabi libnewlib-arm-none-eabi",
+        ),
+        DoctorRow("emulator (cortex-a53)", _version(["qemu-aarch64", "--version"]), "apt install qemu-user"),
+        DoctorRow("emulator (cortex-m4)", _version(["qemu-system-arm", "--version"]), "apt install qemu-system-arm"),
+    ]
