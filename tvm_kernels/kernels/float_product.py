@@ -99,7 +99,11 @@ def build(op: FloatProduct, registers: Registers) -> Built:
                     assert isinstance(op.geometry, Conv2d)
                     patches = view(scratch, (block * shape.depth,), "float32", 4 * tile_floats)
                     channels = op.geometry.channels
-                    gather(op.geometry, channels, source, patches, first_row, count, group, lambda c: T.float32(0))
+
+                    def pixel(index: Any, channel: Any) -> Any:
+                        return source[index * channels + channel]
+
+                    gather(op.geometry, channels, pixel, patches, first_row, count, group, lambda c: T.float32(0))
                     run(first_row, count, patches, 0, group)
                 else:
                     run(first_row, count, source, first_row, group)

@@ -42,23 +42,22 @@ def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Layout:
 def gather(
     conv: Conv2d,
     elements: int,
-    source: Any,
+    load: Callable[[Any, Any], Any],
     target: Any,
     first: Any,
     count: Any,
     group: Any,
     pad: Callable[[Any], Any],
-    convert: Callable[[Any], Any] = lambda value: value,
+    linear: bool = True,
 ) -> None:
     """Emit the copy of the patches of output pixels first .. first + count - 1 of a group to `target` [count * depth].
 
-    source: flat [batch * height * width * elements] stored elements; `pad(element)` is the padded value of an element
-    of a pixel; `convert` is applied to what is copied.
+    A pixel has `elements` elements in all groups; load(pixel, element) is one of them and pad(element) its padded value.
+    `linear`: load depends on pixel * elements + element alone, so that a line of pixels can be copied at once.
     """
     take = elements // conv.groups
     run = conv.kernel[1] * take  # a kernel row of a patch
     depth = conv.kernel[0] * run
-    contiguous = conv.groups == 1 and conv.dilation[1] == 1
 
     with T.serial(0, count) as i:
         pixel = T.bind(first + i)
@@ -71,27 +70,23 @@ def gather(
             iy = T.bind(oy * conv.stride[0] - conv.padding[0] + ky * conv.dilation[0])
             row = T.bind((image * conv.height + iy) * conv.width)
             start = T.bind(i * depth + ky * run)
+            line_inside = T.And(iy >= 0, iy < conv.height)
 
-            def copy_pixels(iy: Any = iy, row: Any = row, start: Any = start) -> None:
+            def copy_pixels(row: Any = row, start: Any = start, line_inside: Any = line_inside) -> None:
                 with T.serial(0, conv.kernel[1]) as kx:
                     ix = T.bind(left + kx * conv.dilation[1])
-                    inside = T.And(T.And(iy >= 0, iy < conv.height), T.And(ix >= 0, ix < conv.width))
-                    with T.If(inside):
-                        with T.Then():
-                            begin = T.bind((row + ix) * elements + group * take)
-                            with T.serial(0, take) as c:
-                                T.buffer_store(target, convert(source[begin + c]), [start + kx * take + c])
+                    with T.If(T.And(line_inside, T.And(ix >= 0, ix < conv.width))):
+                        with T.Then(), T.serial(0, take) as c:
+                            T.buffer_store(target, load(row + ix, group * take + c), [start + kx * take + c])
                         with T.Else(), T.serial(0, take) as c:
                             T.buffer_store(target, pad(group * take + c), [start + kx * take + c])
 
             def copy_line(row: Any = row, start: Any = start) -> None:
-                begin = T.bind((row + left) * elements)
                 with T.serial(0, run) as j:
-                    T.buffer_store(target, convert(source[begin + j]), [start + j])
+                    T.buffer_store(target, load(row + left, j), [start + j])
 
-            if contiguous:
-                lines = T.And(iy >= 0, iy < conv.height)
-                with T.If(T.And(lines, T.And(left >= 0, left + conv.kernel[1] <= conv.width))):
+            if linear and conv.groups == 1 and conv.dilation[1] == 1:
+                with T.If(T.And(line_inside, T.And(left >= 0, left + conv.kernel[1] <= conv.width))):
                     with T.Then():
                         copy_line()
                     with T.Else():

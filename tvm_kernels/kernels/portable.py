@@ -1,0 +1,232 @@
+"""Integer products for any CPU and any C compiler: rows that serve every format, with weights packed at their own bits.
+
+portable      codes or bits x any format: weights are decoded by panel, then multiplied.
+popcount      bits x binary: exclusive or, then count.
+shift         codes x powers of two on a CPU without a multiplier: add or subtract the shifted activation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.errors import FormatError
+from subbyte.formats import PerGroup
+from subbyte.formats.reference import check_accumulator, pack_bits
+from subbyte.tvm_kernels.kernels import packed_weight
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
+from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
+from subbyte.tvm_kernels.kernels.packed_weight import Weight, declare_codes, panel_order, weight_of
+from subbyte.tvm_kernels.kernels.patches import Layout, layout
+from subbyte.tvm_kernels.kernels.portable_product import Arithmetic, Panels, build
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.operators import Bits, Conv2d, MatMul, QuantizedProduct
+
+WORD = 32
+
+
+def as_conv(geometry: MatMul | Conv2d) -> Conv2d:
+    """A matrix product as the convolution that it is: each row a pixel of one line."""
+    if isinstance(geometry, Conv2d):
+        return geometry
+    return Conv2d(1, 1, geometry.rows, geometry.depth, geometry.columns, (1, 1))
+
+
+def _pixels(conv: Conv2d) -> int:
+    return conv.batch * conv.height * conv.width
+
+
+def _integer(value: Any, lanes: int) -> Any:
+    return T.Cast(vector_type("int32", lanes), value)
+
+
+def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
+    return total + splat(_integer(left, 1), lanes) * _integer(right, lanes)
+
+
+# ---- portable ----
+
+
+def _bytes_too_many(op: QuantizedProduct) -> str | None:
+    """Sums are of raw bytes until the end, up to 255 each."""
+    try:
+        check_accumulator(op.geometry.depth, 255, max(1, op.weight.format.largest))
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+def _decoded(weight: Weight, signature: Signature) -> Panels:
+    if weight.op.weight.format.code_bits == 8 and packed_weight.smallest_integer(weight.levels) == "int8":
+        return Panels("int8", constant=signature.constant("weight", panel_order(weight.levels).astype(np.int8)))
+    decode, dtype = declare_codes(weight, signature)
+    return Panels(dtype, prepare=decode)
+
+
+@kernel("portable", serves=QuantizedProduct, refuses=_bytes_too_many)
+def portable(op: QuantizedProduct) -> Built:
+    conv = as_conv(op.geometry)
+    shape = layout(op.geometry)
+    weight = weight_of(op, shape.groups)
+    if isinstance(op.activation, Bits):
+        return _unpacked(op, conv, shape, weight)
+    zero_point = op.activation.zero_point
+    how = Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=lambda source, pixel, element: source[pixel * conv.channels + element],
+        linear=True,
+        pad=lambda element: T.uint8(zero_point),
+        zero_point=zero_point,
+        panels=lambda signature: _decoded(weight, signature),
+        step=_multiply,
+    )
+    return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
+
+
+def _unpacked(op: QuantizedProduct, conv: Conv2d, shape: Layout, weight: Weight) -> Built:
+    """Bits x levels: patches of bytes 0 and 2 with zero point 1."""
+    words = -(-conv.channels // WORD)
+
+    def load(source: Any, pixel: Any, element: Any) -> Any:
+        word = source[pixel * words + element // WORD]
+        bit = T.shift_right(word, T.Cast("uint32", element % WORD)) & T.uint32(1)
+        return T.Cast("uint8", T.shift_left(bit, T.uint32(1)))
+
+    how = Arithmetic(
+        geometry=conv,
+        layout=Layout(shape.rows, shape.depth, shape.columns, shape.groups, True),
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=load,
+        linear=False,
+        pad=lambda element: T.uint8(2),
+        zero_point=1,
+        panels=lambda signature: _decoded(weight, signature),
+        step=_multiply,
+    )
+    return build(op, weight, how, (_pixels(conv) * words, "uint32"))
+
+
+# ---- popcount ----
+
+
+def _not_binary(op: QuantizedProduct) -> str | None:
+    if not isinstance(op.activation, Bits):
+        return "activations are codes, not bits"
+    if op.weight.format.levels.tolist() != [-1, 1] or op.weight.zero_point is not None:
+        return f"weights are {op.weight.format.name}, not binary"
+    if isinstance(op.weight.granularity, PerGroup):
+        return "scales by group"
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
+        return "a grouped convolution, whose channels do not fill words"
+    return None
+
+
+def _count(value: Any, lanes: int) -> Any:
+    """Bits set in each uint32, int32. C has no such operator, and the CPUs of C sources no such instruction."""
+    if current_code_generator() == "llvm":
+        return _integer(T.popcount(value), lanes)
+
+    def number(n: int) -> Any:
+        return splat(T.uint32(n), lanes)
+
+    value = T.bind(value - (T.shift_right(value, number(1)) & number(0x55555555)))
+    value = T.bind((value & number(0x33333333)) + (T.shift_right(value, number(2)) & number(0x33333333)))
+    value = (value + T.shift_right(value, number(4))) & number(0x0F0F0F0F)
+    return _integer(T.shift_right(value * number(0x01010101), number(24)), lanes)
+
+
+@kernel("portable-popcount", serves=QuantizedProduct, prefer=10, refuses=_not_binary)
+def popcount(op: QuantizedProduct) -> Built:
+    conv = as_conv(op.geometry)
+    words = -(-conv.channels // WORD)
+    depth = op.geometry.depth
+    shape = layout(op.geometry, words)
+    weight = weight_of(op, 1)
+    signs = weight.levels.reshape(-1, depth // conv.channels, conv.channels)
+    packed = pack_bits(signs).reshape(1, signs.shape[0], -1)
+    last = (1 << (conv.channels - 1) % WORD + 1) - 1
+
+    def pad(element: Any) -> Any:
+        """+1 in every channel; the bits left over in the last word stay 0, as in the weights."""
+        if last == (1 << WORD) - 1:
+            return T.uint32(last)
+        return T.Select(element == words - 1, T.uint32(last), T.uint32((1 << WORD) - 1))
+
+    how = Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=words,
+        left_dtype="uint32",
+        load=lambda source, pixel, element: source[pixel * words + element],
+        linear=True,
+        pad=pad,
+        zero_point=0,
+        panels=lambda signature: Panels("uint32", constant=signature.constant("weight", panel_order(packed))),
+        step=lambda total, left, right, lanes: total + _count(splat(left, lanes) ^ right, lanes),
+        finish=lambda total, lanes: splat(IntImm("int32", depth), lanes) - total * splat(IntImm("int32", 2), lanes),
+    )
+    return build(op, weight, how, (_pixels(conv) * words, "uint32"))
+
+
+# ---- shift ----
+
+SIGN, NONZERO, EXPONENT = 0x80, 0x40, 0x1F  # of a byte of shift-and-add instructions
+
+
+def _not_shifts(op: QuantizedProduct) -> str | None:
+    levels = np.abs(op.weight.format.levels)
+    if isinstance(op.activation, Bits):
+        return "activations are bits"
+    if (levels & (levels - 1)).any() or op.weight.zero_point is not None:
+        return f"weights are {op.weight.format.name}, not powers of two"
+    return _bytes_too_many(op)
+
+
+def _shift(total: Any, left: Any, right: Any, lanes: int) -> Any:
+    """total +- (left << exponent), or total where the weight is zero."""
+    code = T.bind(_integer(right, lanes))
+    shifted = T.shift_left(splat(_integer(left, 1), lanes), code & splat(IntImm("int32", EXPONENT), lanes))
+    zero, one = splat(IntImm("int32", 0), lanes), splat(IntImm("int32", 1), lanes)
+    present = shifted & (zero - (T.shift_right(code, splat(IntImm("int32", 6), lanes)) & one))
+    negative = T.bind(zero - T.shift_right(code, splat(IntImm("int32", 7), lanes)))
+    return total + ((present ^ negative) - negative)
+
+
+@kernel("portable-shift", serves=QuantizedProduct, needs={"no-multiplier"}, prefer=20, refuses=_not_shifts)
+def shift(op: QuantizedProduct) -> Built:
+    conv = as_conv(op.geometry)
+    shape = layout(op.geometry)
+    weight = weight_of(op, shape.groups)
+    zero_point = getattr(op.activation, "zero_point", 0)
+
+    def panels(signature: Signature) -> Panels:
+        return Panels("uint8", prepare=declare_codes(weight, signature, _instruction)[0])
+
+    how = Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=lambda source, pixel, element: source[pixel * conv.channels + element],
+        linear=True,
+        pad=lambda element: T.uint8(zero_point),
+        zero_point=zero_point,
+        panels=panels,
+        step=_shift,
+    )
+    return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
+
+
+def _instruction(level: int) -> int:
+    """A power of two, its negative, or zero as a byte: sign, nonzero, exponent."""
+    if level == 0:
+        return 0
+    return (SIGN if level < 0 else 0) | NONZERO | (abs(level).bit_length() - 1)
