@@ -1,0 +1,285 @@
+"""From the lowered graph to a plan: a kernel for each operator, a place for each tensor and each constant."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels import memory
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Output, Workspace, choose
+from subbyte.tvm_kernels.memory import aligned
+from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
+
+
+@dataclass
+class Weights:
+    """weights.bin as it grows: each constant once, aligned to 64 bytes."""
+
+    parts: list[bytes] = field(default_factory=list)
+    nbytes: int = 0
+    known: dict[tuple[bytes, int], int] = field(default_factory=dict)
+
+    def add(self, values: Array) -> int:
+        """Offset of these bytes; equal bytes share one place."""
+        raw = np.ascontiguousarray(values).tobytes()
+        key = (hashlib.sha256(raw).digest(), len(raw))
+        if key not in self.known:
+            self.known[key] = self.nbytes
+            padding = aligned(len(raw)) - len(raw)
+            self.parts += [raw, bytes(padding)]
+            self.nbytes += len(raw) + padding
+        return self.known[key]
+
+
+@dataclass(eq=False)
+class Step:
+    """A call whose run-time tensors are still names: a str is a value, an Argument has its place."""
+
+    node: Node
+    kind: str
+    kernel: str
+    function: Any
+    arguments: list[str | Argument]
+    writes: list[str]
+    results: list[str]
+    passed_over: tuple[tuple[str, str], ...] = ()
+    workspace: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)  # of tensors that are no values of the graph
+
+
+def assemble(graph: Graph, features: frozenset[str]) -> Plan:
+    """The plan of a graph whose layout is assigned; raises CompileError for an operator that nothing can run."""
+    weights = Weights()
+    _own_buffers_for_outputs(graph)
+    steps = _steps(graph, features, weights)
+    aliases = _aliases(graph)
+    places, arena = _places(graph, steps, aliases)
+    for name, value in graph.values.items():
+        if value.data is not None:
+            places[name] = (
+                Argument("weights", weights.add(value.data))
+                if _read(name, steps, aliases)
+                else places.get(name, Argument("weights", 0))
+            )
+    calls = tuple(_call(graph, step, places, aliases) for step in steps)
+    return Plan(
+        name=graph.name,
+        inputs=tuple(_tensor(graph.values[name], Argument("input", i)) for i, name in enumerate(graph.inputs)),
+        outputs=tuple(_tensor(graph.values[name], Argument("output", i)) for i, name in enumerate(graph.outputs)),
+        calls=calls,
+        weights=b"".join(weights.parts),
+        arena_bytes=arena.nbytes,
+        workspace_bytes=max((step.workspace for step in steps), default=0),
+        source={"metadata": dict(graph.metadata), "arena_lower_bound": arena.lower_bound},
+    )
+
+
+def _read(name: str, steps: Sequence[Step], aliases: dict[str, str]) -> bool:
+    return any(isinstance(a, str) and aliases.get(a, a) == name for step in steps for a in step.arguments)
+
+
+# ---- kernels ----
+
+
+def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Step]:
+    """Kernels and runs of leftovers, in order."""
+    steps: list[Step] = []
+    run: list[Node] = []
+    for node in [*graph.order(), None]:
+        if node is not None and node.operator is None:
+            if node.op != "View":
+                run.append(node)
+            continue
+        if run and (node is None or _needs(graph, node, run)):
+            steps += _leftover_steps(graph, run, weights)
+            run = []
+        if node is not None:
+            steps.append(_kernel_step(node, features, weights))
+    return steps
+
+
+def _needs(graph: Graph, node: Node, run: Sequence[Node]) -> bool:
+    """Whether a kernel has to wait for a run of leftovers; it always does, which keeps the file's order."""
+    return True
+
+
+def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step:
+    operator = node.operator
+    assert operator is not None
+    choice = choose(operator, features)
+    built = choice.kernel.build(operator)
+    own = dict(zip(OWN_INPUTS, node.inputs[: node.own_inputs], strict=False))
+    arguments: list[str | Argument] = []
+    scratch = 0
+    for parameter in built.parameters:
+        if isinstance(parameter, Input):
+            arguments.append(own.get(parameter.tensor, parameter.tensor))
+        elif isinstance(parameter, Output):
+            arguments.append(node.outputs[parameter.index])
+        elif isinstance(parameter, Constant):
+            arguments.append(Argument("weights", weights.add(parameter.values)))
+        else:
+            assert isinstance(parameter, Workspace)
+            arguments.append(Argument("workspace", scratch))
+            scratch += aligned(parameter.nbytes)
+    outputs = [name for name in node.outputs if name]
+    kind = type(operator).__name__
+    return Step(
+        node, kind, choice.kernel.name, built.function, arguments, outputs, outputs, choice.passed_over, scratch
+    )
+
+
+def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list[Step]:
+    from subbyte.tvm_kernels.relax_import import leftovers
+    from subbyte.tvm_kernels.schedules import copy_function, scheduled
+
+    makers = {name: node for node in run for name in node.outputs}
+    steps = []
+    for call in leftovers(graph, run):
+        node = next((makers[t.name] for t in call.outputs if t.name in makers), run[0])
+        function = call.function
+        names = [t.name for t in call.outputs]
+        if function is None:
+            value = graph.values[names[0]]
+            function = copy_function(value.memory_shape, value.memory_dtype)
+        else:
+            function = scheduled(function)
+        arguments: list[str | Argument] = [
+            a if isinstance(a, str) else Argument("weights", weights.add(a)) for a in call.inputs
+        ]
+        results = [name for name in names if name in graph.values]
+        step = Step(node, "relax", f"relax:{call.label}", function, [*arguments, *names], names, results)
+        for tensor in call.outputs:
+            if tensor.dtype:
+                size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+                step.sizes[tensor.name] = size
+        steps.append(step)
+    return steps
+
+
+# ---- places ----
+
+
+def _aliases(graph: Graph) -> dict[str, str]:
+    """View -> the value whose bytes it is."""
+    roots: dict[str, str] = {}
+    for node in graph.order():
+        if node.op == "View":
+            source = node.inputs[0]
+            roots[node.outputs[0]] = roots.get(source, source)
+    return roots
+
+
+def _own_buffers_for_outputs(graph: Graph) -> None:
+    """An output that shares its bytes with an input, a constant or another output is copied."""
+    taken: set[str] = set()
+    aliases = _aliases(graph)
+    for name in graph.outputs:
+        root = aliases.get(name, name)
+        maker = graph.producer(name)
+        if maker is None or root in taken or graph.producer(root) is None:
+            _copy_output(graph, name, maker)
+        else:
+            taken.add(root)
+
+
+def _copy_output(graph: Graph, name: str, maker: Node | None) -> None:
+    value = graph.values[name]
+    inner = name
+    if maker is None:
+        raise CompileError(f"the output '{name}' is an input or a constant of the model; remove it from the outputs")
+    inner = graph.fresh(name)
+    graph.add_value(inner, value.dtype, value.shape, storage=value.storage, layout=value.layout)
+    graph.set_outputs(maker, [inner if output == name else output for output in maker.outputs])
+    graph.replace_uses(name, inner)
+    graph.add(Node("Identity", [inner], [name], {}, name))
+
+
+def _places(graph: Graph, steps: Sequence[Step], aliases: dict[str, str]) -> tuple[dict[str, Argument], memory.Arena]:
+    """Where each root value lies."""
+    places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(graph.inputs)}
+    for index, name in enumerate(graph.outputs):
+        places[aliases.get(name, name)] = Argument("output", index)
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in (aliases.get(a, a) for a in step.arguments if isinstance(a, str)):
+            if name in places or (name in graph.values and graph.values[name].data is not None):
+                continue
+            first.setdefault(name, index)
+            last[name] = index
+            sizes[name] = step.sizes.get(name) or sizes.get(name) or graph.values[name].nbytes
+    arena = memory.plan([memory.Buffer(name, sizes[name], first[name], last[name]) for name in first])
+    places.update({name: Argument("arena", offset) for name, offset in arena.offsets.items()})
+    return places, arena
+
+
+# ---- the plan's rows ----
+
+
+def _tensor(value: Value, place: Argument) -> Tensor:
+    storage = value.storage
+    return Tensor(
+        name=value.name,
+        dtype=value.memory_dtype,
+        shape=value.memory_shape,
+        storage="codes" if isinstance(storage, ops.Codes) else "bits" if isinstance(storage, ops.Bits) else "float",
+        zero_point=storage.zero_point if isinstance(storage, ops.Codes) else 0,
+        channels=storage.channels if isinstance(storage, ops.Bits) else 0,
+        layout="NHWC" if value.layout == "NHWC" else "as-is",
+        place=place,
+        nbytes=value.nbytes,
+    )
+
+
+def _storage_name(storage: ops.Storage) -> str:
+    if isinstance(storage, ops.Codes):
+        return "uint8" if storage.low >= 0 else "int8"
+    return "binary" if isinstance(storage, ops.Bits) else "float32"
+
+
+def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: dict[str, str]) -> Call:
+    node, operator = step.node, step.node.operator
+    read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
+    facts: dict[str, Any] = {}
+    if isinstance(operator, ops.QuantizedProduct):
+        facts = {
+            "activation": _storage_name(operator.activation),
+            "weights": operator.weight.format.name,
+            "bits_per_weight": float(operator.weight.bits_per_weight),
+            "weight_bytes": int(operator.weight.nbytes),
+        }
+    elif isinstance(operator, ops.FloatProduct):
+        facts = {"weights": "float32", "weight_bytes": int(operator.weight.nbytes)}
+    elif isinstance(operator, ops.Pool2d):
+        facts = {"activation": _storage_name(operator.activation)}
+    return Call(
+        name=node.name,
+        kind=step.kind,
+        kernel=step.kernel,
+        function=step.function,
+        arguments=tuple(places[aliases.get(a, a)] if isinstance(a, str) else a for a in step.arguments),
+        outputs=tuple(_tensor(graph.values[name], places[aliases.get(name, name)]) for name in step.results),
+        macs=_macs(operator),
+        input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
+        output_bytes=sum(graph.values[name].nbytes for name in step.results),
+        fallback=node.fallback,
+        passed_over=step.passed_over,
+        **facts,
+    )
+
+
+def _macs(operator: ops.Operator | None) -> int:
+    if isinstance(operator, ops.QuantizedProduct | ops.FloatProduct):
+        return operator.geometry.macs
+    if isinstance(operator, ops.BatchMatMul):
+        return operator.batch * operator.geometry.macs
+    return 0

@@ -1,0 +1,281 @@
+"""What no kernel took goes through TVM: ONNX nodes to Relax, legalised and fused, read back as a line of TIR calls.
+
+TVM's importer looks at operator types alone. Ours keeps a table {(domain, operator): converter} beside it, and expands
+standard operators that TVM lacks by the body in their ONNX schema. To add a converter:
+
+    @converter("subbyte", "UnpackBits")
+    def unpack_bits(builder, inputs, attributes): ...    # -> relax.Expr
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import tvm
+from tvm import relax, te
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.interpret import node_proto
+from subbyte.tvm_kernels.onnx_model import inline_standard_functions
+
+Array = npt.NDArray[Any]
+Converter = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
+
+CONVERTERS: dict[tuple[str, str], Converter] = {}
+# Operators of TVM's table whose result is wrong (docs: facts on TVM 0.27); they are expanded or refused.
+WRONG_IN_TVM = {"Attention", "OneHot"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor between TIR calls: a value of the graph by name, or one of the run's own, with shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class TirCall:
+    """One call of the straight line: buffers of `function` are `inputs`, then `outputs`."""
+
+    label: str
+    function: Any
+    inputs: tuple[str | Array, ...]
+    outputs: tuple[Made, ...]
+
+
+def converter(domain: str, op: str) -> Callable[[Converter], Converter]:
+    """Register how an operator becomes Relax."""
+
+    def add(function: Converter) -> Converter:
+        CONVERTERS[domain, op] = function
+        return function
+
+    return add
+
+
+@converter("subbyte", "UnpackBits")
+def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """Packed signs uint32 [..., words] to float32 -1 and +1 [..., channels]."""
+    channels = int(attributes["channels"])
+
+    def compute(words: Any) -> Any:
+        def element(*at: Any) -> Any:
+            word = words(*at[:-1], at[-1] // 32)
+            bit = (word >> (at[-1] % 32).astype("uint32")) & tvm.tirx.const(1, "uint32")
+            return bit.astype("float32") * tvm.tirx.const(2, "float32") - tvm.tirx.const(1, "float32")
+
+        return te.compute([*words.shape[:-1], channels], element, name="signs")
+
+    return builder.call_te(compute, inputs[0], primfunc_name_hint="unpack_bits")
+
+
+class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
+    """TVM's importer with our table; operators of other domains are called 'domain::operator' here."""
+
+    def _check_for_unsupported_ops(self, graph: Any) -> None:
+        for node in graph.node:
+            if not _known(node.op_type):
+                domain, _, op = node.op_type.rpartition("::")
+                raise CompileError(
+                    f"node '{node.name}' is {domain + '.' if domain else ''}{op}, which neither a kernel nor TVM can run; "
+                    "replace it in the model, or add a converter in tvm_kernels/relax_import.py"
+                )
+
+    def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
+        own = CONVERTERS.get(_key(op_name))
+        if own is None:
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        return self.bb.normalize(own(self.bb, inputs, attrs))
+
+
+def _key(op_type: str) -> tuple[str, str]:
+    domain, _, op = op_type.rpartition("::")
+    return domain, op
+
+
+def _known(op_type: str) -> bool:
+    return _key(op_type) in CONVERTERS or (op_type in onnx_frontend._get_convert_map() and op_type not in WRONG_IN_TVM)
+
+
+# ---- a run of nodes as a small ONNX model ----
+
+
+def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, list[str], list[str]]:
+    """The nodes as a model of their own, with plain names v0, v1, ...; and the graph's names of its inputs and outputs."""
+    made = {name for node in nodes for name in node.outputs if name}
+    inside = set(nodes)
+    names: dict[str, str] = {"": ""}
+    inputs: list[str] = []
+    constants: list[onnx.TensorProto] = []
+    protos: list[onnx.NodeProto] = []
+    for node in nodes:
+        for name in (*node.inputs, *node.outputs):
+            if not name or name in names:
+                continue
+            names[name] = f"v{len(names)}"
+            data = graph.constant_of(name)
+            if data is not None:
+                constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(data), names[name]))
+            elif name not in made:
+                inputs.append(name)
+        proto = node_proto(node)
+        if node.op == "UnpackBits":
+            channels = graph.values[node.outputs[0]].memory_shape[-1]
+            proto.attribute.append(onnx.helper.make_attribute("channels", channels))
+        del proto.input[:], proto.output[:]
+        proto.input.extend(names[name] for name in node.inputs)
+        proto.output.extend(names[name] for name in node.outputs)
+        protos.append(proto)
+    outputs = [
+        name
+        for node in nodes
+        for name in node.outputs
+        if name and (name in graph.outputs or any(user not in inside for user in graph.users(name)))
+    ]
+
+    def info(name: str) -> onnx.ValueInfoProto:
+        value = graph.values[name]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.memory_dtype))
+        return onnx.helper.make_tensor_value_info(names[name], kind, value.memory_shape)
+
+    body = onnx.helper.make_graph(protos, "leftovers", [info(n) for n in inputs], [info(n) for n in outputs], constants)
+    opsets = [onnx.helper.make_opsetid("", graph.opset), onnx.helper.make_opsetid("subbyte", 1)]
+    return onnx.helper.make_model(body, opset_imports=opsets), inputs, outputs
+
+
+def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Standard operators that TVM lacks, replaced by the body in their schema, until none is left that has one."""
+    for _ in range(8):
+        lacking = sorted({n.op_type for n in model.graph.node if n.domain == "" and not _known(n.op_type)})
+        if not lacking:
+            break
+        expanded = inline_standard_functions(model, lacking)
+        if [n.op_type for n in expanded.graph.node] == [n.op_type for n in model.graph.node]:
+            break
+        model = expanded
+    for node in model.graph.node:
+        if node.domain:
+            node.op_type, node.domain = f"{node.domain}::{node.op_type}", ""
+    return model
+
+
+# ---- Relax ----
+
+
+def _passes() -> Any:
+    transform = relax.transform
+    return tvm.transform.Sequential(
+        [
+            transform.DecomposeOpsForInference(),
+            transform.CanonicalizeBindings(),
+            transform.LegalizeOps(),
+            transform.AnnotateTIROpPattern(),
+            transform.FoldConstant(),
+            transform.FuseOps(),
+            transform.FuseTIR(),
+            transform.DeadCodeElimination(),
+            transform.ToNonDataflow(),
+            transform.CanonicalizeBindings(),
+        ]
+    )
+
+
+def leftovers(graph: Graph, nodes: Sequence[Node]) -> list[TirCall]:
+    """TIR calls that compute a run of ONNX nodes; raises CompileError naming a node that TVM cannot import."""
+    model, inputs, outputs = run_model(graph, nodes)
+    model = _expanded(model)
+    listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
+    talk = io.StringIO()  # the importer prints on errors
+    try:
+        with contextlib.redirect_stdout(talk), tvm.target.Target("llvm"):
+            module = _passes()(Importer({}, "float32", sanitize=False).from_onnx(model.graph, graph.opset))
+    except CompileError:
+        raise
+    except Exception as error:  # TVM raises many kinds
+        text = " ".join(str(error).split())[-300:]
+        raise CompileError(f"TVM cannot import {listed}: {text}. Replace the operator in the model") from error
+    return _line(module, inputs, outputs, nodes)
+
+
+def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:
+    """The straight line of call_tir in `main`."""
+    main = module["main"]
+    known: dict[Any, Any] = {}  # Var -> name, Array, or list of those
+    for var, name in zip(main.params, inputs, strict=True):
+        known[var] = name
+    calls: list[TirCall] = []
+    prefix = nodes[0].outputs[0]
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            known[binding.var] = _bound(module, binding, known, calls, f"{prefix}/{len(calls)}", nodes)
+    result = known.get(main.body.body, None)
+    if result is None:
+        result = [_resolve(field, known) for field in main.body.body.fields]
+    results = result if isinstance(result, list) else [result]
+    return _rename(calls, dict(zip(outputs, results, strict=True)), nodes)
+
+
+def _resolve(expr: Any, known: dict[Any, Any]) -> Any:
+    if isinstance(expr, tvm.ir.expr.GenericConst):
+        return expr.data.numpy()
+    if isinstance(expr, relax.Tuple):
+        return [_resolve(field, known) for field in expr.fields]
+    if isinstance(expr, relax.TupleGetItem):
+        return _resolve(expr.tuple_value, known)[expr.index]
+    return known[expr]
+
+
+def _bound(
+    module: Any, binding: Any, known: dict[Any, Any], calls: list[TirCall], name: str, nodes: Sequence[Node]
+) -> Any:
+    value = binding.value
+    if not isinstance(value, relax.Call):
+        return _resolve(value, known)
+    if value.op != tvm.ir.Op.get("relax.call_tir"):
+        listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
+        raise CompileError(f"{listed} needs TVM's own runtime ({value.op}); replace the operator in the model")
+    kind = value.ty_args[0]
+    fields = list(kind.fields) if isinstance(kind, relax.TupleType) else [kind]
+    made = tuple(
+        Made(f"{name}.{index}", tuple(int(d) for d in field.shape), str(field.dtype))
+        for index, field in enumerate(fields)
+    )
+    arguments = tuple(_resolve(argument, known) for argument in value.args[1])
+    label = value.args[0].name_hint
+    calls.append(TirCall(label, module[value.args[0]], arguments, made))
+    names = [tensor.name for tensor in made]
+    return names if isinstance(kind, relax.TupleType) else names[0]
+
+
+def _rename(calls: list[TirCall], results: dict[str, Any], nodes: Sequence[Node]) -> list[TirCall]:
+    """Let the results be called as in the graph; a result that is an input, a constant or taken twice is copied."""
+    renamed: dict[str, str] = {}
+    copies: list[tuple[str, Any]] = []
+    made = {tensor.name for call in calls for tensor in call.outputs}
+    for target, source in results.items():
+        if isinstance(source, str) and source in made and source not in renamed:
+            renamed[source] = target
+        else:
+            copies.append((target, source))
+    line = []
+    for call in calls:
+        inputs = tuple(renamed.get(a, a) if isinstance(a, str) else a for a in call.inputs)
+        outputs = tuple(Made(renamed.get(t.name, t.name), t.shape, t.dtype) for t in call.outputs)
+        line.append(TirCall(call.label, call.function, inputs, outputs))
+    for target, source in copies:
+        source = renamed.get(source, source) if isinstance(source, str) else source
+        line.append(TirCall("copy", None, (source,), (Made(target, (), ""),)))
+    return line
