@@ -1,0 +1,143 @@
+"""Modelled energy: what an ASIC of 45 nm would spend on each operator, from counts of operations and bytes moved.
+
+Not a measurement. On a programmable processor, fetching and decoding instructions costs more than the arithmetic, so
+these figures compare models with each other and never stand in a column with joules that were measured.
+
+Table: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, 45 nm, 0.9 V. Shifts: You et
+al., "ShiftAddViT: Mixture of Multiplication Primitives Towards Efficient Vision Transformer", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from subbyte.runtime.manifest import DTYPES, Manifest, OperatorInfo
+
+# pJ an operation
+OPERATIONS_PJ = {
+    "int8 add": 0.03,
+    "int8 multiply": 0.2,
+    "int32 add": 0.1,
+    "int32 multiply": 3.1,
+    "float16 add": 0.4,
+    "float16 multiply": 1.1,
+    "float32 add": 0.9,
+    "float32 multiply": 3.7,
+    "8-bit shift": 0.024,
+    "32-bit shift": 0.13,
+    "32-bit xor": 0.1,  # no published figure: taken as an int32 add, an upper bound
+    "32-bit popcount": 0.1,  # no published figure: an adder tree of about as many full adders as an int32 add has
+}
+
+# (holds this many bytes at most, pJ for each 64 bits moved)
+MEMORIES_PJ: tuple[tuple[str, int | None, float], ...] = (
+    ("cache 8 KB", 8 << 10, 10.0),
+    ("cache 32 KB", 32 << 10, 20.0),
+    ("cache 1 MB", 1 << 20, 100.0),
+    ("DRAM", None, 1300.0),  # the lower end of 1,300 .. 2,600, which favours low bit least
+)
+
+ASSUMPTIONS = (
+    "One memory model for every operator: it reads its weights and inputs once and writes its outputs once. Weights "
+    "live in the smallest memory that holds all weights of the model, activations in the smallest that holds the arena.",
+    "Products of 2 to 8 bit integers: an int8 multiply and an int32 add, whatever the bits (none published for fewer).",
+    "Ternary weights, and binary weights with integer activations: an int32 add; zeros are not skipped.",
+    "Power-of-two weights: a 32-bit shift (the product is wider than 8 bits) and an int32 add.",
+    "Binary weights with binary activations: for 32 products one xor, one popcount and one int32 add.",
+    "Float: a float32 multiply and add. Epilogues and operators without products: one float32 multiply and add for "
+    "each output element.",
+)
+
+PerMac = dict[str, float]  # operation -> how many for one multiply-accumulate
+
+
+@dataclass(frozen=True)
+class OperatorEnergy:
+    """Modelled picojoules of one operator."""
+
+    name: str
+    arithmetic: str  # which row of `arithmetic` served it
+    modelled_compute_pj: float
+    modelled_memory_pj: float
+
+    @property
+    def modelled_pj(self) -> float:
+        return self.modelled_compute_pj + self.modelled_memory_pj
+
+
+@dataclass(frozen=True)
+class ModelledEnergy:
+    """Modelled picojoules of one inference, with the table and the assumptions they rest on."""
+
+    modelled_pj: float
+    weights_memory: str
+    activations_memory: str
+    operators: tuple[OperatorEnergy, ...]
+    operations_pj: dict[str, float]
+    memories_pj_per_64_bits: dict[str, float]
+    assumptions: tuple[str, ...]
+    source: str = "Horowitz, ISSCC 2014 (45 nm); shifts: ShiftAddViT, NeurIPS 2023"
+    provenance: Literal["modelled"] = "modelled"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def model_energy(manifest: Manifest) -> ModelledEnergy:
+    """The modelled energy of one inference, per operator, from the counts in the manifest."""
+    weights_memory, weights_pj = memory_for(manifest.weights_bytes)
+    activations_memory, activations_pj = memory_for(manifest.arena_bytes)
+    rows = tuple(_operator(operator, weights_pj, activations_pj) for operator in manifest.operators)
+    return ModelledEnergy(
+        modelled_pj=sum(row.modelled_pj for row in rows),
+        weights_memory=weights_memory,
+        activations_memory=activations_memory,
+        operators=rows,
+        operations_pj=dict(OPERATIONS_PJ),
+        memories_pj_per_64_bits={name: pj for name, _, pj in MEMORIES_PJ},
+        assumptions=ASSUMPTIONS,
+    )
+
+
+def memory_for(nbytes: int) -> tuple[str, float]:
+    """The smallest memory that holds `nbytes`: its name, and its pJ for each 64 bits."""
+    for name, limit, pj in MEMORIES_PJ:
+        if limit is None or nbytes <= limit:
+            return name, pj
+    raise AssertionError("the last memory has no limit")
+
+
+def arithmetic(activation: str, weights: str) -> tuple[str, PerMac]:
+    """What one multiply-accumulate of these formats is made of: a name, and how many of each operation."""
+    if weights in ("-", "float32", "") or activation in ("float32", "float"):
+        return "float32", {"float32 multiply": 1, "float32 add": 1}
+    binary_activation = activation in ("bits", "binary", "uint32")
+    if weights.startswith("binary"):
+        if binary_activation:
+            return "xor + popcount", {"32-bit xor": 1 / 32, "32-bit popcount": 1 / 32, "int32 add": 1 / 32}
+        return "add", {"int32 add": 1}
+    if weights.startswith("ternary"):
+        return "add", {"int32 add": 1}
+    if weights.startswith("pow2"):
+        return "shift + add", {"32-bit shift": 1, "int32 add": 1}
+    return "int8", {"int8 multiply": 1, "int32 add": 1}
+
+
+def _operator(operator: OperatorInfo, weights_pj: float, activations_pj: float) -> OperatorEnergy:
+    name, per_mac = arithmetic(operator.activation, operator.weights)
+    compute = operator.macs * sum(count * OPERATIONS_PJ[operation] for operation, count in per_mac.items())
+    elements = max((_elements(output.shape, output.storage, output.channels) for output in operator.outputs), default=0)
+    if not elements:
+        elements = operator.output_bytes // DTYPES["float32"]
+    compute += elements * (OPERATIONS_PJ["float32 multiply"] + OPERATIONS_PJ["float32 add"])
+    moved = operator.input_bytes + operator.output_bytes
+    memory = (operator.weight_bytes * weights_pj + moved * activations_pj) / 8
+    return OperatorEnergy(operator.name, name if operator.macs else "elementwise", compute, memory)
+
+
+def _elements(shape: tuple[int, ...], storage: str, channels: int) -> int:
+    count = 1
+    for axis in shape[:-1] if storage == "bits" else shape:
+        count *= axis
+    return count * channels if storage == "bits" else count
