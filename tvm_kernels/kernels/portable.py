@@ -45,7 +45,7 @@ def _integer(value: Any, lanes: int) -> Any:
 
 
 def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
-    return total + splat(_integer(left, 1), lanes) * _integer(right, lanes)
+    return total + _integer(left, lanes) * _integer(right, lanes)
 
 
 # ---- portable ----
@@ -86,6 +86,7 @@ def portable(op: QuantizedProduct) -> Built:
         zero_point=zero_point,
         panels=lambda signature: _decoded(weight, signature),
         step=_multiply,
+        lefts=8,
     )
     return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
 
@@ -110,6 +111,7 @@ def _unpacked(op: QuantizedProduct, conv: Conv2d, shape: Layout, weight: Weight)
         zero_point=1,
         panels=lambda signature: _decoded(weight, signature),
         step=_multiply,
+        lefts=8,
     )
     return build(op, weight, how, (_pixels(conv) * words, "uint32"))
 
@@ -170,7 +172,7 @@ def popcount(op: QuantizedProduct) -> Built:
         pad=pad,
         zero_point=0,
         panels=lambda signature: Panels("uint32", constant=signature.constant("weight", panel_order(packed))),
-        step=lambda total, left, right, lanes: total + _count(splat(left, lanes) ^ right, lanes),
+        step=lambda total, left, right, lanes: total + _count(left ^ right, lanes),
         finish=lambda total, lanes: splat(IntImm("int32", depth), lanes) - total * splat(IntImm("int32", 2), lanes),
     )
     return build(op, weight, how, (_pixels(conv) * words, "uint32"))
@@ -193,7 +195,7 @@ def _not_shifts(op: QuantizedProduct) -> str | None:
 def _shift(total: Any, left: Any, right: Any, lanes: int) -> Any:
     """total +- (left << exponent), or total where the weight is zero."""
     code = T.bind(_integer(right, lanes))
-    shifted = T.shift_left(splat(_integer(left, 1), lanes), code & splat(IntImm("int32", EXPONENT), lanes))
+    shifted = T.shift_left(_integer(left, lanes), code & splat(IntImm("int32", EXPONENT), lanes))
     zero, one = splat(IntImm("int32", 0), lanes), splat(IntImm("int32", 1), lanes)
     present = shifted & (zero - (T.shift_right(code, splat(IntImm("int32", 6), lanes)) & one))
     negative = T.bind(zero - T.shift_right(code, splat(IntImm("int32", 7), lanes)))

@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
-from tvm.tirx import IntImm
+from tvm.tirx import IntImm, Shuffle
 
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
@@ -62,6 +62,7 @@ class Arithmetic:
     zero_point: int
     panels: Callable[[Signature], Panels]
     step: Callable[[Any, Any, Any, int], Any]
+    lefts: int = 1  # elements of a row that are loaded together; more than one are widened to int16
     finish: Callable[[Any, int], Any] = lambda total, lanes: total
 
 
@@ -111,6 +112,35 @@ def build(op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[i
         if shape.gathered:
             patches = view(scratch, (block * depth,), how.left_dtype, places["patches"])
 
+        def multiply(first: int, end: int, base: Any, index: Any, half: Any, total: dict[tuple[int, int], Any]) -> None:
+            """Add the products of first .. end - 1 along the depth to a tile's sums."""
+            place = at(0, lanes)
+            offset = 0 if right_operand.prepare else index * (depth * PANEL)
+
+            def column(k: Any, lefts: Callable[[int], Any]) -> None:
+                begin = T.bind(offset + k * PANEL + half)
+                right = [T.bind(decoded[at(begin + v, lanes)]) for v in range(vectors)]
+                for r in range(per_tile):
+                    left = T.bind(lefts(r))
+                    for v in range(vectors):
+                        T.buffer_store(total[r, v], how.step(total[r, v][place], left, right[v], lanes), [place])
+
+            whole = 0
+            if how.lefts > 1 and generator == "llvm":
+                # Several elements of each row at once, then one lane after the other: NEON multiplies by a lane.
+                whole = (end - first) // how.lefts
+                with T.serial(0, whole) as chunk:
+                    k = T.bind(first + chunk * how.lefts)
+                    loaded = [
+                        T.bind(T.Cast(f"int16x{how.lefts}", patches[at(base + r * depth + k, how.lefts)]))
+                        for r in range(per_tile)
+                    ]
+                    for j in range(how.lefts):
+                        column(k + j, lambda r, j=j: Shuffle([loaded[r]], [j] * lanes))
+            if whole * how.lefts < end - first:
+                with T.serial(first + whole * how.lefts, end) as k:
+                    column(k, lambda r: splat(patches[base + r * depth + k], lanes))
+
         def tile(base: Any, out: Any, index: Any, half: Any) -> None:
             """sums[out ...] of per_tile rows x (vectors * lanes) columns of the panel."""
             place = at(0, lanes)
@@ -126,15 +156,7 @@ def build(op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[i
                     if starts is not None:
                         start = starts[at(constants + v, lanes)]
                     T.buffer_store(total[r, v], start, [place])
-                with T.serial(first, end) as k:
-                    offset = 0 if right_operand.prepare else index * (depth * PANEL)
-                    begin = T.bind(offset + k * PANEL + half)
-                    right = [T.bind(decoded[at(begin + v, lanes)]) for v in range(vectors)]
-                    for r in range(per_tile):
-                        left = T.bind(patches[base + r * depth + k])
-                        for v in range(vectors):
-                            new = how.step(total[r, v][place], left, right[v], lanes)
-                            T.buffer_store(total[r, v], new, [place])
+                multiply(first, end, base, index, half, total)
                 for key in real:
                     assert scales is not None
                     part = T.Cast(vector_type("float32", lanes), total[key][place])
