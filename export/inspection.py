@@ -22,7 +22,7 @@ from subbyte.formats import integer
 
 @dataclass(frozen=True)
 class Layer:
-    """One product of the network (Conv, MatMul, Gemm), in the order it runs."""
+    """One product of the network (Conv, MatMul, Gemm and their integer forms), in the order it runs."""
 
     name: str
     op: str
@@ -123,7 +123,7 @@ def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]
 
 # ---- layers ----
 
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
 _PASS_THROUGH = (
     "Transpose",
     "Reshape",
@@ -215,6 +215,8 @@ def _activation(graph: GraphView, name: str) -> str:
     if node.domain == functions.DOMAIN:
         known = {"QuantizePerToken": "int8 per token", "Binarize": "binary"}
         return known.get(node.op_type) or _range_name(graph, node)
+    if node.op_type == "DynamicQuantizeLinear":
+        return "uint8 dynamic"
     if node.op_type == "DequantizeLinear":
         source = graph.producers.get(node.input[0])
         zero = graph.initializers.get(node.input[2]) if len(node.input) > 2 else None
@@ -270,7 +272,7 @@ def _macs(graph: GraphView, node: onnx.NodeProto) -> int:
     weight, data = graph.shape(node.input[1]), graph.shape(node.input[0])
     if out is None:
         return 0
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "ConvInteger"):
         return prod(out) * prod(weight[1:]) if weight else 0
     transposed = node.op_type == "Gemm" and attribute(node, "transA", 0)
     return prod(out) * data[0 if transposed else -1] if data else 0

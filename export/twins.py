@@ -85,17 +85,17 @@ def float_twin(path: Model) -> onnx.ModelProto:
     """
     model = load_onnx(path)
     twin = _Twin(view(model))
+    weights = [node for node in twin.graph.nodes if (node.domain, node.op_type) in _WEIGHTS]
+    for node in weights:
+        twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
+        twin.done.add(node.output[0])
     for node in twin.graph.nodes:
         if node.output[0] not in twin.done:
             _RULES.get((node.domain, node.op_type), _keep)(twin, node)
-    graph = helper.make_graph(
-        [], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output, doc_string="float twin"
-    )
-    graph.node.extend(twin.nodes)
+    graph = helper.make_graph([], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output)
     for output in model.graph.output:
-        last = twin.plain(output.name)
-        if last != output.name:
-            graph.node.extend([*twin.nodes[len(graph.node) :], helper.make_node("Identity", [last], [output.name])])
+        _finish_output(twin, output.name)
+    graph.node.extend(twin.nodes)
     used = {name for node in graph.node for name in node.input}
     for tensor in model.graph.initializer:
         if tensor.name in used and tensor.name not in twin.initializers:
@@ -105,6 +105,18 @@ def float_twin(path: Model) -> onnx.ModelProto:
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     made.functions.extend(f for f in model.functions if f.domain != functions.DOMAIN)
     return made
+
+
+def _finish_output(twin: _Twin, name: str) -> None:
+    """Give an output of the model its name and its whole value, where it stands for another one times a factor."""
+    if twin.value(name) == _Value(name):
+        return
+    if twin.value(name).name == name:
+        for node in twin.nodes:
+            node.input[:] = [f"{name}.codes" if i == name else i for i in node.input]
+            node.output[:] = [f"{name}.codes" if o == name else o for o in node.output]
+        twin.values[name] = _Value(f"{name}.codes", twin.value(name).factor)
+    twin.nodes.append(helper.make_node("Identity", [twin.plain(name)], [name], name=f"{name}/identity"))
 
 
 # ---- rules ----
@@ -135,10 +147,6 @@ def _per_token(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.steps.add(node.output[1])
 
 
-def _decode(twin: _Twin, node: onnx.NodeProto) -> None:
-    twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
-
-
 def _move(twin: _Twin, node: onnx.NodeProto) -> None:
     """Operators that only move elements: a factor passes through them, a constant is moved at once."""
     known = twin.constants.get(node.input[0])
@@ -157,7 +165,7 @@ def _pad(twin: _Twin, node: onnx.NodeProto) -> None:
     """The explicit padding of a binary convolution goes into the convolution."""
     user = twin.only_user(node.output[0])
     pads = twin.constant(node.input[1]) if len(node.input) == 3 else None
-    if user is None or user.op_type != "Conv" or pads is None or attribute(user, "pads"):
+    if user is None or user.op_type != "Conv" or pads is None or any(attribute(user, "pads", ())):
         _move(twin, node)
         return
     rank = pads.size // 2
@@ -263,11 +271,12 @@ def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
     _move(twin, node)
 
 
+_WEIGHTS = {(functions.DOMAIN, name) for name in (*functions.decoders(), *functions.dequantizers())}
+
 _RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
     (functions.DOMAIN, "Quantize"): _quantize,
     (functions.DOMAIN, "QuantizePerToken"): _per_token,
     (functions.DOMAIN, "Binarize"): _same,
-    **{(functions.DOMAIN, name): _decode for name in (*functions.decoders(), *functions.dequantizers())},
     ("", "Conv"): _product,
     ("", "MatMul"): _product,
     ("", "Gemm"): _product,
@@ -311,7 +320,10 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
         onnx.save(float_model, source)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         if transformer:
-            quantize_dynamic(prepared, out, per_channel=True, weight_type=QuantType.QInt8)
+            # ConvInteger, which it would make of the patch embedding, is slower than the float convolution
+            quantize_dynamic(
+                prepared, out, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+            )
         else:
             if not batches:
                 raise ModelError("an int8 CNN needs calibration inputs; give some batches of the training data")

@@ -1,0 +1,71 @@
+"""What inspection counts: formats, MACs, bits and bytes, of our files and of onnxruntime's int8 ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dialect_graphs import quantized_cnn
+
+from subbyte.errors import ModelError
+from subbyte.export import float_twin, inspect, int8_twin
+from subbyte.export.onnx_file import save_onnx
+
+X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
+
+
+def test_layers_of_a_quantized_file(tmp_path):
+    size = save_onnx(quantized_cnn(), tmp_path / "m.onnx")
+    found = inspect(tmp_path / "m.onnx")
+    conv, head = found.layers
+    assert (conv.op, conv.weight_format, conv.activation_format, conv.shape) == (
+        "Conv",
+        "ternary",
+        "int8",
+        (8, 3, 3, 3),
+    )
+    assert conv.macs == 2 * 8 * 3 * 3 * 27
+    assert conv.parameter_bytes == 8 * 7 + 4 * 8 + 4 * 8  # rows of ceil(27 * 2 / 8) bytes, scales, biases
+    assert conv.float_bytes == 4 * (8 * 27 + 8)
+    assert conv.bits_per_weight == pytest.approx(8 * (8 * 7 + 32) / (8 * 27))
+    assert (head.op, head.weight_format, head.activation_format, head.shape) == ("MatMul", "int4", "uint8", (4, 8))
+    assert head.macs == 2 * 8 * 4
+    assert found.macs == conv.macs + head.macs
+    assert found.file_bytes == size
+    assert found.inputs == {"input": (2, 3, 6, 6)}
+    assert found.outputs == {"logits": (2, 4)}
+    assert (found.opset, found.ir_version) == (21, 10)
+    assert found.smaller == found.float_bytes / size
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"), [("binary", 1), ("int2", 2), ("int3", 3), ("pow2_4", 4), ("uint5", 5), ("int8", 8)]
+)
+def test_weight_formats_are_named_and_weighed(name, bits):
+    conv = inspect(quantized_cnn(name)).layers[0]
+    assert conv.weight_format == name
+    assert conv.parameter_bytes == 8 * -(-27 * bits // 8) + 64
+
+
+def test_a_float_file_is_as_large_as_its_parameters():
+    found = inspect(float_twin(quantized_cnn()))
+    assert [layer.weight_format for layer in found.layers] == ["float32", "float32"]
+    assert [layer.bits_per_weight for layer in found.layers] == [32, 32]
+    assert found.parameters == 8 * 27 + 8 + 4 * 8 + 4
+    assert found.float_bytes == 4 * found.parameters
+
+
+def test_qdq_files_of_onnxruntime_are_read():
+    found = inspect(int8_twin(float_twin(quantized_cnn()), [X]))
+    conv = found.layers[0]
+    assert (conv.op, conv.weight_format, conv.activation_format, conv.shape) == ("Conv", "int8", "uint8", (8, 3, 3, 3))
+    assert conv.macs == 2 * 8 * 3 * 3 * 27
+    assert conv.parameter_bytes == 8 * 27 + 8 * (4 + 1) + 4 * 8  # weights, scale and zero point a channel, bias
+
+
+def test_a_payload_that_does_not_fit_is_refused():
+    model = quantized_cnn()
+    packed = next(t for t in model.graph.initializer if t.name == "/conv.packed")
+    packed.dims[1] = 6
+    packed.raw_data = packed.raw_data[: 8 * 6]
+    with pytest.raises(ModelError, match=r"/conv/DecodeTernary.*payload"):
+        inspect(model)
