@@ -1,0 +1,31 @@
+"""From ONNX to a bundle: import, rewrite table, kernels, memory plan, emitters, targets. Names load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels.compiler import CompileReport as CompileReport
+    from subbyte.tvm_kernels.compiler import compile as compile
+    from subbyte.tvm_kernels.targets import Target as Target
+    from subbyte.tvm_kernels.targets import all_targets as all_targets
+    from subbyte.tvm_kernels.targets import get_target as get_target
+    from subbyte.tvm_kernels.targets import register_target as register_target
+
+_HOMES = {
+    "CompileReport": "subbyte.tvm_kernels.compiler",
+    "compile": "subbyte.tvm_kernels.compiler",
+    "Target": "subbyte.tvm_kernels.targets",
+    "all_targets": "subbyte.tvm_kernels.targets",
+    "get_target": "subbyte.tvm_kernels.targets",
+    "register_target": "subbyte.tvm_kernels.targets",
+}
+
+__all__ = ["CompileReport", "Target", "all_targets", "compile", "get_target", "register_target"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'subbyte.tvm_kernels' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

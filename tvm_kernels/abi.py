@@ -2,9 +2,9 @@
 
     int32_t name(T0 *p0, T1 *p1, ..., int32_t begin, int32_t end);
 
-The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime shares out
-among threads. A body with no such loop, or with something beside it, is one tile. Scratch of 1,024 bytes or more that TIR
-allocates becomes a part of the running thread's workspace, handed in as one more pointer.
+The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime shares
+out among threads. A body with no such loop, or with something beside it, is one tile. Scratch of 1,024 bytes or more
+that TIR allocates becomes a part of the running thread's workspace, handed in as one more pointer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType, StringImm
 from tvm.tirx import AttrStmt, DeclBuffer, Evaluate, For, ForKind, IntImm, PrimFunc, Return, SeqStmt, Stmt, Var
-
 from tvm.tirx.op import register_intrin_lowering
 
 from subbyte.errors import CompileError
@@ -41,7 +40,7 @@ C_TYPES = {
     "uint64": "uint64_t",
     "bool": "uint8_t",
 }
-# TVM keeps smaller allocations in registers or on the stack; larger ones ask its runtime for memory, which is not there.
+# TVM keeps smaller allocations in registers or on the stack; for larger ones it would ask its runtime.
 LARGEST_ON_STACK = 1023
 ALIGNMENT = 64
 
@@ -139,9 +138,10 @@ def _constant(value: Any) -> int | None:
 
 def _nbytes(buffer: Any) -> int | None:
     """Bytes of a buffer, or None if its shape is not constant."""
-    extents = [_constant(extent) for extent in buffer.shape]
-    total = (tvm.DataType(str(buffer.dtype)).bits * tvm.DataType(str(buffer.dtype)).lanes + 7) // 8
-    for extent in extents:
+    dtype = tvm.DataType(str(buffer.dtype))
+    total = (int(dtype.bits) * int(dtype.lanes) + 7) // 8
+    for axis in buffer.shape:
+        extent = _constant(axis)
         if extent is None:
             return None
         total *= extent

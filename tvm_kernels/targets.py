@@ -1,7 +1,7 @@
-"""The machines we compile for, one row each: triple, CPU features, emitter, toolchain. docs/add-a-target.md tells how to add one.
+"""The machines we compile for, a row each: triple, CPU features, emitter, toolchain. To add one: docs/add-a-target.md.
 
-Feature names are those of /proc/cpuinfo without underscores (avx512vnni, not avx512_vnni): kernels ask for them by these
-names, bundles record them, the runtime compares them. `LLVM_FEATURES` says what LLVM calls them.
+Feature names are those of /proc/cpuinfo without underscores (avx512vnni, not avx512_vnni): kernels ask for them by
+these names, bundles record them, the runtime compares them. `LLVM_FEATURES` says what LLVM calls them.
 """
 
 from __future__ import annotations

@@ -95,12 +95,12 @@ def find_static_toolchain(target: Target) -> Toolchain:
 
 
 @dataclass(frozen=True)
-class DoctorRow:
+class ToolchainRow:
     """One tool: what it is for, its version if it is there, how to get it if not."""
 
     what: str
     found: str | None
-    how: str
+    remedy: str
 
 
 def _version(command: Sequence[str]) -> str | None:
@@ -120,22 +120,22 @@ def _zig_version() -> str | None:
     return f"zig {_version([*zig, 'version'])}" if zig else None
 
 
-def doctor() -> list[DoctorRow]:
+def examine_toolchains() -> list[ToolchainRow]:
     """Compilers and emulators: what there is, and how to get what is missing."""
     native = next((v for v in (_version([name, "--version"]) for name in ("cc", "gcc", "clang")) if v), None)
     return [
-        DoctorRow("C compiler (host)", native, "apt install gcc, or pip install ziglang"),
-        DoctorRow("zig cc (any target)", _zig_version(), "pip install ziglang"),
-        DoctorRow(
+        ToolchainRow("C compiler (host)", native, "apt install gcc, or pip install ziglang"),
+        ToolchainRow("zig cc (any target)", _zig_version(), "pip install ziglang"),
+        ToolchainRow(
             "C compiler (cortex-a53)",
             _version(["aarch64-linux-gnu-gcc", "--version"]),
             "apt install gcc-aarch64-linux-gnu, or pip install ziglang",
         ),
-        DoctorRow(
+        ToolchainRow(
             "C compiler (cortex-m4)",
             _version(["arm-none-eabi-gcc", "--version"]),
             "apt install gcc-arm-none-eabi libnewlib-arm-none-eabi",
         ),
-        DoctorRow("emulator (cortex-a53)", _version(["qemu-aarch64", "--version"]), "apt install qemu-user"),
-        DoctorRow("emulator (cortex-m4)", _version(["qemu-system-arm", "--version"]), "apt install qemu-system-arm"),
+        ToolchainRow("emulator (cortex-a53)", _version(["qemu-aarch64", "--version"]), "apt install qemu-user"),
+        ToolchainRow("emulator (cortex-m4)", _version(["qemu-system-arm", "--version"]), "apt install qemu-system-arm"),
     ]

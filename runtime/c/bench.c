@@ -3,7 +3,7 @@
  *   bench [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]
  *
  * Checks the golden outputs, warms up, measures whole runs, then profiles operators in a pass of its own. Exits with 1 when
- * an output differs from its golden value by more than the tolerance (0: not one bit), with 2 for a wrong option.
+ * an output differs from its golden value by more than the bundle's tolerance, with 2 for a wrong option.
  */
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
@@ -71,20 +71,40 @@ static options parse(int argc, char **argv) {
   return o;
 }
 
-/* The largest difference of one output from its golden value; infinite where it cannot be measured. */
-static double difference(const subbyte_tensor *tensor, const void *got, const void *want) {
-  const float *g = (const float *)got;
-  const float *w = (const float *)want;
-  double largest = 0.0;
-  size_t i;
-  if (memcmp(got, want, tensor->nbytes) == 0) return 0.0;
-  if (tensor->dtype != SUBBYTE_FLOAT32) return HUGE_VAL;
-  for (i = 0; i < tensor->nbytes / sizeof(float); ++i) {
-    const double error = fabs((double)g[i] - (double)w[i]);
-    if (!(error <= largest)) largest = error;
-    if (error != error) return HUGE_VAL;
+/* One output against its golden value. */
+typedef struct {
+  unsigned long differing; /* elements that are not the same bits */
+  double largest;          /* difference of an element; infinite where it cannot be measured */
+  int ok;                  /* equal, or float within the tolerance */
+} comparison;
+
+static size_t element_bytes(int32_t dtype) {
+  switch (dtype) {
+    case SUBBYTE_UINT8:
+    case SUBBYTE_INT8: return 1;
+    case SUBBYTE_INT64: return 8;
+    default: return 4;
   }
-  return largest > 0.0 ? largest : 5e-324; /* equal values with different bits: -0.0 */
+}
+
+static comparison compare(const subbyte_tensor *tensor, const void *got, const void *want) {
+  const size_t size = element_bytes(tensor->dtype);
+  comparison c = {0, 0.0, 1};
+  size_t i;
+  for (i = 0; i < tensor->nbytes; i += size) {
+    double error = HUGE_VAL, allowed = 0.0;
+    if (memcmp((const char *)got + i, (const char *)want + i, size) == 0) continue;
+    ++c.differing;
+    if (tensor->dtype == SUBBYTE_FLOAT32) {
+      const double w = (double)((const float *)want)[i / size];
+      error = fabs((double)((const float *)got)[i / size] - w);
+      allowed = subbyte_bench_data.absolute + subbyte_bench_data.relative * fabs(w);
+      if (error != error) error = HUGE_VAL;
+    }
+    if (error > c.largest) c.largest = error;
+    if (allowed == 0.0 || !(error <= allowed)) c.ok = 0;
+  }
+  return c;
 }
 
 static void dump_outputs(const subbyte_model *model, void *const *outputs, const char *folder) {
@@ -132,7 +152,7 @@ static void print_string(const char *text) {
 }
 
 static void print_json(const subbyte_model *model, const options *o, const double *sorted, long count, double mean,
-                       const profile *p, const double *differences, int golden_ok) {
+                       const profile *p, const comparison *compared, int golden_ok) {
   int32_t i;
   printf("{\"name\": ");
   print_string(model->name);
@@ -143,15 +163,18 @@ static void print_json(const subbyte_model *model, const options *o, const doubl
          percentile(sorted, count, 50), percentile(sorted, count, 90), percentile(sorted, count, 99));
   printf(" \"golden_ok\": ");
   if (subbyte_bench_data.has_golden) {
-    printf("%s, \"golden_tolerance\": %.9g, \"golden_max_error\": [", golden_ok ? "true" : "false",
-           subbyte_bench_data.tolerance);
+    unsigned long differing = 0;
+    double largest = 0.0;
     for (i = 0; i < model->output_count; ++i) {
-      if (differences[i] < HUGE_VAL)
-        printf("%s%.9g", i ? ", " : "", differences[i]);
-      else
-        printf("%snull", i ? ", " : "");
+      differing += compared[i].differing;
+      if (compared[i].largest > largest) largest = compared[i].largest;
     }
-    printf("],\n");
+    printf("%s, \"golden_exact\": %s, \"golden_differing\": %lu, \"golden_max_error\": ", golden_ok ? "true" : "false",
+           differing ? "false" : "true", differing);
+    if (largest < HUGE_VAL)
+      printf("%.9g,\n", largest);
+    else
+      printf("null,\n");
   } else {
     printf("null,\n");
   }
@@ -189,7 +212,7 @@ int main(int argc, char **argv) {
   const subbyte_model *model = subbyte_get_model();
   const options o = parse(argc, argv);
   void **outputs = (void **)allocate(sizeof(void *) * (size_t)model->output_count);
-  double *differences = (double *)allocate(sizeof(double) * (size_t)model->output_count);
+  comparison *compared = (comparison *)allocate(sizeof(comparison) * (size_t)model->output_count);
   double *samples;
   double mean = 0.0;
   profile p;
@@ -210,8 +233,8 @@ int main(int argc, char **argv) {
 
   RUN(NULL, NULL);
   for (i = 0; subbyte_bench_data.has_golden && i < model->output_count; ++i) {
-    differences[i] = difference(&model->outputs[i], outputs[i], subbyte_bench_data.outputs[i]);
-    if (differences[i] > subbyte_bench_data.tolerance) golden_ok = 0;
+    compared[i] = compare(&model->outputs[i], outputs[i], subbyte_bench_data.outputs[i]);
+    if (!compared[i].ok) golden_ok = 0;
   }
   if (o.dump) dump_outputs(model, outputs, o.dump);
 
@@ -235,14 +258,14 @@ int main(int argc, char **argv) {
 
   qsort(samples, (size_t)count, sizeof(double), by_value);
   if (o.json)
-    print_json(model, &o, samples, count, mean, &p, differences, golden_ok);
+    print_json(model, &o, samples, count, mean, &p, compared, golden_ok);
   else
     print_table(model, &o, samples, count, mean, &p, golden_ok);
 
   subbyte_session_destroy(session);
   for (i = 0; i < model->output_count; ++i) free(outputs[i]);
   free(outputs);
-  free(differences);
+  free(compared);
   free(samples);
   free(p.least);
   return golden_ok ? 0 : 1;

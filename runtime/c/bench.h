@@ -8,7 +8,8 @@ typedef struct {
   const void *weights;
   const void *const *inputs;  /* [model->input_count] */
   const void *const *outputs; /* [model->output_count], golden values; or NULL */
-  double tolerance;           /* largest absolute difference of a float32 output; 0: equal bit for bit */
+  double relative;            /* a float32 output may differ by absolute + relative * |golden|; 0, 0: not by one bit */
+  double absolute;
   int has_golden;
 } subbyte_bench_content;
 

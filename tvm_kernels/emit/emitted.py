@@ -25,7 +25,8 @@ class Golden:
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    tolerance: float = 0.0  # largest absolute difference of a float32 output; 0: equal bit for bit
+    relative: float = 0.0  # a float32 output may differ by absolute + relative * |golden|; 0, 0: not by one bit
+    absolute: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

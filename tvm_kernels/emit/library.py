@@ -86,11 +86,9 @@ def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]
 
     content = ['#include "bench.h"', *(f"extern const unsigned char subbyte_data_{name}[];" for name in blobs)]
     content += table("input", len(inputs)) + table("output", len(outputs))
-    tolerance = golden.tolerance if golden else 0.0
-    content.append(
-        "const subbyte_bench_content subbyte_bench_data = "
-        f"{{subbyte_data_weights, inputs, outputs, {float(tolerance)!r}, {int(golden is not None)}}};\n"
-    )
+    relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
+    values = f"subbyte_data_weights, inputs, outputs, {float(relative)!r}, {float(absolute)!r}, {int(bool(golden))}"
+    content.append(f"const subbyte_bench_content subbyte_bench_data = {{{values}}};\n")
     (folder / "content.c").write_text("\n".join(content))
     return ["content.c", "data.S"]
 
@@ -103,9 +101,12 @@ def _bench(plan: Plan, target: Target, objects: list[Path], golden: Golden | Non
         sources += ["model.c", *(core_folder() / name for name in CORE)]
         objects = [path for path in objects if path.name == "kernels.o"]
     flags = [flag for flag in C_FLAGS if flag != "-fPIC"]
+    link = ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"]
     toolchain.compile(
-        [*flags, *target.c_flags, *toolchain.static_flags, f"-I{core_folder()}", "-o", "bench", *sources, *objects]
-        + ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"],
+        [
+            *(*flags, *target.c_flags, *toolchain.static_flags, f"-I{core_folder()}"),
+            *("-o", "bench", *sources, *objects, *link),
+        ],
         folder,
     )
     return (folder / "bench").read_bytes()

@@ -36,9 +36,8 @@ def _tensor_rows(kind: str, tensors: Sequence[Tensor]) -> list[str]:
     lines.append(f"static const subbyte_tensor {kind}s[] = {{")
     for i, tensor in enumerate(tensors):
         nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * DTYPES[tensor.dtype]
-        lines.append(
-            f"    {{{c_string(tensor.name)}, SUBBYTE_{tensor.dtype.upper()}, {len(tensor.shape)}, {kind}_{i}_shape, {nbytes}u}},"
-        )
+        rank, dtype = len(tensor.shape), f"SUBBYTE_{tensor.dtype.upper()}"
+        lines.append(f"    {{{c_string(tensor.name)}, {dtype}, {rank}, {kind}_{i}_shape, {nbytes}u}},")
     if not tensors:
         lines.append("    {0, 0, 0, 0, 0}")
     return [*lines, "};", ""]

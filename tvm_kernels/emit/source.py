@@ -63,13 +63,9 @@ def _golden_c(plan: Plan, golden: Golden | None) -> str:
     parts = ['#include "model.h"\n\n', BYTE_ORDER]
     for kind, arrays in (("input", inputs), ("output", outputs)):
         parts += ["static " + c_array(f"{kind}_{i}", np.ascontiguousarray(a).tobytes()) for i, a in enumerate(arrays)]
-    wanted = (
-        ("inputs", "input", len(inputs), len(plan.inputs)),
-        ("outputs", "output", len(outputs), len(plan.outputs)),
-    )
-    for table, kind, have, count in wanted:
+    for kind, have, count in (("input", len(inputs), len(plan.inputs)), ("output", len(outputs), len(plan.outputs))):
         listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(count)) or "0"
-        parts.append(f"const void *const subbyte_golden_{table}[] = {{{listed}}};\n")
+        parts.append(f"const void *const subbyte_golden_{kind}s[] = {{{listed}}};\n")
     return "".join(parts)
 
 

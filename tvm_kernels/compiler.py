@@ -1,0 +1,255 @@
+"""`compile`: an ONNX file to a `.subbyte` bundle for a target, with a report of what became of every operator."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subbyte.errors import CompileError, UsageError
+from subbyte.runtime.bundle import write_bundle
+from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.golden import Reference, golden_tensors
+from subbyte.tvm_kernels.plan import Call, Plan, Tensor
+from subbyte.tvm_kernels.targets import Target, get_target
+
+if TYPE_CHECKING:
+    import onnx
+
+    Model = str | Path | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one operator."""
+
+    name: str  # of the ONNX node
+    kind: str
+    kernel: str
+    tiles: int
+    activation: str
+    weights: str
+    bits_per_weight: float
+    macs: int
+    weight_bytes: int
+    input_bytes: int
+    output_bytes: int
+    fallback: str | None  # why it runs in float although the file asks for low bit
+    passed_over: tuple[tuple[str, str], ...]  # better kernels, and why not
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What `compile` made; printed by the command line and kept in the bundle as report.json. All sizes in bytes."""
+
+    name: str
+    target: str
+    features: tuple[str, ...]
+    rows: tuple[Row, ...]
+    arena_bytes: int
+    workspace_bytes: int  # for each thread
+    weights_bytes: int
+    golden: str  # what made the golden outputs
+    sizes: dict[str, int] = field(default_factory=dict)  # of a microcontroller: text, data, bss, weights, ram
+    path: Path | None = None
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """One line for each operator that fell back to float: its name and the reason."""
+        return tuple(f"{row.name}: {row.fallback}" for row in self.rows if row.fallback)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def flash_bytes(self) -> int | None:
+        """Code and constants on a microcontroller; None where no cross-compiler could tell."""
+        return self.sizes["text"] + self.sizes["data"] if "text" in self.sizes else None
+
+    @property
+    def ram_bytes(self) -> int:
+        """Arena, one workspace, and on a microcontroller the variables; inputs, outputs and stack come on top."""
+        return self.sizes.get("ram", self.arena_bytes + self.workspace_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON data."""
+        plain = asdict(self)
+        plain.pop("path")
+        return {
+            **plain,
+            "fallbacks": list(self.fallbacks),
+            "macs": self.macs,
+            "flash_bytes": self.flash_bytes,
+            "ram_bytes": self.ram_bytes,
+        }
+
+
+def compile(
+    model: Model,
+    output: str | Path | None = None,
+    *,
+    target: str | Target = "host",
+    strict: bool = False,
+    name: str | None = None,
+    golden_inputs: Sequence[Any] | None = None,
+    seed: int = 0,
+    keep: str | Path | None = None,
+) -> CompileReport:
+    """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
+
+    `golden_inputs`: arrays or paths of .npy files, one for each input; random ones from `seed` if None. `keep`: a
+    folder that gets the generated files, to look at. Nothing is written at `output` unless all went well.
+    Raises UsageError, ModelError, CompileError, ToolchainError; with `strict` CompileError for a layer that would fall
+    back to float.
+    """
+    from subbyte.tvm_kernels.kernels.code_generator import code_generator
+    from subbyte.tvm_kernels.lowering import lower
+
+    chosen = get_target(target) if isinstance(target, str) else target
+    is_file = isinstance(model, (str, Path))
+    if output is None and is_file:
+        output = Path(str(model)).with_suffix(".subbyte")
+    if output is None:
+        raise UsageError("a model in memory has no path: say where the bundle goes with output=")
+    if not Path(output).parent.is_dir():
+        raise UsageError(f"no folder {Path(output).parent} for the bundle; make it first")
+
+    with code_generator("c") if chosen.code_generator == "c" else nullcontext():
+        plan = lower(model, chosen.features, strict=strict, name=name)
+    golden, reference = golden_tensors(model, plan, golden_inputs, seed)
+    return bundle_plan(plan, chosen, output, golden, reference, _source(model), keep)
+
+
+def bundle_plan(
+    plan: Plan,
+    target: Target,
+    output: str | Path,
+    golden: Golden | None = None,
+    reference: Reference | None = None,
+    source: Mapping[str, Any] | None = None,
+    keep: str | Path | None = None,
+) -> CompileReport:
+    """Generate code for a plan and write the bundle; what `compile` does after lowering."""
+    emitted = compile_plan(plan, target, golden)
+    made_by = reference.name if reference else "none"
+    report = CompileReport(
+        name=plan.name,
+        target=target.name,
+        features=tuple(sorted(target.features)),
+        rows=tuple(_row(call, tiles) for call, tiles in zip(plan.calls, emitted.tiles, strict=True)),
+        arena_bytes=plan.arena_bytes,
+        workspace_bytes=emitted.workspace_bytes,
+        weights_bytes=len(plan.weights),
+        golden=made_by,
+        sizes=emitted.sizes,
+        path=Path(output),
+    )
+    members = dict(emitted.members)
+    members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
+    if golden is not None:
+        for kind, arrays in (("input", golden.inputs), ("output", golden.outputs)):
+            members |= {f"golden/{kind}_{i}.npy": _npy(array) for i, array in enumerate(arrays)}
+    if keep is not None:
+        _keep(members, Path(keep))
+    write_bundle(output, _manifest(plan, target, emitted, source or {}), members)
+    return report
+
+
+def _row(call: Call, tiles: int) -> Row:
+    return Row(
+        name=call.name,
+        kind=call.kind,
+        kernel=call.kernel,
+        tiles=tiles,
+        activation=call.activation,
+        weights=call.weights,
+        bits_per_weight=float(call.bits_per_weight),
+        macs=int(call.macs),
+        weight_bytes=int(call.weight_bytes),
+        input_bytes=int(call.input_bytes),
+        output_bytes=int(call.output_bytes),
+        fallback=call.fallback,
+        passed_over=call.passed_over,
+    )
+
+
+# ---- manifest ----
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "shape": [int(n) for n in tensor.shape]}
+
+
+def _traced(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "tensor": tensor.name,
+        "storage": tensor.storage,
+        "dtype": tensor.dtype,
+        "zero_point": int(tensor.zero_point),
+        "shape": [int(n) for n in tensor.shape],
+        "layout": tensor.layout,
+        "channels": int(tensor.channels),
+        "space": tensor.place.space,
+        "offset": int(tensor.place.offset),
+        "bytes": int(tensor.nbytes),
+    }
+
+
+def _operator(call: Call, tiles: int) -> dict[str, Any]:
+    row = asdict(_row(call, tiles))
+    row.pop("passed_over")
+    return {**row, "outputs": [_traced(tensor) for tensor in call.outputs]}
+
+
+def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str, Any]) -> dict[str, Any]:
+    packages = {"subbyte": "subbyte", "tvm": "apache-tvm", "onnx": "onnx"}
+    return {
+        "name": plan.name,
+        "versions": {key: metadata.version(package) for key, package in packages.items()},
+        "target": {
+            "name": target.name,
+            "triple": target.triple,
+            "emitter": target.emitter,
+            "features": sorted(target.features),
+        },
+        "source": {**plan.source, **source},
+        "inputs": [_tensor(t) for t in plan.inputs],
+        "outputs": [_tensor(t) for t in plan.outputs],
+        "arena_bytes": plan.arena_bytes,
+        "workspace_bytes": emitted.workspace_bytes,
+        "weights_bytes": len(plan.weights),
+        "operators": [_operator(call, tiles) for call, tiles in zip(plan.calls, emitted.tiles, strict=True)],
+    }
+
+
+def _source(model: Model) -> dict[str, Any]:
+    data = Path(model).read_bytes() if isinstance(model, (str, Path)) else model.SerializeToString()
+    return {"onnx_sha256": hashlib.sha256(data).hexdigest(), "onnx_bytes": len(data)}
+
+
+def _npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return file.getvalue()
+
+
+def _keep(members: Mapping[str, bytes], folder: Path) -> None:
+    for name, data in members.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            raise CompileError(f"cannot keep {name} in {folder}: {error}") from error
+        if name == "bench":
+            path.chmod(0o755)
