@@ -28,7 +28,7 @@ SCHEMES = ["int8", "int4", "ternary", "ternary-median", "binary", "pow2"]
 
 
 class Small(nn.Module):
-    """All that a quantized network is made of: strides, groups, padding, a residual, norms linked or not, both pools."""
+    """What quantized networks are made of: strides, groups, padding, a residual, norms linked or not, both pools."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,6 +172,8 @@ def test_eval_equals_numpy_bit_for_bit(scheme: str, keep: int | None) -> None:
     x = torch.randn(4, 3, 9, 11)
     with torch.no_grad():
         got = model(x).numpy()
+        first = model.norm1(model.conv1(x)).numpy()
+    assert np.array_equal(first, product(quantized_layers(model)["conv1"], x.numpy(), model.norm1))
     assert np.array_equal(got, in_numpy(model, x.numpy()))
     assert np.ptp(got) > 0
 
@@ -315,9 +317,13 @@ def nodes_of(model: nn.Module, x: Tensor) -> list[str]:
 
 @pytest.mark.parametrize(
     ("scheme", "decoder", "activation"),
-    [("int4", "DecodeInt4", "Quantize"), ("ternary", "DecodeTernary", "Quantize"), ("binary", "DecodeBinary", "Binarize"),
-     ("pow2", "DecodePow2_4", "Quantize")],
-)  # fmt: skip
+    [
+        ("int4", "DecodeInt4", "Quantize"),
+        ("ternary", "DecodeTernary", "Quantize"),
+        ("binary", "DecodeBinary", "Binarize"),
+        ("pow2", "DecodePow2_4", "Quantize"),
+    ],
+)
 def test_export_holds_the_dialect(scheme: str, decoder: str, activation: str) -> None:
     nodes = nodes_of(trained(Small, scheme, (3, 9, 11)), torch.randn(1, 3, 9, 11))
     assert nodes.count(f"subbyte::{decoder}") == 4

@@ -1,4 +1,4 @@
-"""What `quantize` does to a model: which layers, which norms are linked, what is reported, what is refused; and training."""
+"""What `quantize` does to a model: layers, linked norms, report, refusals; and that what it makes can be trained."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from subbyte.models.quant import (
     register_scheme,
     set_progress,
 )
+from subbyte.models.quant.observe import observed_codes
 
 NAMES = ["float", "int8", "int4", "ternary", "ternary-median", "binary", "pow2"]
 
@@ -148,10 +149,17 @@ def test_what_cannot_be_quantized_stays_in_float_and_is_listed() -> None:
 
     found = rows(quantize(Model(), "int8"))
     assert {name for name, row in found.items() if row[0] == "int8"} == {"fine"}
-    for name, reason in {
-        "embedding": "look-up", "attention": "attention", "attention.out_proj": "attention", "up": "transposed",
-        "own": "forward of its own", "normed": "parametrized already", "tied": "shared with 'embedding'", "pool": "padding",
-    }.items():  # fmt: skip
+    reasons = {
+        "embedding": "look-up",
+        "attention": "attention",
+        "attention.out_proj": "attention",
+        "up": "transposed",
+        "own": "forward of its own",
+        "normed": "parametrized already",
+        "tied": "shared with 'embedding'",
+        "pool": "padding",
+    }
+    for name, reason in reasons.items():
         assert "float" in found[name][1]
         assert reason in found[name][2], name
 
@@ -178,7 +186,7 @@ def test_refusals() -> None:
 
 def test_export_needs_data_and_eval_mode() -> None:
     model = quantize(nn.Sequential(nn.Linear(2, 2)), "int8")
-    with pytest.raises(QuantizationError, match="call model.eval"):
+    with pytest.raises(QuantizationError, match=r"call model\.eval"):
         refresh(model)
     model.eval()
     with pytest.raises(QuantizationError, match="seen no data"), exporting(model):
@@ -192,14 +200,9 @@ def test_a_fused_transformer_layer_still_goes_through_the_quantized_layers() -> 
     model = quantize(nn.Sequential(layer), get_scheme("ternary", keep=None), example=torch.zeros(1, 3, 8))
     model(torch.randn(2, 3, 8))
     model.eval()
-    calls = []
-    quantized_layers(model)["0.linear1"].activation_quantizer.register_forward_hook(lambda *_: calls.append("train"))
-    seen = []
-    layer.linear1.register_forward_hook(lambda *_: seen.append("called"))
-    with torch.inference_mode():
+    with torch.inference_mode(), observed_codes(model) as seen:
         model(torch.randn(2, 3, 8))
-    assert seen == ["called"]
-    assert calls == []
+    assert [observation.name for observation in seen] == [f"0.linear{n}.activation_quantizer" for n in (1, 2)]
 
 
 # ---- batch norms ----
