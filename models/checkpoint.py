@@ -117,6 +117,11 @@ def read_config(folder: str | Path) -> Config:
     return _read_description(Path(folder))[0]
 
 
+def read_metrics(folder: str | Path) -> dict[str, float]:
+    """What the checkpoint in `folder` reached, without its tensors; raises `CheckpointError`."""
+    return _read_description(Path(folder))[1]
+
+
 def build_model(config: Config, model: nn.Module | None = None, source: Path | None = None) -> nn.Module:
     """The quantized model of `config` with tensors that are not yet filled in."""
     from subbyte.models.quant import quantize
@@ -232,7 +237,11 @@ def _read_description(folder: Path) -> tuple[Config, dict[str, float], str]:
     config = _read_config(_field(raw, "config", dict, file), file)
     metrics = _field(raw, "metrics", dict, file)
     weights = _field(raw, "weights", dict, file)
-    return config, {str(k): float(v) for k, v in metrics.items()}, _field(weights, "sha256", str, file)
+    try:
+        numbers = {str(name): float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: metrics are malformed ({error}).") from error
+    return config, numbers, _field(weights, "sha256", str, file)
 
 
 def _read_config(raw: dict[str, Any], file: Path) -> Config:

@@ -227,7 +227,7 @@ def fashion_mnist(path: Path | None = None) -> Data:
         channels=1,
         size=(28, 28),
         normalization=normalization,
-        augment=shift_and_flip(2),
+        augment=shift_and_flip(1),
         class_names=FASHION_MNIST_CLASSES,
     )
 

@@ -133,6 +133,8 @@ class Learner(LightningModule):
                 (self.recipe.seed << 32) + self.global_step * 4096 + self.global_rank
             )
             images = self.data.augment(images, generator)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
         set_progress(self.model, self.global_step / max(1, self.total_steps))
         guide = None
         for teacher in self._teacher:

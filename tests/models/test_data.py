@@ -1,0 +1,267 @@
+"""Data sets: what they hold, and what is said of files that are missing or damaged."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.models import data as data_module
+from subbyte.models.batches import EpochBatches, batch_loader
+from subbyte.models.data import from_datasets, list_data, load_data, read_idx, shift_and_flip
+
+IMAGES, LABELS = 0x803, 0x801
+
+
+def idx(values: np.ndarray, magic: int) -> bytes:
+    return struct.pack(f">I{values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def fashion_folder(tmp_path: Path) -> Path:
+    """Four small files in Fashion-MNIST's form: two plain, two gzipped."""
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 30), ("t10k", 12)):
+        images = idx(rng.integers(0, 256, (count, 28, 28)), IMAGES)
+        labels = idx(rng.integers(0, 10, count), LABELS)
+        (tmp_path / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
+    return tmp_path
+
+
+# ---- digits ----
+
+
+def test_digits_are_split_once_and_for_all() -> None:
+    first, second = load_data("digits"), load_data("digits")
+    assert (len(first.train), len(first.test)) == (1437, 360)  # type: ignore[arg-type]
+    assert torch.equal(first.test.labels, second.test.labels)  # type: ignore[attr-defined]
+    assert (first.classes, first.channels, first.size) == (10, 1, (8, 8))
+    image, label = first.train[0]
+    assert image.shape == (1, 8, 8)
+    assert image.dtype == torch.float32
+    assert isinstance(label, int)
+
+
+def test_digits_are_normalised_and_no_test_image_is_lost_or_doubled() -> None:
+    digits = load_data("digits")
+    pixels = torch.cat([digits.train.pixels, digits.test.pixels])  # type: ignore[attr-defined]
+    labels = torch.cat([digits.train.labels, digits.test.labels])  # type: ignore[attr-defined]
+    assert torch.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    values = digits.normalization(pixels)  # type: ignore[misc]
+    assert abs(values.mean().item()) < 1e-3
+    assert abs(values.std().item() - 1) < 1e-3
+
+
+def test_digits_take_no_path() -> None:
+    with pytest.raises(UsageError, match="takes no path"):
+        load_data("digits", "somewhere")
+
+
+# ---- Fashion-MNIST ----
+
+
+def test_fashion_mnist_is_read_plain_and_gzipped(fashion_folder: Path) -> None:
+    fashion = load_data("fashion-mnist", fashion_folder)
+    assert (len(fashion.train), len(fashion.test)) == (30, 12)  # type: ignore[arg-type]
+    image, label = fashion.test[3]
+    assert image.shape == (1, 28, 28)
+    assert 0 <= label < 10
+    batch, labels = fashion.test.batch([3, 4])  # type: ignore[attr-defined]
+    assert torch.equal(batch[0], image)
+    assert labels[0] == label
+
+
+def test_fashion_mnist_absent_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
+        load_data("fashion-mnist", tmp_path / "nowhere")
+    monkeypatch.setattr(data_module, "FASHION_MNIST_FOLDERS", (tmp_path / "a", tmp_path / "b"))
+    with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
+        load_data("fashion-mnist")
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.*missing"):
+        load_data("fashion-mnist", tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 10, 500, -1])
+def test_a_truncated_file_is_refused(fashion_folder: Path, keep: int) -> None:
+    file = fashion_folder / "train-images-idx3-ubyte"
+    whole = gzip.decompress((fashion_folder / "train-images-idx3-ubyte.gz").read_bytes())
+    file.write_bytes(whole[:keep])
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.*bytes.*dataset-fashion-mnist"):
+        load_data("fashion-mnist", fashion_folder)
+
+
+def test_a_truncated_or_false_gzip_is_refused(fashion_folder: Path) -> None:
+    file = fashion_folder / "t10k-images-idx3-ubyte.gz"
+    whole = file.read_bytes()
+    for content in (whole[:-20], b"not gzip at all", whole[:100] + bytes(50) + whole[150:]):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"t10k-images.*dataset-fashion-mnist"):
+            load_data("fashion-mnist", fashion_folder)
+
+
+def test_a_wrong_magic_number_is_refused(fashion_folder: Path) -> None:
+    file = fashion_folder / "train-labels-idx1-ubyte"
+    file.write_bytes(idx(np.zeros((30, 28, 28)), IMAGES))
+    with pytest.raises(DataError, match="magic number is 0x00000803, expected 0x00000801"):
+        read_idx(file, LABELS)
+
+
+def test_a_header_that_promises_more_than_memory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "huge"
+    file.write_bytes(struct.pack(">I3I", IMAGES, 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(10))
+    with pytest.raises(DataError, match="header's shape"):
+        read_idx(file, IMAGES)
+
+
+def test_other_images_are_not_fashion_mnist(fashion_folder: Path) -> None:
+    (fashion_folder / "train-labels-idx1-ubyte").write_bytes(idx(np.full(30, 11), LABELS))
+    with pytest.raises(DataError, match="not Fashion-MNIST"):
+        load_data("fashion-mnist", fashion_folder)
+
+
+def test_counts_that_differ_are_refused(fashion_folder: Path) -> None:
+    (fashion_folder / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(29), LABELS))
+    with pytest.raises(DataError, match="30 images but 29 labels"):
+        load_data("fashion-mnist", fashion_folder)
+
+
+# ---- folders of images ----
+
+
+def image_tree(root: Path, parts: tuple[str, ...] = ("train", "test")) -> Path:
+    for part in parts:
+        for shade, name in ((40, "cat"), (200, "dog")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (50 + 10 * number, 40), (shade, shade, shade)).save(folder / f"{number}.png")
+    return root
+
+
+def test_image_folder_gives_cropped_normalised_images(tmp_path: Path) -> None:
+    folder = load_data("imagefolder", image_tree(tmp_path), size=32)
+    assert folder.class_names == ("cat", "dog")
+    for part in (folder.train, folder.test):
+        image, label = part[3]
+        assert image.shape == (3, 32, 32)
+        assert label == 1
+        assert torch.allclose(
+            image[:, 0, 0],
+            (torch.tensor(200 / 255) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]),
+            atol=1e-5,
+        )
+
+
+def test_image_folder_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a path"):
+        load_data("imagefolder")
+    with pytest.raises(DataError, match="no folder 'test'"):
+        load_data("imagefolder", image_tree(tmp_path / "a", ("train",)))
+    tree = image_tree(tmp_path / "b")
+    (tree / "train" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(DataError, match=r"0\.png: cannot be decoded"):
+        load_data("imagefolder", tree, size=16).train[0]
+    (tree / "test" / "cow").mkdir()
+    with pytest.raises(DataError, match="class 'cow' has no folder"):
+        load_data("imagefolder", tree)
+    for file in (tree / "test").rglob("*.png"):
+        file.unlink()
+    (tree / "test" / "cow").rmdir()
+    with pytest.raises(DataError, match="no images"):
+        load_data("imagefolder", tree)
+
+
+# ---- any Dataset, the register ----
+
+
+def test_any_pair_of_datasets() -> None:
+    images, labels = torch.randn(6, 2, 5, 4), torch.tensor([0, 1, 2, 2, 1, 0])
+    data = from_datasets(TensorDataset(images, labels), TensorDataset(images, labels))
+    assert (data.classes, data.channels, data.size) == (3, 2, (5, 4))
+    with pytest.raises(DataError, match="float32 tensors"):
+        from_datasets(TensorDataset(images.double(), labels), TensorDataset(images, labels))
+    with pytest.raises(DataError, match=r"must be \(image, label\)"):
+        from_datasets(TensorDataset(images), TensorDataset(images))
+
+
+def test_unknown_data_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'fashion-mnist'"):
+        load_data("fashion_mnist")
+    assert {"digits", "fashion-mnist", "imagefolder"} <= set(list_data())
+
+
+# ---- augmentation and batches ----
+
+
+def test_shift_and_flip_moves_pixels_only() -> None:
+    images = torch.rand(64, 2, 9, 7)
+    augment = shift_and_flip(2)
+    moved = augment(images, torch.Generator().manual_seed(1))
+    assert torch.equal(moved, augment(images, torch.Generator().manual_seed(1)))
+    assert not torch.equal(moved, augment(images, torch.Generator().manual_seed(2)))
+    for before, after in zip(images, moved, strict=True):
+        assert torch.isin(after, before).all()
+    assert torch.equal(shift_and_flip(0, flip=False)(images, torch.Generator()), images)
+
+
+def test_a_shift_by_one_is_a_shift_by_one() -> None:
+    image = torch.arange(25.0).reshape(1, 1, 5, 5).expand(200, -1, -1, -1)
+    moved = shift_and_flip(1, flip=False)(image, torch.Generator().manual_seed(0))
+    centres = moved[:, 0, 2, 2]
+    assert set(centres.tolist()) == {6.0, 7.0, 8.0, 11.0, 12.0, 13.0, 16.0, 17.0, 18.0}
+    assert torch.equal(moved[:, 0, 2, 3] - centres, torch.ones(200))
+
+
+def test_batches_depend_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        batches = EpochBatches(20, 6, shuffle=True, seed=seed)
+        batches.set_epoch(epoch)
+        return list(batches)
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+    assert [len(batch) for batch in order(0, 0)] == [6, 6, 6]
+    assert len(set(chain.from_iterable(order(0, 0)))) == 18
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_processes_share_every_batch(world: int, shuffle: bool) -> None:
+    whole = list(EpochBatches(31, 6, shuffle=shuffle))
+    shares = [list(EpochBatches(31, 6, shuffle=shuffle, rank=rank, world=world)) for rank in range(world)]
+    assert all(len(share) == len(whole) for share in shares)
+    for number, batch in enumerate(whole):
+        assert sorted(batch) == sorted(chain.from_iterable(share[number] for share in shares))
+    if not shuffle:
+        assert sorted(chain.from_iterable(whole)) == list(range(31))
+
+
+def test_a_batch_size_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UsageError, match="multiple of 4"):
+        EpochBatches(100, 6, shuffle=True, world=4)
+
+
+def test_batch_loader_gives_the_same_for_any_dataset() -> None:
+    digits = load_data("digits")
+    fast = next(iter(batch_loader(digits.test, 5, shuffle=False)))
+
+    class Plain(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+        def __len__(self) -> int:
+            return 360
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return digits.test[index]
+
+    slow = next(iter(batch_loader(Plain(), 5, shuffle=False)))
+    assert torch.equal(fast[0], slow[0])
+    assert torch.equal(fast[1], slow[1])

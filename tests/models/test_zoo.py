@@ -1,0 +1,124 @@
+"""Architectures: shapes, sizes, options, and the form that binary networks want."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from subbyte.errors import UnknownNameError, UsageError
+from subbyte.models.zoo import create, create_for_scheme, get_model, list_models, register_model, registry
+
+SIZES = {
+    "mlp": [8, (3, 5)],
+    "resnet8": [8, 28, (7, 9)],
+    "resnet18": [8, 64],
+    "ds_cnn": [(49, 10), 8, 28],
+    "vit_micro": [8, 28],
+    "deit_tiny": [32],
+}
+
+
+def shape_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name, sizes in SIZES.items() for size in sizes])
+def test_every_model_gives_logits(name: str, size: int | tuple[int, int]) -> None:
+    model = create(name, classes=7, channels=2, size=size).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(3, 2, *shape_of(size)))
+    assert logits.shape == (3, 7)
+    assert torch.isfinite(logits).all()
+
+
+def test_every_registered_model_is_tested() -> None:
+    assert set(SIZES) == set(list_models())
+
+
+def test_parameter_counts_are_those_of_the_papers() -> None:
+    def count(model: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    assert count(create("resnet18", classes=1000, channels=3)) == 11_689_512  # torchvision's resnet18
+    assert count(create("deit_tiny", classes=1000, channels=3)) == 5_717_416  # DeiT-Ti
+    assert count(create("resnet8", classes=10, channels=3)) == 78_042
+    assert count(create("ds_cnn", classes=12, channels=1)) == 23_180
+
+
+def test_resnet18_at_224_halves_five_times() -> None:
+    model = create("resnet18", channels=3, size=224).eval()
+    with torch.no_grad():
+        features = model.stages(model.stem(torch.zeros(1, 3, 224, 224)))
+    assert features.shape == (1, 512, 7, 7)
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet8", 6), ("resnet18", 16)])
+def test_binary_form_has_a_shortcut_around_every_convolution(name: str, convolutions: int) -> None:
+    model = create_for_scheme(name, "binary", channels=1, size=28)
+    assert not any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) for m in model.modules())
+    stages = [m for m in model.stages.modules() if isinstance(m, nn.Conv2d)]
+    assert len(stages) == convolutions
+    for convolution in stages:  # with all weights zero, the input still comes through
+        nn.init.zeros_(convolution.weight)
+    model.eval()
+    first, second = torch.randn(2, 1, 1, 28, 28)
+    assert not torch.allclose(model(first), model(second))
+
+
+def test_options_given_by_name_win_over_the_preference_of_the_scheme() -> None:
+    model = create_for_scheme("resnet8", "binary", channels=1, size=8, shortcut="block")
+    assert any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) for m in model.modules())
+    assert any(isinstance(m, nn.PReLU) for m in model.modules())
+    plain = create_for_scheme("resnet8", "ternary", channels=1, size=8)
+    assert not any(isinstance(m, nn.PReLU) for m in plain.modules())
+
+
+def test_the_shortcut_for_binary_networks_is_exact() -> None:
+    """Maximum and copy: every value of a shortcut is bit for bit a value of its input."""
+    model = create("resnet8", channels=1, size=9, shortcut="convolution").eval()
+    unit = model.stages[1][0]
+    nn.init.zeros_(unit.conv.weight)
+    x = torch.rand(2, 16, 9, 9)
+    y = unit(x)
+    assert y.shape == (2, 32, 5, 5)
+    assert torch.equal(y[:, :16], y[:, 16:])
+    assert torch.isin(y, x).all()
+
+
+def test_list_models_takes_a_pattern() -> None:
+    assert list_models("resnet*") == ["resnet18", "resnet8"]
+    assert list_models("no such*") == []
+
+
+def test_names_options_and_sizes_that_do_not_fit() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'resnet8'"):
+        create("resnet9", channels=1)
+    with pytest.raises(UsageError, match=r"no option 'widht'.*width"):
+        create("resnet8", channels=1, widht=8)
+    with pytest.raises(UsageError, match="shortcut must be"):
+        create("resnet8", channels=1, shortcut="none")
+    with pytest.raises(UsageError, match="do not divide into patches of 4"):
+        create("vit_micro", channels=1, size=30)
+    with pytest.raises(UsageError, match="size must be"):
+        create("resnet8", channels=1, size=(8, 0))
+    with pytest.raises(UsageError, match="at least one class"):
+        create("mlp", classes=0)
+
+
+def test_register_refuses_a_name_taken_or_misspelt() -> None:
+    with pytest.raises(UsageError, match="registered already"):
+        register_model("mlp", summary="")
+    with pytest.raises(UsageError, match="lower case"):
+        register_model("My Net", summary="")
+
+
+def test_a_registered_model_is_created_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+
+    @register_model("one_layer", summary="one layer", size=(2, 2))
+    def one_layer(*, classes: int, channels: int, size: tuple[int, int], bias: bool = True) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], classes, bias=bias))
+
+    assert create("one_layer", classes=3, channels=1)(torch.zeros(1, 1, 2, 2)).shape == (1, 3)
+    assert get_model("one_layer").options == ("bias",)
