@@ -1,5 +1,6 @@
 """The kernel rows: importing a module registers its rows."""
 
+from subbyte.tvm_kernels.kernels import batch_matmul as batch_matmul
 from subbyte.tvm_kernels.kernels import binary as binary
 from subbyte.tvm_kernels.kernels import dot as dot
 from subbyte.tvm_kernels.kernels import elementwise as elementwise

@@ -1,0 +1,160 @@
+"""Products of two run-time tensors, matrix by matrix: attention scores and their product with the values.
+
+The right operand is used where it lies if its rows are whole vectors; else it is packed into panels in workspace first, by
+every thread for the matrix it works on. A transposed one (scores) is packed by transposing blocks in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import Shuffle
+
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
+from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.float_tile import (
+    AVX2,
+    AVX512,
+    SCALAR,
+    VECTOR128,
+    Registers,
+    multiply,
+    panels,
+    store_panel,
+    tile_rows,
+)
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.rowwise import at
+from subbyte.tvm_kernels.kernels.signature import Signature, view
+from subbyte.tvm_kernels.operators import BatchMatMul
+
+FEWEST_TILES = 6  # one matrix a thread would leave threads idle with a few heads
+
+
+def build(op: BatchMatMul, registers: Registers) -> Built:
+    """The product of `op` with tiles of `registers`."""
+    shape = op.geometry
+    lanes = registers.lanes
+    cut = panels(shape.columns, registers)
+    per_tile = tile_rows(shape.rows, registers)
+    packed = op.transposed or shape.columns % lanes != 0
+    # As few blocks of rows as keep the threads busy: each of them packs the right operand again.
+    block = -(-shape.rows // (per_tile * -(-FEWEST_TILES // op.batch))) * per_tile
+    blocks = -(-shape.rows // block)
+    tile_floats = per_tile * cut.vectors * lanes
+    width_of_right = cut.padded if packed else shape.columns
+
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("batch_matmul")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        left = signature.input(OWN_INPUTS[0], (op.batch * shape.rows * shape.depth,), "float32")
+        right = signature.input(OWN_INPUTS[1], (op.batch * shape.depth * shape.columns,), "float32")
+        scratch = signature.workspace(4 * (tile_floats + (cut.padded * shape.depth if packed else 0)))
+        epilogue = EpilogueEmitter(op.epilogue, op.batch * shape.rows, shape.columns, signature)
+        tile = view(scratch, (tile_floats,), "float32")
+        operand = view(scratch, (cut.padded * shape.depth,), "float32", 4 * tile_floats) if packed else right
+        with T.parallel(0, op.batch * blocks) as t:
+            matrix = T.bind(t // blocks)
+            first = T.bind((t % blocks) * block)
+            count = T.bind(T.min(block, shape.rows - first))
+            begin_right = T.bind(matrix * (shape.depth * shape.columns))
+            if packed:
+                _pack(op, right, begin_right, operand, width_of_right, lanes)
+            for which, (number, width, first_column) in enumerate(cut.parts()):
+                is_last = which == len(cut.parts()) - 1
+                last = (shape.columns, shape.columns - cut.padded + width if is_last else width)
+                with T.serial(0, number) as panel:
+                    column = T.bind(first_column + panel * width)
+                    base_right = T.bind(column if packed else begin_right + column)
+                    with T.serial(0, (count + per_tile - 1) // per_tile) as m:
+                        # The last tile reaches back over rows already done and stores only its own.
+                        begin = T.bind(T.min(m * per_tile, count - per_tile))
+                        base = T.bind((matrix * shape.rows + first + begin) * shape.depth)
+                        multiply(
+                            per_tile,
+                            width // lanes,
+                            lanes,
+                            shape.depth,
+                            lambda r, k: left[base + r * shape.depth + k],
+                            lambda v, k: operand[at(base_right + k * width_of_right + v * lanes, lanes)],
+                            tile,
+                        )
+                        with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
+                            row = T.bind(matrix * shape.rows + first + begin + r)
+                            store_panel(
+                                epilogue,
+                                lambda offset, n: tile[at(r * width + offset, n)],
+                                row,
+                                0,
+                                column,
+                                width,
+                                last,
+                                lanes,
+                            )
+    return Built(builder.get(), signature.parameters)
+
+
+def _pack(op: BatchMatMul, right: Any, begin: Any, operand: Any, width: int, lanes: int) -> None:
+    """Emit operand[depth, width] = one matrix of the right operand, transposed if need be, padded with zeros."""
+    depth, columns = op.geometry.depth, op.geometry.columns
+    if not op.transposed:
+        with T.serial(0, depth) as k:
+            with T.serial(0, columns) as c:
+                T.buffer_store(operand, right[begin + k * columns + c], [k * width + c])
+            with T.serial(columns, width) as c:
+                T.buffer_store(operand, T.float32(0), [k * width + c])
+        return
+    square = min(lanes, 8)
+    while square > min(depth, columns):
+        square //= 2
+    if square == 1:
+        with T.serial(0, columns) as c, T.serial(0, depth) as k:
+            T.buffer_store(operand, right[begin + c * depth + k], [k * width + c])
+    else:
+        # Blocks reach back at both ends, so that all are whole.
+        with T.serial(0, -(-columns // square)) as i:
+            c = T.bind(T.min(i * square, columns - square))
+            with T.serial(0, -(-depth // square)) as j:
+                k = T.bind(T.min(j * square, depth - square))
+                loaded = [T.bind(right[at(begin + (c + r) * depth + k, square)]) for r in range(square)]
+                for r, turned in enumerate(_transposed(loaded)):
+                    T.buffer_store(operand, turned, [at((k + r) * width + c, square)])
+    if columns < width:
+        with T.serial(0, depth) as k, T.serial(columns, width) as c:
+            T.buffer_store(operand, T.float32(0), [k * width + c])
+
+
+def _transposed(rows: list[Any]) -> list[Any]:
+    """n vectors of n lanes, transposed, n a power of two: halves are exchanged at distance n/2, n/4, ..., 1."""
+    n = len(rows)
+    distance = n // 2
+    while distance:
+        new = list(rows)
+        for r in range(n):
+            if r & distance:
+                continue
+            low = [i if not i & distance else n + i - distance for i in range(n)]
+            high = [i + distance if not i & distance else n + i for i in range(n)]
+            new[r] = T.bind(Shuffle([rows[r], rows[r + distance]], low))
+            new[r + distance] = T.bind(Shuffle([rows[r], rows[r + distance]], high))
+        rows = new
+        distance //= 2
+    return rows
+
+
+@kernel("batch-matmul-avx512", serves=BatchMatMul, needs={"avx512f"}, prefer=100)
+def avx512(op: BatchMatMul) -> Built:
+    return build(op, AVX512)
+
+
+@kernel("batch-matmul-avx2", serves=BatchMatMul, needs={"avx2", "fma"}, prefer=80)
+def avx2(op: BatchMatMul) -> Built:
+    return build(op, AVX2)
+
+
+@kernel("batch-matmul-portable", serves=BatchMatMul)
+def portable(op: BatchMatMul) -> Built:
+    return build(op, SCALAR if current_code_generator() == "c" else VECTOR128)
