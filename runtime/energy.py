@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from subbyte.errors import EnergyError
 
-__all__ = ["METERS", "MIN_TICKS", "Energy", "EnergyError", "Meter", "Reading", "available", "find_meter", "measure"]
+__all__ = [
+    "METERS",
+    "MIN_TICKS",
+    "PROCESSOR_METERS",
+    "Energy",
+    "EnergyError",
+    "Meter",
+    "Reading",
+    "available",
+    "find_meter",
+    "measure",
+]
 
 MIN_TICKS = 100  # counter updates in a window; below, the first and last tick are more than 1% of the figure
+
+PROCESSOR_METERS = ("rapl", "hwmon")  # what covers a program on the CPU; a graphics card's counter does not
 
 # name -> (module, class): each is made without arguments and raises EnergyError where it cannot work
 METERS: dict[str, tuple[str, str]] = {
@@ -97,10 +110,10 @@ def make_meter(name: str) -> Meter:
     return meter
 
 
-def find_meter() -> Meter:
-    """The first meter of METERS that works here; raises EnergyError with every reason when none does."""
+def find_meter(names: Iterable[str] = tuple(METERS)) -> Meter:
+    """The first meter of `names` that works here; raises EnergyError with every reason when none does."""
     reasons = []
-    for name in METERS:
+    for name in names:
         try:
             return make_meter(name)
         except EnergyError as error:

@@ -22,7 +22,7 @@ COUNTER_TICK_S = 0.001
 # Rails that already include the others: where one is there, it alone is the total.
 TOTALS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "TOTAL")
 # Sensors of a whole board or processor; those of disks, fans or graphics cards are taken only by name.
-DEVICES = ("ina3221", "ina2xx", "ina219", "ina226", "ina228", "ina230", "ina231", "ina238", "amd_energy", "zenpower")
+DEVICES = ("ina3221", "ina2xx", "ina219", "ina226", "ina228", "ina230", "ina231", "ina238")
 
 
 @dataclass

@@ -76,8 +76,7 @@ def _find(root: Path) -> list[_Domain]:
         if name.startswith("package"):
             key = name
         elif name == "dram":
-            socket = folder.name.rsplit(":", 1)[0]
-            key = f"dram of {socket}" if socket.count(":") else name
+            key = f"dram-{folder.name.split(':')[1]}"  # of that package
         else:
             continue
         if key in found:

@@ -31,11 +31,11 @@ MAX_THREADS = 256  # SUBBYTE_MAX_THREADS
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """Nanoseconds of one operator: median and minimum over the iterations of a profile."""
+    """Nanoseconds of one operator over the iterations of a profile."""
 
     name: str
-    ns: int
-    ns_min: int
+    ns: int  # the fastest, as the C bench gives it
+    ns_median: int
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
@@ -95,8 +95,6 @@ class Session:
         except BaseException:
             self.close()
             raise
-        self._input_pointers = (ctypes.c_void_p * max(1, len(self.inputs)))()
-        self._output_pointers = (ctypes.c_void_p * max(1, len(self.outputs)))()
 
     @property
     def path(self) -> Path:
@@ -113,7 +111,7 @@ class Session:
         unless `check_finite` is false; SessionError after close.
         """
         outputs = self.empty_outputs()
-        self._run(self._checked_inputs(inputs, check_finite), outputs)
+        self._bound(self._checked_inputs(inputs, check_finite), outputs)()
         if len(outputs) == 1:
             return outputs[0]
         return {info.name: array for info, array in zip(self.outputs, outputs, strict=True)}
@@ -123,6 +121,13 @@ class Session:
 
         Outputs must be contiguous, writeable, of the model's shapes and dtypes, and must not overlap each other or an
         input; raises InputError otherwise.
+        """
+        self.bind(inputs, outputs, check_finite=check_finite)()
+
+    def bind(self, inputs: Arrays, outputs: Arrays, *, check_finite: bool = True) -> Callable[[], None]:
+        """A call that runs on these very arrays, checked once: for loops that refill `inputs` in place.
+
+        Contiguous inputs are read anew at every call, others are copied here. Raises as `run_into`.
         """
         arrays = self._checked_inputs(inputs, check_finite)
         results = self._arranged(outputs, self.outputs, "output")
@@ -137,7 +142,7 @@ class Session:
                     raise InputError(
                         f"output '{info.name}' overlaps another array of this call: give it memory of its own"
                     )
-        self._run(arrays, results)
+        return self._bound(arrays, results)
 
     def empty_outputs(self) -> list[Array]:
         """New arrays for `run_into`, in the model's order."""
@@ -177,7 +182,7 @@ class Session:
                 if value is not None:
                     found[output.tensor] = value
 
-        self._run(arrays, outputs, look)
+        self._hooked(arrays, outputs, look)
         return found
 
     def profile(
@@ -193,9 +198,9 @@ class Session:
         outputs = self.empty_outputs()
         ns = np.zeros((iterations, len(self.manifest.operators)), np.int64)
         for row in ns:
-            self._run(arrays, outputs, row.__setitem__)
+            self._hooked(arrays, outputs, row.__setitem__)
         return tuple(
-            OperatorTime(operator.name, int(np.median(ns[:, index])), int(ns[:, index].min()))
+            OperatorTime(operator.name, int(ns[:, index].min()), int(np.median(ns[:, index])))
             for index, operator in enumerate(self.manifest.operators)
         )
 
@@ -255,29 +260,36 @@ class Session:
             )
         return self._library
 
-    def _run(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Callable[[int, int], None] | None = None
-    ) -> None:
+    def _hooked(self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Callable[[int, int], None]) -> None:
         failures: list[BaseException] = []
 
         def call(_user: object, index: int, ns: int) -> None:
             try:
-                if hook is not None and not failures:
+                if not failures:
                     hook(index, ns)
             except BaseException as error:  # ctypes would print it and go on
                 failures.append(error)
 
-        callback = native.NO_HOOK if hook is None else native.HOOK(call)
-        with self._lock:
-            library = self._native()
-            for index, array in enumerate(inputs):
-                self._input_pointers[index] = array.ctypes.data
-            for index, array in enumerate(outputs):
-                self._output_pointers[index] = array.ctypes.data
-            status = library.run(self._handle, self._input_pointers, self._output_pointers, callback, None)
-            library.check(status, f"running '{self.manifest.name}'")
+        self._bound(inputs, outputs, native.HOOK(call))()
         if failures:
             raise failures[0]
+
+    def _bound(
+        self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Any = native.NO_HOOK
+    ) -> Callable[[], None]:
+        """A call of the C session on these arrays, which it keeps alive."""
+        input_pointers = (ctypes.c_void_p * max(1, len(inputs)))(*[array.ctypes.data for array in inputs])
+        output_pointers = (ctypes.c_void_p * max(1, len(outputs)))(*[array.ctypes.data for array in outputs])
+
+        def call(_alive: object = (inputs, outputs, hook)) -> None:
+            self._native()  # before the lock: in a forked child nobody may be left to release it
+            with self._lock:
+                library = self._native()
+                status = library.run(self._handle, input_pointers, output_pointers, hook, None)
+                if status:
+                    library.check(status, f"running '{self.manifest.name}'")
+
+        return call
 
     def _checked_inputs(self, given: Arrays, check_finite: bool) -> list[Array]:
         self._native()

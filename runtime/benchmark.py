@@ -1,0 +1,278 @@
+"""Latency to trust: warm-up, percentiles, a warning when it is not steady, where the time goes, the machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import EnergyError, UsageError
+from subbyte.runtime import energy as energy_meters
+from subbyte.runtime.cold_start import ColdStart, measure_cold_start
+from subbyte.runtime.energy import Energy, Meter
+from subbyte.runtime.energy_model import ModelledEnergy, model_energy
+from subbyte.runtime.golden import check_golden, golden_inputs, has_golden
+from subbyte.runtime.host import physical_cpus
+from subbyte.runtime.machine import Machine, disturbances, machine
+from subbyte.runtime.session import Arrays, Session, load
+from subbyte.runtime.steadiness import Disturbance, unsteadiness
+
+Float64 = npt.NDArray[np.float64]
+
+MAX_SAMPLES = 1_000_000
+WARMUP_SHARE = 0.1  # of the measured seconds, at least, before them
+PROFILE_ITERATIONS = 50
+PROFILE_SECONDS = 1.0  # at most
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one call."""
+
+    min: float
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    std: float
+
+
+@dataclass(frozen=True)
+class OperatorResult:
+    """Where the time goes: one operator, timed in a pass of its own."""
+
+    name: str
+    ns: int  # the fastest of the pass
+    ns_median: int
+    share: float  # of all operators' ns
+    kernel: str
+    activation: str
+    weights: str
+    macs: int
+    gmac_per_s: float | None  # None where there are no products
+    fallback: str | None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All that `bench` found; `to_json` uses the keys of the C bench program."""
+
+    name: str
+    target: str
+    path: str
+    bundle_bytes: int
+    threads: int
+    pinned_cpus: tuple[int, ...]  # empty: not pinned
+    warmup: int
+    iterations: int
+    latency_ms: Latency
+    throughput_per_s: float  # 1 / mean latency: one call at a time
+    warnings: tuple[str, ...]
+    operators: tuple[OperatorResult, ...]
+    golden_ok: bool | None  # None: the bundle has no golden outputs
+    golden_exact: bool | None
+    golden_max_error: tuple[float, ...]
+    cold_start: ColdStart | None
+    energy_measured: Energy | None
+    energy_measured_missing: str | None  # why there is none
+    energy_modelled: ModelledEnergy
+    machine: Machine
+
+    def to_json(self) -> dict[str, Any]:
+        parts = {"energy_measured": self.energy_measured.to_json() if self.energy_measured else None}
+        return {**asdict(self), **parts}
+
+
+def bench(
+    bundle: str | os.PathLike[str] | Session,
+    *,
+    threads: int | None = None,
+    warmup: int = 10,
+    seconds: float | None = 2.0,
+    iterations: int | None = None,
+    inputs: Arrays | None = None,
+    profile: bool = True,
+    cold: bool = True,
+    energy: bool = True,
+    meter: Meter | None = None,
+    pin: bool = True,
+) -> BenchResult:
+    """Measure a bundle or an open session: latency, operators, cold start, energy, golden outputs, machine.
+
+    Runs for `seconds`, or `iterations` calls where given, after at least `warmup` calls. `inputs` default to the golden
+    ones, else random. One thread unless told (a session keeps its own). With `energy`, joules are measured where a
+    counter can be read (`meter`, or RAPL or hwmon), for as long again and an idle window before; modelled energy is
+    always given, apart. `pin` keeps the process on as many cores as there are threads.
+
+    Raises UsageError for settings that cannot be, InputError for inputs that do not fit, and what `load` raises.
+    """
+    if iterations is not None and not 1 <= iterations <= MAX_SAMPLES:
+        raise UsageError(f"iterations is {iterations}, expected 1 .. {MAX_SAMPLES}")
+    if iterations is None and (seconds is None or not 0 < seconds <= 3600):
+        raise UsageError(f"seconds is {seconds}, expected more than 0 and at most 3600, or give iterations")
+    if warmup < 0:
+        raise UsageError(f"warmup is {warmup}, expected 0 or more calls")
+    duration = seconds if iterations is None else None
+    if isinstance(bundle, Session):
+        if threads not in (None, bundle.threads):
+            raise UsageError(
+                f"the session has {bundle.threads} threads, asked for {threads}: load it with threads={threads}"
+            )
+        here = machine()  # before our own load shows
+        with pinned(1 if pin and bundle.threads == 1 else 0) as cpus:
+            return _bench(bundle, here, cpus, warmup, duration, iterations, inputs, profile, cold, energy, meter)
+    count = 1 if threads is None else threads
+    here = machine()
+    with pinned(count if pin else 0) as cpus, load(bundle, threads=count) as session:
+        return _bench(session, here, cpus, warmup, duration, iterations, inputs, profile, cold, energy, meter)
+
+
+def _bench(
+    session: Session,
+    here: Machine,
+    cpus: tuple[int, ...],
+    warmup: int,
+    seconds: float | None,
+    iterations: int | None,
+    inputs: Arrays | None,
+    profile: bool,
+    cold: bool,
+    energy: bool,
+    meter: Meter | None,
+) -> BenchResult:
+    golden = check_golden(session) if has_golden(session.bundle) else None
+    if inputs is None:
+        inputs = golden_inputs(session.bundle) if golden else session.random_inputs()
+    call = session.bind(inputs, session.empty_outputs(), check_finite=False)
+    warmed = warm_up(call, warmup, WARMUP_SHARE * (seconds or 0.0))
+    watch = Disturbance()
+    samples = time_calls(call, seconds, iterations)
+    warnings = [*unsteadiness(samples, watch.stop()), *disturbances(here, session.threads)]
+    if golden and not golden.ok:
+        warnings.insert(
+            0, "the outputs are not the golden ones: these figures are of a model that computes wrong numbers"
+        )
+    rows = _operators(session, inputs, float(np.median(samples))) if profile else ()
+    measured, missing = _energy(call, seconds or float(samples.sum()), meter) if energy else (None, "not asked for")
+    return BenchResult(
+        name=session.manifest.name,
+        target=session.manifest.target.name,
+        path=str(session.path),
+        bundle_bytes=Path(session.path).stat().st_size,
+        threads=session.threads,
+        pinned_cpus=cpus,
+        warmup=warmed,
+        iterations=len(samples),
+        latency_ms=_latency(samples * 1e3),
+        throughput_per_s=float(1.0 / samples.mean()),
+        warnings=tuple(warnings),
+        operators=rows,
+        golden_ok=golden.ok if golden else None,
+        golden_exact=golden.exact if golden else None,
+        golden_max_error=tuple(row.max_abs_error for row in golden.outputs) if golden else (),
+        cold_start=measure_cold_start(session.path, session.threads) if cold else None,
+        energy_measured=measured,
+        energy_measured_missing=missing,
+        energy_modelled=model_energy(session.manifest),
+        machine=here,
+    )
+
+
+def _latency(ms: Float64) -> Latency:
+    p50, p90, p99 = (float(value) for value in np.percentile(ms, (50, 90, 99)))
+    return Latency(float(ms.min()), float(ms.mean()), p50, p90, p99, float(ms.std()))
+
+
+def warm_up(call: Callable[[], object], calls: int, seconds: float) -> int:
+    """Call at least `calls` times and for at least `seconds`; returns how many calls it were."""
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < calls or time.perf_counter() < end:
+        call()
+        done += 1
+    return done
+
+
+def time_calls(call: Callable[[], object], seconds: float | None, iterations: int | None) -> Float64:
+    """Seconds of each call, float64 [calls], for `iterations` calls or until `seconds` are over."""
+    limit = MAX_SAMPLES if iterations is None else iterations
+    samples: list[int] = []
+    clock = time.perf_counter_ns
+    end = clock() + int((seconds or 1e9) * 1e9)
+    for _ in range(limit):
+        before = clock()
+        call()
+        after = clock()
+        samples.append(after - before)
+        if iterations is None and after >= end:
+            break
+    return np.array(samples, np.float64) / 1e9
+
+
+def interleave(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, Float64]:
+    """Time several calls in turn, about `seconds` each, so that a disturbance meets all: seconds of each call by name.
+
+    Compare medians of the per-round ratios rather than of the times.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        warm_up(call, 3, WARMUP_SHARE * seconds)
+    end = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < end:
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call()
+            samples[name].append(time.perf_counter() - before)
+    return {name: np.array(values) for name, values in samples.items()}
+
+
+def _operators(session: Session, inputs: Arrays, seconds_a_call: float) -> tuple[OperatorResult, ...]:
+    iterations = max(3, min(PROFILE_ITERATIONS, int(PROFILE_SECONDS / max(seconds_a_call, 1e-9))))
+    times = session.profile(inputs, iterations, check_finite=False)
+    total = sum(row.ns for row in times) or 1
+    return tuple(
+        OperatorResult(
+            name=row.name,
+            ns=row.ns,
+            ns_median=row.ns_median,
+            share=row.ns / total,
+            kernel=operator.kernel,
+            activation=operator.activation,
+            weights=operator.weights,
+            macs=operator.macs,
+            gmac_per_s=operator.macs / row.ns if operator.macs and row.ns else None,
+            fallback=operator.fallback,
+        )
+        for row, operator in zip(times, session.manifest.operators, strict=True)
+    )
+
+
+def _energy(call: Callable[[], None], seconds: float, meter: Meter | None) -> tuple[Energy | None, str | None]:
+    try:
+        chosen = meter or energy_meters.find_meter(energy_meters.PROCESSOR_METERS)
+        return energy_meters.measure(call, seconds, meter=chosen), None
+    except EnergyError as error:
+        return None, str(error)
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[tuple[int, ...]]:
+    """Keep this thread, and those it starts, on `threads` physical cores; with 0, or too few cores, as it is."""
+    cpus = physical_cpus()
+    if not threads or threads > len(cpus) or not hasattr(os, "sched_setaffinity"):
+        yield ()
+        return
+    before = os.sched_getaffinity(0)
+    chosen = tuple(cpus[-threads:])  # the first CPU serves most interrupts
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield chosen
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,100 @@
+"""Is a series of latencies steady, and if not, why?"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_VARIATION = 0.10  # standard deviation over mean
+MAX_DRIFT = 0.05  # of the median, from the first third to the last
+MAX_TAIL = 1.5  # 99th percentile over median
+MAX_STEAL = 0.01  # share of CPU time that a hypervisor took away
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the system did while we measured; None where it does not tell."""
+
+    preemptions_per_s: float | None  # times that another thread took our core
+    steal: float | None  # share of all CPU time
+
+
+class Disturbance:
+    """Watches the system from its making until `stop`."""
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
+        self._start = time.perf_counter()
+        self._preemptions = _preemptions()
+        self._ticks = _cpu_ticks(stat)
+
+    def stop(self) -> Observed:
+        elapsed = max(1e-9, time.perf_counter() - self._start)
+        now, ticks = _preemptions(), _cpu_ticks(self._stat)
+        rate = None if now is None or self._preemptions is None else (now - self._preemptions) / elapsed
+        steal = None
+        if ticks is not None and self._ticks is not None and ticks[1] > self._ticks[1]:
+            steal = (ticks[0] - self._ticks[0]) / (ticks[1] - self._ticks[1])
+        return Observed(rate, steal)
+
+
+def unsteadiness(seconds: npt.NDArray[np.float64], observed: Observed) -> list[str]:
+    """Why the samples [calls] should not be trusted, one sentence each; empty when they are steady."""
+    found = []
+    if len(seconds) < 30:
+        found.append(f"only {len(seconds)} calls were timed: percentiles need more, measure for longer")
+    variation = float(seconds.std() / seconds.mean())
+    middle, high = np.percentile(seconds, (50, 99))
+    if variation > MAX_VARIATION:
+        found.append(f"latency varies by {variation:.0%} (standard deviation over mean){_reason(observed)}")
+    elif high > MAX_TAIL * middle:
+        found.append(f"one call in a hundred takes {high / middle:.1f} times the median{_reason(observed)}")
+    drift = drift_of(seconds)
+    if drift > MAX_DRIFT:
+        found.append(
+            f"latency rose by {drift:.0%} from the first third to the last: the processor heats up or slows its clock"
+        )
+    elif drift < -MAX_DRIFT:
+        found.append(f"latency fell by {-drift:.0%} from the first third to the last: warm up for longer")
+    if observed.steal is not None and observed.steal > MAX_STEAL:
+        found.append(f"the virtual machine's host took {observed.steal:.0%} of the CPU away: measure on a quiet host")
+    return found
+
+
+def drift_of(seconds: npt.NDArray[np.float64]) -> float:
+    """Median of the last third over that of the first, less one; 0 for fewer than 9 samples."""
+    third = len(seconds) // 3
+    if third < 3:
+        return 0.0
+    return float(np.median(seconds[-third:]) / np.median(seconds[:third]) - 1.0)
+
+
+def _reason(observed: Observed) -> str:
+    if observed.preemptions_per_s is not None and observed.preemptions_per_s > 20:
+        return f": other programs took the core {observed.preemptions_per_s:.0f} times a second"
+    return ": other load, a changing clock, or interrupts"
+
+
+def _preemptions() -> int | None:
+    """Involuntary context switches of this thread."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nivcsw
+
+
+def _cpu_ticks(stat: Path) -> tuple[int, int] | None:
+    """Stolen and all ticks since boot, of the machine."""
+    try:
+        fields = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    if len(fields) < 8 or os.name == "nt":
+        return None
+    return fields[7], sum(fields)
