@@ -1,7 +1,7 @@
 """Products of signs with signs: exclusive or, population count, add; 32 signs in each lane. Rows for x86.
 
-dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1, words of
-ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
+dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1, words
+of ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
 Rastegari et al., "XNOR-Net", 2016. Measured: benchmarks/kernels.py --only binary
 """
 

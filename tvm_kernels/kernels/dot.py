@@ -1,7 +1,7 @@
 """Products of 8-bit codes with weights of eight bits or fewer, by decode and dot. Rows for x86.
 
-int8, int4, ternary, power of two and every other format whose levels fit 8 bits share these rows: weights stay packed at
-2, 4 or 8 bits and become bytes by a table (panels.py). Measured: benchmarks/kernels.py --only dot
+int8, int4, ternary, power of two and every other format whose levels fit 8 bits share these rows: weights stay packed
+at 2, 4 or 8 bits and become bytes by a table (panels.py). Measured: benchmarks/kernels.py --only dot
 """
 
 from __future__ import annotations

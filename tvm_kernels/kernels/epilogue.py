@@ -189,18 +189,23 @@ class EpilogueEmitter:
         output = self._signature.output(index, (self._rows, words), "uint32")
 
         def store(y: Any, place: Place) -> None:
-            bits = self._pack(y >= threshold(place), place.lanes)
-            bit = Analyzer().simplify(place.column % WORD)
+            bits = T.bind(self._pack(y >= threshold(place), place.lanes))
+            analyzer = Analyzer()
+            bit = analyzer.simplify(place.column % WORD)
             word = place.column // WORD
-            shifted = T.shift_left(bits, T.Cast("uint32", bit))
             if isinstance(bit, IntImm) and int(bit) == 0:
                 T.buffer_store(output, bits, [place.row, word])
-            elif isinstance(bit, IntImm):
-                T.buffer_store(output, output[place.row, word] | shifted, [place.row, word])
-            else:
-                # Loading from a word not yet written is harmless: Select takes 0 then.
-                before = T.Select(bit == 0, T.uint32(0), output[place.row, word])
-                T.buffer_store(output, before | shifted, [place.row, word])
+                return
+            # Loading from a word not yet written is harmless: Select takes 0 then.
+            before = output[place.row, word]
+            if not isinstance(bit, IntImm):
+                before = T.Select(bit == 0, T.uint32(0), before)
+            T.buffer_store(output, before | T.shift_left(bits, T.Cast("uint32", bit)), [place.row, word])
+            if not analyzer.can_prove(bit + place.lanes <= WORD):
+                # A vector across two words: only where a group of channels does not start at a word.
+                with T.If(bit + place.lanes > WORD), T.Then():
+                    rest = T.shift_right(bits, T.Cast("uint32", WORD - bit))
+                    T.buffer_store(output, rest, [place.row, word + 1])
 
         return store
 

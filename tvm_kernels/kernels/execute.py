@@ -39,7 +39,9 @@ def host_features() -> frozenset[str]:
     if not path.exists():
         return frozenset()
     line = next((x for x in path.read_text().splitlines() if x.startswith("flags")), ":")
-    return frozenset(flag.replace("avx512_", "avx512") for flag in line.split(":")[1].split())
+    return frozenset(
+        flag.replace("avx512_", "avx512").replace("avx_vnni", "avxvnni") for flag in line.split(":")[1].split()
+    )
 
 
 def host_target(features: frozenset[str] | None = None) -> Any:
@@ -61,7 +63,8 @@ def aligned(shape: Sequence[int], dtype: Any) -> Array:
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
+    array: Array = raw[start : start + nbytes].view(dtype).reshape(shape)
+    return array
 
 
 def _aligned_copy(values: Array) -> Array:
@@ -73,7 +76,8 @@ def _aligned_copy(values: Array) -> Array:
 class Executable:
     """A kernel built for this machine, with its constants in place."""
 
-    def __init__(self, built: Built, target: Any = None) -> None:
+    def __init__(self, built: Built, target: Any = None, name: str = "kernel") -> None:
+        self.name = name
         function = built.function.with_attr("global_symbol", "kernel")
         self.module = tvm.tirx.build(tvm.IRModule({"kernel": function}), target=target or host_target())
         self._function = self.module["kernel"]
@@ -133,7 +137,7 @@ def compile_kernel(op: Any, row: Kernel | None = None, features: frozenset[str] 
     reason = chosen.refuses(op)
     if reason is not None:
         raise CompileError(f"{chosen.name} cannot serve '{op.name}': {reason}")
-    return Executable(chosen.build(op), host_target(features))
+    return Executable(chosen.build(op), host_target(features), chosen.name)
 
 
 def run(op: Any, inputs: Inputs, row: Kernel | None = None, features: frozenset[str] | None = None) -> list[Array]:

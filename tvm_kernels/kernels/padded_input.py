@@ -1,4 +1,4 @@
-"""The activations of one tile, copied into the workspace: padded at the edges, channels rounded up, widened if need be."""
+"""The activations of one tile, copied into the workspace: padded at the edges, channels rounded up, widened."""
 
 from __future__ import annotations
 

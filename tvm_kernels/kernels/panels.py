@@ -1,12 +1,12 @@
-"""Weights packed for a product: panels of output channels, each a stream of vectors in the order the inner loop reads them.
+"""Weights packed for a product: panels of output channels, each a stream of vectors as the inner loop reads them.
 
 A panel covers `vectors` x lanes output channels. Its stream is
 
     for each step of the reduction, for each vector of channels: [lanes][elements of a step]      one byte each: a code
 
 where a step is what one instruction takes of the activations (4 elements of 8 bits, 2 of 16, or a word of 32 signs).
-Codes of 2 or 4 bits are packed so that one mask and one shift bring a whole vector back: with `per` = 8 / bits, byte i of
-chunk c holds code i of vectors c * per ... c * per + per - 1, the first in the lowest bits.
+Codes of 2 or 4 bits are packed so that one mask and one shift bring a whole vector back: with `per` = 8 / bits, byte i
+of chunk c holds code i of vectors c * per ... c * per + per - 1, the first in the lowest bits.
 """
 
 from __future__ import annotations
@@ -184,6 +184,4 @@ def decode_panel(panels: Panels, packed: Any, start: Any, vectors: int, into: An
                 # 16-bit operands: the two halves of the vector, each sign-extended.
                 for half, pick in enumerate((T.vectorlow, T.vectorhigh)):
                     part = T.Cast(f"int16x{width // 2}", pick(f"int8x{width // 2}", T.bind(levels)))
-                    T.buffer_store(
-                        into, T.reinterpret(f"int8x{width}", part), [Ramp(at + half * width, 1, width)]
-                    )
+                    T.buffer_store(into, T.reinterpret(f"int8x{width}", part), [Ramp(at + half * width, 1, width)])

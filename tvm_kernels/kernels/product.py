@@ -10,8 +10,8 @@ Loops, outermost first:
           window places and channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
           epilogue                                                                                  (epilogue.py)
 
-Zero points cost nothing at run time: accumulators start at -zero_point x (sum of the channel's weights), and padded places
-hold the zero point. When a tile has one register tile only (a matrix-vector product), the inner loop decodes.
+Zero points cost nothing at run time: accumulators start at -zero_point x (sum of the channel's weights), and padded
+places hold the zero point. When a tile has one register tile only (a matrix-vector product), the inner loop decodes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from subbyte.tvm_kernels.kernels.code_generator import unfused
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_functions import splat
 from subbyte.tvm_kernels.kernels.padded_input import Layout, PaddedInput
-from subbyte.tvm_kernels.kernels.panels import Codes, Panels, decode_chunk, decode_panel, pack_panels
+from subbyte.tvm_kernels.kernels.panels import Codes, decode_chunk, decode_panel, pack_panels
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.kernels.tiling import Positions, Tiles, Window, positions_of, tiles_of
+from subbyte.tvm_kernels.kernels.tiling import Tiles, Window, positions_of, tiles_of
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.operators import MatMul, QuantizedProduct, ToBits
 
@@ -47,9 +47,9 @@ WIDEST_PANEL = 16  # vectors of channels
 class Operands:
     """What differs between codes and bits.
 
-    window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes]; fill: one padded place;
-    start: int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape, or None;
-    group_steps: instructions in a quantization group; finish: from the sum to the product.
+    window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes]; fill: one padded
+    place; start: int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape,
+    or None; group_elements: elements in a quantization group; finish: from the sum to the product.
     """
 
     window: Window
@@ -139,11 +139,11 @@ class ProductBuilder:
             )
             self.weight = signature.constant("weight", self.panels.data)
             self.start = signature.constant("start", self.operands.start)
-            self.scale = None
+            self.scale: Any = None
             if self.operands.scale is not None:
                 self.scale = signature.constant("scale by group", self.operands.scale)
             self.epilogue = EpilogueEmitter(self.op.epilogue, window.rows, window.out_channels, signature, x86=True)
-            self.workspace = None
+            self.workspace: Any = None
             decoded = self.panels.workspace_bytes if self.decodes else 0
             if self.copy_bytes + decoded:
                 self.workspace = signature.workspace(self.copy_bytes + decoded)
@@ -155,7 +155,7 @@ class ProductBuilder:
     def _views(self, nbytes: int) -> None:
         """Byte views: the input as uint8 for copying, whatever the inner loop reads as int8."""
         self.input_bytes = T.decl_buffer((nbytes,), "uint8", data=self.source.data)
-        self.scratch = None
+        self.scratch: Any = None
         if self.workspace is not None:
             self.scratch = T.decl_buffer((self.workspace.shape[0],), "int8", data=self.workspace.data)
         self.read = self.scratch if self.input.needed else T.decl_buffer((nbytes,), "int8", data=self.source.data)
@@ -337,7 +337,7 @@ class _RegisterTile:
                 self._run(sums, at, (y * kernel_w + x) * steps, steps)
 
     def _run(self, sums: list[list[Any]], offset: Any, first_step: Any, steps: int) -> None:
-        """`steps` consecutive steps of activations from byte `offset` of the window, and of weights from `first_step`."""
+        """`steps` consecutive steps: of activations from byte `offset` of the window, of weights from `first_step`."""
         start = self.base + offset
         start = start if isinstance(start, int) else T.bind(start)
         width = self.instruction.vector_bytes

@@ -21,9 +21,9 @@ STEP_BYTES = 4  # of activations, taken by one instruction for each output chann
 class Instruction:
     """One way to add products of activations and weights to int32 sums of `lanes` output channels.
 
-    widened: bytes that an 8-bit level takes in the operands, 1 or 2. matmul_tile, conv_tile: output positions x vectors
-    of channels whose accumulators stay in registers. accumulate(sum, activations, weights): operands are int8 vectors of
-    4 * lanes; sum is an int32 vector. lookup(table, indices): 16 int8 values by uint8 indices, vectors of 4 * lanes.
+    widened: bytes that an 8-bit level takes in the operands, 1 or 2. matmul_tile, conv_tile: output positions x
+    vectors of channels whose accumulators stay in registers. accumulate(sum, activations, weights): operands are int8
+    vectors of 4 * lanes, sum is an int32 vector. lookup(table, indices): 16 int8 values by uint8 indices.
     """
 
     lanes: int

@@ -1,0 +1,170 @@
+"""Every dot row against the reference: zero differing integers, on shapes that do not divide and on extremes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from products import differences, row, runs_here, stored_input, weight
+
+from subbyte.formats import LowBitTensor, PerChannel, get
+from subbyte.tvm_kernels.operators import (
+    Bias,
+    Bits,
+    Codes,
+    Conv2d,
+    Epilogue,
+    MatMul,
+    QuantizedProduct,
+    Scale,
+    ToBits,
+    ToCodes,
+    ToFloat,
+    constant,
+)
+
+ROWS = [r for r in ("dot-avx512-vnni", "dot-avx-vnni", "dot-avx512", "dot-avx2") if runs_here(r)]
+FORMATS = ["int8", "int5", "int4", "int2", "ternary", "pow2_4", "pow2_3n", "pow2_2n", "binary", "uint4"]
+SIGNED = Codes(-128, 127, 128)
+UNSIGNED = Codes(0, 255)
+ODD = Codes(-3, 252, 3)
+
+
+def test_some_row_runs_here() -> None:
+    assert ROWS, "no dot row can run on this CPU, so nothing below was tested"
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_every_format(kernel: str, fmt: str) -> None:
+    matmul = MatMul(17, 45, 77)
+    assert differences(kernel, matmul, SIGNED, weight(matmul, fmt)) == 0
+    convolution = Conv2d(1, 6, 7, 5, 19, (3, 3), padding=(1, 1, 1, 1))
+    assert differences(kernel, convolution, UNSIGNED, weight(convolution, fmt)) == 0
+
+
+CONVOLUTIONS = {
+    "no padding": Conv2d(1, 6, 17, 8, 16, (3, 3)),
+    "uneven padding, stride, dilation, batch": Conv2d(2, 9, 11, 3, 10, (5, 3), (2, 1), (0, 1, 2, 1), (1, 2)),
+    "groups": Conv2d(1, 7, 9, 24, 40, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 2),
+    "groups of odd depth": Conv2d(1, 5, 5, 9, 12, (3, 3), padding=(1, 1, 1, 1), groups=3),
+    "1x1": Conv2d(2, 5, 6, 33, 70, (1, 1)),
+    "1x1 with stride": Conv2d(1, 9, 9, 16, 33, (1, 1), (2, 2)),
+    "1 channel": Conv2d(1, 8, 8, 1, 16, (3, 3), padding=(1, 1, 1, 1)),
+    "one dimension": Conv2d(1, 1, 50, 12, 20, (1, 5), padding=(0, 2, 0, 2)),
+    "many channels": Conv2d(1, 4, 4, 68, 130, (3, 3), padding=(1, 1, 1, 1)),
+    "window larger than the image": Conv2d(1, 2, 2, 4, 8, (5, 5), padding=(2, 2, 2, 2)),
+    "many tiles": Conv2d(1, 30, 31, 16, 100, (3, 3), padding=(1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize("name", sorted(CONVOLUTIONS))
+def test_convolutions(kernel: str, name: str) -> None:
+    geometry = CONVOLUTIONS[name]
+    assert differences(kernel, geometry, ODD, weight(geometry, "int8")) == 0
+    assert differences(kernel, geometry, ODD, weight(geometry, "ternary")) == 0
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 50])
+@pytest.mark.parametrize("fmt", ["int8", "ternary", "int4"])
+def test_few_and_many_rows(kernel: str, rows: int, fmt: str) -> None:
+    geometry = MatMul(rows, 260, 300)
+    assert differences(kernel, geometry, SIGNED, weight(geometry, fmt)) == 0
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize("level", [-128, -127, 64, 65, 127])
+def test_extremes_do_not_saturate(kernel: str, level: int) -> None:
+    """All activations 255, all weights the same: 16-bit partial sums would saturate."""
+    geometry = MatMul(7, 200, 40)
+    stored = np.full((7, 200), 255, np.uint8)
+    weights = weight(geometry, "int8", levels=np.array(level))
+    assert differences(kernel, geometry, UNSIGNED, weights, stored=stored) == 0
+    assert differences(kernel, geometry, SIGNED, weights, stored=stored) == 0
+    assert differences(kernel, geometry, SIGNED, weights, stored=np.zeros_like(stored)) == 0
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(
+    ("geometry", "group"),
+    [
+        (MatMul(13, 148, 75), 32),
+        (MatMul(1, 150, 75), 32),
+        (MatMul(9, 30, 20), 128),
+        (MatMul(9, 30, 20), 30),
+        (Conv2d(1, 9, 11, 32, 20, (3, 3), (2, 2), (1, 1, 1, 1)), 16),
+        (Conv2d(1, 5, 6, 36, 20, (1, 1)), 8),
+    ],
+)
+def test_weights_by_group_are_summed_in_order(kernel: str, geometry: MatMul | Conv2d, group: int) -> None:
+    for fmt in ("int4", "int8"):
+        assert differences(kernel, geometry, SIGNED, weight(geometry, fmt, group)) == 0
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize("columns", [10, 64, 100])
+def test_fused_epilogue(kernel: str, columns: int) -> None:
+    scale, bias, threshold = np.random.default_rng(3).normal(size=(3, columns)).astype(np.float32)
+    forms = (ToFloat(), ToCodes(0.01, SIGNED), ToBits(threshold * 100, Bits(columns)))
+    epilogue = Epilogue((Scale(scale), Bias(bias), Scale(constant(1.25))), forms)
+    matmul = MatMul(40, 32, columns)
+    assert differences(kernel, matmul, SIGNED, weight(matmul, "ternary"), epilogue) == 0
+    convolution = Conv2d(1, 9, 10, 8, columns, (3, 3), padding=(1, 1, 1, 1), groups=2)
+    assert differences(kernel, convolution, SIGNED, weight(convolution, "int8"), epilogue) == 0
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+def test_affine_weights(kernel: str) -> None:
+    rng = np.random.default_rng(4)
+    levels, zero = rng.integers(0, 16, (20, 33)), rng.integers(0, 16, 20)
+    weights = LowBitTensor.from_levels(get("uint4"), levels, np.ones(20), PerChannel(0), zero)
+    assert differences(kernel, MatMul(5, 33, 20), SIGNED, weights) == 0
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    kernel=st.sampled_from(ROWS),
+    fmt=st.sampled_from(FORMATS),
+    zero_point=st.integers(0, 255),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 12)),
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 40)),
+    kernel_size=st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+)
+def test_any_convolution(kernel, fmt, zero_point, size, channels, kernel_size, stride, padding) -> None:  # type: ignore[no-untyped-def]
+    height, width = max(size[0], kernel_size[0]), max(size[1], kernel_size[1])
+    geometry = Conv2d(1, height, width, *channels, kernel_size, stride, padding)
+    activation = Codes(-zero_point, 255 - zero_point, zero_point)
+    assert differences(kernel, geometry, activation, weight(geometry, fmt)) == 0
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(kernel=st.sampled_from(ROWS), fmt=st.sampled_from(FORMATS), shape=st.tuples(*[st.integers(1, 90)] * 3))
+def test_any_matmul(kernel: str, fmt: str, shape: tuple[int, int, int]) -> None:
+    geometry = MatMul(*shape)
+    assert differences(kernel, geometry, SIGNED, weight(geometry, fmt)) == 0
+
+
+def test_refusals_say_why() -> None:
+    refuses = row("dot-avx2").refuses
+    matmul = MatMul(1, 64, 8)
+
+    def reason(fmt: str, activation: Codes | Bits = SIGNED, group: int = 0) -> str | None:
+        return refuses(QuantizedProduct("layer", matmul, activation, weight(matmul, fmt, group), Epilogue()))
+
+    assert reason("int8") is None
+    assert reason("pow2_5") == "weight levels -16384..16384 do not fit 8 bits"
+    assert reason("uint8") == "weight levels 0..255 do not fit 8 bits"
+    assert reason("int8", Bits(64)) == "activations are bits, not codes"
+    assert reason("int4", SIGNED, 6) == "weight groups of 6 are not a multiple of 4"
+
+
+def test_the_reference_can_tell_a_wrong_kernel() -> None:
+    """The comparison itself: other inputs give other outputs."""
+    geometry = MatMul(3, 8, 5)
+    first, second = stored_input(geometry, SIGNED, 1), stored_input(geometry, SIGNED, 2)
+    assert (first != second).any()
