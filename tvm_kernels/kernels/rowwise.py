@@ -23,16 +23,19 @@ CHAINS = 4  # independent sums, as an addition takes about four cycles
 
 
 def vector_rows(
-    name: str, serves: type, build: Callable[[Any, int], Built], refuses: Callable[[Any], str | None] = lambda op: None
+    name: str,
+    serves: type,
+    build: Callable[[Any, int], Built],
+    refuses: Callable[[Any], str | None] = lambda op: None,
+    prefer: int = 0,
 ) -> None:
-    """Register `build(op, lanes)` for CPUs with 16, 8 and 4 lanes of float32."""
-    kernel(f"{name}-avx512", serves=serves, needs={"avx512f", "avx512bw"}, prefer=100, refuses=refuses)(
-        lambda op: build(op, 16)
-    )
-    kernel(f"{name}-avx2", serves=serves, needs={"avx2", "fma"}, prefer=80, refuses=refuses)(lambda op: build(op, 8))
-    kernel(f"{name}-portable", serves=serves, refuses=refuses)(
-        lambda op: build(op, 1 if current_code_generator() == "c" else 4)
-    )
+    """Register `build(op, lanes)` for CPUs with 16, 8 and 4 lanes of float32; `prefer` is added to each row's own."""
+    wide = {"avx512": ({"avx512f", "avx512bw"}, 100, 16), "avx2": ({"avx2", "fma"}, 80, 8)}
+    for suffix, (needs, order, lanes) in wide.items():
+        row = kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=prefer + order, refuses=refuses)
+        row(lambda op, lanes=lanes: build(op, lanes))
+    row = kernel(f"{name}-portable", serves=serves, prefer=prefer, refuses=refuses)
+    row(lambda op: build(op, 1 if current_code_generator() == "c" else 4))
 
 
 def rows_per_tile(rows: int, elements_per_row: int) -> int:

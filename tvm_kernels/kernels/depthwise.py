@@ -1,0 +1,158 @@
+"""Depthwise convolution: each channel has its own small filter. Vectors of channels, as channels lie side by side.
+
+Low-bit weights are decoded once a tile, into one level for each tap and channel. Padded places hold level 0: they are
+left out, and what lies inside has its zero point subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.formats import PerGroup
+from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
+from subbyte.tvm_kernels.kernels.packed_weight import PANEL, declare_codes, nbytes, weight_of
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
+from subbyte.tvm_kernels.kernels.signature import Signature, view
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, FloatProduct, QuantizedProduct
+
+TILE_ROWS_OF_WORK = 4  # a tile decodes all weights: it does at least this many output lines
+
+
+def _not_depthwise(op: Any) -> str | None:
+    shape = op.geometry
+    if not isinstance(shape, Conv2d) or shape.groups == 1 or not shape.groups == shape.channels == shape.out_channels:
+        return "not a depthwise convolution with one filter a channel"
+    return None
+
+
+def _refuses(op: QuantizedProduct) -> str | None:
+    if not isinstance(op.activation, Codes):
+        return "activations are bits"
+    if isinstance(op.weight.granularity, PerGroup):
+        return "scales by group"
+    return _not_depthwise(op)
+
+
+Weights = Callable[[Any, int], Any]  # (index of tap * channels + channel, lanes) -> int32 or float32 weights
+
+
+def _emit(
+    shape: Conv2d,
+    epilogue: Epilogue,
+    stored: str,
+    zero_point: int,
+    lanes: int,
+    declare: Callable[[Signature], tuple[int, Callable[[Any], Weights]]],
+    lines: int,
+) -> Built:
+    """A kernel whose tiles are `lines` output pixels each.
+
+    declare(signature) declares the weights and returns the bytes of workspace they need and what makes them ready there.
+    """
+    channels = shape.channels
+    pixels = shape.batch * shape.out_height * shape.out_width
+    dtype = "float32" if stored == "float32" else "int32"
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("depthwise")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), stored)
+        scratch_bytes, prepare = declare(signature)
+        scratch = signature.workspace(scratch_bytes) if scratch_bytes else None
+        emitter = EpilogueEmitter(epilogue, pixels, channels, signature)
+        with T.parallel(0, -(-pixels // lines)) as tile:
+            weights = prepare(scratch)
+            with T.serial(0, T.min(lines, pixels - tile * lines)) as i:
+                pixel = T.bind(tile * lines + i)
+                line = T.bind(pixel // shape.out_width)
+                left = T.bind((pixel % shape.out_width) * shape.stride[1] - shape.padding[1])
+                top = T.bind((line % shape.out_height) * shape.stride[0] - shape.padding[0])
+                image = T.bind(line // shape.out_height)
+
+                def block(channel: Any, n: int, vectors: int) -> None:
+                    """The sums of `vectors` vectors of channels, and their epilogue."""
+                    place = at(0, n)
+                    sums = [T.alloc_buffer((n,), dtype) for _ in range(vectors)]
+                    for one in sums:
+                        T.buffer_store(one, splat(T.float32(0) if dtype == "float32" else IntImm(dtype, 0), n), [place])
+                    with T.serial(0, shape.kernel[0]) as ky:
+                        iy = T.bind(top + ky * shape.dilation[0])
+                        with T.If(T.And(iy >= 0, iy < shape.height)), T.Then(), T.serial(0, shape.kernel[1]) as kx:
+                            ix = T.bind(left + kx * shape.dilation[1])
+                            with T.If(T.And(ix >= 0, ix < shape.width)), T.Then():
+                                begin = T.bind(((image * shape.height + iy) * shape.width + ix) * channels + channel)
+                                tap = T.bind((ky * shape.kernel[1] + kx) * channels + channel)
+                                for v, one in enumerate(sums):
+                                    value = source[at(begin + v * n, n)]
+                                    if dtype == "int32":
+                                        value = T.Cast(vector_type(dtype, n), value)
+                                        value = value - splat(IntImm(dtype, zero_point), n) if zero_point else value
+                                    T.buffer_store(one, one[place] + value * weights(tap + v * n, n), [place])
+                    for v, one in enumerate(sums):
+                        emitter.emit(one[place], pixel, channel + v * n)
+
+                # Scalars, in C sources, are taken four at a time too.
+                group = 4 if lanes <= 4 else 2
+                whole = channels // (lanes * group)
+                if whole:
+                    with T.serial(0, whole) as b:
+                        block(b * (lanes * group), lanes, group)
+                rest = channels - whole * lanes * group
+                along(rest, lanes, lambda c, n: block(whole * lanes * group + c, n, 1))
+    return Built(builder.get(), signature.parameters)
+
+
+def _quantized(op: QuantizedProduct, lanes: int) -> Built:
+    shape = op.geometry
+    assert isinstance(shape, Conv2d)
+    assert isinstance(op.activation, Codes)
+    channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
+
+    def declare(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
+        # As a matrix the other way round: a row for each tap, decoded by panels of 8 channels.
+        weight = weight_of(op, 1)
+        decode, dtype = declare_codes(weight, signature)
+        panel_bytes = -(-taps * PANEL * nbytes(dtype) // 64) * 64
+
+        def prepare(scratch: Any) -> Weights:
+            panel = view(scratch, (taps * PANEL,), dtype)
+            decoded = view(scratch, (taps * channels,), dtype, panel_bytes)
+            with T.serial(0, weight.panels) as p:
+                decode(0, p, panel)
+                with T.serial(0, taps) as tap, T.serial(0, T.min(PANEL, channels - p * PANEL)) as c:
+                    T.buffer_store(decoded, panel[tap * PANEL + c], [tap * channels + p * PANEL + c])
+            return lambda index, n: T.Cast(vector_type("int32", n), decoded[at(index, n)])
+
+        return panel_bytes + taps * channels * nbytes(dtype), prepare
+
+    lines = max(rows_per_tile(shape.batch * shape.out_height * shape.out_width, channels * taps), TILE_ROWS_OF_WORK)
+    return _emit(shape, op.epilogue, "uint8", op.activation.zero_point, lanes, declare, lines)
+
+
+vector_rows("depthwise", QuantizedProduct, _quantized, _refuses, prefer=10)
+
+
+def _float(op: FloatProduct, lanes: int) -> Built:
+    shape = op.geometry
+    assert isinstance(shape, Conv2d)
+    taps = shape.kernel[0] * shape.kernel[1]
+
+    def declare(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
+        matrix = op.weight.astype(np.float32).reshape(shape.channels, taps)
+        values = signature.constant("weight", np.ascontiguousarray(matrix.T).reshape(-1))
+        return 0, lambda scratch: lambda index, n: values[at(index, n)]
+
+    lines = rows_per_tile(shape.batch * shape.out_height * shape.out_width, shape.channels * taps)
+    return _emit(shape, op.epilogue, "float32", 0, lanes, declare, lines)
+
+
+# A float product of any grouping is served by float_product.py too: rather these.
+vector_rows("depthwise", FloatProduct, _float, _not_depthwise, prefer=5)
