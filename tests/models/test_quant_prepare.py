@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -318,3 +321,20 @@ def test_distributed_training_starts_all_processes_from_one_statistic(tmp_path: 
         assert all(p.grad is not None for p in model.parameters())
     finally:
         torch.distributed.destroy_process_group()
+
+
+# ---- the documentation ----
+
+
+def test_the_scheme_of_the_documentation_works() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "add-a-scheme.md").read_text()
+    namespace: dict[str, Any] = {"__name__": "add_a_scheme"}
+    sys.modules["add_a_scheme"] = types.ModuleType("add_a_scheme")  # a dataclass looks its module up
+    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    w = torch.tensor([[0.9, -0.3, 0.05, -1.2], [0.2, 0.1, -0.1, -0.4]])
+    quantizer = namespace["TernaryThreshold"]().weight_quantizer(w)
+    assert quantizer.codes(w).tolist() == [[1, 0, 0, -1], [1, 0, 0, -1]]
+    assert quantizer.scales().tolist() == pytest.approx([1.05, 0.3])
+    model = quantize(nn.Sequential(nn.Linear(4, 2)), get_scheme("ternary-threshold", keep=None))
+    model(torch.randn(3, 4)).sum().backward()
+    assert rows(model)["0"][:2] == ("ternary", "int8")
