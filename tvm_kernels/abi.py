@@ -277,15 +277,22 @@ def compile_source(wanted: Sequence[Wanted], target: Any) -> Kernels:
     _refuse_runtime_calls(text, wanted)
     text = _exact_literals(_without_tvm(text), module)
     includes = "".join(f"#include <{header}.h>\n" for header in ("math", "stdbool", "stdint", "string"))
-    return Kernels(f"{includes}{POPCOUNT}\n{text}".encode(), signatures)
+    return Kernels(f"{includes}{PRELUDE}\n{text}".encode(), signatures)
 
 
-# A microcontroller without the instruction; libgcc's own is a table look-up for each byte.
-POPCOUNT = """
+# What C has no operator for. libgcc's population count is a table look-up for each byte, and newlib's nearbyintf a slow
+# call; this rounds by adding 2^23, where the bits behind the point fall off, to nearest even as the processor does.
+PRELUDE = """
 static inline uint32_t subbyte_popcount(uint32_t x) {
   x -= x >> 1 & 0x55555555u;
   x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
   return ((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
+}
+
+static inline float subbyte_nearbyintf(float x) {
+  const float whole = 8388608.0f;
+  if (!(fabsf(x) < whole)) return x;
+  return copysignf(x < 0.0f ? (x - whole) + whole : (x + whole) - whole, x);
 }
 """
 
@@ -305,7 +312,8 @@ def _without_tvm(text: str) -> str:
     """TVM's C without its headers, export macros and library context."""
     text = re.sub(r'#ifdef __cplusplus\nextern "C"\n#endif\n', "", text)
     text = re.sub(r"^(//|#define TVM_EXPORTS|#include|void\* __tvm_ffi__library_ctx).*\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^TVM_DLL uint32_t subbyte_popcount\(.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^TVM_DLL (uint32_t subbyte_popcount|float nearbyintf)\(.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\bnearbyintf\(", "subbyte_nearbyintf(", text)
     text = text.replace("TVM_DLL ", "")
     if "TVM" in text.upper():
         line = next(line for line in text.splitlines() if "TVM" in line.upper())

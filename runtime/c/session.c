@@ -3,11 +3,21 @@
 
 #include "internal.h"
 
+/* Whether an operator is worth sharing out is found out by trying: small ones are faster on one thread. */
+enum { TRIALS = 6, SURELY_SHARED_NS = 100000 }; /* ns */
+
+typedef struct {
+  uint64_t shared_ns; /* the fastest trial on all threads, 0 before the first */
+  uint64_t alone_ns;  /* the fastest trial on the calling thread */
+  int32_t trials;
+} trial;
+
 struct subbyte_session {
   const subbyte_model *model;
   const void *weights;
   subbyte_pool *pool; /* NULL with one thread */
   int32_t threads;
+  trial *trials; /* [operator_count], with a pool only */
   void *block;              /* one allocation: arena, then a workspace for each thread */
   uint8_t *arena;
   uint8_t *workspaces;
@@ -49,7 +59,8 @@ int32_t subbyte_session_create(const subbyte_model *model, const void *weights, 
   if (made->block != NULL) {
     made->arena = (uint8_t *)(((uintptr_t)made->block + SUBBYTE_ALIGNMENT - 1) & ~(uintptr_t)(SUBBYTE_ALIGNMENT - 1));
     made->workspaces = made->arena + arena;
-    if (threads > 1) made->pool = subbyte_pool_create(threads);
+    if (threads > 1) made->trials = (trial *)calloc((size_t)model->operator_count + 1, sizeof(trial));
+    if (made->trials != NULL) made->pool = subbyte_pool_create(threads);
   }
   if (made->block == NULL || (threads > 1 && made->pool == NULL)) {
     subbyte_session_destroy(made);
@@ -68,6 +79,39 @@ static void run_part(void *context, int32_t worker, int32_t begin, int32_t end) 
   if (status != SUBBYTE_OK) __atomic_store_n(&job->status, status, __ATOMIC_RELAXED);
 }
 
+static int32_t run_shared(subbyte_session *session, const subbyte_buffers *buffers, const subbyte_operator *op) {
+  operator_job job;
+  job.session = session;
+  job.buffers = buffers;
+  job.op = op;
+  job.status = SUBBYTE_OK;
+  subbyte_pool_run(session->pool, run_part, &job, op->tiles);
+  return __atomic_load_n(&job.status, __ATOMIC_RELAXED);
+}
+
+static void keep_fastest(uint64_t *fastest, uint64_t ns) {
+  if (*fastest == 0 || ns < *fastest) *fastest = ns;
+}
+
+static int32_t run_operator(subbyte_session *session, const subbyte_buffers *buffers, int32_t index) {
+  const subbyte_operator *op = &session->model->operators[index];
+  trial *t = &session->trials[index];
+  uint64_t start;
+  int32_t status;
+  int alone;
+  if (op->tiles <= 1) return subbyte_run_tiles(op, buffers, 0, op->tiles);
+  if (t->trials == TRIALS) {
+    alone = t->alone_ns != 0 && t->alone_ns <= t->shared_ns;
+    return alone ? subbyte_run_tiles(op, buffers, 0, op->tiles) : run_shared(session, buffers, op);
+  }
+  alone = t->trials % 2;
+  start = subbyte_now();
+  status = alone ? subbyte_run_tiles(op, buffers, 0, op->tiles) : run_shared(session, buffers, op);
+  keep_fastest(alone ? &t->alone_ns : &t->shared_ns, subbyte_now() - start);
+  t->trials = t->alone_ns == 0 && t->shared_ns > SURELY_SHARED_NS ? TRIALS : t->trials + 1;
+  return status;
+}
+
 int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs, subbyte_hook hook,
                             void *user) {
   subbyte_buffers buffers;
@@ -83,19 +127,8 @@ int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs,
   status = subbyte_check_buffers(session->model, &buffers);
   if (status == SUBBYTE_OK) subbyte_pool_enter(session->pool);
   for (i = 0; status == SUBBYTE_OK && i < session->model->operator_count; ++i) {
-    const subbyte_operator *op = &session->model->operators[i];
     const uint64_t start = hook ? subbyte_now() : 0;
-    if (op->tiles > 1) {
-      operator_job job;
-      job.session = session;
-      job.buffers = &buffers;
-      job.op = op;
-      job.status = SUBBYTE_OK;
-      subbyte_pool_run(session->pool, run_part, &job, op->tiles);
-      status = __atomic_load_n(&job.status, __ATOMIC_RELAXED);
-    } else {
-      status = subbyte_run_tiles(op, &buffers, 0, op->tiles);
-    }
+    status = run_operator(session, &buffers, i);
     if (hook && status == SUBBYTE_OK) hook(user, i, subbyte_now() - start);
   }
   return status;
@@ -106,6 +139,7 @@ const void *subbyte_session_arena(const subbyte_session *session) { return sessi
 void subbyte_session_destroy(subbyte_session *session) {
   if (session == NULL) return;
   subbyte_pool_destroy(session->pool);
+  free(session->trials);
   free(session->block);
   free(session);
 }
