@@ -61,13 +61,10 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
     steps = _steps(graph, features, weights)
     aliases = _aliases(graph)
     places, arena = _places(graph, steps, aliases)
+    read = {_root(a, aliases) for step in steps for a in step.arguments if isinstance(a, str)}
     for name, value in graph.values.items():
-        if value.data is not None:
-            places[name] = (
-                Argument("weights", weights.add(value.data))
-                if _read(name, steps, aliases)
-                else places.get(name, Argument("weights", 0))
-            )
+        if value.data is not None and name in read:
+            places[name] = Argument("weights", weights.add(value.data))
     calls = tuple(_call(graph, step, places, aliases) for step in steps)
     return Plan(
         name=graph.name,
@@ -81,10 +78,6 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
     )
 
 
-def _read(name: str, steps: Sequence[Step], aliases: dict[str, str]) -> bool:
-    return any(isinstance(a, str) and aliases.get(a, a) == name for step in steps for a in step.arguments)
-
-
 # ---- kernels ----
 
 
@@ -94,20 +87,15 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ste
     run: list[Node] = []
     for node in [*graph.order(), None]:
         if node is not None and node.operator is None:
-            if node.op != "View":
+            if node.op not in ("View", "Part") or node.attributes.get("copied"):
                 run.append(node)
             continue
-        if run and (node is None or _needs(graph, node, run)):
+        if run:
             steps += _leftover_steps(graph, run, weights)
             run = []
         if node is not None:
             steps.append(_kernel_step(node, features, weights))
     return steps
-
-
-def _needs(graph: Graph, node: Node, run: Sequence[Node]) -> bool:
-    """Whether a kernel has to wait for a run of leftovers; it always does, which keeps the file's order."""
-    return True
 
 
 def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step:
@@ -167,27 +155,44 @@ def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list
 # ---- places ----
 
 
-def _aliases(graph: Graph) -> dict[str, str]:
-    """View -> the value whose bytes it is."""
-    roots: dict[str, str] = {}
+@dataclass(frozen=True)
+class Alias:
+    """A view: the bytes of `root` from `offset` on."""
+
+    root: str
+    offset: int = 0
+
+
+Aliases = dict[str, Alias]
+
+
+def _aliases(graph: Graph) -> Aliases:
+    """What each View and Part is a view of. A part of what lies in the caller's buffers has to be copied instead."""
+    found: Aliases = {}
     for node in graph.order():
-        if node.op == "View":
-            source = node.inputs[0]
-            roots[node.outputs[0]] = roots.get(source, source)
-    return roots
+        if node.op not in ("View", "Part") or node.operator is not None or node.attributes.get("copied"):
+            continue
+        source = found.get(node.inputs[0], Alias(node.inputs[0]))
+        start = node.attributes.get("start", 0) * np.dtype(graph.values[node.inputs[0]].memory_dtype).itemsize
+        found[node.outputs[0]] = Alias(source.root, source.offset + start)
+    return found
 
 
 def _own_buffers_for_outputs(graph: Graph) -> None:
-    """An output that shares its bytes with an input, a constant or another output is copied."""
+    """An output that shares its bytes with an input, a constant or another output is copied; so is a part of one."""
     taken: set[str] = set()
     aliases = _aliases(graph)
     for name in graph.outputs:
-        root = aliases.get(name, name)
+        alias = aliases.get(name, Alias(name))
         maker = graph.producer(name)
-        if maker is None or root in taken or graph.producer(root) is None:
+        if maker is None or alias.root in taken or graph.producer(alias.root) is None or alias.offset:
             _copy_output(graph, name, maker)
         else:
-            taken.add(root)
+            taken.add(alias.root)
+    for node in graph.order():
+        root = aliases.get(node.inputs[0], Alias(node.inputs[0])).root if node.op == "Part" else ""
+        if node.op == "Part" and (root in taken or root in graph.inputs):
+            node.attributes["copied"] = True
 
 
 def _copy_output(graph: Graph, name: str, maker: Node | None) -> None:
@@ -202,16 +207,26 @@ def _copy_output(graph: Graph, name: str, maker: Node | None) -> None:
     graph.add(Node("Identity", [inner], [name], {}, name))
 
 
-def _places(graph: Graph, steps: Sequence[Step], aliases: dict[str, str]) -> tuple[dict[str, Argument], memory.Arena]:
+def _root(name: str, aliases: Aliases) -> str:
+    return aliases[name].root if name in aliases else name
+
+
+def _place(name: str, places: dict[str, Argument], aliases: Aliases) -> Argument:
+    alias = aliases.get(name, Alias(name))
+    root = places[alias.root]
+    return Argument(root.space, root.offset + alias.offset) if alias.offset else root
+
+
+def _places(graph: Graph, steps: Sequence[Step], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
     """Where each root value lies."""
     places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(graph.inputs)}
     for index, name in enumerate(graph.outputs):
-        places[aliases.get(name, name)] = Argument("output", index)
+        places[_root(name, aliases)] = Argument("output", index)
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for index, step in enumerate(steps):
-        for name in (aliases.get(a, a) for a in step.arguments if isinstance(a, str)):
+        for name in (_root(a, aliases) for a in step.arguments if isinstance(a, str)):
             if name in places or (name in graph.values and graph.values[name].data is not None):
                 continue
             first.setdefault(name, index)
@@ -246,7 +261,7 @@ def _storage_name(storage: ops.Storage) -> str:
     return "binary" if isinstance(storage, ops.Bits) else "float32"
 
 
-def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: dict[str, str]) -> Call:
+def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases) -> Call:
     node, operator = step.node, step.node.operator
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
     facts: dict[str, Any] = {}
@@ -266,8 +281,8 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: dict[s
         kind=step.kind,
         kernel=step.kernel,
         function=step.function,
-        arguments=tuple(places[aliases.get(a, a)] if isinstance(a, str) else a for a in step.arguments),
-        outputs=tuple(_tensor(graph.values[name], places[aliases.get(name, name)]) for name in step.results),
+        arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in step.arguments),
+        outputs=tuple(_tensor(graph.values[name], _place(name, places, aliases)) for name in step.results),
         macs=_macs(operator),
         input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
         output_bytes=sum(graph.values[name].nbytes for name in step.results),

@@ -1,4 +1,7 @@
-"""The float path of low-bit products that no kernel row serves, and the refusal of `--strict`. Nothing falls back in silence."""
+"""The float path of low-bit products that no kernel row serves, and the refusal of `--strict`.
+
+Nothing falls back in silence: the reason stands in the node, then in the plan and the compile report.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import numpy as np
 from subbyte.errors import CompileError
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.graph import Graph, Node, levels_of
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.rewrites.products import as_float
 
@@ -28,7 +31,7 @@ def _to_float(graph: Graph, node: Node, product: ops.QuantizedProduct, reason: s
     if isinstance(product.activation, ops.Bits) and any(getattr(product.geometry, "padding", ())):
         raise CompileError(f"no kernel for '{node.name}', and none in float pads with +1: {reason}")
     by_group = isinstance(product.weight.granularity, PerGroup)
-    weight = product.weight.dequantize() if by_group else product.weight.levels().astype(np.float32)
+    weight = product.weight.dequantize() if by_group else levels_of(product.weight).astype(np.float32)
     node.operator = ops.FloatProduct(node.name, product.geometry, weight, product.epilogue)
     node.op, node.fallback = "FloatProduct", reason
     levels = as_float(graph, node.inputs[0], node)

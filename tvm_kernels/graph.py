@@ -39,8 +39,17 @@ class Weight:
 
     def value(self) -> Array:
         """The float32 operand that other engines see."""
-        raw = self.tensor.dequantize() if self.scaled else self.tensor.levels().astype(np.float32)
+        raw = self.tensor.dequantize() if self.scaled else levels_of(self.tensor).astype(np.float32)
         return np.transpose(raw, self.order)
+
+
+def levels_of(tensor: LowBitTensor) -> Array:
+    """level - zero point, int32 of the tensor's shape."""
+    levels = tensor.levels()
+    if tensor.zero_point is None:
+        return levels
+    zero = tensor.granularity.expand(tensor.zero_point, tensor.matrix_shape)
+    return levels - zero.reshape(tensor.shape)
 
 
 @dataclass(eq=False)

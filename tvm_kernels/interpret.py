@@ -48,6 +48,9 @@ def _results(graph: Graph, node: Node, arrays: list[Array | None]) -> list[Array
     first = arrays[0]
     if node.op == "View" and first is not None:
         return [first]
+    if node.op == "Part" and first is not None:
+        start = node.attributes["start"]
+        return [first.reshape(-1)[start : start + graph.values[node.outputs[0]].size]]
     if node.op == "UnpackBits" and first is not None:
         return [reference.levels(first, graph.values[node.inputs[0]].storage).astype(np.float32)]
     evaluator = onnx.reference.ReferenceEvaluator(node_proto(node), opsets={"": graph.opset})
@@ -60,7 +63,7 @@ def node_proto(node: Node) -> onnx.NodeProto:
     attributes = {
         key: onnx.numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
         for key, value in node.attributes.items()
-        if key != "explicit"
+        if key not in ("explicit", "copied")
     }
     return onnx.helper.make_node(node.op, node.inputs, node.outputs, node.name, domain=node.domain, **attributes)
 

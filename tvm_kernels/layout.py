@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from subbyte.errors import CompileError
+from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Graph, Node, Shape, Value
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 
 NHWC, AS_IS = "NHWC", "as-is"
 
@@ -29,9 +30,7 @@ def assign(graph: Graph) -> None:
             _view(graph, node, converted)
         elif node.op == "UnpackBits":
             graph.values[node.outputs[0]].layout = graph.values[node.inputs[0]].layout
-        elif node.op == "Transpose" and _channel_move(graph, node):
-            pass
-        else:
+        elif node.op not in _MOVES or not _MOVES[node.op](graph, node, converted):
             graph.set_inputs(node, [convert(graph, name, AS_IS, converted) for name in node.inputs])
     _outputs(graph, converted)
     graph.prune()
@@ -141,10 +140,52 @@ def _view(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> No
     if source.layout == NHWC and same_ends and _has_channels(target.shape):
         target.layout = NHWC
         return
+    if source.layout == NHWC and _permute_users(graph, source, target):
+        return
     graph.set_inputs(node, [convert(graph, node.inputs[0], AS_IS, converted)])
 
 
-def _channel_move(graph: Graph, node: Node) -> bool:
+def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
+    """Flatten in front of matrix products costs nothing: their weights take the order in which pixels lie here."""
+    channels, pixels = source.shape[1], int(np.prod(source.shape[2:]))
+    users = graph.users(target.name)
+    products = [user.operator for user in users if isinstance(user.operator, ops.QuantizedProduct | ops.FloatProduct)]
+    if (
+        target.shape != (source.shape[0], channels * pixels)
+        or target.name in graph.outputs
+        or len(products) != len(users)
+    ):
+        return False
+    if pixels == 1 or channels == 1 or any(user.inputs.index(target.name) != 0 for user in users):
+        return False
+    if not all(isinstance(p.geometry, ops.MatMul) and _can_permute(p) for p in products):
+        return False
+    for user, product in zip(users, products, strict=True):
+        user.operator = _permuted(product, channels, pixels)
+    return True
+
+
+def _can_permute(product: ops.QuantizedProduct | ops.FloatProduct) -> bool:
+    return isinstance(product, ops.FloatProduct) or not isinstance(product.weight.granularity, PerGroup)
+
+
+def _permuted(
+    product: ops.QuantizedProduct | ops.FloatProduct, channels: int, pixels: int
+) -> ops.QuantizedProduct | ops.FloatProduct:
+    """The product with the columns of its weights from channel, pixel to pixel, channel."""
+
+    def moved(matrix: Array) -> Array:
+        return np.ascontiguousarray(matrix.reshape(-1, channels, pixels).swapaxes(1, 2).reshape(matrix.shape))
+
+    if isinstance(product, ops.FloatProduct):
+        return replace(product, weight=moved(product.weight))
+    weight = product.weight
+    levels = moved(weight.levels())
+    tensor = LowBitTensor.from_levels(weight.format, levels, weight.scale, weight.granularity, weight.zero_point)
+    return replace(product, weight=tensor)
+
+
+def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:
     """A Transpose of the file that moves the channels last (or first) is the other layout's view."""
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     rank = len(source.shape)
@@ -159,6 +200,21 @@ def _channel_move(graph: Graph, node: Node) -> bool:
         return False
     node.op, node.domain, node.attributes = "View", "subbyte", {}
     return True
+
+
+def _concat(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:
+    """Joining channels-last values gives one, along the axis where it now lies."""
+    rank = len(graph.values[node.outputs[0]].shape)
+    if not any(graph.values[name].layout == NHWC for name in node.inputs):
+        return False
+    graph.set_inputs(node, [convert(graph, name, NHWC, converted) for name in node.inputs])
+    axis = int(node.attributes["axis"]) % rank
+    node.attributes = {"axis": to_channels_last(rank).index(axis)}
+    graph.values[node.outputs[0]].layout = NHWC
+    return True
+
+
+_MOVES = {"Transpose": _channel_move, "Concat": _concat}
 
 
 def _outputs(graph: Graph, converted: dict[tuple[str, str], str]) -> None:

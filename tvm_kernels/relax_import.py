@@ -82,6 +82,29 @@ def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any])
     return builder.call_te(compute, inputs[0], primfunc_name_hint="unpack_bits")
 
 
+@converter("subbyte", "Part")
+def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """A run of elements of the flat input, under the output's shape."""
+    shape, start = list(attributes["shape"]), int(attributes["start"])
+
+    def compute(whole: Any) -> Any:
+        def element(*at: Any) -> Any:
+            place = te.const(start, "int64")
+            stride = 1
+            for index, size in zip(reversed(at), reversed(shape), strict=True):
+                place = place + index * stride
+                stride *= size
+            indices = []
+            for size in reversed([int(d) for d in whole.shape]):
+                indices.append(place % size)
+                place = place // size
+            return whole(*reversed(indices))
+
+        return te.compute(shape, element, name="part")
+
+    return builder.call_te(compute, inputs[0], primfunc_name_hint="part")
+
+
 class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     """TVM's importer with our table; operators of other domains are called 'domain::operator' here."""
 
@@ -135,6 +158,8 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
         if node.op == "UnpackBits":
             channels = graph.values[node.outputs[0]].memory_shape[-1]
             proto.attribute.append(onnx.helper.make_attribute("channels", channels))
+        if node.op == "Part":
+            proto.attribute.append(onnx.helper.make_attribute("shape", graph.values[node.outputs[0]].memory_shape))
         del proto.input[:], proto.output[:]
         proto.input.extend(names[name] for name in node.inputs)
         proto.output.extend(names[name] for name in node.outputs)
@@ -221,7 +246,7 @@ def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Seq
     for block in main.body.blocks:
         for binding in block.bindings:
             known[binding.var] = _bound(module, binding, known, calls, f"{prefix}/{len(calls)}", nodes)
-    result = known.get(main.body.body, None)
+    result = known.get(main.body.body)
     if result is None:
         result = [_resolve(field, known) for field in main.body.body.fields]
     results = result if isinstance(result, list) else [result]
@@ -230,7 +255,7 @@ def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Seq
 
 def _resolve(expr: Any, known: dict[Any, Any]) -> Any:
     if isinstance(expr, tvm.ir.expr.GenericConst):
-        return expr.data.numpy()
+        return expr.value.numpy()
     if isinstance(expr, relax.Tuple):
         return [_resolve(field, known) for field in expr.fields]
     if isinstance(expr, relax.TupleGetItem):

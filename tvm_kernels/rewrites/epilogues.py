@@ -15,7 +15,6 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, rule
 
-
 # ---- along which axis a constant runs ----
 
 
@@ -135,40 +134,22 @@ def with_tensor(op: str) -> Callable[..., bool]:
             return row
         if a.shape != b.shape or a.dtype != "float32":
             return False
-        if op != "subtract" and _place(graph, y) > _place(graph, x) and host(graph, node, y, None) is not None:
-            x, y = y, x
-        elif op != "subtract" and host(graph, node, x, None) is None and host(graph, node, y, None) is not None:
-            x, y = y, x
-        if host(graph, node, x, None) is not None and _reaches(graph, x, y):
-            elementwise = elementwise_kernel(graph, node, x)
-            _append(elementwise, ops.Combine(op, y))  # type: ignore[arg-type]
-            graph.set_inputs(elementwise, [*elementwise.inputs, y])
-            return True
+        if x == y:
+            return False
+        if op != "subtract" and host(graph, node, y, None) is not None:
+            later = _place(graph, y) > _place(graph, x)
+            if later or host(graph, node, x, None) is None:
+                x, y = y, x
         return combined(graph, node, x, y, op)
 
     return to
 
 
 def _place(graph: Graph, name: str) -> int:
-    """How late a value is made: the length of the longest way to it."""
+    """How late a value is made."""
     order = {node: index for index, node in enumerate(graph.order())}
     maker = graph.producer(name)
     return -1 if maker is None else order[maker]
-
-
-def _reaches(graph: Graph, source: str, target: str) -> bool:
-    """Whether `target` is computed from `source`."""
-    seen: set[str] = set()
-    stack = [target]
-    while stack:
-        name = stack.pop()
-        if name == source:
-            return True
-        maker = graph.producer(name)
-        if name not in seen and maker is not None:
-            seen.add(name)
-            stack.extend(i for i in maker.inputs if i)
-    return False
 
 
 def _row_scale(graph: Graph, node: Node, x: str, y: str) -> bool | None:
@@ -257,7 +238,8 @@ def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None)
         maker.operator = replace(maker.operator, epilogue=ops.Epilogue((), (form,)))  # type: ignore[arg-type, call-arg]
         maker.axis = axis
         return True
-    assert maker is not None and epilogue is not None
+    assert maker is not None
+    assert epilogue is not None
     alone = graph.only_user(x, node)
     new = node.outputs[0]
     graph.remove(node)

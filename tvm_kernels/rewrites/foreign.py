@@ -86,12 +86,7 @@ def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
     if q.ndim < 2 or block or scale.ndim > 1:
         output.data = _dequantized(levels, scale, zero, axis, block)
     else:
-        levels = levels - _along(np.broadcast_to(zero, scale.shape), axis, q.ndim)
-        weight = weight_of(levels, scale, axis, q.dtype.name)
-        if weight is None:
-            output.data = _dequantized(q.astype(np.int32), scale, zero, axis, 0)
-        else:
-            output.weight = weight
+        output.weight = weight_of(levels, scale, zero, axis, q.dtype.name)
     graph.remove(node)
     return True
 
@@ -110,20 +105,22 @@ def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int
     return ((levels - zero).astype(np.float32) * scale).astype(np.float32)
 
 
-def weight_of(levels: Array, scale: Array, axis: int, name: str) -> Weight | None:
-    """A Weight with its scaled axis first, int8 or narrower; None when a level does not fit into 8 bits."""
-    if levels.size and (int(levels.min()) < -128 or int(levels.max()) > 127):
-        return None
-    fmt = formats.get(name if name in ("int8", "int4", "int2") else "int8")
-    if levels.size and not np.isin(levels, fmt.levels).all():
-        fmt = formats.get("int8")
+def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
+    """A Weight with its scaled axis first; zero points are folded into int8 levels where they fit."""
     rank = levels.ndim
     if scale.size == 1:
         axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
     order = [axis, *(i for i in range(rank) if i != axis)]
     granularity = PerTensor() if scale.size == 1 else PerChannel(0)
-    scales = scale.reshape(()) if scale.size == 1 else scale.reshape(-1)
-    tensor = LowBitTensor.from_levels(fmt, np.transpose(levels, order), scales, granularity)
+    shape = granularity.scale_shape(tuple(levels.shape[i] for i in order))
+    points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
+    rows = np.transpose(levels, order)
+    moved = rows - (points.reshape(-1, *([1] * (rank - 1))) if shape else points)
+    if moved.size == 0 or (int(moved.min()) >= -128 and int(moved.max()) <= 127):
+        narrow = formats.get(name) if name in ("int4", "int2") and not points.any() else formats.get("int8")
+        tensor = LowBitTensor.from_levels(narrow, moved, scale.reshape(shape), granularity)
+    else:
+        tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
 
 

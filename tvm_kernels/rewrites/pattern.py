@@ -8,9 +8,9 @@ The root of a pattern is a node; below it stand patterns of its inputs. What the
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-import typing
 from typing import Protocol
 
 import numpy as np

@@ -13,12 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from subbyte import formats
 from subbyte.errors import CompileError, FormatError
 from subbyte.formats import LowBitTensor, PerGroup, PerTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight, levels_of
 from subbyte.tvm_kernels.rewrites.pattern import Any, Coded, Const, Op, Rule, Weights, rule
 
 
@@ -85,10 +84,11 @@ def output_channel_first(weight: Weight, axis: int) -> LowBitTensor | None:
     order = [weight.order[i] for i in wanted]
     if order == list(range(rank)):
         return weight.tensor
-    if weight.scaled:
+    tensor = weight.tensor
+    if isinstance(tensor.granularity, PerGroup) or (tensor.zero_point is not None and tensor.zero_point.size > 1):
         return None
-    levels = np.transpose(weight.tensor.levels(), order)
-    return LowBitTensor.from_levels(weight.tensor.format, levels, np.float32(1), PerTensor())
+    levels = np.transpose(tensor.levels(), order)
+    return LowBitTensor.from_levels(tensor.format, levels, np.float32(1), PerTensor(), tensor.zero_point)
 
 
 def conv_weight(weight: Weight) -> LowBitTensor | None:
@@ -101,15 +101,14 @@ def conv_weight(weight: Weight) -> LowBitTensor | None:
     if isinstance(tensor.granularity, PerGroup):
         return None
     levels = _channels_last(tensor.levels())
-    return LowBitTensor.from_levels(tensor.format, levels, np.float32(1), PerTensor())
+    return LowBitTensor.from_levels(tensor.format, levels, tensor.scale, tensor.granularity, tensor.zero_point)
 
 
 def check_sums(name: str, depth: int, storage: ops.Storage, tensor: LowBitTensor) -> None:
     """Refuse a layer whose sums could leave int32."""
     largest = storage.largest if isinstance(storage, ops.Codes) else 1
-    levels = tensor.levels()
     try:
-        check_accumulator(depth, largest, int(np.abs(levels).max(initial=0)))
+        check_accumulator(depth, largest, int(np.abs(levels_of(tensor)).max(initial=0)))
     except FormatError as error:
         raise CompileError(f"'{name}': {error}") from error
 

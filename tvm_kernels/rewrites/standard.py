@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
+from subbyte.tvm_kernels.memory import ALIGNMENT
 from subbyte.tvm_kernels.rewrites.pattern import Any, Coded, Const, Near, Op, Rule, Weights, rule
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -79,6 +81,35 @@ def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> bool:
     graph.add_value(middle, target.dtype, source.shape, storage=target.storage)
     moved = replace(node, inputs=[x, *node.inputs[1:]], outputs=[middle])
     graph.replace_node(node, moved, replace(view, inputs=[middle], outputs=node.outputs))
+    return True
+
+
+def part(graph: Graph, node: Node, x: str, **_: object) -> bool:
+    """Gather of one index, or Slice without steps, along the first axis that is longer than 1: a part of the same bytes."""
+    value, output = graph.values[x], graph.values[node.outputs[0]]
+    if x in graph.inputs or not isinstance(value.storage, ops.Float):
+        return False
+    if node.op == "Gather":
+        index = graph.constant_of(node.inputs[1])
+        if index is None or index.size != 1:
+            return False
+        axis, first = int(node.attributes.get("axis", 0)) % len(value.shape), int(index.reshape(-1)[0])
+    else:
+        arguments = [graph.constant_of(name) if name else None for name in node.inputs[1:5]]
+        starts, ends, axes, steps = (arguments + [None] * 4)[:4]
+        if starts is None or ends is None or axes is None or axes.size != 1:
+            return False
+        if steps is not None and int(steps.reshape(-1)[0]) != 1:
+            return False
+        axis, first = int(axes.reshape(-1)[0]) % len(value.shape), int(starts.reshape(-1)[0])
+    if any(size != 1 for size in value.shape[:axis]):
+        return False
+    length = int(np.prod(value.shape[axis + 1 :], dtype=np.int64))
+    first += value.shape[axis] if first < 0 else 0
+    start = first * length
+    if start * np.dtype(value.dtype).itemsize % ALIGNMENT or start + output.size > value.size:
+        return False
+    graph.replace_node(node, Node("Part", [x], node.outputs, {"start": start}, node.name, "subbyte"))
     return True
 
 
@@ -250,7 +281,7 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
     right = node.inputs[1]
     rank = len(graph.values[node.outputs[0]].shape)
     factor: Array = np.float32([scale])
-    if weight.scaled and not isinstance(weight.tensor.granularity, ops_group):
+    if weight.scaled and not isinstance(weight.tensor.granularity, PerGroup):
         right = graph.fresh(right)
         graph.add_value(right, "float32", weight.shape, weight=replace(weight, scaled=False))
         scales = np.float32(weight.tensor.scale.astype(np.float64) * scale)
@@ -264,7 +295,7 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
 
 def scales_behind(graph: Graph, node: Node, codes: str, weight: Weight) -> bool:
     """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
-    if not weight.scaled or isinstance(weight.tensor.granularity, ops_group):
+    if not weight.scaled or isinstance(weight.tensor.granularity, PerGroup):
         return False
     return scaled_product(graph, node, codes, np.ones(1, np.float32), weight=weight)
 
@@ -291,7 +322,7 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
     """subbyte.Quantize marks its output as codes."""
     bottom, top = float(low.reshape(-1)[0]), float(high.reshape(-1)[0])
     whole = bottom.is_integer() and top.is_integer() and inverse.size == 1
-    if not whole or top < bottom or not (bottom >= 0 and top <= 255 or bottom >= -128 and top <= 127):
+    if not whole or top < bottom or not ((bottom >= 0 and top <= 255) or (bottom >= -128 and top <= 127)):
         return False
     storage = ops.Codes(int(bottom), int(top), 0 if bottom >= 0 else 128)
     attributes = {"factor": float(np.float32(inverse.reshape(-1)[0])), "storage": storage, "divide": False}
@@ -338,8 +369,6 @@ def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> bool:
     return True
 
 
-from subbyte.formats import PerGroup as ops_group  # noqa: E402
-
 _HALF_ERF = Op("Add", Op("Erf", Op("Div", Any("x"), Near(math.sqrt(2)))), Near(1.0))
 _HALF_ERF_MUL = Op("Add", Op("Erf", Op("Mul", Any("x"), Near(math.sqrt(0.5)))), Near(1.0))
 _CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True))
@@ -354,6 +383,8 @@ RULES: list[Rule] = [
     rule("cast to itself", Op("Cast", Any("x")), to=skip),
     *[rule("view", Op(op, Any("x"), rest=True), to=view) for op in VIEWS],
     rule("view of a view", Op("View", Op("View", Any("x"), domain="subbyte"), domain="subbyte"), to=view_of_view),
+    rule("part", Op("Gather", Any("x"), Const("index")), to=part),
+    rule("part", Op("Slice", Any("x"), rest=True), to=part),
     # ---- biases, batch norm, windows ----
     *[rule("window", Op(op, Any("x"), rest=True), to=auto_pad) for op in ("Conv", "MaxPool", "AveragePool")],
     rule("convolution's bias", Op("Conv", Any("x"), Any("w", constants=True), Const("bias")), to=conv_bias),
@@ -415,4 +446,9 @@ RULES: list[Rule] = [
     # ---- elementwise before views ----
     rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain="subbyte"), to=move_above_view),
     *[rule("elementwise before a view", Op(op, _VIEWED), to=move_above_view) for op in SCALAR_OPERATORS],
+    rule(
+        "quantize before a transpose",
+        Op("QuantizeCodes", Op("Transpose", Any("x"), key="view"), domain="subbyte"),
+        to=move_above_view,
+    ),
 ]
