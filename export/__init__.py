@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from subbyte.export.twins import int8_twin as int8_twin
     from subbyte.export.verify import Verification as Verification
     from subbyte.export.verify import torch_codes as torch_codes
+    from subbyte.export.verify import torch_observations as torch_observations
 
 _PUBLIC = {
     "ExportReport": "exporter",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "load_onnx": "onnx_file",
     "onnx_codes": "engine",
     "torch_codes": "verify",
+    "torch_observations": "verify",
     "run_onnx": "engine",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "onnx_codes",
     "run_onnx",
     "torch_codes",
+    "torch_observations",
 ]
 
 

@@ -148,6 +148,18 @@ def dequantizers() -> dict[str, Format]:
     return {dequantizer_name(fmt): fmt for fmt in all_formats()}
 
 
+def weight_format(node: onnx.NodeProto) -> Format | None:
+    """The format of the weights that a `Decode*` or `Dequantize*` call unpacks; None for any other node."""
+    if node.domain != DOMAIN:
+        return None
+    return decoders().get(node.op_type) or dequantizers().get(node.op_type)
+
+
+def is_grouped(node: onnx.NodeProto) -> bool:
+    """Whether a node is a `Dequantize*` call."""
+    return node.domain == DOMAIN and node.op_type.startswith("Dequantize")
+
+
 def _numbers(values: Iterable[int | None]) -> str:
     return ", ".join("nan" if value is None else str(value) for value in values)
 

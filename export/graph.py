@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from subbyte.errors import ModelError
 from subbyte.export import functions
-from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup
+from subbyte.formats import LowBitTensor, PerChannel, PerGroup
 
 Array = npt.NDArray[Any]
 
@@ -51,9 +51,10 @@ class GraphView:
 
     def low_bit(self, node: onnx.NodeProto) -> LowBitTensor:
         """The weights of a `Decode*` (scale 1) or `Dequantize*` call; raises ModelError for a bad payload."""
-        grouped = node.op_type in functions.dequantizers()
-        fmt: Format = (functions.dequantizers() if grouped else functions.decoders())[node.op_type]
+        fmt, grouped = functions.weight_format(node), functions.is_grouped(node)
         constants = [self.constant(name) for name in node.input]
+        if fmt is None:
+            raise ModelError(f"'{node.name}' ({node.op_type}) decodes no weights")
         if any(value is None for value in constants):
             raise ModelError(f"'{node.name}' ({node.op_type}): its weights are not constants of the file")
         packed, shape = constants[0], tuple(int(d) for d in np.asarray(constants[1]))

@@ -182,7 +182,7 @@ def _weight(graph: GraphView, name: str) -> _Weight | None:
 
 def _from_decoder(graph: GraphView, node: onnx.NodeProto) -> _Weight:
     tensor = graph.low_bit(node)
-    grouped = node.op_type in functions.dequantizers()
+    grouped = functions.is_grouped(node)
     name = f"{tensor.format.name}/{tensor.granularity.size}" if grouped else tensor.format.name  # type: ignore[union-attr]
     nbytes = tensor.nbytes if grouped else tensor.packed.nbytes
     return _Weight(name, tensor.shape, nbytes, tuple(node.input))
@@ -197,15 +197,16 @@ def _from_dequantize_linear(graph: GraphView, node: onnx.NodeProto) -> _Weight |
     return _Weight(kind, tuple(parts[0].dims), sum(tensor_bytes(t) for t in parts), tuple(node.input))
 
 
-_WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | None]] = {
-    ("", "DequantizeLinear"): _from_dequantize_linear,
-    **{(functions.DOMAIN, name): _from_decoder for name in (*functions.decoders(), *functions.dequantizers())},
-}
-
-
 def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
+    if functions.weight_format(node) is not None:
+        return _from_decoder(graph, node)
     read = _WEIGHTS.get((node.domain, node.op_type))
     return None if read is None else read(graph, node)
+
+
+_WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | None]] = {
+    ("", "DequantizeLinear"): _from_dequantize_linear,
+}
 
 
 def _activation(graph: GraphView, name: str) -> str:

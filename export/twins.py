@@ -85,8 +85,9 @@ def float_twin(path: Model) -> onnx.ModelProto:
     """
     model = load_onnx(path)
     twin = _Twin(view(model))
-    weights = [node for node in twin.graph.nodes if (node.domain, node.op_type) in _WEIGHTS]
-    for node in weights:
+    for node in twin.graph.nodes:
+        if functions.weight_format(node) is None:
+            continue
         twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
         twin.done.add(node.output[0])
     for node in twin.graph.nodes:
@@ -270,8 +271,6 @@ def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
             return
     _move(twin, node)
 
-
-_WEIGHTS = {(functions.DOMAIN, name) for name in (*functions.decoders(), *functions.dequantizers())}
 
 _RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
     (functions.DOMAIN, "Quantize"): _quantize,

@@ -8,8 +8,6 @@ rounding tie tipped are counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +22,7 @@ from subbyte.export.engine import onnx_codes, products, run_onnx
 from subbyte.export.functions import DOMAIN
 from subbyte.export.graph import GraphView, view
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
-from subbyte.models.quant import ActivationQuantizer
+from subbyte.models.quant.observe import Observation, observed_codes
 
 Array = npt.NDArray[Any]
 
@@ -175,14 +173,25 @@ def _judge(result: Verification) -> None:
 
 
 def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[Array, dict[str, Array]]:
-    """Output of a module in eval mode, and its activation codes under the names that the exported file gives them.
+    """Output of a module in eval mode, and its activation codes under the names that the exported file gives them."""
+    output, observed = torch_observations(module, inputs, model)
+    return output, {name: observation.codes.numpy() for name, observation in observed.items()}
+
+
+def torch_observations(
+    module: nn.Module, inputs: Array, model: onnx.ModelProto
+) -> tuple[Array, dict[str, Observation]]:
+    """As `torch_codes`, with what was rounded to the codes.
 
     Two layers that quantize the same value with the same step share one quantizer in the file; the codes stand once.
     Raises ExportError when the file has not all of the module's quantizers, or others.
     """
-    with torch.no_grad(), _recording(module) as recorded:
+    with torch.no_grad(), observed_codes(module) as seen:
         output: Array = module(torch.from_numpy(inputs)).numpy()
-    found: dict[str, Array] = {}
+    recorded: dict[str, list[Observation]] = {}
+    for observation in seen:
+        recorded.setdefault(observation.layer, []).append(observation)
+    found: dict[str, Observation] = {}
     for name in onnx_codes(model):
         match = _CODES.fullmatch(name)
         calls = recorded.get(match["layer"].strip("/").replace("/", "."), []) if match else []
@@ -190,36 +199,13 @@ def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tup
             raise ExportError(f"the file quantizes '{name}', but torch has no such quantizer")
         found[name] = calls.pop(0)
     for layer, calls in recorded.items():
-        for codes in calls:
-            if not any(np.array_equal(codes, other) for other in found.values()):
+        for call in calls:
+            if not any(torch.equal(call.codes, other.codes) for other in found.values()):
                 raise ExportError(f"torch quantizes the input of '{layer}', but the file does not")
     return output, found
 
 
 _CODES = re.compile(r"(?P<layer>/.*|)/(Quantize|QuantizePerToken|Binarize)(_\d+)?_output_0")
-
-
-@contextmanager
-def _recording(module: nn.Module) -> Iterator[dict[str, list[Array]]]:
-    """Within this context each activation quantizer leaves its codes under the name of its layer, call by call."""
-    recorded: dict[str, list[Array]] = {}
-
-    def recording(layer: str, quantize: Any) -> Any:
-        def call(x: torch.Tensor) -> Any:
-            result = quantize(x)
-            recorded.setdefault(layer, []).append(result[0].detach().numpy().copy())
-            return result
-
-        return call
-
-    quantizers = {n.rpartition(".")[0]: m for n, m in module.named_modules() if isinstance(m, ActivationQuantizer)}
-    for layer, quantizer in quantizers.items():
-        quantizer.__dict__["quantize"] = recording(layer, quantizer.quantize)
-    try:
-        yield recorded
-    finally:
-        for quantizer in quantizers.values():
-            del quantizer.__dict__["quantize"]
 
 
 def _differing(a: Array, b: Array) -> int:

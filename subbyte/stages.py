@@ -20,6 +20,7 @@ from subbyte.errors import UsageError
 
 Array = npt.NDArray[Any]
 
+STAGES = ("torch, training graph", "torch eval", "onnxruntime", "bundle")
 CHUNK = 64  # samples that go through all stages together
 NEAR_A_TIE = 1e-3  # of a step: farther than any float difference that the stages allow
 
@@ -88,36 +89,30 @@ def check(
     """
     import torch
 
-    from subbyte.export import largest_accumulators, onnx_codes
+    from subbyte.export import largest_accumulators, load_onnx, torch_observations
     from subbyte.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
     model = loaded.model.eval()
+    file = load_onnx(str(onnx))
     images, labels = _inputs(loaded, data, data_path, limit)
-    names = onnx_codes(str(onnx))
-    tally = {
-        name: _Tally(labels is not None) for name in ("torch, training graph", "torch eval", "onnxruntime", "bundle")
-    }
+    tally = {name: _Tally(labels is not None) for name in STAGES}
     layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
     largest = 0
+    names: list[str] = []
     with _open(bundle) as session, torch.no_grad():
         for start in range(0, len(images), CHUNK):
             x = images[start : start + CHUNK]
             y = None if labels is None else labels[start : start + CHUNK]
-            expected, codes, scaled = _torch_stage(model, x)
-            if len(codes) != len(names):
-                raise UsageError(
-                    f"'{onnx}' has {len(names)} quantized activations, the checkpoint '{checkpoint}' has {len(codes)}: "
-                    "the file was exported from another checkpoint; export it again"
-                )
+            expected, observed = torch_observations(model, x, file)
+            names = list(observed)
             tally["torch eval"].add(expected, expected, y)
             tally["torch, training graph"].add(expected, _training_graph(model, x), y)
-            for stage, results in _later_stages(str(onnx), names, session, x):
-                tally[stage].add(expected, results[0], y)
-                _compare(layers[stage], stage, names, codes, results[1], scaled)
+            for stage, output, values in _later_stages(file, names, session, x):
+                tally[stage].add(expected, output, y)
+                _compare(layers[stage], stage, observed, values)
             if start == 0:
-                sums = largest_accumulators(str(onnx), x)
-                largest = int(max(sums.values(), default=0))
+                largest = int(max(largest_accumulators(file, x).values(), default=0))
     used = [name for name in tally if name != "bundle" or bundle is not None]
     stages = tuple(tally[name].stage(name, sum(d.count for d in layers.get(name, {}).values())) for name in used)
     findings, diverged = _explain(names, {name: found for name, found in layers.items() if name in used})
@@ -166,22 +161,6 @@ def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int |
     return test_set(data, path, limit)
 
 
-def _torch_stage(model: Any, x: Array) -> tuple[Array, list[Array], list[Array | None]]:
-    """Outputs, the codes that enter each quantized layer, and what was rounded to them (in steps)."""
-    import torch
-
-    from subbyte.models.quant.observe import observed_codes
-
-    with observed_codes(model) as seen:
-        expected = model(torch.from_numpy(x)).numpy()
-    quantizers = dict(model.named_modules())
-    scaled: list[Array | None] = []
-    for observation in seen:
-        inverse = getattr(quantizers[observation.name], "inverse_step", None)
-        scaled.append(None if inverse is None else (observation.values * inverse).numpy())
-    return expected, [observation.codes.numpy() for observation in seen], scaled
-
-
 def _training_graph(model: Any, x: Array) -> Array:
     """The fake-quantized float graph that was trained, with the statistics of eval mode."""
     import torch
@@ -193,14 +172,12 @@ def _training_graph(model: Any, x: Array) -> Array:
     return result
 
 
-def _later_stages(
-    onnx: str, names: list[str], session: Any, x: Array
-) -> Iterator[tuple[str, tuple[Array, dict[str, Array]]]]:
+def _later_stages(file: Any, names: list[str], session: Any, x: Array) -> Iterator[tuple[str, Array, dict[str, Array]]]:
+    """Stage, outputs [N, ...] and the codes by name, for onnxruntime and, if there is one, the bundle."""
     from subbyte.export import run_onnx
 
-    values = run_onnx(onnx, x, names)
-    output = next(name for name in values if name not in names)
-    yield "onnxruntime", (values[output], values)
+    values = run_onnx(file, x, names)
+    yield "onnxruntime", values[file.graph.output[0].name], values
     if session is None:
         return
     batch = session.inputs[0].shape[0]
@@ -215,25 +192,18 @@ def _later_stages(
         outputs.append(trace[session.outputs[0].name][: batch - short])
         traces.append({name: value[: batch - short] for name, value in trace.items() if name in names})
     merged = {name: np.concatenate([trace[name] for trace in traces]) for name in traces[0]}
-    yield "bundle", (np.concatenate(outputs), merged)
+    yield "bundle", np.concatenate(outputs), merged
 
 
-def _compare(
-    found: dict[str, _Difference],
-    stage: str,
-    names: Sequence[str],
-    codes: Sequence[Array],
-    values: dict[str, Array],
-    scaled: Sequence[Array | None],
-) -> None:
-    for name, expected, rounded in zip(names, codes, scaled, strict=True):
+def _compare(found: dict[str, _Difference], stage: str, observed: dict[str, Any], values: dict[str, Array]) -> None:
+    for name, observation in observed.items():
         if name not in values:
-            continue  # fused away: `_explain` counts how many were compared
-        got = values[name]
+            continue  # fused away: `_explain` says how many layers were compared
+        expected, got = observation.codes.numpy(), values[name]
         if got.size != expected.size:
             raise UsageError(f"{stage}: '{name}' has shape {got.shape}, torch has {expected.shape}; compile it again")
-        difference = found.setdefault(name, _Difference())
-        difference.add(expected, got.reshape(expected.shape).astype(np.float32), rounded)
+        scaled = None if observation.inverse_step is None else (observation.values * observation.inverse_step).numpy()
+        found.setdefault(name, _Difference()).add(expected, got.reshape(expected.shape).astype(np.float32), scaled)
 
 
 def _explain(names: Sequence[str], layers: dict[str, dict[str, _Difference]]) -> tuple[tuple[str, ...], bool]:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from subbyte.models.quant.quantizer import ActivationQuantizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
-    """One call of an activation quantizer: its module path, what came in (float32) and the codes that came out."""
+    """One call of an activation quantizer: its layer's module path, what came in (float32), and what came out."""
 
-    name: str
+    layer: str
     values: Tensor
     codes: Tensor
+    inverse_step: Tensor | None  # None for signs and for steps found at run time
 
 
 @contextmanager
@@ -30,19 +31,20 @@ def observed_codes(model: nn.Module) -> Iterator[list[Observation]]:
     seen: list[Observation] = []
     quantizers = {name: m for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)}
 
-    def watch(name: str, quantizer: ActivationQuantizer) -> None:
+    def watch(layer: str, quantizer: ActivationQuantizer) -> None:
         quantize = quantizer.quantize
 
         def watched(x: Tensor) -> tuple[Tensor, Tensor | None]:
             codes, step = quantize(x)
-            seen.append(Observation(name, x.detach(), codes.detach()))
+            inverse = getattr(quantizer, "inverse_step", None)
+            seen.append(Observation(layer, x.detach().clone(), codes.detach().clone(), inverse))
             return codes, step
 
         instance: dict[str, Any] = quantizer.__dict__
         instance["quantize"] = watched
 
     for name, quantizer in quantizers.items():
-        watch(name, quantizer)
+        watch(name.rpartition(".")[0], quantizer)
     try:
         yield seen
     finally:
