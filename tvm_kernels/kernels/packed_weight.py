@@ -59,10 +59,15 @@ class Weight:
         return int(self.levels.shape[2])
 
     @property
+    def group_size(self) -> int:
+        """Elements along the depth that share a scale; all if scales are not by group."""
+        granularity = self.op.weight.granularity
+        return granularity.size if isinstance(granularity, PerGroup) else self.depth
+
+    @property
     def scale_groups(self) -> list[tuple[int, int]]:
         """(first, end) along the depth of each group with a scale; one if scales are not by group."""
-        granularity = self.op.weight.granularity
-        size = granularity.size if isinstance(granularity, PerGroup) else self.depth
+        size = self.group_size
         return [(start, min(start + size, self.depth)) for start in range(0, self.depth, size)]
 
     def by_panel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -77,7 +82,7 @@ class Weight:
         return out
 
     def starts(self, zero_point: int) -> Int32:
-        """What sums of raw bytes start at so that they end as sums of levels: -zero_point x sum of weights, by_panel."""
+        """Where sums of raw bytes start so as to end as sums of levels: -zero_point x sum of weights, by_panel."""
         sums = [self.levels[:, :, a:b].sum(axis=2, dtype=np.int64) for a, b in self.scale_groups]
         return self.by_panel(-zero_point * np.stack(sums, axis=2)).astype(np.int32)
 
@@ -136,14 +141,14 @@ def declare_codes(
     def decode(group: Any, panel: Any, target: Any) -> None:
         index = T.bind(group * weight.panels + panel)
         begin = T.bind(index * (depth * bits))
-        for number, (start, end) in enumerate(weight.scale_groups):
-            with T.serial(start, end) as k:
-                loaded = [T.bind(T.Cast("int32", buffer[begin + k * bits + byte])) for byte in range(bits)]
-                for n in range(PANEL):
-                    value = level(_code(loaded, n * bits, bits))
-                    if zeros is not None:
-                        value = value - zeros[(index * len(weight.scale_groups) + number) * PANEL + n]
-                    T.buffer_store(target, T.Cast(dtype, value), [k * PANEL + n])
+        groups = len(weight.scale_groups)
+        with T.serial(0, depth) as k:
+            loaded = [T.bind(T.Cast("int32", buffer[begin + k * bits + byte])) for byte in range(bits)]
+            for n in range(PANEL):
+                value = level(_code(loaded, n * bits, bits))
+                if zeros is not None:
+                    value = value - zeros[(index * groups + k // weight.group_size) * PANEL + n]
+                T.buffer_store(target, T.Cast(dtype, value), [k * PANEL + n])
 
     return decode, dtype
 

@@ -1,10 +1,11 @@
 """The skeleton of integer products for any CPU: gather, prepare a panel, register tiles, epilogue.
 
 A thread takes a block of rows (of a convolution: gathers their patches once) and goes through the columns by 32: each
-panel of 8 is prepared in workspace (decoded, say), multiplied with all rows of the block, and then the epilogue runs over
-the block's 32 columns. What differs between number formats is an `Arithmetic`.
+panel of 8 is prepared in workspace (decoded, say) and multiplied with all rows of the block; then the epilogue runs
+over the block's 32 columns. What differs between number formats is an `Arithmetic`.
 
-LLVM gets vectors of 8 columns and tiles of 6 rows (16 of NEON's 32 registers); C sources get scalars, 2 rows x 4 columns.
+LLVM gets vectors of 8 columns and tiles of 6 rows (12 of NEON's 32 registers for sums), C sources scalars and tiles of
+2 rows x 4 columns.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ WIDE = WORD  # columns between two epilogues: whole words of bits
 
 @dataclass(frozen=True)
 class Panels:
-    """Where the elements of a panel come from: a constant in panel order, or workspace after prepare(group, panel, it)."""
+    """Where a panel's elements come from: a constant in panel order, or workspace after prepare(group, panel, it)."""
 
     dtype: str
     constant: Any = None
@@ -66,174 +67,225 @@ class Arithmetic:
     finish: Callable[[Any, int], Any] = lambda total, lanes: total
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Sums that registers hold: rows x vectors of lanes."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        return self.vectors * self.lanes
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(row, vector) of each sum."""
+        return [(r, v) for r in range(self.rows) for v in range(self.vectors)]
+
+
 def build(op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[int, str]) -> Built:
     """The product of `op`; `stored` is (elements, dtype) of the input."""
-    generator = current_code_generator()
-    lanes, vectors, most = (1, 4, 2) if generator == "c" else (PANEL, 1, 6)
     shape = how.layout
-    depth = shape.depth
-    per_tile = min(most, shape.rows)
-    block = _block(shape, per_tile, generator)
-    blocks = -(-shape.rows // block)
-    columns = shape.columns
-    wides = -(-columns // WIDE)
-    by_group = isinstance(op.weight.granularity, PerGroup)
-    spans = weight.scale_groups if by_group else [(0, depth)]
-    sum_dtype = "float32" if by_group else "int32"
-    shared_columns = blocks == 1 and shape.groups == 1
-    store_lanes = lanes
-    while shape.groups > 1 and columns % store_lanes:
-        store_lanes //= 2
-    if shape.groups > 1 and columns % WORD and any(isinstance(form, ToBits) for form in op.epilogue.forms):
-        store_lanes = 1
-
     with IRBuilder() as builder, T.prim_func():
         T.func_name("product")
         T.func_attr({"tirx.noalias": True})
         signature = Signature()
-        source = signature.input(OWN_INPUTS[0], (stored[0],), stored[1])
-        right_operand = how.panels(signature)
-        starts = signature.constant("start", weight.starts(how.zero_point)) if how.zero_point else None
-        scales = signature.constant("group scale", weight.scales()) if by_group else None
+        product = _Product(op, weight, how, stored, signature)
+        wides = -(-shape.columns // WIDE)
+        if product.blocks == 1 and shape.groups == 1:
+            with T.parallel(0, wides) as t:
+                product.wide(0, shape.rows, product.gather(0, shape.rows, 0), 0, t)
+        else:
+            with T.parallel(0, product.blocks) as t:
+                first = T.bind(t * product.block)
+                count = T.bind(T.min(product.block, shape.rows - first))
+                with T.serial(0, shape.groups) as group:
+                    left_row = product.gather(first, count, group)
+                    with T.serial(0, wides) as number:
+                        product.wide(first, count, left_row, group, number)
+    return Built(builder.get(), signature.parameters)
+
+
+class _Product:
+    """The parameters and the parts of one kernel while its TIR is being built."""
+
+    def __init__(
+        self, op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[int, str], signature: Signature
+    ) -> None:
+        generator = current_code_generator()
+        shape = how.layout
+        self.how, self.shape, self.weight = how, shape, weight
+        self.tile = Tile(min(2, shape.rows), 4, 1) if generator == "c" else Tile(min(6, shape.rows), 1, PANEL)
+        self.lefts = how.lefts if generator == "llvm" else 1
+        self.block = _block(shape, self.tile.rows, generator)
+        self.blocks = -(-shape.rows // self.block)
+        self.group_size = op.weight.granularity.size if isinstance(op.weight.granularity, PerGroup) else 0
+        self.store_lanes = _store_lanes(op, shape, self.tile.lanes)
+
+        self.source = signature.input(OWN_INPUTS[0], (stored[0],), stored[1])
+        self.panels = how.panels(signature)
+        self.starts = signature.constant("start", weight.starts(how.zero_point)) if how.zero_point else None
+        self.scales = signature.constant("group scale", weight.scales()) if self.group_size else None
+        sum_rows = self.block + self.tile.rows
         places = _places(
             {
-                "panel": depth * PANEL * nbytes(right_operand.dtype) if right_operand.prepare else 0,
-                "sums": (block + per_tile) * WIDE * 4,
-                "patches": block * depth * nbytes(how.left_dtype) if shape.gathered else 0,
+                "panel": shape.depth * PANEL * nbytes(self.panels.dtype) if self.panels.prepare else 0,
+                "sums": sum_rows * WIDE * 4,
+                "patches": self.block * shape.depth * nbytes(how.left_dtype) if shape.gathered else 0,
             }
         )
         scratch = signature.workspace(places["end"])
-        epilogue = EpilogueEmitter(op.epilogue, shape.rows, columns * shape.groups, signature)
-        decoded = right_operand.constant
-        if right_operand.prepare:
-            decoded = view(scratch, (depth * PANEL,), right_operand.dtype, places["panel"])
-        sums = view(scratch, ((block + per_tile) * WIDE,), sum_dtype, places["sums"])
-        patches = source
+        self.epilogue = EpilogueEmitter(op.epilogue, shape.rows, shape.columns * shape.groups, signature)
+        self.right = self.panels.constant
+        if self.panels.prepare:
+            self.right = view(scratch, (shape.depth * PANEL,), self.panels.dtype, places["panel"])
+        self.sums = view(scratch, (sum_rows * WIDE,), "float32" if self.group_size else "int32", places["sums"])
+        self.left = self.source
         if shape.gathered:
-            patches = view(scratch, (block * depth,), how.left_dtype, places["patches"])
+            self.left = view(scratch, (self.block * shape.depth,), how.left_dtype, places["patches"])
 
-        def multiply(first: int, end: int, base: Any, index: Any, half: Any, total: dict[tuple[int, int], Any]) -> None:
-            """Add the products of first .. end - 1 along the depth to a tile's sums."""
-            place = at(0, lanes)
-            offset = 0 if right_operand.prepare else index * (depth * PANEL)
+    def gather(self, first: Any, count: Any, group: Any) -> Any:
+        """Gathers a block's patches; returns the row of the left operand where the block begins."""
+        how = self.how
+        if not self.shape.gathered:
+            return first
 
-            def column(k: Any, lefts: Callable[[int], Any]) -> None:
-                begin = T.bind(offset + k * PANEL + half)
-                right = [T.bind(decoded[at(begin + v, lanes)]) for v in range(vectors)]
-                for r in range(per_tile):
-                    left = T.bind(lefts(r))
-                    for v in range(vectors):
-                        T.buffer_store(total[r, v], how.step(total[r, v][place], left, right[v], lanes), [place])
+        def load(pixel: Any, element: Any) -> Any:
+            return how.load(self.source, pixel, element)
 
-            whole = 0
-            if how.lefts > 1 and generator == "llvm":
-                # Several elements of each row at once, then one lane after the other: NEON multiplies by a lane.
-                whole = (end - first) // how.lefts
-                with T.serial(0, whole) as chunk:
-                    k = T.bind(first + chunk * how.lefts)
-                    loaded = [
-                        T.bind(T.Cast(f"int16x{how.lefts}", patches[at(base + r * depth + k, how.lefts)]))
-                        for r in range(per_tile)
-                    ]
-                    for j in range(how.lefts):
-                        column(k + j, lambda r, j=j: Shuffle([loaded[r]], [j] * lanes))
-            if whole * how.lefts < end - first:
-                with T.serial(first + whole * how.lefts, end) as k:
-                    column(k, lambda r: splat(patches[base + r * depth + k], lanes))
+        gather(how.geometry, how.elements, load, self.left, first, count, group, how.pad, how.linear)
+        return 0
 
-        def tile(base: Any, out: Any, index: Any, half: Any) -> None:
-            """sums[out ...] of per_tile rows x (vectors * lanes) columns of the panel."""
-            place = at(0, lanes)
-            grid = [(r, v) for r in range(per_tile) for v in range(vectors)]
-            total = {key: T.alloc_buffer((lanes,), "int32") for key in grid}
-            real = {key: T.alloc_buffer((lanes,), "float32") for key in grid} if by_group else {}
-            for key in real:
-                T.buffer_store(real[key], splat(T.float32(0), lanes), [place])
-            for number, (first, end) in enumerate(spans):
-                constants = T.bind((index * len(spans) + number) * PANEL + half)
-                for r, v in grid:
-                    start = splat(IntImm("int32", 0), lanes)
-                    if starts is not None:
-                        start = starts[at(constants + v, lanes)]
-                    T.buffer_store(total[r, v], start, [place])
-                multiply(first, end, base, index, half, total)
-                for key in real:
-                    assert scales is not None
-                    part = T.Cast(vector_type("float32", lanes), total[key][place])
-                    scaled = unfused(part * scales[at(constants + key[1], lanes)])
-                    T.buffer_store(real[key], real[key][place] + scaled, [place])
-            for r, v in grid:
-                value = real[r, v][place] if by_group else how.finish(total[r, v][place], lanes)
-                T.buffer_store(sums, value, [at(out + r * WIDE + v, lanes)])
-
-        def wide(first: Any, count: Any, left_row: Any, group: Any, number: Any) -> None:
-            """All rows of the block x 32 columns."""
-            first_panel = T.bind(number * (WIDE // PANEL))
-            with T.serial(0, T.min(WIDE // PANEL, weight.panels - first_panel)) as p:
-                index = T.bind(group * weight.panels + first_panel + p)
-                if right_operand.prepare:
-                    right_operand.prepare(group, first_panel + p, decoded)
-                with T.serial(0, (count + per_tile - 1) // per_tile) as m:
-                    # The last tile of a matrix reaches back over rows already done, up to per_tile before the block.
-                    begin = T.bind(m * per_tile if shape.gathered else T.min(m * per_tile, count - per_tile))
-                    base = T.bind((left_row + begin) * depth)
-                    out = T.bind((begin + per_tile) * WIDE + p * PANEL)
-                    if vectors * lanes == PANEL:
-                        tile(base, out, index, 0)
-                    else:
-                        with T.serial(0, PANEL // (vectors * lanes)) as half:
-                            tile(base, out + half * (vectors * lanes), index, half * (vectors * lanes))
-            column = T.bind(number * WIDE)
-            with T.serial(0, count) as r:
-
-                def load(offset: Any, n: int) -> Any:
-                    return sums[at((r + per_tile) * WIDE + offset, n)]
-
-                def store(channels: Any) -> None:
-                    if store_lanes > 1:
-                        epilogue.emit_channels(load, first + r, group * columns + column, channels, store_lanes)
-                        return
-                    with T.serial(0, channels) as c:
-                        epilogue.emit(load(c, 1), first + r, group * columns + column + c)
-
-                if columns % WIDE == 0 or store_lanes == 1:
-                    store(WIDE if columns % WIDE == 0 else T.min(WIDE, columns - column))
+    def wide(self, first: Any, count: Any, left_row: Any, group: Any, number: Any) -> None:
+        """All rows of a block x 32 columns, and their epilogue."""
+        tile, weight = self.tile, self.weight
+        first_panel = T.bind(number * (WIDE // PANEL))
+        with T.serial(0, T.min(WIDE // PANEL, weight.panels - first_panel)) as p:
+            index = T.bind(group * weight.panels + first_panel + p)
+            if self.panels.prepare:
+                self.panels.prepare(group, first_panel + p, self.right)
+            with T.serial(0, (count + tile.rows - 1) // tile.rows) as m:
+                # The last tile of a matrix reaches back over rows already done, up to a tile before the block: for
+                # these `sums` has room in front. Patches have room for whole tiles.
+                begin = T.bind(m * tile.rows if self.shape.gathered else T.min(m * tile.rows, count - tile.rows))
+                base = T.bind((left_row + begin) * self.shape.depth)
+                out = T.bind((begin + tile.rows) * WIDE + p * PANEL)
+                if tile.columns == PANEL:
+                    self.one_tile(base, out, index, 0)
                 else:
-                    with T.If(column + WIDE <= columns):
-                        with T.Then():
-                            store(WIDE)
-                        with T.Else():
-                            store(columns % WIDE)
+                    with T.serial(0, PANEL // tile.columns) as part:
+                        self.one_tile(base, out + part * tile.columns, index, part * tile.columns)
+        self.store(first, count, group, number)
 
-        def rows(first: Any, count: Any, group: Any) -> Any:
-            """Gathers a block; the row of `patches` where it begins."""
-            if not shape.gathered:
-                return first
-            gather(
-                how.geometry,
-                how.elements,
-                lambda pixel, element: how.load(source, pixel, element),
-                patches,
-                first,
-                count,
-                group,
-                how.pad,
-                how.linear,
-            )
-            return 0
+    def one_tile(self, base: Any, out: Any, index: Any, column: Any) -> None:
+        """sums[out ...] of a tile: left rows from `base`, columns of panel `index` from `column`."""
+        lanes, place = self.tile.lanes, at(0, self.tile.lanes)
+        totals = {key: T.alloc_buffer((lanes,), "int32") for key in self.tile.places}
+        depth, size = self.shape.depth, self.group_size
+        if not size:
+            self.multiply(0, depth, base, index, column, totals, T.bind(index * PANEL + column))
+            for (r, v), total in totals.items():
+                T.buffer_store(self.sums, self.how.finish(total[place], lanes), [at(out + r * WIDE + v, lanes)])
+            return
+        reals = {key: T.alloc_buffer((lanes,), "float32") for key in self.tile.places}
+        for real in reals.values():
+            T.buffer_store(real, splat(T.float32(0), lanes), [place])
 
-        if shared_columns:
-            with T.parallel(0, wides) as t:
-                wide(0, shape.rows, rows(0, shape.rows, 0), 0, t)
-        else:
-            with T.parallel(0, blocks) as t:
-                first = T.bind(t * block)
-                count = T.bind(T.min(block, shape.rows - first))
-                with T.serial(0, shape.groups) as group:
-                    left_row = rows(first, count, group)
-                    with T.serial(0, wides) as number:
-                        wide(first, count, left_row, group, number)
-    return Built(builder.get(), signature.parameters)
+        def group_of(number: Any, length: int) -> None:
+            constants = T.bind((index * -(-depth // size) + number) * PANEL + column)
+            self.multiply(number * size, length, base, index, column, totals, constants)
+            for (r, v), real in reals.items():
+                part = T.Cast(vector_type("float32", lanes), totals[r, v][place])
+                assert self.scales is not None
+                scaled = unfused(part * self.scales[at(constants + v, lanes)])
+                T.buffer_store(real, real[place] + scaled, [place])
+
+        with T.serial(0, depth // size) as number:
+            group_of(number, size)
+        if depth % size:
+            group_of(depth // size, depth % size)
+        for (r, v), real in reals.items():
+            T.buffer_store(self.sums, real[place], [at(out + r * WIDE + v, lanes)])
+
+    def multiply(
+        self,
+        first: Any,
+        length: int,
+        base: Any,
+        index: Any,
+        column: Any,
+        totals: dict[tuple[int, int], Any],
+        constants: Any,
+    ) -> None:
+        """A tile's totals over first .. first + length - 1 of the depth; `constants` is where their starts lie."""
+        tile, depth, lefts = self.tile, self.shape.depth, self.lefts
+        lanes, place = tile.lanes, at(0, tile.lanes)
+        for (_, v), total in totals.items():
+            start = splat(IntImm("int32", 0), lanes)
+            if self.starts is not None:
+                start = self.starts[at(constants + v, lanes)]
+            T.buffer_store(total, start, [place])
+        offset = 0 if self.panels.prepare else index * (depth * PANEL)
+
+        def step(k: Any, left: Callable[[int], Any]) -> None:
+            begin = T.bind(offset + k * PANEL + column)
+            right = [T.bind(self.right[at(begin + v, lanes)]) for v in range(tile.vectors)]
+            for r in range(tile.rows):
+                element = T.bind(left(r))
+                for v in range(tile.vectors):
+                    total = totals[r, v]
+                    T.buffer_store(total, self.how.step(total[place], element, right[v], lanes), [place])
+
+        whole = length // lefts if lefts > 1 else 0
+        if whole:
+            # Several elements of each row at once, then one lane after the other: NEON multiplies by a lane.
+            with T.serial(0, whole) as chunk:
+                k = T.bind(first + chunk * lefts)
+                several = f"int16x{lefts}"
+                loaded = [T.bind(T.Cast(several, self.left[at(base + r * depth + k, lefts)])) for r in range(tile.rows)]
+                for lane in range(lefts):
+                    step(k + lane, lambda r, lane=lane: Shuffle([loaded[r]], [lane] * lanes))  # type: ignore[misc]
+        if whole * lefts < length:
+            with T.serial(whole * lefts, length) as rest:
+                k = T.bind(first + rest)
+                step(k, lambda r: splat(self.left[base + r * depth + k], lanes))
+
+    def store(self, first: Any, count: Any, group: Any, number: Any) -> None:
+        """The epilogue of a block's 32 columns."""
+        columns = self.shape.columns
+        column = T.bind(number * WIDE)
+        with T.serial(0, count) as r:
+
+            def load(offset: Any, n: int) -> Any:
+                return self.sums[at((r + self.tile.rows) * WIDE + offset, n)]
+
+            def channels(number_of: Any) -> None:
+                start = group * columns + column
+                if self.store_lanes > 1:
+                    self.epilogue.emit_channels(load, first + r, start, number_of, self.store_lanes)
+                    return
+                with T.serial(0, number_of) as c:
+                    self.epilogue.emit(load(c, 1), first + r, start + c)
+
+            if columns % WIDE == 0:
+                channels(WIDE)
+            elif self.store_lanes == 1:
+                channels(T.min(WIDE, columns - column))
+            else:
+                with T.If(column + WIDE <= columns):
+                    with T.Then():
+                        channels(WIDE)
+                    with T.Else():
+                        channels(columns % WIDE)
+
+
+def _store_lanes(op: QuantizedProduct, shape: Layout, lanes: int) -> int:
+    """Lanes of the epilogue: vectors must not cross from one word of bits into the next."""
+    if shape.groups > 1 and shape.columns % WORD and any(isinstance(form, ToBits) for form in op.epilogue.forms):
+        return 1
+    return lanes
 
 
 def _block(shape: Layout, per_tile: int, generator: str) -> int:
