@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
@@ -326,22 +326,19 @@ def _exact_literals(text: str, module: Any) -> str:
     exact: dict[str, set[str]] = {}
 
     def note(value: Any) -> None:
-        number = abs(float(value.value))  # the sign is printed before it
-        double = str(value.ty.dtype) == "float64"
-        if not double:
-            number = struct.unpack("f", struct.pack("f", number))[0]
-        exact.setdefault(f"{number:e}" + ("" if double else "f"), set()).add(
-            number.hex() + ("" if double else "f") if math.isfinite(number) else ""
-        )
+        printed = exactly = abs(float(value.value))  # the sign is printed before it
+        suffix = "" if str(value.ty.dtype) == "float64" else "f"
+        if suffix:
+            exactly = float(np.float32(printed))
+        if math.isfinite(printed):
+            exact.setdefault(f"{printed:e}{suffix}", set()).add(exactly.hex() + suffix)
 
     tvm_ffi.structural_walk(module, (tirx.FloatImm, note))
 
     def replace(match: re.Match[str]) -> str:
         found = exact.get(match.group(0), set())
-        if len(found) != 1 or "" in found:
-            raise CompileError(
-                f"the constant {match.group(0)} in generated C is inexact; a kernel must pass its constants as buffers"
-            )
+        if len(found) != 1:
+            raise CompileError(f"two constants print as {match.group(0)} in C; a kernel must pass them as buffers")
         return next(iter(found))
 
     text = re.sub(r"\binff?\b", "INFINITY", text)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -92,8 +91,3 @@ class Example:
             arena_bytes=512,
             workspace_bytes=32,
         )
-
-
-@pytest.fixture(scope="session")
-def example() -> Example:
-    return Example()

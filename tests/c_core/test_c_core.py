@@ -1,0 +1,53 @@
+"""The C core is warning-free C99 and passes its own tests, also under the sanitizers and with Zig's compiler."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import subbyte.runtime
+from subbyte.tvm_kernels.toolchain import zig_command
+
+HERE = Path(__file__).parent
+CORE = Path(subbyte.runtime.__file__).parent / "c"
+HOSTED = [CORE / name for name in ("run.c", "session.c", "threads.c", "cores.c")]
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
+
+
+def call(command: list[str | Path], folder: Path) -> str:
+    done = subprocess.run(
+        [str(c) for c in command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "sanitizer", [[], ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], ["-fsanitize=thread"]]
+)
+def test_core_passes_under(sanitizer: list[str], tmp_path: Path) -> None:
+    sources = [HERE / "core_test.c", HERE / "tiny_model.c", *HOSTED]
+    call(["gcc", "-g", "-O1", *STRICT, *sanitizer, *sources, "-lpthread", "-o", "core_test"], tmp_path)
+    assert call([tmp_path / "core_test"], tmp_path) == "ok\n"
+
+
+def test_every_file_compiles_without_a_warning_at_the_optimisation_that_bundles_use(tmp_path: Path) -> None:
+    call(["gcc", "-O2", *STRICT, "-c", *HOSTED, CORE / "bench.c"], tmp_path)
+
+
+@pytest.mark.device
+def test_zig_finds_nothing_to_warn_about(tmp_path: Path) -> None:
+    zig = zig_command()
+    assert zig is not None, "pip install ziglang"
+    call([*zig, "cc", "-O2", "-fno-sanitize=all", *STRICT, "-c", *HOSTED], tmp_path)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "arm-none-eabi-gcc"])
+def test_cross_compilers_find_nothing_to_warn_about(compiler: str, tmp_path: Path) -> None:
+    assert shutil.which(compiler), f"apt install {compiler.removesuffix('-gcc')}"
+    hosted = HOSTED if "linux" in compiler else [CORE / "run.c"]
+    call([compiler, "-Os", *STRICT, "-c", *hosted], tmp_path)

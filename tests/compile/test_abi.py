@@ -1,0 +1,138 @@
+"""Kernels as plain C functions: tiles, scratch, exact constants, nothing of TVM left."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hand_plan import matmul, scale
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.abi import Wanted, compile_objects, compile_source
+from subbyte.tvm_kernels.targets import get_target
+
+C_FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-z,noexecstack"]
+
+
+def load(code: bytes, suffix: str, folder: Path) -> ctypes.CDLL:
+    path = folder / f"kernels{suffix}"
+    path.write_bytes(code)
+    library = folder / f"kernels{suffix}.so"
+    subprocess.run(["gcc", *C_FLAGS, str(path), "-o", str(library), "-lm"], check=True, timeout=60)
+    return ctypes.CDLL(str(library))
+
+
+def call(function: Any, arrays: list[np.ndarray[Any, Any]], begin: int, end: int) -> int:
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
+    return int(function(*pointers, ctypes.c_int32(begin), ctypes.c_int32(end)))
+
+
+def unary(expression: Any, n: int = 64) -> Any:
+    """float32 [n] to float32 [n]."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("unary")
+        x = T.arg("x", T.buffer((n,), "float32"))
+        y = T.arg("y", T.buffer((n,), "float32"))
+        with T.parallel(0, n) as i:
+            T.buffer_store(y, expression(x[i]), [i])
+    return builder.get()
+
+
+@pytest.mark.parametrize("generator", ["llvm", "c"])
+def test_a_kernel_works_on_just_the_tiles_it_is_given(generator: str, tmp_path: Path) -> None:
+    wanted = [Wanted("product", matmul(7, 24, 10))]
+    if generator == "llvm":
+        kernels = compile_objects(wanted, get_target("host").tvm_target())
+        library = load(kernels.code, ".o", tmp_path)
+    else:
+        kernels = compile_source(wanted, get_target("cortex-m4").tvm_target())
+        library = load(kernels.code, ".c", tmp_path)
+    signature = kernels.signatures[0]
+    assert signature.tiles == 7
+    assert (
+        signature.declaration() == "int32_t product(uint8_t *p0, int8_t *p1, int32_t *p2, int32_t begin, int32_t end);"
+    )
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (7, 24)).astype(np.uint8)
+    weights = rng.integers(-128, 128, (10, 24)).astype(np.int8)
+    out = np.full((7, 10), 99, np.int32)
+    assert call(library.product, [codes, weights, out], 2, 5) == 0
+    expected = (codes.astype(np.int32) - 128) @ weights.astype(np.int32).T
+    np.testing.assert_array_equal(out[2:5], expected[2:5])
+    assert (out[:2] == 99).all()
+    assert (out[5:] == 99).all()
+
+
+def test_two_loops_are_one_tile_and_large_scratch_becomes_a_pointer() -> None:
+    kernels = compile_objects([Wanted("scale", scale(7, 10))], get_target("host").tvm_target())
+    signature = kernels.signatures[0]
+    assert signature.tiles == 1
+    assert signature.scratch_bytes >= 7 * 10 * 4
+    assert "float *p3" in signature.declaration()
+    assert "args[3] + 0" in signature.trampoline()
+    assert b"TVMBackend" not in kernels.code
+
+
+@pytest.mark.parametrize("constant", [0.1, -0.1, 1 / 3, 16777215.0, 1e-38, float(np.float32(0.3) * np.float32(0.7))])
+def test_constants_in_c_keep_all_their_digits(constant: float, tmp_path: Path) -> None:
+    function = unary(lambda x: x * T.float32(constant))
+    kernels = compile_source([Wanted("unary", function)], get_target("cortex-m4").tvm_target())
+    library = load(kernels.code, ".c", tmp_path)
+    x = np.linspace(-3, 3, 64, dtype=np.float32)
+    y = np.empty(64, np.float32)
+    call(library.unary, [x, y], 0, 64)
+    np.testing.assert_array_equal(y, x * np.float32(constant))
+
+
+def test_c_rounds_to_nearest_even_like_numpy(tmp_path: Path) -> None:
+    kernels = compile_source([Wanted("unary", unary(T.nearbyint, 4096))], get_target("cortex-m4").tvm_target())
+    assert b" nearbyintf(" not in kernels.code
+    library = load(kernels.code, ".c", tmp_path)
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 4096, dtype=np.uint64).astype(np.uint32)
+    x = bits.view(np.float32).copy()
+    x[:2048] = np.arange(-1024, 1024, dtype=np.float32) / 2
+    x[2048:2056] = [8388607.5, 8388608.5, -8388607.5, 4194303.5, -0.0, -0.25, np.inf, -np.inf]
+    y = np.empty(4096, np.float32)
+    call(library.unary, [x, y], 0, 4096)
+    with np.errstate(invalid="ignore"):
+        expected = np.rint(x)
+    same = (y.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(x) & np.isnan(y))
+    assert same.all()
+
+
+def test_c_counts_bits(tmp_path: Path) -> None:
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("count")
+        x = T.arg("x", T.buffer((64,), "uint32"))
+        y = T.arg("y", T.buffer((64,), "uint32"))
+        with T.parallel(0, 64) as i:
+            T.buffer_store(y, T.popcount(x[i]), [i])
+    kernels = compile_source([Wanted("count", builder.get())], get_target("cortex-m4").tvm_target())
+    library = load(kernels.code, ".c", tmp_path)
+    words = np.random.default_rng(1).integers(0, 2**32, 64, dtype=np.uint64).astype(np.uint32)
+    words[:2] = [0, 0xFFFFFFFF]
+    counted = np.empty(64, np.uint32)
+    call(library.count, [words, counted], 0, 64)
+    np.testing.assert_array_equal(counted, [int(word).bit_count() for word in words])
+
+
+def test_c_names_nothing_of_tvm() -> None:
+    kernels = compile_source([Wanted("product", matmul(3, 4, 5))], get_target("cortex-m4").tvm_target())
+    assert b"tvm" not in kernels.code.lower()
+
+
+def test_a_parameter_that_is_no_buffer_is_refused() -> None:
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("odd")
+        n = T.arg("n", T.int32())
+        y = T.arg("y", T.buffer((4,), "int32"))
+        T.buffer_store(y, n, [0])
+    with pytest.raises(CompileError, match="parameter n is no buffer"):
+        compile_objects([Wanted("odd", builder.get())], get_target("host").tvm_target())

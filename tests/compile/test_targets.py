@@ -1,0 +1,88 @@
+"""Target rows: features by name, what LLVM is told, toolchains that are found or asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from subbyte.errors import ToolchainError, UnknownNameError, UsageError
+from subbyte.tvm_kernels.targets import (
+    LLVM_FEATURES,
+    Target,
+    all_targets,
+    get_target,
+    host_features,
+    register_target,
+)
+from subbyte.tvm_kernels.toolchain import examine_toolchains, find_static_toolchain, find_toolchain
+
+
+def test_the_promised_targets_are_there() -> None:
+    names = [target.name for target in all_targets()]
+    assert names[0] == "host"
+    assert {"x86-64-v3", "x86-64-v4", "cortex-a53", "cortex-m4"} <= set(names)
+
+
+def test_an_unknown_target_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'cortex-m4'"):
+        get_target("cortex-m5")
+
+
+def test_levels_of_x86_64_contain_each_other() -> None:
+    v3, v4 = get_target("x86-64-v3").features, get_target("x86-64-v4").features
+    assert v3 < v4
+    assert {"avx2", "fma"} <= v3
+    assert {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} == v4 - v3
+
+
+def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni sse4_1 unheard_of\n")
+    assert host_features(path) == {"avx2", "avx512vnni", "sse41"}
+    path.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
+    assert host_features(path) == {"neon", "dotprod"}
+
+
+def test_llvm_is_told_exactly_the_features_of_the_row() -> None:
+    attributes = [str(a) for a in get_target("x86-64-v3").tvm_target().attrs["mattr"]]
+    assert set(attributes) == {f"+{LLVM_FEATURES[name]}" for name in get_target("x86-64-v3").features}
+    assert "-prefer-256-bit" in [str(a) for a in get_target("x86-64-v4").tvm_target().attrs["mattr"]]
+
+
+def test_a_row_with_an_unknown_feature_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="avx512vnni"):
+        dataclasses.replace(get_target("x86-64-v3"), features=frozenset({"avx512-vnni"}))
+
+
+def test_a_user_can_add_a_target_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subbyte.tvm_kernels.targets._rows", {})
+    mine = Target("my-board", "aarch64-linux-gnu", "library", frozenset({"neon"}), "a board of mine")
+    assert register_target(mine) is get_target("my-board")
+    with pytest.raises(UsageError, match="registered twice"):
+        register_target(mine)
+    with pytest.raises(UsageError, match="registered twice"):
+        register_target(dataclasses.replace(mine, name="host"))
+
+
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ToolchainError, match="apt install gcc-arm-none-eabi"):
+        find_toolchain(get_target("cortex-m4"))
+
+
+def test_zig_serves_when_there_is_no_system_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    toolchain = find_toolchain(get_target("cortex-a53"))
+    assert toolchain.is_zig
+    assert "aarch64-linux-gnu" in toolchain.compiler
+    assert "aarch64-linux-musl" in find_static_toolchain(get_target("cortex-a53")).compiler
+
+
+def test_the_doctor_names_a_way_to_get_every_tool() -> None:
+    rows = examine_toolchains()
+    assert all(row.remedy for row in rows)
+    assert next(row for row in rows if row.what == "C compiler (host)").found
