@@ -6,7 +6,6 @@ Energy counters (`energy<i>_input`, microjoules) are read at both ends; power (`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,7 +47,7 @@ class Hwmon:
         self.source = f"hwmon {' + '.join(rail.name for rail in self._rails)}"
         self._sampler = Sampler(self._sample, max(period_s, *(rail.period_s for rail in self._rails)))
         self._samples = 0
-        self._started = 0.0
+        self._first = self._last = 0.0
 
     def start(self) -> None:
         self._samples = 0
@@ -56,12 +55,12 @@ class Hwmon:
             rail.joules, rail.last = 0.0, None
             if rail.counter is not None:
                 rail.first_j = _number(rail.counter) / 1e6
-        self._started = time.perf_counter()
+        self._first = 0.0
         self._sampler.start()
 
     def stop(self) -> Reading:
         self._sampler.stop()
-        window = time.perf_counter() - self._started
+        window = self._last - self._first
         for rail in self._rails:
             if rail.counter is not None:
                 rail.joules = _number(rail.counter) / 1e6 - rail.first_j
@@ -72,6 +71,7 @@ class Hwmon:
         return Reading(sum(domains.values()), window, ticks, domains)
 
     def _sample(self, now: float) -> None:
+        self._first, self._last = self._first or now, now
         for rail in self._rails:
             if rail.watts is None:
                 continue

@@ -1,0 +1,271 @@
+"""The benchmark: its figures are of the calls that were made, its warnings have reasons, its JSON the agreed keys."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from tiny_bundle import example, npy, tiny_manifest, tiny_members
+
+from subbyte.errors import InputError, SessionError, UsageError
+from subbyte.runtime import BenchResult, bench, load, open_bundle, write_bundle
+from subbyte.runtime.benchmark import interleave, pinned, time_calls, warm_up
+from subbyte.runtime.cold_start import measure_cold_start
+from subbyte.runtime.energy import Reading
+from subbyte.runtime.report import print_bench, print_energy_model, print_manifest
+from subbyte.runtime.steadiness import Disturbance, Observed, drift_of, unsteadiness
+
+
+class Counter:
+    """A meter that moves by one joule from start to stop, with as many ticks as asked."""
+
+    source = "test counter"
+
+    def __init__(self, ticks: int = 1000) -> None:
+        self.ticks = ticks
+
+    def start(self) -> None: ...
+
+    def stop(self) -> Reading:
+        return Reading(1.0, 2.0, self.ticks, {"all": 1.0})
+
+
+@pytest.fixture
+def result(bundle_path: Path) -> BenchResult:
+    return bench(bundle_path, iterations=200, cold=False, meter=Counter())
+
+
+def test_figures_of_a_bundle(result: BenchResult) -> None:
+    latency = result.latency_ms
+    assert 0 < latency.min <= latency.p50 <= latency.p90 <= latency.p99
+    assert latency.min <= latency.mean
+    assert result.throughput_per_s == pytest.approx(1e3 / latency.mean)
+    assert (result.iterations, result.threads, result.golden_ok, result.golden_exact) == (200, 1, True, True)
+    assert result.warmup >= 10
+    assert [row.name for row in result.operators] == ["quantize", "take_signs", "scale", "count"]
+    assert sum(row.share for row in result.operators) == pytest.approx(1.0)
+    scale = result.operators[2]
+    assert scale.gmac_per_s == pytest.approx(48 / scale.ns)
+    assert result.operators[0].gmac_per_s is None
+
+
+def test_json_has_the_keys_of_the_c_program(result: BenchResult) -> None:
+    plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert {"min", "mean", "p50", "p90", "p99"} <= set(plain["latency_ms"])
+    assert {"name", "target", "threads", "iterations", "warmup", "golden_ok", "golden_max_error"} <= set(plain)
+    assert all({"name", "ns"} <= set(row) for row in plain["operators"])
+    assert plain["machine"]["python"].count(".") == 2
+
+
+def test_measured_and_modelled_energy_stand_apart(result: BenchResult) -> None:
+    plain = result.to_json()
+    measured, modelled = plain["energy_measured"], plain["energy_modelled"]
+    assert (measured["provenance"], modelled["provenance"]) == ("measured", "modelled")
+    assert measured["joules_gross"] == 1.0
+    assert measured["joules_net"] == 0.0
+    assert not {key for key in measured if "modelled" in key}
+    assert not {key for key in modelled if "joules" in key}
+
+
+def test_without_a_counter_the_reason_stands_there(bundle_path: Path) -> None:
+    found = bench(bundle_path, iterations=5, cold=False, meter=Counter(ticks=3))
+    assert found.energy_measured is None
+    assert "at least 100 are needed" in (found.energy_measured_missing or "")
+    assert found.energy_modelled.modelled_pj > 0
+
+
+def test_an_open_session_with_inputs(bundle_path: Path) -> None:
+    with load(bundle_path, threads=2) as session:
+        found = bench(session, iterations=20, inputs=example(), cold=False, energy=False, profile=False)
+        assert (found.threads, found.operators, found.cold_start) == (2, (), None)
+        with pytest.raises(UsageError, match="has 2 threads, asked for 1"):
+            bench(session, threads=1)
+        with pytest.raises(InputError, match="expected float32"):
+            bench(session, iterations=1, inputs=example().astype(np.float64))
+        session.run(example())
+
+
+def test_wrong_golden_outputs_lead_the_warnings(tmp_path: Path, library: bytes) -> None:
+    members = {**tiny_members(library), "golden/output_0.npy": npy(np.zeros((1, 3, 4, 4), np.float32))}
+    path = write_bundle(tmp_path / "b.subbyte", tiny_manifest(), members)
+    found = bench(path, iterations=5, cold=False, energy=False)
+    assert found.golden_ok is False
+    assert found.warnings[0].startswith("the outputs are not the golden ones")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"iterations": 0}, {"seconds": 0}, {"seconds": None}, {"seconds": -1.0}, {"warmup": -1}, {"threads": 0}],
+)
+def test_wrong_settings(bundle_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        bench(bundle_path, **settings)
+
+
+def test_the_number_of_calls() -> None:
+    calls: list[int] = []
+    assert warm_up(lambda: calls.append(1), 7, 0.0) == len(calls) == 7
+    assert len(time_calls(lambda: calls.append(1), None, 25)) == 25
+    assert len(calls) == 32
+    timed = time_calls(lambda: calls.append(1), 0.01, None)
+    assert len(calls) == 32 + len(timed)
+    assert timed.sum() <= 0.011 + timed[-1]
+
+
+def test_interleaved_calls_take_turns() -> None:
+    order: list[str] = []
+    found = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.005)
+    rounds = len(found["a"])
+    assert rounds == len(found["b"]) > 0
+    assert order[-2 * rounds :] == ["a", "b"] * rounds
+
+
+def test_pinning_is_undone() -> None:
+    before = os.sched_getaffinity(0)
+    with pinned(1) as cpus:
+        assert os.sched_getaffinity(0) == set(cpus)
+        assert len(cpus) == 1
+    assert os.sched_getaffinity(0) == before
+    with pinned(0) as cpus, pinned(10_000) as more:
+        assert (cpus, more, os.sched_getaffinity(0)) == ((), (), before)
+
+
+# ---- steadiness ----
+
+QUIET = Observed(0.0, 0.0)
+
+
+def test_a_steady_series_has_no_warning() -> None:
+    noise = np.random.default_rng(0).normal(1.0, 0.01, 900)
+    assert unsteadiness(noise * 1e-3, QUIET) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "observed", "match"),
+    [
+        (
+            lambda x: x * np.linspace(1.0, 1.2, len(x)),
+            QUIET,
+            r"rose by 1\d% from the first third to the last: the processor heats",
+        ),
+        (lambda x: x * np.linspace(1.2, 1.0, len(x)), QUIET, r"fell by 1\d% .*warm up for longer"),
+        (
+            lambda x: np.where(np.arange(len(x)) % 10 == 0, 2 * x, x),
+            Observed(500.0, 0.0),
+            "other programs took the core 500",
+        ),
+        (lambda x: np.where(np.arange(len(x)) % 80 == 0, 1.7 * x, x), QUIET, r"one call in a hundred takes 1\.7"),
+        (lambda x: x, Observed(0.0, 0.07), "host took 7% of the CPU"),
+        (lambda x: x[:10], QUIET, "only 10 calls"),
+    ],
+)
+def test_an_unsteady_series_says_why(change: Any, observed: Observed, match: str) -> None:
+    noise = np.random.default_rng(0).normal(1.0, 0.005, 900) * 1e-3
+    assert re.search(match, " ".join(unsteadiness(change(noise), observed)))
+
+
+@given(st.floats(0.5, 2.0), st.integers(9, 300))
+def test_drift_is_the_ratio_of_the_ends(factor: float, count: int) -> None:
+    series = np.ones(count)
+    series[-(count // 3) :] = factor
+    assert drift_of(series) == pytest.approx(factor - 1)
+    assert drift_of(series[:8]) == 0.0
+
+
+def test_steal_is_read_from_proc_stat(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu 100 0 0 100 0 0 0 10 0 0\n")
+    watch = Disturbance(stat)
+    stat.write_text("cpu 160 0 0 120 0 0 0 30 0 0\n")
+    assert watch.stop().steal == pytest.approx(0.2)
+    assert Disturbance(tmp_path / "none").stop().steal is None
+
+
+# ---- cold start and imports ----
+
+
+def test_cold_start(bundle_path: Path) -> None:
+    found = measure_cold_start(bundle_path, runs=1)
+    parts = found.python_ms + found.import_ms + found.load_ms + found.first_result_ms
+    assert 0 < parts <= found.total_ms
+    assert found.resident_bytes is not None
+    assert 10 << 20 < found.resident_bytes < 60 << 20
+
+
+def test_cold_start_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="there is no bundle"):
+        measure_cold_start(tmp_path / "none.subbyte", runs=1)
+
+
+def test_running_imports_nothing_heavy(bundle_path: Path) -> None:
+    """A device has NumPy, click and rich; a run needs the first alone."""
+    code = """
+import sys, numpy
+from subbyte.runtime import load
+with load(sys.argv[1], threads=1) as session:
+    session.run(numpy.zeros((1, 3, 4, 4), numpy.float32))
+heavy = {"torch", "onnx", "onnxruntime", "tvm", "lightning", "rich", "click", "zeus", "zipfile", "subprocess"}
+print(sorted(heavy & set(sys.modules)))
+print(sorted(name for name in sys.modules if name.startswith("subbyte")))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(bundle_path)], capture_output=True, text=True, check=True)
+    heavy, ours = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert "benchmark" not in ours
+    assert "energy" not in ours
+
+
+def test_importing_the_package_imports_nothing() -> None:
+    code = "import sys, subbyte.runtime as r; print('numpy' in sys.modules, dir(r)); r.nothing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("False ['BenchResult', 'Bundle', 'Session', 'bench'")
+    assert "AttributeError: module 'subbyte.runtime' has no attribute 'nothing'" in done.stderr
+
+
+# ---- reports ----
+
+
+def test_reports_print(result: BenchResult, bundle_path: Path) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=200)
+    print_bench(result, console)
+    print_energy_model(result, console)
+    with open_bundle(bundle_path) as bundle:
+        print_manifest(bundle, console)
+    text = file.getvalue()
+    for words in (
+        "p99",
+        "take_signs",
+        "golden outputs: equal",
+        "energy, measured (test counter",
+        "energy, modelled (not measured;",
+        "int8 multiply 0.2",
+        "One memory model for every operator",
+        "input x: float32 [1, 3, 4, 4]",
+        "uint8 x ternary",
+        "weights.bin",
+    ):
+        assert words in text
+
+
+def test_reports_do_not_obey_the_bundle(tmp_path: Path, library: bytes) -> None:
+    """Names from a file are text: no markup, no terminal escapes."""
+    manifest = tiny_manifest()
+    manifest["name"] = "[bold red]\x1b[2Jevil[/] [/nothing]"
+    path = write_bundle(tmp_path / "b.subbyte", manifest, tiny_members(library))
+    file = io.StringIO()
+    with open_bundle(path) as bundle:
+        print_manifest(bundle, Console(file=file, width=200))
+    assert "[bold red]?[2Jevil[/] [/nothing]" in file.getvalue()
+    assert "\x1b[2J" not in file.getvalue()
