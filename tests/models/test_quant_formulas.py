@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,15 +55,33 @@ def test_learned_step_golden_codes_and_step_gradient() -> None:
 
 
 def test_learned_step_starts_at_twice_the_mean_over_root_of_the_largest_level() -> None:
-    quantizer = LearnedStep(4, PerChannel(0)).weight_quantizer(W0)
+    quantizer = LearnedStep(4, PerChannel(0), "mean").weight_quantizer(W0)
     np.testing.assert_allclose(quantizer.scales().numpy(), 2 * np.array([0.6125, 0.2]) / math.sqrt(7), rtol=1e-6)
 
 
 def test_group_scales_are_those_of_each_group_with_a_shorter_last_one() -> None:
-    quantizer = LearnedStep(4, PerGroup(3)).weight_quantizer(W0)
+    quantizer = LearnedStep(4, PerGroup(3), "mean").weight_quantizer(W0)
     means = np.array([[1.25 / 3, 1.2], [0.4 / 3, 0.4]])
     np.testing.assert_allclose(quantizer.scales().numpy(), 2 * means / math.sqrt(7), rtol=1e-6)
     assert quantizer.export().scale.shape == (2, 2)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_least_error_start_is_the_best_of_its_grid_and_no_worse_than_the_mean(bits: int) -> None:
+    w = torch.randn(3, 200, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.01], [1.0], [50.0]])
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def error(step: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        values = w.numpy().astype(float)
+        return np.square(np.clip(np.round(values / step), low, high) * step - values).sum(axis=1, keepdims=True)
+
+    found, mean = (
+        LearnedStep(bits, PerChannel(0), initial).weight_quantizer(w).scales().numpy().astype(float)[:, None]
+        for initial in ("error", "mean")
+    )
+    grid = [error(w.abs().amax(dim=1, keepdim=True).numpy() * (1 - 0.05 * i) / high) for i in range(15)]
+    np.testing.assert_allclose(error(found), np.min(grid, axis=0), rtol=1e-4)
+    assert (error(found) <= 1.02 * error(mean)).all()
 
 
 def test_abs_mean_golden() -> None:
@@ -173,7 +192,7 @@ def test_decode_is_the_inverse_of_packing(config: LearnedStep) -> None:
     ("batch", "low", "high", "factor"), [([0.0, 1.0, 2.0], 0, 255, 4), ([-1.0, 1.0, 2.0], -128, 127, 2)]
 )
 def test_first_batch_gives_sign_and_step(batch: list[float], low: int, high: int, factor: int) -> None:
-    quantizer = LearnedStep(8).activation_quantizer(nn.Linear(3, 1))
+    quantizer = LearnedStep(8, initial="mean").activation_quantizer(nn.Linear(3, 1))
     x = torch.tensor([batch])
     quantizer(x)
     assert (quantizer.format.levels.min(), quantizer.format.levels.max()) == (low, high)
@@ -282,6 +301,7 @@ def test_configurations_validate_themselves() -> None:
     for make in (
         lambda: LearnedStep(9),
         lambda: LearnedStep(8, PerChannel(1)),
+        lambda: LearnedStep(8, initial="largest"),  # type: ignore[arg-type]
         lambda: AbsMean("mode"),  # type: ignore[arg-type]
         lambda: LearnedStep(8, PerChannel(0)).activation_quantizer(nn.Linear(1, 1)),
     ):

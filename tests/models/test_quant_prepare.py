@@ -29,7 +29,6 @@ from subbyte.models.quant import (
     register_scheme,
     set_progress,
 )
-from subbyte.models.quant.observe import observed_codes
 
 NAMES = ["float", "int8", "int4", "ternary", "ternary-median", "binary", "pow2"]
 
@@ -203,9 +202,17 @@ def test_a_fused_transformer_layer_still_goes_through_the_quantized_layers() -> 
     model = quantize(nn.Sequential(layer), get_scheme("ternary", keep=None), example=torch.zeros(1, 3, 8))
     model(torch.randn(2, 3, 8))
     model.eval()
-    with torch.inference_mode(), observed_codes(model) as seen:
+    quantizer = quantized_layers(model)["0.linear1"].activation_quantizer
+    inputs: list[Tensor] = []  # not by a hook: torch avoids its fused path where there are hooks
+
+    def quantize_and_note(x: Tensor) -> tuple[Tensor, Tensor | None]:
+        inputs.append(x)
+        return type(quantizer).quantize(quantizer, x)
+
+    quantizer.__dict__["quantize"] = quantize_and_note
+    with torch.inference_mode():
         model(torch.randn(2, 3, 8))
-    assert [observation.name for observation in seen] == [f"0.linear{n}.activation_quantizer" for n in (1, 2)]
+    assert len(inputs) == 1
 
 
 # ---- batch norms ----
