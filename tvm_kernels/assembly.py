@@ -65,7 +65,8 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
     for name, value in graph.values.items():
         if value.data is not None and name in read:
             places[name] = Argument("weights", weights.add(value.data))
-    calls = tuple(_call(graph, step, places, aliases) for step in steps)
+    shown = _shown(graph, aliases)
+    calls = tuple(_call(graph, step, places, aliases, shown) for step in steps)
     return Plan(
         name=graph.name,
         inputs=tuple(_tensor(graph.values[name], Argument("input", i)) for i, name in enumerate(graph.inputs)),
@@ -240,10 +241,22 @@ def _places(graph: Graph, steps: Sequence[Step], aliases: Aliases) -> tuple[dict
 # ---- the plan's rows ----
 
 
+def _shown(graph: Graph, aliases: Aliases) -> dict[str, str]:
+    """For values that lowering made: a value of the file that is a view of the whole of it, in ONNX's order."""
+    reordered = {node.outputs[0] for node in graph.order() if node.attributes.get("reordered")}
+    shown: dict[str, str] = {}
+    for name, alias in aliases.items():
+        root = graph.values[alias.root]
+        whole = not alias.offset and graph.values[name].nbytes == root.nbytes
+        if whole and name in graph.onnx_names and name not in reordered and alias.root not in graph.onnx_names:
+            shown.setdefault(alias.root, name)
+    return shown
+
+
 def _tensor(value: Value, place: Argument) -> Tensor:
     storage = value.storage
     return Tensor(
-        name=value.name,
+        name=value.holds or value.name,
         dtype=value.memory_dtype,
         shape=value.memory_shape,
         storage="codes" if isinstance(storage, ops.Codes) else "bits" if isinstance(storage, ops.Bits) else "float",
@@ -261,7 +274,7 @@ def _storage_name(storage: ops.Storage) -> str:
     return "binary" if isinstance(storage, ops.Bits) else "float32"
 
 
-def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases) -> Call:
+def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
     node, operator = step.node, step.node.operator
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
     facts: dict[str, Any] = {}
@@ -282,7 +295,9 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
         kernel=step.kernel,
         function=step.function,
         arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in step.arguments),
-        outputs=tuple(_tensor(graph.values[name], _place(name, places, aliases)) for name in step.results),
+        outputs=tuple(
+            _tensor(graph.values[shown.get(name, name)], _place(name, places, aliases)) for name in step.results
+        ),
         macs=_macs(operator),
         input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
         output_bytes=sum(graph.values[name].nbytes for name in step.results),

@@ -63,6 +63,7 @@ class Value:
     weight: Weight | None = None  # a low-bit constant
     storage: ops.Storage = field(default_factory=ops.Float)
     layout: str = "as-is"  # or "NHWC": channels (axis 1) last
+    holds: str | None = None  # the ONNX value it is, where lowering made a value for another layout
 
     @property
     def size(self) -> int:
@@ -117,6 +118,7 @@ class Graph:
         self.name = name
         self.opset = opset
         self.metadata: dict[str, str] = {}
+        self.onnx_names: frozenset[str] = frozenset()  # values of the file; lowering adds others
         self.values: dict[str, Value] = {}
         self.inputs: list[str] = []
         self.outputs: list[str] = []

@@ -65,6 +65,7 @@ def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str
     other = graph.fresh(f"{name}:{layout}")
     rank = len(value.shape)
     made = graph.add_value(other, value.dtype, value.shape, storage=value.storage, layout=layout)
+    made.holds = value.holds or name
     perm = to_channels_last(rank) if layout == NHWC else to_channels_first(rank)
     if value.data is not None:
         made.data = np.ascontiguousarray(np.transpose(value.data, perm))
@@ -162,6 +163,9 @@ def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
         return False
     for user, product in zip(users, products, strict=True):
         user.operator = _permuted(product, channels, pixels)
+    maker = graph.producer(target.name)
+    assert maker is not None
+    maker.attributes["reordered"] = True
     return True
 
 
@@ -226,6 +230,7 @@ def _outputs(graph: Graph, converted: dict[tuple[str, str], str]) -> None:
             continue
         inner = graph.fresh(name)
         graph.add_value(inner, value.dtype, value.shape, storage=value.storage, layout=value.layout)
+        graph.values[inner].holds = name
         graph.set_outputs(maker, [inner if output == name else output for output in maker.outputs])
         graph.replace_uses(name, inner)
         value.layout = AS_IS

@@ -1,4 +1,4 @@
-"""An ONNX model as a `Graph`: every shape inferred, every constant folded, every low-bit payload checked and unpacked once.
+"""An ONNX model as a `Graph`: every shape inferred, every constant folded, every low-bit payload checked.
 
 Shapes are inferred node by node with the values of constants at hand, so that shape arithmetic (Shape, Gather, Concat,
 Reshape) disappears here. A shape that stays unknown is refused.
@@ -20,7 +20,7 @@ from subbyte import formats
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerGroup, PerTensor
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
-from subbyte.tvm_kernels.onnx_model import DOMAIN, MAX_ELEMENTS, decoder_formats, dequantizer_formats
+from subbyte.tvm_kernels.onnx_model import DOMAIN, INPUT_TYPES, MAX_ELEMENTS, decoder_formats, dequantizer_formats
 
 Array = npt.NDArray[Any]
 HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
@@ -46,6 +46,13 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
     graph.outputs = [value.name for value in model.graph.output]
     if len(set(graph.outputs)) != len(graph.outputs):
         raise ModelError("the graph names one value as output twice; give each output its own name")
+    for name in graph.outputs:
+        if graph.values[name].dtype not in INPUT_TYPES:
+            raise ModelError(
+                f"output '{name}' is {graph.values[name].dtype}; outputs are one of {', '.join(sorted(INPUT_TYPES))}: "
+                "put a Cast in front of it"
+            )
+    graph.onnx_names = frozenset(graph.values)
     graph.prune()
     return graph
 
@@ -130,8 +137,8 @@ def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None
     tensor = kind.tensor_type if kind is not None and kind.HasField("tensor_type") else None
     if tensor is None or not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
         raise ModelError(
-            f"the shape of '{name}' (node '{label}') depends on run-time values; export with fixed shapes, for instance "
-            "by replacing data-dependent indexing"
+            f"the shape of '{name}' (node '{label}') depends on run-time values; export with fixed shapes, "
+            "for instance by replacing data-dependent indexing"
         )
     shape = [dim.dim_value for dim in tensor.shape.dim]
     if int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
@@ -217,8 +224,8 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         size = int(_need(graph, proto, 3, "the group size").reshape(-1)[0])
         if size < 1 or scale.shape != (shape[0], -(-depth // size)):
             raise ModelError(
-                f"node '{label}': scales of shape {list(scale.shape)} do not fit groups of {size} of {depth} elements in "
-                f"{shape[0]} rows; the file is damaged, export it again"
+                f"node '{label}': scales of shape {list(scale.shape)} do not fit groups of {size} of {depth} elements "
+                f"in {shape[0]} rows; the file is damaged, export it again"
             )
         granularity = PerGroup(size)
     try:

@@ -232,7 +232,7 @@ def coded_inputs_as_float(graph: Graph) -> None:
         if isinstance(value.storage, ops.Float) or producer is None:
             continue
         inner = graph.fresh(name)
-        graph.add_value(inner, value.dtype, value.shape, storage=value.storage)
+        graph.add_value(inner, value.dtype, value.shape, storage=value.storage, holds=name)
         graph.set_outputs(producer, [inner if output == name else output for output in producer.outputs])
         graph.replace_uses(name, inner)
         levels = as_float(graph, inner, producer)
