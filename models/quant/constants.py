@@ -89,9 +89,17 @@ def fake_quantized(model: nn.Module) -> Iterator[None]:
 def refresh(model: nn.Module, packed: bool = False) -> None:
     """Compute the constants of every quantized module of a model in eval mode (and the packed weights for an export).
 
-    Raises QuantizationError when the model is in training mode or a quantizer has seen no data.
+    Raises QuantizationError when the model is in training mode, a quantizer has seen no data, or a batch norm that is
+    part of a layer is no longer in the model: replaced, as `SyncBatchNorm.convert_sync_batchnorm` does, it would
+    count twice.
     """
+    inside = set(model.modules())
     for name, module in model.named_modules():
+        norm = module.__dict__.get("_batch_norm")
+        if norm is not None and norm not in inside:
+            raise QuantizationError(
+                f"'{name}' holds a batch norm that is no longer in the model; convert batch norms before quantize"
+            )
         if isinstance(module, Constants):
             if module.training:
                 raise QuantizationError(f"'{name}' is in training mode; call model.eval() first")

@@ -7,7 +7,7 @@ The paper starts at step = 2 mean|x| / sqrt(high) (initial="mean"; 4 instead of 
 do). At 8 bits that leaves most codes unused: the mean |x| gets code 5 of 127. We start at the step of least squared
 error (initial="error"), as Bhalgat et al., "LSQ+: Improving low-bit quantization through learnable offsets and better
 initialization", 2020, do for activations. On a float resnet8 for 8x8 digits, quantized to int8 without training, it
-brings the relative error of the logits from about 5% to 1.1%.
+brings the relative error of the logits from 5.7% to 1.1%.
 """
 
 from __future__ import annotations

@@ -81,11 +81,13 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
     modules = dict(model.named_modules())
     if any(isinstance(m, (QuantizedProduct, QuantizedAveragePool)) for m in modules.values()):
         raise QuantizationError("this model is quantized already; quantize a fresh copy of the float model")
-    model.__dict__["quantization_report"] = report = list(_float_rows(modules))
+    report = list(_float_rows(modules))
     if chosen.is_float:
         report += [ReportRow(n, type(modules[n]).__name__, "float", "float", "float scheme") for n in _find(modules)]
+        model.__dict__["quantization_report"] = report
         return model
 
+    # All that can be refused is refused before anything is changed.
     reasons = {name: _why_not(name, modules) for name in _find(modules)}
     able = [name for name, reason in reasons.items() if reason is None]
     norms = [n for n, m in modules.items() if isinstance(m, NORMS) and m.running_mean is not None]
@@ -104,6 +106,7 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
     report += list(_quantize_pools(modules, pools, seen))
     _quantize_norms(modules, norms, seen)
     _forbid_fast_paths(modules)
+    model.__dict__["quantization_report"] = report
     return model
 
 
@@ -153,6 +156,8 @@ def _why_not(name: str, modules: dict[str, nn.Module]) -> str | None:
         raise QuantizationError(f"'{name}' is lazy and has no weight yet; run the model once before quantize")
     if module.weight.dtype != torch.float32:
         raise QuantizationError(f"'{name}' has {module.weight.dtype} weights; quantize wants float32")
+    if not bool(torch.isfinite(module.weight).all()):
+        raise QuantizationError(f"'{name}' has NaN or infinite weights; they cannot be quantized")
     sharers = [n for n, m in modules.items() if n != name and any(p is module.weight for p in m._parameters.values())]
     if sharers:
         return f"its weight is shared with '{sharers[0]}'"
@@ -186,8 +191,6 @@ def _quantize_layer(module: nn.Module, name: str, note: str, scheme: Scheme) -> 
     if weights is None or activations is None:
         raise QuantizationError(f"'{name}': scheme '{scheme.name}' says nothing about this layer")
     weight = cast(Tensor, module.weight)
-    if not bool(torch.isfinite(weight).all()):
-        raise QuantizationError(f"'{name}' has NaN or infinite weights; they cannot be quantized")
     weight_quantizer = weights.weight_quantizer(weight)
     activation_quantizer = activations.activation_quantizer(module)
     mixin = next(mixin for kind_, mixin in PRODUCTS if isinstance(module, kind_))

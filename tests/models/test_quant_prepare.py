@@ -178,10 +178,11 @@ def test_refusals() -> None:
         quantize(nn.Sequential(nn.Linear(2, 2)).double(), "int8")
     with pytest.raises(QuantizationError, match="fails on the example"):
         quantize(nn.Sequential(nn.Linear(2, 2)), "int8", example=torch.zeros(1, 3))
-    broken = nn.Sequential(nn.Linear(2, 2))
-    nn.init.constant_(broken[0].weight, float("nan"))
-    with pytest.raises(QuantizationError, match="NaN"):
+    broken = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    nn.init.constant_(broken[1].weight, float("nan"))
+    with pytest.raises(QuantizationError, match="'1' has NaN"):
         quantize(broken, "int8")
+    assert type(broken[0]) is nn.Linear  # nothing was changed
     with pytest.raises(QuantizationError, match="0 to 1"):
         set_progress(nn.Linear(1, 1), 1.5)
 
@@ -278,6 +279,14 @@ def test_eval_mode_computes_each_norm_as_torch_does() -> None:
     assert model.norm2.weight.grad is not None
     with torch.no_grad():
         assert torch.equal(model.norm2(plain), model.norm2(plain.clone().requires_grad_()))
+
+
+def test_a_linked_norm_that_was_replaced_is_found() -> None:
+    model = quantize(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), "int8", example=torch.zeros(1, 1, 2, 2))
+    model(torch.randn(4, 1, 2, 2))
+    refresh(model.eval())
+    with pytest.raises(QuantizationError, match="no longer in the model"):
+        refresh(nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 
 def test_a_linear_with_a_linked_norm_wants_vectors() -> None:
