@@ -251,7 +251,8 @@ class ProgressBar(Callback):
         if not trainer.is_global_zero:
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self.console, transient=True)
+        hidden = not self.console.is_terminal
+        self._bar = Progress(*columns, console=self.console, transient=True, disable=hidden)
         self._bar.start()
         self._task = self._bar.add_task("training", total=int(trainer.estimated_stepping_batches))
 

@@ -1,0 +1,319 @@
+"""Training: accuracy on real digits, resuming to the same bits, teachers, own modules and data, errors."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from subbyte.errors import CheckpointError, UnknownNameError, UsageError
+from subbyte.models import Data, from_datasets, load_checkpoint, load_data, train
+from subbyte.models.data import ImageTensors
+from subbyte.models.learner import LOG, STATE, Recipe, parameter_groups, warmup_cosine
+from subbyte.models.quant import quantize, quantized_layers
+from subbyte.models.training_state import TrainingStateIO
+
+
+class StopAt(Callback):
+    """Break off as a crash would, at the start of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("the power went out")
+
+
+@pytest.fixture(scope="module")
+def few_digits() -> Data:
+    """A fifth of the digits, with an augmentation, for tests of the machinery."""
+    digits = load_data("digits")
+    assert isinstance(digits.train, ImageTensors)
+    from subbyte.models.data import shift_and_flip
+
+    part = ImageTensors(digits.train.pixels[:256], digits.train.labels[:256], digits.train.normalization)
+    return Data("digits", part, digits.test, 10, 1, (8, 8), digits.normalization, shift_and_flip(1, flip=False))
+
+
+def quick(data: Any, folder: Path, scheme: str = "ternary", epochs: int = 3, **options: Any) -> Any:
+    options = {"model_options": {"hidden": [32]}, "progress": False, "accelerator": "cpu", **options}
+    return train("mlp", data, scheme, epochs, folder, **options)
+
+
+# ---- accuracy ----
+
+
+@pytest.mark.parametrize("scheme", ["float", "ternary"])
+@pytest.mark.parametrize(("model", "epochs"), [("mlp", 4), ("resnet8", 2)])
+def test_digits_are_learned(tmp_path: Path, model: str, scheme: str, epochs: int) -> None:
+    result = train(model, "digits", scheme, epochs, tmp_path, progress=False, accelerator="cpu")
+    assert result.accuracy > 0.9
+    assert len(result.history) == epochs
+    loaded = result.load()
+    digits = load_data("digits")
+    images, labels = digits.test.batch(slice(None))  # type: ignore[attr-defined]
+    with torch.no_grad():
+        right = (loaded.model(images).argmax(-1) == labels).float().mean().item()
+    assert right == pytest.approx(result.accuracy)
+    assert loaded.metrics["accuracy"] == pytest.approx(result.accuracy)
+    assert (len(quantized_layers(loaded.model)) > 0) == (scheme == "ternary")
+
+
+def test_a_binary_network_learns_and_has_its_own_form(tmp_path: Path) -> None:
+    result = train("resnet8", "digits", "binary", 3, tmp_path, progress=False, accelerator="cpu", learning_rate=5e-3)
+    assert result.accuracy > 0.8
+    assert result.load().config.model_options == {"shortcut": "convolution", "activation": "prelu"}
+
+
+# ---- resume ----
+
+
+def test_a_resumed_run_gives_the_same_bits(tmp_path: Path, few_digits: Data) -> None:
+    whole = quick(few_digits, tmp_path / "whole", epochs=4)
+    with pytest.raises(RuntimeError, match="power"):
+        quick(few_digits, tmp_path / "broken", epochs=4, callbacks=[StopAt(2)])
+    assert load_checkpoint(tmp_path / "broken").metrics["epochs"] == 2
+    resumed = quick(few_digits, tmp_path / "broken", epochs=4, resume=True)
+    expected = load_file(whole.folder / "model.safetensors")
+    got = load_file(resumed.folder / "model.safetensors")
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    for before, after in zip(whole.history, resumed.history, strict=True):
+        assert {**before, "seconds": 0} == {**after, "seconds": 0}
+
+
+def test_resuming_a_finished_run_trains_no_more_and_longer_goes_on(tmp_path: Path, few_digits: Data) -> None:
+    first = quick(few_digits, tmp_path, epochs=1)
+    again = quick(few_digits, tmp_path, epochs=1, resume=True)
+    assert again == first
+    longer = quick(few_digits, tmp_path, epochs=2, resume=True)
+    assert [row["epoch"] for row in longer.history] == [1, 2]
+
+
+def test_resume_with_nothing_to_resume_starts(tmp_path: Path, few_digits: Data) -> None:
+    assert len(quick(few_digits, tmp_path, epochs=1, resume=True).history) == 1
+
+
+def test_resuming_another_run_is_refused(tmp_path: Path, few_digits: Data) -> None:
+    quick(few_digits, tmp_path, epochs=1)
+    with pytest.raises(CheckpointError, match="its scheme was 'ternary' and now is 'int8'"):
+        quick(few_digits, tmp_path, "int8", epochs=2, resume=True)
+    with pytest.raises(CheckpointError, match="model_options"):
+        quick(few_digits, tmp_path, epochs=2, resume=True, model_options={"hidden": [33]})
+
+
+def test_a_damaged_or_hostile_state_is_refused(tmp_path: Path, few_digits: Data) -> None:
+    quick(few_digits, tmp_path, epochs=1)
+    whole = (tmp_path / STATE).read_bytes()
+    witness = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (witness,))
+
+    for content in (whole[:-10], b"", pickle.dumps(Attack()), (tmp_path / "model.safetensors").read_bytes()):
+        (tmp_path / STATE).write_bytes(content)
+        with pytest.raises(CheckpointError, match="train again without resume"):
+            quick(few_digits, tmp_path, epochs=2, resume=True)
+    assert not witness.exists()
+
+
+def test_training_state_keeps_types_and_bits(tmp_path: Path) -> None:
+    state = {
+        "epoch": 3,
+        "nested": [{"state": {0: {"step": torch.tensor(5.0), "betas": (0.9, 0.999)}}}, None, True, "text", 1.5],
+        "tensors": {"a": torch.randn(3, 2).t(), "b": torch.arange(3)},
+    }
+    TrainingStateIO().save_checkpoint(state, tmp_path / "s")
+    back = TrainingStateIO().load_checkpoint(tmp_path / "s")
+    assert back["nested"][0]["state"][0]["betas"] == (0.9, 0.999)
+    assert torch.equal(back["tensors"]["a"], state["tensors"]["a"])  # type: ignore[index]
+    assert back["nested"][1:] == [None, True, "text", 1.5]
+    with pytest.raises(CheckpointError, match="neither data nor tensor"):
+        TrainingStateIO().save_checkpoint({"x": lambda: 0}, tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_numbers(
+    tmp_path: Path, few_digits: Data
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one = quick(few_digits, tmp_path / "1", epochs=1, seed=4)
+    assert torch.equal(torch.rand(3), expected)
+    two = quick(few_digits, tmp_path / "2", epochs=1, seed=4)
+    other = quick(few_digits, tmp_path / "3", epochs=1, seed=5)
+    first, second, third = (load_file(r.folder / "model.safetensors") for r in (one, two, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+
+
+# ---- starting points, teachers ----
+
+
+def test_low_bit_training_starts_from_a_float_checkpoint(tmp_path: Path, few_digits: Data) -> None:
+    start = quick(few_digits, tmp_path / "float", "float", epochs=12, learning_rate=1e-2)
+    cold = quick(few_digits, tmp_path / "cold", "int8", epochs=1)
+    warm = quick(few_digits, tmp_path / "warm", "int8", epochs=1, init=start.folder, model_options=None)
+    assert warm.load().config.model_options == {"hidden": [32]}  # the form is that of the start
+    assert warm.history[0]["train_loss"] < 0.5 * cold.history[0]["train_loss"]
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, few_digits: Data) -> None:
+    quick(few_digits, tmp_path / "t", epochs=1)
+    with pytest.raises(CheckpointError, match="'ternary' checkpoint; init needs one trained with scheme 'float'"):
+        quick(few_digits, tmp_path / "u", "int8", init=tmp_path / "t")
+    quick(few_digits, tmp_path / "f", "float", epochs=1)
+    with pytest.raises(CheckpointError, match=r"tensor '.*' is .*another model"):
+        quick(few_digits, tmp_path / "u", "int8", init=tmp_path / "f", model_options={"hidden": [31]})
+    assert not (tmp_path / "u").exists()
+
+
+def test_distillation_follows_its_teacher(tmp_path: Path, few_digits: Data) -> None:
+    """A student that sees only a teacher which swaps two classes learns to swap them."""
+    start = quick(few_digits, tmp_path / "teacher", "float", epochs=12, learning_rate=1e-2)
+
+    class Swapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = start.load().model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.inner(x)[:, [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]]
+            return logits
+
+    options = {"loss": "kd", "loss_options": {"alpha": 1.0, "temperature": 1.0}}
+    student = quick(few_digits, tmp_path / "student", epochs=12, learning_rate=1e-2, teacher=Swapped(), **options)
+    images, labels = few_digits.test.batch(slice(None))  # type: ignore[attr-defined]
+    with torch.no_grad():
+        guess = student.load().model(images).argmax(-1)
+    assert (guess[labels == 0] == 1).float().mean() > 0.6
+    assert (guess[labels == 3] == 3).float().mean() > 0.6
+    by_folder = quick(few_digits, tmp_path / "by-folder", epochs=1, teacher=start.folder, **options)
+    assert by_folder.load().config.training["loss"] == "kd"
+
+
+# ---- the caller's own module and data ----
+
+
+def test_any_module_and_any_datasets(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (120,), generator=generator)
+    bright = 2.0 * nn.functional.one_hot(labels, 3).reshape(120, 3, 1, 1)  # one channel for each class
+    images = 0.3 * torch.randn(120, 3, 4, 4, generator=generator) + bright
+    pair = (TensorDataset(images[:80], labels[:80]), TensorDataset(images[80:], labels[80:]))
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 3))
+
+    module = make()
+    result = train(
+        module, pair, "int4", 12, tmp_path, batch_size=8, learning_rate=0.01, progress=False, accelerator="cpu"
+    )
+    assert result.accuracy > 0.85
+    loaded = result.load(make())
+    assert loaded.config.model is None
+    assert loaded.config.size == (4, 4)
+    assert torch.equal(loaded.model(images), module(images))
+
+
+# ---- what is written ----
+
+
+def test_the_log_has_a_row_for_every_epoch(tmp_path: Path, few_digits: Data) -> None:
+    result = quick(few_digits, tmp_path, epochs=2)
+    with (tmp_path / LOG).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["epoch"]) for row in rows] == [1, 2]
+    assert float(rows[-1]["test_accuracy"]) == result.accuracy
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        ["checkpoint.json", "model.safetensors", LOG, STATE]
+    )
+
+
+def test_progress_prints_the_accuracy_of_every_epoch(
+    tmp_path: Path, few_digits: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = quick(few_digits, tmp_path, epochs=2, progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert f"accuracy {100 * result.accuracy:.2f}%" in lines[-1]
+
+
+# ---- recipe ----
+
+
+def test_only_weights_of_products_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(144, 3))
+    for name in ("float", "int4", "binary"):
+        quantized = quantize(nn.Sequential(*model) if name == "float" else _copy(model), name)
+        decays, stays = (group["params"] for group in parameter_groups(quantized, 0.1))
+        assert sorted(tuple(p.shape) for p in decays) == [(3, 144), (4, 1, 3, 3)]
+        assert len(decays) + len(stays) == len(list(quantized.parameters()))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def test_the_schedule_rises_and_falls() -> None:
+    factors = [warmup_cosine(step, 100, 0.1) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"scheme": "ternery"}, UnknownNameError, "Did you mean 'ternary'"),
+        ({"scheme_options": {"bits": 3}}, UnknownNameError, "option of scheme 'ternary'"),
+        ({"loss": "crossentropy"}, UnknownNameError, "Did you mean 'cross-entropy'"),
+        ({"loss": "kd"}, UsageError, "needs a teacher"),
+        ({"loss_options": {"gamma": 1}}, UsageError, "no option 'gamma'"),
+        ({"epochs": 0}, UsageError, "epochs must be positive"),
+        ({"optimizer": "adam"}, UsageError, "adamw, sgd"),
+        ({"learning_rate": -1.0}, UsageError, "learning_rate must be positive"),
+        ({"model_options": {"wide": 3}}, UsageError, "no option 'wide'"),
+        ({"data": 3}, UsageError, "data must be"),
+        ({"init": "/nowhere"}, CheckpointError, "is not a checkpoint"),
+    ],
+)
+def test_requests_that_cannot_be(tmp_path: Path, options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    request: dict[str, Any] = {"model": "mlp", "out": tmp_path / "out", "progress": False, **options}
+    with pytest.raises(kind, match=message):
+        train(**request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipe_refuses_a_warmup_of_the_whole_run() -> None:
+    with pytest.raises(UsageError, match="share of all steps"):
+        Recipe(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, warmup=1.0)
+
+
+def test_importing_models_does_not_import_lightning_or_sklearn() -> None:
+    code = "import subbyte.models, sys; print(sorted({'lightning', 'sklearn', 'onnx', 'tvm'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_from_datasets_keeps_what_it_is_told() -> None:
+    images, labels = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
+    data = from_datasets(TensorDataset(images, labels), TensorDataset(images, labels), classes=5, name="mine")
+    assert (data.classes, data.name) == (5, "mine")
