@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,11 @@ class BenchResult:
     operators: tuple[OperatorResult, ...]
     golden_ok: bool | None  # None: the bundle has no golden outputs
     golden_exact: bool | None
-    golden_max_error: tuple[float, ...]
+    golden_differing: int | None  # elements of all outputs that are not the same bits
+    golden_max_error: float | None  # None also where it cannot be measured: NaN
     cold_start: ColdStart | None
     energy_measured: Energy | None
-    energy_measured_missing: str | None  # why there is none
+    energy_measured_missing: str  # why there is none
     energy_modelled: ModelledEnergy
     machine: Machine
 
@@ -119,48 +120,51 @@ def bench(
         raise UsageError(f"seconds is {seconds}, expected more than 0 and at most 3600, or give iterations")
     if warmup < 0:
         raise UsageError(f"warmup is {warmup}, expected 0 or more calls")
-    duration = seconds if iterations is None else None
+    settings = _Settings(warmup, None if iterations else seconds, iterations, inputs, profile, energy, meter)
+    here = machine()  # before our own load shows
     if isinstance(bundle, Session):
         if threads not in (None, bundle.threads):
             raise UsageError(
                 f"the session has {bundle.threads} threads, asked for {threads}: load it with threads={threads}"
             )
-        here = machine()  # before our own load shows
-        with pinned(1 if pin and bundle.threads == 1 else 0) as cpus:
-            return _bench(bundle, here, cpus, warmup, duration, iterations, inputs, profile, cold, energy, meter)
-    count = 1 if threads is None else threads
-    here = machine()
-    with pinned(count if pin else 0) as cpus, load(bundle, threads=count) as session:
-        return _bench(session, here, cpus, warmup, duration, iterations, inputs, profile, cold, energy, meter)
+        with pinned(1 if pin and bundle.threads == 1 else 0) as cpus:  # the workers of more are bound already
+            result = _measure(bundle, settings, here, cpus)
+    else:
+        count = 1 if threads is None else threads
+        with pinned(count if pin else 0) as cpus, load(bundle, threads=count) as session:
+            result = _measure(session, settings, here, cpus)
+    return replace(result, cold_start=measure_cold_start(result.path, result.threads)) if cold else result
 
 
-def _bench(
-    session: Session,
-    here: Machine,
-    cpus: tuple[int, ...],
-    warmup: int,
-    seconds: float | None,
-    iterations: int | None,
-    inputs: Arrays | None,
-    profile: bool,
-    cold: bool,
-    energy: bool,
-    meter: Meter | None,
-) -> BenchResult:
+@dataclass(frozen=True)
+class _Settings:
+    """What `bench` was asked for; `seconds` is None where `iterations` are given."""
+
+    warmup: int
+    seconds: float | None
+    iterations: int | None
+    inputs: Arrays | None
+    profile: bool
+    energy: bool
+    meter: Meter | None
+
+
+def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[int, ...]) -> BenchResult:
     golden = check_golden(session) if has_golden(session.bundle) else None
+    inputs = settings.inputs
     if inputs is None:
         inputs = golden_inputs(session.bundle) if golden else session.random_inputs()
     call = session.bind(inputs, session.empty_outputs(), check_finite=False)
-    warmed = warm_up(call, warmup, WARMUP_SHARE * (seconds or 0.0))
+    warmed = warm_up(call, settings.warmup, WARMUP_SHARE * (settings.seconds or 0.0))
     watch = Disturbance()
-    samples = time_calls(call, seconds, iterations)
+    samples = time_calls(call, settings.seconds, settings.iterations)
     warnings = [*unsteadiness(samples, watch.stop()), *disturbances(here, session.threads)]
     if golden and not golden.ok:
-        warnings.insert(
-            0, "the outputs are not the golden ones: these figures are of a model that computes wrong numbers"
-        )
-    rows = _operators(session, inputs, float(np.median(samples))) if profile else ()
-    measured, missing = _energy(call, seconds or float(samples.sum()), meter) if energy else (None, "not asked for")
+        warnings.insert(0, "the outputs are not the golden ones: these are the figures of a model that is wrong")
+    rows = _operators(session, inputs, float(np.median(samples))) if settings.profile else ()
+    measured, missing = None, "not asked for"
+    if settings.energy:
+        measured, missing = _energy(call, settings.seconds or float(samples.sum()), settings.meter)
     return BenchResult(
         name=session.manifest.name,
         target=session.manifest.target.name,
@@ -176,8 +180,9 @@ def _bench(
         operators=rows,
         golden_ok=golden.ok if golden else None,
         golden_exact=golden.exact if golden else None,
-        golden_max_error=tuple(row.max_abs_error for row in golden.outputs) if golden else (),
-        cold_start=measure_cold_start(session.path, session.threads) if cold else None,
+        golden_differing=golden.differing if golden else None,
+        golden_max_error=golden.max_abs_error if golden else None,
+        cold_start=None,
         energy_measured=measured,
         energy_measured_missing=missing,
         energy_modelled=model_energy(session.manifest),
@@ -254,10 +259,10 @@ def _operators(session: Session, inputs: Arrays, seconds_a_call: float) -> tuple
     )
 
 
-def _energy(call: Callable[[], None], seconds: float, meter: Meter | None) -> tuple[Energy | None, str | None]:
+def _energy(call: Callable[[], None], seconds: float, meter: Meter | None) -> tuple[Energy | None, str]:
     try:
         chosen = meter or energy_meters.find_meter(energy_meters.PROCESSOR_METERS)
-        return energy_meters.measure(call, seconds, meter=chosen), None
+        return energy_meters.measure(call, seconds, meter=chosen), ""
     except EnergyError as error:
         return None, str(error)
 

@@ -30,7 +30,7 @@ class GoldenOutput:
     name: str
     elements: int
     differing: int  # elements that are not the same bits
-    max_abs_error: float
+    max_abs_error: float | None  # None where it cannot be measured: NaN
     ok: bool  # equal, or float within the tolerance
 
 
@@ -41,6 +41,17 @@ class GoldenReport:
     ok: bool
     exact: bool
     outputs: tuple[GoldenOutput, ...]
+
+    @property
+    def differing(self) -> int:
+        """Elements of all outputs that are not the same bits."""
+        return sum(row.differing for row in self.outputs)
+
+    @property
+    def max_abs_error(self) -> float | None:
+        """The largest of all outputs; None where one cannot be measured."""
+        errors = [row.max_abs_error for row in self.outputs if row.max_abs_error is not None]
+        return max(errors) if len(errors) == len(self.outputs) else None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,11 +85,12 @@ def _compare(info: TensorInfo, got: Array, want: Array) -> GoldenOutput:
     bits = f"V{got.dtype.itemsize}"  # bits, so that NaN equals NaN and +0 is not -0
     differing = int(np.count_nonzero(got.reshape(-1).view(bits) != want.reshape(-1).view(bits)))
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        same = got == want  # infinity less itself would be NaN
+        error = np.where(same, 0.0, np.abs(got.astype(np.float64) - want.astype(np.float64)))
         largest = float(error.max(initial=0.0))
         close = np.allclose(got, want, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
     ok = differing == 0 or (info.dtype == "float32" and bool(close))
-    return GoldenOutput(info.name, got.size, differing, largest, ok)
+    return GoldenOutput(info.name, got.size, differing, largest if np.isfinite(largest) else None, ok)
 
 
 def _read(bundle: Bundle, member: str, info: TensorInfo) -> Array:

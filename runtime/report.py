@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _print_energy(result: BenchResult, console: Console) -> None:
             f"net of {measured.idle_w:.1f} W idle"
         )
     else:
-        console.print(f"energy, measured: none. {_safe(result.energy_measured_missing or '')}")
+        console.print(f"energy, measured: none. {_safe(result.energy_measured_missing)}")
     modelled = result.energy_modelled
     console.print(
         f"energy, modelled (not measured; {_safe(modelled.source)}): {modelled.modelled_pj / 1e6:.4g} uJ a call on a "
@@ -129,8 +130,7 @@ def print_manifest(bundle: Bundle, console: Console) -> None:
         f"{_size(manifest.workspace_bytes)} a thread, {manifest.macs / 1e6:.3f} MMAC a call"
     )
     made = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    source = ", ".join(f"{key} {value}" for key, value in manifest.source.items())
-    console.print(f"made with {_safe(made)}; from {_safe(source[:300])}")
+    console.print(f"made with {_safe(made)}; from {_safe(', '.join(_short(manifest.source)))}")
     table = _table("operators")
     for heading in ("operator", "kind", "kernel", "activation x weights"):
         table.add_column(heading, overflow="fold")
@@ -168,6 +168,17 @@ def _safe(text: str) -> str:
     from rich.markup import escape
 
     return escape("".join(char if char.isprintable() else "?" for char in text))
+
+
+def _short(source: Mapping[str, Any]) -> list[str]:
+    """Names and values that fit on a line; those of nested objects too."""
+    found = []
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            found += _short(value)
+        elif isinstance(value, (str, int, float)) and len(str(value)) <= 40:
+            found.append(f"{key.removeprefix('subbyte.')} {value}")
+    return found[:20]
 
 
 def _milliseconds(value: float) -> str:

@@ -63,7 +63,8 @@ def test_figures_of_a_bundle(result: BenchResult) -> None:
 def test_json_has_the_keys_of_the_c_program(result: BenchResult) -> None:
     plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert {"min", "mean", "p50", "p90", "p99"} <= set(plain["latency_ms"])
-    assert {"name", "target", "threads", "iterations", "warmup", "golden_ok", "golden_max_error"} <= set(plain)
+    assert {"name", "target", "threads", "iterations", "warmup", "golden_ok", "golden_exact"} <= set(plain)
+    assert (plain["golden_differing"], plain["golden_max_error"]) == (0, 0.0)
     assert all({"name", "ns"} <= set(row) for row in plain["operators"])
     assert plain["machine"]["python"].count(".") == 2
 
@@ -81,7 +82,7 @@ def test_measured_and_modelled_energy_stand_apart(result: BenchResult) -> None:
 def test_without_a_counter_the_reason_stands_there(bundle_path: Path) -> None:
     found = bench(bundle_path, iterations=5, cold=False, meter=Counter(ticks=3))
     assert found.energy_measured is None
-    assert "at least 100 are needed" in (found.energy_measured_missing or "")
+    assert "at least 100 are needed" in found.energy_measured_missing
     assert found.energy_modelled.modelled_pj > 0
 
 
