@@ -86,16 +86,22 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ste
     """Kernels and runs of leftovers, in order."""
     steps: list[Step] = []
     run: list[Node] = []
-    for node in [*graph.order(), None]:
-        if node is not None and node.operator is None:
-            if node.op not in ("View", "Part") or node.attributes.get("copied"):
-                run.append(node)
-            continue
-        if run:
-            steps += _leftover_steps(graph, run, weights)
-            run = []
-        if node is not None:
+
+    def finish_run() -> None:
+        steps.extend(_leftover_steps(graph, run, weights) if run else ())
+        run.clear()
+
+    for node in graph.order():
+        if node.operator is not None:
+            finish_run()
             steps.append(_kernel_step(node, features, weights))
+        elif node.op in ("View", "Part") and not node.attributes.get("copied"):
+            # TVM does not see that a view is the same bytes: what it is a view of must be made before.
+            if graph.producer(node.inputs[0]) in run:
+                finish_run()
+        else:
+            run.append(node)
+    finish_run()
     return steps
 
 
