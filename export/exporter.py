@@ -146,8 +146,8 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
         raise
     except Exception as error:  # torch's exporter raises whatever the model's own code raises
         raise ExportError(
-            f"torch cannot trace the model ({type(error).__name__}): {_first_line(error)}; a model must not branch "
-            f"on the values of its input"
+            f"torch cannot trace the model on an input of shape {list(shape)}: {_cause(error)}. It must take one "
+            f"tensor of this shape, and must not branch on its values"
         ) from error
     if program is None or len(program.model.graph.inputs) != 1 or len(program.model.graph.outputs) != 1:
         raise ExportError("the model must have one input and one output tensor")
@@ -179,6 +179,8 @@ def _samples(
         given = np.ascontiguousarray(torch.as_tensor(inputs).detach().cpu().numpy(), np.float32)
         if given.shape[1:] != shape or not len(given):
             raise UsageError(f"inputs have shape {list(given.shape)}, expected [N, {', '.join(map(str, shape))}]")
+        if not np.isfinite(given).all():
+            raise UsageError("inputs hold NaN or infinite values; nothing can be compared on them")
         return given, "given inputs"
     count = max(batch, CHECKED_SAMPLES if int(np.prod(shape)) < 50_000 else 2)
     if checkpoint is not None:
@@ -208,5 +210,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of torch's chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -187,7 +187,7 @@ def torch_observations(
     Raises ExportError when the file has not all of the module's quantizers, or others.
     """
     with torch.no_grad(), observed_codes(module) as seen:
-        output: Array = module(torch.from_numpy(inputs)).numpy()
+        output = _single(module(torch.from_numpy(inputs)))
     recorded: dict[str, list[Observation]] = {}
     for observation in seen:
         recorded.setdefault(observation.layer, []).append(observation)
@@ -203,6 +203,17 @@ def torch_observations(
             if not any(torch.equal(call.codes, other.codes) for other in found.values()):
                 raise ExportError(f"torch quantizes the input of '{layer}', but the file does not")
     return output, found
+
+
+def _single(result: Any) -> Array:
+    """The one tensor that a model gives, alone or in a tuple, list or dict."""
+    values = list(result.values()) if isinstance(result, dict) else result
+    if isinstance(values, (tuple, list)) and len(values) == 1:
+        values = values[0]
+    if not isinstance(values, torch.Tensor):
+        raise ExportError(f"the model must give one output tensor, got {type(result).__name__} of {len(result)}")
+    array: Array = values.numpy()
+    return array
 
 
 _CODES = re.compile(r"(?P<layer>/.*|)/(Quantize|QuantizePerToken|Binarize)(_\d+)?_output_0")

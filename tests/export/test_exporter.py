@@ -281,6 +281,25 @@ def test_control_flow_on_values_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_input_that_does_not_fit_the_model_is_refused(tmp_path):
+    with pytest.raises(ExportError, match=r"input of shape \[1, 3, 8, 8\]"):
+        export(trained("resnet8", "float"), tmp_path / "m.onnx", example=torch.zeros(1, 3, 8, 8))
+
+
+def test_a_model_has_one_output(tmp_path):
+    class Outputs(nn.Module):
+        def __init__(self, count):
+            super().__init__()
+            self.count = count
+
+        def forward(self, x):
+            return {str(i): x + i for i in range(self.count)}
+
+    with pytest.raises(ExportError, match="one output"):
+        export(Outputs(2), tmp_path / "m.onnx", example=torch.zeros(1, 4))
+    assert export(Outputs(1), tmp_path / "m.onnx", example=torch.zeros(1, 4)).verification.max_error == 0
+
+
 def test_sums_beyond_float_are_refused(tmp_path):
     model = quantize(nn.Sequential(nn.Linear(1200, 2)), "int8", example=torch.randn(1, 1200))
     model(torch.randn(4, 1200))
@@ -305,6 +324,7 @@ def test_the_mode_of_the_model_is_left_as_it_was(tmp_path):
         ({"example": torch.zeros(1, 4), "batch": 0}, "at least 1"),
         ({"example": torch.zeros(1, 4), "inputs": np.zeros((3, 5), np.float32)}, r"expected \[N, 4\]"),
         ({"example": torch.zeros(1, 4), "inputs": np.zeros((0, 4), np.float32)}, r"expected \[N, 4\]"),
+        ({"example": torch.zeros(1, 4), "inputs": np.full((1, 4), np.nan, np.float32)}, "NaN"),
     ],
 )
 def test_requests_that_cannot_be_right(tmp_path, options, message):
