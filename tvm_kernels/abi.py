@@ -43,6 +43,7 @@ C_TYPES = {
 # TVM keeps smaller allocations in registers or on the stack; for larger ones it would ask its runtime.
 LARGEST_ON_STACK = 1023
 ALIGNMENT = 64
+RUNTIME_SYMBOL = re.compile(rb"__(?:TVM(?:Backend|FFI)\w+|tvm_ffi__\w+)")
 
 
 def _aligned(nbytes: int) -> int:
@@ -146,6 +147,16 @@ def _nbytes(buffer: Any) -> int | None:
             return None
         total *= extent
     return total
+
+
+def buffer_bytes(buffer: Any) -> int:
+    """Bytes of a kernel's buffer parameter; raises CompileError for one whose shape is not constant."""
+    if not tirx.is_buffer_var(buffer):
+        raise CompileError(f"parameter {buffer.name} is no buffer; kernels take buffers only")
+    nbytes = _nbytes(buffer)
+    if nbytes is None:
+        raise CompileError(f"parameter {buffer.name} has no constant shape; a plan is for fixed shapes")
+    return nbytes
 
 
 class _Scratch:
@@ -263,18 +274,30 @@ def compile_objects(wanted: Sequence[Wanted], target: Any) -> Kernels:
     """One object file for an LLVM target; raises CompileError for a kernel that needs TVM at run time."""
     module, signatures = lower(wanted, target)
     built = tvm.get_global_func("target.build.llvm")(module, target)
-    _refuse_runtime_calls(built.inspect_source("ll"), wanted)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.o"
         built.write_to_file(str(path), "o")
-        return Kernels(path.read_bytes(), signatures)
+        code = path.read_bytes()
+    if RUNTIME_SYMBOL.search(code):  # undefined symbols stand in the object by name
+        raise CompileError(f"{_culprit(wanted, target)} calls TVM's runtime, which a bundle does not have")
+    return Kernels(code, signatures)
+
+
+def _culprit(wanted: Sequence[Wanted], target: Any) -> str:
+    """The first kernel whose own object calls TVM's runtime."""
+    for one in wanted:
+        module, _ = lower([one], target)
+        if RUNTIME_SYMBOL.search(
+            tvm.get_global_func("target.build.llvm")(module, target).inspect_source("ll").encode()
+        ):
+            return f"kernel '{one.symbol}'"
+    return "a kernel"
 
 
 def compile_source(wanted: Sequence[Wanted], target: Any) -> Kernels:
     """C text for a `c` target that includes <math.h>, <stdbool.h>, <stdint.h>, <string.h> and nothing of TVM."""
     module, signatures = lower(wanted, target)
     text = tvm.get_global_func("target.build.c")(module, target).inspect_source()
-    _refuse_runtime_calls(text, wanted)
     text = _exact_literals(_without_tvm(text), module)
     includes = "".join(f"#include <{header}.h>\n" for header in ("math", "stdbool", "stdint", "string"))
     return Kernels(f"{includes}{PRELUDE}\n{text}".encode(), signatures)
@@ -343,10 +366,3 @@ def _exact_literals(text: str, module: Any) -> str:
 
     text = re.sub(r"\binff?\b", "INFINITY", text)
     return re.sub(r"(?<![\w.])\d+\.\d+e[+-]\d+f?\b", replace, text)
-
-
-def _refuse_runtime_calls(text: str, wanted: Sequence[Wanted]) -> None:
-    found = sorted(set(re.findall(r"\b(TVM(?:Backend|FFI)\w+)\s*\(", text)))
-    if found:
-        names = ", ".join(w.symbol for w in wanted)
-        raise CompileError(f"a kernel needs TVM at run time ({', '.join(found)}); one of: {names}")

@@ -136,3 +136,16 @@ def test_a_parameter_that_is_no_buffer_is_refused() -> None:
         T.buffer_store(y, n, [0])
     with pytest.raises(CompileError, match="parameter n is no buffer"):
         compile_objects([Wanted("odd", builder.get())], get_target("host").tvm_target())
+
+
+def test_a_kernel_that_calls_tvm_at_run_time_is_refused_by_name() -> None:
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("calls")
+        y = T.arg("y", T.buffer((4,), "int32"))
+        T.buffer_store(y, T.int32(1), [0])
+        T.evaluate(T.call_packed("somewhere.else", y[0]))
+    wanted = [Wanted("fine", matmul(3, 4, 5)), Wanted("calls", builder.get())]
+    with pytest.raises(CompileError, match="kernel 'calls' calls TVM's runtime"):
+        compile_objects(wanted, get_target("host").tvm_target())
+    with pytest.raises(CompileError, match="would need TVM"):
+        compile_source(wanted, get_target("cortex-m4").tvm_target())

@@ -89,8 +89,13 @@ def test_equal_kernels_are_compiled_once(example: Example) -> None:
 
 def test_arguments_that_overlap_are_not_promised_to_be_distinct(example: Example) -> None:
     call = example.plan.calls[1]
-    over = dataclasses.replace(call, arguments=(Argument("arena", 64), call.arguments[1], Argument("arena", 64)))
-    assert not symbols(dataclasses.replace(example.plan, calls=(over,))).wanted[0].distinct
+    for offset in (64, 0, 64 + 276):  # equal, reaching into the result, beginning in its last bytes
+        over = dataclasses.replace(
+            call, arguments=(Argument("arena", offset), call.arguments[1], Argument("arena", 64))
+        )
+        assert not symbols(dataclasses.replace(example.plan, calls=(over,))).wanted[0].distinct
+    apart = dataclasses.replace(call, arguments=(Argument("arena", 384), *call.arguments[1:]))
+    assert symbols(dataclasses.replace(example.plan, calls=(apart,))).wanted[0].distinct
 
 
 def test_a_call_with_too_few_arguments_is_refused(example: Example) -> None:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import tvm_ffi
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.abi import Signature, Wanted
-from subbyte.tvm_kernels.plan import Call, Plan, Tensor
+from subbyte.tvm_kernels.abi import Signature, Wanted, buffer_bytes
+from subbyte.tvm_kernels.plan import Argument, Call, Plan
 from subbyte.tvm_kernels.targets import Target
 
 Array = npt.NDArray[Any]
@@ -47,23 +47,26 @@ class Symbols:
     of_call: tuple[int, ...]
 
 
-def _extent(tensor: Tensor) -> range | None:
-    return range(tensor.place.offset, tensor.place.offset + tensor.nbytes) if tensor.place.space == "arena" else None
+def _overlap(first: tuple[Argument, int], second: tuple[Argument, int]) -> bool:
+    (one, one_bytes), (other, other_bytes) = first, second
+    if one.space != other.space:
+        return False
+    if one.space in ("input", "output"):
+        return one.offset == other.offset
+    return one.offset < other.offset + other_bytes and other.offset < one.offset + one_bytes
 
 
 def _is_distinct(call: Call) -> bool:
     """Whether no result of the call overlaps another of its arguments, so that C may assume it."""
-    places = [(a.space, a.offset) for a in call.arguments]
-    for output in call.outputs:
-        here = (output.place.space, output.place.offset)
-        if places.count(here) > 1:
-            return False
-        extent = _extent(output)
-        others = [o for space, o in places if space == "arena" and (space, o) != here]
-        if extent is not None and any(o in extent for o in others):
-            return False
-    if not call.outputs:
-        return len(set(places)) == len(places)
+    pieces = [
+        (argument, buffer_bytes(param)) for argument, param in zip(call.arguments, call.function.params, strict=True)
+    ]
+    results = {output.place for output in call.outputs}
+    for i, piece in enumerate(pieces):
+        for other in pieces[:i]:
+            written = not results or piece[0] in results or other[0] in results or piece[0].space == "workspace"
+            if written and _overlap(piece, other):
+                return False
     return True
 
 

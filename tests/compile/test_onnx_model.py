@@ -1,0 +1,244 @@
+"""Files that are damaged, hostile or out of reach: each is refused with what is wrong and what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.helper as helper
+import pytest
+from hand_graphs import Builder, cnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError
+from subbyte.tvm_kernels import onnx_model
+from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.onnx_model import load_model
+from subbyte.tvm_kernels.read_graph import read_graph
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def model_of(nodes, inputs=("x",), shape=(1, 4), constants=(), **options):
+    infos = [helper.make_tensor_value_info(name, FLOAT, shape) for name in inputs]
+    output = [helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", infos, output, list(constants))
+    return helper.make_model(graph, opset_imports=options.pop("opsets", [helper.make_opsetid("", 21)]), ir_version=10)
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match=r"no such file.*m\.onnx"):
+        load_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"PK\x03\x04" + b"\x00" * 64])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not an ONNX file, or truncated"):
+        load_model(path)
+
+
+def test_every_truncation_is_refused(tmp_path):
+    whole = cnn().SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in range(1, len(whole) - 1, max(1, len(whole) // 60)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError):
+            read_graph(load_model(path))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_escape_as_other_errors(data):
+    """Any byte may be changed: the model compiles to something or is refused by an error of ours."""
+    whole = bytearray(cnn().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        model = onnx.ModelProto.FromString(bytes(whole))
+    except Exception:
+        return
+    try:
+        lower_graph(model)
+    except SubbyteError:
+        pass
+
+
+def test_too_large_and_too_many(tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    onnx.save(cnn(), path)
+    monkeypatch.setattr(onnx_model, "MAX_NODES", 3)
+    with pytest.raises(ModelError, match="at most 3"):
+        load_model(path)
+    monkeypatch.setattr(onnx_model, "MAX_FILE_BYTES", 100)
+    with pytest.raises(ModelError, match="holds at most 100"):
+        load_model(path)
+
+
+def test_an_unknown_operator_is_named_with_the_nearest():
+    with pytest.raises(ModelError, match=r"'Sofmax' \(node 'bad'\).*Did you mean 'Softmax'"):
+        load_model(model_of([helper.make_node("Sofmax", ["x"], ["y"], "bad")]))
+
+
+def test_an_unknown_domain_is_named():
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("acme", 1)]
+    with pytest.raises(ModelError, match=r"acme\.Warp.*model-local function"):
+        load_model(model_of([helper.make_node("Warp", ["x"], ["y"], domain="acme")], opsets=opsets))
+
+
+def test_a_function_without_its_body_is_named():
+    model = cnn()
+    del model.functions[:]
+    with pytest.raises(ModelError, match="whose body is not in the file"):
+        load_model(model)
+
+
+def test_a_cycle_is_found():
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"], "first"), helper.make_node("Relu", ["a"], ["b"], "second")]
+    with pytest.raises(ModelError, match="cycle through node 'first'"):
+        load_model(model_of(nodes))
+
+
+def test_unsorted_nodes_are_sorted():
+    nodes = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Neg", ["x"], ["a"])]
+    model = model_of(nodes)
+    model.graph.output[0].name = "b"
+    assert [node.op_type for node in load_model(model).graph.node] == ["Neg", "Relu"]
+
+
+def test_a_dynamic_shape_says_which_and_how_to_fix():
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], shape=("batch", 4))
+    with pytest.raises(ModelError, match=r"'x' has a dynamic shape \[batch, 4\].*make_dynamic_shape_fixed"):
+        load_model(model)
+
+
+def test_a_shape_that_depends_on_values_is_refused():
+    nodes = [helper.make_node("NonZero", ["x"], ["i"], "nz"), helper.make_node("Cast", ["i"], ["y"], to=FLOAT)]
+    with pytest.raises(ModelError, match=r"'i' \(node 'nz'\) depends on run-time values"):
+        read_graph(load_model(model_of(nodes)))
+
+
+def test_a_missing_initializer_is_named():
+    with pytest.raises(ModelError, match="reads 'w', which is no input"):
+        load_model(model_of([helper.make_node("MatMul", ["x", "w"], ["y"])]))
+
+
+def test_two_makers_of_one_value_are_refused():
+    with pytest.raises(ModelError, match="'y' is made by two nodes"):
+        load_model(model_of([helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["y"])]))
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", ""])
+def test_external_data_outside_the_folder_is_refused(tmp_path, location):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"\x00" * 64)
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", location)])
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="outside of the model's folder"):
+        load_model(folder / "m.onnx")
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"\x00" * 64)
+    (folder / "w.bin").symlink_to(tmp_path / "secret")
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="outside of the model's folder"):
+        load_model(folder / "m.onnx")
+
+
+def test_external_data_beside_the_model_is_read(tmp_path):
+    (tmp_path / "w.bin").write_bytes(np.arange(16, dtype=np.float32).tobytes())
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    graph = read_graph(load_model(tmp_path / "m.onnx"))
+    assert np.array_equal(graph.values["w"].data, np.arange(16, dtype=np.float32).reshape(4, 4))
+
+
+def test_external_data_that_is_too_short_is_refused(tmp_path):
+    (tmp_path / "w.bin").write_bytes(b"\x00" * 8)
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="'w'"):
+        read_graph(load_model(tmp_path / "m.onnx"))
+
+
+def external(name, location):
+    tensor = onnx.TensorProto(name=name, data_type=FLOAT, dims=[4, 4], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+# ---- low-bit payloads ----
+
+
+def payload(model):
+    decoder = next(node for node in model.graph.node if node.op_type == "DecodeTernary")
+    return next(tensor for tensor in model.graph.initializer if tensor.name == decoder.input[0])
+
+
+def test_a_payload_of_the_wrong_length_is_refused():
+    model = cnn()
+    tensor = payload(model)
+    array = onnx.numpy_helper.to_array(tensor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array[:, :-1]), tensor.name))
+    with pytest.raises(
+        ModelError, match=r"uint8 \[8, 17\], but ternary weights of shape \[8, 8, 3, 3\] take uint8 \[8, 18\]"
+    ):
+        read_graph(load_model(model))
+
+
+def test_an_impossible_code_is_refused():
+    model = cnn()
+    tensor = payload(model)
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[0, 0] = 0xFF
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    with pytest.raises(ModelError, match="code 3 stands for no level"):
+        read_graph(load_model(model))
+
+
+def test_a_layer_that_could_overflow_is_refused():
+    b = Builder()
+    x = b.input(1, 2000)
+    model = b.model(b.linear(b.quantize(x), "pow2_5n", 2, 2000))
+    with pytest.raises(CompileError, match="beyond int32"):
+        lower_graph(model)
+
+
+# ---- normalising ----
+
+
+def test_functions_of_others_are_inlined():
+    body = [helper.make_node("Mul", ["a", "a"], ["b"]), helper.make_node("Relu", ["b"], ["c"])]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("acme", 1)]
+    function = helper.make_function("acme", "Square", ["a"], ["c"], body, opsets[:1])
+    model = model_of([helper.make_node("Square", ["x"], ["y"], domain="acme")], opsets=opsets)
+    model.functions.append(function)
+    assert [node.op_type for node in load_model(model).graph.node] == ["Mul", "Relu"]
+
+
+def test_our_functions_are_kept():
+    kept = {node.op_type for node in load_model(cnn()).graph.node if node.domain == "subbyte"}
+    assert kept == {"Quantize", "DecodeInt8", "DecodeTernary", "DecodeInt4"}
+
+
+def test_an_old_opset_is_brought_up_to_date():
+    squeeze = helper.make_node("Squeeze", ["x"], ["y"], axes=[0])
+    model = model_of([squeeze], opsets=[helper.make_opsetid("", 11)])
+    assert read_graph(load_model(model)).values["y"].shape == (4,)
+
+
+def test_shape_arithmetic_is_folded():
+    b = Builder()
+    x = b.input(2, 3, 4)
+    shape = b.node("Shape", x)
+    first = b.node("Gather", shape, b.constant([0], np.int64), axis=0)
+    wanted = b.node("Concat", first, b.constant([-1], np.int64), axis=0)
+    graph = read_graph(load_model(b.model(b.node("Relu", b.node("Reshape", x, wanted)))))
+    assert [node.op for node in graph.order()] == ["Reshape", "Relu"]
+    assert graph.values[graph.outputs[0]].shape == (2, 12)
