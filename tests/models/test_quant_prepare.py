@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -328,15 +330,35 @@ def test_a_few_steps_of_training_lower_the_loss(name: str, options: dict[str, ob
     assert unused == []
 
 
-def test_distributed_training_starts_all_processes_from_one_statistic(tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    try:
-        model = quantize(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), get_scheme("binary", keep=None))
-        parallel = nn.parallel.DistributedDataParallel(model)
-        parallel(torch.randn(8, 4)).sum().backward()
-        assert all(p.grad is not None for p in model.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
+PROCESS = """
+import sys, torch
+from torch import nn
+from subbyte.models.quant import get_scheme, quantize
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+for scheme in ("int8", "binary"):
+    torch.manual_seed(0)
+    model = quantize(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), get_scheme(scheme, keep=None))
+    parallel = nn.parallel.DistributedDataParallel(model)
+    parallel((3 * rank + 1) * torch.rand(8, 4) - rank).sum().backward()  # each process sees data of another range
+    torch.save((model.state_dict(), [p.grad for p in model.parameters()]), f"{folder}/{scheme}-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_distributed_processes_start_from_one_statistic(tmp_path: Path) -> None:
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    for scheme in ("int8", "binary"):
+        (state, grads), (others, other_grads) = (torch.load(tmp_path / f"{scheme}-{rank}.pt") for rank in range(2))
+        assert all(torch.equal(value, others[name]) for name, value in state.items())
+        assert all(torch.equal(grad, other) for grad, other in zip(grads, other_grads, strict=True))
+        assert all(state[name] for name in state if name.endswith("initialized"))
 
 
 # ---- the documentation ----
