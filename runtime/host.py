@@ -110,8 +110,8 @@ def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
     if target.emitter == "source":
         raise BundleError(
             f"the bundle for '{target.name}' holds C source, which has to be built first: unpack it (it is a zip) and "
-            f"run `make` in source/, or add source/*.c to your firmware, compiled with -ffp-contract=off. To run the model "
-            f"on this machine, use `subbyte compile model.onnx --target host`."
+            f"run `make` in source/, or add source/*.c to your firmware, compiled with -ffp-contract=off. To run the "
+            f"model on this machine, use `subbyte compile model.onnx --target host`."
         )
     if target.emitter != "library":
         raise BundleError(f"a bundle of emitter '{target.emitter}' cannot be loaded by this runtime. {recompile}.")
