@@ -26,6 +26,10 @@ from subbyte.models.quant import set_progress
 
 STATE, LOG = "training.safetensors", "log.csv"
 
+# Adam moves every parameter by about the learning rate in each update. The learned step of an 8-bit weight is itself of
+# the order of 0.002, so at the weights' rate it would double or vanish at once.
+STEP_SHARE = 0.05
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -60,15 +64,20 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Recipe], torch.optim.Optim
 }
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights of products, which decay, and all else (steps, thresholds, norms, biases), which does not."""
-    decays, stays = [], []
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Three groups: weights of products, which decay; learned steps, which move slowly; and all else."""
+    weights, steps, rest = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_weight = name.endswith(("weight", "parametrizations.weight.original")) and parameter.dim() >= 2
-        (decays if is_weight else stays).append(parameter)
-    groups = [{"params": decays, "weight_decay": weight_decay}, {"params": stays, "weight_decay": 0.0}]
+        group = weights if is_weight else steps if name.endswith(".step") else rest
+        group.append(parameter)
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": steps, "weight_decay": 0.0, "lr": STEP_SHARE * recipe.learning_rate},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -183,7 +192,7 @@ class Learner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the recipe, with warm-up and a cosine."""
-        groups = parameter_groups(self.model, self.recipe.weight_decay)
+        groups = parameter_groups(self.model, self.recipe)
         if not groups:
             raise UsageError("the model has no parameters to train.")
         optimizer = OPTIMIZERS[self.recipe.optimizer](groups, self.recipe)

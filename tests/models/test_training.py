@@ -255,13 +255,19 @@ def test_progress_prints_the_accuracy_of_every_epoch(
 # ---- recipe ----
 
 
-def test_only_weights_of_products_decay() -> None:
+def test_only_weights_of_products_decay_and_steps_move_slowly() -> None:
+    recipe = Recipe(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.1)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(144, 3))
     for name in ("float", "int4", "binary"):
         quantized = quantize(nn.Sequential(*model) if name == "float" else _copy(model), name)
-        decays, stays = (group["params"] for group in parameter_groups(quantized, 0.1))
-        assert sorted(tuple(p.shape) for p in decays) == [(3, 144), (4, 1, 3, 3)]
-        assert len(decays) + len(stays) == len(list(quantized.parameters()))
+        groups = parameter_groups(quantized, recipe)
+        shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
+        assert shapes[0] == [(3, 144), (4, 1, 3, 3)]
+        assert [group["weight_decay"] for group in groups] == [0.1] + [0.0] * (len(groups) - 1)
+        assert sum(map(len, shapes)) == len(list(quantized.parameters()))
+        steps = [group for group in groups if "lr" in group]
+        assert len(steps) == (0 if name == "float" else 1)
+        assert all(group["lr"] < 0.1 for group in steps)
 
 
 def _copy(model: nn.Module) -> nn.Module:
