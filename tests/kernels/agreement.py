@@ -31,7 +31,7 @@ def rows_here(serves: type, prefix: str = "") -> list[str]:
 def run(
     op: Any, name: str, own: Sequence[Array], tensors: Mapping[str, Array] | None = None, by: Generator = "llvm"
 ) -> tuple[list[Array], list[Array]]:
-    """(outputs of the row, outputs of the reference), shaped alike. Through LLVM with only the features the row needs."""
+    """Outputs of the row and of the reference, shaped alike; through LLVM with only the features the row needs."""
     kernel = row(type(op), name)
     assert kernel.refuses(op) is None
     inputs = {**dict(zip(OWN_INPUTS, own, strict=False)), **(tensors or {})}

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from subbyte.tvm_kernels.abi import Wanted, compile_source
+from subbyte.tvm_kernels.emit.source import C_FLAGS
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.execute import aligned
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Kernel, Output
 
 Array = npt.NDArray[Any]
-FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unused", "-fPIC", "-shared"]
+FLAGS = [*C_FLAGS, "-Wall", "-Werror", "-Wno-unused", "-fPIC", "-shared"]
 
 
 def run_c(op: Any, row: Kernel, inputs: Mapping[str, Array], folder: Path, tile_at_a_time: bool = True) -> list[Array]:

@@ -43,7 +43,7 @@ def run(op: ops.Operator, activations: Sequence[Array], tensors: Tensors | None 
     function = _ARITHMETIC.get(type(op))
     if function is None:
         raise CompileError(f"'{op.name}': {type(op).__name__} has no reference arithmetic; add it to reference.py")
-    return function(op, [np.asarray(a) for a in activations], tensors or {})
+    return [np.ascontiguousarray(a) for a in function(op, [np.asarray(a) for a in activations], tensors or {})]
 
 
 # ---- storages ----

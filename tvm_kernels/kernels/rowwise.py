@@ -97,7 +97,9 @@ def reduce(
     step = chains * lanes
 
     def add(chain: int, offset: Any) -> None:
-        T.buffer_store(sums[chain], combine(sums[chain][place], load(offset, lanes)), [place])
+        # Bound, because TVM's C printer takes two loads under one max for the same value whatever was stored between.
+        before = T.bind(sums[chain][place])
+        T.buffer_store(sums[chain], combine(before, load(offset, lanes)), [place])
 
     if count >= step:
         with T.serial(0, count // step) as i:
@@ -106,7 +108,7 @@ def reduce(
     rest = count - count % step
     for chain, offset in enumerate(range(rest, count - lanes + 1, lanes)):
         add(chain, offset)
-    values = [one[place] for one in sums]
+    values = [T.bind(one[place]) for one in sums]
     while len(values) > 1:
         values = [combine(*values[i : i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
     total = across(values[0], lanes, combine)

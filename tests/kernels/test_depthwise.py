@@ -1,0 +1,62 @@
+"""Depthwise convolutions of codes with low-bit weights: zero differing bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from agreement import Generator, differing, row, rows_here
+from products import stored_input, weight
+
+from subbyte.tvm_kernels.operators import (
+    Bias,
+    Bits,
+    Codes,
+    Conv2d,
+    Epilogue,
+    QuantizedProduct,
+    Scale,
+    ToBits,
+    ToCodes,
+    ToFloat,
+)
+
+SIGNED = Codes(-128, 127, 128)
+ROWS = rows_here(QuantizedProduct, "depthwise")
+BOTH: list[Any] = [(name, "llvm") for name in ROWS] + [("depthwise-portable", "c")]
+
+
+def shape(channels: int, **more: Any) -> Conv2d:
+    return Conv2d(2, 7, 6, channels, channels, (3, 3), padding=(1, 1, 1, 1), groups=channels, **more)
+
+
+@pytest.mark.parametrize("fmt", ["binary", "ternary", "int3", "int4", "int8", "uint8", "pow2_5"])
+def test_every_format(fmt: str) -> None:
+    geometry = shape(13)
+    op = QuantizedProduct("d", geometry, SIGNED, weight(geometry, fmt), Epilogue())
+    assert differing(op, "depthwise-portable", [stored_input(geometry, SIGNED)]) == 0
+
+
+@pytest.mark.parametrize(("kernel", "by"), BOTH)
+@pytest.mark.parametrize("geometry", [shape(2), shape(70, stride=(2, 1), dilation=(1, 2))], ids=["2", "70"])
+def test_shapes_and_forms(geometry: Conv2d, kernel: str, by: Generator) -> None:
+    rng = np.random.default_rng(19)
+    columns = geometry.channels
+    steps = (
+        Scale(rng.random(columns).astype(np.float32) * np.float32(1e-3)),
+        Bias(rng.standard_normal(columns).astype(np.float32)),
+    )
+    threshold = rng.standard_normal(columns).astype(np.float32)
+    forms = (ToFloat(), ToCodes(40.0, SIGNED), ToBits(threshold, Bits(columns)))
+    op = QuantizedProduct("d", geometry, SIGNED, weight(geometry, "int4"), Epilogue(steps, forms))
+    assert differing(op, kernel, [stored_input(geometry, SIGNED)], by) == 0
+
+
+def test_what_is_not_depthwise_is_refused() -> None:
+    refuses = row(QuantizedProduct, "depthwise-portable").refuses
+    twice = Conv2d(1, 5, 5, 4, 8, (3, 3), groups=4)
+    assert "not a depthwise" in str(refuses(QuantizedProduct("d", twice, SIGNED, weight(twice, "int4"), Epilogue())))
+    geometry = shape(4)
+    by_group = weight(geometry, "int4", group=4)
+    assert "by group" in str(refuses(QuantizedProduct("d", geometry, SIGNED, by_group, Epilogue())))

@@ -1,0 +1,155 @@
+"""Float products and products of run-time matrices against float64, through LLVM and as C.
+
+Sums of K products differ by K roundings at most: K x 2^-24 of the sum of magnitudes, below the 1e-5 asked for here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from agreement import error, rows_here, run
+
+from subbyte.tvm_kernels.operators import (
+    Activate,
+    BatchMatMul,
+    Bias,
+    Bits,
+    Codes,
+    Combine,
+    Conv2d,
+    Epilogue,
+    FloatProduct,
+    MatMul,
+    RowScale,
+    Scale,
+    ToBits,
+    ToCodes,
+    ToFloat,
+    constant,
+)
+
+TOLERANCE = 1e-5
+RNG = np.random.default_rng(11)
+
+
+def numbers(*shape: int) -> Any:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def product(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None) -> tuple[FloatProduct, Any]:
+    if isinstance(geometry, MatMul):
+        return FloatProduct("m", geometry, numbers(geometry.columns, geometry.depth), epilogue or Epilogue()), numbers(
+            geometry.rows, geometry.depth
+        )
+    weight = numbers(geometry.out_channels, *geometry.kernel, geometry.channels // geometry.groups)
+    own = numbers(geometry.batch, geometry.height, geometry.width, geometry.channels)
+    return FloatProduct("c", geometry, weight, epilogue or Epilogue()), own
+
+
+SHAPES = {
+    "one of each": MatMul(1, 1, 1),
+    "short depth": MatMul(7, 3, 33),
+    "a vector": MatMul(1, 64, 300),
+    "last block of one row": MatMul(97, 33, 12),
+    "panels of two widths": MatMul(13, 40, 197),
+    "many tiles": MatMul(200, 65, 130),
+    "same padding": Conv2d(1, 7, 6, 3, 5, (3, 3), padding=(1, 1, 1, 1)),
+    "uneven padding, stride, dilation, groups": Conv2d(2, 9, 8, 4, 6, (3, 2), (2, 1), (0, 1, 2, 0), (1, 2), 2),
+    "pointwise": Conv2d(2, 5, 5, 32, 20, (1, 1)),
+    "pointwise with stride": Conv2d(1, 9, 9, 8, 20, (1, 1), (2, 2)),
+    "window larger than the image": Conv2d(1, 2, 2, 4, 8, (5, 5), padding=(2, 2, 2, 2)),
+    "one dimension": Conv2d(1, 1, 30, 6, 20, (1, 5), padding=(0, 2, 0, 2)),
+    "many blocks": Conv2d(1, 30, 31, 64, 40, (3, 3), padding=(1, 1, 1, 1)),
+}
+IN_C = ["short depth", "a vector", "last block of one row", "uneven padding, stride, dilation, groups", "pointwise"]
+
+
+@pytest.mark.parametrize("kernel", rows_here(FloatProduct, "float"))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_float_product(shape: MatMul | Conv2d, kernel: str) -> None:
+    op, own = product(shape)
+    assert error(op, kernel, [own]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", IN_C)
+def test_float_product_in_c(name: str) -> None:
+    op, own = product(SHAPES[name])
+    assert error(op, "float-portable", [own], "c") < TOLERANCE
+
+
+@pytest.mark.parametrize("kernel", rows_here(FloatProduct, "float"))
+@pytest.mark.parametrize("shape", [MatMul(13, 40, 70), Conv2d(1, 4, 5, 6, 42, (3, 3), padding=(1, 1, 1, 1), groups=3)])
+def test_epilogue_of_a_float_product(shape: MatMul | Conv2d, kernel: str) -> None:
+    columns = shape.columns if isinstance(shape, MatMul) else shape.out_channels
+    rows = shape.rows if isinstance(shape, MatMul) else shape.batch * shape.out_height * shape.out_width
+    steps = (
+        Scale(numbers(columns)),
+        RowScale("step"),
+        Bias(numbers(columns)),
+        Combine("multiply", "gate"),
+        Activate("silu"),
+    )
+    forms = (ToFloat(), ToBits(constant(0.25), Bits(columns)), ToCodes(30.0, Codes(-128, 127, 128)))
+    op, own = product(shape, Epilogue(steps, forms))
+    tensors = {"step": numbers(rows, 1), "gate": numbers(rows, columns)}
+    (real, bits, codes), (want, want_bits, want_codes) = run(op, kernel, [own], tensors)
+    scale = np.abs(want).max()
+    assert np.abs(real - want).max() < TOLERANCE * scale
+    # What is stored agrees with the float that this kernel computed, and ties apart with the reference's.
+    signs = np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")[..., :columns]
+    np.testing.assert_array_equal(signs, real >= 0.25)
+    levels = np.clip(np.rint(real * np.float32(30)), -128, 127)
+    np.testing.assert_array_equal(codes.astype(int) - 128, levels)
+    assert (bits != want_bits).mean() < 0.05
+    assert np.abs(codes.astype(int) - want_codes).max() <= 1
+
+
+BATCHES = [
+    (1, MatMul(1, 1, 1)),
+    (2, MatMul(5, 3, 7)),
+    (3, MatMul(7, 33, 17)),
+    (7, MatMul(13, 20, 64)),
+    (1, MatMul(20, 5, 130)),
+    (3, MatMul(40, 64, 40)),
+]
+
+
+@pytest.mark.parametrize("kernel", rows_here(BatchMatMul))
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("batch", "shape"), BATCHES)
+def test_batch_matmul(batch: int, shape: MatMul, transposed: bool, kernel: str) -> None:
+    op = BatchMatMul("b", batch, shape, transposed, Epilogue((Scale(constant(0.125)),)))
+    assert error(op, kernel, batch_inputs(op)) < TOLERANCE
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_batch_matmul_in_c(transposed: bool) -> None:
+    op = BatchMatMul("b", 3, MatMul(7, 9, 11), transposed, Epilogue((Combine("add", "mask"),)))
+    assert error(op, "batch-matmul-portable", batch_inputs(op), "c", mask=numbers(21, 11)) < TOLERANCE
+
+
+def batch_inputs(op: BatchMatMul) -> list[Any]:
+    shape = op.geometry
+    right = (op.batch, shape.columns, shape.depth) if op.transposed else (op.batch, shape.depth, shape.columns)
+    return [numbers(op.batch, shape.rows, shape.depth), numbers(*right)]
+
+
+DEPTHWISE = {
+    "one channel": Conv2d(1, 5, 5, 1, 1, (3, 3), padding=(1, 1, 1, 1)),
+    "odd channels": Conv2d(2, 7, 6, 5, 5, (3, 3), (2, 1), (1, 1, 1, 1), (1, 1), 5),
+    "dilation": Conv2d(1, 9, 9, 70, 70, (3, 2), (1, 2), (0, 1, 2, 1), (2, 1), 70),
+}
+
+
+@pytest.mark.parametrize("kernel", rows_here(FloatProduct, "depthwise"))
+@pytest.mark.parametrize("name", ["odd channels", "dilation"])
+def test_depthwise(name: str, kernel: str) -> None:
+    op, own = product(DEPTHWISE[name], Epilogue((Activate("relu"),)))
+    assert error(op, kernel, [own]) < TOLERANCE
+
+
+def test_depthwise_in_c() -> None:
+    op, own = product(DEPTHWISE["odd channels"])
+    assert error(op, "depthwise-portable", [own], "c") < TOLERANCE
