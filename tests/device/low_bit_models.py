@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import onnx
 import torch
 
 from subbyte.export.exporter import export
@@ -11,7 +14,8 @@ from subbyte.models import zoo
 from subbyte.models.quant import quantize
 
 
-def export_small(name: str, scheme: str, folder: Path) -> Path:
+@cache
+def small_model(name: str, scheme: str) -> onnx.ModelProto:
     """An untrained network of the zoo on 8x8 images, quantized, with batch norm statistics of random data."""
     torch.manual_seed(0)
     examples = torch.randn(8, 1, 8, 8)
@@ -21,6 +25,7 @@ def export_small(name: str, scheme: str, folder: Path) -> Path:
     for _ in range(2):
         model(torch.randn(8, 1, 8, 8))
     model.eval()
-    path = folder / f"{name}_{scheme}.onnx"
-    export(model, path, example=examples)
-    return path
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}_{scheme}.onnx"
+        export(model, path, example=examples, check=False)
+        return onnx.load(path)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from low_bit_models import export_small
+from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import CompileReport, compile
 
@@ -29,8 +29,9 @@ def emulate(folder: Path) -> tuple[int, list[str]]:
 
 
 def build(name: str, scheme: str, folder: Path) -> CompileReport:
-    onnx = export_small(name, scheme, folder)
-    return compile(onnx, folder / "model.subbyte", target="cortex-m4", strict=True, keep=folder / "kept")
+    return compile(
+        small_model(name, scheme), folder / "model.subbyte", target="cortex-m4", strict=True, keep=folder / "kept"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "ternary", "pow2", "binary"])
