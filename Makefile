@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test device lint types arrows clean
+.PHONY: setup demo test device lint wheel types arrows clean
 
 setup: $(VENV)/.installed
 
@@ -28,15 +28,17 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Types are checked as a user gets them: against the wheel.
-types: setup
-	rm -rf build/types && mkdir -p build/types
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/types .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types/site build/types/*.whl
-	cd build/types/site && ../../../$(BIN)/mypy --config-file ../../../pyproject.toml -p subbyte
+# Types and import arrows are checked as a user gets the package: against the wheel.
+wheel: setup
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/wheel .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/wheel/site build/wheel/*.whl
 
-arrows: setup
-	$(BIN)/lint-imports
+types: wheel
+	cd build/wheel/site && ../../../$(BIN)/mypy --config-file ../../../pyproject.toml -p subbyte
+
+arrows: wheel
+	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/lint-imports --config ../../../.importlinter
 
 clean:
 	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

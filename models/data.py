@@ -53,6 +53,13 @@ class Data:
     augment: Augment | None = None  # of a batch [N, C, H, W] in training
     class_names: tuple[str, ...] = ()
 
+    def test_arrays(self, limit: int | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The first `limit` (all) test samples: images float32 [N, C, H, W], labels int64 [N]."""
+        count = len(self.test)  # type: ignore[arg-type]
+        pairs = [self.test[index] for index in range(count if limit is None else min(limit, count))]
+        images = np.stack([np.asarray(image, np.float32) for image, _ in pairs])
+        return images, np.array([int(label) for _, label in pairs], np.int64)
+
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
     """Images held in memory as uint8 [N, C, H, W] and labels int64 [N]; gives single samples, or whole batches fast."""

@@ -154,11 +154,11 @@ def _open(bundle: str | Path | None) -> Any:
 def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int | None) -> tuple[Array, Array | None]:
     config = loaded.config
     if data is None:
-        shape = (limit or CHUNK, config.data.channels, *np.broadcast_to(config.data.size, 2))
+        shape = (limit or CHUNK, *loaded.config.input_shape[1:])
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
-    from subbyte.verdict import test_set
+    from subbyte.models.data import load_data
 
-    return test_set(data, path, limit)
+    return load_data(data, path).test_arrays(limit)
 
 
 def _training_graph(model: Any, x: Array) -> Array:

@@ -84,7 +84,7 @@ def compare(
     with open_bundle(bundle) as opened:
         manifest = opened.manifest
     onnx_file = Path(onnx) if onnx else find_onnx(bundle, manifest.source.get("onnx_sha256", ""))
-    test = test_set(data, data_path, limit) if data else None
+    test = _test_arrays(data, data_path, limit) if data else None
     spec = manifest.inputs[0]
     shape = tuple(spec.shape)
     sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
@@ -192,14 +192,10 @@ def _onnx_runner(model: Any, threads: int) -> Callable[[Array], Array]:
     return run
 
 
-def test_set(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:
-    """The first `limit` (all) test samples of a data set: float32 images [N, C, H, W] and int labels [N]."""
+def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:
     from subbyte.models.data import load_data
 
-    test = load_data(data, path).test
-    count = len(test) if limit is None else min(limit, len(test))
-    pairs = [test[i] for i in range(count)]
-    return np.stack([np.asarray(x) for x, _ in pairs]).astype(np.float32), np.array([int(y) for _, y in pairs])
+    return load_data(data, path).test_arrays(limit)
 
 
 def _accuracy(run: Callable[[Array], Array], images: Array, labels: Array, batch: int) -> float:
