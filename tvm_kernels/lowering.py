@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from subbyte.errors import ModelError, SubbyteError
 from subbyte.tvm_kernels import layout
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
@@ -61,7 +62,7 @@ def lower_graph(
     """
     from subbyte.tvm_kernels import fallback
 
-    graph = read_graph(load_model(model), name)
+    graph = _read(model, name)
     for stage, rules in STAGES:
         apply(graph, rules)
         if stage == "products":
@@ -72,3 +73,17 @@ def lower_graph(
         fallback.refuse(graph)
     layout.assign(graph)
     return graph
+
+
+# What protobuf, NumPy and ONNX raise on fields that no valid file has.
+_DAMAGE = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, MemoryError)
+
+
+def _read(model: str | Path | onnx.ModelProto, name: str | None) -> Graph:
+    try:
+        return read_graph(load_model(model), name)
+    except SubbyteError:
+        raise
+    except _DAMAGE as error:
+        text = " ".join(str(error).split())[:200]
+        raise ModelError(f"the model cannot be read ({type(error).__name__}: {text}); the file is damaged") from error

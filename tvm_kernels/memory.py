@@ -1,13 +1,14 @@
 """Where every intermediate tensor lies: one arena, planned when the model is compiled.
 
-A buffer lives from the call that writes it to the last call that reads it. The planner places the largest first, each at
-the lowest offset where it overlaps no buffer that lives at the same time (Pisarchyk and Lee, "Efficient Memory
-Management for Deep Neural Net Inference", 2020: greedy by size). No arena can be smaller than `lower_bound`.
+A buffer lives from the call that writes it to the last call that reads it. The planner places one after another, each
+at the lowest offset where it overlaps no buffer that lives at the same time (Pisarchyk and Lee, "Efficient Memory
+Management for Deep Neural Net Inference", 2020: greedy by size), in several orders, and keeps the smallest arena. No arena
+can be smaller than `lower_bound`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 64  # bytes; SUBBYTE_ALIGNMENT of runtime/c/subbyte.h
@@ -41,11 +42,24 @@ class Arena:
     lower_bound: int
 
 
+Key = tuple[int, int, int]
+ORDERS: tuple[Callable[[Buffer], Key], ...] = (
+    lambda b: (-aligned(b.nbytes), b.first, b.last),  # the largest first
+    lambda b: (-aligned(b.nbytes) * (b.last - b.first + 1), b.first, b.last),  # the most bytes x calls first
+    lambda b: (b.first, -aligned(b.nbytes), b.last),  # in the order of the calls
+    lambda b: (-b.last, -aligned(b.nbytes), -b.first),  # and against it
+)
+
+
 def plan(buffers: Sequence[Buffer]) -> Arena:
     """Place buffers so that no two that live at once overlap; every offset is a multiple of 64 bytes."""
+    return min((_greedy(sorted(buffers, key=order)) for order in ORDERS), key=lambda arena: arena.nbytes)
+
+
+def _greedy(buffers: Sequence[Buffer]) -> Arena:
     placed: list[tuple[int, Buffer]] = []
     offsets: dict[str, int] = {}
-    for buffer in sorted(buffers, key=lambda b: (-b.nbytes, b.first, b.name)):
+    for buffer in buffers:
         taken = sorted((offset, other) for offset, other in _neighbours(buffer, placed))
         offset = 0
         for start, length in taken:

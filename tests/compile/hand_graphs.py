@@ -79,9 +79,7 @@ class Builder:
         inlined = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(made), data_prop=True)
         known = {info.name: info for info in (*inlined.graph.value_info, *inlined.graph.output)}
         del made.graph.output[:]
-        for name in outputs:
-            kind = known[name].type.tensor_type.elem_type or onnx.TensorProto.FLOAT
-            made.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+        made.graph.output.extend(known[name] for name in outputs)
         if opset is not None:
             made.opset_import[0].version = opset
         return made

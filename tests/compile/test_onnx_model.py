@@ -19,9 +19,9 @@ from subbyte.tvm_kernels.read_graph import read_graph
 FLOAT = onnx.TensorProto.FLOAT
 
 
-def model_of(nodes, inputs=("x",), shape=(1, 4), constants=(), **options):
+def model_of(nodes, inputs=("x",), shape=(1, 4), constants=(), rank=2, **options):
     infos = [helper.make_tensor_value_info(name, FLOAT, shape) for name in inputs]
-    output = [helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, None)]
+    output = [helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, ["?"] * rank)]
     graph = helper.make_graph(nodes, "g", infos, output, list(constants))
     return helper.make_model(graph, opset_imports=options.pop("opsets", [helper.make_opsetid("", 21)]), ir_version=10)
 
@@ -48,7 +48,7 @@ def test_every_truncation_is_refused(tmp_path):
             read_graph(load_model(path))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damaged_bytes_never_escape_as_other_errors(data):
     """Any byte may be changed: the model compiles to something or is refused by an error of ours."""
@@ -163,7 +163,7 @@ def test_external_data_that_is_too_short_is_refused(tmp_path):
     (tmp_path / "w.bin").write_bytes(b"\x00" * 8)
     model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="'w'"):
+    with pytest.raises(ModelError, match="tensor name: w.*too small"):
         read_graph(load_model(tmp_path / "m.onnx"))
 
 
@@ -229,7 +229,7 @@ def test_our_functions_are_kept():
 
 def test_an_old_opset_is_brought_up_to_date():
     squeeze = helper.make_node("Squeeze", ["x"], ["y"], axes=[0])
-    model = model_of([squeeze], opsets=[helper.make_opsetid("", 11)])
+    model = model_of([squeeze], rank=1, opsets=[helper.make_opsetid("", 11)])
     assert read_graph(load_model(model)).values["y"].shape == (4,)
 
 
