@@ -152,7 +152,6 @@ def _open(bundle: str | Path | None) -> Any:
 
 
 def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int | None) -> tuple[Array, Array | None]:
-    config = loaded.config
     if data is None:
         shape = (limit or CHUNK, *loaded.config.input_shape[1:])
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
