@@ -43,8 +43,9 @@ def core_folder() -> Path:
 
 
 def _compile(toolchain: Toolchain, target: Target, sources: list[str], folder: Path) -> list[Path]:
-    """Object files of C sources, in one call of the compiler."""
-    toolchain.compile([*C_FLAGS, *target.c_flags, f"-I{core_folder()}", "-c", *sources], folder)
+    """Object files of C sources: in one call of the compiler, but zig keeps only one object of a call."""
+    for group in [[source] for source in sources] if toolchain.is_zig else [sources]:
+        toolchain.compile([*C_FLAGS, *target.c_flags, f"-I{core_folder()}", "-c", *group], folder)
     return [folder / f"{Path(source).stem}.o" for source in sources]
 
 
