@@ -27,11 +27,11 @@ from subbyte.models.data import ImageTensors
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "float": {"epochs": 8, "learning_rate": 3e-3},
-    "ternary": {"epochs": 6, "learning_rate": 2e-3, "from_float": True},
-    "binary": {"epochs": 10, "learning_rate": 4e-3, "weight_decay": 0.0, "distil": True},
-    "int8": {"epochs": 3, "learning_rate": 5e-4, "from_float": True},
-    "int4": {"epochs": 4, "learning_rate": 1e-3, "from_float": True},
-    "pow2": {"epochs": 4, "learning_rate": 1e-3, "from_float": True},
+    "ternary": {"epochs": 5, "learning_rate": 2e-3, "from_float": True},
+    "int4": {"epochs": 3, "learning_rate": 1e-3, "from_float": True},
+    "pow2": {"epochs": 3, "learning_rate": 1e-3, "from_float": True},
+    "int8": {"epochs": 2, "learning_rate": 5e-4, "from_float": True},
+    "binary": {"epochs": 10, "learning_rate": 1e-2, "weight_decay": 0.0, "distil": True},
 }
 
 

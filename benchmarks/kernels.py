@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py [--only TEXT] [--repeats N] [--features avx2] [--json FILE]
 
-Every round runs each engine once, so that a change of clock or a neighbour hits all alike; judge by the minimum. Our
+Every round runs each engine, once to warm the caches and then timed, so that a change of clock or a neighbour hits all alike; judge by the minimum. Our
 kernels end in scale, bias and requantization to codes, as onnxruntime's QLinear operators do. Binary times include
 packing the float input into bits. On a CPU with AMX onnxruntime's int8 matrix product uses it; our rows do not.
 """
@@ -206,6 +206,7 @@ def interleaved(runs: dict[str, Run], repeats: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            run()  # the others have taken the caches
             start = time.perf_counter()
             for _ in range(inner[name]):
                 run()

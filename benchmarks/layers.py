@@ -18,7 +18,7 @@ import torch
 
 import subbyte
 from subbyte.models.quant import get_scheme, quantize
-from subbyte.runtime.machine import machine_context
+from subbyte.runtime.machine import machine
 from subbyte.verdict import compare
 
 # name -> (module, shape of its input)
@@ -70,7 +70,7 @@ def main() -> None:
                 flush=True,
             )
     if arguments.json:
-        context = machine_context()
+        context = machine().to_json()
         arguments.json.write_text(json.dumps({"machine": context, "rows": rows}, indent=1, default=str))
 
 

@@ -17,7 +17,7 @@ import torch
 import subbyte
 from subbyte.models.quant import quantize
 from subbyte.models.zoo import create_for_scheme
-from subbyte.runtime.machine import machine_context
+from subbyte.runtime.machine import machine
 from subbyte.verdict import compare
 
 SIZES = {"resnet18": (3, 224), "deit_tiny": (3, 224), "resnet8": (3, 32), "ds_cnn": (1, 28), "vit_micro": (1, 28)}
@@ -63,7 +63,7 @@ def main() -> None:
             )
         print("  " + " ".join([*found.sentences, *found.warnings]), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine_context(), "rows": rows}, indent=1, default=str))
+        arguments.json.write_text(json.dumps({"machine": machine().to_json(), "rows": rows}, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -57,19 +57,19 @@ def versions() -> list[Finding]:
 
 def cpu() -> list[Finding]:
     """The instruction sets that our kernels ask for."""
-    from subbyte.runtime.machine import cpu_features, machine_context
+    from subbyte.runtime.machine import machine
 
-    features = cpu_features()
+    here = machine()
     wanted = {
         "avx512vnni": "8-bit dot products: int8, int4, ternary, pow2 at full speed",
         "avx512vpopcntdq": "population count on vectors: binary at full speed",
         "avx512bw": "the second-best rows",
         "avx2": "the third-best rows",
     }
-    rows = [Finding("CPU", str(machine_context().get("cpu", platform.machine())))]
+    rows = [Finding("CPU", f"{here.cpu}, {here.usable_cores} usable cores")]
     if platform.machine() in ("x86_64", "AMD64"):
         for name, use in wanted.items():
-            rows.append(Finding(f"{name}: {use}", "yes" if name in features else None, "a CPU that has it"))
+            rows.append(Finding(f"{name}: {use}", "yes" if name in here.features else None, "a CPU that has it"))
     return rows
 
 
@@ -84,6 +84,6 @@ def toolchains() -> list[Finding]:
 
 def meters() -> list[Finding]:
     """Energy counters that can be read now."""
-    from subbyte.runtime.energy import examine_meters
+    from subbyte.runtime.energy import available
 
-    return [Finding(row.what, row.found, row.remedy) for row in examine_meters()]
+    return [Finding(name, "readable" if why is None else None, why or "") for name, why in available().items()]
