@@ -1,7 +1,7 @@
 """Products of two run-time tensors, matrix by matrix: attention scores and their product with the values.
 
-The right operand is used where it lies if its rows are whole vectors; else it is packed into panels in workspace first, by
-every thread for the matrix it works on. A transposed one (scores) is packed by transposing blocks in registers.
+The right operand is used where it lies if its rows are whole vectors; else it is packed into workspace first, by every
+thread for the matrix it works on. A transposed one (scores) is packed by transposing blocks in registers.
 """
 
 from __future__ import annotations
@@ -63,37 +63,35 @@ def build(op: BatchMatMul, registers: Registers) -> Built:
             begin_right = T.bind(matrix * (shape.depth * shape.columns))
             if packed:
                 _pack(op, right, begin_right, operand, width_of_right, lanes)
-            for which, (number, width, first_column) in enumerate(cut.parts()):
-                is_last = which == len(cut.parts()) - 1
-                last = (shape.columns, shape.columns - cut.padded + width if is_last else width)
+
+            def panel_of(column: Any, width: int, last: tuple[int, int]) -> None:
+                """All rows of the block x one panel of columns."""
+                base_right = T.bind(column if packed else begin_right + column)
+                with T.serial(0, (count + per_tile - 1) // per_tile) as m:
+                    # The last tile reaches back over rows already done and stores only its own.
+                    begin = T.bind(T.min(m * per_tile, count - per_tile))
+                    base = T.bind((matrix * shape.rows + first + begin) * shape.depth)
+
+                    def element(r: int, k: Any) -> Any:
+                        return left[base + r * shape.depth + k]
+
+                    def vector(v: int, k: Any) -> Any:
+                        return operand[at(base_right + k * width_of_right + v * lanes, lanes)]
+
+                    multiply(per_tile, width // lanes, lanes, shape.depth, element, vector, tile)
+                    with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
+
+                        def load(offset: Any, n: int) -> Any:
+                            return tile[at(r * width + offset, n)]
+
+                        row = T.bind(matrix * shape.rows + first + begin + r)
+                        store_panel(epilogue, load, row, 0, column, width, last, lanes)
+
+            parts = cut.parts()
+            for number, width, first_column in parts:
+                short = shape.columns - cut.padded + width if (number, width, first_column) == parts[-1] else width
                 with T.serial(0, number) as panel:
-                    column = T.bind(first_column + panel * width)
-                    base_right = T.bind(column if packed else begin_right + column)
-                    with T.serial(0, (count + per_tile - 1) // per_tile) as m:
-                        # The last tile reaches back over rows already done and stores only its own.
-                        begin = T.bind(T.min(m * per_tile, count - per_tile))
-                        base = T.bind((matrix * shape.rows + first + begin) * shape.depth)
-                        multiply(
-                            per_tile,
-                            width // lanes,
-                            lanes,
-                            shape.depth,
-                            lambda r, k: left[base + r * shape.depth + k],
-                            lambda v, k: operand[at(base_right + k * width_of_right + v * lanes, lanes)],
-                            tile,
-                        )
-                        with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
-                            row = T.bind(matrix * shape.rows + first + begin + r)
-                            store_panel(
-                                epilogue,
-                                lambda offset, n: tile[at(r * width + offset, n)],
-                                row,
-                                0,
-                                column,
-                                width,
-                                last,
-                                lanes,
-                            )
+                    panel_of(T.bind(first_column + panel * width), width, (shape.columns, short))
     return Built(builder.get(), signature.parameters)
 
 

@@ -55,7 +55,7 @@ def _emit(
 ) -> Built:
     """A kernel whose tiles are `lines` output pixels each.
 
-    declare(signature) declares the weights and returns the bytes of workspace they need and what makes them ready there.
+    declare(signature) declares the weights; it returns the bytes of workspace they need and what readies them there.
     """
     channels = shape.channels
     pixels = shape.batch * shape.out_height * shape.out_width
@@ -81,8 +81,9 @@ def _emit(
                     """The sums of `vectors` vectors of channels, and their epilogue."""
                     place = at(0, n)
                     sums = [T.alloc_buffer((n,), dtype) for _ in range(vectors)]
+                    zero = T.float32(0) if dtype == "float32" else IntImm(dtype, 0)
                     for one in sums:
-                        T.buffer_store(one, splat(T.float32(0) if dtype == "float32" else IntImm(dtype, 0), n), [place])
+                        T.buffer_store(one, splat(zero, n), [place])
                     with T.serial(0, shape.kernel[0]) as ky:
                         iy = T.bind(top + ky * shape.dilation[0])
                         with T.If(T.And(iy >= 0, iy < shape.height)), T.Then(), T.serial(0, shape.kernel[1]) as kx:

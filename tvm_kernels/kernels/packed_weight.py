@@ -52,7 +52,7 @@ class Weight:
 
     @property
     def panels(self) -> int:
-        return self.levels.shape[1] // PANEL
+        return int(self.levels.shape[1]) // PANEL
 
     @property
     def depth(self) -> int:

@@ -52,7 +52,7 @@ def gather(
 ) -> None:
     """Emit the copy of the patches of output pixels first .. first + count - 1 of a group to `target` [count * depth].
 
-    A pixel has `elements` elements in all groups; load(pixel, element) is one of them and pad(element) its padded value.
+    A pixel has `elements` elements in all groups; load(pixel, element) is one of them, pad(element) its padded value.
     `linear`: load depends on pixel * elements + element alone, so that a line of pixels can be copied at once.
     """
     take = elements // conv.groups

@@ -1,4 +1,4 @@
-"""Per-token quantization: the largest magnitude of each row gives its step. Arithmetic of formats.reference, bit for bit."""
+"""Per-token quantization: the largest magnitude of each row gives its step. Equals formats.reference bit for bit."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def levels(stored: Array, storage: ops.Storage) -> Array:
     if isinstance(storage, ops.Codes):
         return stored.astype(np.int32) - storage.zero_point
     words = np.ascontiguousarray(stored, "<u4").view(np.uint8)
-    signs = np.unpackbits(words, axis=-1, bitorder="little")[..., : storage.channels]
-    return signs.astype(np.int32) * 2 - 1
+    signs = np.unpackbits(words, axis=-1, bitorder="little")[..., : storage.channels].astype(np.int32)
+    return np.asarray(2 * signs - 1)
 
 
 def store(y: Float32, form: ops.Form) -> Array:
@@ -68,7 +68,7 @@ def store(y: Float32, form: ops.Form) -> Array:
         factor = np.float32(form.factor)
         scaled = np.rint(y / factor if form.divide else y * factor)
         clipped = np.clip(scaled, form.storage.low, form.storage.high)
-        return (clipped.astype(np.int32) + form.storage.zero_point).astype(np.uint8)
+        return np.asarray((clipped.astype(np.int32) + form.storage.zero_point).astype(np.uint8))
     return pack_bits(np.where(y >= form.threshold.astype(np.float32), 1, -1))
 
 
@@ -84,7 +84,7 @@ def activate(function: str, y: Float32) -> Float32:
 
 def _sigmoid(y: Float64) -> Float64:
     small = np.exp(-np.abs(y))
-    return np.where(y >= 0, 1 / (1 + small), small / (1 + small))
+    return np.asarray(np.where(y >= 0, 1 / (1 + small), small / (1 + small)))
 
 
 def _erf(y: Float64) -> Float64:
@@ -94,7 +94,7 @@ def _erf(y: Float64) -> Float64:
 
 def _hardsigmoid(y: Float32) -> Float32:
     """min(max(y * (1/6) + 0.5, 0), 1): ONNX HardSigmoid with torch's alpha."""
-    return np.clip(y * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1))
+    return np.asarray(np.clip(y * np.float32(1 / 6) + np.float32(0.5), np.float32(0), np.float32(1)))
 
 
 _ACTIVATE: dict[str, Callable[[Float32], Array]] = {
@@ -108,23 +108,39 @@ _ACTIVATE: dict[str, Callable[[Float32], Array]] = {
 }
 
 
-def _step(step: ops.Step, y: Float32, tensors: Tensors) -> Float32:
-    if isinstance(step, ops.Scale):
-        return y * step.values.astype(np.float32)
-    if isinstance(step, ops.Bias):
-        return y + step.values.astype(np.float32)
-    if isinstance(step, ops.RowScale):
-        return y * tensors[step.tensor].astype(np.float32).reshape(*y.shape[:-1], 1)
-    if isinstance(step, ops.Combine):
-        other = tensors[step.tensor].astype(np.float32).reshape(y.shape)
-        return _COMBINE[step.op](y, other)
-    if isinstance(step, ops.Activate):
-        return activate(step.function, y)
-    if isinstance(step, ops.Clip):
-        return np.minimum(np.maximum(y, np.float32(step.low)), np.float32(step.high))
-    return np.where(y >= 0, y, y * step.slope.astype(np.float32))
+def _scale(step: ops.Scale, y: Float32, tensors: Tensors) -> Float32:
+    return np.asarray(y * step.values.astype(np.float32))
 
 
+def _bias(step: ops.Bias, y: Float32, tensors: Tensors) -> Float32:
+    return np.asarray(y + step.values.astype(np.float32))
+
+
+def _row_scale(step: ops.RowScale, y: Float32, tensors: Tensors) -> Float32:
+    return np.asarray(y * tensors[step.tensor].astype(np.float32).reshape(*y.shape[:-1], 1))
+
+
+def _combine(step: ops.Combine, y: Float32, tensors: Tensors) -> Float32:
+    return _COMBINE[step.op](y, tensors[step.tensor].astype(np.float32).reshape(y.shape))
+
+
+def _clip(step: ops.Clip, y: Float32, tensors: Tensors) -> Float32:
+    return np.asarray(np.minimum(np.maximum(y, np.float32(step.low)), np.float32(step.high)))
+
+
+def _prelu(step: ops.PRelu, y: Float32, tensors: Tensors) -> Float32:
+    return np.asarray(np.where(y >= 0, y, y * step.slope.astype(np.float32)))
+
+
+_STEPS: dict[type, Callable[[Any, Float32, Tensors], Float32]] = {
+    ops.Scale: _scale,
+    ops.Bias: _bias,
+    ops.RowScale: _row_scale,
+    ops.Combine: _combine,
+    ops.Activate: lambda step, y, tensors: activate(step.function, y),
+    ops.Clip: _clip,
+    ops.PRelu: _prelu,
+}
 _COMBINE: dict[str, Callable[[Float32, Float32], Float32]] = {
     "add": lambda a, b: a + b,
     "multiply": lambda a, b: a * b,
@@ -137,7 +153,7 @@ def epilogue(y: Array, after: ops.Epilogue, tensors: Tensors) -> list[Array]:
     with np.errstate(over="ignore", invalid="ignore"):
         value: Float32 = y.astype(np.float32)
         for step in after.steps:
-            value = _step(step, value, tensors).astype(np.float32)
+            value = _STEPS[type(step)](step, value, tensors).astype(np.float32)
         return [store(value, form) for form in after.forms]
 
 
@@ -173,7 +189,7 @@ def _grouped_operands(a: Array, w: Array, geometry: ops.MatMul | ops.Conv2d, pad
 def _ungrouped(y: Array, geometry: ops.MatMul | ops.Conv2d) -> Array:
     """[groups, rows, columns] to the shape of the output."""
     if isinstance(geometry, ops.MatMul):
-        return y[0]
+        return np.asarray(y[0])
     flat = np.moveaxis(y, 0, 1)
     return flat.reshape(geometry.batch, geometry.out_height, geometry.out_width, geometry.out_channels)
 

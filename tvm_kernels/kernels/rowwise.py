@@ -1,7 +1,7 @@
 """Loops of kernels that work along the channels of each row: vectors, then a tail of smaller powers of two; reductions.
 
-`vector_rows` registers one builder as three rows of the kernel table, which differ in their lanes: AVX-512, AVX2, and any
-CPU (four lanes, which LLVM splits where a CPU has fewer; one lane in C sources).
+`vector_rows` registers one builder as three rows of the kernel table, which differ in their lanes: AVX-512, AVX2, and
+any CPU (four lanes, which LLVM splits where a CPU has fewer; one lane in C sources).
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ def vector_rows(
     prefer: int = 0,
 ) -> None:
     """Register `build(op, lanes)` for CPUs with 16, 8 and 4 lanes of float32; `prefer` is added to each row's own."""
-    wide = {"avx512": ({"avx512f", "avx512bw"}, 100, 16), "avx2": ({"avx2", "fma"}, 80, 8)}
-    for suffix, (needs, order, lanes) in wide.items():
-        row = kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=prefer + order, refuses=refuses)
-        row(lambda op, lanes=lanes: build(op, lanes))
-    row = kernel(f"{name}-portable", serves=serves, prefer=prefer, refuses=refuses)
-    row(lambda op: build(op, 1 if current_code_generator() == "c" else 4))
+
+    def add(suffix: str, needs: set[str], order: int, lanes: int) -> None:
+        def made(op: Any) -> Built:
+            return build(op, 1 if current_code_generator() == "c" else lanes)
+
+        kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=prefer + order, refuses=refuses)(made)
+
+    add("avx512", {"avx512f", "avx512bw"}, 100, 16)
+    add("avx2", {"avx2", "fma"}, 80, 8)
+    add("portable", set(), 0, 4)
 
 
 def rows_per_tile(rows: int, elements_per_row: int) -> int:
