@@ -36,11 +36,12 @@ def bench(
     """Measure BUNDLE: latency percentiles, where the time goes, energy with its provenance."""
     import subbyte
     from subbyte.cli.tables import open_console
-    from subbyte.runtime.report import print_bench
+    from subbyte.runtime.report import print_bench, print_energy_model
 
     console = open_console()
     result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations)
     print_bench(result, console)
+    print_energy_model(result, console)
     saved: dict[str, Any] = result.to_json()
     if baseline:
         from subbyte.cli.tables import print_verdict

@@ -23,4 +23,8 @@ def compile(model: Path, target: str, output: Path | None, strict: bool, quiet: 
         from subbyte.cli.tables import print_compile_report
 
         print_compile_report(report)
-    click.echo(f"{output}: {output.stat().st_size:,} bytes for {target}")
+    from subbyte.runtime import open_bundle
+
+    with open_bundle(output) as bundle:
+        members = ", ".join(f"{name} {member.bytes:,}" for name, member in bundle.manifest.members.items())
+    click.echo(f"{output}: {output.stat().st_size:,} bytes for {target} ({members})")

@@ -96,6 +96,8 @@ def print_compile_report(report: CompileReport) -> None:
         f"weights {report.weights_bytes:,} bytes, arena {report.arena_bytes:,} bytes, "
         f"workspace {report.workspace_bytes:,} bytes a thread"
     )
+    if report.flash_bytes is not None:
+        console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes ({report.sizes})")
 
 
 def print_check(report: CheckReport, console: Console) -> None:
