@@ -271,8 +271,8 @@ def read_idx(file: Path, magic: int) -> npt.NDArray[np.uint8]:
     if len(content) != expected:
         raise DataError(f"{file}: {len(content)} bytes, but the header's shape {shape} needs {expected}. {_REINSTALL}")
     values: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header)
-    shaped: npt.NDArray[np.uint8] = values.reshape(shape)
-    return shaped.copy()
+    shaped: npt.NDArray[np.uint8] = values.reshape(shape).copy()
+    return shaped
 
 
 # ---- folders of images ----

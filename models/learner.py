@@ -66,7 +66,9 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Recipe], torch.optim.Optim
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Three groups: weights of products, which decay; learned steps, which move slowly; and all else."""
-    weights, steps, rest = [], [], []
+    weights: list[nn.Parameter] = []
+    steps: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

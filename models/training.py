@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -136,7 +136,7 @@ def train(
         module.train()
         example = next(iter(batch_loader(source.train, min(CALIBRATION_SAMPLES, size), shuffle=True, seed=seed)))[0]
         module = quantize(module, scheme_of(config), example=example)
-        module.to(memory_format=torch.channels_last)  # convolutions train about a third faster so, on CPUs too
+        _lay_out(module, torch.channels_last)  # convolutions train about a third faster so, on CPUs too
         report = EpochReport(folder, config, progress)
         shown = [ProgressBar()] if progress else []
         trainer = Trainer(
@@ -161,7 +161,7 @@ def train(
         learner = Learner(module, source, criterion, recipe, _teacher(teacher))
         trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
-        module.to("cpu", memory_format=torch.contiguous_format).eval()
+        _lay_out(module.to("cpu").eval(), torch.contiguous_format)
     history = _read_log(folder / LOG)
     return TrainResult(folder, history[-1]["test_accuracy"], history)
 
@@ -229,6 +229,11 @@ def _config(
         training={**asdict(recipe), "loss": loss, "loss_options": dict(loss_options or {})},
         versions=versions(),
     )
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Store the parameters and buffers with four axes in this memory format."""
+    cast(Any, module).to(memory_format=memory_format)  # torch's overloads leave it out
 
 
 def _create(config: Config) -> nn.Module:
