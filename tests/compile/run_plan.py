@@ -11,7 +11,7 @@ import tvm
 import tvm.s_tir  # registers the default pipeline
 
 from subbyte.tvm_kernels.kernels.execute import aligned, host_features, host_target
-from subbyte.tvm_kernels.plan import Plan
+from subbyte.tvm_kernels.plan import Plan, Tensor
 
 
 def onnxruntime_outputs(model: onnx.ModelProto, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def random_inputs(model: onnx.ModelProto, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Outputs by name, and every traced tensor as it lay in memory right after its call."""
+def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Tensor, Any]]]:
+    """Outputs by name, and every traced tensor with what lay there right after its call."""
     rng = np.random.default_rng(1)
     spaces = {"weights": aligned((len(plan.weights),), np.uint8)}
     spaces["weights"][:] = np.frombuffer(plan.weights, np.uint8)
@@ -57,7 +57,7 @@ def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         return raw[:nbytes].view(dtype).reshape(shape)
 
     target = host_target(host_features())
-    trace = {}
+    trace = []
     for call in plan.calls:
         function = call.function.with_attr("global_symbol", "kernel")
         module = tvm.tirx.build(tvm.IRModule({"kernel": function}), target=target)
@@ -68,5 +68,6 @@ def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         ]
         module["kernel"](*[tvm.runtime.from_dlpack(array) for array in arrays])
         for tensor in call.outputs:
-            trace[tensor.name] = view(tensor.place.space, tensor.place.offset, tensor.dtype, tensor.shape).copy()
+            place = tensor.place
+            trace.append((tensor, view(place.space, place.offset, tensor.dtype, tensor.shape).copy()))
     return {tensor.name: array for tensor, array in zip(plan.outputs, results, strict=True)}, trace

@@ -167,6 +167,13 @@ def signs_as_codes(graph: Graph, node: Node, codes: str) -> bool:
     """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
     shape = graph.values[codes].shape
     signs = graph.emit("UnpackBits", [codes], shape, codes, node, domain="subbyte")
+    if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
+        pads = np.array(node.attributes["pads"]).reshape(2, -1)
+        around = np.pad(pads, [(0, 0), (2, 0)])
+        shape = tuple(int(d) for d in np.array(shape) + around.sum(axis=0))
+        amounts = [graph.constant(around.reshape(-1).astype(np.int64)), graph.constant(np.float32(1))]
+        signs = graph.emit("Pad", [signs, *amounts], shape, codes, node)
+        node.attributes = {**node.attributes, "pads": [0] * pads.size, "pads_with": 0}
     storage = ops.Codes(-1, 1, 128)
     attributes = {"factor": 1.0, "storage": storage, "divide": False}
     again = graph.emit("QuantizeCodes", [signs], shape, codes, node, domain="subbyte", attributes=attributes)

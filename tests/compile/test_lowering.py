@@ -1,0 +1,467 @@
+"""Lowering keeps every number: hand-made graphs, real exports and other people's files against onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import onnx.helper as helper
+import pytest
+import torch
+from hand_graphs import Builder, cnn
+from run_plan import onnxruntime_outputs, random_inputs, run_plan
+
+from subbyte.errors import CompileError
+from subbyte.export import export
+from subbyte.models.quant import quantize
+from subbyte.models.zoo import create_for_scheme
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.interpret import interpret, onnx_array
+from subbyte.tvm_kernels.kernels.execute import host_features
+from subbyte.tvm_kernels.lowering import lower, lower_graph
+
+HOST = host_features()
+
+
+def kernels(graph):
+    return [node for node in graph.order() if node.operator is not None]
+
+
+def kinds(graph):
+    """Operators in order, views left out."""
+    return [node.op for node in graph.order() if node.op != "View"]
+
+
+def steps_of(node):
+    return [type(step).__name__ for step in node.operator.epilogue.steps]
+
+
+def forms_of(node):
+    return [type(form).__name__ for form in node.operator.epilogue.forms]
+
+
+def assert_equal(model, graph=None):
+    """The lowered graph gives onnxruntime's bits."""
+    graph = lower_graph(model) if graph is None else graph
+    inputs = random_inputs(model)
+    wanted = onnxruntime_outputs(model, inputs)
+    got = interpret(graph, inputs)
+    for name, array in wanted.items():
+        assert got[name].dtype == array.dtype
+        assert np.array_equal(got[name], array), name
+    return graph
+
+
+# ---- hand-made graphs ----
+
+
+@pytest.mark.parametrize("fmt", ["ternary", "int3", "int8", "pow2_4", "pow2_3n", "binary", "uint4"])
+def test_a_small_network_is_equal_bit_for_bit_in_every_format(fmt):
+    graph = assert_equal(cnn(fmt))
+    assert kinds(graph).count("QuantizedProduct") == 3
+    assert "FloatProduct" not in kinds(graph)
+
+
+def test_a_network_becomes_six_kernels_that_stay_in_integers():
+    graph = lower_graph(cnn())
+    assert kinds(graph) == [
+        "Elementwise",
+        "Transpose",
+        "QuantizedProduct",
+        "QuantizedProduct",
+        "Pool2d",
+        "QuantizedProduct",
+    ]
+    first, second, pool, last = kernels(graph)[1:]
+    assert (steps_of(first), forms_of(first)) == (["Scale", "Bias", "Activate"], ["ToFloat", "ToCodes"])
+    assert (steps_of(second), forms_of(second)) == (["Scale", "Bias", "Combine", "Activate"], ["ToCodes"])
+    assert (steps_of(pool), forms_of(pool)) == (["Scale"], ["ToCodes"])
+    assert (steps_of(last), forms_of(last)) == (["Scale", "Bias"], ["ToFloat"])
+
+
+def test_the_compiled_plan_gives_the_same_bits_and_names_its_tensors():
+    model = cnn()
+    inputs = random_inputs(model)
+    plan = lower(model, HOST, name="small")
+    outputs, trace = run_plan(plan, inputs)
+    for name, array in onnxruntime_outputs(model, inputs).items():
+        assert np.array_equal(outputs[name], array)
+    graph = lower_graph(model)
+    values = interpret(graph, inputs, every=True)
+    shown = {n: onnx_array(a, graph.values[n].storage, graph.values[n].layout) for n, a in values.items()}
+    named = {node.output[0] for node in model.graph.node if node.op_type == "Quantize"}
+    assert named <= {tensor.name for tensor, _ in trace}
+    for tensor, array in trace:
+        storage = ops.Codes(-128, 127, tensor.zero_point) if tensor.storage == "codes" else ops.Float()
+        assert np.array_equal(onnx_array(array, storage, tensor.layout), shown[tensor.name]), tensor.name
+    assert plan.name == "small"
+    assert all(call.fallback is None for call in plan.calls)
+    product = next(call for call in plan.calls if call.weights == "ternary")
+    assert product.macs == 8 * 8 * 8 * 72
+    assert product.activation == "uint8"
+    assert 2.0 <= product.bits_per_weight < 2.2
+
+
+def test_two_quantizers_of_one_value_are_stored_by_one_kernel():
+    b = Builder()
+    y = b.linear(b.quantize(b.input(3, 16)), "int4", 12, 16)
+    one = b.linear(b.quantize(y, 10.0), "int4", 4, 12)
+    other = b.linear(b.quantize(y, 33.0, 0, 15), "ternary", 4, 12)
+    graph = assert_equal(b.model(b.node("Add", one, other)))
+    assert forms_of(kernels(graph)[1]) == ["ToCodes", "ToCodes"]
+    assert kinds(graph) == ["Elementwise"] + ["QuantizedProduct"] * 3
+
+
+def test_signs_are_padded_with_plus_one():
+    b = Builder()
+    x = b.input(1, 40, 6, 6)
+    signs = b.binarize(x, b.rng.uniform(-0.3, 0.3, (1, 40, 1, 1)))
+    padded = b.node("Pad", signs, b.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), b.constant(1.0))
+    graph = assert_equal(b.model(b.conv(padded, "binary", 8, 40, 3, 3)))
+    product = kernels(graph)[-1].operator
+    assert product.activation == ops.Bits(40)
+    assert product.geometry.padding == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("fill", "fmt"), [(0.0, "binary"), (-1.0, "binary"), (1.0, "int4")])
+def test_signs_that_bits_cannot_serve_become_codes(fill, fmt):
+    """A sign padded with 0 has three levels; other weights want codes: exact all the same."""
+    b = Builder()
+    x = b.input(1, 5, 6, 6)
+    padded = b.node("Pad", b.binarize(x), b.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), b.constant(fill))
+    assert_equal(b.model(b.conv(padded, fmt, 8, 5, 3, 3)))
+
+
+def test_per_token_codes_are_scaled_by_row():
+    b = Builder()
+    x = b.input(2, 7, 16)
+    codes, step = b.node("QuantizePerToken", x, domain="subbyte", outputs=2)
+    total = b.node("Round", b.node("MatMul", codes, b.node("Transpose", b.decode("ternary", 9, 16), perm=[1, 0])))
+    y = b.node("Mul", b.node("Mul", total, step), b.uniform(9))
+    graph = assert_equal(b.model(b.node("Add", y, b.uniform(9))))
+    assert kinds(graph) == ["QuantizeTokens", "QuantizedProduct"]
+    assert steps_of(kernels(graph)[1]) == ["RowScale", "Scale", "Bias"]
+
+
+def test_weights_by_group_keep_their_scales_inside():
+    b = Builder()
+    x = b.input(3, 40)
+    packed = b.constant(np.random.default_rng(0).integers(0, 256, (6, 20)), np.uint8)
+    scale = b.uniform(6, 3)
+    group = b.constant(16, np.int64)
+    weight = b.node("DequantizeInt4", packed, b.constant([6, 40], np.int64), scale, group, domain="subbyte")
+    product = b.node("MatMul", b.quantize(x), b.node("Transpose", weight, perm=[1, 0]))
+    model = b.model(b.node("Mul", product, b.constant(0.05)))
+    inputs = random_inputs(model)
+    graph = lower_graph(model)
+    assert kernels(graph)[1].operator.weight.granularity.size == 16
+    wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
+    np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_average_pools_are_exact_sums_of_codes():
+    b = Builder()
+    codes = b.quantize(b.input(1, 6, 8, 8), 10.0)
+    ones = b.constant(np.ones((6, 1, 2, 2)))
+    y = b.node("Mul", b.node("Conv", codes, ones, group=6, strides=[2, 2]), b.constant(0.1 / 4))
+    graph = assert_equal(b.model(b.conv(b.quantize(y), "int4", 4, 6, 1, 1)))
+    assert "Pool2d" in kinds(graph)
+
+
+def test_the_maximum_is_taken_of_floats_then_quantized():
+    b = Builder()
+    y = b.conv(b.quantize(b.input(1, 3, 9, 9)), "int8", 8, 3, 3, 3)
+    graph = assert_equal(
+        b.model(b.conv(b.quantize(b.node("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])), "int4", 4, 8, 1, 1))
+    )
+    pool = next(node for node in kernels(graph) if node.op == "Pool2d")
+    assert (pool.operator.function, forms_of(pool)) == ("max", ["ToCodes"])
+
+
+def test_codes_that_something_else_reads_are_levels():
+    b = Builder()
+    codes = b.quantize(b.input(2, 8), 10.0, 0, 15)
+    assert_equal(b.model(b.linear(codes, "int4", 4, 8), b.node("Sqrt", codes), codes))
+
+
+def test_every_elementwise_operator_joins_its_product():
+    b = Builder()
+    y = b.conv(b.quantize(b.input(1, 3, 6, 6)), "int8", 4, 3, 3, 3)
+    y = b.node("PRelu", y, b.uniform(4, 1, 1))
+    y = b.node("LeakyRelu", b.node("Sub", y, b.uniform(1, 4, 1, 1)), alpha=0.25)
+    y = b.node("Clip", b.node("Div", y, b.constant(0.5)), b.constant(-1.0), b.constant(6.0))
+    y = b.node("Add", y, b.uniform(1, 4, 4, 4))
+    graph = assert_equal(b.model(b.node("Neg", b.node("Relu", y))))
+    assert kinds(graph).count("QuantizedProduct") == 1
+    assert steps_of(kernels(graph)[-1])[2:] == [
+        "PRelu",
+        "Bias",
+        "PRelu",
+        "Scale",
+        "Clip",
+        "Combine",
+        "Activate",
+        "Scale",
+    ]
+
+
+def test_a_value_added_to_itself():
+    b = Builder()
+    y = b.linear(b.quantize(b.input(2, 8)), "int4", 4, 8)
+    assert_equal(b.model(b.linear(b.quantize(b.node("Add", y, y)), "int4", 3, 4)))
+
+
+def test_a_value_that_is_also_an_output_is_stored_as_both():
+    b = Builder()
+    y = b.linear(b.quantize(b.input(2, 8)), "int4", 4, 8)
+    graph = assert_equal(b.model(y, b.linear(b.quantize(y), "ternary", 3, 4)))
+    assert forms_of(kernels(graph)[1]) == ["ToFloat", "ToCodes"]
+
+
+# ---- layout ----
+
+
+def transposes(graph):
+    return [node for node in graph.order() if node.op == "Transpose"]
+
+
+def test_one_transpose_at_the_input_and_none_for_one_channel():
+    for channels, expected in ((3, 1), (1, 0)):
+        b = Builder()
+        y = b.conv(b.quantize(b.input(1, channels, 8, 8)), "int8", 8, channels, 3, 3)
+        y = b.conv(b.quantize(b.node("Relu", y)), "ternary", 4, 8, 3, 3)
+        pooled = b.node("GlobalAveragePool", y)
+        model = b.model(b.linear(b.quantize(b.node("Flatten", pooled)), "int4", 5, 4))
+        assert len(transposes(lower_graph(model))) == expected
+        assert_equal(model)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_flatten_of_pixels_and_channels_turns_the_weights_instead(axis):
+    b = Builder()
+    y = b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 6, 1, 3, 3)
+    if axis == 1:
+        flat = b.node("Flatten", y)
+    else:
+        flat = b.node("Reshape", y, b.constant([1, -1], np.int64))
+    graph = assert_equal(b.model(b.linear(b.quantize(flat), "ternary", 5, 216)))
+    assert transposes(graph) == []
+
+
+def test_flatten_that_something_else_reads_is_transposed():
+    b = Builder()
+    y = b.node("Flatten", b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 6, 1, 3, 3))
+    graph = assert_equal(b.model(y, b.linear(b.quantize(y), "ternary", 5, 216)))
+    assert len(transposes(graph)) >= 1
+
+
+def test_tokens_of_patches_need_no_transpose():
+    b = Builder()
+    y = b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 16, 1, 2, 2, strides=[2, 2])
+    tokens = b.node("Transpose", b.node("Reshape", y, b.constant([1, 16, 16], np.int64)), perm=[0, 2, 1])
+    graph = assert_equal(b.model(b.linear(b.quantize(tokens), "int4", 8, 16)))
+    assert transposes(graph) == []
+
+
+def test_concatenated_channels_stay_channels_last():
+    b = Builder()
+    codes = b.quantize(b.input(1, 1, 8, 8))
+    both = b.node("Concat", b.conv(codes, "int8", 4, 1, 3, 3), b.conv(codes, "int8", 3, 1, 3, 3), axis=1)
+    graph = assert_equal(b.model(b.conv(b.quantize(both), "ternary", 4, 7, 1, 1)))
+    assert len(transposes(graph)) == 1  # of the output
+
+
+# ---- fallbacks ----
+
+
+def weight_only():
+    b = Builder()
+    x = b.input(2, 8)
+    weight = b.node("Transpose", b.decode("int4", 4, 8), perm=[1, 0])
+    return b.model(b.node("Mul", b.node("MatMul", x, weight), b.uniform(4)))
+
+
+def test_weights_without_a_quantized_activation_run_in_float_and_say_so():
+    plan = lower(weight_only(), HOST)
+    reasons = [call.fallback for call in plan.calls if call.fallback]
+    assert reasons == ["weights are int4, but its activation 'x' has no quantizer"]
+    graph = lower_graph(weight_only())
+    inputs = random_inputs(weight_only())
+    wanted = next(iter(onnxruntime_outputs(weight_only(), inputs).values()))
+    np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=1e-6)
+
+
+def test_strict_refuses_and_names_every_layer():
+    with pytest.raises(CompileError, match=r"1 layer would run in float:\n.*MatMul.*no quantizer.*\n.*--strict"):
+        lower(weight_only(), HOST, strict=True)
+
+
+def test_a_product_without_a_kernel_runs_in_float_on_the_same_integers(monkeypatch):
+    from subbyte.tvm_kernels import fallback
+
+    model = cnn()
+    real = fallback.choose
+
+    def choose(op, features):
+        if isinstance(op, ops.QuantizedProduct) and op.weight.format.name == "ternary":
+            raise CompileError(f"no kernel for '{op.name}' (QuantizedProduct): row: refuses ternary")
+        return real(op, features)
+
+    monkeypatch.setattr(fallback, "choose", choose)
+    graph = assert_equal(model, lower_graph(model, HOST))
+    fallen = [node for node in kernels(graph) if node.fallback]
+    assert [(node.op, node.fallback) for node in fallen] == [("FloatProduct", "row: refuses ternary")]
+
+
+# ---- real exports ----
+
+
+def exported(tmp_path, name, scheme):
+    torch.manual_seed(0)
+    model = create_for_scheme(name, scheme, channels=1, size=8)
+    x = torch.randn(8, 1, 8, 8)
+    quantize(model, scheme, x[:1])
+    model(x)
+    export(model.eval(), tmp_path / "m.onnx", example=x[:1], check=False)
+    return onnx.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("mlp", "pow2"), ("resnet8", "int8"), ("resnet8", "binary"), ("ds_cnn", "int4"), ("vit_micro", "ternary")],
+)
+def test_exports_of_the_zoo_are_equal_bit_for_bit(tmp_path, name, scheme):
+    graph = assert_equal(exported(tmp_path, name, scheme))
+    assert "FloatProduct" not in kinds(graph)
+    assert not [node.name for node in kernels(graph) if node.fallback]
+    assert set(kinds(graph)) <= {
+        *("Elementwise", "QuantizedProduct", "Pool2d", "LayerNorm", "BatchMatMul", "Softmax", "QuantizeTokens"),
+        *("Concat", "Transpose", "Part"),
+    }
+
+
+def test_the_plan_of_a_transformer_runs(tmp_path):
+    model = exported(tmp_path, "vit_micro", "ternary")
+    inputs = random_inputs(model)
+    outputs, _ = run_plan(lower(model, HOST), inputs)
+    wanted = onnxruntime_outputs(model, inputs)["logits"]
+    np.testing.assert_allclose(outputs["logits"], wanted, atol=1e-3)
+
+
+# ---- other people's files ----
+
+
+def float_network():
+    """Convolution, depthwise, residual, max pool, Gemm: in float."""
+    b = Builder()
+    x = b.input(1, 3, 10, 10)
+
+    def conv(y, out, depth, **attributes):
+        weight = b.constant(b.rng.normal(0, 0.3, (out, depth, 3, 3)))
+        return b.node("Conv", y, weight, b.uniform(out), **attributes)
+
+    y = b.node("Relu", conv(x, 8, 3, pads=[1, 1, 1, 1]))
+    z = b.node("Relu", b.node("Add", conv(y, 8, 1, group=8, pads=[1, 1, 1, 1]), y))
+    z = b.node("MaxPool", z, kernel_shape=[2, 2], strides=[2, 2])
+    flat = b.node("Flatten", z)
+    hidden = b.node("Relu", b.node("Gemm", flat, b.constant(b.rng.normal(0, 0.1, (12, 200))), b.uniform(12), transB=1))
+    return b.model(b.node("MatMul", hidden, b.constant(b.rng.normal(0, 0.3, (12, 5)))))
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "per_channel", "symmetric"),
+    [
+        ("QUInt8", "QInt8", True, False),
+        ("QInt8", "QInt8", True, True),
+        ("QInt8", "QInt8", False, False),
+        ("QUInt8", "QUInt8", False, False),
+    ],
+)
+def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, weights, per_channel, symmetric):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = [
+                {"x": np.random.default_rng(i).standard_normal((1, 3, 10, 10)).astype(np.float32)} for i in range(4)
+            ]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    logging.disable(logging.WARNING)  # its advice on pre-processing
+    try:
+        onnx.save(float_network(), tmp_path / "f.onnx")
+        quantize_static(
+            tmp_path / "f.onnx",
+            tmp_path / "q.onnx",
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=per_channel,
+            activation_type=QuantType[activations],
+            weight_type=QuantType[weights],
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": weights == "QInt8"},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    model = onnx.load(tmp_path / "q.onnx")
+    inputs = random_inputs(model)
+    graph = lower_graph(model)
+    assert kinds(graph).count("QuantizedProduct") == 4
+    assert "FloatProduct" not in kinds(graph)
+    got, wanted = (next(iter(f(a, inputs).values())) for f, a in ((interpret, graph), (onnxruntime_outputs, model)))
+    step = np.unique(np.abs(wanted[wanted != 0])).min()  # of the output's own quantizer, at least
+    assert np.abs(got - wanted).max() <= step * 1.001
+    assert np.mean(got == wanted) >= 0.6
+
+
+def test_matmul_nbits_is_dequantized_and_named():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 16, (6, 2, 16))
+    scale = rng.uniform(0.01, 0.1, (6, 2)).astype(np.float32)
+    packed = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
+    weight = ((codes - 8) * scale[..., None]).reshape(6, 32)[:, :30].astype(np.float32)
+    info = [helper.make_tensor_value_info("x", 1, (3, 30))], [helper.make_tensor_value_info("y", 1, (3, 6))]
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], "nbits", "", "com.microsoft", K=30, N=6, bits=4, block_size=16
+    )
+    constants = [onnx.numpy_helper.from_array(packed, "w"), onnx.numpy_helper.from_array(scale.reshape(-1), "s")]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(helper.make_graph([node], "g", *info, constants), opset_imports=opsets, ir_version=10)
+    graph = lower_graph(model)
+    inputs = random_inputs(model)
+    np.testing.assert_allclose(interpret(graph, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(onnxruntime_outputs(model, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-4, atol=1e-4)
+    assert "weight-only MatMulNBits" in kernels(graph)[0].fallback
+
+
+def test_qonnx_quantizers_become_integer_products():
+    b = Builder()
+    x = b.input(2, 12)
+    domain = "qonnx.custom_op.general"
+    weight = b.rng.normal(0, 0.4, (12, 5)).astype(np.float32)
+    signed = {"domain": domain, "signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
+    zero, four = b.constant(0.0), b.constant(4.0)
+    a = b.node("Quant", x, b.constant(0.25), zero, four, **{**signed, "narrow": 0})
+    w = b.node("Quant", b.constant(weight), b.constant(0.125), zero, four, **signed)
+    y = b.node("MatMul", a, w)
+    infos = [helper.make_tensor_value_info(y, 1, (2, 5))]
+    graph = helper.make_graph(b.nodes, "g", b.inputs, infos, b.constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    lowered = lower_graph(model)
+    assert kinds(lowered) == ["Elementwise", "QuantizedProduct"]
+    assert kernels(lowered)[1].operator.weight.format.name == "int4"
+    inputs = random_inputs(model)
+    codes = np.clip(np.rint(inputs["x"] / np.float32(0.25)), -8, 7) @ np.clip(
+        np.rint(weight / np.float32(0.125)), -7, 7
+    )
+    assert np.array_equal(interpret(lowered, inputs)[y], codes.astype(np.float32) * np.float32(0.25 * 0.125))
+
+
+def test_stored_arrays_are_shown_as_onnx_values():
+    stored = np.arange(24, dtype=np.uint8).reshape(1, 2, 3, 4)
+    shown = onnx_array(stored, ops.Codes(-128, 127, 128), "NHWC")
+    assert shown.shape == (1, 4, 2, 3)
+    assert shown[0, 1, 0, 0] == 1 - 128

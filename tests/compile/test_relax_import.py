@@ -1,0 +1,149 @@
+"""What no kernel took: ONNX nodes through TVM give onnxruntime's numbers, in plans that allocate nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.helper as helper
+import pytest
+from hand_graphs import Builder
+from run_plan import onnxruntime_outputs, random_inputs, run_plan
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.kernels.execute import host_features
+from subbyte.tvm_kernels.lowering import lower
+from subbyte.tvm_kernels.relax_import import CONVERTERS, converter
+
+HOST = host_features()
+
+
+def compare(model, tolerance=1e-5):
+    inputs = random_inputs(model)
+    plan = lower(model, HOST)
+    outputs, _ = run_plan(plan, inputs)
+    for name, wanted in onnxruntime_outputs(model, inputs).items():
+        assert outputs[name].dtype == wanted.dtype
+        np.testing.assert_allclose(outputs[name], wanted, rtol=tolerance, atol=tolerance)
+    return plan
+
+
+def test_a_chain_of_leftovers_is_one_call():
+    b = Builder()
+    x = b.input(4, 24)
+    y = b.node("Sin", b.node("Exp", b.node("Elu", x)))
+    plan = compare(b.model(y))
+    assert [call.kind for call in plan.calls] == ["relax"]
+    assert plan.arena_bytes == 0
+
+
+def test_several_stages_in_one_function_and_views_between():
+    b = Builder()
+    x = b.input(1, 6, 5, 5)
+    y = b.node("Reshape", b.node("Sin", x), b.constant([1, 2, -1], np.int64))
+    y = b.node("InstanceNormalization", y, b.uniform(2), b.uniform(2))
+    compare(b.model(b.node("Reshape", y, b.constant([1, 6, 5, 5], np.int64))))
+
+
+def test_data_movement():
+    b = Builder()
+    x = b.input(2, 8, 6)
+    moved = b.node("Transpose", x, perm=[2, 0, 1])
+    picked = b.node("Gather", x, b.constant([5, 0, 3], np.int64), axis=2)
+    first, second = b.node("Split", x, b.constant([3, 5], np.int64), outputs=2, axis=1)
+    tiled = b.node("Concat", first, second, first, axis=1)
+    edge = b.node("Pad", x, b.constant([0, 0, 1, 0, 0, 2], np.int64), mode="edge")
+    compare(b.model(moved, picked, tiled, edge), 0)
+
+
+def test_parts_of_one_tensor_are_read_in_place():
+    b = Builder()
+    x = b.input(16, 48)
+    q = b.node("Transpose", b.node("Reshape", b.node("Exp", x), b.constant([16, 3, 16], np.int64)), perm=[1, 0, 2])
+    parts = [b.node("Gather", q, b.constant(i, np.int64), axis=0) for i in range(3)]
+    scores = b.node("MatMul", parts[0], b.node("Transpose", parts[1], perm=[1, 0]))
+    plan = compare(b.model(b.node("MatMul", b.node("Softmax", scores), parts[2])), 1e-4)
+    assert len([call for call in plan.calls if call.kind == "relax"]) <= 2
+
+
+def test_a_part_of_an_input_or_of_an_output_is_copied():
+    b = Builder()
+    x = b.input(4, 16)
+    viewed = b.node("Reshape", x, b.constant([4, 4, 4], np.int64))
+    y = b.node("Exp", x)
+    one = b.node("Gather", viewed, b.constant(2, np.int64), axis=0)
+    two = b.node("Gather", y, b.constant(3, np.int64), axis=0)
+    compare(b.model(b.node("Relu", one), y, two))
+
+
+def test_outputs_that_share_their_bytes_are_copied():
+    b = Builder()
+    y = b.node("Relu", b.input(2, 12))
+    other = b.node("Reshape", y, b.constant([3, 8], np.int64))
+    compare(b.model(y, other, b.node("Identity", y)), 0)
+
+
+def test_integer_tensors():
+    b = Builder()
+    y = b.node("ArgMax", b.input(3, 7), axis=1, keepdims=0)
+    compare(b.model(b.node("Cast", b.node("Add", y, b.constant(2, np.int64)), to=6)), 0)
+
+
+def test_an_operator_that_tvm_lacks_is_expanded_by_its_schema():
+    b = Builder()
+    x = b.input(2, 10)
+    compare(b.model(b.node("Celu", x, alpha=2.0)))
+
+
+def test_large_elementwise_work_is_shared_out_in_one_parallel_loop():
+    b = Builder()
+    plan = lower(b.model(b.node("Sin", b.input(64, 400))), HOST)
+    text = plan.calls[0].function.script()
+    assert text.count("T.parallel(") == 1
+    assert "T.vectorized(16)" in text or "T.vectorized(T.int64(16))" in text
+
+
+def test_an_operator_that_nothing_can_run_is_named():
+    b = Builder()
+    with pytest.raises(CompileError, match=r"'n0\.Det' is Det, which neither a kernel nor TVM can run"):
+        lower(b.model(b.node("Det", b.input(4, 4))), HOST)
+
+
+def test_a_converter_is_a_row_of_the_table(monkeypatch):
+    from tvm import relax
+
+    monkeypatch.setattr("subbyte.tvm_kernels.relax_import.CONVERTERS", dict(CONVERTERS))
+    from subbyte.tvm_kernels import relax_import
+
+    @converter("", "Det")
+    def wrong_but_ours(builder, inputs, attributes):
+        return relax.op.sum(inputs[0])
+
+    assert relax_import.CONVERTERS["", "Det"] is wrong_but_ours
+    b = Builder()
+    model = b.model(b.node("Det", b.input(4, 4)))
+    inputs = random_inputs(model)
+    outputs, _ = run_plan(lower(model, HOST), inputs)
+    np.testing.assert_allclose(next(iter(outputs.values())), inputs["x"].sum(), rtol=1e-5)
+
+
+def test_packed_signs_are_unpacked_where_something_else_reads_them():
+    b = Builder()
+    signs = b.binarize(b.input(2, 37))
+    plan = compare(b.model(b.linear(signs, "binary", 4, 37), signs), 0)
+    assert {call.activation for call in plan.calls if call.kind == "QuantizedProduct"} == {"binary"}
+
+
+def test_control_flow_is_refused():
+    from subbyte.errors import ModelError
+
+    b = Builder()
+    x = b.input(2)
+    body = helper.make_graph(
+        [helper.make_node("Relu", [x], ["r"])], "then", [], [helper.make_tensor_value_info("r", 1, [2])]
+    )
+    condition = b.node("Cast", b.node("ReduceSum", x, keepdims=0), to=9)
+    output = b.node("If", condition, then_branch=body, else_branch=body)
+    infos = [helper.make_tensor_value_info(output, 1, [2])]
+    graph = helper.make_graph(b.nodes, "g", b.inputs, infos, b.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with pytest.raises(ModelError, match="straight, deterministic graphs only"):
+        lower(model, HOST)
