@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import stored_input, weight
 
-from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor, get
+from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, PerTensor, get
 from subbyte.tvm_kernels.kernels.registry import Constant
 from subbyte.tvm_kernels.operators import (
     Activate,
@@ -207,3 +207,18 @@ def test_weights_stay_packed_at_their_own_bits(fmt: str, bits: int) -> None:
     built = row(QuantizedProduct, "portable").build(product(shape, SIGNED, weight(shape, fmt)))
     stored = [p.values.nbytes for p in built.parameters if isinstance(p, Constant) and p.role == "weight"]
     assert stored == [32 * 9 * 16 * bits // 8]
+
+
+NEW = {
+    "a line": Format("quinary", 3, (-2, -1, 0, 1, 2, None, None, None)),
+    "steps of three": Format("thirds", 2, (-3, 0, 3, 6)),
+    "a table": Format("grown", 2, (0, 1, 3, -200)),
+}
+
+
+@pytest.mark.parametrize("by", BOTH)
+@pytest.mark.parametrize("fmt", NEW.values(), ids=NEW.keys())
+def test_a_new_format_needs_no_new_kernel(fmt: Format, by: Generator) -> None:
+    rng = np.random.default_rng(23)
+    w = LowBitTensor.from_levels(fmt, rng.choice(fmt.levels, (9, 21)), 1.0, PerTensor())
+    assert differences("portable", MatMul(5, 21, 9), SIGNED, w, by) == 0
