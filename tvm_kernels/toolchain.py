@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from subbyte.errors import ToolchainError
@@ -26,6 +26,7 @@ class Toolchain:
 
     compiler: tuple[str, ...]
     archiver: tuple[str, ...]
+    c_flags: tuple[str, ...] = ()  # the target's, as this compiler spells them
     static_flags: tuple[str, ...] = ("-static",)
 
     @property
@@ -70,16 +71,23 @@ def _archiver_beside(compiler: str) -> str:
     return shutil.which(f"{prefix}ar") or "ar"
 
 
+def _zig_flag(flag: str) -> str:
+    """Zig writes the names of CPUs with underscores: cortex_a53."""
+    option, equals, cpu = flag.partition("=")
+    return f"{option}={cpu.replace('-', '_')}" if option == "-mcpu" and equals else flag
+
+
 def find_toolchain(target: Target, *, prefer_zig: bool = False) -> Toolchain:
     """The compiler for a target; raises ToolchainError that says what to install."""
     if not prefer_zig:
         for name in _system_compilers(target):
             path = shutil.which(name) if name else None
             if path:
-                return Toolchain((path,), (_archiver_beside(path),))
+                return Toolchain((path,), (_archiver_beside(path),), target.c_flags)
     zig = zig_command()
     if zig and target.zig_target:
-        return Toolchain((*zig, "cc", "-target", target.zig_target), (*zig, "ar"), static_flags=())
+        flags = tuple(_zig_flag(flag) for flag in target.c_flags)
+        return Toolchain((*zig, "cc", "-target", target.zig_target), (*zig, "ar"), flags)
     raise ToolchainError(
         f"no C compiler for target '{target.name}' ({target.triple}). Install one: {target.install or 'gcc or ziglang'}"
     )
@@ -90,7 +98,7 @@ def find_static_toolchain(target: Target) -> Toolchain:
     toolchain = find_toolchain(target)
     if toolchain.is_zig:
         command = tuple(word.replace("-linux-gnu", "-linux-musl") for word in toolchain.compiler)
-        return Toolchain(command, toolchain.archiver, ("-static",))
+        return replace(toolchain, compiler=command)
     return toolchain
 
 

@@ -153,14 +153,18 @@ static void print_string(const char *text) {
 
 static void print_json(const subbyte_model *model, const options *o, const double *sorted, long count, double mean,
                        const profile *p, const comparison *compared, int golden_ok) {
+  double squares = 0.0;
+  long k;
   int32_t i;
   printf("{\"name\": ");
   print_string(model->name);
   printf(", \"target\": ");
   print_string(model->target);
   printf(", \"threads\": %d, \"iterations\": %ld, \"warmup\": %ld,\n", (int)o->threads, count, o->warmup);
-  printf(" \"latency_ms\": {\"min\": %.6f, \"mean\": %.6f, \"p50\": %.6f, \"p90\": %.6f, \"p99\": %.6f},\n", sorted[0], mean,
-         percentile(sorted, count, 50), percentile(sorted, count, 90), percentile(sorted, count, 99));
+  for (k = 0; k < count; ++k) squares += (sorted[k] - mean) * (sorted[k] - mean);
+  printf(" \"latency_ms\": {\"min\": %.6f, \"mean\": %.6f, \"p50\": %.6f, \"p90\": %.6f, \"p99\": %.6f, \"std\": %.6f},\n",
+         sorted[0], mean, percentile(sorted, count, 50), percentile(sorted, count, 90), percentile(sorted, count, 99),
+         sqrt(squares / (double)count));
   printf(" \"golden_ok\": ");
   if (subbyte_bench_data.has_golden) {
     unsigned long differing = 0;

@@ -120,7 +120,7 @@ def test_bench_is_static_and_reports_what_python_does(example: Example, emitted:
     assert report["iterations"] == 7
     assert report["golden_ok"] is True
     assert report["golden_exact"] is True
-    assert report["latency_ms"].keys() == {"min", "mean", "p50", "p90", "p99"}
+    assert report["latency_ms"].keys() == {"min", "mean", "p50", "p90", "p99", "std"}
     assert [row["name"] for row in report["operators"]] == ["/first", "/second", "/scale"]
     kind = subprocess.run(["readelf", "-lW", tmp_path / "bench"], capture_output=True, text=True, check=True).stdout
     assert "INTERP" not in kind

@@ -45,12 +45,12 @@ def core_folder() -> Path:
 def _compile(toolchain: Toolchain, target: Target, sources: list[str], folder: Path) -> list[Path]:
     """Object files of C sources: in one call of the compiler, but zig keeps only one object of a call."""
     for group in [[source] for source in sources] if toolchain.is_zig else [sources]:
-        toolchain.compile([*C_FLAGS, *target.c_flags, f"-I{core_folder()}", "-c", *group], folder)
+        toolchain.compile([*C_FLAGS, *toolchain.c_flags, f"-I{core_folder()}", "-c", *group], folder)
     return [folder / f"{Path(source).stem}.o" for source in sources]
 
 
 def _link_shared(toolchain: Toolchain, target: Target, objects: list[Path], folder: Path) -> bytes:
-    command: list[str | Path] = ["-shared", *target.c_flags, "-o", "library.so", *objects]
+    command: list[str | Path] = ["-shared", *toolchain.c_flags, "-o", "library.so", *objects]
     if "linux" in target.triple:
         script = "{ global: " + " ".join(f"{name};" for name in EXPORTS) + " local: *; };"
         (folder / "exports.map").write_text(script)
@@ -105,7 +105,7 @@ def _bench(plan: Plan, target: Target, objects: list[Path], golden: Golden | Non
     link = ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"]
     toolchain.compile(
         [
-            *(*flags, *target.c_flags, *toolchain.static_flags, f"-I{core_folder()}"),
+            *(*flags, *toolchain.c_flags, *toolchain.static_flags, f"-I{core_folder()}"),
             *("-o", "bench", *sources, *objects, *link),
         ],
         folder,

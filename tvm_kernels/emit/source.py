@@ -128,7 +128,7 @@ def _sizes(files: dict[str, bytes], target: Target) -> dict[str, int]:
         folder = Path(name)
         for member, data in files.items():
             (folder / Path(member).name).write_bytes(data)
-        toolchain.compile([*target.c_flags, *C_FLAGS, "-c", *MODEL_FILES], folder)
+        toolchain.compile([*toolchain.c_flags, *C_FLAGS, "-c", *MODEL_FILES], folder)
         size = toolchain.compiler[0].removesuffix("gcc") + "size"
         objects = [Path(source).stem + ".o" for source in MODEL_FILES]
         rows = [line.split() for line in run([size, *objects], folder).splitlines()[1:]]
