@@ -99,6 +99,8 @@ def train(
     from subbyte.models.quant import get_scheme, quantize, set_progress
     from subbyte.models.training_state import TrainingStateIO
 
+    if "spawn" in strategy:
+        raise UsageError(f"strategy '{strategy}' pickles the model, which torch's parametrizations refuse; use 'ddp'.")
     source = _data(data, data_path, data_options)
     get_scheme(scheme, **(scheme_options or {}))  # an unknown name or option is found before any work
     entry = get_loss(loss)

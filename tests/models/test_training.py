@@ -160,6 +160,28 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_numbers
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
+def test_two_processes_train_one_model(tmp_path: Path, few_digits: Data) -> None:
+    """Two processes that share each batch follow the same path as one, up to the order of float sums."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from subbyte.models import train\n"
+        "train('mlp', 'digits', 'ternary', 1, sys.argv[1], accelerator='cpu', devices=int(sys.argv[2]),\n"
+        "      strategy='ddp' if sys.argv[2] == '2' else 'auto', learning_rate=0.01, progress=False)\n"
+    )
+    losses = []
+    for devices in ("1", "2"):
+        folder = tmp_path / devices
+        subprocess.run(
+            [sys.executable, str(script), str(folder), devices], check=True, capture_output=True, timeout=300
+        )
+        assert load_checkpoint(folder).metrics["accuracy"] > 0.6
+        with (folder / LOG).open(newline="") as stream:
+            (row,) = csv.DictReader(stream)
+        losses.append(float(row["train_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
 # ---- starting points, teachers ----
 
 
@@ -297,6 +319,7 @@ def test_the_schedule_rises_and_falls() -> None:
         ({"optimizer": "adam"}, UsageError, "adamw, sgd"),
         ({"learning_rate": -1.0}, UsageError, "learning_rate must be positive"),
         ({"model_options": {"wide": 3}}, UsageError, "no option 'wide'"),
+        ({"strategy": "ddp_spawn"}, UsageError, "use 'ddp'"),
         ({"data": 3}, UsageError, "data must be"),
         ({"init": "/nowhere"}, CheckpointError, "is not a checkpoint"),
     ],
