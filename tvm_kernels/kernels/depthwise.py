@@ -1,7 +1,7 @@
 """Depthwise convolution: each channel has its own small filter. Vectors of channels, as channels lie side by side.
 
-Low-bit weights are decoded once a tile, into one level for each tap and channel. Padded places hold level 0: they are
-left out, and what lies inside has its zero point subtracted.
+Weights are levels of one byte or two, by tap and channel: they are few. In C sources they stay packed and are decoded
+first. Padded places hold level 0: they are left out, and what lies inside has its zero point subtracted.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.formats import PerGroup
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
-from subbyte.tvm_kernels.kernels.packed_weight import PANEL, declare_codes, nbytes, weight_of
+from subbyte.tvm_kernels.kernels.packed_weight import PANEL, declare_codes, nbytes, smallest_integer, weight_of
+from subbyte.tvm_kernels.kernels.reference import weight_levels
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, FloatProduct, QuantizedProduct
-
-TILE_ROWS_OF_WORK = 4  # a tile decodes all weights: it does at least this many output lines
 
 
 def _not_depthwise(op: Any) -> str | None:
@@ -117,8 +117,11 @@ def _quantized(op: QuantizedProduct, lanes: int) -> Built:
     assert isinstance(op.activation, Codes)
     channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
 
-    def declare(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
-        # As a matrix the other way round: a row for each tap, decoded by panels of 8 channels.
+    pixels = shape.batch * shape.out_height * shape.out_width
+    in_c = current_code_generator() == "c"
+
+    def packed(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
+        # A row for each tap, decoded by panels of 8 channels.
         weight = weight_of(op, 1)
         decode, dtype = declare_codes(weight, signature)
         panel_bytes = -(-taps * PANEL * nbytes(dtype) // 64) * 64
@@ -134,7 +137,14 @@ def _quantized(op: QuantizedProduct, lanes: int) -> Built:
 
         return panel_bytes + taps * channels * nbytes(dtype), prepare
 
-    lines = max(rows_per_tile(shape.batch * shape.out_height * shape.out_width, channels * taps), TILE_ROWS_OF_WORK)
+    def plain(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
+        matrix = weight_levels(op.weight).reshape(channels, taps)
+        values = signature.constant("weight", matrix.T.reshape(-1).astype(smallest_integer(matrix)))
+        return 0, lambda scratch: lambda index, n: T.Cast(vector_type("int32", n), values[at(index, n)])
+
+    # In C one tile: there are no threads to share it, and weights are decoded once.
+    lines = pixels if in_c else rows_per_tile(pixels, channels * taps)
+    declare = packed if in_c else plain
     return _emit(shape, op.epilogue, "uint8", op.activation.zero_point, lanes, declare, lines)
 
 

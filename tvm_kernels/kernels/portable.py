@@ -53,8 +53,10 @@ def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
 
 def _bytes_too_many(op: QuantizedProduct) -> str | None:
     """Sums are of raw bytes until the end, up to 255 each."""
+    zero_point = op.weight.zero_point
+    largest = op.weight.format.largest + (0 if zero_point is None else int(np.abs(zero_point).max(initial=0)))
     try:
-        check_accumulator(op.geometry.depth, 255, max(1, op.weight.format.largest))
+        check_accumulator(op.geometry.depth, 255, max(1, largest))
     except FormatError as error:
         return str(error)
     return None

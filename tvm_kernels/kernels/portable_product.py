@@ -29,7 +29,7 @@ from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import Conv2d, QuantizedProduct, ToBits
 
-WORKSPACE = {"llvm": 1 << 17, "c": 1 << 14}  # bytes of patches and sums that one block may take
+WORKSPACE = {"llvm": 1 << 17, "c": 1 << 13}  # bytes of patches and sums that one block may take
 MOST_ROWS = {"llvm": 96, "c": 32}
 FEWEST_TILES = 8
 WIDE = WORD  # columns between two epilogues: whole words of bits
@@ -94,7 +94,8 @@ def build(op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[i
         signature = Signature()
         product = _Product(op, weight, how, stored, signature)
         wides = -(-shape.columns // WIDE)
-        if product.blocks == 1 and shape.groups == 1:
+        # One block of rows is shared among threads by columns; C sources have none, and gather only once this way.
+        if product.blocks == 1 and shape.groups == 1 and current_code_generator() == "llvm":
             with T.parallel(0, wides) as t:
                 product.wide(0, shape.rows, product.gather(0, shape.rows, 0), 0, t)
         else:
@@ -119,7 +120,7 @@ class _Product:
         self.how, self.shape, self.weight = how, shape, weight
         self.tile = Tile(min(2, shape.rows), 4, 1) if generator == "c" else Tile(min(6, shape.rows), 1, PANEL)
         self.lefts = how.lefts if generator == "llvm" else 1
-        self.block = _block(shape, self.tile.rows, generator)
+        self.block = _block(shape, self.tile.rows, generator, nbytes(how.left_dtype))
         self.blocks = -(-shape.rows // self.block)
         self.group_size = op.weight.granularity.size if isinstance(op.weight.granularity, PerGroup) else 0
         self.store_lanes = _store_lanes(op, shape, self.tile.lanes)
@@ -288,10 +289,10 @@ def _store_lanes(op: QuantizedProduct, shape: Layout, lanes: int) -> int:
     return lanes
 
 
-def _block(shape: Layout, per_tile: int, generator: str) -> int:
+def _block(shape: Layout, per_tile: int, generator: str, element: int) -> int:
     """Rows of a block: whole tiles, within the workspace, and enough blocks for the threads."""
     tiles = -(-shape.rows // per_tile)
-    row_bytes = WIDE * 4 + (4 * shape.depth if shape.gathered else 0)
+    row_bytes = WIDE * 4 + (element * shape.depth if shape.gathered else 0)
     most = max(1, min(MOST_ROWS[generator], WORKSPACE[generator] // row_bytes) // per_tile)
     if generator == "llvm" and tiles >= FEWEST_TILES:
         most = min(most, -(-tiles // FEWEST_TILES))
