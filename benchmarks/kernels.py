@@ -2,9 +2,10 @@
 
     python benchmarks/kernels.py [--only TEXT] [--repeats N] [--features avx2] [--json FILE]
 
-Every round runs each engine, once to warm the caches and then timed, so that a change of clock or a neighbour hits all alike; judge by the minimum. Our
-kernels end in scale, bias and requantization to codes, as onnxruntime's QLinear operators do. Binary times include
-packing the float input into bits. On a CPU with AMX onnxruntime's int8 matrix product uses it; our rows do not.
+Every round runs each engine, once to warm the caches and then timed, so that a change of clock or a neighbour hits all
+alike; judge by the minimum. Our kernels end in scale, bias and requantization to codes, as onnxruntime's QLinear
+operators do. Binary times include packing the float input into bits. On a CPU with AMX onnxruntime's int8 matrix
+product uses it; our rows do not.
 """
 
 from __future__ import annotations

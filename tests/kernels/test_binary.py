@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import differences, row, runs_here, weight
+from products import differences, row, runs_here, stored_input, weight
 
+from subbyte.tvm_kernels.kernels import reference
+from subbyte.tvm_kernels.kernels.execute import run
 from subbyte.tvm_kernels.operators import (
     Bits,
     Codes,
@@ -18,6 +20,7 @@ from subbyte.tvm_kernels.operators import (
     Scale,
     ToBits,
     ToFloat,
+    constant,
 )
 
 ROWS = [r for r in ("binary-avx512-vpopcnt", "binary-avx2") if runs_here(r)]
@@ -68,6 +71,18 @@ def test_signs_in_and_out(kernel: str, columns: int) -> None:
     epilogue = Epilogue((Scale(scale),), (ToBits(threshold, Bits(columns)), ToFloat()))
     for geometry in (MatMul(40, 70, columns), Conv2d(1, 9, 10, 64, columns, (3, 3), padding=(1, 1, 1, 1), groups=2)):
         assert differences(kernel, geometry, signs(geometry), weight(geometry, "binary"), epilogue) == 0
+
+
+@pytest.mark.parametrize("depth", [64, 63])
+@pytest.mark.parametrize("steps", [(), (Scale(constant(0.3)),), (Scale(constant(0.0)),), (Scale(constant(1e38)),)])
+def test_a_scale_that_takes_the_factor_two_changes_no_bit(depth: int, steps: tuple[Scale, ...]) -> None:
+    """Bytes are compared, so that the sign of zero counts."""
+    geometry = MatMul(50, depth, 33)
+    op = QuantizedProduct("layer", geometry, Bits(depth), weight(geometry, "binary"), Epilogue(steps))
+    stored = stored_input(geometry, Bits(depth))
+    (got,) = run(op, [stored], row(ROWS[0]))
+    (wanted,) = reference.run(op, [stored])
+    assert got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

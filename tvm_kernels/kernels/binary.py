@@ -1,13 +1,14 @@
 """Products of signs with signs: exclusive or, population count, add; 32 signs in each lane. Rows for x86.
 
-dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1, words
-of ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
+dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1,
+words of ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
 Rastegari et al., "XNOR-Net", 2016. Measured: benchmarks/kernels.py --only binary
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
@@ -21,7 +22,7 @@ from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, Instruction
-from subbyte.tvm_kernels.operators import Bits, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.operators import Bits, Conv2d, Epilogue, QuantizedProduct, Scale
 
 WORD = 32
 
@@ -50,20 +51,39 @@ def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
     signs = effective_levels(op.weight).reshape(window.out_channels, *window.kernel, depth)
     packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
     place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
-    start = np.zeros((1, window.out_channels), np.int32)
     total = window.kernel[0] * window.kernel[1] * depth
+    folded = _folded(op.epilogue) if total % 2 == 0 else None
+    first = total // 2 if folded else 0
+    start = np.full((1, window.out_channels), first, np.int32)
 
-    def finish(count: object) -> object:
-        lanes = lanes_of(count)
-        return splat(IntImm("int32", total), lanes) - T.shift_left(count, splat(IntImm("int32", 1), lanes))
+    def finish(negative_count: Any) -> Any:
+        lanes = lanes_of(negative_count)
+        return splat(IntImm("int32", total), lanes) + T.shift_left(negative_count, splat(IntImm("int32", 1), lanes))
 
     return Operands(
         window=replace(window, channels=4 * words * window.groups),
         codes=panels.Codes(packed, 8),
         fill=place,
         start=padded_channels(start, instruction),
-        finish=finish,
+        finish=None if folded else finish,
+        epilogue=folded,
     )
+
+
+def _folded(epilogue: Epilogue) -> Epilogue | None:
+    """The epilogue for sums that are half the product, where its first step is a scale that takes the factor 2 exactly.
+
+    Sums then start at depth / 2 and nothing is left to do after the loop. Multiplying by a power of two is exact, so
+    the scaled value is the same float32.
+    """
+    if not epilogue.steps or not isinstance(epilogue.steps[0], Scale):
+        return None
+    values = np.asarray(epilogue.steps[0].values, np.float32)
+    largest = np.abs(values).max()
+    smallest = np.abs(values[values != 0]).min(initial=1.0)
+    if not (largest < 1e30 and smallest > 1e-30):
+        return None
+    return replace(epilogue, steps=(Scale(values * np.float32(2)), *epilogue.steps[1:]))
 
 
 def _build(op: QuantizedProduct, instruction: Instruction) -> Built:

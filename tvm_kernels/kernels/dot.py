@@ -42,8 +42,8 @@ def why_not(op: QuantizedProduct) -> str | None:
         check_accumulator(op.weight.depth, op.activation.largest, max(-low, high))
     except FormatError as error:
         return str(error)
-    if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels > 1:
-        return "depthwise convolution"
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels == op.geometry.out_channels > 1:
+        return "a depthwise convolution has no sums over channels"
     size = depth_groups(op)
     if size and size < op.weight.depth:
         if size % 4:

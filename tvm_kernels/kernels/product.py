@@ -37,10 +37,11 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.tiling import Tiles, Window, positions_of, tiles_of
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
-from subbyte.tvm_kernels.operators import MatMul, QuantizedProduct, ToBits
+from subbyte.tvm_kernels.operators import Epilogue, QuantizedProduct, ToBits
 
 WORD = 32
 WIDEST_PANEL = 16  # vectors of channels
+NEAR_BYTES = 40_000  # of weights that stay in a first-level cache of 48 KiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,8 @@ class Operands:
 
     window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes]; fill: one padded
     place; start: int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape,
-    or None; group_elements: elements in a quantization group; finish: from the sum to the product.
+    or None; group_elements: elements in a quantization group; finish: from the sum to the product; epilogue: instead of
+    the operator's own.
     """
 
     window: Window
@@ -59,6 +61,7 @@ class Operands:
     scale: npt.NDArray[np.float32] | None = None
     group_elements: int = 0
     finish: Callable[[Any], Any] | None = None
+    epilogue: Epilogue | None = None
 
 
 @contextmanager
@@ -71,18 +74,20 @@ def _loop(extent: Any, first: Any = 0) -> Iterator[Any]:
             yield first + index if not (isinstance(first, int) and first == 0) else index
 
 
-def vectors_of(instruction: Instruction, matmul: bool, window: Window) -> tuple[int, int]:
-    """The register tile: most output positions, and vectors of channels."""
+def register_tile(instruction: Instruction, window: Window, depth_bytes: int) -> tuple[int, int]:
+    """Most output positions, and vectors of channels, of a register tile; `depth_bytes`: weights of a channel."""
     channels = window.out_channels // window.groups
     available = -(-channels // instruction.lanes)
-    positions, vectors = instruction.matmul_tile if matmul else instruction.conv_tile
+    positions, vectors = instruction.near_tile
     if window.rows <= 2:
-        return window.rows, min(2 * vectors, available) if matmul else min(vectors, available)
+        return window.rows, min(2 * vectors, available)
+    if window.out_width > 1 or min(vectors, available) * instruction.lanes * depth_bytes > NEAR_BYTES:
+        positions, vectors = instruction.far_tile
     if available >= vectors:
         return positions, vectors
     # Few channels: keep the number of accumulators by taking more positions.
-    total = max(positions * vectors, instruction.conv_tile[0] * instruction.conv_tile[1])
-    return min(total // available, instruction.conv_tile[0]), available
+    total = max(positions * vectors, instruction.far_tile[0] * instruction.far_tile[1])
+    return min(total // available, instruction.far_tile[0]), available
 
 
 class ProductBuilder:
@@ -92,12 +97,13 @@ class ProductBuilder:
         self.op, self.instruction, self.operands = op, instruction, operands
         self.window = window = operands.window
         wide = instruction.widened
-        most, vectors = vectors_of(instruction, isinstance(op.geometry, MatMul) or window.width == 1, window)
-        if operands.scale is not None:
-            most, vectors = max(1, most // 2), max(1, vectors // (1 if wide == 1 else 2))
-        self.positions = positions_of(window, most)
         stored = window.channels // window.groups
         rounded = -(-stored * wide // STEP_BYTES) * STEP_BYTES // wide
+        depth_bytes = window.kernel[0] * window.kernel[1] * rounded * wide
+        most, vectors = register_tile(instruction, window, depth_bytes)
+        if operands.scale is not None:
+            most = max(1, most // 2)
+        self.positions = positions_of(window, most, vectors, instruction.operations)
         self.input = PaddedInput(window, stored, rounded, wide, operands.fill)
         single = window.out_height <= self.positions.height and window.out_width <= self.positions.width
         per = 8 // operands.codes.bits
@@ -142,7 +148,8 @@ class ProductBuilder:
             self.scale: Any = None
             if self.operands.scale is not None:
                 self.scale = signature.constant("scale by group", self.operands.scale)
-            self.epilogue = EpilogueEmitter(self.op.epilogue, window.rows, window.out_channels, signature, x86=True)
+            epilogue = self.operands.epilogue or self.op.epilogue
+            self.epilogue = EpilogueEmitter(epilogue, window.rows, window.out_channels, signature, x86=True)
             self.workspace: Any = None
             decoded = self.panels.workspace_bytes if self.decodes else 0
             if self.copy_bytes + decoded:
@@ -347,15 +354,20 @@ class _RegisterTile:
         weights = self.weights + first_step * size
         weights = weights if isinstance(weights, int) else T.bind(weights)
         with _loop(steps) as step:
-            operands = self._operands(weights + step * size)
-            for index, position in enumerate(self.offsets):
-                at = start + step * STEP_BYTES + position
-                word = T.reinterpret("int32", self.product.read[Ramp(at, 1, STEP_BYTES)])
-                broadcast = T.bind(T.reinterpret(f"int8x{width}", splat(word, self.lanes)))
-                for vector, operand in enumerate(operands):
-                    register = sums[index][vector]
-                    total = self.instruction.accumulate(self._load(register), broadcast, operand)
-                    T.buffer_store(register, total, [Ramp(0, 1, self.lanes)])
+            self._step(sums, start, weights, step, size)
+
+    def _step(self, sums: list[list[Any]], start: Any, weights: Any, step: Any, size: int) -> None:
+        """One step: every position's four bytes times the weights of every vector."""
+        width = self.instruction.vector_bytes
+        operands = self._operands(weights + step * size)
+        for index, position in enumerate(self.offsets):
+            at = start + step * STEP_BYTES + position
+            word = T.reinterpret("int32", self.product.read[Ramp(at, 1, STEP_BYTES)])
+            broadcast = T.bind(T.reinterpret(f"int8x{width}", splat(word, self.lanes)))
+            for vector, operand in enumerate(operands):
+                register = sums[index][vector]
+                total = self.instruction.accumulate(self._load(register), broadcast, operand)
+                T.buffer_store(register, total, [Ramp(0, 1, self.lanes)])
 
     def _operands(self, at: Any) -> list[Any]:
         """The weight vectors of one step, whose bytes start at `at`."""

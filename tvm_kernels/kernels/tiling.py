@@ -73,15 +73,30 @@ class Positions:
     width: int
 
 
-def positions_of(window: Window, most: int) -> Positions:
-    """The largest register tile of at most `most` positions that cuts the output evenly."""
+def positions_of(window: Window, most: int, vectors: int, operations: int) -> Positions:
+    """The register tile of at most `most` positions x `vectors` vectors that takes the least time over the output."""
     width = window.out_width
-    if width >= most:
-        pieces = -(-width // most)
-        return Positions(1, -(-width // pieces))
-    rows = max(1, min(most // width, window.out_height))
-    pieces = -(-window.out_height // rows)
-    return Positions(-(-window.out_height // pieces), width)
+    if width > most // 2:
+        return Positions(1, _cut(width, most, vectors, operations))
+    rows = _cut(window.out_height, most // width, vectors * width, operations)
+    return Positions(rows, width)
+
+
+def _cut(length: int, most: int, vectors: int, operations: int) -> int:
+    """The piece, at most `most` long, that cuts `length` (with what is left over) at the least cost."""
+
+    def cost(piece: int) -> float:
+        whole, rest = divmod(length, piece)
+        return whole * _step_cycles(piece, vectors, operations) + (
+            _step_cycles(rest, vectors, operations) if rest else 0.0
+        )
+
+    return min(range(1, min(most, length) + 1), key=lambda piece: (cost(piece), -piece))
+
+
+def _step_cycles(positions: int, vectors: int, operations: int) -> float:
+    """Cycles of a step of the inner loop (two vector ports, two loads, latency of the sums), and a share of the rest."""
+    return max(positions * vectors * operations / 2, (positions + vectors) / 2, LATENCY) + 0.5
 
 
 @dataclass(frozen=True)
@@ -97,26 +112,28 @@ class Tiles:
     panels: int
 
 
-TILE_MACS = 1_000_000  # about 5 us on one AVX-512 VNNI core: a smaller tile is not worth waking a thread for
-MOST_TILES = 16
+LATENCY = 5  # cycles from one sum to the next
+TILE_MACS = 1_000_000  # about 3 us on one AVX-512 VNNI core: a smaller tile is not worth waking a thread for
+ENOUGH_TILES = 8  # for the threads of a small machine to share evenly
 
 
 def tiles_of(window: Window, groups: int, panels: int, copy_bytes: int, decode_bytes: int) -> Tiles:
     """Cut `groups` row groups x `panels` panels into tiles at the least cost of repeated work.
 
     Each column block copies the padded input again (`copy_bytes`), each row block decodes the weights again
-    (`decode_bytes`); both take about one cycle for 32 bytes.
+    (`decode_bytes`); both take about one cycle for 32 bytes. Of equal cuts the one with fewer tiles is taken.
     """
-    wanted = max(1, min(MOST_TILES, window.macs // TILE_MACS) // window.batch)
-    best: tuple[int, int] | None = None
-    best_cost = 0.0
-    for row_blocks in range(1, min(groups, wanted) + 1):
-        column_blocks = min(panels, -(-wanted // row_blocks))
-        shortfall = wanted / (row_blocks * column_blocks)
-        cost = (column_blocks * copy_bytes + row_blocks * decode_bytes + 1.0) * max(1.0, shortfall) ** 2
-        if best is None or cost < best_cost:
-            best, best_cost = (row_blocks, column_blocks), cost
-    assert best is not None
+    wanted = -(-max(1, min(ENOUGH_TILES, window.macs // TILE_MACS)) // window.batch)
+    cuts = [(rows, columns) for rows in range(1, min(groups, wanted) + 1) for columns in range(1, panels + 1)]
+    most = max(rows * columns for rows, columns in cuts)
+    enough = [(rows, columns) for rows, columns in cuts if rows * columns >= min(wanted, most)]
+
+    def cost(cut: tuple[int, int]) -> tuple[int, int]:
+        rows, columns = cut
+        halo = (rows - 1) * (window.kernel[0] - 1) * window.dilation[0] * columns * copy_bytes // window.height
+        return (columns * copy_bytes + halo + rows * decode_bytes, rows * columns)
+
+    best = min(enough, key=cost)
     row_groups = -(-groups // best[0])
     per_block = -(-panels // best[1])
     return Tiles(-(-groups // row_groups), row_groups, -(-panels // per_block), per_block)

@@ -21,15 +21,18 @@ STEP_BYTES = 4  # of activations, taken by one instruction for each output chann
 class Instruction:
     """One way to add products of activations and weights to int32 sums of `lanes` output channels.
 
-    widened: bytes that an 8-bit level takes in the operands, 1 or 2. matmul_tile, conv_tile: output positions x
-    vectors of channels whose accumulators stay in registers. accumulate(sum, activations, weights): operands are int8
-    vectors of 4 * lanes, sum is an int32 vector. lookup(table, indices): 16 int8 values by uint8 indices.
+    widened: bytes that an 8-bit level takes in the operands, 1 or 2. operations: micro-operations of `accumulate`.
+    near_tile, far_tile: output positions x vectors of channels whose accumulators stay in registers, for matrix
+    products whose panel of weights stays in the first-level cache, and for the rest (fewer weights for each activation).
+    accumulate(sum, activations, weights): operands are int8 vectors of 4 * lanes, sum is an int32 vector.
+    lookup(table, indices): 16 int8 values by uint8 indices.
     """
 
     lanes: int
     widened: int
-    matmul_tile: tuple[int, int]
-    conv_tile: tuple[int, int]
+    operations: int
+    near_tile: tuple[int, int]
+    far_tile: tuple[int, int]
     accumulate: Callable[[Any, Any, Any], Any]
     lookup: Callable[[list[int], Any], Any]
 
@@ -83,10 +86,11 @@ def _pairs_of_int16(lanes: int, multiply: str) -> Callable[[Any, Any, Any], Any]
 
 
 def _xor_popcount(lanes: int) -> Callable[[Any, Any, Any], Any]:
+    """Takes the number of signs that differ away from the sum."""
     dtype = f"int32x{lanes}"
 
     def accumulate(total: Any, a: Any, w: Any) -> Any:
-        return total + T.popcount(T.bitwise_xor(T.reinterpret(dtype, a), T.reinterpret(dtype, w)))
+        return total - T.popcount(T.bitwise_xor(T.reinterpret(dtype, a), T.reinterpret(dtype, w)))
 
     return accumulate
 
@@ -94,11 +98,11 @@ def _xor_popcount(lanes: int) -> Callable[[Any, Any, Any], Any]:
 _PMADD_512 = ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512")
 _PMADD_256 = ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd")
 
-VNNI_512 = Instruction(16, 1, (6, 4), (14, 2), _vnni(16), _lookup_512)
-VNNI_256 = Instruction(8, 1, (6, 2), (6, 2), _vnni(8), _lookup_256)
-BYTES_512 = Instruction(16, 1, (6, 4), (12, 2), _pairs_of_bytes(16, *_PMADD_512), _lookup_512)
-BYTES_256 = Instruction(8, 1, (4, 2), (4, 2), _pairs_of_bytes(8, *_PMADD_256), _lookup_256)
-INT16_512 = Instruction(16, 2, (6, 4), (12, 2), _pairs_of_int16(16, _PMADD_512[1]), _lookup_512)
-INT16_256 = Instruction(8, 2, (4, 2), (4, 2), _pairs_of_int16(8, _PMADD_256[1]), _lookup_256)
-POPCOUNT_512 = Instruction(16, 1, (6, 4), (14, 2), _xor_popcount(16), _lookup_512)
-POPCOUNT_256 = Instruction(8, 1, (4, 2), (4, 2), _xor_popcount(8), _lookup_256)
+VNNI_512 = Instruction(16, 1, 1, (6, 4), (14, 2), _vnni(16), _lookup_512)
+VNNI_256 = Instruction(8, 1, 1, (6, 2), (6, 2), _vnni(8), _lookup_256)
+BYTES_512 = Instruction(16, 1, 3, (6, 4), (12, 2), _pairs_of_bytes(16, *_PMADD_512), _lookup_512)
+BYTES_256 = Instruction(8, 1, 3, (4, 2), (4, 2), _pairs_of_bytes(8, *_PMADD_256), _lookup_256)
+INT16_512 = Instruction(16, 2, 2, (6, 4), (12, 2), _pairs_of_int16(16, _PMADD_512[1]), _lookup_512)
+INT16_256 = Instruction(8, 2, 2, (4, 2), (4, 2), _pairs_of_int16(8, _PMADD_256[1]), _lookup_256)
+POPCOUNT_512 = Instruction(16, 1, 3, (6, 4), (14, 2), _xor_popcount(16), _lookup_512)
+POPCOUNT_256 = Instruction(8, 1, 10, (4, 2), (4, 2), _xor_popcount(8), _lookup_256)
