@@ -1,4 +1,5 @@
 /* Checks of the C core on the tiny model and of the thread pool by itself; prints the first failure and exits with 1. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,9 +166,44 @@ static void test_pool(void) {
   }
 }
 
+/* Two sessions of one model run at once, each with workers of its own. */
+static void *run_session(void *argument) {
+  float *weights = (float *)argument;
+  float x[ROWS * COLUMNS], y[ROWS * COLUMNS], z[ROWS], unused[COLUMNS];
+  const void *inputs[1];
+  void *outputs[2];
+  subbyte_session *session;
+  int repeat;
+  fill(unused, x);
+  inputs[0] = x;
+  outputs[0] = y;
+  outputs[1] = z;
+  CHECK(subbyte_session_create(subbyte_get_model(), weights, 64, 3, &session) == SUBBYTE_OK);
+  for (repeat = 0; repeat < 300; ++repeat) {
+    memset(z, 0, sizeof z);
+    CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_OK);
+    check_result(weights, x, y, z);
+  }
+  subbyte_session_destroy(session);
+  return NULL;
+}
+
+static void test_two_sessions_at_once(void) {
+  void *block;
+  float *weights = (float *)aligned(64, &block);
+  float x[ROWS * COLUMNS];
+  pthread_t other;
+  fill(weights, x);
+  CHECK(pthread_create(&other, NULL, run_session, weights) == 0);
+  (void)run_session(weights);
+  CHECK(pthread_join(other, NULL) == 0);
+  free(block);
+}
+
 int main(void) {
   test_run_without_session();
   test_sessions();
+  test_two_sessions_at_once();
   test_pool();
   puts("ok");
   return 0;
