@@ -12,9 +12,10 @@ a run that was stopped goes on where it was. Accuracies are of the last epoch, i
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
 import json
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,23 @@ def arguments(scheme: str, root: Path) -> dict[str, Any]:
 
 
 def finished(folder: Path, epochs: int) -> dict[str, float] | None:
-    """The metrics of a checkpoint that has had all its epochs, or None."""
+    """Accuracy, epochs and seconds of a checkpoint that has had all its epochs, or None."""
     try:
         metrics = read_metrics(folder)
         done = metrics.get("epochs") == epochs and read_config(folder).training.get("epochs") == epochs
     except CheckpointError:
         return None
-    return metrics if done else None
+    if not done:
+        return None
+    with (folder / "log.csv").open(newline="") as stream:
+        seconds = sum(float(row["seconds"]) for row in csv.DictReader(stream))
+    return {"accuracy": metrics["accuracy"], "epochs": metrics["epochs"], "seconds": seconds}
 
 
 def subset(data: Data, images: int | None) -> Data:
     """The first training images only, for a quick look."""
     if images is None:
         return data
-    import dataclasses
-
     whole = data.train
     assert isinstance(whole, ImageTensors)
     part = ImageTensors(whole.pixels[:images], whole.labels[:images], whole.normalization)
@@ -74,27 +77,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SCHEMES), default=list(SCHEMES))
     parser.add_argument("--out", type=Path, default=Path("runs/fashion-mnist"))
     parser.add_argument("--data-path", type=Path, help="folder of the four IDX files")
-    parser.add_argument("--images", type=int, help="train on the first so many images only")
+    parser.add_argument("--images", type=int, help="train on the first so many images only; use another --out")
     parser.add_argument("--epochs", type=int, help="instead of each scheme's own number")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
 
     data = subset(load_data("fashion-mnist", chosen.data_path), chosen.images)
-    rows: dict[str, dict[str, float]] = {}
+    epochs = {scheme: chosen.epochs or int(SCHEMES[scheme]["epochs"]) for scheme in SCHEMES}
     for scheme in chosen.only:
-        options = arguments(scheme, chosen.out)
-        if chosen.epochs is not None:
-            options["epochs"] = chosen.epochs
         folder = chosen.out / scheme
-        metrics = finished(folder, options["epochs"])
-        seconds = 0.0
-        if metrics is None:
+        if finished(folder, epochs[scheme]) is None:
             print(f"-- {scheme}", flush=True)
-            start = time.perf_counter()
-            result = train("resnet8", data, scheme, out=folder, seed=chosen.seed, resume=True, **options)
-            seconds = time.perf_counter() - start
-            metrics = {"accuracy": result.accuracy, "epochs": float(options["epochs"])}
-        rows[scheme] = {"accuracy": metrics["accuracy"], "epochs": metrics["epochs"], "seconds": seconds}
+            options = {**arguments(scheme, chosen.out), "epochs": epochs[scheme]}
+            train("resnet8", data, scheme, out=folder, seed=chosen.seed, resume=True, **options)
+        found = {name: finished(chosen.out / name, epochs[name]) for name in SCHEMES}
+        rows = {name: row for name, row in found.items() if row is not None}
         save(chosen.out / "accuracy.json", rows, chosen.images)
     show(rows)
 
