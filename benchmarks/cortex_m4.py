@@ -1,0 +1,66 @@
+"""Flash, RAM and instructions of models on an emulated Cortex-M4F: python benchmarks/cortex_m4.py MODEL.onnx ...
+
+Needs arm-none-eabi-gcc and qemu-system-arm. Instructions are counted by a 25 MHz timer under `-icount shift=0`, 40 to a
+tick, the same in every run; they are not cycles. Saves JSON with --json.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from subbyte.tvm_kernels.compiler import compile
+
+INSTRUCTIONS_PER_TICK = 40
+BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
+
+
+def measure(model: Path) -> dict[str, Any]:
+    """Sizes in bytes and instructions of one inference, by operator too; the golden outputs are checked on the way."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report = compile(model, folder / "m.subbyte", target="cortex-m4", keep=folder / "kept")
+        source = folder / "kept" / "source"
+        subprocess.run(["make", "-s"], cwd=source, check=True)
+        done = subprocess.run(
+            [*BOARD, "-kernel", "example.elf"], cwd=source, capture_output=True, text=True, timeout=600, check=False
+        )
+    lines = (done.stdout + done.stderr).splitlines()
+    ticks = next(int(line.split()[1]) for line in lines if line.startswith("ticks"))
+    operators = [line.split(maxsplit=4) for line in lines if line.startswith("operator")]
+    return {
+        "model": model.name,
+        "flash_bytes": report.flash_bytes,
+        "weights_bytes": report.weights_bytes,
+        "ram_bytes": report.ram_bytes,
+        "macs": report.macs,
+        "instructions": ticks * INSTRUCTIONS_PER_TICK,
+        "golden_ok": done.returncode == 0,
+        "operators": [{"name": row[4], "instructions": int(row[3]) * INSTRUCTIONS_PER_TICK} for row in operators],
+    }
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Save the results there.")
+def main(models: tuple[Path, ...], output: Path | None) -> None:
+    rows = [measure(model) for model in models]
+    click.echo(
+        f"{'model':30} {'flash':>9} {'weights':>9} {'RAM':>8} {'MACs':>10} {'instructions':>13} {'per MAC':>8}  golden"
+    )
+    for row in rows:
+        sizes = f"{row['flash_bytes']:9,} {row['weights_bytes']:9,} {row['ram_bytes']:8,} {row['macs']:10,}"
+        per_mac = row["instructions"] / max(1, row["macs"])
+        golden = "equal" if row["golden_ok"] else "DIFFERENT"
+        click.echo(f"{row['model']:30} {sizes} {row['instructions']:13,} {per_mac:8.2f}  {golden}")
+    if output:
+        output.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
