@@ -12,7 +12,7 @@ from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, levels_of
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.rewrites.products import as_float
+from subbyte.tvm_kernels.rewrites.levels import as_float
 
 
 def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:

@@ -272,15 +272,30 @@ class Graph:
         self.values = {name: value for name, value in self.values.items() if name in used}
 
 
+Fusing = (
+    ops.QuantizedProduct | ops.FloatProduct | ops.BatchMatMul | ops.Elementwise | ops.Pool2d | ops.LayerNorm
+)  # the operators that have an epilogue
+
+
+def epilogue_of(node: Node) -> ops.Epilogue | None:
+    """The epilogue of a kernel; None for other nodes and for kernels without one."""
+    return node.operator.epilogue if isinstance(node.operator, Fusing) else None
+
+
+def set_epilogue(node: Node, steps: Sequence[ops.Step], forms: Sequence[ops.Form]) -> None:
+    """Give a kernel another epilogue."""
+    assert isinstance(node.operator, Fusing)
+    node.operator = replace(node.operator, epilogue=ops.Epilogue(tuple(steps), tuple(forms)))
+
+
 def renamed_tensors(op: ops.Operator, names: dict[str, str]) -> ops.Operator:
     """The operator with the run-time tensors of its epilogue called otherwise."""
-    epilogue = getattr(op, "epilogue", None)
-    if epilogue is None:
+    if not isinstance(op, Fusing):
         return op
     steps = tuple(
         replace(step, tensor=names.get(step.tensor, step.tensor))
         if isinstance(step, ops.RowScale | ops.Combine)
         else step
-        for step in epilogue.steps
+        for step in op.epilogue.steps
     )
-    return replace(op, epilogue=replace(epilogue, steps=steps))  # type: ignore[call-arg]
+    return replace(op, epilogue=replace(op.epilogue, steps=steps))

@@ -15,7 +15,7 @@ import numpy as np
 from subbyte.errors import CompileError
 from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value, epilogue_of
 
 NHWC, AS_IS = "NHWC", "as-is"
 
@@ -101,7 +101,9 @@ def _kernel(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> 
 
 
 def _like_output(graph: Graph, name: str, node: Node, writes: str, converted: dict[tuple[str, str], str]) -> str:
-    row_scale = any(isinstance(s, ops.RowScale) and s.tensor == name for s in node.operator.epilogue.steps)  # type: ignore[union-attr]
+    epilogue = epilogue_of(node)
+    steps = epilogue.steps if epilogue is not None else ()
+    row_scale = any(isinstance(step, ops.RowScale) and step.tensor == name for step in steps)
     return name if row_scale else convert(graph, name, writes, converted)
 
 
@@ -116,11 +118,12 @@ def _wanted(graph: Graph, node: Node, value: Value) -> str:
 
 def _settle(graph: Graph, node: Node) -> None:
     """Rows and channels of kernels that work on any shape."""
-    shape = graph.values[node.outputs[0]].memory_shape
-    if isinstance(graph.values[node.outputs[0]].storage, ops.Bits):
-        shape = (*shape[:-1], graph.values[node.outputs[0]].storage.channels)  # type: ignore[union-attr]
+    value = graph.values[node.outputs[0]]
+    shape = value.memory_shape
+    if isinstance(value.storage, ops.Bits):
+        shape = (*shape[:-1], value.storage.channels)
     channels = shape[-1] if shape else 1
-    rows = graph.values[node.outputs[0]].size // channels
+    rows = value.size // channels
     operator = node.operator
     if isinstance(operator, ops.Elementwise):
         node.operator = replace(operator, rows=rows, channels=channels)

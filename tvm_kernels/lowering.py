@@ -1,8 +1,8 @@
 """From an ONNX file to a plan: the stages of the rewrite table, in order, then layout, kernels and memory.
 
     foreign     other people's files in our form          rewrites/foreign.py
-    standard    one way to say each thing                 rewrites/standard.py
-    products    nodes that kernels start from             rewrites/products.py
+    standard    one way to say each thing                 rewrites/standard.py, codes.py
+    products    nodes that kernels start from             rewrites/products.py, pools.py
     epilogues   what follows joins the kernel             rewrites/epilogues.py
 
 To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
@@ -20,7 +20,7 @@ from subbyte.tvm_kernels import layout
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
-from subbyte.tvm_kernels.rewrites import epilogues, foreign, products, standard
+from subbyte.tvm_kernels.rewrites import codes, epilogues, foreign, levels, pools, products, standard
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 STAGES: tuple[tuple[str, list[Rule]], ...] = (
     ("foreign", foreign.RULES),
-    ("standard", standard.RULES),
-    ("products", products.RULES),
+    ("standard", [*standard.RULES, *codes.RULES]),
+    ("products", [*products.RULES, *pools.RULES]),
     ("epilogues", epilogues.RULES),
 )
 
@@ -66,7 +66,7 @@ def lower_graph(
     for stage, rules in STAGES:
         apply(graph, rules)
         if stage == "products":
-            products.coded_inputs_as_float(graph)
+            levels.coded_inputs_as_float(graph)
     if features is not None:
         fallback.unserved_to_float(graph, features)
     if strict:

@@ -2,8 +2,8 @@
 
 A buffer lives from the call that writes it to the last call that reads it. The planner places one after another, each
 at the lowest offset where it overlaps no buffer that lives at the same time (Pisarchyk and Lee, "Efficient Memory
-Management for Deep Neural Net Inference", 2020: greedy by size), in several orders, and keeps the smallest arena. No arena
-can be smaller than `lower_bound`.
+Management for Deep Neural Net Inference", 2020: greedy by size), in several orders, and keeps the smallest arena. No
+arena can be smaller than `lower_bound`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plan: a straight line of kernel calls over tensors with fixed places. What lowering makes and an emitter writes."""
+"""The plan: a straight line of kernel calls over tensors with fixed places. Lowering makes it, an emitter writes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Space = Literal["arena", "weights", "input", "output", "workspace"]
 
 @dataclass(frozen=True)
 class Argument:
-    """Where one argument of a kernel lies: bytes into arena, weights or workspace; or the index of an input or output."""
+    """Where one argument of a kernel lies: bytes into arena, weights or workspace; or which input or output it is."""
 
     space: Space
     offset: int

@@ -113,8 +113,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             if not _known(node.op_type):
                 domain, _, op = node.op_type.rpartition("::")
                 raise CompileError(
-                    f"node '{node.name}' is {domain + '.' if domain else ''}{op}, which neither a kernel nor TVM can run; "
-                    "replace it in the model, or add a converter in tvm_kernels/relax_import.py"
+                    f"node '{node.name}' is {domain + '.' if domain else ''}{op}, which neither a kernel nor TVM can "
+                    "run; replace it in the model, or add a converter in tvm_kernels/relax_import.py"
                 )
 
     def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
@@ -137,7 +137,7 @@ def _known(op_type: str) -> bool:
 
 
 def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, list[str], list[str]]:
-    """The nodes as a model of their own, with plain names v0, v1, ...; and the graph's names of its inputs and outputs."""
+    """The nodes as a model with plain names v0, v1, ...; and the graph's names of its inputs and of its outputs."""
     made = {name for node in nodes for name in node.outputs if name}
     inside = set(nodes)
     names: dict[str, str] = {"": ""}

@@ -1,8 +1,8 @@
 """Schedules for what TVM legalised: elementwise work, data movement and plain reductions between our kernels.
 
-Producers are inlined where that is possible. One block left: its outer loops are fused and shared out among threads, its
-innermost is vectorized, a reduction gets its initial value in front. Several blocks left (a softmax of its own, say): they run one
-after another in one tile, with their buffers in the workspace.
+Producers are inlined where that is possible. One block left: its outer loops are fused and shared out among threads,
+its innermost is vectorized, and a reduction gets its initial value in front. Several blocks left (a norm of its own,
+say): they run one after another in one tile, with their buffers in the workspace.
 """
 
 from __future__ import annotations

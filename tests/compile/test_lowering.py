@@ -237,14 +237,11 @@ def test_one_transpose_at_the_input_and_none_for_one_channel():
         assert_equal(model)
 
 
-@pytest.mark.parametrize("axis", [1, 2])
-def test_flatten_of_pixels_and_channels_turns_the_weights_instead(axis):
+@pytest.mark.parametrize("operator", ["Flatten", "Reshape"])
+def test_flatten_of_pixels_and_channels_turns_the_weights_instead(operator):
     b = Builder()
     y = b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 6, 1, 3, 3)
-    if axis == 1:
-        flat = b.node("Flatten", y)
-    else:
-        flat = b.node("Reshape", y, b.constant([1, -1], np.int64))
+    flat = b.node("Flatten", y) if operator == "Flatten" else b.node("Reshape", y, b.constant([1, -1], np.int64))
     graph = assert_equal(b.model(b.linear(b.quantize(flat), "ternary", 5, 216)))
     assert transposes(graph) == []
 

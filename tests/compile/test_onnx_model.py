@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import onnx
 import onnx.helper as helper
@@ -59,10 +61,8 @@ def test_damaged_bytes_never_escape_as_other_errors(data):
         model = onnx.ModelProto.FromString(bytes(whole))
     except Exception:
         return
-    try:
+    with contextlib.suppress(SubbyteError):
         lower_graph(model)
-    except SubbyteError:
-        pass
 
 
 def test_too_large_and_too_many(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_external_data_that_is_too_short_is_refused(tmp_path):
     (tmp_path / "w.bin").write_bytes(b"\x00" * 8)
     model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="tensor name: w.*too small"):
+    with pytest.raises(ModelError, match=r"tensor name: w.*too small"):
         read_graph(load_model(tmp_path / "m.onnx"))
 
 

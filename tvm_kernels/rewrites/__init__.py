@@ -1,1 +1,1 @@
-"""The rewrite table, one file a stage: foreign, standard, products, epilogues. `lowering.py` runs them in order."""
+"""The rewrite table, a file for each kind of rule; `lowering.py` runs them in stages."""

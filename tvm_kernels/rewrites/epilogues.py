@@ -7,12 +7,12 @@ forms at once, so that activations stay integers between layers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
+from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, epilogue_of, set_epilogue
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, rule
 
 # ---- along which axis a constant runs ----
@@ -45,7 +45,7 @@ def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
     maker = graph.producer(x)
     if maker is None or not graph.only_user(x, node) or not _axes_agree(maker, axis):
         return None
-    epilogue = getattr(maker.operator, "epilogue", None)
+    epilogue = epilogue_of(maker)
     if epilogue is None or len(epilogue.forms) != 1 or not isinstance(epilogue.forms[0], ops.ToFloat):
         return None
     if axis == -1 and maker.axis is None and maker.reads != "same":
@@ -75,16 +75,13 @@ def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *te
         outputs = node.outputs
         graph.remove(node)
         graph.set_outputs(maker, outputs)
-    _append(maker, step)
+    epilogue = epilogue_of(maker)
+    assert epilogue is not None
+    set_epilogue(maker, [*epilogue.steps, step], epilogue.forms)
     if axis is not None:
         maker.axis = axis
     graph.set_inputs(maker, [*maker.inputs, *tensors])
     return True
-
-
-def _append(maker: Node, step: ops.Step) -> None:
-    epilogue = maker.operator.epilogue  # type: ignore[union-attr]
-    maker.operator = replace(maker.operator, epilogue=replace(epilogue, steps=(*epilogue.steps, step)))  # type: ignore[arg-type, call-arg]
 
 
 # ---- steps with a constant ----
@@ -204,21 +201,24 @@ def prelu(graph: Graph, node: Node, x: str, slope: Array) -> bool:
 
 
 def leaky_relu(graph: Graph, node: Node, x: str) -> bool:
-    slope = np.float32([node.attributes.get("alpha", 0.01)])
+    slope = ops.constant(node.attributes.get("alpha", 0.01))
     return join(graph, node, x, ops.PRelu(slope), None)
 
 
 def rounded_sum(graph: Graph, node: Node, x: str) -> bool:
     """Round of an integer sum is the sum."""
-    maker = graph.producer(x)
-    operator = maker.operator if maker is not None else None
-    whole = isinstance(operator, ops.QuantizedProduct) and operator.weight.granularity.name != "group"
-    sums = isinstance(operator, ops.Pool2d) and operator.function == "sum"
-    if not (whole or sums) or operator.epilogue.steps or host(graph, node, x, None) is None:  # type: ignore[union-attr]
+    maker = host(graph, node, x, None)
+    if maker is None:
+        return False
+    operator = maker.operator
+    product = isinstance(operator, ops.QuantizedProduct) and not isinstance(operator.weight.granularity, PerGroup)
+    pool = isinstance(operator, ops.Pool2d) and operator.function == "sum"
+    epilogue = epilogue_of(maker)
+    if not (product or pool) or epilogue is None or epilogue.steps:
         return False
     outputs = node.outputs
     graph.remove(node)
-    graph.set_outputs(maker, outputs)  # type: ignore[arg-type]
+    graph.set_outputs(maker, outputs)
     return True
 
 
@@ -230,30 +230,32 @@ def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None)
     if graph.values[x].dtype != "float32" or not graph.values[x].shape:
         return False
     maker = graph.producer(x)
-    epilogue = getattr(maker.operator, "epilogue", None) if maker is not None else None
-    index = maker.outputs.index(x) if maker is not None else 0
-    joins = epilogue is not None and isinstance(epilogue.forms[index], ops.ToFloat) and _axes_agree(maker, axis)  # type: ignore[arg-type]
-    if not joins or (axis == -1 and maker.axis is None and maker.reads != "same"):  # type: ignore[union-attr]
+    epilogue = epilogue_of(maker) if maker is not None else None
+    if maker is None or epilogue is None or not _stores(maker, epilogue, x, axis):
         maker = elementwise_kernel(graph, node, x)
-        maker.operator = replace(maker.operator, epilogue=ops.Epilogue((), (form,)))  # type: ignore[arg-type, call-arg]
+        set_epilogue(maker, [], [form])
         maker.axis = axis
         return True
-    assert maker is not None
-    assert epilogue is not None
-    alone = graph.only_user(x, node)
-    new = node.outputs[0]
+    alone, new = graph.only_user(x, node), node.outputs[0]
     graph.remove(node)
     forms, outputs = list(epilogue.forms), list(maker.outputs)
     if alone:
+        index = outputs.index(x)
         forms[index], outputs[index] = form, new
     else:
         forms.append(form)
         outputs.append(new)
-    maker.operator = replace(maker.operator, epilogue=replace(epilogue, forms=tuple(forms)))  # type: ignore[arg-type, call-arg]
+    set_epilogue(maker, epilogue.steps, forms)
     graph.set_outputs(maker, outputs)
     if axis is not None:
         maker.axis = axis
     return True
+
+
+def _stores(maker: Node, epilogue: ops.Epilogue, x: str, axis: int | None) -> bool:
+    """Whether the kernel has `x` at hand in float32, along that axis."""
+    floats = isinstance(epilogue.forms[maker.outputs.index(x)], ops.ToFloat)
+    return floats and _axes_agree(maker, axis) and not (axis == -1 and maker.axis is None and maker.reads != "same")
 
 
 def quantize(graph: Graph, node: Node, x: str) -> bool:
@@ -292,7 +294,7 @@ RULES: list[Rule] = [
     rule(
         "negation",
         Op("Neg", Any("x")),
-        to=lambda graph, node, x: join(graph, node, x, ops.Scale(np.float32([-1])), None),
+        to=lambda graph, node, x: join(graph, node, x, ops.Scale(ops.constant(-1)), None),
     ),
     # ---- other tensors ----
     rule("residual", Op("Add", Any("x"), Any("y")), to=with_tensor("add")),

@@ -252,7 +252,7 @@ def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array
     graph.add_value(middle, "float32", graph.values[x].shape, storage=storage)
     quantize = Node("QuantizeCodes", [x], [middle], {"factor": step, "storage": storage, "divide": True}, node.name)
     quantize.domain = "subbyte"
-    factor = graph.constant(np.float32([step]), "step")
+    factor = graph.constant(ops.constant(step), "step")
     graph.replace_node(node, quantize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
     return True
 
@@ -260,7 +260,7 @@ def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array
 def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> bool:
     middle = graph.fresh(node.outputs[0])
     graph.add_value(middle, "float32", graph.values[x].shape)
-    threshold = graph.constant(np.float32([0]), "threshold")
+    threshold = graph.constant(ops.constant(0), "threshold")
     factor = graph.constant(scale.astype(np.float32), "scale")
     binarize = Node("Binarize", [x, threshold], [middle], {}, node.name, "subbyte")
     graph.replace_node(node, binarize, Node("Mul", [middle, factor], node.outputs, {}, node.name))

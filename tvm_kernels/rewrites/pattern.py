@@ -30,7 +30,7 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True)
 class Any:
-    """Any value computed at run time, or any at all with `constants`; captured by name. A second use must be the same value."""
+    """A value computed at run time, or with `constants` any; captured by name. A second use must be the same value."""
 
     key: str
     constants: bool = False

@@ -1,0 +1,44 @@
+"""The geometry of ONNX windows, and the node that carries a kernel: what products and pools both need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Graph, Node, Shape
+
+
+def kernel_node(
+    graph: Graph, node: Node, operator: ops.Operator, inputs: list[str], axis: int | None, reads: str
+) -> Node:
+    """Put a node that carries `operator` in the place of an ONNX node; it makes the same values."""
+    made = Node(type(operator).__name__, inputs, node.outputs, {}, node.name, "kernel", operator)
+    made.own_inputs, made.axis, made.reads = len(inputs), axis, reads
+    made.fallback = node.fallback
+    graph.replace_node(node, made)
+    return made
+
+
+def conv_geometry(x: Shape, w: Shape, attributes: Mapping[str, Any], groups: int) -> ops.Conv2d | None:
+    """The geometry of an ONNX window (rank 3 or 4, pads written out); w is [out, in / groups, kernel...]."""
+    rank = len(x) - 2
+    if rank not in (1, 2):
+        return None
+    kernel, stride, dilation, pads = (list(attributes[k]) for k in ("kernel_shape", "strides", "dilations", "pads"))
+    height, width = (1, x[2]) if rank == 1 else (x[2], x[3])
+    if rank == 1:
+        kernel, stride, dilation = [1, *kernel], [1, *stride], [1, *dilation]
+        pads = [0, pads[0], 0, pads[1]]
+    return ops.Conv2d(
+        batch=x[0],
+        height=height,
+        width=width,
+        channels=x[1],
+        out_channels=w[0],
+        kernel=(kernel[0], kernel[1]),
+        stride=(stride[0], stride[1]),
+        padding=(pads[0], pads[1], pads[2], pads[3]),
+        dilation=(dilation[0], dilation[1]),
+        groups=groups,
+    )

@@ -1,0 +1,150 @@
+"""Pools, sums of codes, softmax, norms: kernels that are no products.
+
+ReduceSum of codes, depthwise Conv with ones  ->  Pool2d `sum`, exact; an average is a Scale behind it
+MaxPool, AveragePool, Global...               ->  Pool2d of floats
+Softmax, LayerNormalization, QuantizePerToken ->  row by row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
+from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
+from subbyte.tvm_kernels.rewrites.pattern import Any, Coded, Const, Op, Rule, rule
+
+
+def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:
+    """Whether the geometry gives the output that ONNX inferred (ceil_mode may differ)."""
+    spatial = (geometry.out_height, geometry.out_width)
+    return spatial == ((1, y[2]) if len(y) == 3 else (y[2], y[3]))
+
+
+def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
+    """ReduceSum of codes over consecutive axes: Pool2d with one window for each of what is left."""
+    value = graph.values[codes]
+    if not isinstance(value.storage, ops.Codes):
+        return False
+    axes = graph.constant_of(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+    if axes is None:
+        return False
+    rank = len(value.shape)
+    over = sorted(int(a) % rank for a in axes.reshape(-1))
+    if over != list(range(over[0], over[0] + len(over))) or over[0] == 0:
+        return False
+    batch = int(np.prod(value.shape[: over[0]], dtype=np.int64))
+    length = int(np.prod([value.shape[a] for a in over], dtype=np.int64))
+    after = int(np.prod(value.shape[over[-1] + 1 :], dtype=np.int64))
+    if over == list(range(2, rank)):  # NCHW: channels are axis 1
+        batch, after, reads, axis = value.shape[0], value.shape[1], "NHWC", 1
+    elif over[-1] == rank - 1:
+        return False
+    else:
+        reads, axis = "as-is", -1
+    kept = len(graph.values[node.outputs[0]].shape) == rank
+    window = ops.Conv2d(batch, length, 1, after, after, (length, 1), groups=after)
+    operator = ops.Pool2d(node.name, "sum", window, value.storage, ops.Epilogue())
+    kernel_node(graph, node, operator, [codes], axis if kept else -1, reads)
+    return True
+
+
+def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> bool:
+    """A depthwise convolution of codes with ones is a sum over windows."""
+    value = graph.values[codes]
+    groups = int(node.attributes.get("group", 1))
+    if (
+        not isinstance(value.storage, ops.Codes)
+        or groups != value.shape[1]
+        or w.shape[0] != groups
+        or not (w == 1).all()
+    ):
+        return False
+    geometry = conv_geometry(value.shape, w.shape, node.attributes, groups)
+    if geometry is None:
+        return False
+    operator = ops.Pool2d(node.name, "sum", geometry, value.storage, ops.Epilogue())
+    kernel_node(graph, node, operator, [codes], 1, "NHWC")
+    return True
+
+
+def pool(function: Literal["max", "average"]) -> Callable[..., bool]:
+    def to(graph: Graph, node: Node, x: str) -> bool:
+        value, y = graph.values[x], graph.values[node.outputs[0]].shape
+        if not isinstance(value.storage, ops.Float) or any(node.outputs[1:]):
+            return False
+        attributes = dict(node.attributes)
+        if node.op.startswith("Global"):
+            spatial = list(value.shape[2:])
+            ones = [1] * len(spatial)
+            attributes = {"kernel_shape": spatial, "strides": ones, "dilations": ones, "pads": [0] * 2 * len(spatial)}
+        channels = value.shape[1]
+        geometry = conv_geometry(value.shape, (channels,), attributes, channels)
+        if geometry is None or not _same_size(geometry, y):
+            return False
+        counts = bool(attributes.get("count_include_pad", 0))
+        operator = ops.Pool2d(node.name, function, geometry, ops.Float(), ops.Epilogue(), counts)
+        kernel_node(graph, node, operator, [x], 1, "NHWC")
+        return True
+
+    return to
+
+
+# ---- rows ----
+
+
+def _rows_and_channels(shape: Shape) -> tuple[int, int]:
+    return int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
+
+
+def softmax(graph: Graph, node: Node, x: str) -> bool:
+    shape = graph.values[x].shape
+    if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1:
+        return False
+    operator = ops.Softmax(node.name, *_rows_and_channels(shape))
+    kernel_node(graph, node, operator, [x], -1, "as-is")
+    return True
+
+
+def layer_norm(graph: Graph, node: Node, x: str, gamma: Array, **_: object) -> bool:
+    shape = graph.values[x].shape
+    if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
+        return False
+    beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
+    if beta is None:
+        return False
+    rows, channels = _rows_and_channels(shape)
+    gamma, beta = (np.broadcast_to(v.astype(np.float32).reshape(-1), (channels,)).copy() for v in (gamma, beta))
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    operator = ops.LayerNorm(node.name, rows, channels, epsilon, gamma, beta, ops.Epilogue())
+    kernel_node(graph, node, operator, [x], -1, "as-is")
+    return True
+
+
+def quantize_tokens(graph: Graph, node: Node, x: str) -> bool:
+    operator = ops.QuantizeTokens(node.name, *_rows_and_channels(graph.values[x].shape))
+    made = kernel_node(graph, node, operator, [x], -1, "as-is")
+    if len(made.outputs) < 2 or not made.outputs[1]:
+        step = graph.fresh(made.outputs[0])
+        graph.add_value(step, "float32", (*graph.values[x].shape[:-1], 1))
+        graph.set_outputs(made, [made.outputs[0], step])
+    return True
+
+
+RULES: list[Rule] = [
+    # ---- of codes ----
+    rule("sum of codes", Op("ReduceSum", Coded("codes"), rest=True), to=sum_of_codes),
+    rule("sum of codes by windows", Op("Conv", Coded("codes"), Const("w")), to=ones_conv_of_codes),
+    # ---- of floats ----
+    rule("max pool", Op("MaxPool", Any("x")), to=pool("max")),
+    rule("average pool", Op("AveragePool", Any("x")), to=pool("average")),
+    rule("global average pool", Op("GlobalAveragePool", Any("x")), to=pool("average")),
+    rule("global max pool", Op("GlobalMaxPool", Any("x")), to=pool("max")),
+    # ---- row by row ----
+    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte"), to=quantize_tokens),
+    rule("softmax", Op("Softmax", Any("x")), to=softmax),
+    rule("layer norm", Op("LayerNormalization", Any("x"), Const("gamma"), rest=True), to=layer_norm),
+]
