@@ -296,9 +296,7 @@ class LayerNorm:
     epilogue: Epilogue
 
 
-Operator = (
-    QuantizedProduct | FloatProduct | BatchMatMul | Elementwise | QuantizeTokens | Pool2d | Softmax | LayerNorm
-)
+Operator = QuantizedProduct | FloatProduct | BatchMatMul | Elementwise | QuantizeTokens | Pool2d | Softmax | LayerNorm
 
 
 def constant(values: Any) -> Array:
