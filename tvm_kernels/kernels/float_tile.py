@@ -1,8 +1,10 @@
 """A register tile of a float32 matrix product, and how a product is cut into tiles.
 
 A tile is `rows` x `vectors` accumulators of `lanes` floats. Each step of the reduction loads one vector of every column
-group and broadcasts one element of every row; LLVM fuses the product and the sum. Measured on one core with AVX-512,
-6 x 4 x 16: 99% of peak at 197x384x384 (benchmarks/kernels.py).
+group and broadcasts one element of every row; LLVM fuses the product and the sum.
+
+Measured on one core with AVX-512 of a busy two-core Xeon, 6 x 4 x 16 at 197x384x384, shortest of 300 interleaved calls,
+four runs: 181 to 194 GFLOP/s, 83 to 86% of what 24 independent chains of llvm.fma reached in the same run.
 """
 
 from __future__ import annotations
