@@ -85,6 +85,12 @@ def test_a_scale_that_takes_the_factor_two_changes_no_bit(depth: int, steps: tup
     assert got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
+@pytest.mark.parametrize("kernel", ROWS)
+def test_one_group_over_the_whole_depth_is_a_scale(kernel: str) -> None:
+    geometry = Conv2d(1, 5, 5, 32, 20, (3, 3))
+    assert differences(kernel, geometry, Bits(32), weight(geometry, "binary", 288)) == 0
+
+
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     kernel=st.sampled_from(ROWS),

@@ -94,6 +94,7 @@ def test_extremes_do_not_saturate(kernel: str, level: int) -> None:
         (MatMul(9, 30, 20), 30),
         (Conv2d(1, 9, 11, 32, 20, (3, 3), (2, 2), (1, 1, 1, 1)), 16),
         (Conv2d(1, 5, 6, 36, 20, (1, 1)), 8),
+        (Conv2d(1, 6, 6, 1, 8, (3, 3)), 32),
     ],
 )
 def test_weights_by_group_are_summed_in_order(kernel: str, geometry: MatMul | Conv2d, group: int) -> None:

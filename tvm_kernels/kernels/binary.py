@@ -18,7 +18,7 @@ from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels import panels
 from subbyte.tvm_kernels.kernels.float_functions import lanes_of, splat
 from subbyte.tvm_kernels.kernels.panels import effective_levels
-from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels
+from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, Instruction
@@ -33,8 +33,7 @@ def why_not(op: QuantizedProduct) -> str | None:
         return "activations are codes, not bits"
     if op.weight.format.name != "binary" or op.weight.zero_point is not None:
         return f"weights are {op.weight.format.name}, not signs"
-    size = depth_groups(op)
-    if size and size < op.weight.depth:
+    if depth_groups(op):
         return "scales by group inside the sum"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
         depth = op.geometry.channels // op.geometry.groups
@@ -52,7 +51,8 @@ def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
     packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
     place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
     total = window.kernel[0] * window.kernel[1] * depth
-    folded = _folded(op.epilogue) if total % 2 == 0 else None
+    epilogue = whole_epilogue(op)
+    folded = _folded(epilogue) if total % 2 == 0 else None
     first = total // 2 if folded else 0
     start = np.full((1, window.out_channels), first, np.int32)
 
@@ -66,7 +66,7 @@ def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
         fill=place,
         start=padded_channels(start, instruction),
         finish=None if folded else finish,
-        epilogue=folded,
+        epilogue=folded or epilogue,
     )
 
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from subbyte.errors import FormatError
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.kernels.panels import codes_of, effective_levels
-from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels
+from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
-from subbyte.tvm_kernels.kernels.tiling import Window, window_of
+from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.x86 import (
     BYTES_256,
     BYTES_512,
@@ -45,7 +45,7 @@ def why_not(op: QuantizedProduct) -> str | None:
     if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels == op.geometry.out_channels > 1:
         return "a depthwise convolution has no sums over channels"
     size = depth_groups(op)
-    if size and size < op.weight.depth:
+    if size:
         if size % 4:
             return f"weight groups of {size} are not a multiple of 4"
         if isinstance(op.geometry, Conv2d):
@@ -63,8 +63,7 @@ def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
     shape = (window.out_channels, *window.kernel, depth)
     levels = effective_levels(op.weight)
     size = depth_groups(op)
-    grouped = 0 < size < op.weight.depth
-    sums = _sums_of_groups(levels, size if grouped else op.weight.depth)
+    sums = _sums_of_groups(levels, size or op.weight.depth)
     start = (-op.activation.zero_point * sums.T).astype(np.int32)
     scale = None
     if size:
@@ -74,14 +73,10 @@ def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
         codes=codes_of(op.weight, shape),
         fill=bytes([op.activation.zero_point]) * window.channels,
         start=padded_channels(start, instruction),
+        epilogue=whole_epilogue(op),
         scale=scale,
-        group_elements=_whole_steps(size, window, op),
+        group_elements=size,
     )
-
-
-def _whole_steps(size: int, window: Window, op: QuantizedProduct) -> int:
-    """The group size in elements; one group over the whole of a single place is rounded up with the place."""
-    return -(-size // 4) * 4 if size == op.weight.depth else size
 
 
 def _sums_of_groups(levels: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int64]:

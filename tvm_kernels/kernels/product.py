@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.tiling import Tiles, Window, positions_of, tiles_of
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
-from subbyte.tvm_kernels.operators import Epilogue, QuantizedProduct, ToBits
+from subbyte.tvm_kernels.operators import Epilogue, QuantizedProduct, Scale, ToBits
 
 WORD = 32
 WIDEST_PANEL = 16  # vectors of channels
@@ -50,18 +50,17 @@ class Operands:
 
     window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes]; fill: one padded
     place; start: int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape,
-    or None; group_elements: elements in a quantization group; finish: from the sum to the product; epilogue: instead of
-    the operator's own.
+    or None; group_elements: elements in a quantization group; finish: from the sum to the product.
     """
 
     window: Window
     codes: Codes
     fill: bytes
     start: npt.NDArray[np.int32]
+    epilogue: Epilogue
     scale: npt.NDArray[np.float32] | None = None
     group_elements: int = 0
     finish: Callable[[Any], Any] | None = None
-    epilogue: Epilogue | None = None
 
 
 @contextmanager
@@ -148,8 +147,9 @@ class ProductBuilder:
             self.scale: Any = None
             if self.operands.scale is not None:
                 self.scale = signature.constant("scale by group", self.operands.scale)
-            epilogue = self.operands.epilogue or self.op.epilogue
-            self.epilogue = EpilogueEmitter(epilogue, window.rows, window.out_channels, signature, x86=True)
+            self.epilogue = EpilogueEmitter(
+                self.operands.epilogue, window.rows, window.out_channels, signature, x86=True
+            )
             self.workspace: Any = None
             decoded = self.panels.workspace_bytes if self.decodes else 0
             if self.copy_bytes + decoded:
@@ -434,6 +434,14 @@ def padded_channels(values: npt.NDArray[Any], instruction: Instruction) -> npt.N
 
 
 def depth_groups(op: QuantizedProduct) -> int:
-    """Elements of the reduction that share a scale, or 0 where all do."""
+    """Elements of the reduction that share a scale inside the sum, or 0 where none do."""
     granularity = op.weight.granularity
-    return min(granularity.size, op.weight.depth) if isinstance(granularity, PerGroup) else 0
+    inside = isinstance(granularity, PerGroup) and granularity.size < op.weight.depth
+    return granularity.size if isinstance(granularity, PerGroup) and inside else 0
+
+
+def whole_epilogue(op: QuantizedProduct) -> Epilogue:
+    """The operator's epilogue; a single group over the whole depth is a scale before it."""
+    if not isinstance(op.weight.granularity, PerGroup) or depth_groups(op):
+        return op.epilogue
+    return replace(op.epilogue, steps=(Scale(op.weight.scale.reshape(-1)), *op.epilogue.steps))

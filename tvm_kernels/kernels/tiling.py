@@ -95,7 +95,7 @@ def _cut(length: int, most: int, vectors: int, operations: int) -> int:
 
 
 def _step_cycles(positions: int, vectors: int, operations: int) -> float:
-    """Cycles of a step of the inner loop (two vector ports, two loads, latency of the sums), and a share of the rest."""
+    """Cycles of a step of the inner loop: two vector ports, two loads, latency of the sums."""
     return max(positions * vectors * operations / 2, (positions + vectors) / 2, LATENCY) + 0.5
 
 

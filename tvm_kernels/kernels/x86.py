@@ -23,7 +23,7 @@ class Instruction:
 
     widened: bytes that an 8-bit level takes in the operands, 1 or 2. operations: micro-operations of `accumulate`.
     near_tile, far_tile: output positions x vectors of channels whose accumulators stay in registers, for matrix
-    products whose panel of weights stays in the first-level cache, and for the rest (fewer weights for each activation).
+    products whose panel of weights stays in the first-level cache, and for the rest (less weight traffic).
     accumulate(sum, activations, weights): operands are int8 vectors of 4 * lanes, sum is an int32 vector.
     lookup(table, indices): 16 int8 values by uint8 indices.
     """
