@@ -10,6 +10,9 @@ import onnx.helper as helper
 import pytest
 import torch
 from hand_graphs import Builder, cnn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_graphs import random_network
 from run_plan import onnxruntime_outputs, random_inputs, run_plan
 
 from subbyte.errors import CompileError
@@ -160,6 +163,20 @@ def test_weights_by_group_keep_their_scales_inside():
     np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=1e-5, atol=1e-4)
 
 
+def test_the_plan_with_weights_by_group_runs():
+    b = Builder()
+    packed = b.constant(np.random.default_rng(0).integers(0, 256, (6, 32)), np.uint8)
+    sizes = b.constant([6, 64], np.int64), b.uniform(6, 2), b.constant(32, np.int64)
+    weight = b.node("DequantizeInt4", packed, *sizes, domain="subbyte")
+    codes = b.quantize(b.input(3, 64))
+    model = b.model(b.node("MatMul", codes, b.node("Transpose", weight, perm=[1, 0])))
+    inputs = random_inputs(model)
+    plan = lower(model, HOST)
+    assert [call.weights for call in plan.calls if call.kind == "QuantizedProduct"] == ["int4"]
+    wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
+    np.testing.assert_allclose(next(iter(run_plan(plan, inputs)[0].values())), wanted, rtol=1e-5, atol=1e-2)
+
+
 def test_average_pools_are_exact_sums_of_codes():
     b = Builder()
     codes = b.quantize(b.input(1, 6, 8, 8), 10.0)
@@ -217,6 +234,13 @@ def test_a_value_that_is_also_an_output_is_stored_as_both():
     y = b.linear(b.quantize(b.input(2, 8)), "int4", 4, 8)
     graph = assert_equal(b.model(y, b.linear(b.quantize(y), "ternary", 3, 4)))
     assert forms_of(kernels(graph)[1]) == ["ToFloat", "ToCodes"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_random_networks_are_equal_bit_for_bit(seed):
+    model = random_network(seed)
+    assert_equal(model, lower_graph(model, HOST))
 
 
 # ---- layout ----
