@@ -58,4 +58,5 @@ def unpack(packed: UInt8, bits: int, length: int) -> UInt8:
         raise FormatError("padding bits of a packed row are not zero; the payload is damaged or packed otherwise")
     stream = stream[..., : length * bits].reshape(*packed.shape[:-1], length, bits)
     weights = (np.uint16(1) << np.arange(bits, dtype=np.uint16)).astype(np.uint16)
-    return (stream * weights).sum(axis=-1).astype(np.uint8)
+    codes: UInt8 = (stream * weights).sum(axis=-1).astype(np.uint8)
+    return codes

@@ -66,7 +66,8 @@ def pack_bits(signs: npt.NDArray[np.signedinteger]) -> UInt32:
 
 def matmul(activations: Int32, weights: Int32) -> Int32:
     """Exact product of levels: activations [..., K] with weights [N, K] gives int32 [..., N]."""
-    return np.matmul(np.asarray(activations, np.int64), np.asarray(weights, np.int64).T).astype(np.int32)
+    sums: Int32 = np.matmul(np.asarray(activations, np.int64), np.asarray(weights, np.int64).T).astype(np.int32)
+    return sums
 
 
 def conv2d(

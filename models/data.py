@@ -171,7 +171,7 @@ def digits(path: Path | None = None) -> Data:
     Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), UCI Machine Learning Repository.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDependencyError("scikit-learn", "train") from error
     if path is not None:

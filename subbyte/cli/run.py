@@ -49,7 +49,7 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
     try:
         with temporary.open("wb") as file:
             if output.suffix == ".npz":
-                np.savez(file, **results)
+                np.savez(file, allow_pickle=False, **results)
             else:
                 np.save(file, next(iter(results.values())))
         temporary.replace(output)

@@ -51,7 +51,6 @@ def train(
     """
     import subbyte
 
-    options = {"batch_size": batch_size, "learning_rate": learning_rate}
     result = subbyte.train(
         model,
         data=data,
@@ -68,6 +67,7 @@ def train(
         num_nodes=nodes,
         resume=resume,
         progress=not quiet,
-        **{name: value for name, value in options.items() if value is not None},
+        batch_size=batch_size,
+        learning_rate=learning_rate,
     )
     click.echo(f"{result.folder}: {scheme} {model}, test accuracy {100 * result.accuracy:.2f}% after {epochs} epochs")
