@@ -296,7 +296,27 @@ class LayerNorm:
     epilogue: Epilogue
 
 
-Operator = QuantizedProduct | FloatProduct | BatchMatMul | Elementwise | QuantizeTokens | Pool2d | Softmax | LayerNorm
+@dataclass(frozen=True, eq=False)
+class Permute:
+    """The elements of `shape`, moved as numpy.transpose(x, perm) moves them; float32, or uint8 for codes."""
+
+    name: str
+    shape: tuple[int, ...]
+    perm: tuple[int, ...]
+    dtype: Literal["float32", "uint8"] = "float32"
+
+
+Operator = (
+    QuantizedProduct
+    | FloatProduct
+    | BatchMatMul
+    | Elementwise
+    | QuantizeTokens
+    | Pool2d
+    | Softmax
+    | LayerNorm
+    | Permute
+)
 
 
 def constant(values: Any) -> Array:

@@ -7,6 +7,7 @@ from subbyte.tvm_kernels.kernels import dot as dot
 from subbyte.tvm_kernels.kernels import elementwise as elementwise
 from subbyte.tvm_kernels.kernels import float_product as float_product
 from subbyte.tvm_kernels.kernels import layer_norm as layer_norm
+from subbyte.tvm_kernels.kernels import permute as permute
 from subbyte.tvm_kernels.kernels import pool as pool
 from subbyte.tvm_kernels.kernels import portable as portable
 from subbyte.tvm_kernels.kernels import quantize_tokens as quantize_tokens

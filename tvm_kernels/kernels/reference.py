@@ -289,6 +289,10 @@ def layer_norm(op: ops.LayerNorm, activations: Sequence[Array], tensors: Tensors
     return epilogue(y, op.epilogue, tensors)
 
 
+def permute(op: ops.Permute, activations: Sequence[Array], tensors: Tensors) -> list[Array]:
+    return [np.transpose(activations[0].reshape(op.shape), op.perm)]
+
+
 _ARITHMETIC: dict[type, Callable[[Any, Sequence[Array], Tensors], list[Array]]] = {
     ops.QuantizedProduct: quantized_product,
     ops.FloatProduct: float_product,
@@ -298,4 +302,5 @@ _ARITHMETIC: dict[type, Callable[[Any, Sequence[Array], Tensors], list[Array]]] 
     ops.Pool2d: pool2d,
     ops.Softmax: softmax,
     ops.LayerNorm: layer_norm,
+    ops.Permute: permute,
 }
