@@ -1,4 +1,5 @@
-"""From the C that TVM writes to C that stands alone: no TVM headers, exact constants, what C has no operator for.
+"""From the C that TVM writes to C that stands alone: no TVM headers, exact constants (c_prelude.py: functions for what C
+has no operator for).
 
 Importing this file teaches TVM's C code generator the population count.
 """
@@ -16,23 +17,9 @@ from tvm import tirx
 from tvm.tirx.op import register_intrin_lowering
 
 from subbyte.errors import CompileError
+from subbyte.tvm_kernels.c_prelude import prelude
 
 HEADERS = ("math", "stdbool", "stdint", "string")
-# What C has no operator for. libgcc's population count is a table look-up for each byte, and newlib's nearbyintf a slow
-# call; this rounds by adding 2^23, where the bits behind the point fall off, to nearest even as the processor does.
-PRELUDE = """
-static inline uint32_t subbyte_popcount(uint32_t x) {
-  x -= x >> 1 & 0x55555555u;
-  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
-  return ((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
-}
-
-static inline float subbyte_nearbyintf(float x) {
-  const float whole = 8388608.0f;
-  if (!(fabsf(x) < whole)) return x;
-  return copysignf(x < 0.0f ? (x - whole) + whole : (x + whole) - whole, x);
-}
-"""
 
 
 def _lower_popcount(call: Any) -> Any:
@@ -50,7 +37,7 @@ def _without_tvm(text: str) -> str:
     """TVM's C without its headers, export macros and library context."""
     text = re.sub(r'#ifdef __cplusplus\nextern "C"\n#endif\n', "", text)
     text = re.sub(r"^(//|#define TVM_EXPORTS|#include|void\* __tvm_ffi__library_ctx).*\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^TVM_DLL (uint32_t subbyte_popcount|float nearbyintf)\(.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^TVM_DLL (\w+ subbyte_\w+|float nearbyintf)\(.*\);\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\bnearbyintf\(", "subbyte_nearbyintf(", text)
     text = text.replace("TVM_DLL ", "")
     if "TVM" in text.upper():
@@ -86,4 +73,5 @@ def _exact_literals(text: str, module: Any) -> str:
 def plain_c(text: str, module: Any) -> str:
     """TVM's C for `module`, made to stand alone; raises CompileError where it would need TVM at run time."""
     includes = "".join(f"#include <{header}.h>\n" for header in HEADERS)
-    return f"{includes}{PRELUDE}\n{_exact_literals(_without_tvm(text), module)}"
+    body = _exact_literals(_without_tvm(text), module)
+    return f"{includes}{prelude(body)}\n{body}"

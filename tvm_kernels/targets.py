@@ -45,6 +45,7 @@ LLVM_FEATURES = {
     "dotprod": "dotprod",
     "i8mm": "i8mm",
     "sve": "sve",
+    "dsp": "dsp",  # Armv7E-M: two 16-bit products an instruction
 }
 # Linux on AArch64 uses the hardware capabilities' names.
 CPUINFO_NAMES = {"asimd": "neon", "asimddp": "dotprod"}
@@ -222,7 +223,7 @@ register_target(
         name="cortex-m4",
         triple="thumbv7em-none-eabihf",
         emitter="source",
-        features=frozenset(),
+        features=frozenset({"dsp"}),
         summary="C sources for Arm Cortex-M4F and anything else with a C99 compiler: no heap, no threads",
         c_flags=("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
         compilers=("arm-none-eabi-gcc",),

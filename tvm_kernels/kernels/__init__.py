@@ -4,6 +4,8 @@ from subbyte.tvm_kernels.kernels import batch_matmul as batch_matmul
 from subbyte.tvm_kernels.kernels import binary as binary
 from subbyte.tvm_kernels.kernels import depthwise as depthwise
 from subbyte.tvm_kernels.kernels import dot as dot
+from subbyte.tvm_kernels.kernels import dsp_depthwise as dsp_depthwise
+from subbyte.tvm_kernels.kernels import dsp_product as dsp_product
 from subbyte.tvm_kernels.kernels import elementwise as elementwise
 from subbyte.tvm_kernels.kernels import float_product as float_product
 from subbyte.tvm_kernels.kernels import layer_norm as layer_norm

@@ -26,7 +26,8 @@ from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, FloatProduct, QuantizedProduct
 
 
-def _not_depthwise(op: Any) -> str | None:
+def not_depthwise(op: Any) -> str | None:
+    """Why the operator is no depthwise convolution, or None."""
     shape = op.geometry
     if not isinstance(shape, Conv2d) or shape.groups == 1 or not shape.groups == shape.channels == shape.out_channels:
         return "not a depthwise convolution with one filter a channel"
@@ -38,7 +39,7 @@ def _refuses(op: QuantizedProduct) -> str | None:
         return "activations are bits"
     if isinstance(op.weight.granularity, PerGroup):
         return "scales by group"
-    return _not_depthwise(op)
+    return not_depthwise(op)
 
 
 Weights = Callable[[Any, int], Any]  # (index of tap * channels + channel, lanes) -> int32 or float32 weights
@@ -166,4 +167,4 @@ def _float(op: FloatProduct, lanes: int) -> Built:
 
 
 # A float product of any grouping is served by float_product.py too: rather these.
-vector_rows("depthwise", FloatProduct, _float, _not_depthwise, prefer=5)
+vector_rows("depthwise", FloatProduct, _float, not_depthwise, prefer=5)

@@ -25,7 +25,7 @@ from tvm.sym import Analyzer
 from tvm.tirx import IntImm, Ramp, Shuffle
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.kernels.code_generator import unfused
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.float_functions import (
     TABLE,
     FloatFunctions,
@@ -81,7 +81,9 @@ class EpilogueEmitter:
         self._rows, self._columns, self._x86 = rows, columns, x86
         self._signature = signature
         self._functions: FloatFunctions | None = None
-        self._steps = [_STEPS[type(step)](self, step) for step in epilogue.steps]
+        self._in_c = current_code_generator() == "c"
+        steps = _without_idle_relu(epilogue) if self._in_c else epilogue.steps
+        self._steps = [_STEPS[type(step)](self, step) for step in steps]
         self._stores = [_FORMS[type(form)](self, index, form) for index, form in enumerate(epilogue.forms)]
 
     def emit(self, value: Any, row: Any, column: Any) -> None:
@@ -177,6 +179,15 @@ class EpilogueEmitter:
         def store(y: Any, place: Place) -> None:
             by = splat(factor[0], place.lanes)
             scaled = y / by if form.divide else y * by
+            if self._in_c:
+                # Clipping integers is the same, and cheaper than comparing floats where USAT or the like does it.
+                code = T.call_pure_extern("int32", "subbyte_rint", scaled) + form.storage.zero_point
+                bottom, top = (
+                    IntImm("int32", n + form.storage.zero_point) for n in (form.storage.low, form.storage.high)
+                )
+                clipped = T.min(T.max(T.bind(code), bottom), top)
+                T.buffer_store(output, T.Cast("uint8", clipped), [place.row, place.index()])
+                return
             low, high = number(form.storage.low, y), number(form.storage.high, y)
             if place.lanes > 1 and form.storage.zero_point % 2 == 0:
                 # Clipping to integers before rounding is the same; adding 1.5 x 2^23 rounds to nearest even and leaves
@@ -230,6 +241,15 @@ class EpilogueEmitter:
         places = Shuffle([T.uint32(1 << lane) for lane in range(lanes)], list(range(lanes)))
         chosen = T.Select(condition, places, splat(T.uint32(0), lanes))
         return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
+
+
+def _without_idle_relu(epilogue: Epilogue) -> tuple[Step, ...]:
+    """The steps without a last ReLU that clipping to codes from 0 on repeats."""
+    steps, forms = epilogue.steps, epilogue.forms
+    relu = bool(steps) and isinstance(steps[-1], Activate) and steps[-1].function == "relu"
+    if relu and all(isinstance(form, ToCodes) and form.storage.low >= 0 and form.factor > 0 for form in forms):
+        return steps[:-1]
+    return steps
 
 
 # Vectors as wide as one compare; LLVM turns compare + movmsk into one mask move on AVX-512.

@@ -51,8 +51,8 @@ def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
 # ---- portable ----
 
 
-def _bytes_too_many(op: QuantizedProduct) -> str | None:
-    """Sums are of raw bytes until the end, up to 255 each."""
+def bytes_too_many(op: QuantizedProduct) -> str | None:
+    """Why sums in int32 could overflow, or None. Sums are of raw bytes until the end, up to 255 each."""
     zero_point = op.weight.zero_point
     largest = op.weight.format.largest + (0 if zero_point is None else int(np.abs(zero_point).max(initial=0)))
     try:
@@ -69,7 +69,7 @@ def _decoded(weight: Weight, signature: Signature) -> Panels:
     return Panels(dtype, prepare=decode)
 
 
-@kernel("portable", serves=QuantizedProduct, refuses=_bytes_too_many)
+@kernel("portable", serves=QuantizedProduct, refuses=bytes_too_many)
 def portable(op: QuantizedProduct) -> Built:
     conv = as_conv(op.geometry)
     shape = layout(op.geometry)
@@ -191,7 +191,7 @@ def _not_shifts(op: QuantizedProduct) -> str | None:
         return "activations are bits"
     if (levels & (levels - 1)).any() or op.weight.zero_point is not None:
         return f"weights are {op.weight.format.name}, not powers of two"
-    return _bytes_too_many(op)
+    return bytes_too_many(op)
 
 
 def _shift(total: Any, left: Any, right: Any, lanes: int) -> Any:

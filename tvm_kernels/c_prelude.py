@@ -1,0 +1,116 @@
+"""C functions for what C has no operator for: each is written before the kernels of a source file that calls it.
+
+Kernels call them with `tirx.call_pure_extern(dtype, "subbyte_...", ...)`. Where a CPU has an instruction for one (Arm's
+DSP extension, Arm's floating-point unit) the function is that instruction; else plain C with the same result, so the
+same source runs anywhere with the same bits. To add one: a row below.
+"""
+
+from __future__ import annotations
+
+import re
+
+# libgcc's population count is a table look-up for each byte.
+_POPCOUNT = """
+static inline uint32_t subbyte_popcount(uint32_t x) {
+  x -= x >> 1 & 0x55555555u;
+  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+  return ((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
+}
+"""
+
+# newlib's nearbyintf is a slow call; this adds 2^23, where the bits behind the point fall off, to nearest even.
+_NEARBYINTF = """
+static inline float subbyte_nearbyintf(float x) {
+  const float whole = 8388608.0f;
+  if (!(fabsf(x) < whole)) return x;
+  return copysignf(x < 0.0f ? (x - whole) + whole : (x + whole) - whole, x);
+}
+"""
+
+# The nearest integer, ties to even, for clipping to a range within +-2^22 afterwards: numbers beyond saturate, there
+# or at 2^31. VCVTR rounds so in the processor's mode at reset; C has no expression that compiles to it.
+_RINT = """
+static inline int32_t subbyte_rint(float x) {
+#if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
+  __asm__("vcvtr.s32.f32 %0, %0" : "+t"(x));
+  int32_t nearest;
+  memcpy(&nearest, &x, 4);
+  return nearest;
+#else
+  const float limit = 4194304.0f;
+  x = x < limit ? x : limit;
+  x = x > -limit ? x : -limit;
+  return (int32_t)((x + 12582912.0f) - 12582912.0f);
+#endif
+}
+"""
+
+
+def _dsp(name: str, arguments: str, intrinsic: str, plain: str, returns: str = "uint32_t") -> str:
+    return f"""
+static inline {returns} subbyte_{name}({arguments}) {{
+#ifdef SUBBYTE_DSP
+  return {intrinsic};
+#else
+  return {plain};
+#endif
+}}
+"""
+
+
+# Words of two int16 halves. smlad: both products of halves added to a sum.
+_ACLE = """
+#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP && defined(__ARM_FEATURE_SIMD32)
+#define SUBBYTE_DSP
+#include <arm_acle.h>
+#endif
+"""
+_DSP = {
+    "subbyte_smlad": _dsp(
+        "smlad",
+        "uint32_t a, uint32_t b, int32_t sum",
+        "__smlad((int16x2_t)a, (int16x2_t)b, sum)",
+        "sum + (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16)",
+        "int32_t",
+    ),
+    "subbyte_smlabb": _dsp(
+        "smlabb",
+        "uint32_t a, uint32_t b, int32_t sum",
+        "__smlabb((int32_t)a, (int32_t)b, sum)",
+        "sum + (int16_t)a * (int16_t)b",
+        "int32_t",
+    ),
+    "subbyte_smlatt": _dsp(
+        "smlatt",
+        "uint32_t a, uint32_t b, int32_t sum",
+        "__smlatt((int32_t)a, (int32_t)b, sum)",
+        "sum + (int16_t)(a >> 16) * (int16_t)(b >> 16)",
+        "int32_t",
+    ),
+    "subbyte_ssub16": _dsp(
+        "ssub16",
+        "uint32_t a, uint32_t b",
+        "(uint32_t)__ssub16((int16x2_t)a, (int16x2_t)b)",
+        "((a - b) & 0xffffu) | (((a >> 16) - (b >> 16)) << 16)",
+    ),
+    # Bytes 0 and 2 of a word, as halves; shift right by 8 first for bytes 1 and 3.
+    "subbyte_sxtb16": _dsp(
+        "sxtb16",
+        "uint32_t a",
+        "(uint32_t)__sxtb16((int8x4_t)a)",
+        "(uint32_t)(uint16_t)(int8_t)a | (uint32_t)(int8_t)(a >> 16) << 16",
+    ),
+}
+_FUNCTIONS = {
+    "subbyte_popcount": _POPCOUNT,
+    "subbyte_nearbyintf": _NEARBYINTF,
+    "subbyte_rint": _RINT,
+    **_DSP,
+}
+
+
+def prelude(body: str) -> str:
+    """The functions that `body`, C text, calls."""
+    called = set(re.findall(r"\bsubbyte_\w+(?=\()", body))
+    head = _ACLE if called & _DSP.keys() else ""
+    return head + "".join(text for name, text in _FUNCTIONS.items() if name in called)
