@@ -4,6 +4,7 @@
     standard    one way to say each thing                 rewrites/standard.py, codes.py
     products    nodes that kernels start from             rewrites/products.py, pools.py
     epilogues   what follows joins the kernel             rewrites/epilogues.py
+    moves       transposes, after the layout is known     rewrites/moves.py
 
 To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
 """
@@ -20,7 +21,7 @@ from subbyte.tvm_kernels import layout
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
-from subbyte.tvm_kernels.rewrites import codes, epilogues, foreign, levels, pools, products, standard
+from subbyte.tvm_kernels.rewrites import codes, epilogues, foreign, levels, moves, pools, products, standard
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def lower_graph(
     if strict:
         fallback.refuse(graph)
     layout.assign(graph)
+    apply(graph, moves.RULES)
     return graph
 
 

@@ -1,0 +1,43 @@
+"""Moves of axes, once every value has its layout: those of the file and those that layout put in.
+
+Transpose that moves no element (but axes of one)   ->  View
+Transpose of floats or codes                        ->  Permute
+"""
+
+from __future__ import annotations
+
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Rule, rule
+
+
+def _perm(graph: Graph, node: Node) -> list[int]:
+    rank = len(graph.values[node.inputs[0]].shape)
+    return [int(axis) for axis in node.attributes.get("perm", range(rank)[::-1])]
+
+
+def view(graph: Graph, node: Node, x: str) -> bool:
+    """The same bytes: the axes longer than 1 keep their order."""
+    shape = graph.values[x].memory_shape
+    long = [axis for axis in _perm(graph, node) if shape[axis] > 1]
+    if long != sorted(long) or isinstance(graph.values[x].storage, ops.Bits):
+        return False
+    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, "subbyte"))
+    return True
+
+
+def permute(graph: Graph, node: Node, x: str) -> bool:
+    value = graph.values[x]
+    dtype = value.memory_dtype
+    if isinstance(value.storage, ops.Bits) or (dtype != "float32" and dtype != "uint8"):
+        return False
+    operator = ops.Permute(node.name, value.memory_shape, tuple(_perm(graph, node)), dtype)  # type: ignore[arg-type]
+    kernel_node(graph, node, operator, [x], None, "as-is")
+    return True
+
+
+RULES: list[Rule] = [
+    rule("transpose that moves nothing", Op("Transpose", Any("x")), to=view),
+    rule("transpose", Op("Transpose", Any("x")), to=permute),
+]
