@@ -121,11 +121,18 @@ def _unpacked(op: QuantizedProduct, conv: Conv2d, shape: Layout, weight: Weight)
 # ---- popcount ----
 
 
+def not_binary_weights(op: QuantizedProduct) -> str | None:
+    """Why weights are not signs, or None."""
+    if op.weight.format.levels.tolist() != [-1, 1] or op.weight.zero_point is not None:
+        return f"weights are {op.weight.format.name}, not binary"
+    return None
+
+
 def _not_binary(op: QuantizedProduct) -> str | None:
     if not isinstance(op.activation, Bits):
         return "activations are codes, not bits"
-    if op.weight.format.levels.tolist() != [-1, 1] or op.weight.zero_point is not None:
-        return f"weights are {op.weight.format.name}, not binary"
+    if not_binary_weights(op):
+        return not_binary_weights(op)
     if isinstance(op.weight.granularity, PerGroup):
         return "scales by group"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:

@@ -1,0 +1,110 @@
+"""Counting bits of 32 channels at once: a count is cut into words, bit i of all 32 counts in word i (bit slicing).
+
+Seven full adders of five logical operations add eight words (Harley-Seal: Faster Population Counts Using AVX2
+Instructions, Mula, Kurz, Lemire, 2018); no population count and no unpacking is needed. Where an epilogue ends in bits,
+each channel's bit is a comparison of its count with a threshold: counts that start at 2^n - threshold have the answer
+in bit n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.tvm_kernels.kernels import reference
+from subbyte.tvm_kernels.operators import Activate, Bias, Bits, Clip, Epilogue, PRelu, Scale, ToBits
+
+WORD = 32
+EXACT_STEPS = (Scale, Bias, Clip, PRelu)
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """bit = (count >= at) xor inverted, for each channel; count: how many of `depth` signs differ."""
+
+    depth: int
+    at: npt.NDArray[np.int64]  # 0 .. depth + 1
+    inverted: npt.NDArray[np.bool_]
+
+    @property
+    def planes(self) -> int:
+        """Words of a sliced count that starts at 2^n - threshold, with the answer in the last."""
+        return (self.depth + 1).bit_length() + 1
+
+    def starts(self) -> npt.NDArray[np.uint32]:
+        """[words of channels, planes + 1]: the sliced counts to start from, then what to exclusive-or the answer with.
+
+        Bits beyond the last channel answer 0, if the words counted are 0 there.
+        """
+        words = -(-self.at.size // WORD)
+        begin = np.zeros((words * WORD, self.planes + 1), np.uint32)
+        counts = (1 << self.planes - 1) - self.at
+        begin[: self.at.size, : self.planes] = counts[:, None] >> np.arange(self.planes) & 1
+        begin[: self.at.size, self.planes] = self.inverted
+        places = np.uint32(1) << np.arange(WORD, dtype=np.uint32)
+        return (begin.reshape(words, WORD, -1) * places[:, None]).sum(axis=1, dtype=np.uint32)
+
+
+def thresholds(epilogue: Epilogue, depth: int, channels: int) -> Thresholds | str:
+    """The epilogue of a sum depth - 2 x count as thresholds of the count, or the reason why it is none."""
+    if len(epilogue.forms) != 1 or not isinstance(epilogue.forms[0], ToBits):
+        return "the output is not bits alone"
+    for step in epilogue.steps:
+        if not isinstance(step, EXACT_STEPS) and not (isinstance(step, Activate) and step.function == "relu"):
+            return f"{type(step).__name__} in the epilogue"
+    # Every sum there can be goes through the epilogue itself, so rounding is as it is there.
+    sums = depth - 2 * np.arange(depth + 1)
+    y = np.broadcast_to(sums[:, None], (depth + 1, channels)).astype(np.float32)
+    (stored,) = reference.epilogue(y, epilogue, {})
+    bits = reference.levels(stored, Bits(channels)) > 0
+    inverted = bits[0]
+    changed = bits != inverted
+    if (np.diff(changed.astype(np.int8), axis=0) < 0).any():
+        return "an epilogue that is not monotonic"
+    return Thresholds(depth, (~changed).sum(axis=0), inverted)
+
+
+class SlicedCount:
+    """Counts of 32 channels, emitted as operations on one word for each bit of them."""
+
+    def __init__(self, begin: Sequence[Any]) -> None:
+        """`begin`: words that the counts start from, the lowest bit first."""
+        self._planes = [T.alloc_buffer((1,), "uint32") for _ in begin]
+        for plane, value in zip(self._planes, begin, strict=True):
+            T.buffer_store(plane, value, [0])
+
+    def highest(self) -> Any:
+        """The highest bit of each count."""
+        return self._planes[-1][0]
+
+    def add(self, words: Sequence[Any]) -> None:
+        """Add each channel's bit of every word to its count. `words` are bound values."""
+        carries = [list(words)]
+        for level in range(len(self._planes)):
+            carries.append(self._add_level(level, carries[level]))
+
+    def _add_level(self, level: int, words: list[Any]) -> list[Any]:
+        """Add words of weight 2^level to that plane; returns the carries."""
+        plane = self._planes[level]
+        last = level == len(self._planes) - 1
+        carries = []
+        total = T.bind(plane[0]) if words else None
+        while words:
+            if len(words) == 1 or last:
+                word = words.pop()
+                if not last:
+                    carries.append(T.bind(total & word))
+                total = T.bind(total ^ word)
+                continue
+            a, b = words.pop(), words.pop()
+            half = T.bind(a ^ b)
+            carries.append(T.bind((a & b) | (half & total)))
+            total = T.bind(half ^ total)
+        if total is not None:
+            T.buffer_store(plane, total, [0])
+        return carries
