@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
 from itertools import pairwise, permutations
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from agreement import Generator, differing, rows_here
+from agreement import Generator, differing, row, rows_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subbyte.tvm_kernels.abi import Wanted, compile_objects
+from subbyte.tvm_kernels.kernels import execute
 from subbyte.tvm_kernels.kernels.permute import merged
 from subbyte.tvm_kernels.operators import Permute
 
@@ -79,3 +84,35 @@ def test_merged_axes_move_the_same_elements(shape: tuple[int, ...]) -> None:
         assert not any(b == a + 1 for a, b in pairwise(order))
         want = x.reshape(shape).transpose(perm).ravel()
         np.testing.assert_array_equal(x.reshape(sizes).transpose(order).ravel(), want)
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm"),
+    [((203, 250), (1, 0)), ((250, 204), (1, 0)), ((3, 70, 131), (0, 2, 1)), ((1, 3, 149, 151), (0, 2, 3, 1))],
+    ids=str,
+)
+@pytest.mark.parametrize("kernel", rows_here(Permute))
+def test_no_two_tiles_write_the_same_byte(shape: Any, perm: Any, kernel: str, tmp_path: Path) -> None:
+    """Each tile alone: what it writes shows on a target full of zeros, or on one full of ones."""
+    chosen = row(Permute, kernel)
+    function = chosen.build(Permute("p", shape, perm)).function
+    made = compile_objects([Wanted("kernel", function)], execute.host_target(chosen.needs))
+    (tmp_path / "kernel.o").write_bytes(made.code)
+    library = tmp_path / "kernel.so"
+    subprocess.run(["gcc", "-shared", str(tmp_path / "kernel.o"), "-o", str(library)], check=True)
+    run = ctypes.CDLL(str(library)).kernel
+    x = execute.aligned(shape, np.float32)
+    x[...] = elements(shape, "float32")
+    (tiles,) = [signature.tiles for signature in made.signatures]
+    writes = np.zeros(x.size, int)
+    assert tiles > 1
+    for tile in range(tiles):
+        written = np.zeros(x.size, bool)
+        for fill in (0.0, 1.0):
+            target = execute.aligned((x.size,), np.float32)
+            target[...] = fill
+            pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, target)]
+            assert run(*pointers, ctypes.c_int32(tile), ctypes.c_int32(tile + 1)) == 0
+            written |= target != fill
+        writes += written
+    assert (writes == 1).all()
