@@ -32,7 +32,14 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "int4": {"epochs": 3, "learning_rate": 1e-3, "from_float": True},
     "pow2": {"epochs": 3, "learning_rate": 1e-3, "from_float": True},
     "int8": {"epochs": 2, "learning_rate": 5e-4, "from_float": True},
-    "binary": {"epochs": 10, "learning_rate": 1e-2, "weight_decay": 0.0, "distil": True},
+    "binary": {
+        "epochs": 8,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.0,
+        "batch_size": 64,
+        "augment": False,
+        "distil": True,
+    },
 }
 
 
