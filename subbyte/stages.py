@@ -8,6 +8,7 @@ from a tie, something computes wrongly.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found. `findings` are sentences; `diverged` says whether any integer differs."""
+    """What `check` found. `findings` are sentences; `diverged`: an integer differs, or outputs beyond tolerance."""
 
     samples: int
     stages: tuple[Stage, ...]
@@ -100,6 +101,7 @@ def check(
     layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
     largest = 0
     names: list[str] = []
+    _refuse_a_stranger(bundle, onnx)
     with _open(bundle) as session, torch.no_grad():
         for start in range(0, len(images), CHUNK):
             x = images[start : start + CHUNK]
@@ -116,25 +118,53 @@ def check(
     used = [name for name in tally if name != "bundle" or bundle is not None]
     stages = tuple(tally[name].stage(name, sum(d.count for d in layers.get(name, {}).values())) for name in used)
     findings, diverged = _explain(names, {name: found for name, found in layers.items() if name in used})
-    return CheckReport(len(images), stages, len(names), largest, findings, diverged)
+    wrong = _outputs_differ(stages[2:], file, tally["torch eval"].largest)
+    return CheckReport(len(images), stages, len(names), largest, (*findings, *wrong), diverged or bool(wrong))
 
 
 class _Tally:
     """Counts of one stage over all samples."""
 
     def __init__(self, labelled: bool) -> None:
-        self.labelled, self.right, self.seen, self.changed, self.error = labelled, 0, 0, 0, 0.0
+        self.labelled, self.right, self.seen, self.changed, self.error, self.largest = labelled, 0, 0, 0, 0.0, 0.0
 
     def add(self, expected: Array, got: Array, labels: Array | None) -> None:
         self.seen += len(got)
         self.changed += int((expected.argmax(-1) != got.argmax(-1)).sum())
         self.error = max(self.error, float(np.abs(expected - got).max(initial=0)))
+        self.largest = max(self.largest, float(np.abs(expected).max(initial=0)))
         if labels is not None:
             self.right += int((got.argmax(-1) == labels).sum())
 
     def stage(self, name: str, differing: int) -> Stage:
         accuracy = self.right / max(1, self.seen) if self.labelled else None
         return Stage(name, accuracy, self.changed, differing, self.error)
+
+
+def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
+    """Raise UsageError for a bundle that was not compiled from this ONNX file."""
+    if bundle is None:
+        return
+    from subbyte.runtime import open_bundle
+
+    with open_bundle(bundle) as opened:
+        recorded = opened.manifest.source.get("onnx_sha256")
+    if recorded != hashlib.sha256(Path(onnx).read_bytes()).hexdigest():
+        raise UsageError(f"'{bundle}' was not compiled from '{onnx}': name the file it was made from, or compile again")
+
+
+def _outputs_differ(stages: Sequence[Stage], file: Any, largest: float) -> list[str]:
+    """A sentence for each stage whose outputs are farther from torch's than its arithmetic allows."""
+    from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, inexact_nodes, onnx_codes
+
+    inexact = inexact_nodes(file)
+    tolerance = 0.0 if not inexact else MIXED_TOLERANCE if onnx_codes(file) else FLOAT_TOLERANCE
+    allowed = tolerance * largest
+    return [
+        f"{stage.name}: outputs differ from torch's by {stage.max_error:.3g}, allowed are {allowed:.3g}"
+        for stage in stages
+        if not stage.max_error <= allowed
+    ]
 
 
 class _NoSession:
@@ -212,7 +242,8 @@ def _explain(names: Sequence[str], layers: dict[str, dict[str, _Difference]]) ->
         wrong = [name for name in names if name in found and found[name].count]
         compared = sum(difference.total for difference in found.values())
         if not wrong:
-            findings.append(f"{stage}: all {compared:,} integers of {len(found)} quantized layers equal torch's")
+            layers_seen = f"{len(found)} of {len(names)} quantized layers"
+            findings.append(f"{stage}: all {compared:,} integers that enter {layers_seen} equal torch's")
             continue
         diverged = True
         first = found[wrong[0]]

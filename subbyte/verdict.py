@@ -7,6 +7,7 @@ on the same inputs in turn, so that a drift of the machine meets them alike; wha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +31,7 @@ class Contender:
     latency_median: float
     speedup_min: float  # its latency / the bundle's, from the minima; above 1 the bundle is faster
     speedup_median: float  # median over rounds of the ratio within a round
-    nbytes: int
+    nbytes: int  # of its ONNX file
     accuracy: float | None
 
 
@@ -44,17 +45,22 @@ class Verdict:
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
     float_source: str
+    bundle_bytes: int
+    deployed_bytes: int  # the library and the weights alone
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def find_onnx(bundle: Path, sha256: str) -> Path:
-    """The ONNX file beside a bundle that has the recorded hash; raises UsageError when there is none."""
-    import hashlib
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
+
+def find_onnx(bundle: Path, recorded: str) -> Path:
+    """The ONNX file beside a bundle that has the recorded hash; raises UsageError when there is none."""
     for path in sorted(bundle.resolve().parent.glob("*.onnx")):
-        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        if sha256(path) == recorded:
             return path
     raise UsageError(f"the ONNX file that '{bundle}' was made from does not lie beside it; name it with --onnx FILE")
 
@@ -84,7 +90,10 @@ def compare(
     bundle = Path(bundle)
     with open_bundle(bundle) as opened:
         manifest = opened.manifest
-    onnx_file = Path(onnx) if onnx else find_onnx(bundle, manifest.source.get("onnx_sha256", ""))
+    recorded = str(manifest.source.get("onnx_sha256", ""))
+    onnx_file = Path(onnx) if onnx else find_onnx(bundle, recorded)
+    if sha256(onnx_file) != recorded:
+        raise UsageError(f"'{bundle}' was not compiled from '{onnx_file}': name the file it was made from with --onnx")
     test = _test_arrays(data, data_path, limit) if data else None
     spec = manifest.inputs[0]
     shape = tuple(spec.shape)
@@ -93,7 +102,7 @@ def compare(
 
     floating = onnx_package.load(float_model) if float_model else float_twin(onnx_file)
     integer = int8_twin(floating, calibration)
-    float_run, integer_run = (_onnx_runner(model, threads) for model in (floating, integer))
+    float_session, integer_session = (_onnx_session(model, threads) for model in (floating, integer))
     with pinned(threads), subbyte.load(bundle, threads=threads) as session:
         outputs = session.empty_outputs()
 
@@ -101,10 +110,18 @@ def compare(
             session.run_into([x], outputs)
             return outputs[0]
 
-        runs = {"subbyte": ours, "onnxruntime float32": float_run, "onnxruntime int8": integer_run}
-        calls = {name: partial(run, sample) for name, run in runs.items()}
-        # Inputs are checked once, as an application does that refills one buffer.
-        times = interleave(calls | {"subbyte": session.bind([sample], session.empty_outputs())}, seconds)
+        runs = {
+            "subbyte": ours,
+            "onnxruntime float32": partial(_onnx_run, float_session),
+            "onnxruntime int8": partial(_onnx_run, integer_session),
+        }
+        # Each is bound to its buffers once, as an application does that refills them.
+        calls = {
+            "subbyte": session.bind([sample], session.empty_outputs()),
+            "onnxruntime float32": _bound(float_session, sample),
+            "onnxruntime int8": _bound(integer_session, sample),
+        }
+        times = interleave(calls, seconds)
         scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
     sizes = {
         "subbyte": onnx_file.stat().st_size,
@@ -125,8 +142,10 @@ def compare(
         for name, taken in times.items()
     )
     sentences, warnings = judge(contenders)
+    members = manifest.members
+    deployed = sum(members[name].bytes for name in ("library.so", "weights.bin") if name in members)
     source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
-    return Verdict(threads, len(mine), contenders, sentences, warnings, source)
+    return Verdict(threads, len(mine), contenders, sentences, warnings, source, bundle.stat().st_size, deployed)
 
 
 def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -138,7 +157,7 @@ def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str
         faster, smaller = other.speedup_median, other.nbytes / ours.nbytes
         parts = [
             f"{faster:.2f}x {'faster' if faster >= 1 else '(SLOWER)'} than {other.name}",
-            f"{smaller:.1f}x {'smaller' if smaller >= 1 else '(LARGER)'} on disk",
+            f"{smaller:.1f}x {'smaller' if smaller >= 1 else '(LARGER)'} as an ONNX file",
         ]
         if faster < 1:
             warnings.append(f"low-bit loses: {other.name} is {1 / faster:.2f}x faster than the bundle on this machine")
@@ -147,28 +166,35 @@ def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str
         if ours.accuracy is not None and other.accuracy is not None:
             points = 100 * (ours.accuracy - other.accuracy)
             parts.append(f"{points:+.2f} points of accuracy")
-            if points < -1.0:
+            if points < 0:
                 warnings.append(f"low-bit loses {-points:.2f} points of accuracy against {other.name}")
         sentences.append("The bundle is " + ", ".join(parts) + ".")
     return tuple(sentences), tuple(warnings)
 
 
-def _onnx_runner(model: Any, threads: int) -> Callable[[Array], Array]:
+def _onnx_session(model: Any, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Two spinning pools in one process would steal each other's cores.
+    # Two spinning pools in one process would steal each other's cores: ours spins for at most 50 us, so may not theirs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def run(x: Array) -> Array:
-        result: Array = session.run(None, {name: x})[0]
-        return result
 
-    return run
+def _onnx_run(session: Any, x: Array) -> Array:
+    result: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return result
+
+
+def _bound(session: Any, x: Array) -> Callable[[], object]:
+    """A call of an onnxruntime session on fixed input and output buffers."""
+    binding = session.io_binding()
+    binding.bind_cpu_input(session.get_inputs()[0].name, x)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu")
+    return partial(session.run_with_iobinding, binding)
 
 
 def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:

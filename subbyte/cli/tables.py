@@ -44,10 +44,14 @@ def print_verdict(found: Verdict, console: Console) -> None:
         )
         for c in found.contenders
     ]
-    headings = ("model", "min ms", "median ms", "time / ours", "file bytes", "accuracy")
+    headings = ("model", "min ms", "median ms", "time / ours", "ONNX bytes", "accuracy")
     title = f"Verdict: {found.threads} thread(s), {found.rounds} interleaved rounds"
     console.print(table(title, headings, rows))
     console.print(f"float model: {found.float_source}", style="dim")
+    console.print(
+        f"deployed, library and weights take {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
+        f"archive, golden data) {found.bundle_bytes:,}"
+    )
     for sentence in found.sentences:
         console.print(sentence)
     for warning in found.warnings:
