@@ -144,6 +144,10 @@ def compare(
     sentences, warnings = judge(contenders)
     members = manifest.members
     deployed = sum(members[name].bytes for name in ("library.so", "weights.bin") if name in members)
+    float_bytes = sizes["onnxruntime float32"]
+    if deployed > float_bytes:
+        text = f"low-bit loses: library and weights take {deployed:,} bytes, the float ONNX file alone {float_bytes:,}"
+        warnings = (*warnings, text)
     source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
     return Verdict(threads, len(mine), contenders, sentences, warnings, source, bundle.stat().st_size, deployed)
 

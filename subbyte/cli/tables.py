@@ -49,7 +49,7 @@ def print_verdict(found: Verdict, console: Console) -> None:
     console.print(table(title, headings, rows))
     console.print(f"float model: {found.float_source}", style="dim")
     console.print(
-        f"deployed, library and weights take {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
+        f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
         f"archive, golden data) {found.bundle_bytes:,}"
     )
     for sentence in found.sentences:
