@@ -218,6 +218,8 @@ def _later_stages(file: Any, names: list[str], session: Any, x: Array) -> Iterat
         if short:
             part = np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)])
         trace = session.trace(part)
+        # A value stored before a Flatten or Reshape of the file goes by its name and a number, in the same order.
+        trace |= {name.partition(":")[0]: value for name, value in trace.items() if name.partition(":")[0] not in trace}
         outputs.append(trace[session.outputs[0].name][: batch - short])
         traces.append({name: value[: batch - short] for name, value in trace.items() if name in names})
     merged = {name: np.concatenate([trace[name] for trace in traces]) for name in traces[0]}
