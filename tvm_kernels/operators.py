@@ -2,7 +2,7 @@
 
 Tensors between kernels come in three storages:
   float32   real numbers. Spatial tensors are channels last: [batch, height, width, channels].
-  codes     uint8, same shape; the level of a byte is `byte - zero_point` (zero point 0 for unsigned, 128 for signed int8).
+  codes     uint8, same shape; the level of a byte is `byte - zero_point` (0 for unsigned, 128 for signed int8).
   bits      uint32 [..., ceil(channels / 32)], 32 signs a word, least significant first, 1 is +1; left-over bits are 0.
 
 A product adds up integers exactly in int32; its `Epilogue` then does float32 arithmetic in exactly the written order,
@@ -73,7 +73,10 @@ class MatMul:
 
 @dataclass(frozen=True)
 class Conv2d:
-    """Convolution, channels last. Weights are [out_channels, kernel_h, kernel_w, channels / groups]; a Conv1d has height 1."""
+    """Convolution, channels last; a Conv1d has height 1.
+
+    Weights are [out_channels, kernel_h, kernel_w, channels / groups].
+    """
 
     batch: int
     height: int
@@ -132,7 +135,7 @@ class RowScale:
 
 @dataclass(frozen=True)
 class Combine:
-    """y = y (add | multiply | subtract) tensor, a float32 run-time tensor of the output's shape; `add` is a residual."""
+    """y = y (add | multiply | subtract) tensor, float32 at run time, of the output's shape; `add` is a residual."""
 
     op: Literal["add", "multiply", "subtract"]
     tensor: str
@@ -172,7 +175,7 @@ class ToFloat:
 
 @dataclass(frozen=True)
 class ToCodes:
-    """Store clip(rint(y * factor), low, high) + zero_point as uint8 (`divide`: rint(y / factor), ONNX QuantizeLinear)."""
+    """Store clip(rint(y * factor), low, high) + zero_point as uint8; `divide`: rint(y / factor), as QuantizeLinear."""
 
     factor: float  # a float32 value: the inverse step, or with `divide` the step
     storage: Codes
@@ -230,7 +233,10 @@ class FloatProduct:
 
 @dataclass(frozen=True, eq=False)
 class BatchMatMul:
-    """float32 [batch, rows, depth] x [batch, depth, columns] (or [batch, columns, depth] if transposed), both run-time tensors."""
+    """float32 [batch, rows, depth] x [batch, depth, columns], both run-time tensors.
+
+    If transposed, the second is [batch, columns, depth].
+    """
 
     name: str
     batch: int
@@ -263,8 +269,11 @@ class QuantizeTokens:
 
 @dataclass(frozen=True, eq=False)
 class Pool2d:
-    """Pooling, channels last. `sum` adds integer levels of codes exactly and hands the sum to the epilogue (an average is a
-    Scale after it); `max` and `average` are float32."""
+    """Pooling, channels last.
+
+    `sum` adds integer levels of codes exactly and hands the sum to the epilogue (an average is a Scale after it);
+    `max` and `average` are float32.
+    """
 
     name: str
     function: Literal["sum", "max", "average"]

@@ -5,8 +5,8 @@ A kernel is a row: what it serves, what it needs, how it is made. To add one, wr
     @kernel("dot-avx512-vnni", serves=QuantizedProduct, needs={"avx512vnni"}, prefer=100, refuses=why_not)
     def build(op: QuantizedProduct) -> Built: ...
 
-`refuses(op)` returns None, or in one clause the reason why this row cannot serve the operator; the reason is printed in the
-compile report. Among the rows whose `needs` the target has and that do not refuse, the highest `prefer` wins.
+`refuses(op)` returns None, or in one clause the reason why this row cannot serve the operator; the reason is printed in
+the compile report. Among the rows whose `needs` the target has and that do not refuse, the highest `prefer` wins.
 
 The PrimFunc of a row has buffer parameters only, in the order of `Built.parameters`, and a body with at most one
 outermost `parallel` loop: its extent is the number of tiles that the runtime shares out among threads. Nothing is
@@ -122,7 +122,10 @@ class Choice:
 
 
 def choose(op: Operator, features: frozenset[str]) -> Choice:
-    """The best row for `op` on a CPU with these features; raises CompileError naming each row's reason when none serves."""
+    """The best row for `op` on a CPU with these features.
+
+    Raises CompileError naming each row's reason when none serves.
+    """
     passed: list[tuple[str, str]] = []
     for row in rows(type(op)):
         missing = row.needs - features
