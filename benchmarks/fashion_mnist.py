@@ -2,6 +2,7 @@
 
     python benchmarks/fashion_mnist.py                     # all schemes, about an hour on one core
     python benchmarks/fashion_mnist.py --only float ternary
+    python benchmarks/fashion_mnist.py --check             # then: export, compile, all 10,000 images at every stage
 
 Low-bit models start from the float one and have it as their teacher. The binary one has a shortcut around every
 convolution and starts from its own weights. Each checkpoint is saved as it finishes, under runs/fashion-mnist/<scheme>;
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="train on the first so many images only; use another --out")
     parser.add_argument("--epochs", type=int, help="instead of each scheme's own number")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", action="store_true", help="compare torch, onnxruntime and the bundle as well")
     chosen = parser.parse_args()
 
     data = subset(load_data("fashion-mnist", chosen.data_path), chosen.images)
@@ -101,6 +103,29 @@ def main() -> None:
         rows = {name: row for name, row in found.items() if row is not None}
         save(chosen.out / "accuracy.json", rows, chosen.images)
     show(rows)
+    if chosen.check:
+        for scheme in chosen.only:
+            if scheme != "float":
+                check_stages(chosen.out / scheme, chosen.data_path)
+
+
+def check_stages(folder: Path, data_path: Path | None) -> None:
+    """Export and compile a checkpoint, run all test images through every stage, print and save what differs."""
+    import dataclasses
+
+    import subbyte
+
+    file, bundle = folder / "model.onnx", folder / "model.subbyte"
+    subbyte.export(folder, file)
+    subbyte.compile(file, bundle, strict=True)
+    report = subbyte.check(folder, file, bundle, data="fashion-mnist", data_path=data_path)
+    write_atomically(folder / "stages.json", (json.dumps(dataclasses.asdict(report), indent=2) + "\n").encode())
+    for stage in report.stages:
+        print(
+            f"{folder.name:10} {stage.name:22} {100 * (stage.accuracy or 0):6.2f}%  changed predictions "
+            f"{stage.changed_predictions}, differing integers {stage.differing_codes}, max error {stage.max_error:.3g}"
+        )
+    print("\n".join(report.findings), flush=True)
 
 
 def save(file: Path, rows: dict[str, dict[str, float]], images: int | None) -> None:
