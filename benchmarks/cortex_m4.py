@@ -1,4 +1,7 @@
-"""Flash, RAM and instructions of models on an emulated Cortex-M4F: python benchmarks/cortex_m4.py MODEL.onnx ...
+"""Flash, RAM and instructions of models on an emulated Cortex-M4F: python benchmarks/cortex_m4.py [MODEL.onnx ...]
+
+Without models it makes its own: ds_cnn in float and in five schemes, for 8x8 images and for the spectrograms of keyword
+spotting (49x10), untrained, as neither size nor instructions depend on the weights. --operators tells where they go.
 
 Needs arm-none-eabi-gcc and qemu-system-arm. Instructions are counted by a 25 MHz timer under `-icount shift=0`, 40 to a
 tick, the same in every run; they are not cycles. Saves JSON with --json.
@@ -17,7 +20,28 @@ import click
 from subbyte.tvm_kernels.compiler import compile
 
 INSTRUCTIONS_PER_TICK = 40
+SCHEMES = ("float", "int8", "int4", "pow2", "ternary", "binary")
+SIZES = {"digits": (8, 8), "keywords": (49, 10)}
 BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
+
+
+def untrained(scheme: str, size: tuple[int, int], path: Path) -> None:
+    """Write ds_cnn of that scheme, random weights and batch norm statistics of random data, as ONNX."""
+    import torch
+
+    from subbyte.export.exporter import export
+    from subbyte.models import zoo
+    from subbyte.models.quant import quantize
+
+    torch.manual_seed(0)
+    examples = torch.randn(8, 1, *size)
+    model = zoo.create_for_scheme("ds_cnn", scheme, channels=1, size=size, classes=12)
+    quantize(model, scheme, examples)
+    model.train()
+    for _ in range(2):
+        model(torch.randn(8, 1, *size))
+    model.eval()
+    export(model, path, example=examples, check=False)
 
 
 def measure(model: Path) -> dict[str, Any]:
@@ -46,20 +70,39 @@ def measure(model: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("models", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--scheme", "schemes", multiple=True, default=SCHEMES, help="Of the models made here; repeat for more.")
+@click.option("--size", "sizes", multiple=True, default=tuple(SIZES), type=click.Choice(tuple(SIZES)))
+@click.option("--operators", is_flag=True, help="Instructions of each operator too.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Save the results there.")
-def main(models: tuple[Path, ...], output: Path | None) -> None:
-    rows = [measure(model) for model in models]
+def main(
+    models: tuple[Path, ...], schemes: tuple[str, ...], sizes: tuple[str, ...], operators: bool, output: Path | None
+) -> None:
     click.echo(
         f"{'model':30} {'flash':>9} {'weights':>9} {'RAM':>8} {'MACs':>10} {'instructions':>13} {'per MAC':>8}  golden"
     )
-    for row in rows:
-        sizes = f"{row['flash_bytes']:9,} {row['weights_bytes']:9,} {row['ram_bytes']:8,} {row['macs']:10,}"
-        per_mac = row["instructions"] / max(1, row["macs"])
-        golden = "equal" if row["golden_ok"] else "DIFFERENT"
-        click.echo(f"{row['model']:30} {sizes} {row['instructions']:13,} {per_mac:8.2f}  {golden}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        made = [(Path(folder) / f"ds_cnn_{size}_{scheme}.onnx", scheme, size) for size in sizes for scheme in schemes]
+        wanted = list(models)
+        if not wanted:
+            for path, scheme, size in made:
+                untrained(scheme, SIZES[size], path)
+                wanted.append(path)
+        for path in wanted:
+            rows.append(measure(path))
+            _print(rows[-1], operators)
     if output:
         output.write_text(json.dumps(rows, indent=1))
+
+
+def _print(row: dict[str, Any], operators: bool) -> None:
+    sizes = f"{row['flash_bytes']:9,} {row['weights_bytes']:9,} {row['ram_bytes']:8,} {row['macs']:10,}"
+    per_mac = row["instructions"] / max(1, row["macs"])
+    golden = "equal" if row["golden_ok"] else "DIFFERENT"
+    click.echo(f"{row['model']:30} {sizes} {row['instructions']:13,} {per_mac:8.2f}  {golden}")
+    for operator in row["operators"] if operators else ():
+        click.echo(f"  {operator['name']:28} {operator['instructions']:51,}")
 
 
 if __name__ == "__main__":

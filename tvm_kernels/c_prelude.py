@@ -93,7 +93,19 @@ _DSP = {
         "(uint32_t)__ssub16((int16x2_t)a, (int16x2_t)b)",
         "((a - b) & 0xffffu) | (((a >> 16) - (b >> 16)) << 16)",
     ),
-    # Bytes 0 and 2 of a word, as halves; shift right by 8 first for bytes 1 and 3.
+    # Bytes 1 and 3 of a word, as halves. There is no intrinsic for the rotation, and GCC shifts and masks.
+    "subbyte_odd_bytes": """
+static inline uint32_t subbyte_odd_bytes(uint32_t a) {
+#ifdef SUBBYTE_DSP
+  uint32_t halves;
+  __asm__("uxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(a));
+  return halves;
+#else
+  return a >> 8 & 0x00ff00ffu;
+#endif
+}
+""",
+    # Signed bytes 0 and 2 of a word, as halves; shift right by 8 first for bytes 1 and 3.
     "subbyte_sxtb16": _dsp(
         "sxtb16",
         "uint32_t a",

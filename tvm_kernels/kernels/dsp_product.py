@@ -1,9 +1,10 @@
 """Integer products for Arm's DSP extension: two products of 16-bit halves an instruction, sums in int32.
 
 A block of rows (of a convolution: patches) is widened to words of two activations, a panel of columns decoded from its
-own bits to words of two weights; tiles of 2 rows x 2 columns then take four words and four multiply-accumulates a step,
-and go through the epilogue while their sums are in registers. Where channels come in fours, activations are read by the
-word, and a pair is of bytes 0 and 2 or 1 and 3 of it: the order of weights follows.
+own bits to words of two weights; tiles of 4 rows x 2 columns then take six words and eight multiply-accumulates a step
+(with eight sums and two pointers all that Thumb's registers hold), and go through the epilogue while their sums are in
+registers. Where channels come in fours, activations are read by the word, and a pair is of bytes 0 and 2 or 1 and 3 of
+it: the order of weights follows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ BLOCK_BYTES = 2048  # of widened activations
 PANEL_BYTES = 1024  # of decoded weights; at least two columns
 MOST_ROWS = 32
 MOST_COLUMNS = 8
-COLUMNS = 2  # of a tile
+ROWS, COLUMNS = 4, 2  # of a tile
 UNROLL = 4
 
 
@@ -78,7 +79,7 @@ class _Tiling:
 
 def _tiling(shape: Layout) -> _Tiling:
     pairs = -(-shape.depth // 2)
-    rows = min(2, shape.rows)
+    rows = min(ROWS, shape.rows)
     most = max(rows, min(MOST_ROWS, BLOCK_BYTES // (pairs * 4)) // rows * rows)
     blocks = -(-shape.rows // most)
     block = -(-shape.rows // (blocks * rows)) * rows
@@ -135,7 +136,7 @@ def dsp_product(op: QuantizedProduct) -> Built:
             tiles = T.bind((count + tiling.rows - 1) // tiling.rows)
 
             def row_of(m: Any, r: int) -> Any:
-                """A row of a tile; the last tile of an odd number of rows does its row twice."""
+                """A row of a tile; the last tile, if it is not whole, does the last row again."""
                 row = m * tiling.rows + r
                 return first + (T.min(row, count - 1) if shape.rows % tiling.rows else row)
 

@@ -53,7 +53,7 @@ def even_bytes(word: Any) -> Any:
 
 def odd_bytes(word: Any) -> Any:
     """Bytes 1 and 3 of four, unsigned."""
-    return T.shift_right(word, T.uint32(8)) & T.uint32(EVEN_BYTES)
+    return T.call_pure_extern("uint32", "subbyte_odd_bytes", word)
 
 
 def pairs_in_word(bits: int) -> int:
