@@ -8,8 +8,13 @@ export OMP_NUM_THREADS ?= 2
 
 setup: $(VENV)/.installed
 
+# .installed is touched last: an interrupted install is begun again, in a fresh venv if the old one has no working pip.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make setup: $(PYTHON) is missing or older than Python 3.10; name another: make setup PYTHON=python3.11"; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "make setup: $(PYTHON) cannot make a venv; install its venv module (Debian: apt install python3-venv)"; exit 1; } >&2
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
@@ -25,20 +30,21 @@ device: setup
 	$(BIN)/python -m pytest -m device
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
 
-# Types and import arrows are checked as a user gets the package: against the wheel.
+# Types and import arrows are checked as a user gets the package: against the wheel. All of build/ goes first: setuptools
+# would pack modules that were deleted since.
 wheel: setup
-	rm -rf build/wheel && mkdir -p build/wheel
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/wheel .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/wheel/site build/wheel/*.whl
+	@rm -rf build && mkdir -p build/wheel
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w build/wheel .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/wheel/site build/wheel/*.whl
 
 types: wheel
-	cd build/wheel/site && ../../../$(BIN)/mypy --config-file ../../../pyproject.toml -p subbyte
+	@cd build/wheel/site && ../../../$(BIN)/mypy --config-file ../../../pyproject.toml -p subbyte
 
 arrows: wheel
-	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/lint-imports --config ../../../.importlinter
+	@cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/lint-imports --config ../../../.importlinter
 
 clean:
 	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """A device needs only `pip install subbyte` (NumPy, click, rich) and the bundle: shown in a venv of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -12,6 +13,18 @@ import pytest
 import subbyte
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = ("subbyte", "formats", "models", "export", "tvm_kernels", "runtime")
+FILES = ("pyproject.toml", "README.md", "LICENSE")
+
+
+def sources(folder: Path) -> Path:
+    """A copy of what the wheel is built from, so that this build and another in the checkout never meet."""
+    folder.mkdir()
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +32,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh venv with the wheel and what the wheel asks for, and nothing else; the path of its bin folder."""
     folder = tmp_path_factory.mktemp("device")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(sources(folder / "sources"))], check=True)
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     constraints = str(ROOT / "constraints.txt")
