@@ -19,11 +19,15 @@ def _table(bits: int, zero: bool) -> tuple[int | None, ...]:
     return (*magnitudes, *[-magnitude for magnitude in magnitudes])
 
 
+def _count(exponents: int) -> str:
+    return f"{exponents} exponent{'s' if exponents > 1 else ''}"
+
+
 POW2 = {
-    bits: register(Format(f"pow2_{bits}", bits, _table(bits, True), f"0 and +-2^e, {(1 << bits - 1) - 1} exponents"))
+    bits: register(Format(f"pow2_{bits}", bits, _table(bits, True), f"0 and +-2^e, {_count((1 << bits - 1) - 1)}"))
     for bits in (2, 3, 4, 5)
 }
 POW2_NO_ZERO = {
-    bits: register(Format(f"pow2_{bits}n", bits, _table(bits, False), f"+-2^e, {1 << bits - 1} exponents, no zero"))
+    bits: register(Format(f"pow2_{bits}n", bits, _table(bits, False), f"+-2^e, {_count(1 << bits - 1)}, no zero"))
     for bits in (2, 3, 4, 5)
 }

@@ -93,6 +93,7 @@ def train(
     """
     try:
         from lightning.pytorch import Trainer
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise MissingDependencyError("lightning", "train") from error
     from subbyte.models.learner import LOG, STATE, EpochReport, Learner, ProgressBar, Recipe
@@ -141,23 +142,28 @@ def train(
         _lay_out(module, torch.channels_last)  # convolutions train about a third faster so, on CPUs too
         report = EpochReport(folder, config, progress)
         shown = [ProgressBar()] if progress else []
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            num_nodes=num_nodes,
-            precision=precision,
-            max_epochs=epochs,
-            plugins=[TrainingStateIO()],
-            callbacks=[report, *shown, *callbacks],
-            default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        try:
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                strategy=strategy,
+                num_nodes=num_nodes,
+                precision=precision,
+                max_epochs=epochs,
+                plugins=[TrainingStateIO()],
+                callbacks=[report, *shown, *callbacks],
+                default_root_dir=folder,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            given = {"devices": devices, "strategy": strategy, "accelerator": accelerator, "nodes": num_nodes}
+            asked = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("auto", 1))
+            raise UsageError(f"Lightning cannot train with {asked or precision}: {error}") from error
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
         learner = Learner(module, source, criterion, recipe, _teacher(teacher))

@@ -63,8 +63,8 @@ def cpu() -> list[Finding]:
     wanted = {
         "avx512vnni": "8-bit dot products: int8, int4, ternary, pow2 at full speed",
         "avx512vpopcntdq": "population count on vectors: binary at full speed",
-        "avx512bw": "the second-best rows",
-        "avx2": "the third-best rows",
+        "avx512bw": "512-bit kernels; without it every format runs on the slower 256-bit ones",
+        "avx2": "256-bit kernels; without it every format runs on the portable ones, the slowest",
     }
     rows = [Finding("CPU", f"{here.cpu}, {here.usable_cores} usable cores")]
     if platform.machine() in ("x86_64", "AMD64"):

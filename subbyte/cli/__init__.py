@@ -33,6 +33,7 @@ COMMANDS = {
 
 # Which extra brings a module that a command could not import.
 _EXTRAS = {"torch": "train", "lightning": "train", "safetensors": "train", "sklearn": "train", "tvm": "compile"}
+_EXTRAS_BY_COMMAND = {("compile", "onnx"): "compile"}  # where another extra than the usual one brings it
 
 
 class Commands(click.Group):
@@ -54,15 +55,20 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.params.get("debug") or isinstance(error, click.exceptions.ClickException | click.exceptions.Exit):
                 raise
-            status, text = _one_line(error)
-            click.echo(f"error: {text}", err=True)
+            status, text = _one_line(error, ctx.invoked_subcommand or "")
+            click.echo(f"error: {_printable(text)}", err=True)
             raise click.exceptions.Exit(status) from None
 
 
-def _one_line(error: Exception) -> tuple[int, str]:
+def _printable(text: str) -> str:
+    """One line without control characters: names in a message may come from a hostile file."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+
+
+def _one_line(error: Exception, command: str) -> tuple[int, str]:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("subbyte"):
         top = error.name.split(".")[0]
-        error = MissingDependencyError(top, _EXTRAS.get(top, "export"))
+        error = MissingDependencyError(top, _EXTRAS_BY_COMMAND.get((command, top)) or _EXTRAS.get(top, "export"))
     if isinstance(error, SubbyteError):
         return error.exit_code, str(error)
     if isinstance(error, BrokenPipeError):

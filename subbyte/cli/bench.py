@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,14 @@ import click
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of timing.")
 @click.option("--iterations", type=click.IntRange(1), help="A number of runs instead of --seconds.")
 @click.option("--baseline", type=click.Choice(["onnxruntime"]), help="Run float and int8 beside it, and say who wins.")
-@click.option("--onnx", type=click.Path(exists=True, path_type=Path), help="The ONNX file the bundle is made from.")
-@click.option("--float-model", type=click.Path(exists=True, path_type=Path), help="Float ONNX to compare with.")
+@click.option(
+    "--onnx",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The ONNX file the bundle is made from.",
+)
+@click.option(
+    "--float-model", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Float ONNX to compare with."
+)
 @click.option("--data", help="With --baseline: score all three on this test set.")
 @click.option("--data-path", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Save everything as JSON.")
@@ -35,14 +41,25 @@ def bench(
 ) -> None:
     """Measure BUNDLE: latency percentiles, where the time goes, energy with its provenance."""
     import subbyte
+    from subbyte.cli.output import check_place
     from subbyte.cli.tables import open_console
+    from subbyte.errors import UsageError
     from subbyte.runtime.report import print_bench, print_energy_model
 
-    console = open_console()
+    check_place(json_path, "--json")
+    given = {"--onnx": onnx, "--float-model": float_model, "--data": data, "--data-path": data_path}
+    for option, value in given.items():
+        if value is not None and not baseline:
+            raise UsageError(f"{option} says what to compare with: it needs --baseline onnxruntime")
+    if baseline:
+        onnx = _ready_to_compare(bundle, onnx)
+    console = open_console(markup=True)
     result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations)
     print_bench(result, console)
     print_energy_model(result, console)
     saved: dict[str, Any] = result.to_json()
+    # Saved before the comparison, which may fail after minutes of measuring.
+    _save(saved, json_path)
     if baseline:
         from subbyte.cli.tables import print_verdict
         from subbyte.verdict import compare
@@ -50,10 +67,28 @@ def bench(
         found = compare(
             bundle, onnx=onnx, float_model=float_model, data=data, data_path=data_path, threads=threads, seconds=seconds
         )
-        print_verdict(found, console)
+        print_verdict(found, open_console())
         saved["verdict"] = found.to_json()
+        _save(saved, json_path)
     if json_path:
-        temporary = json_path.with_name(f".{json_path.name}.{os.getpid()}.tmp")
-        temporary.write_text(jsonlib.dumps(saved, indent=1))
-        temporary.replace(json_path)
-        console.print(f"saved {json_path}")
+        click.echo(f"saved {json_path}")
+
+
+def _ready_to_compare(bundle: Path, onnx: Path | None) -> Path:
+    """What the verdict needs, looked for before anything is measured; returns the ONNX file."""
+    from subbyte.runtime import open_bundle
+    from subbyte.verdict import find_onnx
+
+    for module in ("onnx", "onnxruntime"):
+        import_module(module)
+    if onnx is not None:
+        return onnx
+    with open_bundle(bundle) as opened:
+        return find_onnx(bundle, opened.manifest.source.get("onnx_sha256", ""))
+
+
+def _save(saved: dict[str, Any], path: Path | None) -> None:
+    from subbyte.cli.output import replace_file
+
+    if path is not None:
+        replace_file(path, lambda file: file.write(jsonlib.dumps(saved, indent=1).encode()))

@@ -16,8 +16,10 @@ import click
 def compile(model: Path, target: str, output: Path | None, strict: bool, quiet: bool) -> None:
     """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why."""
     import subbyte
+    from subbyte.cli.output import check_place
 
     output = output or model.with_suffix(".subbyte")
+    check_place(output, "--output")
     report = subbyte.compile(model, output, target=target, strict=strict)
     if not quiet:
         from subbyte.cli.tables import print_compile_report

@@ -9,6 +9,7 @@ import click
 def doctor() -> None:
     """Show versions, CPU features, toolchains and energy meters; say what is missing and how to get it."""
     from rich.table import Table
+    from rich.text import Text
 
     from subbyte.cli.tables import open_console
     from subbyte.doctor import examine
@@ -19,7 +20,7 @@ def doctor() -> None:
         for heading in ("", "what", "found", "how to get it"):
             table.add_column(heading, overflow="fold")
         for row in rows:
-            mark = "[green]ok[/]" if row.found else "[yellow]--[/]"
+            mark = Text("ok", style="green") if row.found else Text("--", style="yellow")
             table.add_row(mark, row.what, row.found or "missing", "" if row.found else row.remedy)
         console.print(table)
         console.print()

@@ -15,6 +15,8 @@ import click
 def export(checkpoint: Path, output: Path, batch: int, check: bool) -> None:
     """Write the CHECKPOINT folder as ONNX that runs in plain onnxruntime, low-bit weights packed."""
     import subbyte
+    from subbyte.cli.output import check_place
 
+    check_place(output, "--output")
     report = subbyte.export(checkpoint, output, batch=batch, check=check)
     click.echo(str(report))

@@ -24,7 +24,7 @@ def inspect(model: Path, as_json: bool) -> None:
             else:
                 from subbyte.cli.tables import open_console
 
-                print_manifest(bundle, open_console())
+                print_manifest(bundle, open_console(markup=True))
         return
     from subbyte.export import inspect as inspect_onnx
 

@@ -51,4 +51,7 @@ def formats() -> None:
     """List the low-bit number formats."""
     from subbyte.formats import all_formats
 
-    _print((fmt.name, f"{fmt.code_bits} bits  {fmt.summary}") for fmt in all_formats())
+    _print(
+        (fmt.name, f"{fmt.code_bits} {'bit ' if fmt.code_bits == 1 else 'bits'}  {fmt.summary}")
+        for fmt in all_formats()
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -18,8 +21,10 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
     import numpy as np
 
     import subbyte
-    from subbyte.errors import InputError, UsageError
+    from subbyte.cli.output import check_place, replace_file
+    from subbyte.errors import InputError, UnknownNameError, UsageError
 
+    check_place(output, "--output")
     arrays: dict[str, np.ndarray] = {}
     positional: list[np.ndarray] = []
     for item in inputs:
@@ -30,6 +35,8 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
             raise UsageError(f"no file '{error.filename}'; --input takes a .npy file") from error
         except (ValueError, OSError, EOFError) as error:
             raise InputError(f"'{item}' is not an array saved by numpy.save: {error}") from error
+        if equals and name in arrays:
+            raise UsageError(f"--input {name}=... is given twice")
         if equals:
             arrays[name] = array
         else:
@@ -37,22 +44,38 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
     if arrays and positional:
         raise UsageError("name every --input (NAME=file.npy) or none")
     with subbyte.load(bundle, threads=threads) as session:
-        result = session.run(arrays or (positional[0] if len(positional) == 1 else positional))
-    results = result if isinstance(result, dict) else {"output": result}
+        wanted, names = [info.name for info in session.inputs], [info.name for info in session.outputs]
+        for name in arrays:
+            if name not in wanted:
+                raise UnknownNameError("input", name, wanted)
+        if len(inputs) != len(wanted):
+            raise UsageError(f"got {len(inputs)} --input, the model needs {len(wanted)}: {', '.join(wanted)}")
+        if output is not None and len(names) > 1 and output.suffix != ".npz":
+            raise UsageError(f"the model has {len(names)} outputs ({', '.join(names)}); save them to a .npz file")
+        for name, array in arrays.items() or zip(wanted, positional, strict=True):
+            _check_finite(name, array)
+        result = session.run(arrays or positional)
+    results = result if isinstance(result, dict) else {names[0]: result}
     if output is None:
         for name, array in results.items():
             click.echo(f"{name} {array.dtype} {list(array.shape)}\n{array}")
         return
-    if len(results) > 1 and output.suffix != ".npz":
-        raise UsageError(f"the model has {len(results)} outputs ({', '.join(results)}); save them to a .npz file")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            if output.suffix == ".npz":
-                np.savez(file, allow_pickle=False, **results)
-            else:
-                np.save(file, next(iter(results.values())))
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if output.suffix == ".npz":
+        replace_file(output, lambda file: np.savez(file, **results))
+    else:
+        replace_file(output, lambda file: np.save(file, results[names[0]]))
     click.echo(f"{output}: " + ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in results.items()))
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    """The check of the session, in the words of the command line, which has no way to turn it off."""
+    import numpy as np
+
+    from subbyte.errors import InputError
+
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    raise InputError(
+        f"input '{name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. Mend the data."
+    )

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from subbyte.verdict import Verdict
 
 
-def open_console() -> Console:
-    """A console as wide as the terminal; 132 columns where there is none, so that tables are not folded in a file."""
-    return Console() if sys.stdout.isatty() else Console(width=132, no_color=True)
+def open_console(markup: bool = False) -> Console:
+    """A console as wide as the terminal; 132 columns where there is none, so that tables are not folded in a file.
+
+    Text is printed as it is, whatever brackets a name holds. Only the reports of `subbyte.runtime.report`, which
+    escape what comes from files, need `markup`.
+    """
+    if sys.stdout.isatty():
+        return Console(markup=markup, emoji=False, highlight=False)
+    return Console(markup=markup, emoji=False, highlight=False, width=132, no_color=True)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> Table:
@@ -27,8 +33,13 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], nu
     for index, heading in enumerate(headings):
         made.add_column(heading, justify="left" if index < numbers else "right", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(_printable(cell) for cell in row))
     return made
+
+
+def _printable(text: str) -> str:
+    """Names come from files: no control characters, which could steer the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def print_verdict(found: Verdict, console: Console) -> None:
