@@ -1,0 +1,58 @@
+"""Run a compiled plan where its target's code runs: qemu-aarch64 for Linux, an emulated MPS2 board for C sources."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
+
+
+def emulate(folder: Path) -> tuple[int, list[str]]:
+    """Builds the example and runs it on the board; its exit status and lines."""
+    for tool, package in (("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("qemu-system-arm", "qemu-system-arm")):
+        assert shutil.which(tool), f"apt install {package}"
+    subprocess.run(["make", "-s"], cwd=folder, check=True, timeout=120)
+    command = [*BOARD, "-kernel", "example.elf"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, (done.stdout + done.stderr).splitlines()  # semihosting writes to stderr
+
+
+Outcome = tuple[bool, list[int]]  # whether all outputs are as golden says, and how many elements of each differ
+
+
+def on_linux(members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path) -> Outcome:
+    """Runs the bench program of a `library` target under qemu-aarch64."""
+    assert shutil.which("qemu-aarch64"), "apt install qemu-user"
+    program = folder / "bench"
+    program.write_bytes(members["bench"])
+    program.chmod(0o755)
+    options = ["--iterations", "1", "--warmup", "0", "--threads", "2", "--json", "--dump", str(folder)]
+    command = ["qemu-aarch64", str(program), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, 1), done.stderr  # 1: not as golden says
+    differing = []
+    for index, want in enumerate(golden):
+        got = np.fromfile(folder / f"output_{index}.bin", np.uint8).reshape(want.size, want.itemsize)
+        expected = np.frombuffer(want.tobytes(), np.uint8).reshape(want.size, want.itemsize)
+        differing.append(int((got != expected).any(axis=1).sum()))
+    return bool(json.loads(done.stdout)["golden_ok"]) and done.returncode == 0, differing
+
+
+def on_board(members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path) -> Outcome:
+    """Runs the example of a `source` target on the board, which compares with its golden outputs itself."""
+    for name, data in members.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    status, lines = emulate(folder / "source")
+    words = [line.split() for line in lines]
+    found = {int(w[1]): int(w[3]) for w in words if len(w) == 4 and w[0] == "output" and w[2] == "differing"}
+    assert sorted(found) == list(range(len(golden))), lines
+    return status == 0 and "golden ok" in lines, [found[index] for index in range(len(golden))]

@@ -1,0 +1,281 @@
+"""Small operators of every kind, with inputs: each kernel row serves at least one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
+from subbyte.formats.reference import pack_bits
+from subbyte.tvm_kernels.operators import (
+    Activate,
+    BatchMatMul,
+    Bias,
+    Bits,
+    Clip,
+    Codes,
+    Combine,
+    Conv2d,
+    Elementwise,
+    Epilogue,
+    Float,
+    FloatProduct,
+    LayerNorm,
+    MatMul,
+    Operator,
+    Permute,
+    Pool2d,
+    PRelu,
+    QuantizedProduct,
+    QuantizeTokens,
+    RowScale,
+    Scale,
+    Softmax,
+    ToBits,
+    ToCodes,
+    ToFloat,
+    constant,
+)
+
+Array = npt.NDArray[Any]
+RNG = np.random.default_rng(29)
+SIGNED = Codes(-128, 127, 128)
+UNSIGNED = Codes(0, 255)
+UNEVEN = Codes(-37, 218, 37)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An operator and its inputs; `exact`: no bit may differ, or else the bundles' tolerance holds."""
+
+    name: str
+    op: Operator
+    own: tuple[Array, ...]
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+    exact: bool = True
+
+
+def numbers(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+# ---- quantized products ----
+
+PADDED = {"padding": (1, 1, 1, 1)}
+MATRIX = MatMul(9, 37, 13)
+DEEP = MatMul(3, 600, 5)
+CONV = Conv2d(1, 5, 6, 3, 10, (3, 3), **PADDED)
+WIDE = Conv2d(1, 5, 4, 8, 36, (3, 3), (1, 1), (1, 1, 1, 1))
+UNEVEN_CONV = Conv2d(2, 9, 11, 3, 10, (5, 3), (2, 1), (0, 1, 2, 1), (1, 2))
+GROUPED = Conv2d(1, 7, 9, 12, 20, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 2)
+POINTWISE = Conv2d(2, 5, 3, 20, 33, (1, 1))
+DEPTHWISE = Conv2d(1, 5, 4, 36, 36, (3, 3), padding=(1, 1, 1, 1), groups=36)
+STRIDED_DEPTHWISE = Conv2d(2, 9, 11, 12, 12, (3, 2), (2, 1), (0, 1, 2, 1), (1, 2), 12)
+ODD_DEPTHWISE = Conv2d(1, 5, 5, 13, 13, (3, 3), padding=(1, 1, 1, 1), groups=13)
+
+
+def columns_of(shape: MatMul | Conv2d) -> int:
+    return shape.columns if isinstance(shape, MatMul) else shape.out_channels
+
+
+def rows_of(shape: MatMul | Conv2d) -> int:
+    return shape.rows if isinstance(shape, MatMul) else shape.batch * shape.out_height * shape.out_width
+
+
+def weight(shape: MatMul | Conv2d, fmt: str, group: int = 0, zero_points: bool = False) -> LowBitTensor:
+    if isinstance(shape, MatMul):
+        dims: tuple[int, ...] = (shape.columns, shape.depth)
+    else:
+        dims = (shape.out_channels, *shape.kernel, shape.channels // shape.groups)
+    granularity = PerGroup(group) if group else PerChannel(0)
+    scales = granularity.scale_shape((dims[0], int(np.prod(dims[1:]))))
+    zero = RNG.integers(0, 16, scales) if zero_points else None
+    levels = RNG.choice(get(fmt).levels, dims)
+    return LowBitTensor.from_levels(get(fmt), levels, RNG.random(scales), granularity, zero)
+
+
+def stored(shape: MatMul | Conv2d, activation: Codes | Bits) -> Array:
+    """Any codes, or any signs."""
+    if isinstance(shape, MatMul):
+        dims: tuple[int, ...] = (shape.rows, shape.depth)
+    else:
+        dims = (shape.batch, shape.height, shape.width, shape.channels)
+    if isinstance(activation, Bits):
+        return pack_bits(RNG.choice([-1, 1], dims))
+    return RNG.integers(0, 256, dims).astype(np.uint8)
+
+
+def product(
+    name: str, shape: MatMul | Conv2d, activation: Codes | Bits, w: LowBitTensor, after: Epilogue | None = None
+) -> Case:
+    op = QuantizedProduct(name, shape, activation, w, after or Epilogue())
+    rows, columns = rows_of(shape), columns_of(shape)
+    tensors = {"step": numbers(rows, 1), "residual": numbers(rows, columns)} if after is FULL.get(columns) else {}
+    return Case(name, op, (stored(shape, activation),), tensors)
+
+
+def _full(columns: int) -> Epilogue:
+    """Steps of every exact kind, and every form."""
+    steps = (
+        Scale(numbers(columns) * np.float32(1e-3)),
+        RowScale("step"),
+        Bias(numbers(columns)),
+        Combine("add", "residual"),
+        Activate("relu"),
+    )
+    threshold = numbers(columns)
+    forms = (
+        ToFloat(),
+        ToBits(threshold, Bits(columns)),
+        ToCodes(37.0, SIGNED),
+        ToCodes(0.03, UNSIGNED, True),
+        ToCodes(1e30, UNEVEN),
+    )
+    return Epilogue(steps, forms)
+
+
+FULL = {columns: _full(columns) for columns in (9, 10, 13, 36)}
+
+
+def to_bits(columns: int) -> Epilogue:
+    """What a layer of a binary network ends in."""
+    return Epilogue((Scale(numbers(columns)), Bias(numbers(columns))), (ToBits(numbers(columns), Bits(columns)),))
+
+
+def of_codes() -> list[Case]:
+    cases = []
+    for fmt in ("int8", "int4", "ternary", "pow2_4", "binary", "uint4"):
+        for kind, shape, activation in (
+            ("matrix", MATRIX, SIGNED),
+            ("convolution", CONV, UNSIGNED),
+            ("depthwise", DEPTHWISE, SIGNED),
+        ):
+            cases.append(product(f"{kind} {fmt}", shape, activation, weight(shape, fmt)))
+    cases += [
+        product("deep matrix int8", DEEP, SIGNED, weight(DEEP, "int8")),
+        product("channels in fours int4", WIDE, SIGNED, weight(WIDE, "int4"), FULL[36]),
+        product("uneven convolution ternary", UNEVEN_CONV, UNEVEN, weight(UNEVEN_CONV, "ternary")),
+        product("grouped convolution int4", GROUPED, UNSIGNED, weight(GROUPED, "int4")),
+        product("pointwise int4", POINTWISE, SIGNED, weight(POINTWISE, "int4")),
+        product("strided depthwise int8", STRIDED_DEPTHWISE, UNSIGNED, weight(STRIDED_DEPTHWISE, "int8")),
+        product("odd depthwise ternary", ODD_DEPTHWISE, UNEVEN, weight(ODD_DEPTHWISE, "ternary"), FULL[13]),
+        product("depthwise, all forms", DEPTHWISE, UNSIGNED, weight(DEPTHWISE, "int4"), FULL[36]),
+        product("matrix, all forms", MATRIX, UNSIGNED, weight(MATRIX, "pow2_4"), FULL[13]),
+        product("convolution, all forms", CONV, SIGNED, weight(CONV, "int8"), FULL[10]),
+        product("uint4 with zero points", MATRIX, SIGNED, weight(MATRIX, "uint4", zero_points=True)),
+        product("int4 by group", MATRIX, SIGNED, weight(MATRIX, "int4", group=7), FULL[13]),
+        product("convolution int4 by group", CONV, UNSIGNED, weight(CONV, "int4", group=5)),
+        product("pow2_4, uneven zero point", MATRIX, UNEVEN, weight(MATRIX, "pow2_4")),
+    ]
+    return cases
+
+
+def of_bits() -> list[Case]:
+    vector = MatMul(1, 33, 10)
+    matrix = MatMul(7, 100, 41)
+    full_words = Conv2d(2, 4, 5, 64, 9, (3, 3), (1, 1), (1, 0, 0, 1), (1, 2))
+    padded = Conv2d(1, 5, 6, 35, 36, (3, 3), (2, 1), (1, 1, 1, 1))
+    grouped = Conv2d(1, 5, 5, 40, 8, (3, 3), padding=(1, 1, 1, 1), groups=2)
+
+    def signs(
+        name: str, shape: MatMul | Conv2d, after: Epilogue | None = None, fmt: str = "binary", group: int = 0
+    ) -> Case:
+        activation = Bits(shape.depth if isinstance(shape, MatMul) else shape.channels)
+        return product(name, shape, activation, weight(shape, fmt, group), after)
+
+    return [
+        signs("signs, vector", vector),
+        signs("signs, matrix", matrix),
+        signs("signs, matrix to bits", matrix, to_bits(41)),
+        signs("signs, padded convolution", padded, FULL[36]),
+        signs("signs, padded convolution to bits", padded, to_bits(36)),
+        signs("signs, whole words", full_words, FULL[9]),
+        signs("signs, whole words to bits", full_words, to_bits(9)),
+        signs("signs, depthwise to bits", DEPTHWISE, to_bits(36)),
+        signs("signs, strided depthwise to bits", STRIDED_DEPTHWISE, to_bits(12)),
+        signs("signs, grouped", grouped),
+        signs("signs by group", matrix, group=32),
+        signs("signs times int4", grouped, fmt="int4"),
+    ]
+
+
+# ---- the rest ----
+
+
+def others() -> list[Case]:
+    """Exact operators: quantizing, sums, largest values, moves."""
+    rows, channels = 5, 67
+    steps = (
+        Scale(numbers(channels)),
+        Bias(numbers(channels)),
+        Combine("multiply", "other"),
+        PRelu(numbers(channels)),
+        Clip(-1.5, 1.25),
+    )
+    forms = (ToFloat(), ToCodes(50.0, SIGNED), ToCodes(0.01, UNSIGNED, True), ToBits(numbers(channels), Bits(channels)))
+    every = Elementwise("elementwise, all forms", rows, channels, Epilogue(steps, forms))
+    tokens = numbers(rows, channels)
+    tokens[1] = 0
+    cases = [
+        Case(every.name, every, (numbers(rows, channels),), {"other": numbers(rows, channels)}),
+        Case("tokens", QuantizeTokens("tokens", rows, channels), (tokens,)),
+    ]
+    pools = {
+        "global": Conv2d(2, 5, 4, 37, 37, (5, 4), groups=37),
+        "padded": Conv2d(1, 7, 6, 5, 5, (3, 3), (2, 2), (1, 1, 1, 1), groups=5),
+    }
+    for name, shape in pools.items():
+        c = shape.channels
+        mean = Scale(constant(0.05 / (shape.kernel[0] * shape.kernel[1])))
+        after = Epilogue((mean,), (ToFloat(), ToCodes(20.0, SIGNED), ToBits(constant(0.0), Bits(c))))
+        image = numbers(shape.batch, shape.height, shape.width, c)
+        cases += [
+            Case(f"sum, {name}", Pool2d("sum", "sum", shape, SIGNED, after), (stored(shape, SIGNED),)),
+            Case(f"max, {name}", Pool2d("max", "max", shape, Float(), Epilogue()), (image - 3,)),
+        ]
+    for dims, perm in (((17, 16), (1, 0)), ((1, 3, 9, 7), (0, 2, 3, 1)), ((5, 2, 3), (0, 2, 1))):
+        size = int(np.prod(dims))
+        name = f"permute {dims} by {perm}"
+        cases.append(Case(name, Permute(name, dims, perm), (numbers(*dims),)))
+        octets = RNG.integers(0, 256, size).astype(np.uint8).reshape(dims)
+        cases.append(Case(f"{name} of codes", Permute(name, dims, perm, "uint8"), (octets,)))
+    return cases
+
+
+def floats() -> list[Case]:
+    """Operators that add up float32 in an order of their own, or need exp, erf or tanh."""
+    shape, depthwise = Conv2d(2, 9, 8, 4, 6, (3, 2), (2, 1), (0, 1, 2, 0), (1, 2), 2), ODD_DEPTHWISE
+    matrix = MatMul(7, 40, 33)
+    cases = [
+        Case("softmax", Softmax("softmax", 5, 67), (numbers(5, 67) * 10,)),
+        Case(
+            "layer norm",
+            LayerNorm("norm", 5, 67, 1e-6, numbers(67), numbers(67), Epilogue()),
+            (numbers(5, 67) * 3 + 1,),
+        ),
+        Case("float matrix", FloatProduct("m", matrix, numbers(33, 40), Epilogue()), (numbers(7, 40),)),
+        Case("float convolution", FloatProduct("c", shape, numbers(6, 3, 2, 2), Epilogue()), (numbers(2, 9, 8, 4),)),
+        Case(
+            "float depthwise", FloatProduct("d", depthwise, numbers(13, 3, 3, 1), Epilogue()), (numbers(1, 5, 5, 13),)
+        ),
+        Case(
+            "average",
+            Pool2d("a", "average", Conv2d(1, 7, 6, 5, 5, (3, 3), (2, 2), (1, 1, 1, 1), groups=5), Float(), Epilogue()),
+            (numbers(1, 7, 6, 5),),
+        ),
+    ]
+    for transposed in (False, True):
+        right = numbers(3, 33, 40) if transposed else numbers(3, 40, 33)
+        op = BatchMatMul("b", 3, matrix, transposed, Epilogue())
+        cases.append(Case(f"batch, transposed {transposed}", op, (numbers(3, 7, 40), right)))
+    for function in ("gelu", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid"):
+        after = Epilogue((Activate(function),))
+        cases.append(Case(function, Elementwise(function, 3, 21, after), (numbers(3, 21) * 3,)))
+    return [Case(c.name, c.op, c.own, c.tensors, exact=False) for c in cases]
+
+
+CASES: list[Case] = [*of_codes(), *of_bits(), *others(), *floats()]

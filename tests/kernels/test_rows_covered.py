@@ -1,0 +1,23 @@
+"""Which rows the kernel tests of this machine leave out: each by name, with the CPU features that are missing."""
+
+from __future__ import annotations
+
+import pytest
+from agreement import rows_here
+from products import runs_here
+
+from subbyte.tvm_kernels.kernels.execute import host_features
+from subbyte.tvm_kernels.kernels.registry import Kernel, rows
+from subbyte.tvm_kernels.operators import QuantizedProduct
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.serves.__name__}-{row.name}")
+def test_a_row_runs_here_or_says_what_it_lacks(row: Kernel) -> None:
+    missing = sorted(row.needs - host_features())
+    here = row.name in rows_here(row.serves)
+    assert here == (not missing)
+    if row.serves is QuantizedProduct:
+        assert runs_here(row.name) == here
+    if missing:
+        print(f"{row.serves.__name__} {row.name}: not run here, this CPU has no {', '.join(missing)}")
+        pytest.skip(f"{row.name} needs {', '.join(missing)}, which this CPU has not")
