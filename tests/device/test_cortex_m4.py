@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from emulators import emulate
 from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import CompileReport, compile
@@ -14,18 +14,6 @@ from subbyte.tvm_kernels.compiler import CompileReport, compile
 pytestmark = pytest.mark.device
 
 INSTRUCTIONS_PER_TICK = 40  # a 25 MHz timer, one instruction per virtual nanosecond
-
-
-def emulate(folder: Path) -> tuple[int, list[str]]:
-    """Builds the example and runs it on the board; its exit status and lines."""
-    for tool, package in (("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("qemu-system-arm", "qemu-system-arm")):
-        assert shutil.which(tool), f"apt install {package}"
-    subprocess.run(["make", "-s"], cwd=folder, check=True, timeout=120)
-    command = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
-    done = subprocess.run(
-        [*command, "-kernel", "example.elf"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
-    return done.returncode, (done.stdout + done.stderr).splitlines()  # semihosting writes to stderr
 
 
 def build(name: str, scheme: str, folder: Path) -> CompileReport:

@@ -1,7 +1,8 @@
 """Every kernel row that a device's CPU can run, on that device: zero differing bits against the NumPy reference.
 
-All operators of row_cases.py form one plan, each by every row that the target has and that does not refuse it; the plan
-is compiled and run once. What adds up float32 in its own order stands in a second plan and meets the bundles' tolerance.
+All operators of row_cases.py form one plan, each by every row that the target has and that does not refuse it; the
+plan is compiled and run once. What adds up float32 in its own order stands in a second plan and meets the
+tolerance of bundles.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def test_rows_left_out_refuse_every_operator(place: tuple[str, str, str], reason
 
 @pytest.mark.parametrize("target", RUN)
 def test_one_wrong_bit_is_found_and_named(target: str, tmp_path: Path) -> None:
-    """One golden bit is turned in the plan's last integer output."""
+    """One golden bit of the last output is turned."""
     made = PlanOfRows(get_target(target))
     for case in CASES[:2]:
         made.add(case)
