@@ -69,7 +69,7 @@ def pack_pairs(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32
     padded[:, :pairs] = codes
     grouped = padded.reshape(streams, -1, each, 2)
     shifts = np.arange(each, dtype=np.uint32)[:, None] * bits + np.array([0, 16], np.uint32)
-    return np.bitwise_or.reduce(grouped << shifts, axis=(2, 3)).astype(np.uint32)
+    return np.asarray(np.bitwise_or.reduce(grouped << shifts, axis=(2, 3)), np.uint32)
 
 
 def declare_decoder(fmt: Format, codes: npt.NDArray[np.uint8], signature: Signature) -> Callable[[Any, Any], None]:

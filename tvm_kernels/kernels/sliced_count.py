@@ -47,7 +47,7 @@ class Thresholds:
         begin[: self.at.size, : self.planes] = counts[:, None] >> np.arange(self.planes) & 1
         begin[: self.at.size, self.planes] = self.inverted
         places = np.uint32(1) << np.arange(WORD, dtype=np.uint32)
-        return (begin.reshape(words, WORD, -1) * places[:, None]).sum(axis=1, dtype=np.uint32)
+        return np.asarray((begin.reshape(words, WORD, -1) * places[:, None]).sum(axis=1, dtype=np.uint32))
 
 
 def thresholds(epilogue: Epilogue, depth: int, channels: int) -> Thresholds | str:
