@@ -1,5 +1,7 @@
 """Requests that cannot be right: exit code 2, one line that suggests what to do, no traceback without --debug."""
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner, Result
 
@@ -63,3 +65,41 @@ def test_registries_print_a_line_for_each_entry(name: str) -> None:
     lines = result.output.splitlines()
     assert len(lines) >= 2
     assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_an_output_in_a_missing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    here = tmp_path / "x"
+    here.write_bytes(b"")
+    for arguments in (
+        ("run", str(here), "--input", "x.npy", "--output", str(tmp_path / "no" / "y.npy")),
+        ("bench", str(here), "--json", str(tmp_path / "no" / "b.json")),
+        ("compile", str(here), "-o", str(tmp_path / "no" / "x.subbyte")),
+        ("export", str(tmp_path), "-o", str(tmp_path / "no" / "x.onnx")),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert "no" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_options_of_the_comparison_need_a_baseline(tmp_path: Path) -> None:
+    bundle = tmp_path / "x.subbyte"
+    bundle.write_bytes(b"")
+    result = call("bench", str(bundle), "--data", "digits")
+    assert result.exit_code == 2
+    assert "--baseline" in result.output
+
+
+def test_doctor_names_the_extra_of_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subbyte.doctor.PACKAGES", {"no-such-package": "train"})
+    result = call("doctor")
+    assert result.exit_code == 0, result.output
+    assert "pip install 'subbyte[train]'" in result.output
+
+
+@pytest.mark.parametrize("option", ["--devices", "--strategy"])
+def test_what_lightning_does_not_know_is_a_usage_error(option: str, tmp_path: Path) -> None:
+    result = call("train", "mlp", "--epochs", "1", "--out", str(tmp_path / "run"), option, "foo")
+    assert result.exit_code == 2, result.output
+    assert "foo" in result.output
+    assert "Traceback" not in result.output
