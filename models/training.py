@@ -92,8 +92,8 @@ def train(
     `teacher`, or a run to resume that was another.
     """
     try:
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
         from lightning.pytorch import Trainer
-        from lightning.pytorch.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise MissingDependencyError("lightning", "train") from error
     from subbyte.models.learner import LOG, STATE, EpochReport, Learner, ProgressBar, Recipe

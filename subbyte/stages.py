@@ -155,7 +155,8 @@ def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
 
 def _outputs_differ(stages: Sequence[Stage], file: Any, largest: float) -> list[str]:
     """A sentence for each stage whose outputs are farther from torch's than its arithmetic allows."""
-    from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, inexact_nodes, onnx_codes
+    from subbyte.export import onnx_codes
+    from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, inexact_nodes
 
     inexact = inexact_nodes(file)
     tolerance = 0.0 if not inexact else MIXED_TOLERANCE if onnx_codes(file) else FLOAT_TOLERANCE

@@ -106,11 +106,11 @@ def compare(
     with pinned(threads), subbyte.load(bundle, threads=threads) as session:
         outputs = session.empty_outputs()
 
-        def ours(x: Array) -> Array:
+        def ours(x: Array, /) -> Array:
             session.run_into([x], outputs)
             return outputs[0]
 
-        runs = {
+        runs: dict[str, Callable[[Array], Array]] = {
             "subbyte": ours,
             "onnxruntime float32": partial(_onnx_run, float_session),
             "onnxruntime int8": partial(_onnx_run, integer_session),

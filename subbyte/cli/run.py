@@ -61,7 +61,7 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
             click.echo(f"{name} {array.dtype} {list(array.shape)}\n{array}")
         return
     if output.suffix == ".npz":
-        replace_file(output, lambda file: np.savez(file, **results))
+        replace_file(output, lambda file: np.savez(file, allow_pickle=False, **results))
     else:
         replace_file(output, lambda file: np.save(file, results[names[0]]))
     click.echo(f"{output}: " + ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in results.items()))
