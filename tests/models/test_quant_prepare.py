@@ -331,7 +331,7 @@ def test_a_few_steps_of_training_lower_the_loss(name: str, options: dict[str, ob
 
 
 PROCESS = """
-import sys, torch
+import os, sys, torch
 from torch import nn
 from subbyte.models.quant import get_scheme, quantize
 
@@ -343,7 +343,10 @@ for scheme in ("int8", "binary"):
     parallel = nn.parallel.DistributedDataParallel(model)
     parallel((3 * rank + 1) * torch.rand(8, 4) - rank).sum().backward()  # each process sees data of another range
     torch.save((model.state_dict(), [p.grad for p in model.parameters()]), f"{folder}/{scheme}-{rank}.pt")
+torch.distributed.barrier()  # neither process leaves while the other still talks to it
 torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # all is saved; gloo's own threads may abort the interpreter's exit
 """
 
 
