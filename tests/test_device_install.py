@@ -74,6 +74,7 @@ def test_it_runs_the_bundle_to_the_same_bits(device: Path, bundle: Path, tmp_pat
 def test_it_benchmarks_inspects_and_examines_itself(device: Path, bundle: Path) -> None:
     assert "p99" in call(device, "bench", bundle, "--seconds", "0.1")
     assert "ternary" in call(device, "inspect", bundle)
+    assert "golden outputs: equal" in call(device, "check", bundle)
     assert "pip install 'subbyte[train]'" in call(device, "doctor").replace("\n", "")
 
 

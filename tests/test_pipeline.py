@@ -171,3 +171,22 @@ def test_a_node_named_like_markup_is_shown_as_it_is(ternary: tuple[Path, Path, P
     next(node for node in model.graph.node if node.op_type == "Conv").name = "/x[/bold]"
     onnx.save(model, tmp_path / "named.onnx")
     assert "/x[/bold]" in call("inspect", tmp_path / "named.onnx")
+
+
+def test_a_bundle_alone_replays_its_golden_run(ternary: tuple[Path, Path, Path]) -> None:
+    assert call("check", ternary[2]).endswith("golden outputs: equal\n")
+    result = CliRunner().invoke(main, ["check", str(ternary[2]), "--data", "digits"])
+    assert result.exit_code == 2, result.output
+
+
+def test_options_of_a_scheme_are_taken_from_the_command_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--scheme", "int4", "--scheme-option", "group_size=32", "--epochs", "1", "--quiet", "--out", run]
+    call("train", "mlp", *options)
+    call("export", run, "-o", tmp_path / "m.onnx")
+    assert "int4/32" in call("inspect", tmp_path / "m.onnx")
+    for wrong in ("group_size", "group_sise=32"):
+        bad = ["train", "mlp", "--scheme", "int4", "--scheme-option", wrong, "--out", str(tmp_path / "bad")]
+        result = CliRunner().invoke(main, bad)
+        assert result.exit_code == 2, result.output
+    assert not (tmp_path / "bad").exists()

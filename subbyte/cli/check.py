@@ -1,4 +1,4 @@
-"""`subbyte check`: every stage on the same inputs, and the first layer that diverges."""
+"""`subbyte check`: every stage on the same inputs, and the first layer that diverges; or a bundle's golden run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,46 @@ import click
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("onnx", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("bundle", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--data", help="Test set to run; random inputs without it.")
 @click.option("--data-path", type=click.Path(path_type=Path))
 @click.option("--limit", type=click.IntRange(1), help="Only the first samples.")
-def check(
-    checkpoint: Path, onnx: Path, bundle: Path | None, data: str | None, data_path: Path | None, limit: int | None
-) -> None:
-    """Compare CHECKPOINT, ONNX file and BUNDLE stage by stage: accuracy, integers, first divergent layer.
+def check(files: tuple[Path, ...], data: str | None, data_path: Path | None, limit: int | None) -> None:
+    """Compare a checkpoint, its ONNX file and its bundle stage by stage, or replay a bundle's golden run.
 
-    Exits with 1 when an integer of a quantized layer differs.
+    \b
+    subbyte check runs/t t.onnx t.subbyte --data digits   accuracy, integers, first divergent layer
+    subbyte check runs/t t.onnx                           without a bundle
+    subbyte check t.subbyte                               golden inputs and outputs, on a device without torch
+
+    Exits with 1 when an integer of a quantized layer, or an output beyond tolerance, differs.
     """
     import subbyte
     from subbyte.cli.tables import open_console, print_check
+    from subbyte.errors import UsageError
 
-    report = subbyte.check(checkpoint, onnx, bundle, data=data, data_path=data_path, limit=limit)
-    print_check(report, open_console())
-    if report.diverged:
+    if len(files) == 1 and files[0].is_file():
+        if data or data_path or limit:
+            raise UsageError("the golden run has inputs of its own; leave --data, --data-path and --limit out")
+        same = _golden(files[0])
+    elif len(files) in (2, 3):
+        report = subbyte.check(*files, data=data, data_path=data_path, limit=limit)
+        print_check(report, open_console())
+        same = not report.diverged
+    else:
+        raise UsageError(f"check takes CHECKPOINT ONNX [BUNDLE], or a bundle alone; got {len(files)} names")
+    if not same:
         raise click.exceptions.Exit(1)
+
+
+def _golden(bundle: Path) -> bool:
+    """Run the golden inputs of a bundle here and print how its outputs compare; whether all are within tolerance."""
+    import subbyte
+
+    with subbyte.load(bundle, threads=1) as session:
+        report = session.check_golden()
+    for row in report.outputs:
+        error = "not a number" if row.max_abs_error is None else f"{row.max_abs_error:.3g}"
+        click.echo(f"{row.name}: {row.differing:,} of {row.elements:,} elements differ, max error {error}")
+    click.echo("golden outputs: " + ("equal" if report.exact else "within tolerance" if report.ok else "DIFFERENT"))
+    return report.ok

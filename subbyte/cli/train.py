@@ -12,6 +12,13 @@ import click
 @click.option("--data", default="digits", show_default=True, help="Data set: digits, fashion-mnist, imagefolder.")
 @click.option("--data-path", type=click.Path(path_type=Path), help="Where the data lies, if it is not embedded.")
 @click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
+@click.option(
+    "--scheme-option",
+    "scheme_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the scheme, e.g. group_size=32 of int4, activations=token of ternary, keep=none.",
+)
 @click.option("--epochs", default=15, show_default=True, type=click.IntRange(1))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and the log.")
 @click.option("--init", type=click.Path(path_type=Path), help="Checkpoint folder to start from, e.g. the float model.")
@@ -30,6 +37,7 @@ def train(
     data: str,
     data_path: Path | None,
     scheme: str,
+    scheme_options: tuple[str, ...],
     epochs: int,
     out: Path,
     init: Path | None,
@@ -56,6 +64,7 @@ def train(
         data=data,
         data_path=data_path,
         scheme=scheme,
+        scheme_options=_options(scheme_options),
         epochs=epochs,
         out=out,
         init=init,
@@ -71,3 +80,16 @@ def train(
         learning_rate=learning_rate,
     )
     click.echo(f"{result.folder}: {scheme} {model}, test accuracy {100 * result.accuracy:.2f}% after {epochs} epochs")
+
+
+def _options(given: tuple[str, ...]) -> dict[str, int | str | None]:
+    """NAME=VALUE pairs as keyword arguments: whole numbers as int, `none` as None."""
+    from subbyte.errors import UsageError
+
+    options: dict[str, int | str | None] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not name or not equals or not value:
+            raise UsageError(f"--scheme-option takes NAME=VALUE, got '{item}'")
+        options[name] = None if value == "none" else int(value) if value.isdecimal() else value
+    return options
