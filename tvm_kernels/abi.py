@@ -185,6 +185,11 @@ def _serial(stmt: Stmt) -> Stmt:
     return stmt
 
 
+def on_one_thread(function: PrimFunc) -> PrimFunc:
+    """The function with serial loops for parallel ones: threads of TVM would share the one workspace that is given."""
+    return function.with_body(_map(function.body, _serial))
+
+
 def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
     """`change` applied to every statement, inner ones first."""
     if isinstance(stmt, SeqStmt):

@@ -10,6 +10,7 @@ import onnxruntime
 import tvm
 import tvm.s_tir  # registers the default pipeline
 
+from subbyte.tvm_kernels.abi import on_one_thread
 from subbyte.tvm_kernels.kernels.execute import aligned, host_features, host_target
 from subbyte.tvm_kernels.plan import Plan, Tensor
 
@@ -59,7 +60,7 @@ def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[t
     target = host_target(host_features())
     trace = []
     for call in plan.calls:
-        function = call.function.with_attr("global_symbol", "kernel")
+        function = on_one_thread(call.function).with_attr("global_symbol", "kernel")
         module = tvm.tirx.build(tvm.IRModule({"kernel": function}), target=target)
         buffers = [(str(p.dtype), tuple(int(d) for d in p.shape)) for p in call.function.params]
         assert len(buffers) == len(call.arguments)

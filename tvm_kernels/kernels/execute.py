@@ -12,6 +12,7 @@ import tvm
 import tvm.s_tir  # registers the default pipeline
 
 from subbyte.errors import CompileError
+from subbyte.tvm_kernels.abi import on_one_thread
 from subbyte.tvm_kernels.kernels.registry import (
     OWN_INPUTS,
     Built,
@@ -78,7 +79,7 @@ class Executable:
 
     def __init__(self, built: Built, target: Any = None, name: str = "kernel") -> None:
         self.name = name
-        function = built.function.with_attr("global_symbol", "kernel")
+        function = on_one_thread(built.function).with_attr("global_symbol", "kernel")
         self.module = tvm.tirx.build(tvm.IRModule({"kernel": function}), target=target or host_target())
         self._function = self.module["kernel"]
         self._parameters = built.parameters
