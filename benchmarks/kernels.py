@@ -4,8 +4,8 @@
 
 Every round runs each engine, once to warm the caches and then timed, so that a change of clock or a neighbour hits all
 alike; judge by the minimum. Our kernels end in scale, bias and requantization to codes, as onnxruntime's QLinear
-operators do. Binary times include packing the float input into bits. On a CPU with AMX onnxruntime's int8 matrix
-product uses it; our rows do not.
+operators do. Binary times include packing the float input into bits. On a CPU with AMX both use it;
+`--features avx512vnni,avx512bw,avx512vpopcntdq` keeps ours to vectors.
 """
 
 from __future__ import annotations

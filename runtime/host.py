@@ -6,6 +6,7 @@ Feature names are LLVM's ("avx512vnni", "dotprod"), as targets are written in th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from subbyte.errors import BundleError
 from subbyte.runtime.manifest import TargetInfo
 
 CPUINFO = Path("/proc/cpuinfo")
+
+# linux/arch/x86/include/uapi/asm/prctl.h: ARCH_REQ_XCOMP_PERM for state component XTILE_DATA
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 # Linux's name -> LLVM's, where they differ by more than '_', '-' and '.'
 _RENAMED = {
@@ -86,6 +90,13 @@ def _riscv(isa: str) -> list[str]:
     """'rv64imafdc_zicsr_zba' -> ['i', 'm', 'a', 'f', 'd', 'c', 'zicsr', 'zba']."""
     base, *extensions = isa.split("_")
     return [*base[4:], *extensions]
+
+
+def permits_amx() -> bool:
+    """Whether Linux lets this process use AMX's tile registers; asks for it, for all threads that there will be."""
+    if not sys.platform.startswith("linux") or machine() != "x86_64":
+        return False
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
 
 
 def machine() -> str:

@@ -3,8 +3,10 @@
     int32_t name(T0 *p0, T1 *p1, ..., int32_t begin, int32_t end);
 
 The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime shares
-out among threads. A body with no such loop, or with something beside it, is one tile. Scratch of 1,024 bytes or more
-that TIR allocates becomes a part of the running thread's workspace, handed in as one more pointer.
+out among threads. Inside it, a statement under the attribute ONCE runs where the attribute's value is true, and in tile
+`begin`: so tiles that follow each other on a thread share what one of them left in the workspace. A body with no such
+loop, or with something beside it, is one tile. Scratch of 1,024 bytes or more that TIR allocates becomes a part of the
+running thread's workspace, handed in as one more pointer.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ C_TYPES = {
 }
 # TVM keeps smaller allocations in registers or on the stack; for larger ones it would ask its runtime.
 LARGEST_ON_STACK = 1023
+ONCE = "subbyte.once"
 ALIGNMENT = 64
 RUNTIME_SYMBOL = re.compile(rb"__(?:TVM(?:Backend|FFI)\w+|tvm_ffi__\w+)")
 
@@ -185,9 +189,20 @@ def _serial(stmt: Stmt) -> Stmt:
     return stmt
 
 
+def _once(first: Callable[[Any], Any]) -> Callable[[Stmt], Stmt]:
+    """Makes a condition of ONCE; `first` adds to its value what else is true in the first tile of a call."""
+
+    def change(stmt: Stmt) -> Stmt:
+        if isinstance(stmt, AttrStmt) and stmt.attr_key == ONCE:
+            return tirx.IfThenElse(first(stmt.value), stmt.body, None)
+        return stmt
+
+    return change
+
+
 def on_one_thread(function: PrimFunc) -> PrimFunc:
     """The function with serial loops for parallel ones: threads of TVM would share the one workspace that is given."""
-    return function.with_body(_map(function.body, _serial))
+    return function.with_body(_map(_map(function.body, _once(lambda value: value)), _serial))
 
 
 def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
@@ -205,6 +220,10 @@ def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
         otherwise = None if stmt.else_case is None else _map(stmt.else_case, change)
         stmt = tirx.IfThenElse(stmt.condition, _map(stmt.then_case, change), otherwise)
     return change(stmt)
+
+
+def _or_first(tile: Any, begin: Any, value: Any) -> Any:
+    return tirx.Or(value, tile == begin)
 
 
 def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tuple[PrimFunc, Signature]:
@@ -229,12 +248,13 @@ def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tupl
         first, extent = _constant(loop.min), _constant(loop.extent)
         if first == 0 and extent is not None and extent > 0:
             tiles = extent
-            shared = For(loop.loop_var, begin, end - begin, ForKind.SERIAL, loop.body, annotations=loop.annotations)
+            body = _map(loop.body, _once(partial(_or_first, loop.loop_var, begin)))
+            shared = For(loop.loop_var, begin, end - begin, ForKind.SERIAL, body, annotations=loop.annotations)
             parts = [shared if part is loop else part for part in parts]
 
     scratch = _Scratch()
-    body: Stmt = SeqStmt([*declared, *parts, Return(IntImm("int32", 0))])
-    body = _map(_map(body, _serial), scratch)
+    whole: Stmt = SeqStmt([*declared, *parts, Return(IntImm("int32", 0))])
+    body = _map(_map(whole, _serial), scratch)
     for key, value in (("device_id", 0), ("device_type", 1)):
         body = AttrStmt(StringImm("default"), key, IntImm("int32", value), body)
     signature = Signature(symbol, tuple(str(param.dtype) for param in function.params), tiles, tuple(scratch.pieces))

@@ -50,6 +50,7 @@ class Step:
     writes: list[str]
     results: list[str]
     passed_over: tuple[tuple[str, str], ...] = ()
+    needs: frozenset[str] = frozenset()
     workspace: int = 0
     sizes: dict[str, int] = field(default_factory=dict)  # of tensors that are no values of the graph
 
@@ -126,8 +127,9 @@ def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step
             scratch += aligned(parameter.nbytes)
     outputs = [name for name in node.outputs if name]
     kind = type(operator).__name__
+    row = choice.kernel
     return Step(
-        node, kind, choice.kernel.name, built.function, arguments, outputs, outputs, choice.passed_over, scratch
+        node, kind, row.name, built.function, arguments, outputs, outputs, choice.passed_over, row.needs, scratch
     )
 
 
@@ -309,6 +311,7 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
         output_bytes=sum(graph.values[name].nbytes for name in step.results),
         fallback=node.fallback,
         passed_over=step.passed_over,
+        needs=step.needs,
         **facts,
     )
 

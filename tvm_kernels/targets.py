@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subbyte.errors import UnknownNameError, UsageError
+from subbyte.runtime.host import permits_amx
 
 # A feature that is not here is never given to LLVM, so generated code cannot depend on what a bundle does not record.
 LLVM_FEATURES = {
@@ -40,6 +41,8 @@ LLVM_FEATURES = {
     "avx512ifma": "avx512ifma",
     "avx512bitalg": "avx512bitalg",
     "avx512vpopcntdq": "avx512vpopcntdq",
+    "amxtile": "amx-tile",
+    "amxint8": "amx-int8",
     "gfni": "gfni",
     "neon": "neon",
     "dotprod": "dotprod",
@@ -50,6 +53,7 @@ LLVM_FEATURES = {
 # Linux on AArch64 uses the hardware capabilities' names.
 CPUINFO_NAMES = {"asimd": "neon", "asimddp": "dotprod"}
 
+AMX = frozenset({"amxtile", "amxint8"})
 X86_64_V3 = frozenset(
     {"ssse3", "sse41", "sse42", "popcnt", "avx", "f16c", "avx2", "fma", "bmi1", "bmi2", "abm", "movbe"}
 )
@@ -122,9 +126,13 @@ def _features_in(cpuinfo: str) -> frozenset[str]:
 
 
 def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """CPU features of this machine that generated code may use: from /proc/cpuinfo, else what LLVM knows of its CPU."""
+    """CPU features of this machine that generated code may use: from /proc/cpuinfo, else what LLVM knows of its CPU.
+
+    Tile registers are left out where Linux does not lend them to this process.
+    """
     if cpuinfo.exists():
-        return _features_in(cpuinfo.read_text())
+        features = _features_in(cpuinfo.read_text())
+        return features - AMX if features & AMX and not permits_amx() else features
     import tvm
 
     known = set(tvm.get_global_func("target.llvm_get_cpu_features")(tvm.target.Target({"kind": "llvm"})))

@@ -46,6 +46,8 @@ int32_t subbyte_session_create(const subbyte_model *model, const void *weights, 
   if (weights_bytes != model->weights_bytes) return SUBBYTE_BAD_ARGUMENT;
   if (weights_bytes && (weights == NULL || ((uintptr_t)weights & (SUBBYTE_ALIGNMENT - 1)) != 0)) return SUBBYTE_BAD_ARGUMENT;
 
+  if (subbyte_ask_for(model->needs) != SUBBYTE_OK) return SUBBYTE_REFUSED;
+
   made = (subbyte_session *)calloc(1, sizeof *made);
   if (made == NULL) return SUBBYTE_NO_MEMORY;
   arena = padded(model->arena_bytes);

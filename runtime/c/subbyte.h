@@ -20,7 +20,7 @@ extern "C" {
 #define SUBBYTE_API __attribute__((visibility("default")))
 #endif
 
-#define SUBBYTE_ABI 1
+#define SUBBYTE_ABI 2
 #define SUBBYTE_ALIGNMENT 64 /* bytes: of arena, weights and workspace, and of every tensor in them */
 #define SUBBYTE_MAX_ARGUMENTS 32 /* of one operator; the compiler refuses more */
 #define SUBBYTE_MAX_THREADS 256
@@ -31,7 +31,8 @@ enum {
   SUBBYTE_BAD_ARGUMENT = 1, /* a null pointer, or a size that does not match the model */
   SUBBYTE_BAD_ABI = 2,      /* the model was compiled for another version of this header */
   SUBBYTE_NO_MEMORY = 3,
-  SUBBYTE_KERNEL_FAILED = 4
+  SUBBYTE_KERNEL_FAILED = 4,
+  SUBBYTE_REFUSED = 5 /* the system does not lend this process what the model needs: SUBBYTE_NEEDS_... */
 };
 
 /* Where an argument of a kernel lies. */
@@ -42,6 +43,9 @@ enum {
   SUBBYTE_OUTPUT = 3,    /* offset is the index of the output */
   SUBBYTE_WORKSPACE = 4  /* scratch of the running thread; offset in bytes */
 };
+
+/* What a model needs that the system must be asked for. */
+enum { SUBBYTE_NEEDS_TILES = 1 }; /* AMX: tile registers */
 
 /* Element types of model inputs and outputs. */
 enum { SUBBYTE_FLOAT32 = 0, SUBBYTE_UINT8 = 1, SUBBYTE_INT8 = 2, SUBBYTE_INT32 = 3, SUBBYTE_INT64 = 4 };
@@ -81,6 +85,7 @@ typedef struct {
   size_t arena_bytes;
   size_t workspace_bytes; /* for each thread */
   size_t weights_bytes;
+  uint32_t needs; /* SUBBYTE_NEEDS_..., or 0 */
 } subbyte_model;
 
 /* Called after each operator, on the calling thread; `ns` is its duration, or 0 where there is no clock. */

@@ -96,6 +96,9 @@ static void test_sessions(void) {
     subbyte_model other = *model;
     other.abi = SUBBYTE_ABI + 1;
     CHECK(subbyte_session_create(&other, weights, 64, 1, &session) == SUBBYTE_BAD_ABI);
+    other = *model;
+    other.needs = 1u << 31; /* nothing that this core knows how to ask for */
+    CHECK(subbyte_session_create(&other, weights, 64, 1, &session) == SUBBYTE_REFUSED && session == NULL);
   }
   subbyte_session_destroy(NULL);
   CHECK(strcmp(subbyte_status_text(SUBBYTE_OK), "ok") == 0);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.abi import Wanted, compile_objects, compile_source
+from subbyte.tvm_kernels.abi import ONCE, Wanted, compile_objects, compile_source
 from subbyte.tvm_kernels.targets import get_target
 
 C_FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-z,noexecstack"]
@@ -67,6 +68,32 @@ def test_a_kernel_works_on_just_the_tiles_it_is_given(generator: str, tmp_path: 
     np.testing.assert_array_equal(out[2:5], expected[2:5])
     assert (out[:2] == 99).all()
     assert (out[5:] == 99).all()
+
+
+def shares_a_copy() -> Any:
+    """int32 [2, 3]: tile t adds its number to what tiles of its row share: workspace[0], the row's number x 10."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("shares")
+        x = T.arg("x", T.buffer((2,), "int32"))
+        y = T.arg("y", T.buffer((6,), "int32"))
+        shared = T.arg("shared", T.buffer((1,), "int32"))
+        with T.parallel(0, 6) as tile:
+            with T.attr(0, ONCE, tile % 3 == 0):
+                T.buffer_store(shared, shared[0] * 0 + x[tile // 3], [0])
+            T.buffer_store(y, shared[0] + tile, [tile])
+    return builder.get()
+
+
+def test_what_runs_once_runs_in_the_first_tile_of_every_call(tmp_path: Path) -> None:
+    kernels = compile_objects([Wanted("shares", shares_a_copy())], get_target("host").tvm_target())
+    function = load(kernels.code, ".o", tmp_path).shares
+    x, expected = np.array([10, 20], np.int32), np.array([10, 11, 12, 23, 24, 25], np.int32)
+    for cuts in ([0, 6], [0, 2, 6], [0, 4, 6], [0, 1, 2, 3, 4, 5, 6]):
+        y = np.zeros(6, np.int32)
+        for begin, end in pairwise(cuts):
+            shared = np.full(1, -999, np.int32)  # another thread's, or another kernel's
+            assert call(function, [x, y, shared], begin, end) == 0
+        np.testing.assert_array_equal(y, expected)
 
 
 def test_two_loops_are_one_tile_and_large_scratch_becomes_a_pointer() -> None:

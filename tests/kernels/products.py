@@ -16,6 +16,20 @@ from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul,
 
 Array = npt.NDArray[Any]
 
+CONVOLUTIONS = {
+    "no padding": Conv2d(1, 6, 17, 8, 16, (3, 3)),
+    "uneven padding, stride, dilation, batch": Conv2d(2, 9, 11, 3, 10, (5, 3), (2, 1), (0, 1, 2, 1), (1, 2)),
+    "groups": Conv2d(1, 7, 9, 24, 40, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 2),
+    "groups of odd depth": Conv2d(1, 5, 5, 9, 12, (3, 3), padding=(1, 1, 1, 1), groups=3),
+    "1x1": Conv2d(2, 5, 6, 33, 70, (1, 1)),
+    "1x1 with stride": Conv2d(1, 9, 9, 16, 33, (1, 1), (2, 2)),
+    "1 channel": Conv2d(1, 8, 8, 1, 16, (3, 3), padding=(1, 1, 1, 1)),
+    "one dimension": Conv2d(1, 1, 50, 12, 20, (1, 5), padding=(0, 2, 0, 2)),
+    "many channels": Conv2d(1, 4, 4, 68, 130, (3, 3), padding=(1, 1, 1, 1)),
+    "window larger than the image": Conv2d(1, 2, 2, 4, 8, (5, 5), padding=(2, 2, 2, 2)),
+    "many tiles": Conv2d(1, 30, 31, 16, 100, (3, 3), padding=(1, 1, 1, 1)),
+}
+
 
 def row(name: str) -> Kernel:
     """The kernel row of that name."""

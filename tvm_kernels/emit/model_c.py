@@ -10,7 +10,7 @@ from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import Signature
 from subbyte.tvm_kernels.emit.emitted import Symbols, scratch_offset, workspace_bytes
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
-from subbyte.tvm_kernels.targets import Target
+from subbyte.tvm_kernels.targets import AMX, Target
 
 MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
 DTYPES = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
@@ -50,6 +50,7 @@ def _argument(argument: Argument) -> str:
 def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Signature]) -> str:
     """The text of model.c."""
     scratch = Argument("workspace", scratch_offset(plan))
+    needs = "SUBBYTE_NEEDS_TILES" if any(call.needs & AMX for call in plan.calls) else "0"
     lines = [
         f"/* A model for target {target.name}, written by subbyte: do not edit. */",
         '#include "subbyte.h"',
@@ -80,6 +81,7 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Sign
         f"    {len(plan.inputs)}, {len(plan.outputs)}, {len(plan.calls)},",
         "    inputs, outputs, operators,",
         f"    {plan.arena_bytes}u, {workspace_bytes(plan, tuple(signatures))}u, {len(plan.weights)}u,",
+        f"    {needs},",
         "};",
         "",
         "const subbyte_model *subbyte_get_model(void) { return &model; }",

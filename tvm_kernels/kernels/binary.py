@@ -15,16 +15,18 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.formats.reference import pack_bits
-from subbyte.tvm_kernels.kernels import panels
+from subbyte.tvm_kernels.kernels import amx, panels
 from subbyte.tvm_kernels.kernels.float_functions import lanes_of, splat
+from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.panels import effective_levels
-from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels, whole_epilogue
+from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
-from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, Instruction
+from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
 from subbyte.tvm_kernels.operators import Bits, Conv2d, Epilogue, QuantizedProduct, Scale
 
 WORD = 32
+WORTH_TILES = 0.5  # of their products full: below it, population counts are faster
 
 
 def why_not(op: QuantizedProduct) -> str | None:
@@ -86,8 +88,37 @@ def _folded(epilogue: Epilogue) -> Epilogue | None:
     return replace(epilogue, steps=(Scale(values * np.float32(2)), *epilogue.steps[1:]))
 
 
+def bytes_of(op: QuantizedProduct) -> Operands:
+    """The operands of a product of signs as bytes: activations 0 and 1, weights -2 and 2, sums from -sum(w)."""
+    window = window_of(op.geometry)
+    depth = window.channels // window.groups
+    signs = effective_levels(op.weight)
+    start = np.ascontiguousarray(-signs.sum(axis=1, dtype=np.int64).reshape(1, -1)).astype(np.int32)
+    words = operands_of(op, VNNI_512)
+    codes = (signs > 0).astype(np.uint8).reshape(window.out_channels, *window.kernel, depth)
+    return Operands(
+        window=words.window,
+        codes=panels.Codes(codes, 1, (-2, 2)),
+        fill=words.fill,
+        start=padded_channels(start, VNNI_512),
+        epilogue=whole_epilogue(op),
+        unpacked=8,
+    )
+
+
+def _why_not_tiles(op: QuantizedProduct) -> str | None:
+    """Why AMX's tile registers cannot serve this product, or would be slower than population counts."""
+    return why_not(op) or amx.too_empty(bytes_of(op), WORTH_TILES)
+
+
 def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
     return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
+
+
+@kernel("binary-amx", serves=QuantizedProduct, needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+def binary_amx(op: QuantizedProduct) -> Built:
+    """Signs unpacked to bytes, tile by tile, and tdpbusd."""
+    return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 
 @kernel(

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from subbyte.errors import FormatError
 from subbyte.formats.reference import check_accumulator
+from subbyte.tvm_kernels.kernels import amx
+from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.panels import codes_of, effective_levels
-from subbyte.tvm_kernels.kernels.product import Operands, ProductBuilder, depth_groups, padded_channels, whole_epilogue
+from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.x86 import (
@@ -25,6 +27,8 @@ from subbyte.tvm_kernels.kernels.x86 import (
     Instruction,
 )
 from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct
+
+WORTH_TILES = 0.25  # of their products: below it, vectors are faster
 
 
 def why_not(op: QuantizedProduct) -> str | None:
@@ -91,8 +95,24 @@ def _bytes_saturate(op: QuantizedProduct) -> bool:
     return 2 * 255 * largest > 32767
 
 
+def _why_not_tiles(op: QuantizedProduct) -> str | None:
+    """Why AMX's tile registers cannot serve this product, or would be slower than vectors."""
+    reason = why_not(op)
+    if reason is not None:
+        return reason
+    if depth_groups(op):
+        return "scales by group inside the sum"
+    return amx.too_empty(operands_of(op, VNNI_512), WORTH_TILES)
+
+
 def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
     return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
+
+
+@kernel("dot-amx", serves=QuantizedProduct, needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+def dot_amx(op: QuantizedProduct) -> Built:
+    """tdpbusd: 16 x 64 x 16 products and their sums in one instruction."""
+    return amx.AmxProduct(op, VNNI_512, operands_of(op, VNNI_512)).build()
 
 
 @kernel("dot-avx512-vnni", serves=QuantizedProduct, needs={"avx512vnni", "avx512bw"}, prefer=100, refuses=why_not)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,39 +23,30 @@ from subbyte.tvm_kernels.kernels.registry import (
     Workspace,
     choose,
 )
+from subbyte.tvm_kernels.targets import LLVM_FEATURES, get_target
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]
 ALIGNMENT = 64
-_FEATURES = (
-    *("avx", "avx2", "fma", "f16c", "bmi", "bmi2", "popcnt", "avxvnni"),
-    *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512vbmi"),
-    *("avx512vnni", "avx512vpopcntdq", "avx512bitalg"),
-)
+# What a CPU with the first has too: rows ask for the first alone.
+_IMPLIED = {
+    "avx512bw": {"avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "popcnt"},
+    "avx2": {"avx", "fma", "popcnt"},
+}
 
 
 def host_features() -> frozenset[str]:
-    """Features of this CPU by LLVM's names, from /proc/cpuinfo; empty where there is none."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return frozenset()
-    line = next((x for x in path.read_text().splitlines() if x.startswith("flags")), ":")
-    return frozenset(
-        flag.replace("avx512_", "avx512").replace("avx_vnni", "avxvnni") for flag in line.split(":")[1].split()
-    )
+    """Features of this CPU, by the names that rows use."""
+    return get_target("host").features
 
 
 def host_target(features: frozenset[str] | None = None) -> Any:
-    """A TVM target for this machine with just those x86 features (all it has if None)."""
-    wanted = host_features() if features is None else features
-    if "avx512bw" in wanted:
-        wanted = wanted | {"avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "popcnt"}
-    elif "avx2" in wanted:
-        wanted = wanted | {"avx", "fma", "popcnt"}
-    attributes = [f"+{name}" for name in _FEATURES if name in wanted]
-    if "avx512f" in wanted:
-        attributes.append("-prefer-256-bit")
-    return tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64", "mattr": attributes})
+    """A TVM target for this machine with just those features, and what they imply (all it has if None)."""
+    host = get_target("host")
+    if features is None:
+        return host.tvm_target()
+    implied = frozenset().union(*(more for name, more in _IMPLIED.items() if name in features))
+    return replace(host, features=(features | implied) & LLVM_FEATURES.keys()).tvm_target()
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> Array:

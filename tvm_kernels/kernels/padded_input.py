@@ -1,4 +1,7 @@
-"""The activations of one tile, copied into the workspace: padded at the edges, channels rounded up, widened."""
+"""The activations of one tile, copied into the workspace: padded at the edges, channels rounded up, widened.
+
+Widened to 2, bytes become int16; widened to 8, the eight signs of a byte become bytes 0 and 1.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.tiling import Window
 
 RUN = 64  # bytes moved at once
+SIGNS = 8  # in a byte
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How activations lie in memory: bytes of a channel group, of a place in a row, of a row; `widened` 1 or 2."""
+    """How activations lie in memory: bytes of a channel group, of a place in a row, of a row."""
 
     group: int
     place: int
@@ -27,8 +31,8 @@ class Layout:
 class PaddedInput:
     """A rule for copying rows of the input of `window`.
 
-    stored: bytes of one channel group of one place in the input; rounded: elements of it in the copy; widened: bytes of
-    an element in the copy; fill: bytes of one padded place in the input's own layout.
+    stored: bytes of one channel group of one place in the input; rounded: how many of them the copy has, the rest 0;
+    widened: bytes in the copy for each, 1, 2 or 8; fill: bytes of one padded place in the input's own layout.
     """
 
     window: Window
@@ -41,6 +45,11 @@ class PaddedInput:
     def needed(self) -> bool:
         """Whether the input cannot be read where it lies."""
         return any(self.window.padding) or self.rounded != self.stored or self.widened > 1
+
+    @property
+    def run(self) -> int:
+        """Bytes moved at once."""
+        return RUN if self.widened < SIGNS else RUN // SIGNS
 
     @property
     def source(self) -> Layout:
@@ -88,11 +97,12 @@ class PaddedInput:
 
     def _run(self, source: Any, start: Any, into: Any, at: Any, nbytes: int) -> None:
         """Copy consecutive bytes: vectors, then smaller powers of two."""
-        whole = nbytes // RUN
+        run = self.run
+        whole = nbytes // run
         if whole:
             with T.serial(0, whole) as piece:
-                self._move(source, start + piece * RUN, into, at + piece * (RUN * self.widened), RUN)
-        done, lanes = whole * RUN, RUN
+                self._move(source, start + piece * run, into, at + piece * (run * self.widened), run)
+        done, lanes = whole * run, run
         while done < nbytes:
             while lanes > nbytes - done:
                 lanes //= 2
@@ -104,10 +114,12 @@ class PaddedInput:
         self._store(value, into, at, lanes)
 
     def _store(self, value: Any, into: Any, at: Any, lanes: int) -> None:
-        """Store uint8 lanes as int8 or, widened, as the bytes of int16."""
+        """Store uint8 lanes as int8 or, widened, as the bytes of int16 or as eight signs each."""
         total = lanes * self.widened
         if self.widened == 2:
             value = T.Cast(vector_type("int16", lanes), value)
+        elif self.widened == SIGNS:
+            value = _signs(value, lanes)
         value = T.reinterpret(vector_type("int8", total), value)
         T.buffer_store(into, value, [at if total == 1 else Ramp(at, 1, total)])
 
@@ -119,7 +131,7 @@ class PaddedInput:
             here = T.bind(at + part * self.copy.group)
             # All channel groups have the same fill: bits are split into groups only at whole words.
             pattern = self.fill[: self.stored] + bytes(self.rounded - self.stored)
-            done, lanes = 0, RUN
+            done, lanes = 0, self.run
             while done < self.rounded:
                 while lanes > self.rounded - done:
                     lanes //= 2
@@ -130,3 +142,15 @@ class PaddedInput:
                     vector = Shuffle([IntImm("uint8", v) for v in values], list(range(lanes)))
                 self._store(vector, into, here + done * self.widened, lanes)
                 done += lanes
+
+
+def _signs(value: Any, lanes: int) -> Any:
+    """Bytes 0 and 1 for the bits of `lanes` bytes, least significant first."""
+    total = SIGNS * lanes
+    order = list(range(total))
+    zeros, ones = (splat(IntImm("uint8", number), total) for number in (0, 1))
+    # The bytes are repeated as a whole first: then each is moved inside its 128 bits only, which is one instruction.
+    whole = splat(T.reinterpret(f"uint{8 * lanes}", value), SIGNS)
+    repeated = Shuffle([T.reinterpret(f"uint8x{total}", whole)], [index // 16 * 16 + index // SIGNS for index in order])
+    places = Shuffle([IntImm("uint8", 1 << (index % SIGNS)) for index in order], order)
+    return T.Select(T.bitwise_and(repeated, places) != zeros, ones, zeros)

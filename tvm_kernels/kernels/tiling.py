@@ -114,24 +114,29 @@ class Tiles:
 
 LATENCY = 5  # cycles from one sum to the next
 TILE_MACS = 1_000_000  # about 3 us on one AVX-512 VNNI core: a smaller tile is not worth waking a thread for
+FEW_THREADS = 2  # that columns of tiles are shared by
 ENOUGH_TILES = 8  # for the threads of a small machine to share evenly
 
 
-def tiles_of(window: Window, groups: int, panels: int, copy_bytes: int, decode_bytes: int) -> Tiles:
+def tiles_of(
+    window: Window, groups: int, panels: int, copy_bytes: int, decode_bytes: int, worth: int = TILE_MACS
+) -> Tiles:
     """Cut `groups` row groups x `panels` panels into tiles at the least cost of repeated work.
 
-    Each column block copies the padded input again (`copy_bytes`), each row block decodes the weights again
-    (`decode_bytes`); both take about one cycle for 32 bytes. Of equal cuts the one with fewer tiles is taken.
+    Each thread copies the padded input again (`copy_bytes`), each row block decodes the weights again
+    (`decode_bytes`); both take about one cycle for 32 bytes. A tile of fewer than `worth` multiply-adds is not worth
+    another thread. Of equal cuts the one with fewer tiles is taken.
     """
-    wanted = -(-max(1, min(ENOUGH_TILES, window.macs // TILE_MACS)) // window.batch)
+    wanted = -(-max(1, min(ENOUGH_TILES, window.macs // worth)) // window.batch)
     cuts = [(rows, columns) for rows in range(1, min(groups, wanted) + 1) for columns in range(1, panels + 1)]
     most = max(rows * columns for rows, columns in cuts)
     enough = [(rows, columns) for rows, columns in cuts if rows * columns >= min(wanted, most)]
 
     def cost(cut: tuple[int, int]) -> tuple[int, int]:
         rows, columns = cut
-        halo = (rows - 1) * (window.kernel[0] - 1) * window.dilation[0] * columns * copy_bytes // window.height
-        return (columns * copy_bytes + halo + rows * decode_bytes, rows * columns)
+        copies = min(columns, FEW_THREADS)
+        halo = (rows - 1) * (window.kernel[0] - 1) * window.dilation[0] * copies * copy_bytes // window.height
+        return (copies * copy_bytes + halo + rows * decode_bytes, rows * columns)
 
     best = min(enough, key=cost)
     row_groups = -(-groups // best[0])

@@ -1,0 +1,165 @@
+"""AMX's tile rows against the reference: zero differing integers, also where the rows would refuse as too empty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from products import CONVOLUTIONS, row, runs_here, stored_input, weight
+
+from subbyte.tvm_kernels.kernels import amx, binary, dot, reference
+from subbyte.tvm_kernels.kernels.execute import Executable, host_target
+from subbyte.tvm_kernels.kernels.x86 import VNNI_512
+from subbyte.tvm_kernels.operators import (
+    Bias,
+    Bits,
+    Codes,
+    Combine,
+    Conv2d,
+    Epilogue,
+    MatMul,
+    QuantizedProduct,
+    Scale,
+    ToBits,
+    ToCodes,
+    ToFloat,
+    constant,
+)
+
+needs_tiles = pytest.mark.skipif(not runs_here("dot-amx"), reason="this CPU or system lends no AMX tile registers")
+ODD = Codes(-3, 252, 3)
+SHAPES = {
+    "one row": MatMul(1, 64, 16),
+    "rows that do not fill a tile": MatMul(13, 128, 40),
+    "rows that overlap": MatMul(37, 64, 64),
+    "depth of one chunk that is not whole": MatMul(20, 52, 33),
+    "depth that is copied": MatMul(33, 101, 50),
+    "deep": MatMul(40, 1000, 24),
+    "many tiles": MatMul(300, 192, 400),
+    **CONVOLUTIONS,
+    "a tile of two rows": Conv2d(2, 14, 14, 64, 48, (3, 3), padding=(1, 1, 1, 1)),
+    "places that overlap": Conv2d(1, 5, 37, 32, 20, (3, 3), padding=(1, 1, 1, 1)),
+    "stride and wide": Conv2d(1, 20, 70, 16, 32, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "one dimension, upright": Conv2d(1, 50, 1, 12, 20, (5, 1), padding=(2, 0, 2, 0)),
+    "one dimension, upright, no copy": Conv2d(2, 50, 1, 64, 20, (1, 1), (2, 1)),
+    "dilation and groups": Conv2d(1, 15, 33, 128, 80, (3, 3), (1, 2), (2, 2, 2, 2), (2, 2), 2),
+}
+
+
+def differences(
+    geometry: MatMul | Conv2d,
+    activation: Codes | Bits,
+    fmt: str,
+    epilogue: Epilogue | None = None,
+    **tensors: np.ndarray,
+) -> int:
+    """Elements that differ from the reference, of a product that is built whether its tiles are full or not."""
+    op = QuantizedProduct("layer", geometry, activation, weight(geometry, fmt), epilogue or Epilogue())
+    if isinstance(activation, Bits):
+        assert binary.why_not(op) is None
+        operands = binary.bytes_of(op)
+    else:
+        assert dot.why_not(op) is None
+        operands = dot.operands_of(op, VNNI_512)
+    built = amx.AmxProduct(op, VNNI_512, operands).build()
+    stored = stored_input(geometry, activation)
+    got = Executable(built, host_target(amx.FEATURES))([stored, *tensors.values()])
+    wanted = reference.run(op, [stored], tensors)
+    return sum(int((g.reshape(w.shape) != w).sum()) for g, w in zip(got, wanted, strict=True))
+
+
+def signs(geometry: MatMul | Conv2d) -> Bits:
+    return Bits(geometry.depth if isinstance(geometry, MatMul) else geometry.channels)
+
+
+@needs_tiles
+@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("fmt", ["int8", "int4", "ternary"])
+def test_products_of_codes(name: str, fmt: str) -> None:
+    assert differences(SHAPES[name], ODD, fmt) == 0
+
+
+@needs_tiles
+@pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"groups", "groups of odd depth"}))  # not whole words of signs
+def test_products_of_signs(name: str) -> None:
+    geometry = SHAPES[name]
+    assert differences(geometry, signs(geometry), "binary") == 0
+
+
+@needs_tiles
+@pytest.mark.parametrize("level", [-128, 127])
+def test_extremes(level: int) -> None:
+    geometry = MatMul(20, 256, 32)
+    op = QuantizedProduct(
+        "layer", geometry, Codes(0, 255), weight(geometry, "int8", levels=np.array(level)), Epilogue()
+    )
+    stored = np.full((20, 256), 255, np.uint8)
+    kernel = Executable(row("dot-amx").build(op), host_target(amx.FEATURES))
+    assert (kernel([stored])[0] == 256 * 255 * level).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize(
+    "geometry", [MatMul(37, 128, 50), Conv2d(1, 6, 21, 64, 50, (3, 3), padding=(1, 1, 1, 1))], ids=str
+)
+def test_every_form_of_output_and_a_residual(geometry: MatMul | Conv2d) -> None:
+    """Positions that two tiles compute are stored once: a residual may lie where the output goes."""
+    rng = np.random.default_rng(3)
+    columns = geometry.columns if isinstance(geometry, MatMul) else geometry.out_channels
+    rows = geometry.rows if isinstance(geometry, MatMul) else 6 * 21
+    steps = (
+        Scale(constant(rng.random(columns))),
+        Bias(constant(rng.standard_normal(columns))),
+        Combine("add", "other"),
+    )
+    forms = (
+        ToFloat(),
+        ToCodes(0.01, Codes(-128, 127, 128)),
+        ToBits(constant(rng.standard_normal(columns)), Bits(columns)),
+    )
+    other = rng.standard_normal((rows, columns)).astype(np.float32)
+    for form in forms:
+        assert differences(geometry, ODD, "int4", Epilogue(steps, (form,)), other=other) == 0
+    assert differences(geometry, signs(geometry), "binary", Epilogue(steps, forms), other=other) == 0
+
+
+@needs_tiles
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_shape(data: st.DataObject) -> None:
+    draw = data.draw
+    small = st.integers(1, 3)
+    kernel = (draw(small), draw(small))
+    padding = tuple(draw(st.integers(0, k - 1)) for k in (*kernel, *kernel))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    size = tuple(draw(st.integers((k - 1) * d + 1, 40)) for k, d in zip(kernel, dilation, strict=True))
+    geometry = Conv2d(
+        draw(st.integers(1, 2)), *size, draw(st.integers(1, 70)), draw(st.integers(1, 70)), kernel,
+        (draw(small), draw(small)), (padding[0], padding[1], padding[2], padding[3]), dilation,
+    )  # fmt: skip
+    assert differences(geometry, ODD, "ternary") == 0
+    assert differences(geometry, signs(geometry), "binary") == 0
+
+
+def test_rows_leave_to_others_what_would_not_fill_tiles() -> None:
+    wide, narrow = MatMul(197, 384, 384), MatMul(2, 384, 384)
+    for name, activation, fmt in (("dot-amx", ODD, "ternary"), ("binary-amx", Bits(384), "binary")):
+        ops = [QuantizedProduct("layer", g, activation, weight(g, fmt), Epilogue()) for g in (wide, narrow)]
+        assert row(name).refuses(ops[0]) is None
+        reason = row(name).refuses(ops[1])
+        assert reason is not None
+        assert reason.startswith("its tiles would be 12% full")
+
+
+def test_a_configuration_says_what_ldtilecfg_reads() -> None:
+    """Palette 1; four tiles of sums, two of weights, two of activations, as bytes of a row and rows."""
+    geometry = MatMul(20, 96, 40)
+    op = QuantizedProduct("layer", geometry, ODD, weight(geometry, "int8"), Epilogue())
+    table = amx.shape_of(dot.operands_of(op, VNNI_512)).configuration()
+    assert table[0] == 1
+    assert table[16:32].view(np.uint16).tolist() == [64] * 6 + [48, 48]
+    assert table[48:56].tolist() == [10, 10, 10, 10, 12, 12, 10, 10]
+    assert not table[1:16].any()
+    assert not table[32:48].any()
+    assert not table[56:].any()
