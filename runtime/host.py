@@ -96,7 +96,8 @@ def permits_amx() -> bool:
     """Whether Linux lets this process use AMX's tile registers; asks for it, for all threads that there will be."""
     if not sys.platform.startswith("linux") or machine() != "x86_64":
         return False
-    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
+    refused: int = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
+    return refused == 0
 
 
 def machine() -> str:

@@ -43,6 +43,9 @@ SHAPES = {
     "stride and wide": Conv2d(1, 20, 70, 16, 32, (3, 3), (2, 2), (1, 1, 1, 1)),
     "one dimension, upright": Conv2d(1, 50, 1, 12, 20, (5, 1), padding=(2, 0, 2, 0)),
     "one dimension, upright, no copy": Conv2d(2, 50, 1, 64, 20, (1, 1), (2, 1)),
+    "small image, through the padding": Conv2d(2, 7, 7, 64, 40, (3, 3), padding=(1, 1, 1, 1)),
+    "small image, many channels": Conv2d(1, 9, 5, 128, 300, (3, 3), padding=(1, 1, 1, 1)),
+    "small image, dilation and groups": Conv2d(1, 9, 9, 64, 32, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 2),
     "dilation and groups": Conv2d(1, 15, 33, 128, 80, (3, 3), (1, 2), (2, 2, 2, 2), (2, 2), 2),
 }
 

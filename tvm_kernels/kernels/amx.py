@@ -22,11 +22,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
 from subbyte.tvm_kernels.kernels.operands import Operands
-from subbyte.tvm_kernels.kernels.padded_input import Layout
 from subbyte.tvm_kernels.kernels.product import Cut, ProductBuilder
 from subbyte.tvm_kernels.kernels.register_tile import PanelTile, loop
 from subbyte.tvm_kernels.kernels.signature import Signature, view
@@ -38,28 +38,34 @@ ROWS = 16  # of a tile
 ROW_BYTES = 64
 TILES = 8
 SUMS = 4  # tiles of sums
-WORDS = 32  # signs in a word
+WORD_SIGNS = 32
+FLATTER = 0.8  # of the tiles: as long as the padding takes less, leaving it out is the simpler loop
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Tile registers for one product: bytes of a row of activations, positions in a tile, vectors of channels.
+    """Tile registers for one product, chosen for the fewest tiles.
 
-    rounded: bytes of activations of a channel group of one place, after unpacking.
+    rounded: bytes of activations of a channel group of one place, after unpacking; chunk: bytes of a row of a tile;
+    chunks: of a run of neighbouring window places; rows: positions in a tile; flat: positions are counted through the
+    padded rows of the copy, and those in the padding are not stored; vectors: of channels; full: the part of the
+    products in the tiles that is asked for, 1 where positions, chunks and channels all fill them.
     """
 
-    chunk: int
-    chunks: int  # in a run of neighbouring window places
-    rows: int
-    vectors: int
     rounded: int
+    chunk: int
+    chunks: int
+    rows: int
+    flat: bool
+    vectors: int
+    full: float
 
     @property
-    def positions(self) -> int:
+    def blocks(self) -> int:
         """Tiles of activations that are multiplied with the same weights."""
         return SUMS // self.vectors
 
-    def configuration(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def configuration(self) -> npt.NDArray[np.uint8]:
         """What LDTILECFG reads: palette 1, then bytes of a row (uint16) and rows of each tile."""
         table = np.zeros(64, np.uint8)
         table[0] = 1
@@ -70,9 +76,9 @@ class Shape:
         return table
 
 
-def _merged(window: Window) -> bool:
-    """Whether the window places of a row lie side by side."""
-    return window.groups == 1 and (window.dilation[1] == 1 or window.kernel[1] == 1)
+def _merged(window: Window) -> int:
+    """Window places in a run: those of a row, where they lie side by side, else one."""
+    return window.kernel[1] if window.groups == 1 and window.dilation[1] == 1 else 1
 
 
 def _chunks(run: int) -> int:
@@ -84,40 +90,37 @@ def _chunks(run: int) -> int:
 
 
 def shape_of(operands: Operands) -> Shape:
-    """The shape with the fewest tiles; rounding channels up is a copy of the input, but often fewer tiles."""
+    """Rounding channels up costs a copy of the input, but often saves tiles; so does counting through the padding."""
     window = operands.window
     stored = window.channels // window.groups * operands.unpacked
-    merged = window.kernel[1] if _merged(window) else 1
-    step = STEP_BYTES if operands.unpacked == 1 else WORDS
+    channels = window.out_channels // window.groups
+    step = STEP_BYTES if operands.unpacked == 1 else WORD_SIGNS
     first = -(-stored // step) * step
+    merged = _merged(window)
     rounded = min(range(first, first + ROW_BYTES, step), key=lambda rounded: (_chunks(merged * rounded), rounded))
     chunks = _chunks(merged * rounded)
-    length = window.out_height if window.out_width == 1 else window.out_width
+
+    length, lengths = (window.out_width, window.out_height) if window.out_width > 1 else (window.out_height, 1)
     rows = -(-length // -(-length // ROWS))
-    vectors = min(2, -(-window.out_channels // window.groups // VNNI_512.lanes))
-    return Shape(merged * rounded // chunks, chunks, rows, vectors, rounded)
+    tiles = lengths * -(-length // rows)
+    flat_tiles = -(-((window.out_height - 1) * window.padded_width + window.out_width) // ROWS)
+    copied = any(window.padding) or rounded != stored or operands.unpacked > 1
+    flat = copied and window.stride == (1, 1) and lengths > 1 and flat_tiles < FLATTER * tiles
+    if flat:
+        rows, tiles = ROWS, flat_tiles
 
-
-def fullness(operands: Operands) -> float:
-    """The part of the products in the tiles that is asked for; 1 where rows, chunks and channels all fill them."""
-    window, shape = operands.window, shape_of(operands)
-    length = window.out_height if window.out_width == 1 else window.out_width
-    channels = window.out_channels // window.groups
-    depth = window.channels // window.groups * operands.unpacked
-    merged = window.kernel[1] if _merged(window) else 1
-    rows = length / (-(-length // shape.rows) * ROWS)
-    columns = channels / (-(-channels // VNNI_512.lanes) * VNNI_512.lanes)
-    return rows * columns * depth * merged / (shape.chunks * ROW_BYTES)
+    vectors = -(-channels // VNNI_512.lanes)
+    used = window.out_height * window.out_width * channels * merged * stored
+    full = used / (tiles * ROWS * vectors * VNNI_512.lanes * chunks * ROW_BYTES)
+    return Shape(rounded, merged * rounded // chunks, chunks, rows, flat, min(2, vectors), full)
 
 
 def too_empty(operands: Operands, least: float) -> str | None:
     """The reason not to use tiles where less than that part of them would be full; for a row's `refuses`."""
-    full = fullness(operands)
-    return (
-        f"its tiles would be {100 * full:.0f}% full, and below {100 * least:.0f}% they are slower"
-        if full < least
-        else None
-    )
+    full = shape_of(operands).full
+    if full >= least:
+        return None
+    return f"its tiles would be {100 * full:.0f}% full, and below {100 * least:.0f}% they are slower"
 
 
 class AmxProduct(ProductBuilder):
@@ -131,20 +134,25 @@ class AmxProduct(ProductBuilder):
 
     @cached_property
     def scratch_bytes(self) -> int:  # type: ignore[override]
-        return self.shape.positions * self.shape.rows * self.shape.vectors * ROW_BYTES
+        return self.shape.blocks * self.shape.rows * self.shape.vectors * ROW_BYTES
 
     @property
     def overread(self) -> int:
-        """A copy may end before the last position of a tile that has no positions before it to go back to."""
-        return self.shape.rows * self.layout.row * self.window.stride[0] if self.window.out_width == 1 else 0
+        """The last tile may go on behind the copy, where it has nothing before it to go back to."""
+        shape, layout = self.shape, self.layout
+        if shape.flat:
+            return shape.blocks * shape.rows * layout.place
+        return shape.rows * layout.row * self.window.stride[0] if self.window.out_width == 1 else 0
 
     def cut(self) -> Cut:
         window, shape = self.window, self.shape
-        most = shape.rows * shape.positions
+        most = shape.rows * shape.blocks
         if window.out_width == 1:
             positions = Positions(min(most, window.out_height), 1)
+        elif shape.flat:
+            positions = Positions(1, window.out_width)
         elif window.out_width <= shape.rows:
-            positions = Positions(min(shape.positions, window.out_height), window.out_width)
+            positions = Positions(min(shape.blocks, window.out_height), window.out_width)
         else:
             positions = Positions(1, min(most, window.out_width))
         return Cut(shape.rounded // self.operands.unpacked, positions, shape.vectors)
@@ -160,7 +168,17 @@ class AmxProduct(ProductBuilder):
         yield
         _emit("tilerelease")
 
-    def inner(self, panel: PanelTile) -> AmxTile:  # type: ignore[override]
+    def all_rows(self, panel: PanelTile) -> None:
+        if not self.shape.flat:
+            super().all_rows(panel)
+            return
+        pitch, inner = self.window.padded_width, AmxTile(self, panel)
+        last = (self.groups - 1) * pitch + self.window.out_width
+        most = self.shape.rows * self.shape.blocks
+        with loop((last + most - 1) // most) as index:
+            inner.emit_flat(T.bind(index * most) if not isinstance(index, int) else index)
+
+    def register_tile(self, panel: PanelTile) -> AmxTile:  # type: ignore[override]
         return AmxTile(self, panel)
 
 
@@ -199,27 +217,38 @@ class AmxTile:
     def emit(self, row: Any, place: Any, height: int, width: int) -> None:
         """Compute `height` x `width` positions from output row `row` of the tile and place `place` of the row."""
         product, window, layout = self.product, self.product.window, self.product.layout
-        base = product.origin + row * (window.stride[0] * layout.row)
-        base = base + place * (window.stride[1] * layout.place) + self.panel.group * layout.group
-        self.base = base if isinstance(base, int) else T.bind(base)
-        blocks = self._blocks(layout, height, width)
-        self._window(blocks)
+        blocks: list[_Block] = []
+        if window.out_width == 1:
+            stride = window.stride[0] * layout.row
+            # A copy may have nothing before it, but has something behind it.
+            blocks = self._along(height, stride, not product.input.needed, 0, 0)
+        else:
+            stride = window.stride[1] * layout.place
+            for y in range(height):
+                blocks += self._along(width, stride, True, y * window.stride[0] * layout.row, y * window.out_width)
+        offset = row * (window.stride[0] * layout.row) + place * (window.stride[1] * layout.place)
+        self._window(offset, stride, blocks)
         output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
         output = output if isinstance(output, int) else T.bind(output)
         for index, block in enumerate(blocks):
-            self._store(index, block, output + block.first)
+            self._keep(index)
+            with T.serial(block.skip, block.stop) as position:
+                self._store(index, position, output + block.first + position)
 
-    def _blocks(self, layout: Layout, height: int, width: int) -> list[_Block]:
-        window = self.product.window
-        if window.out_width == 1:
-            stride = window.stride[0] * layout.row
-            back = not self.product.input.needed  # a copy may have nothing before it, but something behind it
-            return self._along(height, stride, back, 0, 0)
-        stride = window.stride[1] * layout.place
-        blocks = []
-        for y in range(height):
-            blocks += self._along(width, stride, True, y * window.stride[0] * layout.row, y * window.out_width)
-        return blocks
+    def emit_flat(self, first: Any) -> None:
+        """Compute the positions from `first` on, counted through the padded rows of the tile; store those outside."""
+        product, window, rows = self.product, self.product.window, self.shape.rows
+        place = product.layout.place
+        blocks = [_Block(index * rows * place, index * rows, 0, rows) for index in range(self.shape.blocks)]
+        self._window(first * place, place, blocks)
+        image_row = product.image * window.out_height + product.first_row
+        for index, block in enumerate(blocks):
+            self._keep(index)
+            with T.serial(0, rows) as position:
+                at = T.bind(first + block.first + position)
+                y, x = T.bind(at // window.padded_width), T.bind(at % window.padded_width)
+                with T.If(T.And(x < window.out_width, y < product.groups)), T.Then():
+                    self._store(index, position, T.bind((image_row + y) * window.out_width + x))
 
     def _along(self, length: int, stride: int, back: bool, offset: int, first: int) -> list[_Block]:
         rows = self.shape.rows
@@ -232,30 +261,29 @@ class AmxTile:
 
     # ---- the reduction ----
 
-    def _window(self, blocks: list[_Block]) -> None:
-        """All window places and channels."""
+    def _window(self, offset: Any, stride: int, blocks: list[_Block]) -> None:
+        """All window places and channels, for positions `stride` bytes apart from byte `offset` of the tile's input."""
         product, window, layout, shape = self.product, self.product.window, self.product.layout, self.shape
+        base = product.origin + offset + self.panel.group * layout.group
+        base = base if isinstance(base, int) else T.bind(base)
         vectors = self.panel.vectors
         for index in range(len(blocks)):
             for vector in range(vectors):
                 at = self.panel.column + vector * VNNI_512.lanes
                 _load(index * vectors + vector, product.start[0, at], 0)
-        merged = _merged(window)
-        with loop(window.kernel[0]) as y, loop(1 if merged else window.kernel[1]) as x:
-            at = self.base + y * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
+        with loop(window.kernel[0]) as y, loop(window.kernel[1] // _merged(window)) as x:
+            at = base + y * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
             at = at if isinstance(at, int) else T.bind(at)
             step = y * (window.kernel[1] * product.steps_place) + x * product.steps_place
             weights = self.panel.weights + step * (vectors * ROW_BYTES)
             weights = weights if isinstance(weights, int) else T.bind(weights)
             size = shape.chunk // STEP_BYTES * vectors * ROW_BYTES
             with loop(shape.chunks) as chunk:
-                self._chunk(blocks, at + chunk * shape.chunk, weights + chunk * size)
+                self._chunk(blocks, stride, at + chunk * shape.chunk, weights + chunk * size)
 
-    def _chunk(self, blocks: list[_Block], at: Any, weights: Any) -> None:
+    def _chunk(self, blocks: list[_Block], stride: int, at: Any, weights: Any) -> None:
         """One chunk: every tile of activations times the weights of every vector."""
-        product, window, vectors = self.product, self.product.window, self.panel.vectors
-        layout = product.layout
-        stride = window.stride[0] * layout.row if window.out_width == 1 else window.stride[1] * layout.place
+        product, vectors = self.product, self.panel.vectors
         operands = range(SUMS + self.shape.vectors, TILES)
         for vector in range(vectors):
             _load(SUMS + vector, product.operand[weights + vector * ROW_BYTES], vectors * ROW_BYTES)
@@ -267,22 +295,27 @@ class AmxTile:
 
     # ---- the epilogue ----
 
-    def _store(self, index: int, block: _Block, output: Any) -> None:
-        product, vectors, rows = self.product, self.panel.vectors, self.shape.rows
+    def _keep(self, index: int) -> None:
+        """Stores the sums of a tile of activations to the workspace, [positions][vectors][lanes]."""
+        for vector in range(self.panel.vectors):
+            first = self.product.sums[self._place(index, 0, vector)]
+            stride = IntImm("int64", self.panel.vectors * ROW_BYTES)
+            _emit("tilestored64", _tile(index * self.panel.vectors + vector), T.address_of(first), stride)
+
+    def _place(self, index: int, position: Any, vector: int) -> Any:
         lanes = VNNI_512.lanes
-        first = index * rows * self.shape.vectors * lanes
-        for vector in range(vectors):
-            at = T.address_of(product.sums[first + vector * lanes])
-            _emit("tilestored64", _tile(index * vectors + vector), at, IntImm("int64", vectors * ROW_BYTES))
+        return index * (self.shape.rows * self.shape.vectors * lanes) + (position * self.panel.vectors + vector) * lanes
+
+    def _store(self, index: int, position: Any, row: Any) -> None:
+        """The epilogue of one position of a tile, which is row `row` of the output."""
+        product, lanes = self.product, VNNI_512.lanes
         finish = product.operands.finish or (lambda total: total)
-        with T.serial(block.skip, block.stop) as position:
-            for vector in range(vectors):
-                count = min(lanes, self.panel.columns - vector * lanes)
-                start = T.bind(first + position * (vectors * lanes) + vector * lanes)
+        for vector in range(self.panel.vectors):
+            start = T.bind(self._place(index, position, vector))
 
-                def load(offset: int, width: int, start: Any = start) -> Any:
-                    at = start + offset
-                    return finish(product.sums[at if width == 1 else Ramp(at, 1, width)])
+            def load(offset: int, width: int, start: Any = start) -> Any:
+                at = start + offset
+                return finish(product.sums[at if width == 1 else Ramp(at, 1, width)])
 
-                column = self.panel.column + vector * lanes
-                product.epilogue.emit_channels(load, output + position, column, count, lanes)
+            count = min(lanes, self.panel.columns - vector * lanes)
+            product.epilogue.emit_channels(load, row, self.panel.column + vector * lanes, count, lanes)

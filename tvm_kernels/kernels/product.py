@@ -110,7 +110,7 @@ class ProductBuilder:
         """Surrounds the code of one tile."""
         yield
 
-    def inner(self, panel: PanelTile) -> RegisterTile:
+    def register_tile(self, panel: PanelTile) -> RegisterTile:
         """What emits the register tiles of a panel."""
         return RegisterTile(self, panel)
 
@@ -239,9 +239,11 @@ class ProductBuilder:
         per_group = self.window.out_channels // self.window.groups
         column = group * per_group + panel * panels.columns
         column = column if isinstance(column, int) else T.bind(column)
-        self._row_groups(self.inner(PanelTile(group, weights, column, vectors, columns)))
+        self.all_rows(PanelTile(group, weights, column, vectors, columns))
 
-    def _row_groups(self, inner: RegisterTile) -> None:
+    def all_rows(self, panel: PanelTile) -> None:
+        """All output rows of the tile."""
+        inner = self.register_tile(panel)
         height, window = self.positions.height, self.window
         rest = window.out_height % height
         if not rest:
