@@ -12,20 +12,16 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Shuffle
 
-from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_tile import (
-    AVX2,
-    AVX512,
-    SCALAR,
-    VECTOR128,
     Registers,
     multiply_rows,
     panels,
     store_panel,
     tile_rows,
+    tiled_rows,
 )
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import BatchMatMul
@@ -133,16 +129,4 @@ def _transposed(rows: list[Any]) -> list[Any]:
     return rows
 
 
-@kernel("batch-matmul-avx512", serves=BatchMatMul, needs={"avx512f"}, prefer=100)
-def avx512(op: BatchMatMul) -> Built:
-    return build(op, AVX512)
-
-
-@kernel("batch-matmul-avx2", serves=BatchMatMul, needs={"avx2", "fma"}, prefer=80)
-def avx2(op: BatchMatMul) -> Built:
-    return build(op, AVX2)
-
-
-@kernel("batch-matmul-portable", serves=BatchMatMul)
-def portable(op: BatchMatMul) -> Built:
-    return build(op, SCALAR if current_code_generator() == "c" else VECTOR128)
+tiled_rows("batch-matmul", BatchMatMul, build)

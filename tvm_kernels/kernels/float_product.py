@@ -12,13 +12,8 @@ import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_tile import (
-    AVX2,
-    AVX512,
-    SCALAR,
-    VECTOR128,
     Registers,
     multiply_rows,
     pack_panels,
@@ -26,9 +21,10 @@ from subbyte.tvm_kernels.kernels.float_tile import (
     rows_per_block,
     store_panel,
     tile_rows,
+    tiled_rows,
 )
 from subbyte.tvm_kernels.kernels.patches import gather, layout
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import Conv2d, FloatProduct, ToBits
@@ -131,16 +127,4 @@ def _stored(op: FloatProduct) -> int:
     return shape.rows * shape.depth
 
 
-@kernel("float-avx512", serves=FloatProduct, needs={"avx512f"}, prefer=100)
-def avx512(op: FloatProduct) -> Built:
-    return build(op, AVX512)
-
-
-@kernel("float-avx2", serves=FloatProduct, needs={"avx2", "fma"}, prefer=80)
-def avx2(op: FloatProduct) -> Built:
-    return build(op, AVX2)
-
-
-@kernel("float-portable", serves=FloatProduct)
-def portable(op: FloatProduct) -> Built:
-    return build(op, SCALAR if current_code_generator() == "c" else VECTOR128)
+tiled_rows("float", FloatProduct, build)

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_functions import splat
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.rowwise import at
 
 MACS_PER_TILE = 200_000  # less is not worth sharing among threads
@@ -191,3 +193,17 @@ def store_panel(
             emit(width)
         with T.Else():
             emit(short)
+
+
+def tiled_rows(name: str, serves: type, build: Callable[[Any, Registers], Built]) -> None:
+    """Register `build(op, registers)` for AVX-512, AVX2, and any CPU."""
+
+    def add(suffix: str, needs: set[str], order: int, registers: Registers) -> None:
+        def made(op: Any) -> Built:
+            return build(op, SCALAR if current_code_generator() == "c" else registers)
+
+        kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=order)(made)
+
+    add("avx512", {"avx512f"}, 100, AVX512)
+    add("avx2", {"avx2", "fma"}, 80, AVX2)
+    add("portable", set(), 0, VECTOR128)
