@@ -25,22 +25,12 @@ SIZES = {"digits": (8, 8), "keywords": (49, 10)}
 BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
 
 
-def untrained(scheme: str, size: tuple[int, int], path: Path) -> None:
-    """Write ds_cnn of that scheme, random weights and batch norm statistics of random data, as ONNX."""
-    import torch
-
+def make(scheme: str, size: tuple[int, int], path: Path) -> None:
+    """Write ds_cnn of that scheme, untrained, as ONNX."""
     from subbyte.export.exporter import export
-    from subbyte.models import zoo
-    from subbyte.models.quant import quantize
+    from subbyte.models import untrained
 
-    torch.manual_seed(0)
-    examples = torch.randn(8, 1, *size)
-    model = zoo.create_for_scheme("ds_cnn", scheme, channels=1, size=size, classes=12)
-    quantize(model, scheme, examples)
-    model.train()
-    for _ in range(2):
-        model(torch.randn(8, 1, *size))
-    model.eval()
+    model, examples = untrained("ds_cnn", scheme, size=size, classes=12)
     export(model, path, example=examples, check=False)
 
 
@@ -87,7 +77,7 @@ def main(
         wanted = list(models)
         if not wanted:
             for path, scheme, size in made:
-                untrained(scheme, SIZES[size], path)
+                make(scheme, SIZES[size], path)
                 wanted.append(path)
         for path in wanted:
             rows.append(measure(path))

@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 import subbyte
-from subbyte.models.quant import quantize
-from subbyte.models.zoo import create_for_scheme
+from subbyte.models import untrained
 from subbyte.runtime.machine import machine
 from subbyte.verdict import compare
 
@@ -26,14 +25,10 @@ SIZES = {"resnet18": (3, 224), "deit_tiny": (3, 224), "resnet8": (3, 32), "ds_cn
 def build(name: str, scheme: str, folder: Path) -> Path:
     """The bundle of a randomly initialised model of the zoo; its ONNX file lies beside it."""
     channels, size = SIZES[name]
-    torch.manual_seed(0)
-    example = torch.randn(1, channels, size, size)
-    model = create_for_scheme(name, scheme, classes=1000 if size == 224 else 10, channels=channels, size=size)
-    model = quantize(model, scheme, example=example)
-    with torch.no_grad():
-        model.train()(torch.randn(2, channels, size, size))  # lets the activation quantizers see their range
-    model.eval()
-    subbyte.export(model, folder / "model.onnx", example=example)
+    model, examples = untrained(
+        name, scheme, classes=1000 if size == 224 else 10, channels=channels, size=size, batch=2
+    )
+    subbyte.export(model, folder / "model.onnx", example=examples)
     report = subbyte.compile(folder / "model.onnx", folder / "model.subbyte")
     for row in report.fallbacks:
         print(f"  in float: {row}")

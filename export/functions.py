@@ -225,11 +225,3 @@ def append_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     if used and all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     return model
-
-
-def model_with_functions(graph: onnx.GraphProto) -> onnx.ModelProto:
-    """A model of `graph` with pinned opset and IR version, and the functions that it calls."""
-    model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="subbyte"
-    )
-    return append_functions(model)

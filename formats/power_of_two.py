@@ -27,7 +27,5 @@ POW2 = {
     bits: register(Format(f"pow2_{bits}", bits, _table(bits, True), f"0 and +-2^e, {_count((1 << bits - 1) - 1)}"))
     for bits in (2, 3, 4, 5)
 }
-POW2_NO_ZERO = {
-    bits: register(Format(f"pow2_{bits}n", bits, _table(bits, False), f"+-2^e, {_count(1 << bits - 1)}, no zero"))
-    for bits in (2, 3, 4, 5)
-}
+for _bits in (2, 3, 4, 5):
+    register(Format(f"pow2_{_bits}n", _bits, _table(_bits, False), f"+-2^e, {_count(1 << _bits - 1)}, no zero"))

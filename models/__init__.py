@@ -5,6 +5,7 @@ from subbyte.models.data import Data, Normalization, from_datasets, list_data, l
 from subbyte.models.losses import create_loss, list_losses
 from subbyte.models.quant import all_schemes, get_scheme, quantize
 from subbyte.models.training import TrainResult, train
+from subbyte.models.untrained import untrained
 from subbyte.models.zoo import create, create_for_scheme, list_models, register_model
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "register_model",
     "save_checkpoint",
     "train",
+    "untrained",
 ]

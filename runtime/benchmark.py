@@ -102,17 +102,19 @@ def bench(
     profile: bool = True,
     cold: bool = True,
     energy: bool = True,
-    meter: Meter | None = None,
+    meter: Meter | str | None = None,
     pin: bool = True,
 ) -> BenchResult:
     """Measure a bundle or an open session: latency, operators, cold start, energy, golden outputs, machine.
 
     Runs for `seconds`, or `iterations` calls where given, after at least `warmup` calls. `inputs` default to the golden
     ones, else random. One thread unless told (a session keeps its own). With `energy`, joules are measured where a
-    counter can be read (`meter`, or RAPL or hwmon), for as long again and an idle window before; modelled energy is
-    always given, apart. `pin` keeps the process on as many cores as there are threads.
+    counter can be read, for as long again and an idle window before; modelled energy is always given, apart. `meter`
+    is a Meter, or a name: `rapl`, `hwmon`, `zeus`, `csv:PATH`, `none`, or `auto` (the default: RAPL or hwmon, no joules
+    where neither can be read). `pin` keeps the process on as many cores as there are threads.
 
-    Raises UsageError for settings that cannot be, InputError for inputs that do not fit, and what `load` raises.
+    Raises UsageError for settings that cannot be, EnergyError for a named meter that cannot work here, InputError for
+    inputs that do not fit, and what `load` raises.
     """
     if iterations is not None and not 1 <= iterations <= MAX_SAMPLES:
         raise UsageError(f"iterations is {iterations}, expected 1 .. {MAX_SAMPLES}")
@@ -120,6 +122,9 @@ def bench(
         raise UsageError(f"seconds is {seconds}, expected more than 0 and at most 3600, or give iterations")
     if warmup < 0:
         raise UsageError(f"warmup is {warmup}, expected 0 or more calls")
+    if isinstance(meter, str):  # made before anything is measured; "auto" may find none, and the result says why
+        energy = energy and meter != "none"
+        meter = None if meter == "auto" else energy_meters.make_meter(meter)
     settings = _Settings(warmup, None if iterations else seconds, iterations, inputs, profile, energy, meter)
     here = machine()  # before our own load shows
     if isinstance(bundle, Session):

@@ -1,7 +1,8 @@
 """Measured energy: joules of a counter over a stated window, gross and net of idle. energy_model.py has the modelled.
 
 A meter is a class with `start()` and `stop()`; to add one, write it like those of rapl.py, hwmon.py, meter_csv.py or
-zeus_meter.py and add its line to METERS. Every figure says its source; nothing is ever estimated here.
+zeus_meter.py and add its line to METERS, or to `make_meter` if it takes an argument. Every figure says its source;
+nothing is ever estimated here.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import importlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from subbyte.errors import EnergyError
+from subbyte.errors import EnergyError, UnknownNameError, UsageError
 
 __all__ = [
     "METERS",
@@ -24,6 +26,7 @@ __all__ = [
     "Reading",
     "available",
     "find_meter",
+    "make_meter",
     "measure",
 ]
 
@@ -92,22 +95,53 @@ def available() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in METERS:
         try:
-            make_meter(name)
+            _made(name)
             found[name] = None
         except EnergyError as error:
             found[name] = str(error)
     return found
 
 
-def make_meter(name: str) -> Meter:
-    """The meter of that name; raises UnknownNameError, or EnergyError where it cannot work."""
-    if name not in METERS:
-        from subbyte.errors import UnknownNameError
+def make_meter(name: str) -> Meter | None:
+    """The meter of that name: a row of METERS, `csv:PATH` (an external meter's growing log), `auto` (the first of
+    PROCESSOR_METERS that works); None for `none`.
 
-        raise UnknownNameError("energy meter", name, METERS)
+    Raises UnknownNameError, UsageError for a log that is not there, EnergyError where the meter cannot work.
+    """
+    kind, _, path = name.partition(":")
+    if name == "none":
+        return None
+    if name == "auto":
+        return find_meter(PROCESSOR_METERS)
+    if kind == "csv":
+        return _csv(path)
+    if name not in METERS:
+        raise UnknownNameError("energy meter", name if kind in METERS else kind, ("auto", "none", "csv", *METERS))
+    try:
+        return _made(name)
+    except EnergyError as error:
+        others = [other for other, why in available().items() if why is None]
+        works = f"Readable here: {', '.join(others)}." if others else "No other is readable here."
+        raise EnergyError(
+            f"energy meter '{name}' does not work here: {error} {works} Take 'csv:PATH' for the log of an external "
+            f"meter, 'auto' for the first that works, or 'none' to measure no energy."
+        ) from error
+
+
+def _made(name: str) -> Meter:
+    """The meter of a row of METERS; raises EnergyError where it cannot work."""
     module, attribute = METERS[name]
     meter: Meter = getattr(importlib.import_module(module), attribute)()
     return meter
+
+
+def _csv(path: str) -> Meter:
+    from subbyte.runtime.meter_csv import CsvMeter
+
+    if not Path(path).is_file():
+        missing = f"there is no file '{path}'" if path else "it names no file"
+        raise UsageError(f"energy meter 'csv:{path}': {missing}. Expected csv:PATH, the log that the meter is writing.")
+    return CsvMeter(path)
 
 
 def find_meter(names: Iterable[str] = tuple(METERS)) -> Meter:
@@ -115,7 +149,7 @@ def find_meter(names: Iterable[str] = tuple(METERS)) -> Meter:
     reasons = []
     for name in names:
         try:
-            return make_meter(name)
+            return _made(name)
         except EnergyError as error:
             reasons.append(f"{name}: {error}")
     raise EnergyError("no energy counter can be read on this machine. " + " ".join(reasons))

@@ -14,7 +14,6 @@ import onnx.numpy_helper
 import onnx.reference
 
 from subbyte.errors import InputError
-from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.kernels import reference
 
@@ -66,11 +65,3 @@ def node_proto(node: Node) -> onnx.NodeProto:
         if key not in ("explicit", "copied")
     }
     return onnx.helper.make_node(node.op, node.inputs, node.outputs, node.name, domain=node.domain, **attributes)
-
-
-def onnx_array(array: Array, storage: ops.Storage, layout: str) -> Array:
-    """A stored array as the ONNX value that it stands for: levels as float32, NCHW."""
-    values = array if isinstance(storage, ops.Float) else reference.levels(array, storage).astype(np.float32)
-    if layout == "NHWC":
-        values = np.moveaxis(values, -1, 1)
-    return values

@@ -75,12 +75,6 @@ class QuantizedProduct(Constants):
         """The weight as packed codes and scales."""
         return self.weight_quantizer.export()
 
-    def largest_sum(self) -> int:
-        """A bound on the integer sums of this layer: a channel's largest sum |level|, times the largest code."""
-        w = self.weight_quantizer.latent().detach()
-        sums = self.weight_quantizer.codes(w).double().abs().flatten(1).sum(dim=1)
-        return int(sums.max()) * self.activation_quantizer.format.largest
-
     # ---- eval-mode constants ----
 
     def compute_constants(self) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "targets": "registries",
     "schemes": "registries",
     "models": "registries",
+    "data": "registries",
     "losses": "registries",
     "formats": "registries",
     "doctor": "doctor",

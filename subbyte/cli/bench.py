@@ -15,6 +15,12 @@ import click
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of timing.")
 @click.option("--iterations", type=click.IntRange(1), help="A number of runs instead of --seconds.")
+@click.option(
+    "--meter",
+    default="auto",
+    show_default=True,
+    help="Of energy: rapl, hwmon, zeus, csv:PATH (the log of an external meter), auto (rapl or hwmon), none.",
+)
 @click.option("--baseline", type=click.Choice(["onnxruntime"]), help="Run float and int8 beside it, and say who wins.")
 @click.option(
     "--onnx",
@@ -32,6 +38,7 @@ def bench(
     threads: int,
     seconds: float,
     iterations: int | None,
+    meter: str,
     baseline: str | None,
     onnx: Path | None,
     float_model: Path | None,
@@ -54,7 +61,7 @@ def bench(
     if baseline:
         onnx = _ready_to_compare(bundle, onnx)
     console = open_console(markup=True)
-    result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations)
+    result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations, meter=meter)
     print_bench(result, console)
     print_energy_model(result, console)
     saved: dict[str, Any] = result.to_json()

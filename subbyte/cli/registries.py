@@ -1,4 +1,4 @@
-"""`subbyte targets | schemes | models | losses | formats`: what there is, one line each."""
+"""`subbyte targets | schemes | models | data | losses | formats`: what there is, one line each."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def models() -> None:
     from subbyte.models.zoo import get_model, list_models
 
     _print((name, get_model(name).summary) for name in list_models())
+
+
+@click.command()
+def data() -> None:
+    """List the data sets that `train` knows."""
+    from subbyte.models.data import list_data
+
+    _print(list_data().items())
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.argument("model")
-@click.option("--data", default="digits", show_default=True, help="Data set: digits, fashion-mnist, imagefolder.")
+@click.option("--data", default="digits", show_default=True, help="Data set; see `subbyte data`.")
 @click.option("--data-path", type=click.Path(path_type=Path), help="Where the data lies, if it is not embedded.")
 @click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
 @click.option(

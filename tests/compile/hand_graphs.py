@@ -10,7 +10,7 @@ import onnx.helper as helper
 import onnx.numpy_helper
 
 from subbyte import formats
-from subbyte.export.functions import model_with_functions
+from subbyte.export.functions import IR_VERSION, OPSET, append_functions
 
 Shape = tuple[int, ...]
 
@@ -75,7 +75,8 @@ class Builder:
         """The finished model; output shapes are inferred."""
         infos = [helper.make_empty_tensor_value_info(name) for name in outputs]
         graph = helper.make_graph(self.nodes, "hand_made", self.inputs, infos, self.constants)
-        made = model_with_functions(graph)
+        opsets = [helper.make_opsetid("", OPSET)]
+        made = append_functions(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION))
         inlined = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(made), data_prop=True)
         known = {info.name: info for info in (*inlined.graph.value_info, *inlined.graph.output)}
         del made.graph.output[:]

@@ -10,7 +10,9 @@ import onnxruntime
 import tvm
 import tvm.s_tir  # registers the default pipeline
 
+from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.abi import on_one_thread
+from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.kernels.execute import aligned, host_features, host_target
 from subbyte.tvm_kernels.plan import Plan, Tensor
 
@@ -72,3 +74,11 @@ def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[t
             place = tensor.place
             trace.append((tensor, view(place.space, place.offset, tensor.dtype, tensor.shape).copy()))
     return {tensor.name: array for tensor, array in zip(plan.outputs, results, strict=True)}, trace
+
+
+def onnx_array(array: Any, storage: ops.Storage, layout: str) -> Any:
+    """A stored array as the ONNX value that it stands for: levels as float32, NCHW."""
+    values = array if isinstance(storage, ops.Float) else reference.levels(array, storage).astype(np.float32)
+    if layout == "NHWC":
+        values = np.moveaxis(values, -1, 1)
+    return values

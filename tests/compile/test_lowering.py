@@ -1,61 +1,26 @@
-"""Lowering keeps every number: hand-made graphs, real exports and other people's files against onnxruntime."""
+"""Lowering keeps every number: hand-made graphs, real exports and what falls back to float, against onnxruntime."""
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import onnx
-import onnx.helper as helper
 import pytest
-import torch
 from hand_graphs import Builder, cnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lowered import assert_equal, forms_of, kernels, kinds, steps_of
 from random_graphs import random_network
-from run_plan import onnxruntime_outputs, random_inputs, run_plan
+from run_plan import onnx_array, onnxruntime_outputs, random_inputs, run_plan
 
 from subbyte.errors import CompileError
 from subbyte.export import export
-from subbyte.models.quant import quantize
-from subbyte.models.zoo import create_for_scheme
+from subbyte.models import untrained
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.interpret import interpret, onnx_array
+from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.kernels.execute import host_features
 from subbyte.tvm_kernels.lowering import lower, lower_graph
 
 HOST = host_features()
-
-
-def kernels(graph):
-    """Kernels in order, moves of axes left out."""
-    return [node for node in graph.order() if node.operator is not None and node.op != "Permute"]
-
-
-def kinds(graph):
-    """Operators in order, views left out."""
-    return [node.op for node in graph.order() if node.op != "View"]
-
-
-def steps_of(node):
-    return [type(step).__name__ for step in node.operator.epilogue.steps]
-
-
-def forms_of(node):
-    return [type(form).__name__ for form in node.operator.epilogue.forms]
-
-
-def assert_equal(model, graph=None):
-    """The lowered graph gives onnxruntime's bits."""
-    graph = lower_graph(model) if graph is None else graph
-    inputs = random_inputs(model)
-    wanted = onnxruntime_outputs(model, inputs)
-    got = interpret(graph, inputs)
-    for name, array in wanted.items():
-        assert got[name].dtype == array.dtype
-        assert np.array_equal(got[name], array), name
-    return graph
-
 
 # ---- hand-made graphs ----
 
@@ -244,68 +209,6 @@ def test_random_networks_are_equal_bit_for_bit(seed):
     assert_equal(model, lower_graph(model, HOST))
 
 
-# ---- layout ----
-
-
-def transposes(graph):
-    return [node for node in graph.order() if node.op in ("Transpose", "Permute")]
-
-
-def test_one_transpose_at_the_input_and_none_for_one_channel():
-    for channels, expected in ((3, 1), (1, 0)):
-        b = Builder()
-        y = b.conv(b.quantize(b.input(1, channels, 8, 8)), "int8", 8, channels, 3, 3)
-        y = b.conv(b.quantize(b.node("Relu", y)), "ternary", 4, 8, 3, 3)
-        pooled = b.node("GlobalAveragePool", y)
-        model = b.model(b.linear(b.quantize(b.node("Flatten", pooled)), "int4", 5, 4))
-        assert len(transposes(lower_graph(model))) == expected
-        assert_equal(model)
-
-
-@pytest.mark.parametrize("operator", ["Flatten", "Reshape"])
-def test_flatten_of_pixels_and_channels_turns_the_weights_instead(operator):
-    b = Builder()
-    y = b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 6, 1, 3, 3)
-    flat = b.node("Flatten", y) if operator == "Flatten" else b.node("Reshape", y, b.constant([1, -1], np.int64))
-    graph = assert_equal(b.model(b.linear(b.quantize(flat), "ternary", 5, 216)))
-    assert transposes(graph) == []
-
-
-def test_transposes_of_the_file_become_kernels_or_views():
-    b = Builder()
-    x = b.input(1, 6, 3, 4)
-    turned = b.node("Transpose", b.node("Exp", x), perm=[2, 0, 3, 1])  # [3, 1, 4, 6]
-    same = b.node("Transpose", b.node("Sin", x), perm=[1, 2, 0, 3])  # the axis of one element moves
-    backwards = b.node("Transpose", b.node("Floor", x))
-    graph = lower_graph(b.model(turned, same, backwards))
-    assert [node.op for node in graph.order() if node.op in ("Transpose", "Permute")] == ["Permute", "Permute"]
-    moves = [node.operator for node in graph.order() if node.op == "Permute"]
-    assert [(move.shape, move.perm) for move in moves] == [((1, 6, 3, 4), (2, 0, 3, 1)), ((1, 6, 3, 4), (3, 2, 1, 0))]
-
-
-def test_flatten_that_something_else_reads_is_transposed():
-    b = Builder()
-    y = b.node("Flatten", b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 6, 1, 3, 3))
-    graph = assert_equal(b.model(y, b.linear(b.quantize(y), "ternary", 5, 216)))
-    assert len(transposes(graph)) >= 1
-
-
-def test_tokens_of_patches_need_no_transpose():
-    b = Builder()
-    y = b.conv(b.quantize(b.input(1, 1, 8, 8)), "int8", 16, 1, 2, 2, strides=[2, 2])
-    tokens = b.node("Transpose", b.node("Reshape", y, b.constant([1, 16, 16], np.int64)), perm=[0, 2, 1])
-    graph = assert_equal(b.model(b.linear(b.quantize(tokens), "int4", 8, 16)))
-    assert transposes(graph) == []
-
-
-def test_concatenated_channels_stay_channels_last():
-    b = Builder()
-    codes = b.quantize(b.input(1, 1, 8, 8))
-    both = b.node("Concat", b.conv(codes, "int8", 4, 1, 3, 3), b.conv(codes, "int8", 3, 1, 3, 3), axis=1)
-    graph = assert_equal(b.model(b.conv(b.quantize(both), "ternary", 4, 7, 1, 1)))
-    assert len(transposes(graph)) == 1  # of the output
-
-
 # ---- fallbacks ----
 
 
@@ -352,12 +255,8 @@ def test_a_product_without_a_kernel_runs_in_float_on_the_same_integers(monkeypat
 
 
 def exported(tmp_path, name, scheme):
-    torch.manual_seed(0)
-    model = create_for_scheme(name, scheme, channels=1, size=8)
-    x = torch.randn(8, 1, 8, 8)
-    quantize(model, scheme, x[:1])
-    model(x)
-    export(model.eval(), tmp_path / "m.onnx", example=x[:1], check=False)
+    model, examples = untrained(name, scheme)
+    export(model, tmp_path / "m.onnx", example=examples, check=False)
     return onnx.load(tmp_path / "m.onnx")
 
 
@@ -381,121 +280,3 @@ def test_the_plan_of_a_transformer_runs(tmp_path):
     outputs, _ = run_plan(lower(model, HOST), inputs)
     wanted = onnxruntime_outputs(model, inputs)["logits"]
     np.testing.assert_allclose(outputs["logits"], wanted, atol=1e-3)
-
-
-# ---- other people's files ----
-
-
-def float_network():
-    """Convolution, depthwise, residual, max pool, Gemm: in float."""
-    b = Builder()
-    x = b.input(1, 3, 10, 10)
-
-    def conv(y, out, depth, **attributes):
-        weight = b.constant(b.rng.normal(0, 0.3, (out, depth, 3, 3)))
-        return b.node("Conv", y, weight, b.uniform(out), **attributes)
-
-    y = b.node("Relu", conv(x, 8, 3, pads=[1, 1, 1, 1]))
-    z = b.node("Relu", b.node("Add", conv(y, 8, 1, group=8, pads=[1, 1, 1, 1]), y))
-    z = b.node("MaxPool", z, kernel_shape=[2, 2], strides=[2, 2])
-    flat = b.node("Flatten", z)
-    hidden = b.node("Relu", b.node("Gemm", flat, b.constant(b.rng.normal(0, 0.1, (12, 200))), b.uniform(12), transB=1))
-    return b.model(b.node("MatMul", hidden, b.constant(b.rng.normal(0, 0.3, (12, 5)))))
-
-
-@pytest.mark.parametrize(
-    ("activations", "weights", "per_channel", "symmetric"),
-    [
-        ("QUInt8", "QInt8", True, False),
-        ("QInt8", "QInt8", True, True),
-        ("QInt8", "QInt8", False, False),
-        ("QUInt8", "QUInt8", False, False),
-    ],
-)
-def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, weights, per_channel, symmetric):
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.left = [
-                {"x": np.random.default_rng(i).standard_normal((1, 3, 10, 10)).astype(np.float32)} for i in range(4)
-            ]
-
-        def get_next(self):
-            return self.left.pop() if self.left else None
-
-    logging.disable(logging.WARNING)  # its advice on pre-processing
-    try:
-        onnx.save(float_network(), tmp_path / "f.onnx")
-        quantize_static(
-            tmp_path / "f.onnx",
-            tmp_path / "q.onnx",
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=per_channel,
-            activation_type=QuantType[activations],
-            weight_type=QuantType[weights],
-            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": weights == "QInt8"},
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    model = onnx.load(tmp_path / "q.onnx")
-    inputs = random_inputs(model)
-    graph = lower_graph(model)
-    assert kinds(graph).count("QuantizedProduct") == 4
-    assert "FloatProduct" not in kinds(graph)
-    got, wanted = (next(iter(f(a, inputs).values())) for f, a in ((interpret, graph), (onnxruntime_outputs, model)))
-    step = np.unique(np.abs(wanted[wanted != 0])).min()  # of the output's own quantizer, at least
-    assert np.abs(got - wanted).max() <= step * 1.001
-    assert np.mean(got == wanted) >= 0.6
-
-
-def test_matmul_nbits_is_dequantized_and_named():
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 16, (6, 2, 16))
-    scale = rng.uniform(0.01, 0.1, (6, 2)).astype(np.float32)
-    packed = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
-    weight = ((codes - 8) * scale[..., None]).reshape(6, 32)[:, :30].astype(np.float32)
-    info = [helper.make_tensor_value_info("x", 1, (3, 30))], [helper.make_tensor_value_info("y", 1, (3, 6))]
-    node = helper.make_node(
-        "MatMulNBits", ["x", "w", "s"], ["y"], "nbits", "", "com.microsoft", K=30, N=6, bits=4, block_size=16
-    )
-    constants = [onnx.numpy_helper.from_array(packed, "w"), onnx.numpy_helper.from_array(scale.reshape(-1), "s")]
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(helper.make_graph([node], "g", *info, constants), opset_imports=opsets, ir_version=10)
-    graph = lower_graph(model)
-    inputs = random_inputs(model)
-    np.testing.assert_allclose(interpret(graph, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(onnxruntime_outputs(model, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-4, atol=1e-4)
-    assert "weight-only MatMulNBits" in kernels(graph)[0].fallback
-
-
-def test_qonnx_quantizers_become_integer_products():
-    b = Builder()
-    x = b.input(2, 12)
-    domain = "qonnx.custom_op.general"
-    weight = b.rng.normal(0, 0.4, (12, 5)).astype(np.float32)
-    signed = {"domain": domain, "signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
-    zero, four = b.constant(0.0), b.constant(4.0)
-    a = b.node("Quant", x, b.constant(0.25), zero, four, **{**signed, "narrow": 0})
-    w = b.node("Quant", b.constant(weight), b.constant(0.125), zero, four, **signed)
-    y = b.node("MatMul", a, w)
-    infos = [helper.make_tensor_value_info(y, 1, (2, 5))]
-    graph = helper.make_graph(b.nodes, "g", b.inputs, infos, b.constants)
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    lowered = lower_graph(model)
-    assert kinds(lowered) == ["Elementwise", "QuantizedProduct"]
-    assert kernels(lowered)[1].operator.weight.format.name == "int4"
-    inputs = random_inputs(model)
-    codes = np.clip(np.rint(inputs["x"] / np.float32(0.25)), -8, 7) @ np.clip(
-        np.rint(weight / np.float32(0.125)), -7, 7
-    )
-    assert np.array_equal(interpret(lowered, inputs)[y], codes.astype(np.float32) * np.float32(0.25 * 0.125))
-
-
-def test_stored_arrays_are_shown_as_onnx_values():
-    stored = np.arange(24, dtype=np.uint8).reshape(1, 2, 3, 4)
-    shown = onnx_array(stored, ops.Codes(-128, 127, 128), "NHWC")
-    assert shown.shape == (1, 4, 2, 3)
-    assert shown[0, 1, 0, 0] == 1 - 128

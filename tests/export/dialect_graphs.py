@@ -70,4 +70,10 @@ def quantized_cnn(weight_format: str = "ternary", seed: int = 0) -> onnx.ModelPr
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [2, 4])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    return functions.model_with_functions(graph)
+    return model_of(graph)
+
+
+def model_of(graph):
+    """A model of `graph` with the opset and IR version of exports, and the functions that it calls."""
+    opsets = [helper.make_opsetid("", functions.OPSET)]
+    return functions.append_functions(helper.make_model(graph, opset_imports=opsets, ir_version=functions.IR_VERSION))

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from dialect_graphs import model_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -31,7 +32,7 @@ def call(name, initializers, inputs, outputs):
         [helper.make_tensor_value_info(k, TensorProto.FLOAT, shape) for k, shape in outputs.items()],
         [numpy_helper.from_array(v, k) for k, v in initializers.items()],
     )
-    return functions.model_with_functions(graph)
+    return model_of(graph)
 
 
 def run_onnxruntime(model, inputs, level):
@@ -185,4 +186,4 @@ def test_unknown_functions_are_refused_by_name():
         functions.function("DecodeInt44")
     graph = helper.make_graph([helper.make_node("Frobnicate", [], ["y"], domain="subbyte")], "g", [], [])
     with pytest.raises(ExportError, match=r"subbyte\.Frobnicate"):
-        functions.model_with_functions(graph)
+        model_of(graph)

@@ -7,12 +7,11 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from dialect_graphs import quantized_cnn
+from dialect_graphs import model_of, quantized_cnn
 from onnx import helper, numpy_helper
 
 from subbyte.errors import ModelError
 from subbyte.export import float_twin, int8_twin, run_onnx
-from subbyte.export.functions import model_with_functions
 
 X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
 
@@ -63,7 +62,7 @@ def test_the_padding_of_a_binary_convolution_goes_back_into_it():
     ]
     infos = [helper.make_tensor_value_info(n, 1, s) for n, s in (("input", [1, 2, 4, 4]), ("y", [1, 3, 4, 4]))]
     tensors = [numpy_helper.from_array(a, n) for n, a in constants.items()]
-    model = model_with_functions(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors))
+    model = model_of(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors))
     twin = float_twin(model)
     assert operators(twin) == {"Conv": 1}
     assert run_onnx(twin, x)["y"].shape == run_onnx(model, x)["y"].shape
@@ -79,7 +78,7 @@ def test_a_factor_that_meets_no_weight_is_applied():
     tensors = [numpy_helper.from_array(step, "step")]
     tensors += [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("low", -128), ("high", 127))]
     infos = [helper.make_tensor_value_info(n, 1, [3, 3]) for n in ("input", "y")]
-    model = model_with_functions(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors))
+    model = model_of(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors))
     x = np.random.default_rng(0).integers(-8, 8, (3, 3)).astype(np.float32) / 4  # on the grid: nothing is lost
     np.testing.assert_allclose(run_onnx(float_twin(model), x)["y"], run_onnx(model, x)["y"], rtol=1e-6)
 

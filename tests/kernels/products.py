@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from agreement import Generator, differing, rows_here
+from agreement import row as row_of
 
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.formats.reference import pack_bits
-from subbyte.tvm_kernels.kernels import reference
-from subbyte.tvm_kernels.kernels.execute import host_features, run
-from subbyte.tvm_kernels.kernels.registry import Kernel, rows
+from subbyte.tvm_kernels.kernels.registry import Kernel
 from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul, QuantizedProduct
 
 Array = npt.NDArray[Any]
@@ -33,12 +33,12 @@ CONVOLUTIONS = {
 
 def row(name: str) -> Kernel:
     """The kernel row of that name."""
-    return next(r for r in rows(QuantizedProduct) if r.name == name)
+    return row_of(QuantizedProduct, name)
 
 
 def runs_here(name: str) -> bool:
     """Whether this CPU has what the row needs."""
-    return row(name).needs <= host_features()
+    return name in rows_here(QuantizedProduct)
 
 
 def weight(geometry: MatMul | Conv2d, fmt: str, group: int = 0, levels: Array | None = None) -> LowBitTensor:
@@ -75,13 +75,8 @@ def differences(
     weights: LowBitTensor,
     epilogue: Epilogue | None = None,
     stored: Array | None = None,
+    by: Generator = "llvm",
 ) -> int:
-    """How many elements of all outputs differ from the reference."""
+    """How many elements of all outputs differ from the reference, in any bit."""
     op = QuantizedProduct("layer", geometry, activation, weights, epilogue or Epilogue())
-    if stored is None:
-        stored = stored_input(geometry, activation)
-    needs = row(kernel).needs
-    got = run(op, [stored], row(kernel), needs)
-    wanted = reference.run(op, [stored])
-    assert len(got) == len(wanted)
-    return sum(int((g.reshape(w.shape) != w).sum()) for g, w in zip(got, wanted, strict=True))
+    return differing(op, kernel, [stored_input(geometry, activation) if stored is None else stored], by)

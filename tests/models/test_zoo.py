@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from subbyte.errors import UnknownNameError, UsageError
+from subbyte.models.quant import quantized_layers
+from subbyte.models.untrained import untrained
 from subbyte.models.zoo import create, create_for_scheme, get_model, list_models, register_model, registry
 
 SIZES = {
@@ -122,3 +124,22 @@ def test_a_registered_model_is_created_by_name(monkeypatch: pytest.MonkeyPatch) 
 
     assert create("one_layer", classes=3, channels=1)(torch.zeros(1, 1, 2, 2)).shape == (1, 3)
     assert get_model("one_layer").options == ("bias",)
+
+
+@pytest.mark.parametrize("scheme", ["float", "int4", "binary"])
+def test_an_untrained_model_is_ready_to_export_and_leaves_the_random_state(scheme: str) -> None:
+    state = torch.random.get_rng_state()
+    model, images = untrained("ds_cnn", scheme, size=(9, 7), classes=3, batch=4)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert images.shape == (4, 1, 9, 7)
+    assert not model.training
+    assert bool(quantized_layers(model)) == (scheme != "float")
+    with torch.no_grad():
+        logits = model(images)
+        again, same = untrained("ds_cnn", scheme, size=(9, 7), classes=3, batch=4)
+        assert torch.equal(images, same)
+        assert torch.equal(logits, again(images))
+    assert logits.shape == (4, 3)
+    assert logits.std() > 0
+    with pytest.raises(UnknownNameError, match="Did you mean 'ds_cnn'"):
+        untrained("ds_cn", scheme)

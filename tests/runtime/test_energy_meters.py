@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_meters import domain, log, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,18 +23,6 @@ from subbyte.runtime.meter_csv import CsvMeter, energy_from_csv, read_csv
 from subbyte.runtime.rapl import Rapl
 from subbyte.runtime.sampling import Sampler
 from subbyte.runtime.zeus_meter import Zeus
-
-
-def write(folder: Path, **files: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in files.items():
-        (folder / name).write_text(f"{value}\n")
-    return folder
-
-
-def domain(root: Path, folder: str, name: str, uj: int, limit: int = 262_143_328_850) -> Path:
-    return write(root / folder, name=name, energy_uj=uj, max_energy_range_uj=limit) / "energy_uj"
-
 
 # ---- RAPL ----
 
@@ -233,11 +222,6 @@ def test_hwmon_counter_that_was_reset(tmp_path: Path) -> None:
 
 
 # ---- external meters ----
-
-
-def log(path: Path, header: str, rows: list[tuple[float, ...]]) -> Path:
-    path.write_text("\n".join([header, *(",".join(map(repr, row)) for row in rows)]))
-    return path
 
 
 @pytest.mark.parametrize(

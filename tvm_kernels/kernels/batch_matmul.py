@@ -12,20 +12,16 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Shuffle
 
-from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_tile import (
-    AVX2,
-    AVX512,
-    SCALAR,
-    VECTOR128,
     Registers,
-    multiply,
+    multiply_rows,
     panels,
     store_panel,
     tile_rows,
+    tiled_rows,
 )
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import BatchMatMul
@@ -64,34 +60,24 @@ def build(op: BatchMatMul, registers: Registers) -> Built:
             if packed:
                 _pack(op, right, begin_right, operand, width_of_right, lanes)
 
-            def panel_of(column: Any, width: int, last: tuple[int, int]) -> None:
+            def panel_of(column: Any, width: int) -> None:
                 """All rows of the block x one panel of columns."""
                 base_right = T.bind(column if packed else begin_right + column)
-                with T.serial(0, (count + per_tile - 1) // per_tile) as m:
-                    # The last tile reaches back over rows already done and stores only its own.
-                    begin = T.bind(T.min(m * per_tile, count - per_tile))
-                    base = T.bind((matrix * shape.rows + first + begin) * shape.depth)
+                first_row = matrix * shape.rows + first
+                short = cut.channels(width, shape.columns)
 
-                    def element(r: int, k: Any) -> Any:
-                        return left[base + r * shape.depth + k]
+                def vector(v: int, k: Any) -> Any:
+                    return operand[at(base_right + k * width_of_right + v * lanes, lanes)]
 
-                    def vector(v: int, k: Any) -> Any:
-                        return operand[at(base_right + k * width_of_right + v * lanes, lanes)]
+                def store(index: Any, load: Any) -> None:
+                    row = T.bind(first_row + index)
+                    store_panel(epilogue, load, row, 0, column, width, shape.columns, short, lanes)
 
-                    multiply(per_tile, width // lanes, lanes, shape.depth, element, vector, tile)
-                    with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
+                multiply_rows(count, per_tile, width, lanes, shape.depth, left, first_row, vector, tile, store)
 
-                        def load(offset: Any, n: int) -> Any:
-                            return tile[at(r * width + offset, n)]
-
-                        row = T.bind(matrix * shape.rows + first + begin + r)
-                        store_panel(epilogue, load, row, 0, column, width, last, lanes)
-
-            parts = cut.parts()
-            for number, width, first_column in parts:
-                short = shape.columns - cut.padded + width if (number, width, first_column) == parts[-1] else width
+            for number, width, first_column in cut.parts():
                 with T.serial(0, number) as panel:
-                    panel_of(T.bind(first_column + panel * width), width, (shape.columns, short))
+                    panel_of(T.bind(first_column + panel * width), width)
     return Built(builder.get(), signature.parameters)
 
 
@@ -143,16 +129,4 @@ def _transposed(rows: list[Any]) -> list[Any]:
     return rows
 
 
-@kernel("batch-matmul-avx512", serves=BatchMatMul, needs={"avx512f"}, prefer=100)
-def avx512(op: BatchMatMul) -> Built:
-    return build(op, AVX512)
-
-
-@kernel("batch-matmul-avx2", serves=BatchMatMul, needs={"avx2", "fma"}, prefer=80)
-def avx2(op: BatchMatMul) -> Built:
-    return build(op, AVX2)
-
-
-@kernel("batch-matmul-portable", serves=BatchMatMul)
-def portable(op: BatchMatMul) -> Built:
-    return build(op, SCALAR if current_code_generator() == "c" else VECTOR128)
+tiled_rows("batch-matmul", BatchMatMul, build)

@@ -17,7 +17,7 @@ from subbyte.formats import PerGroup
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.depthwise import not_depthwise
-from subbyte.tvm_kernels.kernels.patches import gather, layout
+from subbyte.tvm_kernels.kernels.patches import corner, gather, layout
 from subbyte.tvm_kernels.kernels.portable import as_conv, not_binary_weights
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.rowwise import rows_per_tile
@@ -73,10 +73,7 @@ def depthwise(op: QuantizedProduct) -> Built:
         output = signature.output(0, (pixels, words), "uint32")
         with T.parallel(0, -(-pixels // block)) as tile, T.serial(0, T.min(block, pixels - tile * block)) as i:
             pixel = T.bind(tile * block + i)
-            line = T.bind(pixel // shape.out_width)
-            left = T.bind((pixel % shape.out_width) * shape.stride[1] - shape.padding[1])
-            top = T.bind((line % shape.out_height) * shape.stride[0] - shape.padding[0])
-            image = T.bind(line // shape.out_height)
+            image, top, left = corner(shape, pixel)
             with T.serial(0, words) as word:
                 padding: Any = T.uint32((1 << WORD) - 1)
                 if channels % WORD:

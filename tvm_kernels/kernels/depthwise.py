@@ -19,6 +19,7 @@ from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.packed_weight import PANEL, declare_codes, nbytes, smallest_integer, weight_of
+from subbyte.tvm_kernels.kernels.patches import corner
 from subbyte.tvm_kernels.kernels.reference import weight_levels
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
@@ -73,10 +74,7 @@ def _emit(
             weights = prepare(scratch)
             with T.serial(0, T.min(lines, pixels - tile * lines)) as i:
                 pixel = T.bind(tile * lines + i)
-                line = T.bind(pixel // shape.out_width)
-                left = T.bind((pixel % shape.out_width) * shape.stride[1] - shape.padding[1])
-                top = T.bind((line % shape.out_height) * shape.stride[0] - shape.padding[0])
-                image = T.bind(line // shape.out_height)
+                image, top, left = corner(shape, pixel)
 
                 def block(channel: Any, n: int, vectors: int) -> None:
                     """The sums of `vectors` vectors of channels, and their epilogue."""

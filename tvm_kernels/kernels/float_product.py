@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
-from tvm.tirx import Ramp
 
-from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_tile import (
-    AVX2,
-    AVX512,
-    SCALAR,
-    VECTOR128,
     Registers,
-    multiply,
+    multiply_rows,
     pack_panels,
     panels,
     rows_per_block,
     store_panel,
     tile_rows,
+    tiled_rows,
 )
 from subbyte.tvm_kernels.kernels.patches import gather, layout
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.operators import Conv2d, FloatProduct, ToBits
 
@@ -67,31 +63,23 @@ def build(op: FloatProduct, registers: Registers) -> Built:
         def part(first_row: Any, count: Any, left: Any, left_row: Any, group: Any, which: int, panel: Any) -> None:
             """All rows of a block times one panel."""
             _, width, first_column = cut.parts()[which]
-            vectors = width // lanes
-            last = (shape.columns, shape.columns - cut.padded + width if which == len(cut.parts()) - 1 else width)
             offset = T.bind(group * packed.shape[1] + (first_column + panel * width) * shape.depth)
             column = T.bind(first_column + panel * width)
-            with T.serial(0, (count + per_tile - 1) // per_tile) as m:
-                # The last tile of a matrix reaches back over rows already done and stores only its own; patches
-                # have room for whole tiles.
-                begin = T.bind(m * per_tile if shape.gathered else T.min(m * per_tile, count - per_tile))
-                base = T.bind((left_row + begin) * shape.depth)
+            short = cut.channels(width, shape.columns)
 
-                def right(v: int, k: Any) -> Any:
-                    at = offset + k * width + v * lanes
-                    return weight[at if lanes == 1 else Ramp(at, 1, lanes)]
+            def right(v: int, k: Any) -> Any:
+                return weight[at(offset + k * width + v * lanes, lanes)]
 
-                multiply(
-                    per_tile, vectors, lanes, shape.depth, lambda r, k: left[base + r * shape.depth + k], right, tile
-                )
-                with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
+            def store(index: Any, load: Any) -> None:
+                row = T.bind(first_row + index)
+                first_channel = group * shape.columns
+                store_panel(epilogue, load, row, first_channel, column, width, shape.columns, short, store_lanes)
 
-                    def load(at: int, n: int) -> Any:
-                        start = r * width + at
-                        return tile[start if n == 1 else Ramp(start, 1, n)]
-
-                    row = T.bind(first_row + begin + r)
-                    store_panel(epilogue, load, row, group * shape.columns, column, width, last, store_lanes)
+            # Patches have room for whole tiles.
+            multiply_rows(
+                *(count, per_tile, width, lanes, shape.depth, left, left_row, right, tile, store),
+                whole_tiles=shape.gathered,
+            )
 
         def block_of_rows(first_row: Any, count: Any, run: Any) -> None:
             with T.serial(0, shape.groups) as group:
@@ -139,16 +127,4 @@ def _stored(op: FloatProduct) -> int:
     return shape.rows * shape.depth
 
 
-@kernel("float-avx512", serves=FloatProduct, needs={"avx512f"}, prefer=100)
-def avx512(op: FloatProduct) -> Built:
-    return build(op, AVX512)
-
-
-@kernel("float-avx2", serves=FloatProduct, needs={"avx2", "fma"}, prefer=80)
-def avx2(op: FloatProduct) -> Built:
-    return build(op, AVX2)
-
-
-@kernel("float-portable", serves=FloatProduct)
-def portable(op: FloatProduct) -> Built:
-    return build(op, SCALAR if current_code_generator() == "c" else VECTOR128)
+tiled_rows("float", FloatProduct, build)

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
-from tvm.tirx import Ramp
 
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_functions import splat
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.rowwise import at
 
 MACS_PER_TILE = 200_000  # less is not worth sharing among threads
 MOST_TILES = 16
@@ -59,6 +61,10 @@ class Panels:
         wide = self.vectors * self.lanes
         parts = [(self.wide, wide, 0), (self.narrow, wide - self.lanes, self.wide * wide)]
         return [part for part in parts if part[0]]
+
+    def channels(self, width: int, columns: int) -> int:
+        """Columns of the product, of which there are `columns`, in the last of the panels of that width."""
+        return width - (self.padded - columns if width == self.parts()[-1][1] else 0)
 
 
 def panels(columns: int, registers: Registers) -> Panels:
@@ -108,7 +114,7 @@ def multiply(
     target: Any,
 ) -> None:
     """Emit target[rows * vectors * lanes] = sum over k of left(row, k) x right(vector, k), in registers."""
-    lane = [0] if lanes == 1 else [Ramp(0, 1, lanes)]
+    lane = [at(0, lanes)]
     sums = [[T.alloc_buffer((lanes,), "float32") for _ in range(vectors)] for _ in range(rows)]
     for row in sums:
         for one in row:
@@ -121,8 +127,39 @@ def multiply(
                 T.buffer_store(sums[r][v], sums[r][v][lane[0]] + element * loaded[v], lane)
     for r in range(rows):
         for v in range(vectors):
-            start = (r * vectors + v) * lanes
-            T.buffer_store(target, sums[r][v][lane[0]], [start if lanes == 1 else Ramp(start, 1, lanes)])
+            T.buffer_store(target, sums[r][v][lane[0]], [at((r * vectors + v) * lanes, lanes)])
+
+
+def multiply_rows(
+    count: Any,
+    per_tile: int,
+    width: int,
+    lanes: int,
+    depth: int,
+    left: Any,
+    left_row: Any,
+    right: Callable[[int, Any], Any],
+    tile: Any,
+    store: Callable[[Any, Callable[[Any, int], Any]], None],
+    *,
+    whole_tiles: bool = False,
+) -> None:
+    """Emit `count` rows of left [rows, depth], from left_row on, times one panel of `width` columns, tile by tile.
+
+    store(row, load) follows for each row, counted from the first, while its tile is in L1: load(offset, lanes) gives
+    its accumulators. The last tile reaches back over rows already done and stores only its own, unless `left` has room
+    for whole tiles.
+    """
+    with T.serial(0, (count + per_tile - 1) // per_tile) as m:
+        begin = T.bind(m * per_tile if whole_tiles else T.min(m * per_tile, count - per_tile))
+        base = T.bind((left_row + begin) * depth)
+        multiply(per_tile, width // lanes, lanes, depth, lambda r, k: left[base + r * depth + k], right, tile)
+        with T.serial(m * per_tile - begin, T.min(per_tile, count - begin)) as r:
+
+            def load(offset: Any, n: int) -> Any:
+                return tile[at(r * width + offset, n)]
+
+            store(begin + r, load)
 
 
 def store_panel(
@@ -132,14 +169,14 @@ def store_panel(
     first_column: Any,
     column: Any,
     width: int,
-    last: tuple[int, int],
+    columns: int,
+    short: int,
     lanes: int,
 ) -> None:
     """Emit the epilogue of one row of a panel: `width` channels from first_column + column on.
 
-    load(offset, lanes) gives accumulators; `last` is (columns of the product, channels of its last panel).
+    load(offset, lanes) gives accumulators; the panel that reaches beyond `columns` holds only `short` channels.
     """
-    columns, short = last
 
     def emit(count: int) -> None:
         if lanes > 1:
@@ -156,3 +193,17 @@ def store_panel(
             emit(width)
         with T.Else():
             emit(short)
+
+
+def tiled_rows(name: str, serves: type, build: Callable[[Any, Registers], Built]) -> None:
+    """Register `build(op, registers)` for AVX-512, AVX2, and any CPU."""
+
+    def add(suffix: str, needs: set[str], order: int, registers: Registers) -> None:
+        def made(op: Any) -> Built:
+            return build(op, SCALAR if current_code_generator() == "c" else registers)
+
+        kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=order)(made)
+
+    add("avx512", {"avx512f"}, 100, AVX512)
+    add("avx2", {"avx2", "fma"}, 80, AVX2)
+    add("portable", set(), 0, VECTOR128)

@@ -39,6 +39,15 @@ def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Layout:
     return Layout(rows, depth, geometry.out_channels // geometry.groups, geometry.groups, not pointwise)
 
 
+def corner(conv: Conv2d, pixel: Any) -> tuple[Any, Any, Any]:
+    """Emit the image of an output pixel, and the line and column where its window begins (negative in the padding)."""
+    line = T.bind(pixel // conv.out_width)
+    left = T.bind((pixel % conv.out_width) * conv.stride[1] - conv.padding[1])
+    top = T.bind((line % conv.out_height) * conv.stride[0] - conv.padding[0])
+    image = T.bind(line // conv.out_height)
+    return image, top, left
+
+
 def gather(
     conv: Conv2d,
     elements: int,

@@ -11,6 +11,7 @@ from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
+from subbyte.tvm_kernels.kernels.patches import corner
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
@@ -43,10 +44,7 @@ def build(op: Pool2d, lanes: int) -> Built:
         epilogue = EpilogueEmitter(op.epilogue, pixels, channels, signature)
         with T.parallel(0, -(-pixels // block)) as tile, T.serial(0, T.min(block, pixels - tile * block)) as i:
             pixel = T.bind(tile * block + i)
-            line = T.bind(pixel // shape.out_width)
-            left = T.bind((pixel % shape.out_width) * shape.stride[1] - shape.padding[1])
-            top = T.bind((line % shape.out_height) * shape.stride[0] - shape.padding[0])
-            image = T.bind(line // shape.out_height)
+            image, top, left = corner(shape, pixel)
 
             def pool(c: Any, n: int) -> None:
                 place = at(0, n)

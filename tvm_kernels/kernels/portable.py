@@ -7,6 +7,7 @@ shift         codes x powers of two on a CPU without a multiplier: add or subtra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,30 @@ def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
     return total + _integer(left, lanes) * _integer(right, lanes)
 
 
+def _of_bytes(
+    conv: Conv2d,
+    shape: Layout,
+    zero_point: int,
+    panels: Callable[[Signature], Panels],
+    step: Callable[[Any, Any, Any, int], Any],
+    lefts: int = 1,
+) -> Arithmetic:
+    """The left operand is codes as they are stored."""
+    return Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=lambda source, pixel, element: source[pixel * conv.channels + element],
+        linear=True,
+        pad=lambda element: T.uint8(zero_point),
+        zero_point=zero_point,
+        panels=panels,
+        step=step,
+        lefts=lefts,
+    )
+
+
 # ---- portable ----
 
 
@@ -76,20 +101,7 @@ def portable(op: QuantizedProduct) -> Built:
     weight = weight_of(op, shape.groups)
     if isinstance(op.activation, Bits):
         return _unpacked(op, conv, shape, weight)
-    zero_point = op.activation.zero_point
-    how = Arithmetic(
-        geometry=conv,
-        layout=shape,
-        elements=conv.channels,
-        left_dtype="uint8",
-        load=lambda source, pixel, element: source[pixel * conv.channels + element],
-        linear=True,
-        pad=lambda element: T.uint8(zero_point),
-        zero_point=zero_point,
-        panels=lambda signature: _decoded(weight, signature),
-        step=_multiply,
-        lefts=8,
-    )
+    how = _of_bytes(conv, shape, op.activation.zero_point, lambda signature: _decoded(weight, signature), _multiply, 8)
     return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
 
 
@@ -221,18 +233,7 @@ def shift(op: QuantizedProduct) -> Built:
     def panels(signature: Signature) -> Panels:
         return Panels("uint8", prepare=declare_codes(weight, signature, _instruction)[0])
 
-    how = Arithmetic(
-        geometry=conv,
-        layout=shape,
-        elements=conv.channels,
-        left_dtype="uint8",
-        load=lambda source, pixel, element: source[pixel * conv.channels + element],
-        linear=True,
-        pad=lambda element: T.uint8(zero_point),
-        zero_point=zero_point,
-        panels=panels,
-        step=_shift,
-    )
+    how = _of_bytes(conv, shape, zero_point, panels, _shift)
     return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
 
 

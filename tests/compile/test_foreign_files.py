@@ -1,0 +1,124 @@
+"""Low-bit files of other trainers lower to the same kernels: QDQ of onnxruntime, MatMulNBits, QONNX."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import onnx.helper as helper
+import pytest
+from hand_graphs import Builder
+from lowered import kernels, kinds
+from run_plan import onnxruntime_outputs, random_inputs
+
+from subbyte.tvm_kernels.interpret import interpret
+from subbyte.tvm_kernels.lowering import lower_graph
+
+
+def float_network():
+    """Convolution, depthwise, residual, max pool, Gemm: in float."""
+    b = Builder()
+    x = b.input(1, 3, 10, 10)
+
+    def conv(y, out, depth, **attributes):
+        weight = b.constant(b.rng.normal(0, 0.3, (out, depth, 3, 3)))
+        return b.node("Conv", y, weight, b.uniform(out), **attributes)
+
+    y = b.node("Relu", conv(x, 8, 3, pads=[1, 1, 1, 1]))
+    z = b.node("Relu", b.node("Add", conv(y, 8, 1, group=8, pads=[1, 1, 1, 1]), y))
+    z = b.node("MaxPool", z, kernel_shape=[2, 2], strides=[2, 2])
+    flat = b.node("Flatten", z)
+    hidden = b.node("Relu", b.node("Gemm", flat, b.constant(b.rng.normal(0, 0.1, (12, 200))), b.uniform(12), transB=1))
+    return b.model(b.node("MatMul", hidden, b.constant(b.rng.normal(0, 0.3, (12, 5)))))
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "per_channel", "symmetric"),
+    [
+        ("QUInt8", "QInt8", True, False),
+        ("QInt8", "QInt8", True, True),
+        ("QInt8", "QInt8", False, False),
+        ("QUInt8", "QUInt8", False, False),
+    ],
+)
+def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, weights, per_channel, symmetric):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = [
+                {"x": np.random.default_rng(i).standard_normal((1, 3, 10, 10)).astype(np.float32)} for i in range(4)
+            ]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    logging.disable(logging.WARNING)  # its advice on pre-processing
+    try:
+        onnx.save(float_network(), tmp_path / "f.onnx")
+        quantize_static(
+            tmp_path / "f.onnx",
+            tmp_path / "q.onnx",
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=per_channel,
+            activation_type=QuantType[activations],
+            weight_type=QuantType[weights],
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": weights == "QInt8"},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    model = onnx.load(tmp_path / "q.onnx")
+    inputs = random_inputs(model)
+    graph = lower_graph(model)
+    assert kinds(graph).count("QuantizedProduct") == 4
+    assert "FloatProduct" not in kinds(graph)
+    got, wanted = (next(iter(f(a, inputs).values())) for f, a in ((interpret, graph), (onnxruntime_outputs, model)))
+    step = np.unique(np.abs(wanted[wanted != 0])).min()  # of the output's own quantizer, at least
+    assert np.abs(got - wanted).max() <= step * 1.001
+    assert np.mean(got == wanted) >= 0.6
+
+
+def test_matmul_nbits_is_dequantized_and_named():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 16, (6, 2, 16))
+    scale = rng.uniform(0.01, 0.1, (6, 2)).astype(np.float32)
+    packed = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
+    weight = ((codes - 8) * scale[..., None]).reshape(6, 32)[:, :30].astype(np.float32)
+    info = [helper.make_tensor_value_info("x", 1, (3, 30))], [helper.make_tensor_value_info("y", 1, (3, 6))]
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], "nbits", "", "com.microsoft", K=30, N=6, bits=4, block_size=16
+    )
+    constants = [onnx.numpy_helper.from_array(packed, "w"), onnx.numpy_helper.from_array(scale.reshape(-1), "s")]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(helper.make_graph([node], "g", *info, constants), opset_imports=opsets, ir_version=10)
+    graph = lower_graph(model)
+    inputs = random_inputs(model)
+    np.testing.assert_allclose(interpret(graph, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(onnxruntime_outputs(model, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-4, atol=1e-4)
+    assert "weight-only MatMulNBits" in kernels(graph)[0].fallback
+
+
+def test_qonnx_quantizers_become_integer_products():
+    b = Builder()
+    x = b.input(2, 12)
+    domain = "qonnx.custom_op.general"
+    weight = b.rng.normal(0, 0.4, (12, 5)).astype(np.float32)
+    signed = {"domain": domain, "signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
+    zero, four = b.constant(0.0), b.constant(4.0)
+    a = b.node("Quant", x, b.constant(0.25), zero, four, **{**signed, "narrow": 0})
+    w = b.node("Quant", b.constant(weight), b.constant(0.125), zero, four, **signed)
+    y = b.node("MatMul", a, w)
+    infos = [helper.make_tensor_value_info(y, 1, (2, 5))]
+    graph = helper.make_graph(b.nodes, "g", b.inputs, infos, b.constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    lowered = lower_graph(model)
+    assert kinds(lowered) == ["Elementwise", "QuantizedProduct"]
+    assert kernels(lowered)[1].operator.weight.format.name == "int4"
+    inputs = random_inputs(model)
+    codes = np.clip(np.rint(inputs["x"] / np.float32(0.25)), -8, 7) @ np.clip(
+        np.rint(weight / np.float32(0.125)), -7, 7
+    )
+    assert np.array_equal(interpret(lowered, inputs)[y], codes.astype(np.float32) * np.float32(0.25 * 0.125))
