@@ -46,6 +46,12 @@ SHAPES = {
     "small image, through the padding": Conv2d(2, 7, 7, 64, 40, (3, 3), padding=(1, 1, 1, 1)),
     "small image, many channels": Conv2d(1, 9, 5, 128, 300, (3, 3), padding=(1, 1, 1, 1)),
     "small image, dilation and groups": Conv2d(1, 9, 9, 64, 32, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 2),
+    "parts of the depth": MatMul(150, 1600, 72),
+    "parts that are window rows": Conv2d(1, 19, 12, 192, 72, (3, 3), padding=(1, 1, 1, 1)),
+    "parts of window rows": Conv2d(1, 14, 14, 512, 40, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "parts and stride": Conv2d(1, 41, 70, 160, 33, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "parts, small image": Conv2d(2, 30, 7, 256, 24, (3, 3), padding=(1, 1, 1, 1)),
+    "parts, dilation and groups": Conv2d(1, 40, 18, 512, 68, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 2),
     "dilation and groups": Conv2d(1, 15, 33, 128, 80, (3, 3), (1, 2), (2, 2, 2, 2), (2, 2), 2),
 }
 
@@ -143,6 +149,22 @@ def test_any_shape(data: st.DataObject) -> None:
     )  # fmt: skip
     assert differences(geometry, ODD, "ternary") == 0
     assert differences(geometry, signs(geometry), "binary") == 0
+
+
+def test_the_shapes_above_take_every_way_through_the_loops() -> None:
+    def shape(name: str) -> amx.Shape:
+        geometry = SHAPES[name]
+        op = QuantizedProduct("layer", geometry, ODD, weight(geometry, "int8"), Epilogue())
+        return amx.shape_of(dot.operands_of(op, VNNI_512))
+
+    found = {name: (s.parts, s.splits, s.flat) for name in SHAPES for s in [shape(name)]}
+    assert found["parts of the depth"] == (5, 5, False)
+    assert found["parts that are window rows"] == (3, 1, False)
+    assert found["parts of window rows"] == (1, 1, False)
+    assert found["parts and stride"] == (3, 1, False)
+    assert found["parts, small image"] == (3, 1, True)
+    assert found["parts, dilation and groups"] == (3, 1, False)
+    assert found["small image, through the padding"] == (1, 1, True)
 
 
 def test_rows_leave_to_others_what_would_not_fill_tiles() -> None:

@@ -4,9 +4,11 @@ A tile of activations is `rows` output positions x `chunk` bytes of the reductio
 of the image, or rows of a matrix, so that one stride leads from each to the next. A tile of weights is chunk / 4 steps
 of a panel as panels.py lays it out. Four tiles hold sums, the other four operands:
 
-    sums = start                        (a tile load with stride 0: zero points, as in product.py)
-    window rows, chunks: load activations, load weights, multiply and add
-    store the sums to the workspace; the epilogue reads them there, position by position
+    parts of the reduction, so small that their weights stay in the first-level cache
+      register tiles
+        sums = start (a tile load with stride 0; zero points as in product.py), or what the part before has stored
+        window rows, chunks: load activations, load weights, multiply and add
+        store the sums to the workspace; after the last part the epilogue reads them there, position by position
 
 The last positions of a row are computed together with some before them, which are not stored again. Signs are bytes
 here: 0 and 1 for activations (padded_input.py), -2 and +2 for weights, sums that start at -sum(w).
@@ -15,7 +17,7 @@ Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +30,7 @@ from tvm.tirx import IntImm, Ramp
 
 from subbyte.tvm_kernels.kernels.operands import Operands
 from subbyte.tvm_kernels.kernels.product import Cut, ProductBuilder
-from subbyte.tvm_kernels.kernels.register_tile import PanelTile, loop
+from subbyte.tvm_kernels.kernels.register_tile import NEAR_BYTES, PanelTile, loop
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.tiling import TILE_MACS, Positions, Window
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, VNNI_512
@@ -39,6 +41,8 @@ ROW_BYTES = 64
 TILES = 8
 SUMS = 4  # tiles of sums
 WORD_SIGNS = 32
+REUSE = 4  # register tiles that meet the same weights, from which on it pays to keep those near
+PART_BYTES = 26_000  # of weights: with the activations they meet, they stay in a first-level cache of 48 KiB
 FLATTER = 0.8  # of the tiles: as long as the padding takes less, leaving it out is the simpler loop
 
 
@@ -49,7 +53,8 @@ class Shape:
     rounded: bytes of activations of a channel group of one place, after unpacking; chunk: bytes of a row of a tile;
     chunks: of a run of neighbouring window places; rows: positions in a tile; flat: positions are counted through the
     padded rows of the copy, and those in the padding are not stored; vectors: of channels; full: the part of the
-    products in the tiles that is asked for, 1 where positions, chunks and channels all fill them.
+    products in the tiles that is asked for, 1 where positions, chunks and channels all fill them; parts: of the
+    reduction, `splits` of them to a row of the window.
     """
 
     rounded: int
@@ -59,6 +64,8 @@ class Shape:
     flat: bool
     vectors: int
     full: float
+    parts: int
+    splits: int
 
     @property
     def blocks(self) -> int:
@@ -112,7 +119,22 @@ def shape_of(operands: Operands) -> Shape:
     vectors = -(-channels // VNNI_512.lanes)
     used = window.out_height * window.out_width * channels * merged * stored
     full = used / (tiles * ROWS * vectors * VNNI_512.lanes * chunks * ROW_BYTES)
-    return Shape(rounded, merged * rounded // chunks, chunks, rows, flat, min(2, vectors), full)
+    vectors = min(2, vectors)
+    chunk = merged * rounded // chunks
+    splits = _splits(window, chunks, chunk * vectors * VNNI_512.lanes) if tiles >= REUSE * SUMS // vectors else 0
+    parts = max(1, window.kernel[0] * splits)
+    return Shape(rounded, chunk, chunks, rows, flat, vectors, full, parts, max(1, splits))
+
+
+def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
+    """Parts to a row of the window, whose weights are `chunks` x `chunk_bytes` for a run of places; 0: do not part."""
+    runs = window.kernel[1] // _merged(window)
+    row_bytes = runs * chunks * chunk_bytes
+    if window.kernel[0] * row_bytes <= NEAR_BYTES or chunk_bytes % (8 * ROW_BYTES):  # parts are whole packed vectors
+        return 0
+    if runs > 1:
+        return 1
+    return next((n for n in range(1, chunks) if chunks % n == 0 and row_bytes <= n * PART_BYTES), chunks)
 
 
 def too_empty(operands: Operands, least: float) -> str | None:
@@ -128,13 +150,33 @@ class AmxProduct(ProductBuilder):
 
     tile_macs = 8 * TILE_MACS
 
+    @property
+    def parts(self) -> int:  # type: ignore[override]
+        return self.shape.parts
+
     @cached_property
     def shape(self) -> Shape:
         return shape_of(self.operands)
 
-    @cached_property
-    def scratch_bytes(self) -> int:  # type: ignore[override]
+    @property
+    def kept_bytes(self) -> int:
+        """Of the sums of a register tile."""
         return self.shape.blocks * self.shape.rows * self.shape.vectors * ROW_BYTES
+
+    @property
+    def scratch_bytes(self) -> int:  # type: ignore[override]
+        """Sums of one register tile, or of all those of a panel that wait for the next part."""
+        if self.shape.parts == 1:
+            return self.kept_bytes
+        if self.shape.flat:
+            positions = (self.tiles.row_groups - 1) * self.window.padded_width + self.window.out_width
+            return -(-positions // (self.shape.blocks * self.shape.rows)) * self.kept_bytes
+        return self.tiles.row_groups * self.across * self.kept_bytes
+
+    @property
+    def across(self) -> int:
+        """Register tiles along a row of the output."""
+        return -(-self.window.out_width // self.positions.width)
 
     @property
     def overread(self) -> int:
@@ -172,11 +214,11 @@ class AmxProduct(ProductBuilder):
         if not self.shape.flat:
             super().all_rows(panel)
             return
-        pitch, inner = self.window.padded_width, AmxTile(self, panel)
-        last = (self.groups - 1) * pitch + self.window.out_width
+        inner = AmxTile(self, panel)
+        positions = (self.groups - 1) * self.window.padded_width + self.window.out_width
         most = self.shape.rows * self.shape.blocks
-        with loop((last + most - 1) // most) as index:
-            inner.emit_flat(T.bind(index * most) if not isinstance(index, int) else index)
+        with loop((positions + most - 1) // most) as index:
+            inner.emit_flat(index, index * most if isinstance(index, int) else T.bind(index * most))
 
     def register_tile(self, panel: PanelTile) -> AmxTile:  # type: ignore[override]
         return AmxTile(self, panel)
@@ -227,28 +269,44 @@ class AmxTile:
             for y in range(height):
                 blocks += self._along(width, stride, True, y * window.stride[0] * layout.row, y * window.out_width)
         offset = row * (window.stride[0] * layout.row) + place * (window.stride[1] * layout.place)
+        cut = product.positions
+        self._at(row // cut.height * product.across + place // cut.width)
         self._window(offset, stride, blocks)
-        output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
-        output = output if isinstance(output, int) else T.bind(output)
-        for index, block in enumerate(blocks):
-            self._keep(index)
-            with T.serial(block.skip, block.stop) as position:
-                self._store(index, position, output + block.first + position)
+        with self._last_part():
+            output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
+            output = output if isinstance(output, int) else T.bind(output)
+            for index, block in enumerate(blocks):
+                with T.serial(block.skip, block.stop) as position:
+                    self._store(index, position, output + block.first + position)
 
-    def emit_flat(self, first: Any) -> None:
+    def emit_flat(self, number: Any, first: Any) -> None:
         """Compute the positions from `first` on, counted through the padded rows of the tile; store those outside."""
         product, window, rows = self.product, self.product.window, self.shape.rows
         place = product.layout.place
         blocks = [_Block(index * rows * place, index * rows, 0, rows) for index in range(self.shape.blocks)]
+        self._at(number)
         self._window(first * place, place, blocks)
-        image_row = product.image * window.out_height + product.first_row
-        for index, block in enumerate(blocks):
-            self._keep(index)
-            with T.serial(0, rows) as position:
-                at = T.bind(first + block.first + position)
-                y, x = T.bind(at // window.padded_width), T.bind(at % window.padded_width)
-                with T.If(T.And(x < window.out_width, y < product.groups)), T.Then():
-                    self._store(index, position, T.bind((image_row + y) * window.out_width + x))
+        with self._last_part():
+            image_row = product.image * window.out_height + product.first_row
+            for index, block in enumerate(blocks):
+                with T.serial(0, rows) as position:
+                    at = T.bind(first + block.first + position)
+                    y, x = T.bind(at // window.padded_width), T.bind(at % window.padded_width)
+                    with T.If(T.And(x < window.out_width, y < product.groups)), T.Then():
+                        self._store(index, position, T.bind((image_row + y) * window.out_width + x))
+
+    def _at(self, number: Any) -> None:
+        """Where the sums of register tile `number` of the panel are kept, in int32 elements."""
+        first = number * (self.product.kept_bytes // 4) if self.shape.parts > 1 else 0
+        self.first = first if isinstance(first, int) else T.bind(first)
+
+    @contextmanager
+    def _last_part(self) -> Iterator[None]:
+        if self.shape.parts == 1:
+            yield
+        else:
+            with T.If(self.product.part == self.shape.parts - 1), T.Then():
+                yield
 
     def _along(self, length: int, stride: int, back: bool, offset: int, first: int) -> list[_Block]:
         rows = self.shape.rows
@@ -262,24 +320,58 @@ class AmxTile:
     # ---- the reduction ----
 
     def _window(self, offset: Any, stride: int, blocks: list[_Block]) -> None:
-        """All window places and channels, for positions `stride` bytes apart from byte `offset` of the tile's input."""
+        """The window places and channels of one part, for positions `stride` bytes apart from byte `offset` on."""
         product, window, layout, shape = self.product, self.product.window, self.product.layout, self.shape
         base = product.origin + offset + self.panel.group * layout.group
         base = base if isinstance(base, int) else T.bind(base)
-        vectors = self.panel.vectors
-        for index in range(len(blocks)):
-            for vector in range(vectors):
-                at = self.panel.column + vector * VNNI_512.lanes
-                _load(index * vectors + vector, product.start[0, at], 0)
-        with loop(window.kernel[0]) as y, loop(window.kernel[1] // _merged(window)) as x:
-            at = base + y * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
+        self._begin(len(blocks))
+        chunks, first_chunk = shape.chunks // shape.splits, product.part % shape.splits
+        first_row = product.part // shape.splits
+        step_bytes = self.panel.vectors * ROW_BYTES
+        with (
+            loop(window.kernel[0] if shape.parts == 1 else 1) as y,
+            loop(window.kernel[1] // _merged(window)) as x,
+        ):
+            at = base + (first_row + y) * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
+            at = at + first_chunk * (chunks * shape.chunk)
             at = at if isinstance(at, int) else T.bind(at)
             step = y * (window.kernel[1] * product.steps_place) + x * product.steps_place
-            weights = self.panel.weights + step * (vectors * ROW_BYTES)
+            weights = self.panel.weights + step * step_bytes
             weights = weights if isinstance(weights, int) else T.bind(weights)
-            size = shape.chunk // STEP_BYTES * vectors * ROW_BYTES
-            with loop(shape.chunks) as chunk:
+            size = shape.chunk // STEP_BYTES * step_bytes
+            with loop(chunks) as chunk:
                 self._chunk(blocks, stride, at + chunk * shape.chunk, weights + chunk * size)
+        for index in range(len(blocks)):
+            for vector in range(self.panel.vectors):
+                sums = T.address_of(self.product.sums[self._place(index, 0, vector)])
+                _emit("tilestored64", self._sums(index, vector), sums, IntImm("int64", step_bytes))
+
+    def _begin(self, blocks: int) -> None:
+        """Sums start, or go on from the part before."""
+
+        def load(stride: int, first: Callable[[int, int], Any]) -> None:
+            for index in range(blocks):
+                for vector in range(self.panel.vectors):
+                    address = T.address_of(first(index, vector))
+                    _emit("tileloadd64", self._sums(index, vector), address, IntImm("int64", stride))
+
+        def start(index: int, vector: int) -> Any:
+            return self.product.start[0, self.panel.column + vector * VNNI_512.lanes]
+
+        if self.shape.parts == 1:
+            load(0, start)
+            return
+        with T.If(self.product.part == 0):
+            with T.Then():
+                load(0, start)
+            with T.Else():
+                load(
+                    self.panel.vectors * ROW_BYTES,
+                    lambda index, vector: self.product.sums[self._place(index, 0, vector)],
+                )
+
+    def _sums(self, index: int, vector: int) -> Any:
+        return _tile(index * self.panel.vectors + vector)
 
     def _chunk(self, blocks: list[_Block], stride: int, at: Any, weights: Any) -> None:
         """One chunk: every tile of activations times the weights of every vector."""
@@ -291,20 +383,14 @@ class AmxTile:
             activations = operands[index % len(operands)]
             _load(activations, product.read[at + block.offset], stride)
             for vector in range(vectors):
-                _emit("tdpbusd", _tile(index * vectors + vector), _tile(activations), _tile(SUMS + vector))
+                _emit("tdpbusd", self._sums(index, vector), _tile(activations), _tile(SUMS + vector))
 
     # ---- the epilogue ----
 
-    def _keep(self, index: int) -> None:
-        """Stores the sums of a tile of activations to the workspace, [positions][vectors][lanes]."""
-        for vector in range(self.panel.vectors):
-            first = self.product.sums[self._place(index, 0, vector)]
-            stride = IntImm("int64", self.panel.vectors * ROW_BYTES)
-            _emit("tilestored64", _tile(index * self.panel.vectors + vector), T.address_of(first), stride)
-
     def _place(self, index: int, position: Any, vector: int) -> Any:
         lanes = VNNI_512.lanes
-        return index * (self.shape.rows * self.shape.vectors * lanes) + (position * self.panel.vectors + vector) * lanes
+        within = index * (self.shape.rows * self.shape.vectors * lanes)
+        return self.first + within + (position * self.panel.vectors + vector) * lanes
 
     def _store(self, index: int, position: Any, row: Any) -> None:
         """The epilogue of one position of a tile, which is row `row` of the output."""

@@ -91,16 +91,15 @@ class Panels:
         """Whether the operands differ from the stored bytes."""
         return self.codes.bits < 8 or self.instruction.widened > 1
 
-    def chunks(self, vectors: int) -> int:
-        """Packed vectors in a panel of that many vectors of channels."""
-        codes = self.steps * vectors * self.instruction.vector_bytes // self.instruction.widened
+    def chunks(self, vectors: int, parts: int = 1) -> int:
+        """Packed vectors in a panel of that many vectors of channels, or in one of so many equal parts of its steps."""
+        codes = self.steps // parts * vectors * self.instruction.vector_bytes // self.instruction.widened
         return -(-codes // (self.instruction.vector_bytes * self.per_chunk))
 
-    @property
-    def workspace_bytes(self) -> int:
-        """Bytes of a decoded panel."""
+    def decoded_bytes(self, parts: int) -> int:
+        """Bytes of a decoded part of a panel."""
         chunk = self.per_chunk * self.instruction.vector_bytes * self.instruction.widened
-        return self.chunks(max(self.vectors if self.whole else 0, self.tail_vectors)) * chunk
+        return self.chunks(max(self.vectors if self.whole else 0, self.tail_vectors), parts) * chunk
 
 
 def pack_panels(codes: Codes, groups: int, depth: int, vectors: int, instruction: Instruction, inline: bool) -> Panels:
@@ -171,11 +170,13 @@ def decode_chunk(panels: Panels, packed: Any, start: Any) -> list[Any]:
     return decoded
 
 
-def decode_panel(panels: Panels, packed: Any, start: Any, vectors: int, into: Any, into_start: int) -> None:
-    """Emit the decoding of one panel from byte `start` of `packed` into the int8 buffer `into`."""
+def decode_panel(
+    panels: Panels, packed: Any, start: Any, vectors: int, into: Any, into_start: int, parts: int = 1
+) -> None:
+    """Emit the decoding of one panel, or a part of it, from byte `start` of `packed` into the int8 buffer `into`."""
     width = panels.instruction.vector_bytes
     wide = panels.instruction.widened
-    with T.serial(0, panels.chunks(vectors)) as chunk:
+    with T.serial(0, panels.chunks(vectors, parts)) as chunk:
         for place, levels in enumerate(decode_chunk(panels, packed, start + chunk * width)):
             at = into_start + (chunk * panels.per_chunk + place) * (width * wide)
             if wide == 1:

@@ -5,7 +5,7 @@ Loops, outermost first:
     parallel  tiles: image, block of output rows, block of panels
       copy the rows of the input that the tile looks at, if they cannot be read where they lie      (padded_input.py)
       and the tile before, of the same rows, has not done so on this thread                         (ONCE of abi.py)
-      panels of output channels
+      panels of output channels, or parts of their depth
         decode the panel's weights into the workspace, if they are packed below 8 bits              (panels.py)
         register tiles: a few output positions x a few vectors of channels, int32 accumulators in registers
           window places and channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
@@ -73,13 +73,14 @@ class ProductBuilder:
         self.layout: Layout = self.input.copy if self.input.needed else self.input.source
         self.copy_bytes = _aligned(copied * self.layout.row + self.overread) if self.input.needed else 0
         self.decodes = self.panels.decodes and not self.inline
-        decoded = _aligned(self.panels.workspace_bytes) if self.decodes else 0
+        decoded = _aligned(self.panels.decoded_bytes(self.parts)) if self.decodes else 0
         self.workspace_bytes = self.copy_bytes + decoded + self.scratch_bytes
 
     # ---- what another kind of register does otherwise: amx.py ----
 
     scratch_bytes = 0  # that register tiles want at the end of the workspace
     tile_macs = TILE_MACS  # of a tile worth a thread
+    parts = 1  # equal parts of the reduction, each done for all rows before the next
 
     @property
     def overread(self) -> int:
@@ -231,15 +232,17 @@ class ProductBuilder:
         panels = self.panels
         packed = group * panels.group_bytes + panel * panels.panel_bytes
         packed = packed if isinstance(packed, int) else T.bind(packed)
-        if self.decodes:
-            decode_panel(panels, self.weight, packed, vectors, self.scratch, self.copy_bytes)
-            weights: Any = self.copy_bytes
-        else:
-            weights = packed
         per_group = self.window.out_channels // self.window.groups
         column = group * per_group + panel * panels.columns
         column = column if isinstance(column, int) else T.bind(column)
-        self.all_rows(PanelTile(group, weights, column, vectors, columns))
+        part_bytes = panels.chunks(vectors, self.parts) * self.instruction.vector_bytes
+        with loop(self.parts) as part:
+            self.part = part
+            weights = packed + part * part_bytes
+            if self.decodes:
+                decode_panel(panels, self.weight, weights, vectors, self.scratch, self.copy_bytes, self.parts)
+                weights = self.copy_bytes
+            self.all_rows(PanelTile(group, weights, column, vectors, columns))
 
     def all_rows(self, panel: PanelTile) -> None:
         """All output rows of the tile."""
