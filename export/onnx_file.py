@@ -44,8 +44,40 @@ def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
         try:
             onnx.checker.check_model(model)
         except (onnx.checker.ValidationError, ValueError) as error:
+            node = node_on_cycle(model.graph)
+            if node is not None:
+                name = node.name or node.op_type
+                raise ModelError(
+                    f"'{path}' has a cycle through node '{name}'; ONNX allows none, export it again"
+                ) from error
             raise ModelError(f"'{path}' is not valid ONNX: {_first_line(error)}") from error
     return model
+
+
+def node_on_cycle(graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    """A node that needs its own result, by way of others or none; None where there is no cycle."""
+    maker = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    left = [{maker[name] for name in node.input if name in maker} for node in graph.node]
+    readers: list[list[int]] = [[] for _ in left]
+    for index, parents in enumerate(left):
+        for parent in parents:
+            readers[parent].append(index)
+    ready = [index for index, parents in enumerate(left) if not parents]
+    while ready:
+        done = ready.pop()
+        for index in readers[done]:
+            left[index].discard(done)
+            if not left[index]:
+                ready.append(index)
+    at = next((index for index, parents in enumerate(left) if parents), None)
+    if at is None:
+        return None
+    seen: set[int] = set()
+    while at not in seen:  # what is left is on a cycle or behind one: its inputs lead there
+        seen.add(at)
+        at = min(left[at])
+    found: onnx.NodeProto = graph.node[at]
+    return found
 
 
 def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> int:

@@ -25,7 +25,7 @@ from tvm.ir import PointerType, PrimType, StringImm
 from tvm.tirx import AttrStmt, DeclBuffer, Evaluate, For, ForKind, IntImm, PrimFunc, Return, SeqStmt, Stmt, Var
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.c_text import plain_c
+from subbyte.tvm_kernels.c_text import plain_c, printable
 
 C_TYPES = {
     "float32": "float",
@@ -319,5 +319,6 @@ def _culprit(wanted: Sequence[Wanted], target: Any) -> str:
 def compile_source(wanted: Sequence[Wanted], target: Any) -> Kernels:
     """C text for a `c` target that includes <math.h>, <stdbool.h>, <stdint.h>, <string.h> and nothing of TVM."""
     module, signatures = lower(wanted, target)
+    module = printable(module)
     text = tvm.get_global_func("target.build.c")(module, target).inspect_source()
     return Kernels(plain_c(text, module).encode(), signatures)

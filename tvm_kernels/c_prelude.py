@@ -113,12 +113,32 @@ static inline uint32_t subbyte_odd_bytes(uint32_t a) {
         "(uint32_t)(uint16_t)(int8_t)a | (uint32_t)(int8_t)(a >> 16) << 16",
     ),
 }
+# TVM's C printer would bind loads under min and max, once for each text of an expression (c_text.py).
+_NUMBERS = {
+    **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{"bool": "uint8_t", "float32": "float", "float64": "double"},
+}
+_SMALLER_AND_LARGER = {
+    f"subbyte_{name}_{dtype}": f"""
+static inline {number} subbyte_{name}_{dtype}({number} a, {number} b) {{
+  return a {sign} b ? a : b;
+}}
+"""
+    for name, sign in (("min", "<"), ("max", ">"))
+    for dtype, number in _NUMBERS.items()
+}
 _FUNCTIONS = {
+    **_SMALLER_AND_LARGER,
     "subbyte_popcount": _POPCOUNT,
     "subbyte_nearbyintf": _NEARBYINTF,
     "subbyte_rint": _RINT,
     **_DSP,
 }
+
+
+def has(name: str) -> bool:
+    """Whether there is a function of that name."""
+    return name in _FUNCTIONS
 
 
 def prelude(body: str) -> str:

@@ -1,4 +1,4 @@
-"""From the C that TVM writes to C that stands alone: no TVM headers, exact constants, functions from c_prelude.py.
+"""From TIR to C that stands alone: right min and max, no TVM headers, exact constants, functions from c_prelude.py.
 
 Importing this file teaches TVM's C code generator the population count.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.ir.expr import Call, TensorLoad
 from tvm.tirx.op import register_intrin_lowering
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.c_prelude import prelude
+from subbyte.tvm_kernels.c_prelude import has, prelude
 
 HEADERS = ("math", "stdbool", "stdint", "string")
 
@@ -30,6 +32,50 @@ def _lower_popcount(call: Any) -> Any:
 
 
 register_intrin_lowering("tirx.popcount", target="c", f=_lower_popcount, level=99)
+
+
+def _reads(expression: Any) -> bool:
+    """Whether its value may differ where its text is the same: it loads, or calls what may."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expression, ((TensorLoad, Call), found.append))
+    return bool(found)
+
+
+def _bound(loop: Any) -> Any:
+    """A loop whose extent is read once, before it: C evaluates the condition at every turn."""
+    if not _reads(loop.extent):
+        return loop
+    extent = tirx.Var("extent", str(loop.extent.ty.dtype))
+    again = tirx.For(loop.loop_var, loop.min, extent, loop.kind, loop.body, None, loop.annotations, loop.step)
+    return tirx.SeqStmt([tirx.Bind(extent, loop.extent), again])
+
+
+def printable(module: Any) -> Any:
+    """The same lowered functions, in statements and expressions that TVM's C printer prints right.
+
+    The printer puts both operands of a min or max into variables first, and takes such a variable again wherever an
+    operand of the same text stands: also behind a store to the buffer that it was loaded from, and in loops. Calls are
+    printed where they stand. Raises CompileError for a type that there is no such C function for.
+    """
+    missing: list[str] = []  # an error that a callback raises does not come through TVM as what it is
+
+    def called(name: str) -> Callable[[Any], Any]:
+        def call(expression: Any) -> Any:
+            if not _reads(expression):
+                return expression
+            dtype = str(expression.ty.dtype)
+            function = f"subbyte_{name}_{dtype}"
+            if not has(function):
+                missing.append(f"{name} of {dtype}")
+            return tirx.call_pure_extern(dtype, function, expression.a, expression.b)
+
+        return call
+
+    rows = ((tirx.Min, called("min")), (tirx.Max, called("max")), (tirx.For, _bound))
+    made = {var: tvm_ffi.structural_map(function, rows) for var, function in module.functions.items()}
+    if missing:
+        raise CompileError(f"C sources have no {missing[0]}; cast to a type that c_prelude.py has one for")
+    return tvm.IRModule(made)
 
 
 def _without_tvm(text: str) -> str:

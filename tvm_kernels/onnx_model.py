@@ -243,8 +243,12 @@ def _sort(graph: onnx.GraphProto) -> None:
             if not waiting[user]:
                 heapq.heappush(ready, user)
     if len(ordered) < len(waiting):
-        stuck = next(i for i, parents in enumerate(waiting) if parents and i not in set(ordered))
-        node = graph.node[stuck]
+        at = next(index for index, parents in enumerate(waiting) if parents)
+        seen: set[int] = set()
+        while at not in seen:  # what waits is on a cycle or behind one: its inputs lead there
+            seen.add(at)
+            at = min(waiting[at])
+        node = graph.node[at]
         raise ModelError(f"the graph has a cycle through node '{node.name or node.op_type}'; ONNX allows none")
     if ordered != sorted(ordered):
         nodes = [graph.node[index] for index in ordered]

@@ -284,6 +284,20 @@ class Pool2d:
 
 
 @dataclass(frozen=True, eq=False)
+class Unfold:
+    """The codes of every window as a line: uint8 [batch, out_height, out_width, groups * geometry.depth].
+
+    Element `i` of a convolution group's line is element `order[i]` of its window, which is read as [kernel_h, kernel_w,
+    channels / groups]. Padded places hold level 0. A 1x1 convolution of the lines is the convolution of the windows.
+    """
+
+    name: str
+    geometry: Conv2d  # out_channels means nothing here
+    storage: Codes
+    order: Array  # int [geometry.depth], a permutation
+
+
+@dataclass(frozen=True, eq=False)
 class Softmax:
     """float32 softmax over the last axis of [rows, channels]."""
 
@@ -322,6 +336,7 @@ Operator = (
     | Elementwise
     | QuantizeTokens
     | Pool2d
+    | Unfold
     | Softmax
     | LayerNorm
     | Permute

@@ -18,7 +18,7 @@ import onnx.shape_inference
 
 from subbyte import formats
 from subbyte.errors import FormatError, ModelError
-from subbyte.formats import LowBitTensor, PerGroup, PerTensor
+from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.onnx_model import DOMAIN, INPUT_TYPES, MAX_ELEMENTS, decoder_formats, dequantizer_formats
 
@@ -228,6 +228,8 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
                 f"in {shape[0]} rows; the file is damaged, export it again"
             )
         granularity = PerGroup(size)
+        if size >= depth:  # one group is the whole row: its scale stands behind the sum
+            scale, granularity = scale.reshape(-1), PerChannel(0)
     try:
         tensor = LowBitTensor(fmt, shape, packed, scale, granularity)
         tensor.levels()

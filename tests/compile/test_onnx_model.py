@@ -100,6 +100,18 @@ def test_a_cycle_is_found():
         load_model(model_of(nodes))
 
 
+def test_the_node_that_is_named_is_on_the_cycle():
+    """Not one that only reads what the cycle makes, though it stands first in the file."""
+    nodes = [
+        helper.make_node("Relu", ["c"], ["b"], "behind"),
+        helper.make_node("Relu", ["x"], ["a"], "before"),
+        helper.make_node("Add", ["a", "c"], ["d"], "first"),
+        helper.make_node("Relu", ["d"], ["c"], "second"),
+    ]
+    with pytest.raises(ModelError, match=r"cycle through node '(first|second)'"):
+        load_model(model_of(nodes))
+
+
 def test_unsorted_nodes_are_sorted():
     nodes = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Neg", ["x"], ["a"])]
     model = model_of(nodes)

@@ -38,6 +38,7 @@ from subbyte.tvm_kernels.operators import (
     ToBits,
     ToCodes,
     ToFloat,
+    Unfold,
     constant,
 )
 
@@ -237,6 +238,9 @@ def others() -> list[Case]:
             Case(f"sum, {name}", Pool2d("sum", "sum", shape, SIGNED, after), (stored(shape, SIGNED),)),
             Case(f"max, {name}", Pool2d("max", "max", shape, Float(), Epilogue()), (image - 3,)),
         ]
+    for name, shape in (("padded", CONV), ("uneven", UNEVEN_CONV), ("grouped", GROUPED)):
+        order = np.arange(shape.depth).reshape(-1, 3).T.reshape(-1)
+        cases.append(Case(f"unfold, {name}", Unfold("unfold", shape, UNEVEN, order), (stored(shape, UNEVEN),)))
     for dims, perm in (((17, 16), (1, 0)), ((1, 3, 9, 7), (0, 2, 3, 1)), ((5, 2, 3), (0, 2, 1))):
         size = int(np.prod(dims))
         name = f"permute {dims} by {perm}"

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import onnx
+import onnx.helper as helper
 import pytest
 from dialect_graphs import quantized_cnn
 from onnx.external_data_helper import convert_model_to_external_data
@@ -97,5 +98,29 @@ def test_a_graph_with_a_cycle_is_not_valid(tmp_path):
     model = quantized_cnn()
     model.graph.node[0].input[0] = "logits"
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="not valid ONNX"):
+    with pytest.raises(ModelError, match=f"has a cycle through node '{model.graph.node[0].name}'"):
+        load_onnx(tmp_path / "m.onnx")
+
+
+def test_the_node_that_is_named_is_on_the_cycle(tmp_path):
+    """Not the first in the file that waits for it: that one only reads what the cycle makes."""
+    nodes = [
+        helper.make_node("Relu", ["c"], ["y"], "behind"),
+        helper.make_node("Relu", ["x"], ["a"], "before"),
+        helper.make_node("Add", ["a", "c"], ["b"], "first of the cycle"),
+        helper.make_node("Relu", ["b"], ["c"], "second of the cycle"),
+    ]
+    infos = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"has a cycle through node '(first|second) of the cycle'"):
+        load_onnx(tmp_path / "m.onnx")
+
+
+def test_a_graph_that_is_only_not_sorted_has_no_cycle(tmp_path):
+    nodes = [helper.make_node("Relu", ["a"], ["y"], "last"), helper.make_node("Relu", ["x"], ["a"], "first")]
+    infos = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="topologically sorted"):
         load_onnx(tmp_path / "m.onnx")

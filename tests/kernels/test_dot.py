@@ -79,6 +79,7 @@ def test_extremes_do_not_saturate(kernel: str, level: int) -> None:
         (MatMul(9, 30, 20), 30),
         (Conv2d(1, 9, 11, 32, 20, (3, 3), (2, 2), (1, 1, 1, 1)), 16),
         (Conv2d(1, 5, 6, 36, 20, (1, 1)), 8),
+        (Conv2d(1, 5, 6, 54, 40, (1, 1), groups=2), 8),  # as the lines of an Unfold are: 27 is no multiple of 4
         (Conv2d(1, 6, 6, 1, 8, (3, 3)), 32),
     ],
 )

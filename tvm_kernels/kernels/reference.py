@@ -275,6 +275,16 @@ def pool2d(op: ops.Pool2d, activations: Sequence[Array], tensors: Tensors) -> li
     return epilogue(sums, op.epilogue, tensors)
 
 
+def unfold(op: ops.Unfold, activations: Sequence[Array], tensors: Tensors) -> list[Array]:
+    shape = op.geometry
+    image = activations[0].reshape(shape.batch, shape.height, shape.width, shape.channels)
+    windows = patches(image, shape, op.storage.zero_point)
+    pixels = (shape.batch, shape.out_height, shape.out_width)
+    by_group = windows.reshape(*pixels, -1, shape.groups, shape.channels // shape.groups)
+    lines = np.moveaxis(by_group, -2, -3).reshape(*pixels, shape.groups, shape.depth)
+    return [lines[..., op.order].reshape(*pixels, -1)]
+
+
 def softmax(op: ops.Softmax, activations: Sequence[Array], tensors: Tensors) -> list[Array]:
     x = activations[0].reshape(op.rows, op.channels).astype(np.float64)
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -300,6 +310,7 @@ _ARITHMETIC: dict[type, Callable[[Any, Sequence[Array], Tensors], list[Array]]] 
     ops.Elementwise: elementwise,
     ops.QuantizeTokens: quantize_tokens,
     ops.Pool2d: pool2d,
+    ops.Unfold: unfold,
     ops.Softmax: softmax,
     ops.LayerNorm: layer_norm,
     ops.Permute: permute,

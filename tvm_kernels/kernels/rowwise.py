@@ -101,9 +101,7 @@ def reduce(
     step = chains * lanes
 
     def add(chain: int, offset: Any) -> None:
-        # Bound, because TVM's C printer takes two loads under one max for the same value whatever was stored between.
-        before = T.bind(sums[chain][place])
-        T.buffer_store(sums[chain], combine(before, load(offset, lanes)), [place])
+        T.buffer_store(sums[chain], combine(sums[chain][place], load(offset, lanes)), [place])
 
     if count >= step:
         with T.serial(0, count // step) as i:

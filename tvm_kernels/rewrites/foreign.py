@@ -1,7 +1,7 @@
 """Other people's files, brought to our own form: QuantizeLinear and DequantizeLinear, MatMulNBits, QONNX.
 
     QuantizeLinear, DequantizeLinear around an operator   ->  codes, Mul(codes, step)
-    DequantizeLinear of an initializer                    ->  a Weight with scales, or a plain constant
+    DequantizeLinear of an initializer                    ->  a Weight with scales (by channel or block), or a constant
     Conv(Mul(codes, step), Weight with scales)            ->  Mul(Conv(codes, levels), step x scales)
 
 ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=True)`).
@@ -18,7 +18,7 @@ from subbyte import formats
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerTensor
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, Weights, rule
 
 QONNX = "qonnx.custom_op.general"
@@ -76,19 +76,35 @@ def dequantize_activation(graph: Graph, node: Node, x: str) -> bool:
 
 
 def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
-    """8-bit weights become a Weight with scales; biases and the like plain float constants."""
+    """Weights of 8 bits or fewer become a Weight with scales; biases and the like plain float constants."""
     scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
     axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
     output = graph.values[node.outputs[0]]
     levels = q.astype(np.int32)
     block = int(node.attributes.get("block_size", 0))
-    if q.ndim < 2 or block or scale.ndim > 1:
+    if block:
+        _check_blocks(node, q.shape, scale.shape, zero.shape, axis, block)
+    blocked = blocked_weight(levels, scale, zero, axis, block) if block and q.ndim > 1 else None
+    if blocked is not None:
+        output.weight = blocked
+    elif q.ndim < 2 or block or scale.ndim > 1:
         output.data = _dequantized(levels, scale, zero, axis, block)
+        for user in graph.users(output.name) if q.ndim > 2 and block else ():
+            user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
     else:
         output.weight = weight_of(levels, scale, zero, axis, q.dtype.name)
     graph.remove(node)
     return True
+
+
+def _check_blocks(node: Node, shape: Shape, scale: Shape, zero: Shape, axis: int, block: int) -> None:
+    wanted = tuple(-(-n // max(1, block)) if i == axis else n for i, n in enumerate(shape))
+    if block < 0 or scale != wanted or zero not in ((), wanted):
+        raise ModelError(
+            f"node '{node.name}': scales of shape {list(scale)} and zero points of shape {list(zero)} do not fit "
+            f"blocks of {block} along axis {axis} of {list(shape)}; the file is damaged, export it again"
+        )
 
 
 def _along(values: Array, axis: int, rank: int) -> Array:
@@ -117,11 +133,41 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
     rows = np.transpose(levels, order)
     moved = rows - (points.reshape(-1, *([1] * (rank - 1))) if shape else points)
     if moved.size == 0 or (int(moved.min()) >= -128 and int(moved.max()) <= 127):
-        narrow = formats.get(name) if name in ("int4", "int2") and not points.any() else formats.get("int8")
-        tensor = LowBitTensor.from_levels(narrow, moved, scale.reshape(shape), granularity)
+        tensor = LowBitTensor.from_levels(_narrowest(moved), moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+
+
+def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> Weight | None:
+    """A Weight with groups along `axis`, which comes last in it; None where a block does not end with its place."""
+    rank = levels.ndim
+    outputs = 1 - axis if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
+    if axis == outputs or (rank > 2 and levels.shape[axis] % block) or levels.size == 0:
+        return None
+    order = [outputs, *(i for i in range(rank) if i not in (outputs, axis)), axis]
+
+    def rows(values: Array) -> Array:
+        moved = np.transpose(values, order)
+        return moved.reshape(moved.shape[0], -1)
+
+    granularity = formats.PerGroup(block)
+    matrix = rows(levels) - granularity.expand(rows(np.broadcast_to(zero, scale.shape)), rows(levels).shape)
+    if int(matrix.min()) < -128 or int(matrix.max()) > 127:
+        return None
+    moved = matrix.reshape([levels.shape[i] for i in order])
+    fmt, scales = _narrowest(moved), rows(scale)
+    if scales.shape[1] == 1:
+        tensor = LowBitTensor.from_levels(fmt, moved, scales.reshape(-1), PerChannel(0))
+    else:
+        tensor = LowBitTensor.from_levels(fmt, moved, scales, granularity)
+    return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+
+
+def _narrowest(levels: Array) -> formats.Format:
+    """The signed format of fewest bits that holds all levels: int4 of a file is read as bytes."""
+    low, high = int(levels.min(initial=0)), int(levels.max(initial=0))
+    return formats.get(next(f"int{bits}" for bits in range(2, 9) if -(1 << bits - 1) <= low and high < 1 << bits - 1))
 
 
 # ---- weights that are moved about ----

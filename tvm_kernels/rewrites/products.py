@@ -1,6 +1,6 @@
 """Products: the nodes that most kernels start from. What follows them is fused by the next stage.
 
-Conv | MatMul (codes, low-bit weights)   ->  QuantizedProduct
+Conv | MatMul (codes, low-bit weights)   ->  QuantizedProduct; in front of some by group an Unfold
 Conv | MatMul (float, constant)          ->  FloatProduct; with `fallback` where the file asked for low bit
 MatMul (two run-time tensors)            ->  BatchMatMul
 ReduceSum or ones-Conv of codes, pools   ->  Pool2d
@@ -46,16 +46,40 @@ def output_channel_first(weight: Weight, axis: int) -> LowBitTensor | None:
 
 
 def conv_weight(weight: Weight) -> LowBitTensor | None:
-    """[out, in, kernel...] as the product wants it: [out, kernel_h, kernel_w, in]."""
+    """[out, in, kernel...] as the product wants it: [out, kernel_h, kernel_w, in]; None where groups forbid it."""
+    places = tuple(weight.shape[2:]) if len(weight.shape) == 4 else (1, *weight.shape[2:])
+    shape = (weight.shape[0], *places, weight.shape[1])
+    last = [weight.order[axis] for axis in (0, *range(2, len(weight.order)), 1)]
+    if last == list(range(len(last))):  # groups along the channels of each place, as blocks of DequantizeLinear are
+        return replace(weight.tensor, shape=shape)
     tensor = output_channel_first(weight, 0)
     if tensor is None:
         return None
-    if int(np.prod(tensor.shape[2:])) == 1:
-        return replace(tensor, shape=(tensor.shape[0], 1, 1, tensor.shape[1]))
+    if int(np.prod(places)) == 1 or tensor.shape[1] == 1:
+        return replace(tensor, shape=shape)
     if isinstance(tensor.granularity, PerGroup):
         return None
     levels = _channels_last(tensor.levels())
     return LowBitTensor.from_levels(tensor.format, levels, tensor.scale, tensor.granularity, tensor.zero_point)
+
+
+def lines_of_groups(weight: Weight) -> tuple[Array, LowBitTensor] | None:
+    """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
+
+    Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
+    each, where sums are integers, elements are in the order in which a window lies in memory, so that many are moved
+    together. None for weights that do not lie that way.
+    """
+    tensor = output_channel_first(weight, 0)
+    if tensor is None or not isinstance(tensor.granularity, PerGroup):
+        return None
+    channels, places = tensor.shape[1], int(np.prod(tensor.shape[2:]))
+    in_file = np.arange(tensor.depth)
+    element = in_file % places * channels + in_file // places
+    moved = np.lexsort((element, in_file // tensor.granularity.size))
+    levels = tensor.levels().reshape(tensor.matrix_shape)[:, moved].reshape(-1, 1, 1, tensor.depth)
+    lines = LowBitTensor.from_levels(tensor.format, levels, tensor.scale, tensor.granularity, tensor.zero_point)
+    return element[moved], lines
 
 
 def check_sums(name: str, depth: int, storage: ops.Storage, tensor: LowBitTensor) -> None:
@@ -88,13 +112,33 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Weight) -> bool
         if padded_with_zero or wrong_axis or tensor is None or not fits_bits(value.storage, tensor):
             return signs_as_codes(graph, node, codes)
     if tensor is None:
-        return without_quantizer(
-            graph, node, codes, weight, "scales by group inside of a convolution window have no kernel"
-        )
+        return unfolded_conv(graph, node, codes, weight, geometry)
     assert isinstance(value.storage, ops.Codes | ops.Bits)
     check_sums(node.name, geometry.depth, value.storage, tensor)
     operator = ops.QuantizedProduct(node.name, geometry, value.storage, tensor, ops.Epilogue())
     kernel_node(graph, node, operator, [codes], 1, "NHWC")
+    return True
+
+
+def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Weight, window: ops.Conv2d) -> bool:
+    """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
+    found, storage = lines_of_groups(weight), graph.values[codes].storage
+    if found is None:
+        return without_quantizer(graph, node, codes, weight, "its groups of scales run across the output channels")
+    order, tensor = found
+    assert isinstance(storage, ops.Codes)
+    check_sums(node.name, window.depth, storage, tensor)
+    elements = window.groups * window.depth
+    spatial = graph.values[node.outputs[0]].shape[2:]
+    name = f"{node.name}:lines"
+    unfold = ops.Unfold(name, window, storage, order)
+    shape = (window.batch, elements, *spatial)
+    lines = graph.emit("Unfold", [codes], shape, name, domain="kernel", operator=unfold, reads="NHWC", axis=1)
+    graph.values[lines].storage = storage
+    geometry = ops.Conv2d(window.batch, window.out_height, window.out_width, elements, window.out_channels, (1, 1))
+    geometry = replace(geometry, groups=window.groups)
+    operator = ops.QuantizedProduct(node.name, geometry, storage, tensor, ops.Epilogue())
+    kernel_node(graph, node, operator, [lines], 1, "NHWC")
     return True
 
 
