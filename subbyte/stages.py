@@ -188,7 +188,11 @@ def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int |
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
     from subbyte.models.data import load_data
 
-    return load_data(data, path).test_arrays(limit)
+    images, labels = load_data(data, path).test_arrays(limit)
+    wanted = loaded.config.input_shape[1:]
+    if images.shape[1:] != tuple(wanted):
+        raise UsageError(f"data set '{data}' has inputs of {list(images.shape[1:])}, the model wants {list(wanted)}")
+    return images, labels
 
 
 def _training_graph(model: Any, x: Array) -> Array:
