@@ -48,6 +48,15 @@ class CheckReport:
     findings: tuple[str, ...]
     diverged: bool
 
+    def __str__(self) -> str:
+        stages = [
+            f"{stage.name}: {'' if stage.accuracy is None else f'accuracy {stage.accuracy:.2%}, '}"
+            f"{stage.changed_predictions:,} changed predictions, {stage.differing_codes:,} differing integers, "
+            f"max error {stage.max_error:.3g}"
+            for stage in self.stages
+        ]
+        return "\n".join([f"{self.samples:,} inputs, each stage against torch eval", *stages, *self.findings])
+
 
 @dataclass
 class _Difference:

@@ -49,6 +49,9 @@ class Verdict:
     bundle_bytes: int
     deployed_bytes: int  # the library and the weights alone
 
+    def __str__(self) -> str:
+        return "\n".join([*self.sentences, *(f"warning: {warning}" for warning in self.warnings)])
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

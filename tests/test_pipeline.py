@@ -46,6 +46,8 @@ def test_every_scheme_gives_the_same_integers_at_every_stage(scheme: str, tmp_pa
         assert stage.changed_predictions == 0
         assert stage.max_error == 0.0
     assert report.quantized_layers >= 9
+    assert str(report).startswith("64 inputs")
+    assert str(report).count(" 0 differing integers") == len(report.stages)
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
