@@ -76,17 +76,18 @@ def dequantize_activation(graph: Graph, node: Node, x: str) -> bool:
 
 
 def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
-    """8-bit weights become a Weight with scales; biases and the like plain float constants."""
+    """Weights of 8 bits and less become a Weight with scales; wider ones, biases and the like plain float constants."""
     scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
     axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
     output = graph.values[node.outputs[0]]
     levels = q.astype(np.int32)
     block = int(node.attributes.get("block_size", 0))
-    if q.ndim < 2 or block or scale.ndim > 1:
+    if q.ndim < 2 or q.dtype.itemsize > 1 or block or scale.ndim > 1:
         output.data = _dequantized(levels, scale, zero, axis, block)
     else:
-        output.weight = weight_of(levels, scale, zero, axis, q.dtype.name)
+        declared = graph.values[node.inputs[0]].declared or q.dtype.name
+        output.weight = weight_of(levels, scale, zero, axis, declared)
     graph.remove(node)
     return True
 
@@ -106,7 +107,7 @@ def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int
 
 
 def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
-    """A Weight with its scaled axis first; zero points are folded into int8 levels where they fit."""
+    """A Weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
     rank = levels.ndim
     if scale.size == 1:
         axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
@@ -116,9 +117,10 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
     points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
     rows = np.transpose(levels, order)
     moved = rows - (points.reshape(-1, *([1] * (rank - 1))) if shape else points)
-    if moved.size == 0 or (int(moved.min()) >= -128 and int(moved.max()) <= 127):
-        narrow = formats.get(name) if name in ("int4", "int2") and not points.any() else formats.get("int8")
-        tensor = LowBitTensor.from_levels(narrow, moved, scale.reshape(shape), granularity)
+    signed = formats.get(name.removeprefix("u"))
+    low, high = (int(moved.min()), int(moved.max())) if moved.size else (0, 0)
+    if signed.levels.min() <= low and high <= signed.levels.max():
+        tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
