@@ -44,3 +44,23 @@ def test_qdq_weights_keep_their_bits(kind: str, zero: int, expected: str | None)
     inputs = random_inputs(model)
     wanted = onnxruntime_outputs(model, inputs)["y"]
     np.testing.assert_allclose(interpret(lowered, inputs)["y"], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("depth", [16, 40])
+def test_matmul_nbits_of_onnxruntime_compiles(depth: int) -> None:
+    """An odd number of blocks leaves a padding nibble beside the zero points, which is not zero."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    info = [helper.make_tensor_value_info("x", 1, (3, depth))], [helper.make_tensor_value_info("y", 1, (3, 6))]
+    weight = np.random.default_rng(0).standard_normal((depth, 6)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    graph = helper.make_graph(nodes, "g", *info, [onnx.numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    quantizer = MatMulNBitsQuantizer(model, block_size=16, is_symmetric=False)
+    quantizer.process()
+    model = quantizer.model.model
+    assert [node.op_type for node in model.graph.node] == ["MatMulNBits"]
+    inputs = random_inputs(model)
+    wanted = onnxruntime_outputs(model, inputs)["y"]
+    got = interpret(lower_graph(model), inputs)["y"]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())

@@ -185,7 +185,12 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
         if points is None:
             raise ModelError(f"node '{node.name}': zero points of MatMulNBits must be constants")
         if points.dtype == np.uint8:
-            zero = formats.unpack(points.reshape(columns, -1), bits, groups).reshape(-1, 1).astype(np.float32)
+            row = -(-groups * bits // 8)
+            if points.size != columns * row:
+                raise ModelError(f"node '{node.name}': {points.size} bytes of zero points, expected {columns} x {row}")
+            # The end of a row may hold anything: onnxruntime's quantizer leaves an 8 there.
+            whole = formats.unpack(points.reshape(columns, row), bits, 8 * row // bits)
+            zero = whole[:, :groups].reshape(-1, 1).astype(np.float32)
         else:
             zero = points.reshape(-1, 1).astype(np.float32)
     values = (codes.astype(np.float32) - zero) * scale.reshape(-1, 1).astype(np.float32)
