@@ -85,8 +85,8 @@ def register_scheme(name: str) -> Callable[[Callable[..., Scheme]], Callable[...
 def get_scheme(name: str, **options: Any) -> Scheme:
     """The scheme of that name with these options, e.g. get_scheme("int4", group_size=32).
 
-    Raises UnknownNameError for a name or an option that does not exist, QuantizationError for a value that cannot be,
-    and UsageError for one of another type than the option's annotation.
+    Raises UnknownNameError for a name or an option that does not exist, QuantizationError for a value that cannot be
+    or is of another type than the option's annotation.
     """
     if name not in _registry:
         raise UnknownNameError("scheme", name, _registry)
@@ -103,7 +103,7 @@ def get_scheme(name: str, **options: Any) -> Scheme:
         expected = _allowed(hints.get(option, Any))
         if expected is not None and not any(_is(value, one) for one in expected):
             words = ", ".join(one.__name__ if isinstance(one, type) else repr(one) for one in expected)
-            raise UsageError(f"option '{option}' of scheme '{name}' is {value!r}, expected one of: {words}")
+            raise QuantizationError(f"option '{option}' is {value!r}, expected one of: {words}")
     summary = (inspect.getdoc(make) or "").split("\n")[0]
     return replace(make(**options), name=name, summary=summary, options=tuple(sorted(options.items())))
 
