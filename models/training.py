@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from subbyte.errors import CheckpointError, MissingDependencyError, UsageError
+from subbyte.errors import CheckpointError, FormatError, MissingDependencyError, QuantizationError, UsageError
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
     DESCRIPTION,
@@ -103,10 +103,15 @@ def train(
     if "spawn" in strategy:
         raise UsageError(f"strategy '{strategy}' pickles the model, which torch's parametrizations refuse; use 'ddp'.")
     source = _data(data, data_path, data_options)
-    get_scheme(scheme, **(scheme_options or {}))  # an unknown name or option is found before any work
+    try:  # an unknown name, or an option that cannot be, is found before any work
+        get_scheme(scheme, **(scheme_options or {}))
+    except (FormatError, QuantizationError) as error:
+        raise UsageError(f"scheme '{scheme}': {error}") from error
     entry = get_loss(loss)
     if "teacher" in entry.needs and teacher is None:
         raise UsageError(f"loss '{loss}' needs a teacher; give the folder of a trained checkpoint as teacher.")
+    if teacher is not None and "teacher" not in entry.needs:
+        raise UsageError(f"loss '{loss}' learns nothing from a teacher; leave it out, or choose a loss such as 'kd'.")
     criterion = create_loss(loss, **(loss_options or {}))
     size = len(source.train)  # type: ignore[arg-type]
     recipe = Recipe(

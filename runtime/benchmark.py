@@ -62,7 +62,7 @@ class OperatorResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All that `bench` found; `to_json` uses the keys of the C bench program."""
+    """All that `bench` found, printed as tables; `to_json` uses the keys of the C bench program."""
 
     name: str
     target: str
@@ -85,6 +85,11 @@ class BenchResult:
     energy_measured_missing: str  # why there is none
     energy_modelled: ModelledEnergy
     machine: Machine
+
+    def __str__(self) -> str:
+        from subbyte.runtime.report import bench_text
+
+        return bench_text(self)
 
     def to_json(self) -> dict[str, Any]:
         parts = {"energy_measured": self.energy_measured.to_json() if self.energy_measured else None}

@@ -50,6 +50,17 @@ def print_bench(result: BenchResult, console: Console) -> None:
         console.print(f"[yellow]warning:[/] {_safe(warning)}")
 
 
+def bench_text(result: BenchResult) -> str:
+    """What `print_bench` prints, as plain text of 120 columns."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    text = StringIO()
+    print_bench(result, Console(file=text, width=120, no_color=True, emoji=False, highlight=False))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
 def _operator_table(result: BenchResult) -> Table:
     table = _table("operators, timed in a pass of their own, slowest first")
     for heading in ("operator", "kernel", "activation x weights"):

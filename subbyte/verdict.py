@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subbyte.errors import UsageError
+from subbyte.errors import DataError, UnknownNameError, UsageError
 
 Array = npt.NDArray[Any]
 
@@ -45,8 +45,12 @@ class Verdict:
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
     float_source: str
+    data: str | None  # whose test set scored the accuracy
     bundle_bytes: int
     deployed_bytes: int  # the library and the weights alone
+
+    def __str__(self) -> str:
+        return "\n".join([*self.sentences, *(f"warning: {warning}" for warning in self.warnings)])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,8 +69,62 @@ def find_onnx(bundle: Path, recorded: str) -> Path:
     raise UsageError(f"the ONNX file that '{bundle}' was made from does not lie beside it; name it with --onnx FILE")
 
 
-def compare(
+@dataclass(frozen=True)
+class Comparison:
+    """All that a comparison needs, found and checked: see `prepare`."""
+
+    bundle: Path
+    manifest: Any
+    onnx_file: Path
+    floating: Any  # onnx.ModelProto
+    float_source: str
+    data: str | None
+    test: tuple[Array, Array] | None  # images float32 [N, ...], labels int64 [N]
+
+
+def prepare(
     bundle: str | Path,
+    *,
+    onnx: str | Path | None = None,
+    float_model: str | Path | None = None,
+    data: str | None = None,
+    data_path: str | Path | None = None,
+    limit: int | None = None,
+) -> Comparison:
+    """Find what the bundle is compared with, before anything is measured.
+
+    Without `data` the test set is that of the data the model was trained on, if the bundle names it and it is here.
+    Raises UsageError when the ONNX file cannot be found or is another, or the images do not fit the model; DataError;
+    ModelError for a damaged `float_model`.
+    """
+    from subbyte.export import float_twin, load_onnx
+    from subbyte.runtime import open_bundle
+
+    bundle = Path(bundle)
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    recorded = str(manifest.source.get("onnx_sha256", ""))
+    onnx_file = Path(onnx) if onnx else find_onnx(bundle, recorded)
+    if sha256(onnx_file) != recorded:
+        raise UsageError(f"'{bundle}' was not compiled from '{onnx_file}': name the file it was made from with --onnx")
+    floating = load_onnx(str(float_model)) if float_model else float_twin(onnx_file)
+    source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
+    shape = tuple(manifest.inputs[0].shape)
+    test: tuple[Array, Array] | None
+    if data:
+        test = _test_arrays(data, data_path, limit)
+        if test[0].shape[1:] != shape[1:]:
+            given, wanted = list(test[0].shape[1:]), list(shape[1:])
+            raise UsageError(f"data set '{data}' has inputs of {given}, the model wants {wanted}")
+    else:
+        metadata = manifest.source.get("metadata")
+        data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) else ""
+        test = _recorded_test_arrays(data, data_path, limit, shape)
+    return Comparison(bundle, manifest, onnx_file, floating, source, data if test is not None else None, test)
+
+
+def compare(
+    bundle: str | Path | Comparison,
     *,
     onnx: str | Path | None = None,
     float_model: str | Path | None = None,
@@ -76,31 +134,24 @@ def compare(
     seconds: float = 3.0,
     limit: int | None = None,
 ) -> Verdict:
-    """Time the bundle, the float and the int8 model in turn for about `seconds` each; with `data`, score all three.
+    """Time the bundle, the float and the int8 model in turn for about `seconds` each, and score all three on `data`.
 
-    Raises UsageError when the ONNX file cannot be found, MissingDependencyError without the `export` extra.
+    `bundle` is a file, or what `prepare` made of one (and of `onnx`, `float_model`, `data`, `data_path`, `limit`).
+    Raises what `prepare` raises, and MissingDependencyError without the `export` extra.
     """
-    import onnx as onnx_package
-
     import subbyte
-    from subbyte.export import float_twin, int8_twin
-    from subbyte.runtime import open_bundle
+    from subbyte.export import int8_twin
     from subbyte.runtime.benchmark import interleave, pinned
 
-    bundle = Path(bundle)
-    with open_bundle(bundle) as opened:
-        manifest = opened.manifest
-    recorded = str(manifest.source.get("onnx_sha256", ""))
-    onnx_file = Path(onnx) if onnx else find_onnx(bundle, recorded)
-    if sha256(onnx_file) != recorded:
-        raise UsageError(f"'{bundle}' was not compiled from '{onnx_file}': name the file it was made from with --onnx")
-    test = _test_arrays(data, data_path, limit) if data else None
-    spec = manifest.inputs[0]
-    shape = tuple(spec.shape)
+    if not isinstance(bundle, Comparison):
+        found = {"onnx": onnx, "float_model": float_model, "data": data, "data_path": data_path, "limit": limit}
+        bundle = prepare(bundle, **found)  # type: ignore[arg-type]
+    ready, bundle = bundle, bundle.bundle
+    manifest, onnx_file, floating, test = ready.manifest, ready.onnx_file, ready.floating, ready.test
+    shape = tuple(manifest.inputs[0].shape)
     sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
     calibration = [sample] if test is None else [test[0][i : i + shape[0]] for i in range(0, 32 * shape[0], shape[0])]
 
-    floating = onnx_package.load(float_model) if float_model else float_twin(onnx_file)
     integer = int8_twin(floating, calibration)
     float_session, integer_session = (_onnx_session(model, threads) for model in (floating, integer))
     with pinned(threads), subbyte.load(bundle, threads=threads) as session:
@@ -148,8 +199,17 @@ def compare(
     if deployed > float_bytes:
         text = f"low-bit loses: library and weights take {deployed:,} bytes, the float ONNX file alone {float_bytes:,}"
         warnings = (*warnings, text)
-    source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
-    return Verdict(threads, len(mine), contenders, sentences, warnings, source, bundle.stat().st_size, deployed)
+    return Verdict(
+        threads=threads,
+        rounds=len(mine),
+        contenders=contenders,
+        sentences=sentences,
+        warnings=warnings,
+        float_source=ready.float_source,
+        data=ready.data,
+        bundle_bytes=bundle.stat().st_size,
+        deployed_bytes=deployed,
+    )
 
 
 def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -205,6 +265,19 @@ def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple
     from subbyte.models.data import load_data
 
     return load_data(data, path).test_arrays(limit)
+
+
+def _recorded_test_arrays(
+    name: str, path: str | Path | None, limit: int | None, shape: tuple[int, ...]
+) -> tuple[Array, Array] | None:
+    """The test set that a bundle names; None if it names none, or one that is not on this machine or does not fit."""
+    if not name:
+        return None
+    try:
+        test = _test_arrays(name, path, limit)
+    except (DataError, UnknownNameError, UsageError, ImportError):
+        return None
+    return test if test[0].shape[1:] == shape[1:] else None
 
 
 def _accuracy(run: Callable[[Array], Array], images: Array, labels: Array, batch: int) -> float:

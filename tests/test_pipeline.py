@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from torch.utils.data import TensorDataset
 
 import subbyte
 from subbyte.cli import main
-from subbyte.models.data import load_data
+from subbyte.models import data
+from subbyte.models.data import Data, from_datasets, load_data
 
 SCHEMES = ("int8", "int4", "ternary", "pow2", "binary")
 
@@ -43,6 +46,8 @@ def test_every_scheme_gives_the_same_integers_at_every_stage(scheme: str, tmp_pa
         assert stage.changed_predictions == 0
         assert stage.max_error == 0.0
     assert report.quantized_layers >= 9
+    assert str(report).startswith("64 inputs")
+    assert str(report).count(" 0 differing integers") == len(report.stages)
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
@@ -58,6 +63,7 @@ def test_a_transformer_agrees_within_rounding_ties(tmp_path: Path) -> None:
     for stage in report.stages[1:]:
         assert stage.changed_predictions <= 1
         assert stage.differing_codes < 1000  # of 1.4 million
+    assert not report.diverged
     assert not any("far from any rounding tie" in line or "outputs differ" in line for line in report.findings)
 
 
@@ -89,6 +95,32 @@ def test_the_bench_gives_a_verdict_with_provenance(ternary: tuple[Path, Path, Pa
     assert all(c["accuracy"] is not None for c in contenders.values())
     assert found["latency_ms"]["p50"] > 0
     assert "modelled" in json.dumps(found)
+
+
+def test_the_verdict_scores_on_the_data_trained_on(ternary: tuple[Path, Path, Path]) -> None:
+    text = call("bench", ternary[2], "--baseline", "onnxruntime", "--iterations", 1, "--seconds", 0.05)
+    assert "accuracy: on the test set of digits" in text
+    assert text.count("points of accuracy") >= 2
+
+
+def test_data_that_does_not_fit_is_refused_before_any_work(
+    ternary: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(data._DATA, "two-by-two", (_two_by_two, "images too small for any model"))
+    run, file, bundle = map(str, ternary)
+    for arguments in (
+        ["check", run, file, bundle, "--data", "two-by-two"],
+        ["bench", bundle, "--baseline", "onnxruntime", "--data", "two-by-two"],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2, result.output
+        assert "inputs of [1, 2, 2], the model wants [1, 8, 8]" in result.output
+        assert "latency" not in result.output
+
+
+def _two_by_two(path: Path | None = None) -> Data:
+    images = TensorDataset(torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64))
+    return from_datasets(images, images, classes=2)
 
 
 def test_check_says_where_a_tampered_file_diverges(ternary: tuple[Path, Path, Path], tmp_path: Path) -> None:

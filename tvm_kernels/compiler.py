@@ -81,6 +81,19 @@ class CompileReport:
         """Arena, one workspace, and on a microcontroller the variables; inputs, outputs and stack come on top."""
         return self.sizes.get("ram", self.arena_bytes + self.workspace_bytes)
 
+    def __str__(self) -> str:
+        products = [row for row in self.rows if row.macs]
+        width = max((len(row.name) for row in products), default=0)
+        return "\n".join(
+            [
+                f"{self.name} for {self.target}: {len(self.rows)} operators, {self.macs:,} MACs",
+                f"bytes: weights {self.weights_bytes:,}, arena {self.arena_bytes:,}, "
+                f"workspace {self.workspace_bytes:,} a thread",
+                *(f"{row.name:{width}}  {row.activation} x {row.weights}: {row.kernel}" for row in products),
+                *(f"in float: {line}" for line in self.fallbacks),
+            ]
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data."""
         plain = asdict(self)
@@ -121,6 +134,8 @@ def compile(
         output = Path(str(model)).with_suffix(".subbyte")
     if output is None:
         raise UsageError("a model in memory has no path: say where the bundle goes with output=")
+    if is_file and Path(output).resolve() == Path(str(model)).resolve():
+        raise UsageError(f"the bundle would replace the model '{model}'; name another output")
     if not Path(output).parent.is_dir():
         raise UsageError(f"no folder {Path(output).parent} for the bundle; make it first")
 

@@ -63,6 +63,7 @@ class Value:
     weight: Weight | None = None  # a low-bit constant
     storage: ops.Storage = field(default_factory=ops.Float)
     layout: str = "as-is"  # or "NHWC": channels (axis 1) last
+    declared: str = ""  # the ONNX type of a constant of less than 8 bits; its data are bytes
     holds: str | None = None  # the ONNX value it is, where lowering made a value for another layout
 
     @property

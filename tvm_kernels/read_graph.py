@@ -26,6 +26,11 @@ Array = npt.NDArray[Any]
 HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
 CONTROL_FLOW = {"If", "Loop", "Scan"}
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+# Types that NumPy does not have; UINT2 and INT2 are younger than the oldest onnx package we take.
+NARROW_NAMES = ("int4", "uint4", "int2", "uint2")
+NARROW = {
+    getattr(onnx.TensorProto, name.upper()): name for name in NARROW_NAMES if hasattr(onnx.TensorProto, name.upper())
+}
 
 
 def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
@@ -34,7 +39,9 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
     graph = Graph(name or model.graph.name or "model", opset)
     graph.metadata = {entry.key: entry.value for entry in model.metadata_props}
     for tensor in model.graph.initializer:
-        _add_constant(graph, tensor.name, _array(tensor))
+        data = _array(tensor)
+        declared = NARROW.get(tensor.data_type, "")
+        graph.add_value(tensor.name, data.dtype.name, data.shape, data=data, declared=declared)
     for value in model.graph.input:
         if value.name not in graph.values:
             kind = value.type.tensor_type
@@ -62,13 +69,9 @@ def _array(tensor: onnx.TensorProto) -> Array:
         array = onnx.numpy_helper.to_array(tensor)
     except Exception as error:  # to_array raises what NumPy raises on a payload that does not fit its shape
         raise ModelError(f"initializer '{tensor.name}' does not hold what its shape says: {error}") from error
-    if array.dtype.name in ("int4", "uint4", "int2", "uint2"):  # ml_dtypes: kept as bytes from here on
+    if array.dtype.name in NARROW_NAMES:  # ml_dtypes: kept as bytes from here on
         return array.astype(np.int8 if array.dtype.name.startswith("int") else np.uint8)
     return array
-
-
-def _add_constant(graph: Graph, name: str, data: Array) -> None:
-    graph.add_value(name, data.dtype.name, data.shape, data=data)
 
 
 def attributes(proto: onnx.NodeProto) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json as jsonlib
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from subbyte.verdict import Comparison
 
 
 @click.command()
@@ -30,7 +33,7 @@ import click
 @click.option(
     "--float-model", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Float ONNX to compare with."
 )
-@click.option("--data", help="With --baseline: score all three on this test set.")
+@click.option("--data", help="With --baseline: score all on this test set. [default: the one trained on]")
 @click.option("--data-path", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Save everything as JSON.")
 def bench(
@@ -53,13 +56,12 @@ def bench(
     from subbyte.errors import UsageError
     from subbyte.runtime.report import print_bench, print_energy_model
 
-    check_place(json_path, "--json")
+    check_place(json_path, "--json", bundle, onnx, float_model)
     given = {"--onnx": onnx, "--float-model": float_model, "--data": data, "--data-path": data_path}
     for option, value in given.items():
         if value is not None and not baseline:
             raise UsageError(f"{option} says what to compare with: it needs --baseline onnxruntime")
-    if baseline:
-        onnx = _ready_to_compare(bundle, onnx)
+    ready = _ready_to_compare(bundle, onnx, float_model, data, data_path) if baseline else None
     console = open_console(markup=True)
     result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations, meter=meter)
     print_bench(result, console)
@@ -67,13 +69,11 @@ def bench(
     saved: dict[str, Any] = result.to_json()
     # Saved before the comparison, which may fail after minutes of measuring.
     _save(saved, json_path)
-    if baseline:
+    if ready is not None:
         from subbyte.cli.tables import print_verdict
         from subbyte.verdict import compare
 
-        found = compare(
-            bundle, onnx=onnx, float_model=float_model, data=data, data_path=data_path, threads=threads, seconds=seconds
-        )
+        found = compare(ready, threads=threads, seconds=seconds)
         print_verdict(found, open_console())
         saved["verdict"] = found.to_json()
         _save(saved, json_path)
@@ -81,17 +81,15 @@ def bench(
         click.echo(f"saved {json_path}")
 
 
-def _ready_to_compare(bundle: Path, onnx: Path | None) -> Path:
-    """What the verdict needs, looked for before anything is measured; returns the ONNX file."""
-    from subbyte.runtime import open_bundle
-    from subbyte.verdict import find_onnx
+def _ready_to_compare(
+    bundle: Path, onnx: Path | None, float_model: Path | None, data: str | None, data_path: Path | None
+) -> Comparison:
+    """What the verdict needs, looked for before anything is measured."""
+    from subbyte.verdict import prepare
 
     for module in ("onnx", "onnxruntime"):
         import_module(module)
-    if onnx is not None:
-        return onnx
-    with open_bundle(bundle) as opened:
-        return find_onnx(bundle, opened.manifest.source.get("onnx_sha256", ""))
+    return prepare(bundle, onnx=onnx, float_model=float_model, data=data, data_path=data_path)
 
 
 def _save(saved: dict[str, Any], path: Path | None) -> None:

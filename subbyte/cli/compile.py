@@ -19,7 +19,7 @@ def compile(model: Path, target: str, output: Path | None, strict: bool, quiet: 
     from subbyte.cli.output import check_place
 
     output = output or model.with_suffix(".subbyte")
-    check_place(output, "--output")
+    check_place(output, "--output", model)
     report = subbyte.compile(model, output, target=target, strict=strict)
     if not quiet:
         from subbyte.cli.tables import print_compile_report

@@ -10,14 +10,20 @@ from typing import BinaryIO
 from subbyte.errors import SubbyteError, UsageError
 
 
-def check_place(path: Path | None, option: str) -> None:
-    """Raise UsageError when `path`, given as `option`, cannot be a file: its folder is missing, or it is a folder."""
+def check_place(path: Path | None, option: str, *inputs: Path | None) -> None:
+    """Raise UsageError when `path`, given as `option`, cannot be written: no folder for it, a folder itself, an input.
+
+    `inputs` are the files that the command reads: none of them may be replaced.
+    """
     if path is None:
         return
     if not path.parent.is_dir():
         raise UsageError(f"{option} {path}: there is no folder '{path.parent}'; make it first")
     if path.is_dir():
         raise UsageError(f"{option} {path}: that is a folder; name a file in it")
+    for read in inputs:
+        if read is not None and path.resolve() == read.resolve():
+            raise UsageError(f"{option} {path}: that is a file this command reads; name another one")
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

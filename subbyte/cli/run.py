@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int) -> None:
     """Run BUNDLE on arrays saved by NumPy."""
+    from zipfile import BadZipFile
+
     import numpy as np
 
     import subbyte
     from subbyte.cli.output import check_place, replace_file
     from subbyte.errors import InputError, UnknownNameError, UsageError
 
-    check_place(output, "--output")
+    check_place(output, "--output", bundle, *(Path(item.rpartition("=")[2]) for item in inputs))
     arrays: dict[str, np.ndarray] = {}
     positional: list[np.ndarray] = []
     for item in inputs:
@@ -33,8 +35,10 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
             array = np.load(path if equals else item, allow_pickle=False)
         except FileNotFoundError as error:
             raise UsageError(f"no file '{error.filename}'; --input takes a .npy file") from error
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
             raise InputError(f"'{item}' is not an array saved by numpy.save: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"'{item}' is an archive of arrays; save each by itself with numpy.save")
         if equals and name in arrays:
             raise UsageError(f"--input {name}=... is given twice")
         if equals:

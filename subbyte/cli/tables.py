@@ -59,6 +59,8 @@ def print_verdict(found: Verdict, console: Console) -> None:
     title = f"Verdict: {found.threads} thread(s), {found.rounds} interleaved rounds"
     console.print(table(title, headings, rows))
     console.print(f"float model: {found.float_source}", style="dim")
+    scored = f"on the test set of {found.data}" if found.data else "not compared: name a test set with --data"
+    console.print(f"accuracy: {scored}", style="dim")
     console.print(
         f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
         f"archive, golden data) {found.bundle_bytes:,}"
@@ -112,7 +114,7 @@ def print_compile_report(report: CompileReport) -> None:
         f"workspace {report.workspace_bytes:,} bytes a thread"
     )
     if report.flash_bytes is not None:
-        console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes ({report.sizes})")
+        console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes")
 
 
 def print_check(report: CheckReport, console: Console) -> None:

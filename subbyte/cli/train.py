@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+FOLDER = click.Path(file_okay=False, path_type=Path)
+CHECKPOINT = click.Path(exists=True, file_okay=False, path_type=Path)
+
 
 @click.command()
 @click.argument("model")
@@ -20,10 +23,10 @@ import click
     help="An option of the scheme, e.g. group_size=32 of int4, activations=token of ternary, keep=none.",
 )
 @click.option("--epochs", default=15, show_default=True, type=click.IntRange(1))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint and the log.")
-@click.option("--init", type=click.Path(path_type=Path), help="Checkpoint folder to start from, e.g. the float model.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the checkpoint and the log.")
+@click.option("--init", type=CHECKPOINT, help="Checkpoint folder to start from, e.g. the float model.")
 @click.option("--loss", default="cross-entropy", show_default=True, help="Objective; see `subbyte losses`.")
-@click.option("--teacher", type=click.Path(path_type=Path), help="Checkpoint folder of the teacher, for distillation.")
+@click.option("--teacher", type=CHECKPOINT, help="Checkpoint folder of the teacher, for distillation.")
 @click.option("--batch-size", default=None, type=click.IntRange(1))
 @click.option("--learning-rate", default=None, type=click.FloatRange(0, min_open=True))
 @click.option("--seed", default=0, show_default=True)

@@ -91,6 +91,12 @@ def _rezipped(good: Good, path: Path, method: int, extra: str | None = None) -> 
 # ---- ONNX files ----
 
 
+def archive_of_arrays(good: Good, folder: Path) -> Path:
+    """An .npz where one array is wanted."""
+    np.savez(folder / "x.npz", x=np.zeros((1, 1, 4, 4), np.float32))
+    return folder / "x.npz"
+
+
 def truncated_onnx(good: Good, folder: Path) -> Path:
     data = good.onnx.read_bytes()
     return _file(folder / "bad.onnx", data[: len(data) // 2])
@@ -185,6 +191,7 @@ CASES: list[tuple[Callable[[Good, Path], Path], tuple[str, ...], str]] = [
         )
         for command in (INSPECT, RUN, BENCH)
     ),
+    (archive_of_arrays, ("run", "{bundle}", "--input", "{bad}", "--output", "{out}/y.npy"), "numpy.save"),
     (foreign_bundle, RUN, "cortex-a53"),
     (foreign_bundle, BENCH, "cortex-a53"),
     (truncated_onnx, INSPECT, "bad.onnx"),
@@ -212,7 +219,7 @@ def test_a_bad_file_is_refused_in_one_line(
     bad = maker(good, tmp_path)
     np.save(tmp_path / "x.npy", np.zeros((1, 1, 4, 4), np.float32))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    arguments = [part.format(bad=bad, x=tmp_path / "x.npy", out=tmp_path) for part in command]
+    arguments = [part.format(bad=bad, bundle=good.bundle, x=tmp_path / "x.npy", out=tmp_path) for part in command]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1, result.output
     assert result.output.startswith("error: ")

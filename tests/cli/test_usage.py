@@ -103,3 +103,54 @@ def test_what_lightning_does_not_know_is_a_usage_error(option: str, tmp_path: Pa
     assert result.exit_code == 2, result.output
     assert "foo" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_file_that_is_read_is_never_replaced(tmp_path: Path) -> None:
+    """`-o` with the name of the input would leave nothing to go back to."""
+    here = tmp_path / "x"
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in (here, run / "model.safetensors"):
+        path.write_bytes(b"precious")
+    link = tmp_path / "link"
+    link.symlink_to(here)
+    for arguments in (
+        ("compile", here, "-o", here),
+        ("compile", here, "-o", link),
+        ("run", here, "--input", "x.npy", "--output", here),
+        ("run", tmp_path / "link", "--input", f"image={here}", "--output", here),
+        ("bench", here, "--json", here),
+        ("bench", here, "--baseline", "onnxruntime", "--onnx", link, "--json", link),
+        ("export", run, "-o", run / "model.safetensors"),
+    ):
+        result = call(*map(str, arguments))
+        assert result.exit_code == 2, (arguments, result.output)
+        assert "a file this command reads" in result.output
+    assert here.read_bytes() == (run / "model.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("group_size=abc", "'abc', expected one of: int, None"),
+        ("group_size=0", "at least 1"),
+        ("keep=99", "2 to 8 bits"),
+        ("activations=channel", "expected one of: 'tensor', 'token'"),
+    ],
+)
+def test_a_value_that_an_option_of_a_scheme_cannot_have_is_a_usage_error(
+    option: str, words: str, tmp_path: Path
+) -> None:
+    result = call("train", "mlp", "--scheme", "int4", "--scheme-option", option, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_of_train_are_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for option, name in (("--out", "file"), ("--init", "nothing"), ("--teacher", "nothing")):
+        result = call("train", "mlp", "--out", str(tmp_path / "run"), option, str(tmp_path / name))
+        assert result.exit_code == 2, result.output
+        assert name in result.output
+    assert call("export", str(tmp_path / "nothing"), "-o", str(tmp_path / "m.onnx")).exit_code == 2

@@ -96,6 +96,25 @@ def test_an_unknown_target_and_a_missing_folder_are_refused(model: onnx.ModelPro
         compile(model)
 
 
+def test_the_model_is_not_replaced_by_its_bundle(model: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="would replace the model"):
+        compile(path, tmp_path / "." / "model.onnx")
+    assert path.read_bytes() == before
+
+
+def test_a_report_prints_a_line_for_each_product(model: onnx.ModelProto, tmp_path: Path) -> None:
+    report = compile(model, tmp_path / "m.subbyte")
+    first, _, *others = str(report).splitlines()
+    assert first.startswith(f"{report.name} for host: {len(report.rows)} operators")
+    assert others == [
+        line for line in others if any(line.startswith(row.name) and row.kernel in line for row in report.rows)
+    ]
+    assert len(others) == sum(bool(row.macs) for row in report.rows) > 0
+
+
 def test_a_failed_compilation_leaves_nothing_behind(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\x08\x0a not an onnx file")

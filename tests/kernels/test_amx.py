@@ -36,7 +36,7 @@ SHAPES = {
     "depth of one chunk that is not whole": MatMul(20, 52, 33),
     "depth that is copied": MatMul(33, 101, 50),
     "deep": MatMul(40, 1000, 24),
-    "many tiles": MatMul(300, 192, 400),
+    "many panels": MatMul(300, 192, 400),
     **CONVOLUTIONS,
     "a tile of two rows": Conv2d(2, 14, 14, 64, 48, (3, 3), padding=(1, 1, 1, 1)),
     "places that overlap": Conv2d(1, 5, 37, 32, 20, (3, 3), padding=(1, 1, 1, 1)),
@@ -49,7 +49,7 @@ SHAPES = {
     "parts of the depth": MatMul(150, 1600, 72),
     "parts that are window rows": Conv2d(1, 19, 12, 192, 72, (3, 3), padding=(1, 1, 1, 1)),
     "parts of window rows": Conv2d(1, 14, 14, 512, 40, (3, 3), (2, 2), (1, 1, 1, 1)),
-    "parts and stride": Conv2d(1, 41, 70, 160, 33, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "parts and stride": Conv2d(1, 41, 70, 192, 33, (3, 3), (2, 2), (1, 1, 1, 1)),
     "parts, small image": Conv2d(2, 30, 7, 256, 24, (3, 3), padding=(1, 1, 1, 1)),
     "parts, dilation and groups": Conv2d(1, 40, 18, 512, 68, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 2),
     "dilation and groups": Conv2d(1, 15, 33, 128, 80, (3, 3), (1, 2), (2, 2, 2, 2), (2, 2), 2),
@@ -163,7 +163,7 @@ def test_the_shapes_above_take_every_way_through_the_loops() -> None:
     assert found["parts of window rows"] == (1, 1, False)
     assert found["parts and stride"] == (3, 1, False)
     assert found["parts, small image"] == (3, 1, True)
-    assert found["parts, dilation and groups"] == (3, 1, False)
+    assert found["parts, dilation and groups"] == (3, 1, True)
     assert found["small image, through the padding"] == (1, 1, True)
 
 

@@ -79,8 +79,12 @@ def test_unknown_names_options_and_values_say_what_there_is() -> None:
         get_scheme("ternery")
     with pytest.raises(UnknownNameError, match="Did you mean 'group_size'"):
         get_scheme("int4", groupsize=32)
-    with pytest.raises(QuantizationError, match="'tensor' or by 'token'"):
+    with pytest.raises(QuantizationError, match="'row', expected one of: 'tensor', 'token'"):
         get_scheme("int8", activations="row")
+    with pytest.raises(QuantizationError, match="'8', expected one of: int, None"):
+        get_scheme("int4", group_size="8")
+    with pytest.raises(QuantizationError, match="True, expected one of: int, None"):
+        get_scheme("int4", keep=True)
     with pytest.raises(QuantizationError, match="2 to 8 bits"):
         get_scheme("int8", keep=16)
     with pytest.raises(QuantizationError, match="only one of"):

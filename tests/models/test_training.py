@@ -314,6 +314,7 @@ def test_the_schedule_rises_and_falls() -> None:
         ({"scheme_options": {"bits": 3}}, UnknownNameError, "option of scheme 'ternary'"),
         ({"loss": "crossentropy"}, UnknownNameError, "Did you mean 'cross-entropy'"),
         ({"loss": "kd"}, UsageError, "needs a teacher"),
+        ({"teacher": "runs/teacher"}, UsageError, "learns nothing from a teacher"),
         ({"loss_options": {"gamma": 1}}, UsageError, "no option 'gamma'"),
         ({"epochs": 0}, UsageError, "epochs must be positive"),
         ({"optimizer": "adam"}, UsageError, "adamw, sgd"),

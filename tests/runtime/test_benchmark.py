@@ -60,6 +60,13 @@ def test_figures_of_a_bundle(result: BenchResult) -> None:
     assert result.operators[0].gmac_per_s is None
 
 
+def test_a_result_prints_as_tables(result: BenchResult) -> None:
+    lines = str(result).splitlines()
+    assert lines[0].startswith(f"{result.name} for {result.target}, 1 thread")
+    assert any(line.split() == ["min", "mean", "p50", "p90", "p99", "std", "calls/s"] for line in lines)
+    assert any("energy, modelled (not measured" in line for line in lines)
+
+
 def test_json_has_the_keys_of_the_c_program(result: BenchResult) -> None:
     plain = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert {"min", "mean", "p50", "p90", "p99"} <= set(plain["latency_ms"])

@@ -76,7 +76,7 @@ def dequantize_activation(graph: Graph, node: Node, x: str) -> bool:
 
 
 def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
-    """Weights of 8 bits or fewer become a Weight with scales; biases and the like plain float constants."""
+    """Weights of 8 bits and less become a Weight with scales; wider ones, biases and the like plain float constants."""
     scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
     axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
@@ -85,15 +85,18 @@ def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
     block = int(node.attributes.get("block_size", 0))
     if block:
         _check_blocks(node, q.shape, scale.shape, zero.shape, axis, block)
-    blocked = blocked_weight(levels, scale, zero, axis, block) if block and q.ndim > 1 else None
+    blocked = (
+        blocked_weight(levels, scale, zero, axis, block) if block and q.ndim > 1 and q.dtype.itemsize == 1 else None
+    )
     if blocked is not None:
         output.weight = blocked
-    elif q.ndim < 2 or block or scale.ndim > 1:
+    elif q.ndim < 2 or q.dtype.itemsize > 1 or block or scale.ndim > 1:
         output.data = _dequantized(levels, scale, zero, axis, block)
         for user in graph.users(output.name) if q.ndim > 2 and block else ():
             user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
     else:
-        output.weight = weight_of(levels, scale, zero, axis, q.dtype.name)
+        declared = graph.values[node.inputs[0]].declared or q.dtype.name
+        output.weight = weight_of(levels, scale, zero, axis, declared)
     graph.remove(node)
     return True
 
@@ -122,7 +125,7 @@ def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int
 
 
 def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
-    """A Weight with its scaled axis first; zero points are folded into int8 levels where they fit."""
+    """A Weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
     rank = levels.ndim
     if scale.size == 1:
         axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
@@ -132,8 +135,10 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
     points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
     rows = np.transpose(levels, order)
     moved = rows - (points.reshape(-1, *([1] * (rank - 1))) if shape else points)
-    if moved.size == 0 or (int(moved.min()) >= -128 and int(moved.max()) <= 127):
-        tensor = LowBitTensor.from_levels(_narrowest(moved), moved, scale.reshape(shape), granularity)
+    signed = formats.get(name.removeprefix("u"))
+    low, high = (int(moved.min()), int(moved.max())) if moved.size else (0, 0)
+    if signed.levels.min() <= low and high <= signed.levels.max():
+        tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
@@ -229,7 +234,12 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
         if points is None:
             raise ModelError(f"node '{node.name}': zero points of MatMulNBits must be constants")
         if points.dtype == np.uint8:
-            zero = formats.unpack(points.reshape(columns, -1), bits, groups).reshape(-1, 1).astype(np.float32)
+            row = -(-groups * bits // 8)
+            if points.size != columns * row:
+                raise ModelError(f"node '{node.name}': {points.size} bytes of zero points, expected {columns} x {row}")
+            # The end of a row may hold anything: onnxruntime's quantizer leaves an 8 there.
+            whole = formats.unpack(points.reshape(columns, row), bits, 8 * row // bits)
+            zero = whole[:, :groups].reshape(-1, 1).astype(np.float32)
         else:
             zero = points.reshape(-1, 1).astype(np.float32)
     values = (codes.astype(np.float32) - zero) * scale.reshape(-1, 1).astype(np.float32)
