@@ -1,6 +1,6 @@
 """One layer at a time, through the compiled bundle, against onnxruntime in one interleaved run.
 
-    python benchmarks/layers.py [--threads 1] [--seconds 2] [--only ternary] [--json layers.json]
+    python benchmarks/layers.py [--threads 1] [--seconds 2] [--only ternary] [--without amxint8] [--json layers.json]
 
 For every layer and scheme: a torch module is quantized, exported, compiled for this machine, loaded as a bundle, and
 timed in turn with onnxruntime on the float and on the int8 (onnxruntime's own quantizer) version of the same layer.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import subbyte
 from subbyte.models.quant import get_scheme, quantize
 from subbyte.runtime.machine import machine
+from subbyte.tvm_kernels import get_target
 from subbyte.verdict import compare
 
 # name -> (module, shape of its input)
@@ -30,8 +32,8 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 SCHEMES = ("int8", "ternary", "pow2", "int4", "binary")
 
 
-def build(make: Any, shape: tuple[int, ...], scheme: str, folder: Path) -> Path:
-    """The bundle of one quantized layer; its ONNX file lies beside it."""
+def build(make: Any, shape: tuple[int, ...], scheme: str, folder: Path, without: frozenset[str] = frozenset()) -> Path:
+    """The bundle of one quantized layer, for this CPU less some features; its ONNX file lies beside it."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(make())
     example = torch.randn(shape)
@@ -40,7 +42,9 @@ def build(make: Any, shape: tuple[int, ...], scheme: str, folder: Path) -> Path:
         model.train()(example)  # lets the activation quantizers see their range
     model.eval()
     subbyte.export(model, folder / "layer.onnx", example=example)
-    subbyte.compile(folder / "layer.onnx", folder / "layer.subbyte", strict=True)
+    host = get_target("host")
+    target = replace(host, features=host.features - without)
+    subbyte.compile(folder / "layer.onnx", folder / "layer.subbyte", strict=True, target=target)
     return folder / "layer.subbyte"
 
 
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", default="", help="schemes, comma separated")
+    parser.add_argument("--without", default="", help="CPU features that our kernels must do without, comma separated")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,7 +64,7 @@ def main() -> None:
     for layer, (make, shape) in LAYERS.items():
         for scheme in arguments.only.split(",") if arguments.only else SCHEMES:
             with tempfile.TemporaryDirectory() as name:
-                bundle = build(make, shape, scheme, Path(name))
+                bundle = build(make, shape, scheme, Path(name), frozenset(arguments.without.split(",")))
                 found = compare(bundle, threads=arguments.threads, seconds=arguments.seconds)
             ours, floating, integer = found.contenders
             rows.append({"layer": layer, "scheme": scheme, **found.to_json()})

@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 Arrays = Array | Mapping[str, Array] | Sequence[Array]
 
 MAX_THREADS = 256  # SUBBYTE_MAX_THREADS
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ class Session:
         return self._bound(arrays, results)
 
     def empty_outputs(self) -> list[Array]:
-        """New arrays for `run_into`, in the model's order."""
-        return [np.empty(info.shape, self._dtypes[info.dtype]) for info in self.outputs]
+        """New arrays for `run_into`, in the model's order, which start at a cache line: vectors are stored whole."""
+        return [_at_a_cache_line(info.shape, self._dtypes[info.dtype]) for info in self.outputs]
 
     def random_inputs(self, seed: int = 0) -> list[Array]:
         """Inputs to measure with: standard normal for float32, all values of the type for 8-bit integers, else 0."""
@@ -349,6 +350,15 @@ def _as_array(value: Any, info: TensorInfo, side: str) -> Array:
         return np.asarray(value)
     except Exception as error:  # whatever the __array__ of a foreign type raises
         raise InputError(f"{side} '{info.name}' is a {type(value).__name__} that is not an array: {error}") from error
+
+
+def _at_a_cache_line(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array whose address is a multiple of 64; NumPy's own are of 16, large ones never of 64."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(nbytes + CACHE_LINE - 1, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    array: Array = memory[start : start + nbytes].view(dtype).reshape(shape)
+    return array
 
 
 def _finite(array: Array) -> bool:

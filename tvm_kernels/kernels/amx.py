@@ -271,10 +271,10 @@ class AmxTile:
         offset = row * (window.stride[0] * layout.row) + place * (window.stride[1] * layout.place)
         cut = product.positions
         self._at(row // cut.height * product.across + place // cut.width)
-        self._window(offset, stride, blocks)
+        output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
+        output = output if isinstance(output, int) else T.bind(output)
+        self._window(offset, stride, blocks, output, height * width)
         with self._last_part():
-            output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
-            output = output if isinstance(output, int) else T.bind(output)
             for index, block in enumerate(blocks):
                 with T.serial(block.skip, block.stop) as position:
                     self._store(index, position, output + block.first + position)
@@ -285,7 +285,7 @@ class AmxTile:
         place = product.layout.place
         blocks = [_Block(index * rows * place, index * rows, 0, rows) for index in range(self.shape.blocks)]
         self._at(number)
-        self._window(first * place, place, blocks)
+        self._window(first * place, place, blocks, 0, 0)
         with self._last_part():
             image_row = product.image * window.out_height + product.first_row
             for index, block in enumerate(blocks):
@@ -319,8 +319,11 @@ class AmxTile:
 
     # ---- the reduction ----
 
-    def _window(self, offset: Any, stride: int, blocks: list[_Block]) -> None:
-        """The window places and channels of one part, for positions `stride` bytes apart from byte `offset` on."""
+    def _window(self, offset: Any, stride: int, blocks: list[_Block], output: Any, positions: int) -> None:
+        """The window places and channels of one part, for positions `stride` bytes apart from byte `offset` on.
+
+        Meanwhile the rows of the output from `output` on, which the epilogue will want, are fetched.
+        """
         product, window, layout, shape = self.product, self.product.window, self.product.layout, self.shape
         base = product.origin + offset + self.panel.group * layout.group
         base = base if isinstance(base, int) else T.bind(base)
@@ -328,9 +331,10 @@ class AmxTile:
         chunks, first_chunk = shape.chunks // shape.splits, product.part % shape.splits
         first_row = product.part // shape.splits
         step_bytes = self.panel.vectors * ROW_BYTES
+        window_rows, runs = window.kernel[0] if shape.parts == 1 else 1, window.kernel[1] // _merged(window)
         with (
-            loop(window.kernel[0] if shape.parts == 1 else 1) as y,
-            loop(window.kernel[1] // _merged(window)) as x,
+            loop(window_rows) as y,
+            loop(runs) as x,
         ):
             at = base + (first_row + y) * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
             at = at + first_chunk * (chunks * shape.chunk)
@@ -340,6 +344,10 @@ class AmxTile:
             weights = weights if isinstance(weights, int) else T.bind(weights)
             size = shape.chunk // STEP_BYTES * step_bytes
             with loop(chunks) as chunk:
+                rows = -(-positions // (chunks * runs * window_rows))
+                for index in range(rows):
+                    turn = ((y * runs + x) * chunks + chunk) * rows + index
+                    product.epilogue.prefetch(output + turn, self.panel.column, self.panel.columns)
                 self._chunk(blocks, stride, at + chunk * shape.chunk, weights + chunk * size)
         for index in range(len(blocks)):
             for vector in range(self.panel.vectors):

@@ -52,6 +52,8 @@ from subbyte.tvm_kernels.operators import (
 )
 
 WORD = 32  # signs in a word
+LINE_FLOATS = 16  # in a cache line
+PREFETCH_TO_WRITE = (1, 3, 1)  # llvm.prefetch: for a write, to the nearest cache, data
 MAGIC = 12582912  # 1.5 x 2^23: float32 numbers near it are whole
 
 
@@ -83,6 +85,7 @@ class EpilogueEmitter:
         self._functions: FloatFunctions | None = None
         self._in_c = current_code_generator() == "c"
         steps = _without_idle_relu(epilogue) if self._in_c else epilogue.steps
+        self._wide: list[Any] = []  # float32 tensors of the output's shape that are read or written
         self._steps = [_STEPS[type(step)](self, step) for step in steps]
         self._stores = [_FORMS[type(form)](self, index, form) for index, form in enumerate(epilogue.forms)]
 
@@ -110,6 +113,13 @@ class EpilogueEmitter:
             self.emit(load(offset, lanes), row, column + offset)
             offset += lanes
 
+    def prefetch(self, row: Any, column: Any, count: int) -> None:
+        """Ask for the cache lines of `count` channels from `column` of `row`, which a later call will read or write."""
+        for buffer in self._wide:
+            for first in range(0, count, LINE_FLOATS):
+                address = T.address_of(buffer[row, column + first])
+                T.evaluate(T.call_intrin("", "tirx.prefetch", address, *map(T.int32, PREFETCH_TO_WRITE)))
+
     # ---- steps: each declares its parameters once and returns what it does to a vector ----
 
     def _vector(self, role: str, values: Any) -> Callable[[Place], Any]:
@@ -124,6 +134,7 @@ class EpilogueEmitter:
 
     def _tensor(self, name: str) -> Callable[[Place], Any]:
         buffer = self._signature.input(name, (self._rows, self._columns), "float32")
+        self._wide.append(buffer)
         return lambda place: buffer[place.row, place.index()]
 
     def scale(self, step: Scale) -> Transform:
@@ -170,6 +181,7 @@ class EpilogueEmitter:
 
     def to_float(self, index: int, form: ToFloat) -> Store:
         output = self._signature.output(index, (self._rows, self._columns), "float32")
+        self._wide.append(output)
         return lambda y, place: T.buffer_store(output, y, [place.row, place.index()])
 
     def to_codes(self, index: int, form: ToCodes) -> Store:
