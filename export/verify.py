@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 # Largest |difference| of an output, relative to the largest |output|.
 FLOAT_TOLERANCE = 1e-4  # no quantizer: only the order of float sums differs
 MIXED_TOLERANCE = 5e-2  # float parts between quantizers: a value on a rounding tie moves a whole step
-MIXED_CODES = 1e-2  # and at most this part of all codes may differ
+MIXED_CODES = 5e-2  # and at most this part of all codes may differ: a tie in an early layer moves many later ones
 
 _EXACT_OPERATORS = """
     Abs Add Cast Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual
