@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from products import CONVOLUTIONS, row, runs_here, stored_input, weight
 
 from subbyte.tvm_kernels.kernels import amx, binary, dot, reference
+from subbyte.tvm_kernels.kernels.amx_shape import Shape, shape_of
 from subbyte.tvm_kernels.kernels.execute import Executable, host_target
 from subbyte.tvm_kernels.kernels.x86 import VNNI_512
 from subbyte.tvm_kernels.operators import (
@@ -152,10 +153,10 @@ def test_any_shape(data: st.DataObject) -> None:
 
 
 def test_the_shapes_above_take_every_way_through_the_loops() -> None:
-    def shape(name: str) -> amx.Shape:
+    def shape(name: str) -> Shape:
         geometry = SHAPES[name]
         op = QuantizedProduct("layer", geometry, ODD, weight(geometry, "int8"), Epilogue())
-        return amx.shape_of(dot.operands_of(op, VNNI_512))
+        return shape_of(dot.operands_of(op, VNNI_512))
 
     found = {name: (s.parts, s.splits, s.flat) for name in SHAPES for s in [shape(name)]}
     assert found["parts of the depth"] == (5, 5, False)
@@ -181,7 +182,7 @@ def test_a_configuration_says_what_ldtilecfg_reads() -> None:
     """Palette 1; four tiles of sums, two of weights, two of activations, as bytes of a row and rows."""
     geometry = MatMul(20, 96, 40)
     op = QuantizedProduct("layer", geometry, ODD, weight(geometry, "int8"), Epilogue())
-    table = amx.shape_of(dot.operands_of(op, VNNI_512)).configuration()
+    table = shape_of(dot.operands_of(op, VNNI_512)).configuration()
     assert table[0] == 1
     assert table[16:32].view(np.uint16).tolist() == [64] * 6 + [48, 48]
     assert table[48:56].tolist() == [10, 10, 10, 10, 12, 12, 10, 10]

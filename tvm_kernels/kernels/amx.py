@@ -4,7 +4,7 @@ A tile of activations is `rows` output positions x `chunk` bytes of the reductio
 of the image, or rows of a matrix, so that one stride leads from each to the next. A tile of weights is chunk / 4 steps
 of a panel as panels.py lays it out. Four tiles hold sums, the other four operands:
 
-    parts of the reduction, so small that their weights stay in the first-level cache
+    parts of the reduction, so small that their weights stay in the first-level cache               (amx_shape.py)
       register tiles
         sums = start (a tile load with stride 0; zero points as in product.py), or what the part before has stored
         window rows, chunks: load activations, load weights, multiply and add
@@ -23,126 +23,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
-from subbyte.tvm_kernels.kernels.operands import Operands
+from subbyte.tvm_kernels.kernels.amx_shape import ROW_BYTES, SUMS, TILES, Shape, runs_of, shape_of
 from subbyte.tvm_kernels.kernels.product import Cut, ProductBuilder
-from subbyte.tvm_kernels.kernels.register_tile import NEAR_BYTES, PanelTile, loop
+from subbyte.tvm_kernels.kernels.register_tile import PanelTile, loop
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.kernels.tiling import TILE_MACS, Positions, Window
+from subbyte.tvm_kernels.kernels.tiling import TILE_MACS, Positions
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, VNNI_512
 
 FEATURES = frozenset({"amxtile", "amxint8", "avx512bw"})
-ROWS = 16  # of a tile
-ROW_BYTES = 64
-TILES = 8
-SUMS = 4  # tiles of sums
-WORD_SIGNS = 32
-REUSE = 4  # register tiles that meet the same weights, from which on it pays to keep those near
-PART_BYTES = 26_000  # of weights: with the activations they meet, they stay in a first-level cache of 48 KiB
-FLATTER = 0.8  # of the tiles: as long as the padding takes less, leaving it out is the simpler loop
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Tile registers for one product, chosen for the fewest tiles.
-
-    rounded: bytes of activations of a channel group of one place, after unpacking; chunk: bytes of a row of a tile;
-    chunks: of a run of neighbouring window places; rows: positions in a tile; flat: positions are counted through the
-    padded rows of the copy, and those in the padding are not stored; vectors: of channels; full: the part of the
-    products in the tiles that is asked for, 1 where positions, chunks and channels all fill them; parts: of the
-    reduction, `splits` of them to a row of the window.
-    """
-
-    rounded: int
-    chunk: int
-    chunks: int
-    rows: int
-    flat: bool
-    vectors: int
-    full: float
-    parts: int
-    splits: int
-
-    @property
-    def blocks(self) -> int:
-        """Tiles of activations that are multiplied with the same weights."""
-        return SUMS // self.vectors
-
-    def configuration(self) -> npt.NDArray[np.uint8]:
-        """What LDTILECFG reads: palette 1, then bytes of a row (uint16) and rows of each tile."""
-        table = np.zeros(64, np.uint8)
-        table[0] = 1
-        row_bytes, rows = table[16:32].view(np.uint16), table[48:56]
-        row_bytes[:], rows[:] = ROW_BYTES, self.rows
-        rows[SUMS : SUMS + self.vectors] = self.chunk // STEP_BYTES
-        row_bytes[SUMS + self.vectors :] = self.chunk
-        return table
-
-
-def _merged(window: Window) -> int:
-    """Window places in a run: those of a row, where they lie side by side, else one."""
-    return window.kernel[1] if window.groups == 1 and window.dilation[1] == 1 else 1
-
-
-def _chunks(run: int) -> int:
-    """The smallest number of equal chunks that cut `run` bytes into tile rows."""
-    count = -(-run // ROW_BYTES)
-    while run % count or run // count % STEP_BYTES:
-        count += 1
-    return count
-
-
-def shape_of(operands: Operands) -> Shape:
-    """Rounding channels up costs a copy of the input, but often saves tiles; so does counting through the padding."""
-    window = operands.window
-    stored = window.channels // window.groups * operands.unpacked
-    channels = window.out_channels // window.groups
-    step = STEP_BYTES if operands.unpacked == 1 else WORD_SIGNS
-    first = -(-stored // step) * step
-    merged = _merged(window)
-    rounded = min(range(first, first + ROW_BYTES, step), key=lambda rounded: (_chunks(merged * rounded), rounded))
-    chunks = _chunks(merged * rounded)
-
-    length, lengths = (window.out_width, window.out_height) if window.out_width > 1 else (window.out_height, 1)
-    rows = -(-length // -(-length // ROWS))
-    tiles = lengths * -(-length // rows)
-    flat_tiles = -(-((window.out_height - 1) * window.padded_width + window.out_width) // ROWS)
-    copied = any(window.padding) or rounded != stored or operands.unpacked > 1
-    flat = copied and window.stride == (1, 1) and lengths > 1 and flat_tiles < FLATTER * tiles
-    if flat:
-        rows, tiles = ROWS, flat_tiles
-
-    vectors = -(-channels // VNNI_512.lanes)
-    used = window.out_height * window.out_width * channels * merged * stored
-    full = used / (tiles * ROWS * vectors * VNNI_512.lanes * chunks * ROW_BYTES)
-    vectors = min(2, vectors)
-    chunk = merged * rounded // chunks
-    splits = _splits(window, chunks, chunk * vectors * VNNI_512.lanes) if tiles >= REUSE * SUMS // vectors else 0
-    parts = max(1, window.kernel[0] * splits)
-    return Shape(rounded, chunk, chunks, rows, flat, vectors, full, parts, max(1, splits))
-
-
-def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
-    """Parts to a row of the window, whose weights are `chunks` x `chunk_bytes` for a run of places; 0: do not part."""
-    runs = window.kernel[1] // _merged(window)
-    row_bytes = runs * chunks * chunk_bytes
-    if window.kernel[0] * row_bytes <= NEAR_BYTES or chunk_bytes % (8 * ROW_BYTES):  # parts are whole packed vectors
-        return 0
-    if runs > 1:
-        return 1
-    return next((n for n in range(1, chunks) if chunks % n == 0 and row_bytes <= n * PART_BYTES), chunks)
-
-
-def too_empty(operands: Operands, least: float) -> str | None:
-    """The reason not to use tiles where less than that part of them would be full; for a row's `refuses`."""
-    full = shape_of(operands).full
-    if full >= least:
-        return None
-    return f"its tiles would be {100 * full:.0f}% full, and below {100 * least:.0f}% they are slower"
 
 
 class AmxProduct(ProductBuilder):
@@ -151,7 +42,7 @@ class AmxProduct(ProductBuilder):
     tile_macs = 8 * TILE_MACS
 
     @property
-    def parts(self) -> int:  # type: ignore[override]
+    def parts(self) -> int:
         return self.shape.parts
 
     @cached_property
@@ -164,7 +55,7 @@ class AmxProduct(ProductBuilder):
         return self.shape.blocks * self.shape.rows * self.shape.vectors * ROW_BYTES
 
     @property
-    def scratch_bytes(self) -> int:  # type: ignore[override]
+    def scratch_bytes(self) -> int:
         """Sums of one register tile, or of all those of a panel that wait for the next part."""
         if self.shape.parts == 1:
             return self.kept_bytes
@@ -220,7 +111,7 @@ class AmxProduct(ProductBuilder):
         with loop((positions + most - 1) // most) as index:
             inner.emit_flat(index, index * most if isinstance(index, int) else T.bind(index * most))
 
-    def register_tile(self, panel: PanelTile) -> AmxTile:  # type: ignore[override]
+    def register_tile(self, panel: PanelTile) -> AmxTile:
         return AmxTile(self, panel)
 
 
@@ -331,11 +222,8 @@ class AmxTile:
         chunks, first_chunk = shape.chunks // shape.splits, product.part % shape.splits
         first_row = product.part // shape.splits
         step_bytes = self.panel.vectors * ROW_BYTES
-        window_rows, runs = window.kernel[0] if shape.parts == 1 else 1, window.kernel[1] // _merged(window)
-        with (
-            loop(window_rows) as y,
-            loop(runs) as x,
-        ):
+        window_rows, runs = window.kernel[0] if shape.parts == 1 else 1, runs_of(window)
+        with loop(window_rows) as y, loop(runs) as x:
             at = base + (first_row + y) * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
             at = at + first_chunk * (chunks * shape.chunk)
             at = at if isinstance(at, int) else T.bind(at)

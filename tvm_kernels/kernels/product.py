@@ -30,7 +30,7 @@ from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.operands import Operands
 from subbyte.tvm_kernels.kernels.padded_input import Layout, PaddedInput
 from subbyte.tvm_kernels.kernels.panels import decode_panel, pack_panels
-from subbyte.tvm_kernels.kernels.register_tile import PanelTile, RegisterTile, loop, register_tile
+from subbyte.tvm_kernels.kernels.register_tile import EmitsTiles, PanelTile, RegisterTile, loop, register_tile
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.signature import ALIGNMENT, Signature
 from subbyte.tvm_kernels.kernels.tiling import TILE_MACS, Positions, Tiles, positions_of, tiles_of
@@ -78,9 +78,17 @@ class ProductBuilder:
 
     # ---- what another kind of register does otherwise: amx.py ----
 
-    scratch_bytes = 0  # that register tiles want at the end of the workspace
     tile_macs = TILE_MACS  # of a tile worth a thread
-    parts = 1  # equal parts of the reduction, each done for all rows before the next
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that register tiles want at the end of the workspace."""
+        return 0
+
+    @property
+    def parts(self) -> int:
+        """Equal parts of the reduction, each done for all rows before the next."""
+        return 1
 
     @property
     def overread(self) -> int:
@@ -111,7 +119,7 @@ class ProductBuilder:
         """Surrounds the code of one tile."""
         yield
 
-    def register_tile(self, panel: PanelTile) -> RegisterTile:
+    def register_tile(self, panel: PanelTile) -> EmitsTiles:
         """What emits the register tiles of a panel."""
         return RegisterTile(self, panel)
 
@@ -267,7 +275,7 @@ class ProductBuilder:
             with T.Else():
                 self._row(inner, row_group, rest)
 
-    def _row(self, inner: RegisterTile, row_group: Any, height: int) -> None:
+    def _row(self, inner: EmitsTiles, row_group: Any, height: int) -> None:
         """Register tiles along one group of output rows."""
         width = self.positions.width
         whole, rest = divmod(self.window.out_width, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp
@@ -61,6 +61,13 @@ class PanelTile:
     column: Any
     vectors: int
     columns: int
+
+
+class EmitsTiles(Protocol):
+    """What the loops of product.py need of the inner ones."""
+
+    def emit(self, row: Any, place: Any, height: int, width: int) -> None:
+        """Compute `height` x `width` positions from output row `row` of the tile and place `place` of the row."""
 
 
 class RegisterTile:
