@@ -12,29 +12,8 @@ from subbyte.tvm_kernels.operators import Conv2d, MatMul
 
 
 @dataclass(frozen=True)
-class Window:
-    """A product seen as a convolution, channels last, before any copying."""
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    out_channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    @property
-    def out_height(self) -> int:
-        reach = self.dilation[0] * (self.kernel[0] - 1) + 1
-        return (self.height + self.padding[0] + self.padding[2] - reach) // self.stride[0] + 1
-
-    @property
-    def out_width(self) -> int:
-        reach = self.dilation[1] * (self.kernel[1] - 1) + 1
-        return (self.width + self.padding[1] + self.padding[3] - reach) // self.stride[1] + 1
+class Window(Conv2d):
+    """A product seen as a convolution, before any copying; `channels` are in whatever unit the kernel counts."""
 
     @property
     def padded_width(self) -> int:
@@ -45,23 +24,14 @@ class Window:
         """Rows of the output seen as a matrix."""
         return self.batch * self.out_height * self.out_width
 
-    @property
-    def macs(self) -> int:
-        depth = self.kernel[0] * self.kernel[1] * self.channels // self.groups
-        return self.rows * self.out_channels * depth
-
 
 def window_of(geometry: MatMul | Conv2d) -> Window:
     """The product as a window; a dense 1x1 convolution becomes a matrix product over all positions."""
     if isinstance(geometry, MatMul):
-        one = (1, 1)
-        return Window(1, geometry.rows, 1, geometry.depth, geometry.columns, one, one, (0, 0, 0, 0), one, 1)
-    g = geometry
-    window = Window(
-        g.batch, g.height, g.width, g.channels, g.out_channels, g.kernel, g.stride, g.padding, g.dilation, g.groups
-    )
-    if g.kernel == g.stride == (1, 1) and not any(g.padding) and g.groups == 1:
-        return replace(window, batch=1, height=g.batch * g.height * g.width, width=1)
+        return Window(1, geometry.rows, 1, geometry.depth, geometry.columns, (1, 1))
+    window = Window(**vars(geometry))
+    if window.kernel == window.stride == (1, 1) and not any(window.padding) and window.groups == 1:
+        return replace(window, batch=1, height=window.batch * window.height * window.width, width=1)
     return window
 
 
