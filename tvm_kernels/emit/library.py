@@ -24,11 +24,12 @@ from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain
 
-CORE = ("run.c", "session.c", "threads.c", "cores.c")
+CORE = ("run.c", "needs.c", "session.c", "threads.c", "cores.c")
 EXPORTS = (
     "subbyte_get_model",
     "subbyte_run",
     "subbyte_status_text",
+    "subbyte_missing_features",
     "subbyte_session_create",
     "subbyte_session_run",
     "subbyte_session_arena",
