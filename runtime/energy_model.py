@@ -9,10 +9,11 @@ al., "ShiftAddViT: Mixture of Multiplication Primitives Towards Efficient Vision
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from subbyte.runtime.manifest import DTYPES, Manifest, OperatorInfo
+from subbyte.runtime.manifest import DTYPES, Manifest
 
 # pJ an operation
 OPERATIONS_PJ = {
@@ -52,6 +53,38 @@ ASSUMPTIONS = (
 PerMac = dict[str, float]  # operation -> how many for one multiply-accumulate
 
 
+class Result(Protocol):
+    """What is counted of one result of an operator."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def channels(self) -> int: ...
+
+
+class Operator(Protocol):
+    """What is counted of an operator: a row of a manifest, or a call of the compiler's plan."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def activation(self) -> str: ...
+    @property
+    def weights(self) -> str: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def input_bytes(self) -> int: ...
+    @property
+    def output_bytes(self) -> int: ...
+    @property
+    def outputs(self) -> Sequence[Result]: ...
+
+
 @dataclass(frozen=True)
 class OperatorEnergy:
     """Modelled picojoules of one operator."""
@@ -86,9 +119,14 @@ class ModelledEnergy:
 
 def model_energy(manifest: Manifest) -> ModelledEnergy:
     """The modelled energy of one inference, per operator, from the counts in the manifest."""
-    weights_memory, weights_pj = memory_for(manifest.weights_bytes)
-    activations_memory, activations_pj = memory_for(manifest.arena_bytes)
-    rows = tuple(_operator(operator, weights_pj, activations_pj) for operator in manifest.operators)
+    return model_operators(manifest.operators, manifest.weights_bytes, manifest.arena_bytes)
+
+
+def model_operators(operators: Sequence[Operator], weights_bytes: int, arena_bytes: int) -> ModelledEnergy:
+    """The modelled energy of one inference by these operators, of a model with so many bytes of weights and arena."""
+    weights_memory, weights_pj = memory_for(weights_bytes)
+    activations_memory, activations_pj = memory_for(arena_bytes)
+    rows = tuple(_operator(operator, weights_pj, activations_pj) for operator in operators)
     return ModelledEnergy(
         modelled_pj=sum(row.modelled_pj for row in rows),
         weights_memory=weights_memory,
@@ -124,7 +162,7 @@ def arithmetic(activation: str, weights: str) -> tuple[str, PerMac]:
     return "int8", {"int8 multiply": 1, "int32 add": 1}
 
 
-def _operator(operator: OperatorInfo, weights_pj: float, activations_pj: float) -> OperatorEnergy:
+def _operator(operator: Operator, weights_pj: float, activations_pj: float) -> OperatorEnergy:
     name, per_mac = arithmetic(operator.activation, operator.weights)
     compute = operator.macs * sum(count * OPERATIONS_PJ[operation] for operation, count in per_mac.items())
     elements = max((_elements(output.shape, output.storage, output.channels) for output in operator.outputs), default=0)

@@ -13,7 +13,7 @@ from typing import Any
 from subbyte.errors import BundleError, SessionError
 from subbyte.runtime.manifest import Manifest
 
-ABI = 2
+ABI = 3
 DTYPES = ("float32", "uint8", "int8", "int32", "int64")  # SUBBYTE_FLOAT32 ..
 _REBUILD = "Build the bundle again with `subbyte compile`."
 
@@ -53,6 +53,7 @@ class _Model(ctypes.Structure):
         ("workspace_bytes", ctypes.c_size_t),
         ("weights_bytes", ctypes.c_size_t),
         ("needs", ctypes.c_uint32),
+        ("features", ctypes.c_char_p),
     ]
 
 

@@ -1,24 +1,40 @@
 /* The bench program of a bundle: weights and golden inputs are linked in, so a device needs this one file.
  *
- *   bench [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]
- *
- * Checks the golden outputs, warms up, measures whole runs, then profiles operators in a pass of its own. Exits with 1 when
- * an output differs from its golden value by more than the bundle's tolerance, with 2 for a wrong option.
+ * Refuses a CPU that lacks what the model was compiled for, checks the golden outputs, warms up, measures whole runs, then
+ * operators, energy and cold start in passes of their own. Gives what `subbyte bench` gives, under the same JSON keys; what
+ * one is, see docs/benchmarking.md. Exits with 1 when it fails or an output differs from its golden value by more than the
+ * bundle's tolerance, with 2 for a wrong option.
  */
-#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
+#if !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
 
-#include "bench.h"
-
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "bench_report.h"
 #include "internal.h"
 
-enum { PROFILE_RUNS = 20, MOST_SAMPLES = 1000000 };
+enum { MOST_SAMPLES = 1000000, LEAST_PROFILE_RUNS = 3, MOST_PROFILE_RUNS = 50 };
+static const double PROFILE_SECONDS = 1.0; /* at most */
+static const double WARMUP_SHARE = 0.1;    /* of the measured seconds, at least, before them */
+
+static const char USAGE[] =
+    "usage: bench [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]";
+static const char HELP[] =
+    "Measures the model inside: latency, operators, energy, cold start. Needs nothing but this file.\n"
+    "\n"
+    "  --duration SECONDS  of timing [2]\n"
+    "  --iterations N      a number of runs instead\n"
+    "  --warmup N          runs before, at least; with --duration also a tenth of it [10]\n"
+    "  --threads N         [1]\n"
+    "  --json              print everything as JSON, with the keys of `subbyte bench --json`\n"
+    "  --dump FOLDER       write the outputs of the golden inputs to FOLDER/output_<i>.bin\n"
+    "  --help              print this\n"
+    "\n"
+    "Exits with 1 when it fails or an output is not the golden one, with 2 for a wrong option.";
 
 typedef struct {
   long iterations; /* 0: until the duration is over */
@@ -29,22 +45,37 @@ typedef struct {
   const char *dump;
 } options;
 
-typedef struct {
-  uint64_t *least; /* [operators], ns: the fastest of the profiled runs */
-} profile;
-
-static void fail(const char *what, const char *detail) {
+void bench_fail(const char *what, const char *detail) {
   fprintf(stderr, "error: %s%s%s\n", what, detail ? ": " : "", detail ? detail : "");
+  exit(1);
+}
+
+static void misused(const char *what, const char *given) {
+  fprintf(stderr, "error: %s: %s\n%s\n", what, given, USAGE);
   exit(2);
 }
 
-static double number(int argc, char **argv, int i, double least) {
+void *bench_allocate(size_t bytes) {
+  void *memory = calloc(1, bytes ? bytes : 1);
+  if (memory == NULL) bench_fail("out of memory", NULL);
+  return memory;
+}
+
+/* ---- options ---- */
+
+static double number(int argc, char **argv, int i, double least, double most) {
   char *rest;
   double value;
-  if (i >= argc) fail("an option lacks its value", argv[argc - 1]);
+  if (i >= argc) misused("an option lacks its value", argv[argc - 1]);
   value = strtod(argv[i], &rest);
-  if (*rest != '\0' || !(value >= least)) fail("not a number that fits here", argv[i]);
+  if (rest == argv[i] || *rest != '\0' || !(value >= least && value <= most)) misused("not a number that fits here", argv[i]);
   return value;
+}
+
+static long whole(int argc, char **argv, int i, long least, long most) {
+  const double value = number(argc, argv, i, (double)least, (double)most);
+  if (value != floor(value)) misused("not a whole number", argv[i]);
+  return (long)value;
 }
 
 static options parse(int argc, char **argv) {
@@ -52,31 +83,29 @@ static options parse(int argc, char **argv) {
   int i;
   for (i = 1; i < argc; ++i) {
     if (strcmp(argv[i], "--iterations") == 0) {
-      o.iterations = (long)number(argc, argv, ++i, 1);
+      o.iterations = whole(argc, argv, ++i, 1, MOST_SAMPLES);
     } else if (strcmp(argv[i], "--duration") == 0) {
-      o.seconds = number(argc, argv, ++i, 0);
+      o.seconds = number(argc, argv, ++i, 0, 3600);
     } else if (strcmp(argv[i], "--warmup") == 0) {
-      o.warmup = (long)number(argc, argv, ++i, 0);
+      o.warmup = whole(argc, argv, ++i, 0, MOST_SAMPLES);
     } else if (strcmp(argv[i], "--threads") == 0) {
-      o.threads = (int32_t)number(argc, argv, ++i, 1);
-    } else if (strcmp(argv[i], "--dump") == 0 && i + 1 < argc) {
-      o.dump = argv[++i];
+      o.threads = (int32_t)whole(argc, argv, ++i, 1, SUBBYTE_MAX_THREADS);
+    } else if (strcmp(argv[i], "--dump") == 0) {
+      if (++i >= argc) misused("an option lacks its value", argv[argc - 1]);
+      o.dump = argv[i];
     } else if (strcmp(argv[i], "--json") == 0) {
       o.json = 1;
+    } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+      printf("%s\n\n%s\n", USAGE, HELP);
+      exit(0);
     } else {
-      fail("usage: bench [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]", argv[i]);
+      misused("unknown option", argv[i]);
     }
   }
-  if (o.iterations > MOST_SAMPLES) fail("too many iterations", NULL);
   return o;
 }
 
-/* One output against its golden value. */
-typedef struct {
-  unsigned long differing; /* elements that are not the same bits */
-  double largest;          /* difference of an element; infinite where it cannot be measured */
-  int ok;                  /* equal, or float within the tolerance */
-} comparison;
+/* ---- golden outputs ---- */
 
 static size_t element_bytes(int32_t dtype) {
   switch (dtype) {
@@ -87,24 +116,34 @@ static size_t element_bytes(int32_t dtype) {
   }
 }
 
-static comparison compare(const subbyte_tensor *tensor, const void *got, const void *want) {
-  const size_t size = element_bytes(tensor->dtype);
-  comparison c = {0, 0.0, 1};
-  size_t i;
-  for (i = 0; i < tensor->nbytes; i += size) {
-    double error = HUGE_VAL, allowed = 0.0;
-    if (memcmp((const char *)got + i, (const char *)want + i, size) == 0) continue;
-    ++c.differing;
-    if (tensor->dtype == SUBBYTE_FLOAT32) {
-      const double w = (double)((const float *)want)[i / size];
-      error = fabs((double)((const float *)got)[i / size] - w);
-      allowed = subbyte_bench_data.absolute + subbyte_bench_data.relative * fabs(w);
-      if (error != error) error = HUGE_VAL;
-    }
-    if (error > c.largest) c.largest = error;
-    if (allowed == 0.0 || !(error <= allowed)) c.ok = 0;
+static double element(int32_t dtype, const void *values, size_t i) {
+  switch (dtype) {
+    case SUBBYTE_FLOAT32: return (double)((const float *)values)[i];
+    case SUBBYTE_UINT8: return (double)((const uint8_t *)values)[i];
+    case SUBBYTE_INT8: return (double)((const int8_t *)values)[i];
+    case SUBBYTE_INT64: return (double)((const int64_t *)values)[i];
+    default: return (double)((const int32_t *)values)[i];
   }
-  return c;
+}
+
+/* Integers must be the same; floats may differ by the tolerance, and NaN is NaN whatever its bits. */
+static void compare(const subbyte_tensor *tensor, const void *got, const void *want, bench_golden *g) {
+  const size_t size = element_bytes(tensor->dtype);
+  const double absolute = subbyte_bench_data.absolute, relative = subbyte_bench_data.relative;
+  const int tolerant = tensor->dtype == SUBBYTE_FLOAT32 && (absolute > 0 || relative > 0);
+  size_t i;
+  for (i = 0; i < tensor->nbytes / size; ++i) {
+    const int same = memcmp((const char *)got + i * size, (const char *)want + i * size, size) == 0;
+    const double g_value = element(tensor->dtype, got, i), w_value = element(tensor->dtype, want, i);
+    double error = g_value == w_value ? 0.0 : fabs(g_value - w_value);
+    if (!(error < HUGE_VAL)) error = HUGE_VAL; /* NaN too */
+    if (error > g->largest) g->largest = error;
+    if (same) continue;
+    ++g->differing;
+    if (!tolerant || !((error < HUGE_VAL && error <= absolute + relative * fabs(w_value)) ||
+                       (g_value != g_value && w_value != w_value)))
+      g->ok = 0;
+  }
 }
 
 static void dump_outputs(const subbyte_model *model, void *const *outputs, const char *folder) {
@@ -115,162 +154,153 @@ static void dump_outputs(const subbyte_model *model, void *const *outputs, const
     snprintf(path, sizeof path, "%s/output_%d.bin", folder, (int)i);
     file = fopen(path, "wb");
     if (file == NULL || fwrite(outputs[i], 1, model->outputs[i].nbytes, file) != model->outputs[i].nbytes)
-      fail("cannot write", path);
+      bench_fail("cannot write", path);
     fclose(file);
   }
 }
 
-static void keep_least(void *user, int32_t index, uint64_t ns) {
-  profile *p = (profile *)user;
-  if (p->least[index] == 0 || ns < p->least[index]) p->least[index] = ns;
-}
+/* ---- passes ---- */
 
-static int by_value(const void *a, const void *b) {
-  const double left = *(const double *)a, right = *(const double *)b;
-  return left < right ? -1 : left > right;
-}
-
-/* Linear between the two nearest samples, as numpy.percentile does. */
-static double percentile(const double *sorted, long count, double percent) {
-  const double place = percent / 100.0 * (double)(count - 1);
-  const long below = (long)place;
-  if (below + 1 >= count) return sorted[count - 1];
-  return sorted[below] + (sorted[below + 1] - sorted[below]) * (place - (double)below);
-}
-
-static void print_string(const char *text) {
-  putchar('"');
-  for (; *text; ++text) {
-    if (*text == '"' || *text == '\\')
-      printf("\\%c", *text);
-    else if ((unsigned char)*text < 32)
-      printf("\\u%04x", (unsigned)(unsigned char)*text);
-    else
-      putchar(*text);
-  }
-  putchar('"');
-}
-
-static void print_json(const subbyte_model *model, const options *o, const double *sorted, long count, double mean,
-                       const profile *p, const comparison *compared, int golden_ok) {
-  double squares = 0.0;
-  long k;
-  int32_t i;
-  printf("{\"name\": ");
-  print_string(model->name);
-  printf(", \"target\": ");
-  print_string(model->target);
-  printf(", \"threads\": %d, \"iterations\": %ld, \"warmup\": %ld,\n", (int)o->threads, count, o->warmup);
-  for (k = 0; k < count; ++k) squares += (sorted[k] - mean) * (sorted[k] - mean);
-  printf(" \"latency_ms\": {\"min\": %.6f, \"mean\": %.6f, \"p50\": %.6f, \"p90\": %.6f, \"p99\": %.6f, \"std\": %.6f},\n",
-         sorted[0], mean, percentile(sorted, count, 50), percentile(sorted, count, 90), percentile(sorted, count, 99),
-         sqrt(squares / (double)count));
-  printf(" \"golden_ok\": ");
-  if (subbyte_bench_data.has_golden) {
-    unsigned long differing = 0;
-    double largest = 0.0;
-    for (i = 0; i < model->output_count; ++i) {
-      differing += compared[i].differing;
-      if (compared[i].largest > largest) largest = compared[i].largest;
-    }
-    printf("%s, \"golden_exact\": %s, \"golden_differing\": %lu, \"golden_max_error\": ", golden_ok ? "true" : "false",
-           differing ? "false" : "true", differing);
-    if (largest < HUGE_VAL)
-      printf("%.9g,\n", largest);
-    else
-      printf("null,\n");
-  } else {
-    printf("null,\n");
-  }
-  printf(" \"operators\": [");
-  for (i = 0; i < model->operator_count; ++i) {
-    printf("%s\n  {\"name\": ", i ? "," : "");
-    print_string(model->operators[i].name);
-    printf(", \"ns\": %llu}", (unsigned long long)p->least[i]);
-  }
-  printf("\n ]}\n");
-}
-
-static void print_table(const subbyte_model *model, const options *o, const double *sorted, long count, double mean,
-                        const profile *p, int golden_ok) {
-  double total = 0.0;
-  int32_t i;
-  printf("%s for %s, %d thread%s, %ld runs after %ld to warm up\n", model->name, model->target, (int)o->threads,
-         o->threads == 1 ? "" : "s", count, o->warmup);
-  printf("latency ms: min %.4f  mean %.4f  p50 %.4f  p90 %.4f  p99 %.4f\n", sorted[0], mean, percentile(sorted, count, 50),
-         percentile(sorted, count, 90), percentile(sorted, count, 99));
-  printf("golden outputs: %s\n", !subbyte_bench_data.has_golden ? "none" : golden_ok ? "equal" : "DIFFERENT");
-  for (i = 0; i < model->operator_count; ++i) total += (double)p->least[i];
-  for (i = 0; i < model->operator_count; ++i)
-    printf("%10.1f us %5.1f%%  %s\n", (double)p->least[i] / 1e3, total > 0 ? 100.0 * (double)p->least[i] / total : 0.0,
-           model->operators[i].name);
-}
-
-static void *allocate(size_t bytes) {
-  void *memory = calloc(1, bytes ? bytes : 1);
-  if (memory == NULL) fail("out of memory", NULL);
-  return memory;
-}
-
-int main(int argc, char **argv) {
-  const subbyte_model *model = subbyte_get_model();
-  const options o = parse(argc, argv);
-  void **outputs = (void **)allocate(sizeof(void *) * (size_t)model->output_count);
-  comparison *compared = (comparison *)allocate(sizeof(comparison) * (size_t)model->output_count);
-  double *samples;
-  double mean = 0.0;
-  profile p;
+typedef struct {
   subbyte_session *session;
-  uint64_t start;
-  long count = 0, room, i;
-  int32_t status;
-  int golden_ok = 1;
+  void **outputs;
+} runner;
 
-  status = subbyte_session_create(model, subbyte_bench_data.weights, model->weights_bytes, o.threads, &session);
-  if (status != SUBBYTE_OK) fail("no session", subbyte_status_text(status));
-  for (i = 0; i < model->output_count; ++i) outputs[i] = allocate(model->outputs[i].nbytes);
-#define RUN(hook, user)                                                                              \
-  do {                                                                                               \
-    status = subbyte_session_run(session, subbyte_bench_data.inputs, outputs, hook, user);           \
-    if (status != SUBBYTE_OK) fail("the model failed", subbyte_status_text(status));                 \
-  } while (0)
+static void run(const runner *r, subbyte_hook hook, void *user) {
+  const int32_t status = subbyte_session_run(r->session, subbyte_bench_data.inputs, r->outputs, hook, user);
+  if (status != SUBBYTE_OK) bench_fail("the model failed", subbyte_status_text(status));
+}
 
-  RUN(NULL, NULL);
-  for (i = 0; subbyte_bench_data.has_golden && i < model->output_count; ++i) {
-    compared[i] = compare(&model->outputs[i], outputs[i], subbyte_bench_data.outputs[i]);
-    if (!compared[i].ok) golden_ok = 0;
+static void run_once(void *user) { run((const runner *)user, NULL, NULL); }
+
+static long warm_up(const runner *r, long calls, double seconds) {
+  const uint64_t start = subbyte_now();
+  long done = 0;
+  while (done < calls || (double)(subbyte_now() - start) / 1e9 < seconds) {
+    run(r, NULL, NULL);
+    ++done;
   }
-  if (o.dump) dump_outputs(model, outputs, o.dump);
+  return done;
+}
 
-  for (i = 0; i < o.warmup; ++i) RUN(NULL, NULL);
-  room = o.iterations ? o.iterations : MOST_SAMPLES;
-  samples = (double *)allocate(sizeof(double) * (size_t)room);
-  start = subbyte_now();
+/* Milliseconds of each call, for `iterations` calls or until `seconds` are over; returns how many. */
+static long time_calls(const runner *r, double seconds, long iterations, double *samples) {
+  const long room = iterations ? iterations : MOST_SAMPLES;
+  const uint64_t start = subbyte_now();
+  long count = 0;
   while (count < room) {
     const uint64_t before = subbyte_now();
     uint64_t after;
-    RUN(NULL, NULL);
+    run(r, NULL, NULL);
     after = subbyte_now();
-    samples[count] = (double)(after - before) / 1e6;
-    mean += samples[count++];
-    if (!o.iterations && (double)(after - start) / 1e9 >= o.seconds) break;
+    samples[count++] = (double)(after - before) / 1e6;
+    if (!iterations && (double)(after - start) / 1e9 >= seconds) break;
   }
-  mean /= (double)count;
+  return count;
+}
 
-  p.least = (uint64_t *)allocate(sizeof(uint64_t) * (size_t)model->operator_count);
-  for (i = 0; i < PROFILE_RUNS; ++i) RUN(keep_least, &p);
+typedef struct {
+  double *ns; /* [operators][MOST_PROFILE_RUNS] */
+  int run;
+} profile;
 
-  qsort(samples, (size_t)count, sizeof(double), by_value);
+static void keep(void *user, int32_t index, uint64_t ns) {
+  const profile *p = (const profile *)user;
+  p->ns[(size_t)index * MOST_PROFILE_RUNS + (size_t)p->run] = (double)ns;
+}
+
+static void profile_operators(const runner *r, int32_t count, double seconds_a_call, bench_times *times) {
+  const double fit = PROFILE_SECONDS / (seconds_a_call > 1e-9 ? seconds_a_call : 1e-9);
+  const int runs = fit > MOST_PROFILE_RUNS ? MOST_PROFILE_RUNS : fit < LEAST_PROFILE_RUNS ? LEAST_PROFILE_RUNS : (int)fit;
+  profile p;
+  int32_t i;
+  p.ns = (double *)bench_allocate(sizeof(double) * MOST_PROFILE_RUNS * (size_t)count);
+  for (p.run = 0; p.run < runs; ++p.run) run(r, keep, &p);
+  for (i = 0; i < count; ++i) {
+    double *ns = p.ns + (size_t)i * MOST_PROFILE_RUNS;
+    bench_sort(ns, runs);
+    times[i].ns = (long long)ns[0];
+    times[i].ns_median = (long long)bench_percentile(ns, runs, 50);
+  }
+  free(p.ns);
+}
+
+/* Before an instruction of the model runs: the system would end the program with SIGILL. */
+static void check_features(const subbyte_model *model) {
+  char names[512], listed[1024] = "", text[1400], *name;
+  if (subbyte_missing_features(model, names, sizeof names) == 0) return;
+  for (name = strtok(names, " "); name != NULL; name = strtok(NULL, " ")) {
+    if (*listed) strcat(listed, ", ");
+    strcat(listed, name);
+  }
+  snprintf(text, sizeof text,
+           "%s, which target '%.64s' has. Compile the model again for this machine: `subbyte compile model.onnx --target "
+           "host` on it, or with a smaller target such as `--target x86-64-v3`.",
+           listed, model->target);
+  bench_fail("this CPU lacks", text);
+}
+
+int main(int argc, char **argv) {
+  const uint64_t began = subbyte_now();
+  const subbyte_model *model = subbyte_get_model();
+  static bench_result result; /* large */
+  static bench_machine machine;
+  bench_watch watch;
+  options o;
+  runner r;
+  double *samples;
+  int32_t i, status;
+
+  if (argc == 4 && strcmp(argv[1], BENCH_CHILD) == 0) { /* from bench_start.c; its clock began before this process */
+    const unsigned long long from = strtoull(argv[2], NULL, 10);
+    return from <= began ? bench_start_child(from, atoi(argv[3])) : 1;
+  }
+  o = parse(argc, argv);
+  check_features(model);
+  bench_machine_read(&machine, ""); /* before our own load shows */
+  result.machine = &machine;
+  result.threads = o.threads;
+  if (readlink("/proc/self/exe", result.path, sizeof result.path - 1) < 0)
+    snprintf(result.path, sizeof result.path, "%s", argv[0]);
+  result.pinned_count = bench_pin(o.threads, result.pinned);
+  status = subbyte_session_create(model, subbyte_bench_data.weights, model->weights_bytes, o.threads, &r.session);
+  if (status != SUBBYTE_OK) bench_fail("no session", subbyte_status_text(status));
+  r.outputs = (void **)bench_allocate(sizeof(void *) * (size_t)model->output_count);
+  for (i = 0; i < model->output_count; ++i) r.outputs[i] = bench_allocate(model->outputs[i].nbytes);
+
+  run(&r, NULL, NULL);
+  result.golden.ok = 1;
+  for (i = 0; subbyte_bench_data.has_golden && i < model->output_count; ++i)
+    compare(&model->outputs[i], r.outputs[i], subbyte_bench_data.outputs[i], &result.golden);
+  if (o.dump) dump_outputs(model, r.outputs, o.dump);
+
+  result.warmup = warm_up(&r, o.warmup, o.iterations ? 0.0 : WARMUP_SHARE * o.seconds);
+  samples = (double *)bench_allocate(sizeof(double) * (size_t)(o.iterations ? o.iterations : MOST_SAMPLES));
+  bench_watch_start(&watch);
+  result.iterations = time_calls(&r, o.seconds, o.iterations, samples);
+  if (!result.golden.ok)
+    bench_warn(&result.warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");
+  bench_unsteadiness(&result.warnings, samples, result.iterations, &watch);
+  bench_disturbances(&result.warnings, &machine, o.threads);
+  bench_latency(&result, samples);
+
+  result.times = (bench_times *)bench_allocate(sizeof(bench_times) * (size_t)model->operator_count);
+  profile_operators(&r, model->operator_count, result.p50 / 1e3, result.times);
+  result.has_energy =
+      bench_energy_measure(BENCH_POWERCAP, run_once, &r,
+                           o.iterations ? result.mean * (double)result.iterations / 1e3 : o.seconds, &result.energy,
+                           result.energy_missing, sizeof result.energy_missing) == 0;
+  subbyte_session_destroy(r.session);
+  bench_unpin();
+  bench_start_measure(&result.start, o.threads);
+
   if (o.json)
-    print_json(model, &o, samples, count, mean, &p, compared, golden_ok);
+    bench_print_json(model, &result);
   else
-    print_table(model, &o, samples, count, mean, &p, golden_ok);
-
-  subbyte_session_destroy(session);
-  for (i = 0; i < model->output_count; ++i) free(outputs[i]);
-  free(outputs);
-  free(compared);
+    bench_print_table(model, &result);
+  for (i = 0; i < model->output_count; ++i) free(r.outputs[i]);
+  free(r.outputs);
   free(samples);
-  free(p.least);
-  return golden_ok ? 0 : 1;
+  free(result.times);
+  return result.golden.ok ? 0 : 1;
 }

@@ -1,8 +1,19 @@
-/* What the compiler links into the bench program beside the model. */
+/* The bench program's parts, and what the compiler links into it beside the model (content.c). Linux only. */
 #ifndef SUBBYTE_BENCH_H
 #define SUBBYTE_BENCH_H
 
+#include <math.h>
+
 #include "subbyte.h"
+
+/* What the compiler knows of an operator: the fields of its row in the manifest. */
+typedef struct {
+  const char *kernel;
+  const char *activation;
+  const char *weights;
+  const char *fallback; /* NULL: none */
+  int64_t macs;
+} subbyte_bench_operator;
 
 typedef struct {
   const void *weights;
@@ -11,8 +22,119 @@ typedef struct {
   double relative;            /* a float32 output may differ by absolute + relative * |golden|; 0, 0: not by one bit */
   double absolute;
   int has_golden;
+  const subbyte_bench_operator *operators; /* [model->operator_count] */
+  const char *modelled;                    /* energy_modelled, as JSON: constant for a model */
+  const char *version;                     /* of subbyte, which compiled the model */
 } subbyte_bench_content;
 
 extern const subbyte_bench_content subbyte_bench_data;
+
+/* Prints "error: WHAT: DETAIL" and ends the program with 1; `detail` may be NULL. */
+void bench_fail(const char *what, const char *detail);
+
+/* Zeroed memory; ends the program when there is none. */
+void *bench_allocate(size_t bytes);
+
+/* ---- bench_json.c: a JSON value to standard output, key by key; `key` is NULL inside of arrays ---- */
+
+#define BENCH_UNKNOWN HUGE_VAL /* of a number that the system does not tell: null */
+
+void bench_json_open(const char *key, char bracket); /* '{' or '[' */
+void bench_json_close(char bracket);
+void bench_json_text(const char *key, const char *value); /* NULL: null. What is not UTF-8 becomes U+FFFD */
+void bench_json_real(const char *key, double value);      /* not finite: null. As many digits as tell it from others */
+void bench_json_whole(const char *key, long long value);
+void bench_json_flag(const char *key, int value); /* negative: null */
+void bench_json_null(const char *key);
+void bench_json_raw(const char *key, const char *json);
+
+/* ---- bench_machine.c: what runtime/machine.py and runtime/host.py say of this machine ---- */
+
+enum { BENCH_TEXT = 256, BENCH_MOST_CPUS = 1024 };
+
+typedef struct {
+  char cpu[BENCH_TEXT];
+  char architecture[BENCH_TEXT];
+  char **features; /* [feature_count], sorted */
+  int feature_count;
+  int logical_cpus, physical_cores, usable_cores;
+  char governor[BENCH_TEXT];                           /* "": not told */
+  double mhz, mhz_min, mhz_max, temperature_c, load_1min; /* BENCH_UNKNOWN: not told */
+  double memory_bytes, memory_available_bytes;            /* the same */
+  int boost, virtualised;                                 /* negative: not told */
+  char system[BENCH_TEXT];
+  char kernel[BENCH_TEXT];
+} bench_machine;
+
+/* `root` is "" but in tests, which make a tree up. */
+void bench_machine_read(bench_machine *m, const char *root);
+void bench_machine_json(const char *key, const bench_machine *m);
+
+/* Keeps the process on `threads` physical cores, not the first, and writes their CPUs; returns how many, 0 where it cannot. */
+int bench_pin(int threads, int *cpus);
+void bench_unpin(void);
+
+/* ---- bench_steady.c: why the figures should not be trusted ---- */
+
+typedef struct {
+  uint64_t start;
+  double preemptions; /* of this thread; BENCH_UNKNOWN: not told */
+  double stolen, ticks; /* of all CPUs; negative: not told */
+} bench_watch;
+
+typedef struct {
+  char text[16][BENCH_TEXT];
+  int count;
+} bench_warnings;
+
+/* Linear between the two nearest of sorted values, as numpy.percentile does. */
+double bench_percentile(const double *sorted, long count, double percent);
+
+/* Sorts; as numpy.sort. */
+void bench_sort(double *values, long count);
+
+void bench_warn(bench_warnings *w, const char *format, ...);
+void bench_watch_start(bench_watch *watch);
+/* Of samples in the order of time, which were taken since bench_watch_start. */
+void bench_unsteadiness(bench_warnings *w, const double *samples, long count, const bench_watch *watch);
+void bench_disturbances(bench_warnings *w, const bench_machine *m, int threads);
+
+/* ---- bench_energy.c: joules of RAPL counters (Linux powercap), as runtime/rapl.py reads them ---- */
+
+enum { BENCH_MOST_DOMAINS = 64 };
+
+typedef struct {
+  char name[64];
+  double joules;
+} bench_joules;
+
+typedef struct {
+  double gross, net, window_s, idle_w, idle_window_s; /* J, s, W */
+  long calls, ticks;
+  bench_joules domains[BENCH_MOST_DOMAINS];
+  int domain_count;
+  char source[4096];
+} bench_energy;
+
+#define BENCH_POWERCAP "/sys/class/powercap"
+
+/* Calls again and again for `seconds`, after as long an idle window; 0, or -1 with the reason in `missing`. */
+int bench_energy_measure(const char *powercap, void (*call)(void *), void *context, double seconds, bench_energy *e,
+                         char *missing, size_t bytes);
+void bench_energy_json(const char *key, const bench_energy *e); /* NULL: null */
+
+/* ---- bench_start.c: from a fresh process to the first result ---- */
+
+typedef struct {
+  double load_ms, first_result_ms, total_ms, resident_bytes, peak_bytes;
+  int runs; /* 0: could not be measured */
+} bench_start;
+
+#define BENCH_CHILD "--fresh-process" /* what the program starts itself with */
+
+void bench_start_measure(bench_start *s, int threads);
+/* What the fresh process does: loads, runs once on zeros, prints its times; `began` is when it did. */
+int bench_start_child(uint64_t began, int threads);
+void bench_start_json(const char *key, const bench_start *s);
 
 #endif

@@ -1,6 +1,6 @@
 /* How to call the model: run it on the golden inputs, compare the outputs, count instructions where a timer allows.
  *
- * Your own program needs kernels.c, model.c, weights.c, run.c and the headers; this file, golden.c, startup.c and the
+ * Your own program needs kernels.c, model.c, weights.c, run.c, needs.c and the headers; this file, golden.c, startup.c and the
  * linker script are for trying it out, e.g. in an emulator:
  *
  *   make run

@@ -7,8 +7,9 @@
 /* Checks what every run relies on: the ABI, counts, and that no buffer the model needs is null. */
 int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers);
 
-/* Asks the system for what the model needs, once a process; SUBBYTE_OK or SUBBYTE_REFUSED. */
-int32_t subbyte_ask_for(uint32_t needs);
+/* Whether the CPU has the model's features and the system lends what it needs, asked once: SUBBYTE_OK,
+ * SUBBYTE_LACKS_FEATURES or SUBBYTE_REFUSED. */
+int32_t subbyte_ask_for(const subbyte_model *model);
 
 /* Runs tiles begin .. end-1 of one operator with the buffers of one thread. */
 int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buffers, int32_t begin, int32_t end);

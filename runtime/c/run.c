@@ -1,7 +1,5 @@
 /* The plan interpreter: walks the operators in order with buffers that the caller owns. No heap, no threads. */
-#if defined(__linux__) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* for syscall */
-#elif !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
+#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
 
@@ -28,27 +26,6 @@ uint64_t subbyte_now(void) {
 uint64_t subbyte_now(void) { return 0; } /* a bare microcontroller: time the hook yourself */
 #endif
 
-#if defined(__linux__) && defined(__x86_64__)
-#include <sys/syscall.h>
-#include <unistd.h>
-
-/* Linux saves tile registers only for processes that asked; one that did not dies of SIGILL. Asking again is harmless. */
-static int tiles_lent(void) {
-  enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM of asm/prctl.h */
-  static int lent = 0;
-  if (!__atomic_load_n(&lent, __ATOMIC_RELAXED) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0)
-    __atomic_store_n(&lent, 1, __ATOMIC_RELAXED);
-  return __atomic_load_n(&lent, __ATOMIC_RELAXED);
-}
-#else
-static int tiles_lent(void) { return 0; }
-#endif
-
-int32_t subbyte_ask_for(uint32_t needs) {
-  if (needs & ~(uint32_t)SUBBYTE_NEEDS_TILES) return SUBBYTE_REFUSED;
-  return (needs & SUBBYTE_NEEDS_TILES) && !tiles_lent() ? SUBBYTE_REFUSED : SUBBYTE_OK;
-}
-
 const char *subbyte_status_text(int32_t status) {
   switch (status) {
     case SUBBYTE_OK: return "ok";
@@ -59,6 +36,9 @@ const char *subbyte_status_text(int32_t status) {
     case SUBBYTE_REFUSED:
       return "the system refuses AMX's tile registers to this process (arch_prctl); compile the model again where it "
              "runs, with --target host";
+    case SUBBYTE_LACKS_FEATURES:
+      return "this CPU lacks features that the model was compiled for (subbyte_missing_features names them); compile the "
+             "model again for this machine, with --target host, or with a smaller target such as x86-64-v3";
     default: return "unknown status";
   }
 }
@@ -93,7 +73,7 @@ int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers 
   for (i = 0; i < model->output_count; ++i)
     if (buffers->outputs[i] == NULL || misaligned(buffers->outputs[i], element_alignment(model->outputs[i].dtype)))
       return SUBBYTE_BAD_ARGUMENT;
-  return model->needs ? subbyte_ask_for(model->needs) : SUBBYTE_OK;
+  return model->needs || model->features ? subbyte_ask_for(model) : SUBBYTE_OK;
 }
 
 /* Kernels take plain pointers; those of inputs and weights are only read, whatever their type says. */

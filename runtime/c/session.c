@@ -39,6 +39,7 @@ int32_t subbyte_session_create(const subbyte_model *model, const void *weights, 
                                subbyte_session **session) {
   subbyte_session *made;
   size_t arena, stride, total;
+  int32_t status;
   if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
   *session = NULL;
   if (model == NULL || threads < 1 || threads > SUBBYTE_MAX_THREADS) return SUBBYTE_BAD_ARGUMENT;
@@ -46,7 +47,8 @@ int32_t subbyte_session_create(const subbyte_model *model, const void *weights, 
   if (weights_bytes != model->weights_bytes) return SUBBYTE_BAD_ARGUMENT;
   if (weights_bytes && (weights == NULL || ((uintptr_t)weights & (SUBBYTE_ALIGNMENT - 1)) != 0)) return SUBBYTE_BAD_ARGUMENT;
 
-  if (subbyte_ask_for(model->needs) != SUBBYTE_OK) return SUBBYTE_REFUSED;
+  status = subbyte_ask_for(model);
+  if (status != SUBBYTE_OK) return status;
 
   made = (subbyte_session *)calloc(1, sizeof *made);
   if (made == NULL) return SUBBYTE_NO_MEMORY;

@@ -20,7 +20,7 @@ extern "C" {
 #define SUBBYTE_API __attribute__((visibility("default")))
 #endif
 
-#define SUBBYTE_ABI 2
+#define SUBBYTE_ABI 3
 #define SUBBYTE_ALIGNMENT 64 /* bytes: of arena, weights and workspace, and of every tensor in them */
 #define SUBBYTE_MAX_ARGUMENTS 32 /* of one operator; the compiler refuses more */
 #define SUBBYTE_MAX_THREADS 256
@@ -32,7 +32,8 @@ enum {
   SUBBYTE_BAD_ABI = 2,      /* the model was compiled for another version of this header */
   SUBBYTE_NO_MEMORY = 3,
   SUBBYTE_KERNEL_FAILED = 4,
-  SUBBYTE_REFUSED = 5 /* the system does not lend this process what the model needs: SUBBYTE_NEEDS_... */
+  SUBBYTE_REFUSED = 5, /* the system does not lend this process what the model needs: SUBBYTE_NEEDS_... */
+  SUBBYTE_LACKS_FEATURES = 6 /* this CPU lacks instructions of the model: subbyte_missing_features names them */
 };
 
 /* Where an argument of a kernel lies. */
@@ -86,6 +87,7 @@ typedef struct {
   size_t workspace_bytes; /* for each thread */
   size_t weights_bytes;
   uint32_t needs; /* SUBBYTE_NEEDS_..., or 0 */
+  const char *features; /* of the CPU that the kernels use, a space between names; NULL: none to ask about */
 } subbyte_model;
 
 /* Called after each operator, on the calling thread; `ns` is its duration, or 0 where there is no clock. */
@@ -106,6 +108,10 @@ SUBBYTE_API const subbyte_model *subbyte_get_model(void);
 SUBBYTE_API int32_t subbyte_run(const subbyte_model *model, const subbyte_buffers *buffers, subbyte_hook hook, void *user);
 
 SUBBYTE_API const char *subbyte_status_text(int32_t status);
+
+/* How many CPU features the model uses that this CPU, or its operating system, lacks; 0 also where they cannot be asked for.
+ * Their names are written to `names`, a space between them, as far as they fit into `bytes`; `names` may be NULL. */
+SUBBYTE_API size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes);
 
 /* ---- sessions: owned buffers and a thread pool; not built for microcontrollers ---- */
 

@@ -106,6 +106,38 @@ static void test_sessions(void) {
   free(block);
 }
 
+/* A model for another CPU is refused before any of its instructions runs, and what is missing has names. */
+static void test_features(void) {
+  subbyte_model other = *subbyte_get_model(), same = other;
+  char names[32];
+  void *block;
+  float *weights = (float *)aligned(64, &block);
+  subbyte_buffers buffers;
+  subbyte_session *session;
+  memset(&buffers, 0, sizeof buffers);
+  other.features = "";
+  CHECK(subbyte_missing_features(&other, names, sizeof names) == 0 && names[0] == '\0');
+  other.features = "no-such-feature";
+  CHECK(subbyte_missing_features(&other, names, sizeof names) == 0);
+  same.features = SUBBYTE_TEST_HAS;
+  CHECK(subbyte_missing_features(&same, NULL, 0) == 0);
+  CHECK(subbyte_session_create(&same, weights, 64, 1, &session) == SUBBYTE_OK);
+  subbyte_session_destroy(session);
+  other.features = SUBBYTE_TEST_LACKS; /* two features, of which this CPU has none; or nothing, where it has all */
+  if (*other.features) {
+    CHECK(subbyte_missing_features(&other, names, sizeof names) == 2);
+    CHECK(strcmp(names, other.features) == 0);
+    CHECK(subbyte_missing_features(&other, names, strchr(other.features, ' ') - other.features + 2) == 2);
+    CHECK(strncmp(names, other.features, strlen(names)) == 0 && strchr(names, ' ') == NULL && names[0]);
+    CHECK(subbyte_session_create(&other, weights, 64, 1, &session) == SUBBYTE_LACKS_FEATURES && session == NULL);
+    other.input_count = other.output_count = 0;
+    other.arena_bytes = other.workspace_bytes = other.weights_bytes = 0;
+    CHECK(subbyte_run(&other, &buffers, NULL, NULL) == SUBBYTE_LACKS_FEATURES);
+    CHECK(strstr(subbyte_status_text(SUBBYTE_LACKS_FEATURES), "lacks features") != NULL);
+  }
+  free(block);
+}
+
 static void test_run_without_session(void) {
   const subbyte_model *model = subbyte_get_model();
   void *block;
@@ -206,6 +238,7 @@ static void test_two_sessions_at_once(void) {
 int main(void) {
   test_run_without_session();
   test_sessions();
+  test_features();
   test_two_sessions_at_once();
   test_pool();
   puts("ok");

@@ -1,6 +1,6 @@
 /* A model written by hand, as the compiler would write it: y = x * w (4 tiles, through a workspace), then z[row] = sum y[row].
  *
- *   gcc -shared -fPIC -I runtime/c tests/c_core/tiny_model.c runtime/c/{run,session,threads,cores}.c -lpthread -o tiny.so
+ *   gcc -shared -fPIC -I runtime/c tests/c_core/tiny_model.c runtime/c/{run,needs,session,threads,cores}.c -lpthread -o tiny.so
  *
  * Weights: 16 float32. Input "x": float32 [4, 16]. Outputs "y": float32 [4, 16] and "z": float32 [4].
  */
@@ -50,6 +50,6 @@ static const subbyte_argument arguments_1[] = {{SUBBYTE_ARENA, 64}, {SUBBYTE_OUT
 static const subbyte_operator operators[] = {{"/scale", scale_rows, arguments_0, 4, ROWS},
                                              {"/sum", copy_and_sum, arguments_1, 3, 1}};
 static const subbyte_model model = {SUBBYTE_ABI, "tiny",  "host", 1,   2,  2,
-                                    inputs,      outputs, operators, 64 + ROWS * COLUMNS * 4, COLUMNS * 4, COLUMNS * 4, 0};
+                                    inputs,      outputs, operators, 64 + ROWS * COLUMNS * 4, COLUMNS * 4, COLUMNS * 4, 0, 0};
 
 const subbyte_model *subbyte_get_model(void) { return &model; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,9 +13,26 @@ import pytest
 from low_bit_models import small_model
 
 from subbyte.runtime.bundle import open_bundle
+from subbyte.runtime.energy_model import model_energy
 from subbyte.tvm_kernels.compiler import compile
+from subbyte.tvm_kernels.targets import get_target
 
 pytestmark = pytest.mark.device
+
+
+def test_a_cpu_without_the_features_of_the_target_is_refused(tmp_path: Path) -> None:
+    newer = dataclasses.replace(get_target("cortex-a53"), name="newer", features=frozenset({"neon", "dotprod", "i8mm"}))
+    compile(small_model("resnet8", "ternary"), tmp_path / "model.subbyte", target=newer)
+    program = tmp_path / "bench"
+    with open_bundle(tmp_path / "model.subbyte") as opened:
+        program.write_bytes(opened.read("bench"))
+    program.chmod(0o755)
+    for cpu, status in (("cortex-a53", 1), ("max", 0)):
+        command = ["qemu-aarch64", "-cpu", cpu, str(program), "--iterations", "1", "--warmup", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == status, done.stderr
+        refused = done.stderr.startswith("error: this CPU lacks: dotprod, i8mm, which target 'newer' has.")
+        assert refused == (status == 1)
 
 
 def read_npy(data: bytes, folder: Path) -> np.ndarray:
@@ -35,6 +53,7 @@ def test_the_bench_program_gives_the_golden_bytes(name: str, scheme: str, tmp_pa
     with open_bundle(bundle) as opened:
         program = tmp_path / "bench"
         program.write_bytes(opened.read("bench"))
+        modelled = model_energy(opened.manifest).to_json()
         golden = read_npy(opened.read("golden/output_0.npy"), tmp_path)
     program.chmod(0o755)
     options = ["--iterations", "2", "--warmup", "0", "--threads", "2", "--json", "--dump", str(tmp_path)]
@@ -42,5 +61,10 @@ def test_the_bench_program_gives_the_golden_bytes(name: str, scheme: str, tmp_pa
         ["qemu-aarch64", str(program), *options], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["golden_exact"] is True
+    found = json.loads(done.stdout)
+    assert found["golden_exact"] is True
+    chosen = [(row.name, row.kernel) for row in report.rows]
+    assert [(row["name"], row["kernel"]) for row in found["operators"]] == chosen
+    assert found["energy_modelled"] == json.loads(json.dumps(modelled))
+    assert found["machine"]["architecture"] == "aarch64"
     assert (tmp_path / "output_0.bin").read_bytes() == golden.tobytes()

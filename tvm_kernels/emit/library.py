@@ -5,12 +5,16 @@ Also the same as a static archive, and for Linux a static `bench` program with w
 
 from __future__ import annotations
 
+import functools
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import subbyte.runtime
+from subbyte import __version__
+from subbyte.runtime.energy_model import model_operators
 from subbyte.tvm_kernels.abi import compile_objects
 from subbyte.tvm_kernels.emit.emitted import (
     Emitted,
@@ -19,22 +23,28 @@ from subbyte.tvm_kernels.emit.emitted import (
     symbols,
     workspace_bytes,
 )
-from subbyte.tvm_kernels.emit.model_c import model_c
+from subbyte.tvm_kernels.emit.model_c import c_string, model_c
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain
 
-CORE = ("run.c", "session.c", "threads.c", "cores.c")
+CORE = ("run.c", "needs.c", "session.c", "threads.c", "cores.c")
+BENCH = (
+    *("bench.c", "bench_report.c", "bench_json.c", "bench_machine.c"),
+    *("bench_steady.c", "bench_energy.c", "bench_start.c"),
+)
 EXPORTS = (
     "subbyte_get_model",
     "subbyte_run",
     "subbyte_status_text",
+    "subbyte_missing_features",
     "subbyte_session_create",
     "subbyte_session_run",
     "subbyte_session_arena",
     "subbyte_session_destroy",
 )
 C_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-g0")
+BENCH_FLAGS = tuple(flag for flag in C_FLAGS if flag != "-fPIC")
 
 
 def core_folder() -> Path:
@@ -62,12 +72,15 @@ def _link_shared(toolchain: Toolchain, target: Target, objects: list[Path], fold
 
 
 def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]:
-    """Writes data.S and content.c, which put weights and golden tensors into the bench program; returns their names."""
+    """Writes data.S and content.c, which put weights, golden tensors and what is known of the operators into the bench
+    program; returns their names."""
     inputs = golden.inputs if golden else tuple(np.zeros(t.shape, t.dtype) for t in plan.inputs)
     outputs = golden.outputs if golden else ()
     blobs = {"weights": plan.weights}
     blobs |= {f"input_{i}": np.ascontiguousarray(a).tobytes() for i, a in enumerate(inputs)}
     blobs |= {f"output_{i}": np.ascontiguousarray(a).tobytes() for i, a in enumerate(outputs)}
+    modelled = model_operators(plan.calls, len(plan.weights), plan.arena_bytes)
+    blobs["modelled"] = json.dumps(modelled.to_json()).encode()
     assembly = ['.section .rodata, "a"']
     for name, data in blobs.items():
         (folder / f"{name}.bin").write_bytes(data)
@@ -76,7 +89,7 @@ def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]
             f".globl subbyte_data_{name}",
             f"subbyte_data_{name}:",
             f'.incbin "{name}.bin"',
-            ".byte 0",
+            ".byte 0",  # ends the text of `modelled`
         ]
     assembly += ['.section .note.GNU-stack, "", %progbits', ""]
     (folder / "data.S").write_text("\n".join(assembly))
@@ -87,25 +100,45 @@ def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]
 
     content = ['#include "bench.h"', *(f"extern const unsigned char subbyte_data_{name}[];" for name in blobs)]
     content += table("input", len(inputs)) + table("output", len(outputs))
+    content.append("static const subbyte_bench_operator operators[] = {")
+    for call in plan.calls:
+        texts = (call.kernel, call.activation, call.weights, call.fallback)
+        listed = ", ".join("0" if text is None else c_string(text) for text in texts)
+        content.append(f"    {{{listed}, INT64_C({int(call.macs)})}},")
+    content += ["    {0, 0, 0, 0, 0}", "};"]  # an empty table is not C
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
     values = f"subbyte_data_weights, inputs, outputs, {float(relative)!r}, {float(absolute)!r}, {int(bool(golden))}"
+    values += f", operators, (const char *)subbyte_data_modelled, {c_string(__version__)}"
     content.append(f"const subbyte_bench_content subbyte_bench_data = {{{values}}};\n")
     (folder / "content.c").write_text("\n".join(content))
     return ["content.c", "data.S"]
 
 
+@functools.cache
+def _bench_objects(toolchain: Toolchain) -> dict[str, bytes]:
+    """The bench program's own object files by name: the same for every model, so compiled once. It calls the model and
+    prints, so -O1 serves, and compiles in two thirds of the time."""
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
+        sources = [core_folder() / source for source in BENCH]
+        toolchain.compile([*BENCH_FLAGS, "-O1", *toolchain.c_flags, f"-I{core_folder()}", "-c", *sources], Path(name))
+        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
+
+
 def _bench(plan: Plan, target: Target, objects: list[Path], golden: Golden | None, folder: Path) -> bytes:
     """A static program; zig builds the C core anew, because its C library for static programs is another one."""
     toolchain = find_static_toolchain(target)
-    sources: list[str | Path] = [*_bench_content(plan, golden, folder), core_folder() / "bench.c"]
-    if toolchain.is_zig:
-        sources += ["model.c", *(core_folder() / name for name in CORE)]
+    sources: list[str | Path] = [*_bench_content(plan, golden, folder)]
+    if toolchain.is_zig:  # which keeps object files itself
+        sources += ["model.c", *(core_folder() / name for name in (*CORE, *BENCH))]
         objects = [path for path in objects if path.name == "kernels.o"]
-    flags = [flag for flag in C_FLAGS if flag != "-fPIC"]
+    else:
+        for name, data in _bench_objects(toolchain).items():
+            (folder / name).write_bytes(data)
+            sources.append(name)
     link = ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"]
     toolchain.compile(
         [
-            *(*flags, *toolchain.c_flags, *toolchain.static_flags, f"-I{core_folder()}"),
+            *(*BENCH_FLAGS, *toolchain.c_flags, *toolchain.static_flags, f"-I{core_folder()}"),
             *("-o", "bench", *sources, *objects, *link),
         ],
         folder,

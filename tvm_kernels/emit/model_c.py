@@ -51,6 +51,8 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Sign
     """The text of model.c."""
     scratch = Argument("workspace", scratch_offset(plan))
     needs = "SUBBYTE_NEEDS_TILES" if any(call.needs & AMX for call in plan.calls) else "0"
+    # C sources ask the compiler that builds them.
+    features = c_string(" ".join(sorted(target.features))) if target.emitter == "library" and target.features else "0"
     lines = [
         f"/* A model for target {target.name}, written by subbyte: do not edit. */",
         '#include "subbyte.h"',
@@ -81,7 +83,7 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Sign
         f"    {len(plan.inputs)}, {len(plan.outputs)}, {len(plan.calls)},",
         "    inputs, outputs, operators,",
         f"    {plan.arena_bytes}u, {workspace_bytes(plan, tuple(signatures))}u, {len(plan.weights)}u,",
-        f"    {needs},",
+        f"    {needs}, {features},",
         "};",
         "",
         "const subbyte_model *subbyte_get_model(void) { return &model; }",

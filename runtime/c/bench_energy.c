@@ -1,0 +1,277 @@
+/* Joules of RAPL counters through Linux powercap: package and DRAM domains, as runtime/rapl.py reads them.
+ *
+ * A counter holds microjoules, wraps at max_energy_range_uj, and moves about once a millisecond (Intel SDM, volume 3,
+ * 15.10). Core, uncore and psys are left out: the first two lie inside the package, the last around it.
+ */
+#if !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "bench.h"
+#include "internal.h"
+
+enum { MIN_TICKS = 100, MOST_FOLDERS = 256 };
+#if !defined(BENCH_POLL_S)
+#define BENCH_POLL_S 1.0 /* far below the time in which a counter wraps: a minute at the least */
+#endif
+static const double TICK_S = 0.001;
+static const double POLL_S = BENCH_POLL_S;
+
+typedef struct {
+  char name[64];
+  char path[600]; /* of energy_uj */
+  uint64_t range, last, total; /* uJ */
+} domain;
+
+typedef struct {
+  domain domains[BENCH_MOST_DOMAINS];
+  int count;
+  char source[4096];
+  char *missing; /* why it failed */
+  size_t bytes;
+} rapl;
+
+typedef struct {
+  double joules, window_s;
+  long ticks;
+} reading;
+
+static int refuse(rapl *r, const char *format, ...) {
+  const char *lead = "no energy counter can be read on this machine. rapl: ";
+  size_t used = 0;
+  va_list values;
+  if (r->count == 0) used = (size_t)snprintf(r->missing, r->bytes, "%s", lead);
+  va_start(values, format);
+  if (used < r->bytes) used += (size_t)vsnprintf(r->missing + used, r->bytes - used, format, values);
+  va_end(values);
+  if (r->count == 0 && used < r->bytes)
+    snprintf(r->missing + used, r->bytes - used,
+             " hwmon: this program reads no board sensors: use `subbyte bench --meter hwmon`.");
+  return -1;
+}
+
+/* ---- files ---- */
+
+static int read_line(rapl *r, const char *path, char *line, size_t bytes) {
+  FILE *file = fopen(path, "r");
+  int error = errno;
+  if (file != NULL) {
+    const size_t got = fread(line, 1, bytes - 1, file);
+    error = ferror(file) ? errno : 0;
+    line[got] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+    fclose(file);
+    if (!error) return 0;
+  }
+  if (error == EACCES || error == EPERM)
+    return refuse(r,
+                  "cannot read %s: permission denied. Grant it until the next boot with: sudo chmod a+r "
+                  "/sys/class/powercap/intel-rapl*/energy_uj (it is closed by default, CVE-2020-8694), or run as root.",
+                  path);
+  return refuse(r, "cannot read %s: %s. The powercap tree changed while it was read.", path, strerror(error));
+}
+
+static int read_uj(rapl *r, const char *path, uint64_t *uj) {
+  char line[64];
+  if (read_line(r, path, line, sizeof line) != 0) return -1;
+  if (*line == '\0' || line[strspn(line, "0123456789")] != '\0')
+    return refuse(r, "%s holds '%.40s', expected a number of microjoules", path, line);
+  *uj = strtoull(line, NULL, 10);
+  return 0;
+}
+
+/* intel-rapl before intel-rapl-mmio, which shows the same package again. */
+static int by_name(const void *a, const void *b) {
+  const char *left = *(char *const *)a, *right = *(char *const *)b;
+  const int first = strstr(left, "mmio") != NULL, second = strstr(right, "mmio") != NULL;
+  return first != second ? first - second : strcmp(left, right);
+}
+
+/* Names of the folders of domains, sorted; returns how many. */
+static int folders(const char *root, char **names) {
+  DIR *listed = opendir(root);
+  struct dirent *entry;
+  int count = 0;
+  while (listed != NULL && count < MOST_FOLDERS && (entry = readdir(listed)) != NULL) {
+    if (strncmp(entry->d_name, "intel-rapl", 10) != 0 || strchr(entry->d_name, ':') == NULL) continue;
+    names[count] = (char *)bench_allocate(strlen(entry->d_name) + 1);
+    strcpy(names[count++], entry->d_name);
+  }
+  if (listed != NULL) closedir(listed);
+  qsort(names, (size_t)count, sizeof *names, by_name);
+  return count;
+}
+
+static int find(rapl *r, const char *root) {
+  static char *names[MOST_FOLDERS];
+  const int count = folders(root, names);
+  domain found[BENCH_MOST_DOMAINS];
+  int i, known, kept = 0, failed = 0;
+  for (i = 0; i < count && !failed && kept < BENCH_MOST_DOMAINS; ++i) {
+    domain *d = &found[kept];
+    char path[600], kind[64];
+    memset(d, 0, sizeof *d);
+    snprintf(path, sizeof path, "%.300s/%.200s/name", root, names[i]);
+    failed = read_line(r, path, kind, sizeof kind);
+    if (failed) break;
+    if (strncmp(kind, "package", 7) == 0)
+      snprintf(d->name, sizeof d->name, "%.60s", kind);
+    else if (strcmp(kind, "dram") == 0) /* of the package in its folder's name: intel-rapl:PACKAGE:DOMAIN */
+      snprintf(d->name, sizeof d->name, "dram-%.*s", (int)strcspn(strchr(names[i], ':') + 1, ":"), strchr(names[i], ':') + 1);
+    else
+      continue;
+    for (known = 0; known < kept && strcmp(found[known].name, d->name) != 0; ++known) continue;
+    if (known < kept) continue;
+    snprintf(path, sizeof path, "%.300s/%.200s/max_energy_range_uj", root, names[i]);
+    snprintf(d->path, sizeof d->path, "%.300s/%.200s/energy_uj", root, names[i]);
+    failed = read_uj(r, path, &d->range) || read_uj(r, d->path, &d->last);
+    ++kept;
+  }
+  for (i = 0; i < count; ++i) free(names[i]);
+  if (failed) return -1;
+  if (kept == 0)
+    return refuse(r,
+                  "there is no RAPL counter in %s: the processor has none, the kernel lacks intel_rapl (sudo modprobe "
+                  "intel_rapl_common intel_rapl_msr), or this is a virtual machine or container.",
+                  root);
+  memcpy(r->domains, found, sizeof found);
+  r->count = kept;
+  strcpy(r->source, "RAPL ");
+  for (i = 0; i < kept; ++i) {
+    if (i) strcat(r->source, " + ");
+    strcat(r->source, found[i].name);
+  }
+  strcat(r->source, " (powercap)");
+  return 0;
+}
+
+/* ---- a window ---- */
+
+static int update(rapl *r) {
+  int i;
+  for (i = 0; i < r->count; ++i) {
+    domain *d = &r->domains[i];
+    uint64_t now;
+    if (read_uj(r, d->path, &now) != 0) return -1;
+    d->total += now >= d->last ? now - d->last : now + d->range - d->last;
+    d->last = now;
+  }
+  return 0;
+}
+
+static int start(rapl *r) {
+  int i;
+  for (i = 0; i < r->count; ++i) {
+    r->domains[i].total = 0;
+    if (read_uj(r, r->domains[i].path, &r->domains[i].last) != 0) return -1;
+  }
+  return 0;
+}
+
+static int stop(rapl *r, uint64_t began, const char *what, reading *found) {
+  int i;
+  if (update(r) != 0) return -1;
+  found->window_s = (double)(subbyte_now() - began) / 1e9;
+  found->ticks = (long)(found->window_s / TICK_S);
+  for (found->joules = 0.0, i = 0; i < r->count; ++i) found->joules += (double)r->domains[i].total / 1e6;
+  if (found->ticks < MIN_TICKS)
+    return refuse(r,
+                  "the %s of %.3f s holds %ld updates of %s, at least %d are needed for a figure to trust: measure for "
+                  "about %.1f s or longer",
+                  what, found->window_s, found->ticks, r->source, (int)MIN_TICKS,
+                  found->window_s * MIN_TICKS / (double)(found->ticks > 1 ? found->ticks : 1));
+  if (found->joules == 0.0)
+    return refuse(r,
+                  "%s did not move in %.2f s: the counter is frozen, as in some virtual machines. Measure on the bare "
+                  "machine.",
+                  r->source, found->window_s);
+  return 0;
+}
+
+/* Waits, or calls where there is a `call`, until `seconds` are over; looks at the counters often enough to see each wrap. */
+static int spend(rapl *r, void (*call)(void *), void *context, double seconds, uint64_t began, long *calls) {
+  double polled = 0.0, now = 0.0;
+  while (now < seconds || (call != NULL && *calls == 0)) {
+    if (call != NULL) {
+      call(context);
+      ++*calls;
+    } else {
+      const double rest = seconds - now < POLL_S ? seconds - now : POLL_S;
+      struct timespec pause;
+      pause.tv_sec = (time_t)rest;
+      pause.tv_nsec = (long)((rest - (double)pause.tv_sec) * 1e9);
+      (void)nanosleep(&pause, NULL);
+    }
+    now = (double)(subbyte_now() - began) / 1e9;
+    if (now - polled >= POLL_S) {
+      if (update(r) != 0) return -1;
+      polled = now;
+    }
+  }
+  return 0;
+}
+
+int bench_energy_measure(const char *powercap, void (*call)(void *), void *context, double seconds, bench_energy *e,
+                         char *missing, size_t bytes) {
+  static rapl r;
+  reading idle, busy;
+  uint64_t began;
+  int i;
+  memset(e, 0, sizeof *e);
+  r.count = 0;
+  r.missing = missing;
+  r.bytes = bytes;
+  if (find(&r, powercap) != 0 || start(&r) != 0) return -1;
+  began = subbyte_now();
+  if (spend(&r, NULL, NULL, seconds, began, NULL) != 0 || stop(&r, began, "idle window", &idle) != 0) return -1;
+  call(context); /* warms up outside the window */
+  if (start(&r) != 0) return -1;
+  began = subbyte_now();
+  if (spend(&r, call, context, seconds, began, &e->calls) != 0 || stop(&r, began, "window", &busy) != 0) return -1;
+  e->gross = busy.joules;
+  e->window_s = busy.window_s;
+  e->ticks = busy.ticks;
+  e->idle_w = idle.joules / idle.window_s;
+  e->idle_window_s = idle.window_s;
+  e->net = e->gross - e->idle_w * e->window_s;
+  e->domain_count = r.count;
+  for (i = 0; i < r.count; ++i) {
+    strcpy(e->domains[i].name, r.domains[i].name);
+    e->domains[i].joules = (double)r.domains[i].total / 1e6;
+  }
+  strcpy(e->source, r.source);
+  return 0;
+}
+
+void bench_energy_json(const char *key, const bench_energy *e) {
+  int i;
+  if (e == NULL) {
+    bench_json_null(key);
+    return;
+  }
+  bench_json_open(key, '{');
+  bench_json_real("joules_gross", e->gross);
+  bench_json_real("joules_net", e->net);
+  bench_json_real("window_s", e->window_s);
+  bench_json_real("idle_w", e->idle_w);
+  bench_json_real("idle_window_s", e->idle_window_s);
+  bench_json_whole("calls", e->calls);
+  bench_json_whole("ticks", e->ticks);
+  bench_json_open("domains", '{');
+  for (i = 0; i < e->domain_count; ++i) bench_json_real(e->domains[i].name, e->domains[i].joules);
+  bench_json_close('}');
+  bench_json_text("source", e->source);
+  bench_json_text("provenance", "measured");
+  bench_json_real("joules_per_call_gross", e->gross / (double)e->calls);
+  bench_json_real("joules_per_call_net", e->net / (double)e->calls);
+  bench_json_close('}');
+}

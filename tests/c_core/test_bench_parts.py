@@ -1,0 +1,203 @@
+"""What the bench program says, in C, of machine, energy and steadiness is what Python says of the same trees."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import subbyte.runtime
+from subbyte.runtime.energy import Energy
+from subbyte.runtime.host import _RENAMED
+from subbyte.runtime.machine import disturbances, machine
+from subbyte.runtime.steadiness import Observed, unsteadiness
+
+HERE = Path(__file__).parent
+CORE = Path(subbyte.runtime.__file__).parent / "c"
+PARTS = ("bench_json.c", "bench_machine.c", "bench_steady.c", "bench_energy.c", "run.c", "needs.c")
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
+CPU = "sys/devices/system/cpu"
+
+X86 = """processor : 0
+model name : Test CPU @ 3.00GHz
+cpu MHz : 2995.2
+flags : fpu sse4_1 abm bmi1 avx2 avx512_vnni avx_vnni hypervisor avx2
+
+processor : 1
+flags : fpu
+"""
+BIG_LITTLE = """processor : 0
+Features : fp asimd aes crc32 atomics asimddp i8mm
+CPU part : 0xd4d
+
+processor : 1
+Features : fp asimd aes crc32
+CPU part : 0xd05
+"""
+LAPTOP = {
+    "proc/cpuinfo": X86,
+    "proc/loadavg": "3.25 1.0 0.5 2/300 1234\n",
+    "proc/meminfo": "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages: 0\n",
+    "proc/sys/kernel/osrelease": "6.1.0-test\n",
+    "etc/os-release": 'NAME="X"\nPRETTY_NAME="Test Linux 1 \xe9"\n',
+    f"{CPU}/cpu0/topology/thread_siblings_list": "0,2\n",
+    f"{CPU}/cpu1/topology/thread_siblings_list": "1,3\n",
+    f"{CPU}/cpu2/topology/thread_siblings_list": "0,2\n",
+    f"{CPU}/cpu3/topology/thread_siblings_list": "1,3\n",
+    f"{CPU}/cpu0/cpufreq/scaling_governor": "powersave\n",
+    f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "1800123\n",
+    f"{CPU}/cpu0/cpufreq/cpuinfo_min_freq": "400000\n",
+    f"{CPU}/cpu0/cpufreq/cpuinfo_max_freq": "3600000\n",
+    f"{CPU}/intel_pstate/no_turbo": "1\n",
+    "sys/class/thermal/thermal_zone0/temp": "40000\n",
+    "sys/class/thermal/thermal_zone1/temp": "91500\n",
+    "sys/fs/cgroup/cpu.max": "100000 100000\n",
+}
+TREES = {
+    "laptop": LAPTOP,
+    "big-little": {"proc/cpuinfo": BIG_LITTLE, "sys/class/dmi/id/sys_vendor": "Amazon EC2\n"},
+    "risc-v": {"proc/cpuinfo": "processor : 0\nisa : rv64imafdcv_zicsr_zba_zbb\nuarch : sifive,u74\n"},
+    "renamed": {"proc/cpuinfo": f"flags : {' '.join(_RENAMED)} +x_y-z.1 SSE\nmodel name :\nHardware : Board\n"},
+    "quiet": {"proc/loadavg": "0.01 0 0", f"{CPU}/cpufreq/boost": "1", "sys/hypervisor/type": "xen"},
+    "odd": {
+        "proc/meminfo": "MemTotal: many kB\n",
+        "proc/loadavg": "busy",
+        "etc/os-release": "PRETTY_NAME=\n",
+        f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "0",
+        "sys/fs/cgroup/cpu.max": "junk",
+    },
+    "empty": {},
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("bench") / "bench_parts"
+    sources = [HERE / "bench_parts.c", *(CORE / name for name in PARTS)]
+    flags = ["-g", "-O1", *STRICT, "-DBENCH_POLL_S=0.002", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    subprocess.run(["gcc", *flags, *sources, "-lm", "-o", program], check=True, timeout=120)
+    return program
+
+
+def said_by(parts: Path, *arguments: str | bytes) -> Any:
+    # What the machine's description allocates stays until the program ends: no leaks are looked for.
+    command = [parts, *arguments]
+    environment = {"ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout.decode("utf-8"))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_machine_is_described_as_python_describes_it(parts: Path, name: str, tmp_path: Path) -> None:
+    for path, text in TREES[name].items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    expected = machine(tmp_path)
+    found = said_by(parts, "machine", str(tmp_path), "2")
+    described = json.loads(json.dumps(expected.to_json()))
+    assert list(found["machine"]) == list(described)
+    # Not known in C: Python's version, NumPy's, and the processor's name that `uname -p` may give.
+    other = {"python": None, "numpy": None, "subbyte": "0.0-test"}
+    if "proc/cpuinfo" not in TREES[name]:
+        other["cpu"] = expected.architecture
+    assert found["machine"] == {**described, **other}
+    assert found["disturbances"] == disturbances(expected, threads=2)
+
+
+def domain(root: Path, folder: str, name: str, step: int, start: int = 900, limit: int = 1000) -> None:
+    (root / folder).mkdir(parents=True)
+    files = {"name": name, "energy_uj": start, "step": step, "max_energy_range_uj": limit}
+    for file, value in files.items():
+        (root / folder / file).write_text(f"{value}\n")
+
+
+def test_joules_follow_every_wrap_and_leave_out_what_lies_inside(parts: Path, tmp_path: Path) -> None:
+    domain(tmp_path, "intel-rapl:0", "package-0", 400)
+    domain(tmp_path, "intel-rapl:0:0", "core", 300)
+    domain(tmp_path, "intel-rapl:0:2", "dram", 70)
+    domain(tmp_path, "intel-rapl-mmio:0", "package-0", 400)
+    domain(tmp_path, "intel-rapl:1", "psys", 900)
+    found = said_by(parts, "energy", str(tmp_path), "0.15")
+    energy = found["energy_measured"]
+    assert found["energy_measured_missing"] == ""
+    assert energy["domains"] == pytest.approx({"package-0": energy["calls"] * 4e-4, "dram-0": energy["calls"] * 7e-5})
+    assert energy["joules_gross"] == pytest.approx(energy["calls"] * 4.7e-4)
+    waits = energy["idle_w"] * energy["idle_window_s"] / 4.7e-4
+    assert waits == pytest.approx(round(waits))
+    assert energy["joules_net"] == pytest.approx(energy["joules_gross"] - energy["idle_w"] * energy["window_s"])
+    assert energy["joules_per_call_gross"] == pytest.approx(4.7e-4)
+    assert energy["ticks"] >= 100
+    assert energy["source"] == "RAPL package-0 + dram-0 (powercap)"
+    like = Energy(1.0, 1.0, 1.0, 1.0, 1.0, 1, 1, {}, "").to_json()
+    assert list(energy) == list(like)
+    assert {key: type(value) for key, value in energy.items()} == {key: type(value) for key, value in like.items()}
+    assert energy["provenance"] == like["provenance"]
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "reason"),
+    [
+        (400, "0.02", "the idle window of 0.0"),
+        (0, "0.15", "the counter is frozen"),
+        (None, "0.15", "no energy counter can be read on this machine. rapl: there is no RAPL counter in"),
+    ],
+)
+def test_joules_that_cannot_be_had_have_a_reason(
+    parts: Path, step: int | None, seconds: str, reason: str, tmp_path: Path
+) -> None:
+    domain(tmp_path, "intel-rapl:0", "psys" if step is None else "package-0", step or 0)
+    found = said_by(parts, "energy", str(tmp_path), seconds)
+    assert found["energy_measured"] is None
+    assert reason in found["energy_measured_missing"]
+
+
+def test_a_counter_that_holds_no_number(parts: Path, tmp_path: Path) -> None:
+    domain(tmp_path, "intel-rapl:0", "package-0", 1)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("n/a\n")
+    found = said_by(parts, "energy", str(tmp_path), "0.1")
+    assert "'n/a', expected a number of microjoules" in found["energy_measured_missing"]
+
+
+def test_any_bytes_become_json_strings(parts: Path) -> None:
+    texts = [
+        b'"\\/',
+        b"a\tb\nc\x01",
+        "é€😀".encode(),
+        b"\xff-\xc3",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xe0\x80\x80",
+    ]
+    found = said_by(parts, "texts", *texts)
+    assert found[:3] == [text.decode() for text in texts[:3]]
+    assert all(set(text) <= {"\ufffd", "-"} and "\ufffd" in text for text in found[3:])
+
+
+def test_numbers_keep_every_bit(parts: Path) -> None:
+    numbers = [0.1, 1 / 3, 2995.2, 1e300, -5e-324, 3.0, 0.0, 123456789.123456789, math.pi * 1e-9]
+    assert said_by(parts, "reals", *map(repr, numbers), "inf", "nan") == [*numbers, None, None]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.full(50, 1.0),
+        np.full(7, 1.0),
+        np.linspace(1.0, 1.2, 60),
+        np.linspace(1.4, 1.0, 60),
+        np.where(np.arange(200) % 50 == 49, 1.8, 1.0),
+        np.where(np.arange(99) % 9 == 0, 9.0, 1.0),
+    ],
+)
+def test_unsteadiness_has_the_same_words(parts: Path, samples: np.ndarray) -> None:
+    def without_reason(warnings: list[str]) -> list[str]:
+        return [text.split(": other ")[0] for text in warnings if "host took" not in text]
+
+    found = said_by(parts, "steady", *map(repr, samples.tolist()))
+    assert without_reason(found) == without_reason(unsteadiness(samples, Observed(None, None)))

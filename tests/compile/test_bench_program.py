@@ -1,0 +1,180 @@
+"""The static bench program prints the JSON of `subbyte bench`: the same keys, the same values where they must agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hand_plan import Example
+
+from subbyte.runtime import bench
+from subbyte.runtime.bundle import open_bundle
+from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from subbyte.runtime.host import physical_cpus
+from subbyte.tvm_kernels.compiler import bundle_plan
+from subbyte.tvm_kernels.emit import Golden
+from subbyte.tvm_kernels.targets import get_target
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose operators have all that a manifest can say of them, and its bench program beside it."""
+    example = Example()
+    first, second, scale = example.plan.calls
+    calls = (
+        dataclasses.replace(
+            first,
+            **{"activation": "uint8", "weights": "ternary", "macs": np.int64(7 * 24 * 10), "weight_bytes": 60},
+            **{"input_bytes": 168, "output_bytes": 280, "bits_per_weight": 2.0},
+        ),
+        dataclasses.replace(second, weights="pow2", activation="uint8", macs=1 << 40),
+        dataclasses.replace(scale, fallback='no kernel for "this\\"\n\u00e9', output_bytes=280),
+    )
+    plan = dataclasses.replace(example.plan, calls=calls)
+    nearly = example.outputs[0].copy()
+    nearly[2, 3] = np.nextafter(nearly[2, 3], np.float32(np.inf))
+    golden = Golden(example.inputs, (nearly, example.outputs[1]), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
+    made: Path = tmp_path_factory.mktemp("bench")
+    bundle_plan(plan, get_target("host"), made / "model.subbyte", golden)
+    with open_bundle(made / "model.subbyte") as opened:
+        (made / "bench").write_bytes(opened.read("bench"))
+    (made / "bench").chmod(0o755)
+    return made
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> Json:
+    command = [folder / "bench", "--iterations", "40", "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    found: Json = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> Json:
+    found: Json = json.loads(json.dumps(bench(folder / "model.subbyte", iterations=40).to_json()))
+    return found
+
+
+def differences(c: Any, python: Any, where: str = "") -> list[str]:
+    """Where keys, their order, or kinds of value differ; None stands for any kind."""
+    if c is None or python is None:
+        return []
+    if isinstance(c, dict) and isinstance(python, dict):
+        if list(c) != list(python):
+            return [f"{where}: {list(c)} and {list(python)}"]
+        return [found for key in c for found in differences(c[key], python[key], f"{where}.{key}")]
+    if isinstance(c, list) and isinstance(python, list):
+        return [found for one, other in zip(c, python, strict=False) for found in differences(one, other, f"{where}[]")]
+    return [] if type(c) is type(python) else [f"{where}: {c!r} and {python!r}"]
+
+
+def test_the_keys_are_the_same_all_the_way_down(ours: Json, theirs: Json) -> None:
+    assert differences(ours, theirs) == []
+    assert len(ours["operators"]) == len(theirs["operators"]) == 3
+
+
+def test_what_must_agree_agrees(ours: Json, theirs: Json) -> None:
+    same = ("name", "target", "threads", "pinned_cpus", "iterations", "warmup", "energy_modelled")
+    same += ("golden_ok", "golden_exact", "golden_differing", "golden_max_error")
+    assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
+    assert ours["golden_differing"] == 1
+    assert ours["golden_exact"] is False
+    assert ours["golden_max_error"] > 0
+    known = ("name", "kernel", "activation", "weights", "macs", "fallback")
+    for one, other in zip(ours["operators"], theirs["operators"], strict=True):
+        assert {key: one[key] for key in known} == {key: other[key] for key in known}
+    changes = {"mhz", "load_1min", "memory_available_bytes", "temperature_c", "python", "numpy"}
+    for key in set(theirs["machine"]) - changes:
+        assert ours["machine"][key] == theirs["machine"][key], key
+
+
+def test_what_the_program_cannot_know_is_null(ours: Json, folder: Path) -> None:
+    assert ours["bundle_bytes"] is None
+    assert (ours["machine"]["python"], ours["machine"]["numpy"]) == (None, None)
+    assert (ours["cold_start"]["python_ms"], ours["cold_start"]["import_ms"]) == (None, None)
+    assert ours["path"] == str((folder / "bench").resolve())
+    assert ours["energy_measured"] is None  # forty calls are too short for a counter
+    assert ours["energy_measured_missing"]
+
+
+def test_figures_fit_each_other(ours: Json) -> None:
+    latency = ours["latency_ms"]
+    assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
+    assert ours["throughput_per_s"] == pytest.approx(1e3 / latency["mean"])
+    rows = ours["operators"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert all(0 < row["ns"] <= row["ns_median"] for row in rows)
+    assert rows[0]["gmac_per_s"] == pytest.approx(1680 / rows[0]["ns"])
+    assert rows[2]["gmac_per_s"] is None
+    cold = ours["cold_start"]
+    assert 0 < cold["load_ms"] < cold["total_ms"]
+    assert cold["runs"] == 3
+    assert 0 < cold["resident_bytes"] <= cold["peak_bytes"]
+
+
+def test_the_program_stays_on_as_many_cores_as_it_has_threads(folder: Path) -> None:
+    options = ["--iterations", "5", "--threads", "2", "--json"]
+    done = subprocess.run([folder / "bench", *options], capture_output=True, timeout=60, check=True)
+    cpus = physical_cpus()
+    assert json.loads(done.stdout)["pinned_cpus"] == (cpus[-2:] if len(cpus) > 1 else [])
+    on_one = f"import os, sys; os.sched_setaffinity(0, {{{cpus[0]}}}); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", on_one, str(folder / "bench"), *options]
+    alone = json.loads(subprocess.run(command, capture_output=True, timeout=60, check=True).stdout)
+    assert alone["pinned_cpus"] == []
+    assert "2 threads share 1 cores: use fewer threads" in alone["warnings"]
+
+
+def run(folder: Path, *options: str) -> tuple[int, str, str]:
+    done = subprocess.run([folder / "bench", *options], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_says_every_option(folder: Path) -> None:
+    status, text, errors = run(folder, "--help")
+    assert (status, errors) == (0, "")
+    for option in ("--iterations", "--duration", "--warmup", "--threads", "--json", "--dump", "--help"):
+        assert f"\n  {option} " in text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--speed", "9"),
+        ("model.subbyte",),
+        ("--iterations",),
+        ("--iterations", "2.5"),
+        ("--iterations", "0"),
+        ("--threads", "257"),
+        ("--duration", "nan"),
+        ("--duration", ""),
+        ("--dump",),
+    ],
+)
+def test_wrong_options_exit_with_2_and_show_the_usage(folder: Path, options: tuple[str, ...]) -> None:
+    status, text, errors = run(folder, *options)
+    assert (status, text) == (2, "")
+    assert errors.startswith("error: ")
+    assert "usage: bench " in errors
+
+
+def test_a_folder_that_is_not_there_is_a_failure(folder: Path) -> None:
+    status, _, errors = run(folder, "--iterations", "1", "--dump", str(folder / "none"))
+    assert status == 1
+    assert "cannot write" in errors
+
+
+def test_the_table_shows_what_the_json_does(folder: Path) -> None:
+    status, text, _ = run(folder, "--iterations", "9")
+    assert status == 0
+    for said in ("9 runs after 10", "within tolerance", "/scale  scale-rows", "cold start: ", "energy, measured: none"):
+        assert said in text

@@ -1,0 +1,99 @@
+"""x86-64 CPUs that lack what a model was compiled for: the missing features are named, no illegal instruction runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from low_bit_models import small_model
+
+from subbyte.runtime.bundle import open_bundle
+from subbyte.tvm_kernels.compiler import compile
+from subbyte.tvm_kernels.emit.library import core_folder
+from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.toolchain import find_static_toolchain
+
+pytestmark = pytest.mark.device
+
+AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+# The library as a C user has it, who links library.a. Zeros will do for weights and inputs.
+USER = """
+#include <stdio.h>
+#include <stdlib.h>
+#include "subbyte.h"
+static void *zeros(size_t bytes) {
+  char *memory = (char *)calloc(1, bytes + 64);
+  return memory + (64 - (uintptr_t)memory % 64) % 64;
+}
+int main(void) {
+  const subbyte_model *model = subbyte_get_model();
+  void *weights = zeros(model->weights_bytes), *inputs[16], *outputs[16];
+  subbyte_buffers buffers = {weights, zeros(model->arena_bytes), zeros(model->workspace_bytes),
+                             (const void *const *)inputs, outputs};
+  subbyte_session *session;
+  char names[256];
+  int created = (int)subbyte_session_create(model, weights, model->weights_bytes, 1, &session), ran, i;
+  for (i = 0; i < model->input_count; ++i) inputs[i] = zeros(model->inputs[i].nbytes);
+  for (i = 0; i < model->output_count; ++i) outputs[i] = zeros(model->outputs[i].nbytes);
+  ran = (int)subbyte_run(model, &buffers, NULL, NULL);
+  subbyte_missing_features(model, names, sizeof names);
+  printf("%d %d %s\\n", created, ran, names);
+  return 0;
+}
+"""
+
+
+def made(target: str, member: str, folder: Path) -> Path:
+    """That member of a bundle for the target, as a file."""
+    compile(small_model("resnet8", "ternary"), folder / "model.subbyte", target=target, strict=True)
+    with open_bundle(folder / "model.subbyte") as opened:
+        (folder / member).write_bytes(opened.read(member))
+    (folder / member).chmod(0o755)
+    return folder / member
+
+
+def on_cpu(cpu: str, program: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    assert shutil.which("qemu-x86_64"), "apt install qemu-user"
+    command = ["qemu-x86_64", "-cpu", cpu, str(program), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("target", "cpu", "missing"),
+    [
+        ("x86-64-v3", "Nehalem", {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}),
+        ("x86-64-v4", "Haswell", AVX512),
+    ],
+)
+def test_the_bench_program_names_what_the_cpu_lacks(target: str, cpu: str, missing: set[str], tmp_path: Path) -> None:
+    done = on_cpu(cpu, made(target, "bench", tmp_path), "--iterations", "1")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    said = done.stderr.splitlines()[-1]  # before it, the emulator may have warnings of its own
+    names = said.removeprefix("error: this CPU lacks: ").split(", which target ")[0]
+    assert set(names.split(", ")) == missing
+    assert f"which target '{target}' has. Compile the model again" in said
+    assert on_cpu(cpu, tmp_path / "bench", "--help").returncode == 0
+
+
+def test_a_cpu_that_has_all_runs_it(tmp_path: Path) -> None:
+    done = on_cpu("Haswell", made("x86-64-v3", "bench", tmp_path), "--iterations", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["golden_exact"] is True
+
+
+@pytest.mark.parametrize(("name", "status"), [("x86-64-v3", 0), ("x86-64-v4", 6)])
+def test_a_c_user_of_the_archive_is_refused_too(name: str, status: int, tmp_path: Path) -> None:
+    made(name, "library.a", tmp_path)
+    (tmp_path / "user.c").write_text(USER)
+    toolchain = find_static_toolchain(get_target(name))
+    if toolchain.is_zig:
+        pytest.skip("library.a is for another C library than zig's static one")
+    flags = [*toolchain.c_flags, *toolchain.static_flags, "-std=c11", f"-I{core_folder()}"]
+    toolchain.compile([*flags, "user.c", "library.a", "-lm", "-lpthread", "-o", "user"], tmp_path)
+    done = on_cpu("Haswell", tmp_path / "user")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(status), str(status), *(sorted(AVX512) if status else [])]
