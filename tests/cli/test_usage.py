@@ -1,5 +1,6 @@
 """Requests that cannot be right: exit code 2, one line that suggests what to do, no traceback without --debug."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,47 @@ def test_a_value_that_an_option_of_a_scheme_cannot_have_is_a_usage_error(
     assert result.exit_code == 2, result.output
     assert words in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model-option", "wide=32"), "no option 'wide'; its options: width, shortcut, activation"),
+        (("--model-option", "width=1.5"), "1.5, expected one of: int"),
+        (("--model-option", "width=0"), "at least 1"),
+        (("--model-option", "width"), "--model-option takes NAME=VALUE, got 'width'"),
+        (("--loss-option", "label_smoothing=much"), "'much', expected one of: float"),
+        (("--loss-option", "label_smoothing=2"), "in [0, 1)"),
+        (("--loss-option", "=3"), "--loss-option takes NAME=VALUE, got '=3'"),
+        (("--optimizer", "adam"), "adamw, sgd"),
+    ],
+)
+def test_options_of_models_losses_and_the_optimizer(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    result = call("train", "resnet8", *arguments, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_takes_what_python_takes_and_does_not_replace_what_it_made(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--model-option", "hidden=24,16", "--loss-option", "label_smoothing=0.1", "--optimizer", "sgd"]
+    command = ["train", "mlp", *options, "--epochs", "1", "--quiet", "--out", str(run)]
+    assert call(*command).exit_code == 0
+    config = json.loads((run / "checkpoint.json").read_text())["config"]
+    assert config["model_options"] == {"hidden": [24, 16]}
+    assert config["training"]["loss_options"] == {"label_smoothing": 0.1}
+    assert config["training"]["optimizer"] == "sgd"
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    result = call(*command)
+    assert result.exit_code == 2, result.output
+    for word in ("a ternary mlp (after epoch 1", "--resume", "--overwrite", "--out"):
+        assert word in result.output
+    assert call(*command, "--resume", "--overwrite").exit_code == 2
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert call(*command, "--resume").exit_code == 0
+    assert call(*command, "--overwrite").exit_code == 0
 
 
 def test_folders_of_train_are_folders(tmp_path: Path) -> None:
