@@ -206,6 +206,7 @@ def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
 
 _WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | None]] = {
     ("", "DequantizeLinear"): _from_dequantize_linear,
+    ("com.microsoft", "DequantizeLinear"): _from_dequantize_linear,  # 4 bits below opset 21, by onnxruntime
 }
 
 

@@ -32,6 +32,8 @@ OLDEST_OPSET = 13
 FOREIGN_OPERATORS = {
     ("com.microsoft", "MatMulNBits"),
     ("com.microsoft", "Gelu"),
+    ("com.microsoft", "QuantizeLinear"),
+    ("com.microsoft", "DequantizeLinear"),
     ("qonnx.custom_op.general", "Quant"),
     ("qonnx.custom_op.general", "BipolarQuant"),
 }

@@ -32,6 +32,8 @@ NARROW = {
     getattr(onnx.TensorProto, name.upper()): name for name in NARROW_NAMES if hasattr(onnx.TensorProto, name.upper())
 }
 
+_ELEMENTS = {name: element for element, name in NARROW.items()} | {"bfloat16": onnx.TensorProto.BFLOAT16}
+
 
 def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
     """The graph of a model from `load_model`; raises ModelError for what cannot be given a static shape."""
@@ -103,6 +105,7 @@ def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
                 _add_output(graph, label, output, types.get(output))
         if _fold(graph, proto, attrs):
             return
+    domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain
     graph.add(Node(proto.op_type, list(proto.input), list(proto.output), attrs, label, domain))
 
 
@@ -110,7 +113,8 @@ def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
 
 
 def _type_of(value: Value) -> onnx.TypeProto:
-    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)) if value.dtype != "bfloat16" else 16
+    name = value.declared or value.dtype  # a zero point of 4 bits, kept in bytes, still makes codes of 4 bits
+    element = _ELEMENTS.get(name) or onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
     return onnx.helper.make_tensor_type_proto(element, value.shape)
 
 
@@ -242,12 +246,33 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     graph.add_value(proto.output[0], "float32", shape, weight=weight)
 
 
+def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    """What onnxruntime's quantizer writes below opset 21 for 4 and 16 bits; without `axis` there is one scale."""
+    x, scale, *rest = (graph.values[name] if name else None for name in proto.input)
+    if x is None or scale is None:
+        raise ModelError(f"node '{proto.name or proto.output[0]}' lacks its input or its scale; export it again")
+    axis = attrs.get("axis")
+    per_axis = axis is not None and -len(x.shape) <= axis < len(x.shape) and scale.shape == (x.shape[axis],)
+    if scale.size != 1 and not per_axis:
+        raise ModelError(
+            f"node '{proto.name or proto.output[0]}': scales of shape {list(scale.shape)} do not fit "
+            f"{'axis ' + str(axis) if axis is not None else 'one scale for all'} of {list(x.shape)}; export it again"
+        )
+    zero = rest[0] if rest else None
+    coded = "uint8" if zero is None else zero.declared or zero.dtype
+    graph.add_value(proto.output[0], coded if proto.op_type == "QuantizeLinear" else scale.dtype, x.shape)
+
+
 OWN: dict[tuple[str, str], Callable[[Graph, onnx.NodeProto, dict[str, Any]], None]] = {
     (DOMAIN, "Quantize"): _like_input,
     (DOMAIN, "Binarize"): _like_input,
     (DOMAIN, "QuantizePerToken"): _per_token,
     ("com.microsoft", "MatMulNBits"): _nbits_product,
     ("com.microsoft", "Gelu"): _like_input,
+    ("com.microsoft", "QuantizeLinear"): _quantize_or_dequantize,
+    ("com.microsoft", "DequantizeLinear"): _quantize_or_dequantize,
     ("qonnx.custom_op.general", "Quant"): _like_input,
     ("qonnx.custom_op.general", "BipolarQuant"): _like_input,
 }
+# These mean what the operators of the same name mean in opset 21.
+STANDARD_MEANING = {("com.microsoft", "QuantizeLinear"), ("com.microsoft", "DequantizeLinear")}
