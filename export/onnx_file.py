@@ -21,8 +21,8 @@ Model = str | os.PathLike[str] | onnx.ModelProto
 def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
     """Read an ONNX file with its external data; a ModelProto is handed back as it is.
 
-    Raises ModelError for a file that is missing, truncated, not ONNX, over 2 GB, fails the ONNX checker, or keeps data
-    outside of its own folder.
+    Raises ModelError for a file that is missing, truncated, not ONNX, over 2 GB, without nodes or outputs, in an opset
+    that the installed onnx does not know, that fails the ONNX checker, or keeps data outside of its own folder.
     """
     if isinstance(source, onnx.ModelProto):
         return source
@@ -37,8 +37,16 @@ def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ModelError(f"'{path}' is truncated or not an ONNX file ({error}); export it again") from error
-    if not model.graph.node and not model.graph.output:
+    if not model.graph.node:
         raise ModelError(f"'{path}' holds no graph: it is empty, truncated or not an ONNX file; export it again")
+    if not model.graph.output:
+        raise ModelError(f"'{path}' has no outputs, so it would compute nothing; export it with its results as outputs")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+    if opset > onnx.defs.onnx_opset_version():
+        raise ModelError(
+            f"'{path}' is in opset {opset}; opsets up to {onnx.defs.onnx_opset_version()} are known to the installed "
+            f"onnx {onnx.__version__}. Export it with one of them"
+        )
     _load_external(model, path, size)
     if check:
         try:

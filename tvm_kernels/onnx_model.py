@@ -27,6 +27,7 @@ MAX_EXTERNAL_BYTES = 16 << 30
 MAX_NODES = 200_000
 MAX_ELEMENTS = 1 << 31  # of one tensor
 OLDEST_OPSET = 13
+NEWEST_OPSET = onnx.defs.onnx_opset_version()  # of the installed onnx, whose schemas give shapes and bodies
 
 # Operators of other domains that the rewrite table knows.
 FOREIGN_OPERATORS = {
@@ -69,8 +70,11 @@ def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         model = _read(Path(source))
     if not model.graph.node:
         raise ModelError("the model's graph has no nodes: an empty or truncated file; export it again")
+    if not model.graph.output:
+        raise ModelError("the graph has no outputs, so it would compute nothing; export it with its results as outputs")
     if len(model.graph.node) > MAX_NODES:
         raise ModelError(f"the graph has {len(model.graph.node)} nodes; the compiler accepts at most {MAX_NODES}")
+    _check_opset(model)
     _check_operators(model)
     _check_names(model.graph)
     _check_inputs(model.graph)
@@ -145,6 +149,19 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
 
 
 # ---- checking ----
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    opset = _opset(model)
+    if opset > NEWEST_OPSET:
+        raise ModelError(
+            f"the model is in opset {opset}; opsets up to {NEWEST_OPSET} are known to the installed onnx "
+            f"{onnx.__version__}. Export with an opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
+        )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=1)
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
@@ -263,7 +280,7 @@ def _sort(graph: onnx.GraphProto) -> None:
 
 
 def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 1)
+    opset = _opset(model)
     if opset < OLDEST_OPSET:
         try:
             model = onnx.version_converter.convert_version(model, OLDEST_OPSET)
