@@ -19,6 +19,7 @@ import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from subbyte.errors import ModelError, UsageError
+from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
 from subbyte.formats import all_formats
 
 DOMAIN = "subbyte"
@@ -90,6 +91,8 @@ def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise UsageError(_other(path))
     if not path.is_file():
         raise UsageError(f"no such file: {path}. Give the path of an ONNX model")
     size = path.stat().st_size
@@ -101,13 +104,22 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{path.name} is not an ONNX file, or truncated ({_first_line(error)}); get it again"
-        ) from error
+        raise ModelError(_other(path)) from error
     if not model.ir_version or not model.HasField("graph"):
-        raise ModelError(f"{path.name} is not an ONNX file, or truncated: no IR version or no graph; get it again")
+        raise ModelError(_other(path))
     _load_external(model, path)
     return model
+
+
+def _other(path: Path) -> str:
+    """What to say of a file or folder that is not an ONNX model."""
+    kind = kind_of(path)
+    if kind is None or kind == ONNX:
+        return f"{path.name} is not an ONNX file, or it is truncated or damaged; copy or export it again"
+    if kind == BUNDLE:
+        return f"{path.name} is not an ONNX file, it is {kind}: compiled already. `subbyte run` and `bench` take it"
+    do = f"export it first: `subbyte export {path} -o model.onnx`" if kind == CHECKPOINT else "expected a .onnx file"
+    return f"{path.name} is not an ONNX file, it is {kind}; {do}"
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:

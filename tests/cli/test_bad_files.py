@@ -256,6 +256,15 @@ def test_a_bad_file_is_refused_in_one_line(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_bundle_is_known_by_its_content(good: Good, tmp_path: Path) -> None:
+    named = _file(tmp_path / "model.onnx", good.bundle.read_bytes())
+    result = CliRunner().invoke(main, ["compile", str(named), "-o", str(tmp_path / "x.subbyte")])
+    assert (result.exit_code, "it is a .subbyte bundle: compiled already" in result.output) == (1, True), result.output
+    assert CliRunner().invoke(main, ["inspect", str(named)]).exit_code == 0
+    result = CliRunner().invoke(main, ["export", str(named), "-o", str(tmp_path / "x.onnx")])
+    assert (result.exit_code, "it is a .subbyte bundle; expected the folder" in result.output) == (2, True)
+
+
 def test_inspect_says_what_it_cannot_count_and_gives_no_silly_ratio(good: Good, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["inspect", str(dynamic_shape(good, tmp_path))])
     assert result.exit_code == 0, result.output

@@ -189,6 +189,44 @@ def test_train_takes_what_python_takes_and_does_not_replace_what_it_made(tmp_pat
     assert call(*command, "--overwrite").exit_code == 0
 
 
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    """With what it is and what was expected; exit 2 for a file in the place of a folder, or the other way round."""
+    import numpy as np
+    import onnx
+    import torch
+    from onnx import helper
+    from safetensors.torch import save_file
+
+    run, array, tensors, archive, model = (tmp_path / n for n in ("run", "x.npy", "m.safetensors", "m.pt", "m.bin"))
+    run.mkdir()
+    (run / "checkpoint.json").write_text("{}")
+    np.save(array, np.zeros(3))
+    save_file({"w": torch.zeros(3)}, tensors)
+    torch.save({"w": torch.zeros(3)}, archive)
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1,)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), model)
+    out = ("-o", str(tmp_path / "out"))
+    for command, path, status, words in (
+        ("compile", run, 2, "it is the folder of a checkpoint; export it first"),
+        ("inspect", run, 2, "it is the folder of a checkpoint; export it first"),
+        ("compile", tmp_path, 2, "a folder without a checkpoint in it"),
+        ("compile", array, 1, "an array saved by NumPy; expected a .onnx file"),
+        ("compile", tensors, 1, "a safetensors file: tensors without a graph; expected a .onnx file"),
+        ("inspect", archive, 1, "a file of torch.save (.pt, .pth); expected a .onnx file"),
+        ("export", model, 2, "it is an ONNX model; expected the folder that"),
+        ("export", tensors, 2, "a safetensors file: tensors without a graph; expected the folder that"),
+        ("export", tmp_path, 1, "a folder without a checkpoint in it; expected the folder that"),
+        ("run", model, 1, "an ONNX model, not yet a bundle: `subbyte compile"),
+    ):
+        options = () if command == "inspect" else ("--input", str(array)) if command == "run" else out
+        result = call(command, str(path), *options)
+        assert result.exit_code == status, (command, path, result.output)
+        assert words in result.output
+        assert "again" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_folders_of_train_are_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for option, name in (("--out", "file"), ("--init", "nothing"), ("--teacher", "nothing")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 
 import numpy as np
 import onnx
@@ -33,11 +34,23 @@ def test_a_missing_file_is_a_usage_error(tmp_path):
         load_model(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"PK\x03\x04" + b"\x00" * 64])
-def test_other_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is an empty file; expected a .onnx file"),
+        (b"hello", "it is a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"\x00" * 100, "or it is truncated or damaged"),
+        (b"PK\x03\x04" + b"\x00" * 64, "a damaged or truncated zip archive"),
+        (b"\x08\x0a\x12\x07pytorch", "or it is truncated or damaged"),
+        (struct.pack("<Q", 2) + b"{}", "a safetensors file"),
+    ],
+)
+def test_other_files_are_refused_with_what_they_are(tmp_path, content, words):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="not an ONNX file, or truncated"):
+    with pytest.raises(ModelError, match=f"m.onnx is not an ONNX file, .*{words}"):
         load_model(path)
 
 
