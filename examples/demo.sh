@@ -7,8 +7,9 @@ mkdir -p "$out"
 
 step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
-step subbyte train resnet8 --data digits --scheme float --epochs 10 --out "$out/float" --quiet
-step subbyte train resnet8 --data digits --scheme ternary --epochs 10 --init "$out/float" --out "$out/ternary" --quiet
+step subbyte train resnet8 --data digits --scheme float --epochs 10 --out "$out/float" --overwrite --quiet
+step subbyte train resnet8 --data digits --scheme ternary --epochs 10 --init "$out/float" --out "$out/ternary" \
+  --overwrite --quiet
 step subbyte export "$out/float" -o "$out/float.onnx"
 step subbyte export "$out/ternary" -o "$out/ternary.onnx"
 step subbyte inspect "$out/ternary.onnx"

@@ -76,6 +76,12 @@ def export(
         raise UsageError(f"there is no folder '{target.parent}' for '{target.name}'; create it first")
     checkpoint = _checkpoint(source)
     module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
+    for name, parameter in module.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ExportError(
+                f"parameter '{name.replace('parametrizations.', '').removesuffix('.original')}' is NaN or infinite: "
+                "training diverged; train again at a lower learning rate, or export an earlier checkpoint"
+            )
     shape = _sample_shape(checkpoint, example)
     training = {name: part.training for name, part in module.named_modules()}
     module.eval()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from subbyte.errors import ModelError
 from subbyte.export import functions
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
@@ -41,7 +42,7 @@ class Inspection:
 
     path: str
     layers: tuple[Layer, ...]
-    inputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, tuple[int, ...]]  # 0 for a size that is dynamic
     outputs: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
     opset: int
@@ -52,6 +53,7 @@ class Inspection:
     parameter_bytes: int  # all tensors stored in the file
     float_bytes: int  # all parameters in float32
     file_bytes: int
+    warnings: tuple[str, ...] = ()  # what the figures leave out, and why
 
     @property
     def smaller(self) -> float:
@@ -70,9 +72,13 @@ class _Weight:
 
 
 def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
-    """Describe an ONNX file; raises ModelError when it cannot be read."""
+    """Describe an ONNX file.
+
+    A dynamic shape is a warning; its MACs count 0. Raises ModelError for a file that cannot be read, or whose shapes do
+    not fit each other.
+    """
     model = load_onnx(path)
-    graph = view(model)
+    graph = view(_inferred(model))
     layers = tuple(_layers(graph))
     tensors = list(model.graph.initializer)
     weights = [weight for node in graph.nodes for weight in [_decoded(graph, node)] if weight is not None]
@@ -83,7 +89,7 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
         path="" if isinstance(path, onnx.ModelProto) else str(path),
         layers=layers,
         inputs=_shapes(model.graph.input),
-        outputs=_shapes(model.graph.output),
+        outputs=_shapes(graph.model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
         opset=max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
         ir_version=model.ir_version,
@@ -93,7 +99,48 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
         file_bytes=size,
+        warnings=(*_dynamic(model.graph), *_meaningless(tensors)),
     )
+
+
+def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
+    for tensor in tensors:
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            wrong = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
+            if wrong:
+                yield f"tensor '{tensor.name}' holds {wrong} NaN, which `subbyte compile` refuses"
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with the shapes that engines infer; those that the file states, which may be stale, only for the rest."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.value_info[:]
+    for output in plain.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        plain = onnx.shape_inference.infer_shapes(plain, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"the shapes of the file do not fit each other: {text}; export it again") from error
+    found = {info.name for info in plain.graph.value_info}
+    plain.graph.value_info.extend(info for info in model.graph.value_info if info.name not in found)
+    for output, stated in zip(plain.graph.output, model.graph.output, strict=True):
+        if not output.type.tensor_type.HasField("shape"):
+            output.CopyFrom(stated)
+    return plain
+
+
+def _dynamic(graph: onnx.GraphProto) -> Iterable[str]:
+    constants = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in constants and not all(dim.HasField("dim_value") for dim in dims):
+            shape = ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+            yield (
+                f"input '{value.name}' has a dynamic shape [{shape}]: MACs that depend on it are counted as 0, and "
+                "`subbyte compile` will ask for a fixed shape"
+            )
 
 
 _SMALL_BITS: dict[int, int] = {
@@ -143,6 +190,7 @@ def _layers(graph: GraphView) -> Iterable[Layer]:
         if node.op_type not in _PRODUCTS or node.domain:
             continue
         weight = _weight(graph, node.input[1])
+        _check_channels(graph, node)
         scale, bias = _epilogue(graph, node)
         elements = prod(weight.shape) if weight else 0
         stored = 0 if weight is None else weight.nbytes + 4 * scale
@@ -156,6 +204,17 @@ def _layers(graph: GraphView) -> Iterable[Layer]:
             macs=_macs(graph, node),
             parameter_bytes=stored + 4 * bias,
             float_bytes=4 * (elements + bias),
+        )
+
+
+def _check_channels(graph: GraphView, node: onnx.NodeProto) -> None:
+    """Shape inference takes the shapes of a convolution as they come, channels unseen."""
+    data, weight = graph.shape(node.input[0]), graph.shape(node.input[1])
+    groups = attribute(node, "group", 1)
+    if node.op_type.startswith("Conv") and data and weight and data[1:2] != (weight[1] * groups,):
+        raise ModelError(
+            f"node '{node.name or node.op_type}' does not fit its inputs: input {list(data)}, but weights of shape "
+            f"{list(weight)} in {groups} group(s); export it again"
         )
 
 
@@ -206,6 +265,7 @@ def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
 
 _WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | None]] = {
     ("", "DequantizeLinear"): _from_dequantize_linear,
+    ("com.microsoft", "DequantizeLinear"): _from_dequantize_linear,  # 4 bits below opset 21, by onnxruntime
 }
 
 

@@ -11,7 +11,8 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import load_external_data_for_model
 
-from subbyte.errors import ExportError, ModelError
+from subbyte.errors import ExportError, ModelError, UsageError
+from subbyte.file_kinds import CHECKPOINT, ONNX, kind_of
 
 MAXIMUM_BYTES = (1 << 31) - 1  # protobuf's own limit, and ours for a file with its external data
 
@@ -21,12 +22,15 @@ Model = str | os.PathLike[str] | onnx.ModelProto
 def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
     """Read an ONNX file with its external data; a ModelProto is handed back as it is.
 
-    Raises ModelError for a file that is missing, truncated, not ONNX, over 2 GB, fails the ONNX checker, or keeps data
-    outside of its own folder.
+    Raises UsageError for a folder, ModelError for a file that is missing, truncated, not ONNX, over 2 GB, without nodes
+    or outputs, in an opset that the installed onnx does not know, that fails the ONNX checker, or keeps data outside of
+    its own folder.
     """
     if isinstance(source, onnx.ModelProto):
         return source
     path = Path(source)
+    if path.is_dir():
+        raise UsageError(_other(path))
     if not path.is_file():
         raise ModelError(f"there is no ONNX file '{path}'; export a checkpoint with `subbyte export` first")
     size = path.stat().st_size
@@ -36,9 +40,17 @@ def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ModelError(f"'{path}' is truncated or not an ONNX file ({error}); export it again") from error
-    if not model.graph.node and not model.graph.output:
-        raise ModelError(f"'{path}' holds no graph: it is empty, truncated or not an ONNX file; export it again")
+        raise ModelError(_other(path)) from error
+    if not model.graph.node:
+        raise ModelError(_other(path))
+    if not model.graph.output:
+        raise ModelError(f"'{path}' has no outputs, so it would compute nothing; export it with its results as outputs")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+    if opset > onnx.defs.onnx_opset_version():
+        raise ModelError(
+            f"'{path}' is in opset {opset}; opsets up to {onnx.defs.onnx_opset_version()} are known to the installed "
+            f"onnx {onnx.__version__}. Export it with one of them"
+        )
     _load_external(model, path, size)
     if check:
         try:
@@ -52,6 +64,15 @@ def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
                 ) from error
             raise ModelError(f"'{path}' is not valid ONNX: {_first_line(error)}") from error
     return model
+
+
+def _other(path: Path) -> str:
+    """What to say of a file or folder that is not an ONNX model."""
+    kind = kind_of(path)
+    if kind is None or kind == ONNX:
+        return f"'{path}' is not an ONNX file, or it is truncated, damaged or without nodes; copy or export it again"
+    do = "export it first with `subbyte export`" if kind == CHECKPOINT else "expected a .onnx file"
+    return f"'{path}' is not an ONNX file, it is {kind}; {do}"
 
 
 def node_on_cycle(graph: onnx.GraphProto) -> onnx.NodeProto | None:

@@ -22,8 +22,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from subbyte.errors import CheckpointError, SubbyteError, UsageError
+from subbyte.file_kinds import CHECKPOINT, kind_of
 from subbyte.models.data import Normalization
-from subbyte.models.zoo import create
+from subbyte.models.options import mistyped
+from subbyte.models.zoo import create, get_model
 
 VERSION = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "checkpoint.json"
@@ -90,8 +92,8 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
     """Make the model that `folder` describes, quantize it, and fill in its tensors; on the CPU, in eval mode.
 
     `model` is the float module for a checkpoint of a module that is not of the zoo; it is quantized in place. Raises
-    `CheckpointError` for files that are missing, damaged, or of another model, `UnknownNameError` for an unknown
-    model or scheme.
+    `CheckpointError` for files that are missing, damaged, or of another model, `UsageError` for a file instead of a
+    folder, `UnknownNameError` for an unknown model or scheme.
     """
     source = Path(folder)
     config, metrics, expected_hash = _read_description(source)
@@ -131,6 +133,9 @@ def build_model(config: Config, model: nn.Module | None = None, source: Path | N
         raise CheckpointError(f"{place}the model is not of the zoo; pass it: load_checkpoint(folder, model=MyModel()).")
     if model is None:
         assert config.model is not None
+        wrong = mistyped(get_model(config.model).build, config.model_options)
+        if wrong:
+            raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {wrong}.")
         try:
             model = create(
                 config.model,
@@ -216,6 +221,12 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
+        kind = kind_of(folder)
+        if kind is not None and kind != CHECKPOINT:
+            wrong = UsageError if folder.is_file() else CheckpointError
+            raise wrong(
+                f"{folder} is not a checkpoint, it is {kind}; expected the folder that `subbyte train --out` made."
+            ) from error
         raise CheckpointError(f"{folder} is not a checkpoint: cannot read {name} ({error.strerror}).") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import signal
 import threading
@@ -20,10 +21,13 @@ from subbyte.errors import CheckpointError, FormatError, MissingDependencyError,
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
     DESCRIPTION,
+    WEIGHTS,
     Checkpoint,
     Config,
     check_tensors,
     load_checkpoint,
+    read_config,
+    read_metrics,
     scheme_of,
     versions,
 )
@@ -77,6 +81,7 @@ def train(
     precision: Any = "32-true",
     workers: int = 0,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     callbacks: Sequence[Any] = (),
 ) -> TrainResult:
@@ -87,9 +92,10 @@ def train(
     start from; `teacher` the folder of a checkpoint, or a module, for a loss such as "kd" that needs one. The batch
     size counts the samples of all devices. Each epoch ends with the accuracy on the test set, a row in log.csv, a
     checkpoint, and the state that `resume=True` goes on from; the result is the model of the last epoch, not the best.
+    A folder that holds a checkpoint is only written to with `resume` or `overwrite`.
 
-    Raises `UsageError` for names and options that do not fit, `DataError` for data, `CheckpointError` for `init`,
-    `teacher`, or a run to resume that was another.
+    Raises `UsageError` for names and options that do not fit and for an `out` that is taken, `DataError` for data,
+    `CheckpointError` for `init`, `teacher`, or a run to resume that was another.
     """
     try:
         from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -100,6 +106,8 @@ def train(
     from subbyte.models.quant import get_scheme, quantize, set_progress
     from subbyte.models.training_state import TrainingStateIO
 
+    if resume and overwrite:
+        raise UsageError("resume goes on with the run in out, overwrite replaces it: ask for one of them.")
     if "spawn" in strategy:
         raise UsageError(f"strategy '{strategy}' pickles the model, which torch's parametrizations refuse; use 'ddp'.")
     source = _data(data, data_path, data_options)
@@ -133,6 +141,8 @@ def train(
     going_on = resume and state.is_file()
     if going_on:
         _check_same_run(folder, config)
+    elif not overwrite:
+        _check_free(folder, resume)
 
     with torch.random.fork_rng(), _quiet_lightning(), _restored_interrupt():
         torch.manual_seed(seed)
@@ -171,6 +181,8 @@ def train(
             raise UsageError(f"Lightning cannot train with {asked or precision}: {error}") from error
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
+            if not going_on:
+                state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
         learner = Learner(module, source, criterion, recipe, _teacher(teacher))
         trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
@@ -258,16 +270,32 @@ def _create(config: Config) -> nn.Module:
 
 def _check_same_run(folder: Path, config: Config) -> None:
     """Raise `CheckpointError` if the run in `folder` had another model, data, scheme or seed; epochs may differ."""
-    from subbyte.models.checkpoint import read_config
-
     before = read_config(folder)
     for name in ("model", "model_options", "scheme", "scheme_options", "data", "seed"):
-        was, now = getattr(before, name), getattr(config, name)
+        was, now = getattr(before, name), json.loads(json.dumps(getattr(config, name)))  # a tuple is a list in JSON
         if was != now:
             raise CheckpointError(
                 f"{folder / DESCRIPTION}: cannot resume, its {name} was {was!r} and now is {now!r}; "
                 "ask for the same run or choose another folder."
             )
+
+
+def _check_free(folder: Path, resume: bool) -> None:
+    """Raise `UsageError` if `folder` holds a checkpoint, which training anew would replace."""
+    from subbyte.models.learner import STATE
+
+    if not any((folder / name).exists() for name in (DESCRIPTION, WEIGHTS, STATE)):
+        return
+    try:
+        config, metrics = read_config(folder), read_metrics(folder)
+        what = f"a {config.scheme} {config.model or 'model'}"
+        what += f" (after epoch {metrics['epochs']:.0f}, test accuracy {metrics['accuracy']:.2%})" if metrics else ""
+    except (CheckpointError, KeyError):
+        what = "a checkpoint, damaged or unfinished"
+    go_on = f"without the {STATE} to go on from" if resume else "which resume=True (--resume) goes on with"
+    raise UsageError(
+        f"{folder} holds {what}, {go_on}. Replace it with overwrite=True (--overwrite), or choose another out (--out)."
+    )
 
 
 def _read_log(file: Path) -> tuple[dict[str, float], ...]:

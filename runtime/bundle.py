@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from subbyte.errors import BundleError, UsageError
+from subbyte.file_kinds import ONNX, kind_of
 from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
 from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, Payload
@@ -129,6 +130,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
                 _check_hash(file, entries[name], member.sha256)
             view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except BundleError as error:
+        if kind_of(path) == ONNX:
+            raise BundleError(f"'{path}' is {ONNX}, not yet a bundle: `subbyte compile {path}` makes one") from error
         raise BundleError(f"bundle '{path}': {error}") from error
     except FileNotFoundError as error:
         raise UsageError(

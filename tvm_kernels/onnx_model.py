@@ -19,6 +19,7 @@ import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from subbyte.errors import ModelError, UsageError
+from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
 from subbyte.formats import all_formats
 
 DOMAIN = "subbyte"
@@ -27,11 +28,14 @@ MAX_EXTERNAL_BYTES = 16 << 30
 MAX_NODES = 200_000
 MAX_ELEMENTS = 1 << 31  # of one tensor
 OLDEST_OPSET = 13
+NEWEST_OPSET = onnx.defs.onnx_opset_version()  # of the installed onnx, whose schemas give shapes and bodies
 
 # Operators of other domains that the rewrite table knows.
 FOREIGN_OPERATORS = {
     ("com.microsoft", "MatMulNBits"),
     ("com.microsoft", "Gelu"),
+    ("com.microsoft", "QuantizeLinear"),
+    ("com.microsoft", "DequantizeLinear"),
     ("qonnx.custom_op.general", "Quant"),
     ("qonnx.custom_op.general", "BipolarQuant"),
 }
@@ -67,8 +71,11 @@ def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         model = _read(Path(source))
     if not model.graph.node:
         raise ModelError("the model's graph has no nodes: an empty or truncated file; export it again")
+    if not model.graph.output:
+        raise ModelError("the graph has no outputs, so it would compute nothing; export it with its results as outputs")
     if len(model.graph.node) > MAX_NODES:
         raise ModelError(f"the graph has {len(model.graph.node)} nodes; the compiler accepts at most {MAX_NODES}")
+    _check_opset(model)
     _check_operators(model)
     _check_names(model.graph)
     _check_inputs(model.graph)
@@ -84,6 +91,8 @@ def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise UsageError(_other(path))
     if not path.is_file():
         raise UsageError(f"no such file: {path}. Give the path of an ONNX model")
     size = path.stat().st_size
@@ -95,13 +104,22 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{path.name} is not an ONNX file, or truncated ({_first_line(error)}); get it again"
-        ) from error
+        raise ModelError(_other(path)) from error
     if not model.ir_version or not model.HasField("graph"):
-        raise ModelError(f"{path.name} is not an ONNX file, or truncated: no IR version or no graph; get it again")
+        raise ModelError(_other(path))
     _load_external(model, path)
     return model
+
+
+def _other(path: Path) -> str:
+    """What to say of a file or folder that is not an ONNX model."""
+    kind = kind_of(path)
+    if kind is None or kind == ONNX:
+        return f"{path.name} is not an ONNX file, or it is truncated or damaged; copy or export it again"
+    if kind == BUNDLE:
+        return f"{path.name} is not an ONNX file, it is {kind}: compiled already. `subbyte run` and `bench` take it"
+    do = f"export it first: `subbyte export {path} -o model.onnx`" if kind == CHECKPOINT else "expected a .onnx file"
+    return f"{path.name} is not an ONNX file, it is {kind}; {do}"
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
@@ -143,6 +161,19 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
 
 
 # ---- checking ----
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    opset = _opset(model)
+    if opset > NEWEST_OPSET:
+        raise ModelError(
+            f"the model is in opset {opset}; opsets up to {NEWEST_OPSET} are known to the installed onnx "
+            f"{onnx.__version__}. Export with an opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
+        )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=1)
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
@@ -261,7 +292,7 @@ def _sort(graph: onnx.GraphProto) -> None:
 
 
 def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 1)
+    opset = _opset(model)
     if opset < OLDEST_OPSET:
         try:
             model = onnx.version_converter.convert_version(model, OLDEST_OPSET)

@@ -32,14 +32,19 @@ NARROW = {
     getattr(onnx.TensorProto, name.upper()): name for name in NARROW_NAMES if hasattr(onnx.TensorProto, name.upper())
 }
 
+_ELEMENTS = {name: element for element, name in NARROW.items()} | {"bfloat16": onnx.TensorProto.BFLOAT16}
+
 
 def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
     """The graph of a model from `load_model`; raises ModelError for what cannot be given a static shape."""
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     graph = Graph(name or model.graph.name or "model", opset)
     graph.metadata = {entry.key: entry.value for entry in model.metadata_props}
+    read = {name for node in model.graph.node for name in node.input}
     for tensor in model.graph.initializer:
         data = _array(tensor)
+        if tensor.name in read:  # here, so that it is named as in the file, whatever is folded of it
+            _refuse_meaningless(tensor.name, data, infinite=False)
         declared = NARROW.get(tensor.data_type, "")
         graph.add_value(tensor.name, data.dtype.name, data.shape, data=data, declared=declared)
     for value in model.graph.input:
@@ -61,7 +66,38 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
             )
     graph.onnx_names = frozenset(graph.values)
     graph.prune()
+    _check_finite(graph)
     return graph
+
+
+# What multiplies or divides by its constants: there an infinity only makes NaN. Elsewhere it is a mask or a bound.
+MULTIPLIES = {
+    *("Conv", "ConvTranspose", "MatMul", "Gemm", "Mul", "Div", "BatchNormalization", "LayerNormalization", "PRelu"),
+    *("QuantizeLinear", "DequantizeLinear", "MatMulNBits", "Quantize", "QuantizePerToken", "Quant", "BipolarQuant"),
+}
+
+
+def _check_finite(graph: Graph) -> None:
+    """Raise ModelError, naming the tensor, for constants that are NaN, or infinite where they are multiplied by."""
+    for node in graph.order():
+        for name in node.inputs:
+            data = graph.values[name].data if name else None
+            if data is not None:
+                _refuse_meaningless(name, data, infinite=node.op in MULTIPLIES)
+                if node.op == "Add" and np.isposinf(data).any():  # a bias; a mask adds minus infinity
+                    _refuse_meaningless(name, data, infinite=True)
+
+
+def _refuse_meaningless(name: str, data: Array, infinite: bool) -> None:
+    """Raise ModelError if `data` holds NaN or, with `infinite`, infinities."""
+    if not (np.issubdtype(data.dtype, np.floating) or data.dtype.name == "bfloat16"):
+        return
+    wrong = int((~np.isfinite(data) if infinite else np.isnan(data)).sum())
+    if wrong:
+        raise ModelError(
+            f"tensor '{name}': {wrong} of its {data.size} elements are NaN or infinite, so the model's outputs would "
+            "mean nothing. Train it again, at a lower learning rate, or export a checkpoint from before it diverged"
+        )
 
 
 def _array(tensor: onnx.TensorProto) -> Array:
@@ -92,6 +128,7 @@ def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     own = OWN.get((domain, proto.op_type)) or (_decode if domain == DOMAIN else None)
     attrs = attributes(proto)
+    _check_channels(graph, proto, attrs)
     if own is not None:
         own(graph, proto, attrs)
         if proto.output[0] in graph.values and graph.values[proto.output[0]].is_constant:
@@ -103,6 +140,7 @@ def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
                 _add_output(graph, label, output, types.get(output))
         if _fold(graph, proto, attrs):
             return
+    domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain
     graph.add(Node(proto.op_type, list(proto.input), list(proto.output), attrs, label, domain))
 
 
@@ -110,7 +148,8 @@ def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
 
 
 def _type_of(value: Value) -> onnx.TypeProto:
-    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)) if value.dtype != "bfloat16" else 16
+    name = value.declared or value.dtype  # a zero point of 4 bits, kept in bytes, still makes codes of 4 bits
+    element = _ELEMENTS.get(name) or onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
     return onnx.helper.make_tensor_type_proto(element, value.shape)
 
 
@@ -134,6 +173,33 @@ def _infer(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> dict[
     except Exception as error:  # shape inference raises what its C++ raises
         text = " ".join(str(error).split())[:300]
         raise ModelError(f"node '{proto.name or proto.op_type}' does not fit its inputs: {text}") from error
+
+
+def _check_channels(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    """ONNX's own inference takes the shapes of a convolution as they come, channels and bias unseen."""
+    if proto.domain not in ("", "ai.onnx") or proto.op_type not in ("Conv", "ConvInteger", "ConvTranspose"):
+        return
+    shapes = [graph.values[name].shape if name else () for name in proto.input]
+    x, weight = shapes[0], shapes[1]
+    groups = int(attrs.get("group", 1))
+    if len(x) < 3 or len(weight) != len(x) or groups < 1:
+        raise ModelError(
+            f"node '{proto.name or proto.op_type}': input {list(x)}, weights {list(weight)} and {groups} group(s) make "
+            "no convolution; export it again"
+        )
+    turned = proto.op_type == "ConvTranspose"
+    outputs = weight[1] * groups if turned else weight[0]
+    fits = x[1] == (weight[0] if turned else weight[1] * groups) and (weight[0] if turned else outputs) % groups == 0
+    if not fits:
+        raise ModelError(
+            f"node '{proto.name or proto.op_type}' does not fit its inputs: {x[1]} channels in {list(x)}, but weights "
+            f"of shape {list(weight)} in {groups} group(s); export it again"
+        )
+    if proto.op_type != "ConvInteger" and len(shapes) > 2 and proto.input[2] and shapes[2] != (outputs,):
+        raise ModelError(
+            f"node '{proto.name or proto.op_type}' does not fit its inputs: its bias has shape {list(shapes[2])}, "
+            f"expected [{outputs}]; export it again"
+        )
 
 
 def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None) -> None:
@@ -224,6 +290,7 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     granularity: formats.Granularity = PerTensor()
     if by_group:
         scale = _need(graph, proto, 2, "the scale").astype(np.float32)
+        _refuse_meaningless(proto.input[2], scale, infinite=True)
         size = int(_need(graph, proto, 3, "the group size").reshape(-1)[0])
         if size < 1 or scale.shape != (shape[0], -(-depth // size)):
             raise ModelError(
@@ -242,12 +309,33 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     graph.add_value(proto.output[0], "float32", shape, weight=weight)
 
 
+def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    """What onnxruntime's quantizer writes below opset 21 for 4 and 16 bits; without `axis` there is one scale."""
+    x, scale, *rest = (graph.values[name] if name else None for name in proto.input)
+    if x is None or scale is None:
+        raise ModelError(f"node '{proto.name or proto.output[0]}' lacks its input or its scale; export it again")
+    axis = attrs.get("axis")
+    per_axis = axis is not None and -len(x.shape) <= axis < len(x.shape) and scale.shape == (x.shape[axis],)
+    if scale.size != 1 and not per_axis:
+        raise ModelError(
+            f"node '{proto.name or proto.output[0]}': scales of shape {list(scale.shape)} do not fit "
+            f"{'axis ' + str(axis) if axis is not None else 'one scale for all'} of {list(x.shape)}; export it again"
+        )
+    zero = rest[0] if rest else None
+    coded = "uint8" if zero is None else zero.declared or zero.dtype
+    graph.add_value(proto.output[0], coded if proto.op_type == "QuantizeLinear" else scale.dtype, x.shape)
+
+
 OWN: dict[tuple[str, str], Callable[[Graph, onnx.NodeProto, dict[str, Any]], None]] = {
     (DOMAIN, "Quantize"): _like_input,
     (DOMAIN, "Binarize"): _like_input,
     (DOMAIN, "QuantizePerToken"): _per_token,
     ("com.microsoft", "MatMulNBits"): _nbits_product,
     ("com.microsoft", "Gelu"): _like_input,
+    ("com.microsoft", "QuantizeLinear"): _quantize_or_dequantize,
+    ("com.microsoft", "DequantizeLinear"): _quantize_or_dequantize,
     ("qonnx.custom_op.general", "Quant"): _like_input,
     ("qonnx.custom_op.general", "BipolarQuant"): _like_input,
 }
+# These mean what the operators of the same name mean in opset 21.
+STANDARD_MEANING = {("com.microsoft", "QuantizeLinear"), ("com.microsoft", "DequantizeLinear")}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from subbyte.errors import UnknownNameError, UsageError
+from subbyte.models.options import mistyped
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -109,12 +110,18 @@ def get_loss(name: str) -> LossEntry:
 
 
 def create_loss(name: str, **options: Any) -> Loss:
-    """Make the loss `name` with its hyper-parameters; raises `UsageError` for one that it does not have."""
+    """Make the loss `name` with its hyper-parameters; raises `UsageError` for one that it does not have.
+
+    Also for a value of another type than the option's annotation.
+    """
     entry = get_loss(name)
     unknown = sorted(set(options) - set(entry.options))
     if unknown:
         known = ", ".join(entry.options) or "none"
         raise UsageError(f"loss '{name}' has no option '{unknown[0]}'; its options: {known}.")
+    wrong = mistyped(entry.build, options)
+    if wrong:
+        raise UsageError(f"loss '{name}': {wrong}.")
     return entry.build(**options)
 
 

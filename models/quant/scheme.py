@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from subbyte.errors import QuantizationError, UnknownNameError, UsageError
 from subbyte.formats.integer import INT
+from subbyte.models.options import mistyped
 from subbyte.models.quant.quantizer import ActivationConfig, WeightConfig
 
 
@@ -95,36 +95,11 @@ def get_scheme(name: str, **options: Any) -> Scheme:
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of scheme '{name}'", option, known)
-    try:
-        hints = get_type_hints(make)
-    except NameError:  # annotations that only a type checker can resolve
-        hints = {}
-    for option, value in options.items():
-        expected = _allowed(hints.get(option, Any))
-        if expected is not None and not any(_is(value, one) for one in expected):
-            words = ", ".join(one.__name__ if isinstance(one, type) else repr(one) for one in expected)
-            raise QuantizationError(f"option '{option}' is {value!r}, expected one of: {words}")
+    wrong = mistyped(make, options)
+    if wrong:
+        raise QuantizationError(wrong)
     summary = (inspect.getdoc(make) or "").split("\n")[0]
     return replace(make(**options), name=name, summary=summary, options=tuple(sorted(options.items())))
-
-
-def _allowed(hint: Any) -> list[Any] | None:
-    """The types and values that an annotation allows; None where it is none that we check."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return list(get_args(hint))
-    if origin in (Union, UnionType):
-        parts = [_allowed(None if part is type(None) else part) for part in get_args(hint)]
-        return None if any(part is None for part in parts) else [one for part in parts for one in part or ()]
-    return [hint] if hint is None or hint in (int, float, str, bool) else None
-
-
-def _is(value: Any, expected: Any) -> bool:
-    if not isinstance(expected, type):
-        return value is None if expected is None else bool(value == expected)
-    if isinstance(value, bool):  # an int to Python, but 1 is not what True means
-        return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)
 
 
 def all_schemes() -> Iterator[Scheme]:

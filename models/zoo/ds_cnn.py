@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from subbyte.models.zoo.registry import Size, register_model
+from subbyte.models.zoo.registry import Size, check_counts, register_model
 
 
 def depthwise_separable(width: int) -> list[nn.Module]:
@@ -28,6 +28,7 @@ def ds_cnn(*, classes: int, channels: int, size: Size, width: int = 64, blocks: 
 
     The first kernel is 10x4 for spectrograms (at least twice as high as wide) and 3x3 for other images.
     """
+    check_counts("ds_cnn", width=width, blocks=blocks)
     kernel, padding = ((10, 4), (5, 1)) if size[0] >= 2 * size[1] else ((3, 3), (1, 1))
     layers: list[nn.Module] = [
         nn.Conv2d(channels, width, kernel, 2, padding, bias=False),

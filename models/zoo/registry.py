@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from subbyte.errors import UnknownNameError, UsageError
+from subbyte.models.options import mistyped
 
 Size = tuple[int, int]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -89,6 +90,9 @@ def create(
         raise UsageError(
             f"model '{name}' has no option '{unknown[0]}'; its options: {', '.join(entry.options) or 'none'}."
         )
+    wrong = mistyped(entry.build, options)
+    if wrong:
+        raise UsageError(f"model '{name}': {wrong}.")
     if classes < 1 or channels < 1:
         raise UsageError(f"model '{name}' needs at least one class and one channel, got {classes} and {channels}.")
     return entry.build(
@@ -107,6 +111,13 @@ def create_for_scheme(name: str, scheme: str, **arguments: Any) -> nn.Module:
     Options given by name win over the preference. The model is not quantized yet.
     """
     return create(name, **{**options_for_scheme(name, scheme), **arguments})
+
+
+def check_counts(model: str, **counts: int) -> None:
+    """Raise `UsageError` for widths, depths and the like, given by name, of which one is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"model '{model}': option '{name}' is {count}; it must be at least 1.")
 
 
 def as_size(size: int | Size) -> Size:

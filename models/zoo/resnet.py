@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import UsageError
-from subbyte.models.zoo.registry import Size, register_model
+from subbyte.models.zoo.registry import Size, check_counts, register_model
 
 Shortcut = Literal["block", "convolution"]
 Activation = Literal["relu", "prelu"]
@@ -136,6 +136,7 @@ def resnet8(
     activation: Activation = "relu",
 ) -> nn.Module:
     """ResNet-8: a 3x3 stem of `width` channels and three stages of one block, `width` x 1, 2, 4."""
+    check_counts("resnet8", width=width)
     stem = _small_stem(channels, width, activation)
     return ResNet(stem, (width, 2 * width, 4 * width), 1, classes=classes, shortcut=shortcut, activation=activation)
 
@@ -153,6 +154,7 @@ def resnet18(
     activation: Activation = "relu",
 ) -> nn.Module:
     """ResNet-18: 7x7 stem with pooling (3x3 without pooling for images below 64), four stages of two blocks."""
+    check_counts("resnet18", width=width)
     make_stem = _imagenet_stem if min(size) >= 64 else _small_stem
     widths = (width, 2 * width, 4 * width, 8 * width)
     stem = make_stem(channels, width, activation)

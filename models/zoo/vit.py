@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import UsageError
-from subbyte.models.zoo.registry import Size, register_model
+from subbyte.models.zoo.registry import Size, check_counts, register_model
 
 
 class Attention(nn.Module):
@@ -112,7 +112,8 @@ def vit_micro(
     mlp_ratio: int = 2,
 ) -> nn.Module:
     """A transformer of `depth` blocks; patches of 4 pixels, or of 2 for images below 16."""
-    pixels = patch or (4 if min(size) >= 16 else 2)
+    pixels = patch if patch is not None else 4 if min(size) >= 16 else 2
+    check_counts("vit_micro", patch=pixels, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio)
     return VisionTransformer(
         classes=classes,
         channels=channels,
@@ -128,6 +129,7 @@ def vit_micro(
 @register_model("deit_tiny", summary="DeiT-Tiny: 192 wide, 12 blocks, 3 heads, patch 16, 224x224", size=(224, 224))
 def deit_tiny(*, classes: int, channels: int, size: Size, patch: int = 16, depth: int = 12) -> nn.Module:
     """DeiT-Tiny without the distillation token; `size` must divide into patches of `patch`."""
+    check_counts("deit_tiny", patch=patch, depth=depth)
     return VisionTransformer(
         classes=classes, channels=channels, size=size, patch=patch, width=192, depth=depth, heads=3, mlp_ratio=4
     )

@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
 @click.option("--strict", is_flag=True, help="Refuse a model in which any low-bit layer would fall back to float.")

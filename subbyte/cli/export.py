@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the file (static).")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with torch and onnxruntime first.")

@@ -10,11 +10,16 @@ import click
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def inspect(model: Path, as_json: bool) -> None:
-    """Show the layers of MODEL (.onnx, or a .subbyte bundle): formats, bits a weight, MACs, bytes against float."""
-    if model.suffix == ".subbyte":
+    """Show the layers of MODEL (.onnx, or a .subbyte bundle): formats, bits a weight, MACs, bytes against float.
+
+    Dynamic shapes are a warning; a file whose shapes do not fit each other is refused, as by `subbyte compile`.
+    """
+    from subbyte.file_kinds import BUNDLE, kind_of
+
+    if model.suffix == ".subbyte" or kind_of(model) == BUNDLE:
         from subbyte.runtime import open_bundle
         from subbyte.runtime.report import print_manifest
 

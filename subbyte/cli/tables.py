@@ -89,10 +89,14 @@ def print_inspection(found: Inspection) -> None:
     headings = ("layer", "operator", "weights", "activations", "shape", "bits/weight", "MACs", "bytes")
     console = open_console()
     console.print(table(found.path, headings, rows, numbers=5))
-    console.print(
-        f"{found.file_bytes:,} bytes in the file; the same weights in float32 take {found.float_bytes:,}: "
-        f"{found.float_bytes / max(1, found.file_bytes):.1f}x smaller. {found.macs:,} MACs."
-    )
+    if found.float_bytes:
+        against = f"{found.smaller:.1f}x smaller" if found.smaller >= 1.05 else "no smaller"
+        weights = f"; the same weights in float32 take {found.float_bytes:,}: {against}"
+    else:
+        weights = ", which holds no weights"
+    console.print(f"{found.file_bytes:,} bytes in the file{weights}. {found.macs:,} MACs.")
+    for warning in found.warnings:
+        console.print(f"warning: {_printable(warning)}", style="bold red")
 
 
 def print_compile_report(report: CompileReport) -> None:

@@ -114,6 +114,28 @@ def dynamic_shape(good: Good, folder: Path) -> Path:
     return _onnx(folder, [helper.make_node("Relu", ["x"], ["y"])], shape=("batch", 4))
 
 
+def opset_of_the_future(good: Good, folder: Path) -> Path:
+    model = onnx.load(_onnx(folder, [helper.make_node("Relu", ["x"], ["y"])]))
+    model.opset_import[0].version = 99
+    return _file(folder / "bad.onnx", model.SerializeToString())
+
+
+def no_outputs(good: Good, folder: Path) -> Path:
+    model = onnx.load(_onnx(folder, [helper.make_node("Relu", ["x"], ["y"])]))
+    del model.graph.output[:]
+    return _file(folder / "bad.onnx", model.SerializeToString())
+
+
+def wrong_dimensions(good: Good, folder: Path) -> Path:
+    weight = onnx.numpy_helper.from_array(np.ones((5, 4), np.float32), "w")
+    return _onnx(folder, [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], constants=[weight])
+
+
+def nan_weights(good: Good, folder: Path) -> Path:
+    weight = onnx.numpy_helper.from_array(np.full((4, 4), np.nan, np.float32), "w")
+    return _onnx(folder, [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], constants=[weight])
+
+
 def external_data_outside(good: Good, folder: Path) -> Path:
     _file(folder / "secret", bytes(64))
     (folder / "model").mkdir()
@@ -200,6 +222,10 @@ CASES: list[tuple[Callable[[Good, Path], Path], tuple[str, ...], str]] = [
     (cycle, INSPECT, "cycle through node 'Add'"),
     (cycle, COMPILE, "cycle through node 'Add'"),
     (dynamic_shape, COMPILE, "dynamic shape"),
+    *((opset_of_the_future, command, "opset 99") for command in (INSPECT, COMPILE)),
+    *((no_outputs, command, "no outputs") for command in (INSPECT, COMPILE)),
+    *((wrong_dimensions, command, "product") for command in (INSPECT, COMPILE)),
+    (nan_weights, COMPILE, "tensor 'w': 16 of its 16 elements"),
     (external_data_outside, INSPECT, "outside"),
     (external_data_outside, COMPILE, "outside"),
     (wrong_payload, INSPECT, "uint8"),
@@ -228,6 +254,26 @@ def test_a_bad_file_is_refused_in_one_line(
     assert "Traceback" not in result.output
     assert "not an error subbyte expects" not in result.output
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_bundle_is_known_by_its_content(good: Good, tmp_path: Path) -> None:
+    named = _file(tmp_path / "model.onnx", good.bundle.read_bytes())
+    result = CliRunner().invoke(main, ["compile", str(named), "-o", str(tmp_path / "x.subbyte")])
+    assert (result.exit_code, "it is a .subbyte bundle: compiled already" in result.output) == (1, True), result.output
+    assert CliRunner().invoke(main, ["inspect", str(named)]).exit_code == 0
+    result = CliRunner().invoke(main, ["export", str(named), "-o", str(tmp_path / "x.onnx")])
+    assert (result.exit_code, "it is a .subbyte bundle; expected the folder" in result.output) == (2, True)
+
+
+def test_inspect_says_what_it_cannot_count_and_gives_no_silly_ratio(good: Good, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["inspect", str(dynamic_shape(good, tmp_path))])
+    assert result.exit_code == 0, result.output
+    assert "holds no weights" in result.output
+    assert "smaller" not in result.output
+    assert "warning: input 'x' has a dynamic shape [batch, 4]" in " ".join(result.output.split())
+    weight = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
+    small = _onnx(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[weight])
+    assert "take 64: no smaller." in CliRunner().invoke(main, ["inspect", str(small)]).output
 
 
 def test_the_good_files_are_accepted(good: Good, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Requests that cannot be right: exit code 2, one line that suggests what to do, no traceback without --debug."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,85 @@ def test_a_value_that_an_option_of_a_scheme_cannot_have_is_a_usage_error(
     assert result.exit_code == 2, result.output
     assert words in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model-option", "wide=32"), "no option 'wide'; its options: width, shortcut, activation"),
+        (("--model-option", "width=1.5"), "1.5, expected one of: int"),
+        (("--model-option", "width=0"), "at least 1"),
+        (("--model-option", "width"), "--model-option takes NAME=VALUE, got 'width'"),
+        (("--loss-option", "label_smoothing=much"), "'much', expected one of: float"),
+        (("--loss-option", "label_smoothing=2"), "in [0, 1)"),
+        (("--loss-option", "=3"), "--loss-option takes NAME=VALUE, got '=3'"),
+        (("--optimizer", "adam"), "adamw, sgd"),
+    ],
+)
+def test_options_of_models_losses_and_the_optimizer(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    result = call("train", "resnet8", *arguments, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_takes_what_python_takes_and_does_not_replace_what_it_made(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--model-option", "hidden=24,16", "--loss-option", "label_smoothing=0.1", "--optimizer", "sgd"]
+    command = ["train", "mlp", *options, "--epochs", "1", "--quiet", "--out", str(run)]
+    assert call(*command).exit_code == 0
+    config = json.loads((run / "checkpoint.json").read_text())["config"]
+    assert config["model_options"] == {"hidden": [24, 16]}
+    assert config["training"]["loss_options"] == {"label_smoothing": 0.1}
+    assert config["training"]["optimizer"] == "sgd"
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    result = call(*command)
+    assert result.exit_code == 2, result.output
+    for word in ("a ternary mlp (after epoch 1", "--resume", "--overwrite", "--out"):
+        assert word in result.output
+    assert call(*command, "--resume", "--overwrite").exit_code == 2
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert call(*command, "--resume").exit_code == 0
+    assert call(*command, "--overwrite").exit_code == 0
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    """With what it is and what was expected; exit 2 for a file in the place of a folder, or the other way round."""
+    import numpy as np
+    import onnx
+    import torch
+    from onnx import helper
+    from safetensors.torch import save_file
+
+    run, array, tensors, archive, model = (tmp_path / n for n in ("run", "x.npy", "m.safetensors", "m.pt", "m.bin"))
+    run.mkdir()
+    (run / "checkpoint.json").write_text("{}")
+    np.save(array, np.zeros(3))
+    save_file({"w": torch.zeros(3)}, tensors)
+    torch.save({"w": torch.zeros(3)}, archive)
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1,)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), model)
+    out = ("-o", str(tmp_path / "out"))
+    for command, path, status, words in (
+        ("compile", run, 2, "it is the folder of a checkpoint; export it first"),
+        ("inspect", run, 2, "it is the folder of a checkpoint; export it first"),
+        ("compile", tmp_path, 2, "a folder without a checkpoint in it"),
+        ("compile", array, 1, "an array saved by NumPy; expected a .onnx file"),
+        ("compile", tensors, 1, "a safetensors file: tensors without a graph; expected a .onnx file"),
+        ("inspect", archive, 1, "a file of torch.save (.pt, .pth); expected a .onnx file"),
+        ("export", model, 2, "it is an ONNX model; expected the folder that"),
+        ("export", tensors, 2, "a safetensors file: tensors without a graph; expected the folder that"),
+        ("export", tmp_path, 1, "a folder without a checkpoint in it; expected the folder that"),
+        ("run", model, 1, "an ONNX model, not yet a bundle: `subbyte compile"),
+    ):
+        options = () if command == "inspect" else ("--input", str(array)) if command == "run" else out
+        result = call(command, str(path), *options)
+        assert result.exit_code == status, (command, path, result.output)
+        assert words in result.output
+        assert "again" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_of_train_are_folders(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hand_graphs import Builder
 from lowered import kernels, kinds
 from run_plan import onnxruntime_outputs, random_inputs
 
+from subbyte.errors import ModelError
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower_graph
 
@@ -33,16 +34,7 @@ def float_network():
     return b.model(b.node("MatMul", hidden, b.constant(b.rng.normal(0, 0.3, (12, 5)))))
 
 
-@pytest.mark.parametrize(
-    ("activations", "weights", "per_channel", "symmetric"),
-    [
-        ("QUInt8", "QInt8", True, False),
-        ("QInt8", "QInt8", True, True),
-        ("QInt8", "QInt8", False, False),
-        ("QUInt8", "QUInt8", False, False),
-    ],
-)
-def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, weights, per_channel, symmetric):
+def quantized_by_onnxruntime(folder, activations, weights, per_channel, symmetric, opset=21):
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -54,30 +46,90 @@ def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, 
         def get_next(self):
             return self.left.pop() if self.left else None
 
+    network = float_network()
+    if opset < 21:
+        network.opset_import[0].version, network.ir_version = opset, 8
     logging.disable(logging.WARNING)  # its advice on pre-processing
     try:
-        onnx.save(float_network(), tmp_path / "f.onnx")
+        onnx.save(network, folder / "f.onnx")
         quantize_static(
-            tmp_path / "f.onnx",
-            tmp_path / "q.onnx",
+            folder / "f.onnx",
+            folder / "q.onnx",
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
             activation_type=QuantType[activations],
             weight_type=QuantType[weights],
-            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": weights == "QInt8"},
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": weights.startswith("QI")},
         )
     finally:
         logging.disable(logging.NOTSET)
-    model = onnx.load(tmp_path / "q.onnx")
+    return onnx.load(folder / "q.onnx")
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize(
+    ("activations", "weights", "per_channel", "symmetric"),
+    [
+        ("QUInt8", "QInt8", True, False),
+        ("QInt8", "QInt8", True, True),
+        ("QInt8", "QInt8", False, False),
+        ("QUInt8", "QUInt8", False, False),
+        ("QUInt8", "QInt4", True, False),
+        ("QInt8", "QInt4", False, False),
+        ("QInt8", "QUInt4", False, True),
+        ("QInt4", "QInt4", True, False),  # codes of 4 bits saturate at 4 bits, though a byte holds each
+        ("QUInt4", "QInt4", False, False),
+    ],
+)
+def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, weights, per_channel, symmetric, opset):
+    """Below opset 21 its quantizer writes 4 bits with operators of its own domain."""
+    model = quantized_by_onnxruntime(tmp_path, activations, weights, per_channel, symmetric, opset)
+    if opset < 21 and "4" in activations + weights:
+        assert ("com.microsoft", "DequantizeLinear") in {(node.domain, node.op_type) for node in model.graph.node}
     inputs = random_inputs(model)
     graph = lower_graph(model)
     assert kinds(graph).count("QuantizedProduct") == 4
     assert "FloatProduct" not in kinds(graph)
+    products = [kernel.operator for kernel in kernels(graph) if hasattr(kernel.operator, "weight")]
+    if "4" in weights:
+        assert max(product.weight.format.code_bits for product in products) <= 5  # uint4 less its zero point
     got, wanted = (next(iter(f(a, inputs).values())) for f, a in ((interpret, graph), (onnxruntime_outputs, model)))
     step = np.unique(np.abs(wanted[wanted != 0])).min()  # of the output's own quantizer, at least
     assert np.abs(got - wanted).max() <= step * 1.001
     assert np.mean(got == wanted) >= 0.6
+
+
+@pytest.mark.parametrize("activations", ["QInt8", "QInt4"])
+def test_a_file_in_onnxruntimes_own_domain_compiles_and_runs(tmp_path, activations):
+    import subbyte
+    from subbyte.export import inspect
+
+    model = quantized_by_onnxruntime(tmp_path, activations, "QInt4", True, False, 17)
+    subbyte.compile(tmp_path / "q.onnx", tmp_path / "q.subbyte", strict=True)
+    inputs = random_inputs(model)
+    with subbyte.load(tmp_path / "q.subbyte") as session:
+        got = session.run(inputs["x"])
+    (wanted,) = onnxruntime_outputs(model, inputs).values()
+    step = np.unique(np.abs(wanted[wanted != 0])).min()
+    assert np.abs(got - wanted).max() <= step * 1.001
+    found = inspect(tmp_path / "q.onnx")
+    assert {(layer.weight_format, layer.activation_format) for layer in found.layers} == {
+        ("int4", activations[1:].lower())
+    }
+
+
+def test_scales_that_do_not_fit_onnxruntimes_own_dequantize_linear_are_refused(tmp_path):
+    model = quantized_by_onnxruntime(tmp_path, "QUInt8", "QInt4", True, False, 17)
+    node = next(
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and any(a.name == "axis" for a in n.attribute)
+    )
+    del node.attribute[:]
+    with pytest.raises(ModelError, match="do not fit one scale for all"):
+        lower_graph(model)
+    node.attribute.append(helper.make_attribute("axis", 3))
+    with pytest.raises(ModelError, match="do not fit axis 3"):
+        lower_graph(model)
 
 
 def test_matmul_nbits_is_dequantized_and_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 
 import numpy as np
 import onnx
@@ -33,11 +34,23 @@ def test_a_missing_file_is_a_usage_error(tmp_path):
         load_model(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"PK\x03\x04" + b"\x00" * 64])
-def test_other_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is an empty file; expected a .onnx file"),
+        (b"hello", "it is a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"\x00" * 100, "or it is truncated or damaged"),
+        (b"PK\x03\x04" + b"\x00" * 64, "a damaged or truncated zip archive"),
+        (b"\x08\x0a\x12\x07pytorch", "or it is truncated or damaged"),
+        (struct.pack("<Q", 2) + b"{}", "a safetensors file"),
+    ],
+)
+def test_other_files_are_refused_with_what_they_are(tmp_path, content, words):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="not an ONNX file, or truncated"):
+    with pytest.raises(ModelError, match=f"m.onnx is not an ONNX file, .*{words}"):
         load_model(path)
 
 
@@ -183,6 +196,85 @@ def external(name, location):
     tensor = onnx.TensorProto(name=name, data_type=FLOAT, dims=[4, 4], data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=location)
     return tensor
+
+
+# ---- graphs that are ONNX, but make no sense ----
+
+
+def numbers(name, *values, shape=None):
+    return onnx.numpy_helper.from_array(np.array(values, np.float32).reshape(shape or -1), name)
+
+
+def test_a_graph_without_outputs_is_refused():
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])])
+    del model.graph.output[:]
+    with pytest.raises(ModelError, match="no outputs"):
+        load_model(model)
+
+
+def test_an_opset_from_the_future_is_refused_with_the_range():
+    newest = onnx.defs.onnx_opset_version()
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], opsets=[helper.make_opsetid("", 99)])
+    with pytest.raises(ModelError, match=f"opset 99;.*from 13 to {newest}"):
+        load_model(model)
+    model.opset_import[0].version = newest
+    assert read_graph(load_model(model)).opset == newest
+
+
+@pytest.mark.parametrize(
+    ("shapes", "attributes", "words"),
+    [
+        (((1, 3, 8, 8), (6, 4, 3, 3)), {}, r"3 channels in \[1, 3, 8, 8\]"),
+        (((1, 4, 8, 8), (6, 4, 3, 3)), {"group": 2}, "4 channels"),
+        (((1, 4, 8, 8), (5, 2, 3, 3)), {"group": 2}, r"\[5, 2, 3, 3\] in 2 group"),
+        (((1, 4, 8, 8), (6, 4, 3, 3), (5,)), {}, r"bias has shape \[5\], expected \[6\]"),
+        (((1, 4), (6, 4, 3, 3)), {}, "no convolution"),
+    ],
+)
+def test_a_convolution_of_the_wrong_shape_is_refused(shapes, attributes, words):
+    """Shape inference sees no channels; a kernel would read beyond its input."""
+    weights = [numbers(f"w{i}", *[1] * int(np.prod(shape)), shape=shape) for i, shape in enumerate(shapes[1:])]
+    node = helper.make_node("Conv", ["x", *(tensor.name for tensor in weights)], ["y"], "conv", **attributes)
+    with pytest.raises(ModelError, match=rf"'conv'.*{words}"):
+        read_graph(load_model(model_of([node], shape=shapes[0], constants=weights, rank=4)))
+
+
+@pytest.mark.parametrize(
+    ("op", "values", "transposed"),
+    [
+        ("MatMul", [1, np.nan, 2, 3], False),
+        ("MatMul", [1, np.inf, 2, 3], False),
+        ("MatMul", [1, np.nan, 2, 3], True),
+        ("Mul", [1, -np.inf, 2, 3], False),
+        ("Add", [1, np.inf, 2, 3], False),
+        ("Max", [1, np.nan, 2, 3], False),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(op, values, transposed):
+    nodes = [helper.make_node(op, ["x", "wt" if transposed else "w"], ["y"])]
+    if transposed:
+        nodes.insert(0, helper.make_node("Transpose", ["w"], ["wt"]))
+    shape = (1, 4) if transposed or op != "MatMul" else (4, 1)
+    with pytest.raises(ModelError, match=r"tensor 'w': 1 of its 4 elements are NaN or infinite.*Train it again"):
+        read_graph(load_model(model_of(nodes, constants=[numbers("w", *values, shape=shape)])))
+
+
+@pytest.mark.parametrize("op", ["Add", "Max", "Min"])
+def test_infinities_that_mask_or_bound_are_accepted(op):
+    values = numbers("w", 0, -np.inf, 0, 1, shape=(1, 4))
+    assert read_graph(load_model(model_of([helper.make_node(op, ["x", "w"], ["y"])], constants=[values]))).outputs
+
+
+def test_scales_of_groups_that_are_no_numbers_are_refused():
+    b = Builder()
+    codes = b.quantize(b.input(1, 40))
+    packed = b.constant(np.zeros((6, 20)), np.uint8)
+    scale = np.ones((6, 3), np.float32)
+    scale[2, 1] = np.inf
+    sizes = b.constant([6, 40], np.int64), b.constant(scale), b.constant(16, np.int64)
+    weight = b.node("Transpose", b.node("DequantizeInt4", packed, *sizes, domain="subbyte"))
+    with pytest.raises(ModelError, match="1 of its 18 elements are NaN or infinite"):
+        read_graph(load_model(b.model(b.node("MatMul", codes, weight))))
 
 
 # ---- low-bit payloads ----

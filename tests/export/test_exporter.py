@@ -336,3 +336,14 @@ def test_requests_that_cannot_be_right(tmp_path, options, message):
 def test_a_missing_folder_is_told_before_the_work(tmp_path):
     with pytest.raises(UsageError, match="there is no folder"):
         export(create("mlp", channels=1, size=8), tmp_path / "no" / "m.onnx", example=torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_diverged_is_refused_by_the_name_of_its_parameter(tmp_path, value):
+    example = torch.rand(2, 8)
+    model = quantize(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), "ternary", example=example)
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if name.startswith("2.") and p.dim() == 2)[0, 0] = value
+    with pytest.raises(ExportError, match=r"'2.weight' is NaN or infinite.*lower learning rate"):
+        export(model, tmp_path / "m.onnx", example=example[:1])
+    assert not (tmp_path / "m.onnx").exists()

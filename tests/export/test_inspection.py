@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.helper as helper
 import pytest
 from dialect_graphs import quantized_cnn
 
@@ -60,6 +62,63 @@ def test_qdq_files_of_onnxruntime_are_read():
     assert (conv.op, conv.weight_format, conv.activation_format, conv.shape) == ("Conv", "int8", "uint8", (8, 3, 3, 3))
     assert conv.macs == 2 * 8 * 3 * 3 * 27
     assert conv.parameter_bytes == 8 * 27 + 8 * (4 + 1) + 4 * 8  # weights, scale and zero point a channel, bias
+
+
+def product(op="MatMul", weight=(4, 3), shape=(1, 4), value=1.0, **attributes):
+    constant = onnx.numpy_helper.from_array(np.full(weight, value, np.float32), "w")
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * len(shape))
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "w"], ["y"], "layer", **attributes)], "g", [x], [y], [constant]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def saved(model, folder):
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (product(weight=(5, 3)), "'?layer.*Incompatible dimensions"),
+        (product("Gemm", weight=(5, 3)), "layer.*5 and 4"),
+        (product("Conv", weight=(6, 4, 3, 3), shape=(1, 3, 8, 8)), r"'layer' does not fit.*\[1, 3, 8, 8\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(model, words, tmp_path):
+    with pytest.raises(ModelError, match=words):
+        inspect(saved(model, tmp_path))
+
+
+def test_what_no_engine_could_run_is_refused(tmp_path):
+    model = product()
+    model.opset_import[0].version = 99
+    with pytest.raises(ModelError, match="opset 99; opsets up to"):
+        inspect(saved(model, tmp_path))
+    model = product()
+    del model.graph.output[:]
+    with pytest.raises(ModelError, match="no outputs"):
+        inspect(saved(model, tmp_path))
+
+
+def test_a_dynamic_shape_and_nan_are_warnings(tmp_path):
+    found = inspect(saved(product(shape=("batch", 4), value=np.nan), tmp_path))
+    assert found.macs == 0
+    assert found.inputs == {"x": (0, 4)}
+    dynamic, nan = found.warnings
+    assert "[batch, 4]" in dynamic
+    assert "'w' holds 12 NaN" in nan
+    assert inspect(product()).warnings == ()
+    assert inspect(product()).macs == 12
+
+
+def test_shapes_that_a_file_states_wrongly_do_not_matter(tmp_path):
+    """Engines go by what they infer."""
+    model = product()
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (3, 7)))
+    assert inspect(saved(model, tmp_path)).macs == 12
 
 
 def test_a_payload_that_does_not_fit_is_refused():

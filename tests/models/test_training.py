@@ -113,6 +113,57 @@ def test_resuming_another_run_is_refused(tmp_path: Path, few_digits: Data) -> No
         quick(few_digits, tmp_path, epochs=2, resume=True, model_options={"hidden": [33]})
 
 
+def test_options_given_as_tuples_resume(tmp_path: Path, few_digits: Data) -> None:
+    """JSON knows lists alone."""
+    quick(few_digits, tmp_path, epochs=1, model_options={"hidden": (32,)})
+    assert len(quick(few_digits, tmp_path, epochs=2, resume=True, model_options={"hidden": (32,)}).history) == 2
+
+
+# ---- a folder that is taken ----
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_trained_model_is_not_replaced_unasked(tmp_path: Path, few_digits: Data) -> None:
+    quick(few_digits, tmp_path, epochs=2)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"a ternary mlp \(after epoch 2, .*resume=True.*overwrite=True.*another out"):
+        quick(few_digits, tmp_path, epochs=1)
+    with pytest.raises(UsageError, match="ask for one of them"):
+        quick(few_digits, tmp_path, epochs=1, resume=True, overwrite=True)
+    assert contents(tmp_path) == before
+    assert len(quick(few_digits, tmp_path, "int8", epochs=1, overwrite=True).history) == 1
+    assert load_checkpoint(tmp_path).config.scheme == "int8"
+
+
+def test_a_checkpoint_without_its_state_is_not_replaced_by_resuming(tmp_path: Path, few_digits: Data) -> None:
+    """Such as one that was copied from elsewhere: there is nothing to go on from, and it would be lost."""
+    quick(few_digits, tmp_path, epochs=1)
+    (tmp_path / STATE).unlink()
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=f"without the {STATE} to go on from"):
+        quick(few_digits, tmp_path, epochs=1, resume=True)
+    (tmp_path / "checkpoint.json").write_bytes(b"{")
+    with pytest.raises(UsageError, match="a checkpoint, damaged or unfinished"):
+        quick(few_digits, tmp_path, epochs=1)
+    (tmp_path / "checkpoint.json").write_bytes(before["checkpoint.json"])
+    assert contents(tmp_path) == before
+
+
+def test_what_is_replaced_is_never_resumed(tmp_path: Path, few_digits: Data) -> None:
+    """A run that stops before its first checkpoint leaves the old model, but not the old state beside it."""
+    quick(few_digits, tmp_path, epochs=2)
+    before = contents(tmp_path)
+    with pytest.raises(RuntimeError, match="power"):
+        quick(few_digits, tmp_path, epochs=4, overwrite=True, callbacks=[StopAt(0)])
+    del before[STATE]
+    assert contents(tmp_path) == before
+    with pytest.raises(UsageError, match="to go on from"):
+        quick(few_digits, tmp_path, epochs=4, resume=True)
+
+
 def test_a_damaged_or_hostile_state_is_refused(tmp_path: Path, few_digits: Data) -> None:
     quick(few_digits, tmp_path, epochs=1)
     whole = (tmp_path / STATE).read_bytes()
@@ -316,10 +367,13 @@ def test_the_schedule_rises_and_falls() -> None:
         ({"loss": "kd"}, UsageError, "needs a teacher"),
         ({"teacher": "runs/teacher"}, UsageError, "learns nothing from a teacher"),
         ({"loss_options": {"gamma": 1}}, UsageError, "no option 'gamma'"),
+        ({"loss_options": {"label_smoothing": "much"}}, UsageError, "'much', expected one of: float"),
         ({"epochs": 0}, UsageError, "epochs must be positive"),
         ({"optimizer": "adam"}, UsageError, "adamw, sgd"),
         ({"learning_rate": -1.0}, UsageError, "learning_rate must be positive"),
         ({"model_options": {"wide": 3}}, UsageError, "no option 'wide'"),
+        ({"model_options": {"hidden": 32}}, UsageError, "32, expected one of: list of int"),
+        ({"model_options": {"hidden": [32, 0]}}, UsageError, "'hidden' is 0; it must be at least 1"),
         ({"strategy": "ddp_spawn"}, UsageError, "use 'ddp'"),
         ({"data": 3}, UsageError, "data must be"),
         ({"init": "/nowhere"}, CheckpointError, "is not a checkpoint"),

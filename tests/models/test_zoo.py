@@ -98,7 +98,7 @@ def test_names_options_and_sizes_that_do_not_fit() -> None:
         create("resnet9", channels=1)
     with pytest.raises(UsageError, match=r"no option 'widht'.*width"):
         create("resnet8", channels=1, widht=8)
-    with pytest.raises(UsageError, match="shortcut must be"):
+    with pytest.raises(UsageError, match="'none', expected one of: 'block', 'convolution'"):
         create("resnet8", channels=1, shortcut="none")
     with pytest.raises(UsageError, match="do not divide into patches of 4"):
         create("vit_micro", channels=1, size=30)

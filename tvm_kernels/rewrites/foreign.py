@@ -24,13 +24,15 @@ from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, Weights, 
 QONNX = "qonnx.custom_op.general"
 
 
+RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
+
+
 def codes_of(dtype: str, zero: int) -> ops.Codes | None:
-    """How a uint8 or int8 tensor of ONNX with that zero point lies in memory."""
-    if dtype == "uint8":
-        return ops.Codes(-zero, 255 - zero, zero)
-    if dtype == "int8":
-        return ops.Codes(-128 - zero, 127 - zero, 128 + zero)
-    return None
+    """How a tensor of ONNX of at most 8 bits with that zero point lies in memory: a byte for each element."""
+    if dtype not in RANGES:
+        return None
+    low, high = RANGES[dtype]
+    return ops.Codes(low - zero, high - zero, zero - low)
 
 
 def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:

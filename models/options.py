@@ -1,0 +1,49 @@
+"""Options given by name, to schemes, models and losses: each must be of the type that its annotation says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+def mistyped(make: Callable[..., Any], options: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first of `options` that is not of the type `make` annotates; None if nothing is."""
+    try:
+        hints = get_type_hints(make)
+    except NameError:  # annotations that only a type checker can resolve
+        return None
+    for option, value in options.items():
+        expected = _allowed(hints.get(option, Any))
+        if expected is not None and not any(_is(value, one) for one in expected):
+            return f"option '{option}' is {value!r}, expected one of: {', '.join(map(_words, expected))}"
+    return None
+
+
+def _allowed(hint: Any) -> list[Any] | None:
+    """The types and values that an annotation allows; None where it is none that we check."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return list(get_args(hint))
+    if origin in (Union, UnionType):
+        parts = [_allowed(None if part is type(None) else part) for part in get_args(hint)]
+        return None if any(part is None for part in parts) else [one for part in parts for one in part or ()]
+    if hint in (Sequence[int], Sequence[float]):
+        return [hint]
+    return [hint] if hint is None or hint in (int, float, str, bool) else None
+
+
+def _is(value: Any, expected: Any) -> bool:
+    if get_origin(expected) is Sequence:
+        return isinstance(value, (list, tuple)) and all(_is(item, get_args(expected)[0]) for item in value)
+    if not isinstance(expected, type):
+        return value is None if expected is None else bool(value == expected)
+    if isinstance(value, bool):  # an int to Python, but 1 is not what True means
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def _words(expected: Any) -> str:
+    if get_origin(expected) is Sequence:
+        return f"list of {get_args(expected)[0].__name__}"
+    return expected.__name__ if isinstance(expected, type) else repr(expected)
