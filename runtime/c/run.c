@@ -33,12 +33,14 @@ const char *subbyte_status_text(int32_t status) {
     case SUBBYTE_BAD_ABI: return "the model was compiled for another version of subbyte.h";
     case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
     case SUBBYTE_KERNEL_FAILED: return "a kernel failed";
+#if defined(__x86_64__) || defined(__i386__) || defined(__aarch64__) /* flash is dear where neither can happen */
     case SUBBYTE_REFUSED:
       return "the system refuses AMX's tile registers to this process (arch_prctl); compile the model again where it "
              "runs, with --target host";
     case SUBBYTE_LACKS_FEATURES:
       return "this CPU lacks features that the model was compiled for (subbyte_missing_features names them); compile the "
              "model again for this machine, with --target host, or with a smaller target such as x86-64-v3";
+#endif
     default: return "unknown status";
   }
 }
