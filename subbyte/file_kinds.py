@@ -6,7 +6,6 @@ To name another kind, add a row to `_STARTS` if its first bytes tell, else a fun
 from __future__ import annotations
 
 import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +47,8 @@ def kind_of(path: Path) -> str | None:
 def _zip(path: Path, start: bytes, size: int) -> str | None:
     if not start.startswith(b"PK\x03\x04"):
         return None
+    import zipfile  # slow to import, and whoever loads a good bundle never comes here
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
