@@ -169,13 +169,14 @@ def test_the_shapes_above_take_every_way_through_the_loops() -> None:
 
 
 def test_rows_leave_to_others_what_would_not_fill_tiles() -> None:
-    wide, narrow = MatMul(197, 384, 384), MatMul(2, 384, 384)
+    wide, narrow, small = MatMul(197, 384, 384), MatMul(2, 384, 1024), MatMul(130, 64, 32)
     for name, activation, fmt in (("dot-amx", ODD, "ternary"), ("binary-amx", Bits(384), "binary")):
-        ops = [QuantizedProduct("layer", g, activation, weight(g, fmt), Epilogue()) for g in (wide, narrow)]
+        ops = [QuantizedProduct("layer", g, activation, weight(g, fmt), Epilogue()) for g in (wide, narrow, small)]
         assert row(name).refuses(ops[0]) is None
         reason = row(name).refuses(ops[1])
         assert reason is not None
         assert reason.startswith("its tiles would be 12% full" if fmt == "ternary" else "2 positions are too few")
+        assert row(name).refuses(ops[2]) == "the layer is too small to set tile registers up for"
 
 
 def test_a_configuration_says_what_ldtilecfg_reads() -> None:

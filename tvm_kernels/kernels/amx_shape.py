@@ -17,6 +17,7 @@ ROW_BYTES = 64
 TILES = 8
 SUMS = 4  # tiles of sums
 WORD_SIGNS = 32
+WORTH_MACS = 400_000  # resnet8's layers of 150,000 are slower with tiles, those of 1,800,000 twice as fast
 REUSE = 4  # register tiles that meet the same weights, from which on it pays to keep those near
 PART_BYTES = 26_000  # of weights: with the activations they meet, they stay in a first-level cache of 48 KiB
 FLATTER = 0.8  # of the tiles: as long as the padding takes less, leaving it out is the simpler loop
@@ -113,8 +114,10 @@ def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
     return next((n for n in range(1, chunks) if chunks % n == 0 and row_bytes <= n * PART_BYTES), chunks)
 
 
-def too_empty(operands: Operands, least: float) -> str | None:
-    """The reason not to use tiles where less than that part of them would be full; for a row's `refuses`."""
+def not_worth(operands: Operands, least: float) -> str | None:
+    """The reason not to use tiles: so little work, or less than that part of them full. For a row's `refuses`."""
+    if operands.window.macs * operands.unpacked < WORTH_MACS:
+        return "the layer is too small to set tile registers up for"
     full = shape_of(operands).full
     if full >= least:
         return None

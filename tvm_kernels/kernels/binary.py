@@ -16,7 +16,7 @@ from tvm.tirx import IntImm
 
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels import amx, panels
-from subbyte.tvm_kernels.kernels.amx_shape import too_empty
+from subbyte.tvm_kernels.kernels.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.float_functions import lanes_of, splat
 from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.panels import effective_levels
@@ -113,7 +113,7 @@ def _why_not_tiles(op: QuantizedProduct) -> str | None:
     rows = window_of(op.geometry).rows
     if rows < WORTH_UNPACKING:
         return f"{rows} positions are too few to unpack the weights for"
-    return why_not(op) or too_empty(bytes_of(op), WORTH_TILES)
+    return why_not(op) or not_worth(bytes_of(op), WORTH_TILES)
 
 
 def _build(op: QuantizedProduct, instruction: Instruction) -> Built:

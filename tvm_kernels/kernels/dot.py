@@ -12,7 +12,7 @@ import numpy.typing as npt
 from subbyte.errors import FormatError
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.kernels import amx
-from subbyte.tvm_kernels.kernels.amx_shape import too_empty
+from subbyte.tvm_kernels.kernels.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.panels import codes_of, effective_levels
 from subbyte.tvm_kernels.kernels.product import ProductBuilder
@@ -103,7 +103,7 @@ def _why_not_tiles(op: QuantizedProduct) -> str | None:
         return reason
     if depth_groups(op):
         return "scales by group inside the sum"
-    return too_empty(operands_of(op, VNNI_512), WORTH_TILES)
+    return not_worth(operands_of(op, VNNI_512), WORTH_TILES)
 
 
 def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
