@@ -5,9 +5,10 @@
     python benchmarks/fashion_mnist.py --check             # then: export, compile, all 10,000 images at every stage
 
 Low-bit models start from the float one and have it as their teacher. The binary one has a shortcut around every
-convolution and starts from its own weights, and so does a second ternary one, whose epochs are ten in all. Each checkpoint is saved as it finishes, under runs/fashion-mnist/<scheme>;
-a run that was stopped goes on where it was. Accuracies are of the last epoch, in eval mode (exact integers), on all
-10,000 test images; nothing was chosen by them in this program.
+convolution and starts from its own weights, and so does a second ternary one, whose epochs are ten in all. Each
+checkpoint is saved as it finishes, under runs/fashion-mnist/<scheme>; a run that was stopped goes on where it was.
+Accuracies are of the last epoch, in eval mode (exact integers), on all 10,000 test images; nothing was chosen by them
+in this program.
 """
 
 from __future__ import annotations
