@@ -3,7 +3,9 @@
     python benchmarks/layers.py [--threads 1] [--seconds 2] [--only ternary] [--without amxint8] [--json layers.json]
 
 For every layer and scheme: a torch module is quantized, exported, compiled for this machine, loaded as a bundle, and
-timed in turn with onnxruntime on the float and on the int8 (onnxruntime's own quantizer) version of the same layer.
+timed in turn with onnxruntime on the float and on the int8 (onnxruntime's own quantizer) version of the same layer:
+ten calls of each in a row, as a layer that runs again and again, and call by call, each with the caches full of what
+the others left there.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "197x384x1536": (lambda: torch.nn.Linear(384, 1536), (1, 197, 384)),
     "conv 14x14x256->256": (lambda: torch.nn.Conv2d(256, 256, 3, padding=1), (1, 256, 14, 14)),
 }
+TURNS = (10, 1)  # calls of each contender in a row
 SCHEMES = ("int8", "ternary", "pow2", "int4", "binary")
 
 
@@ -59,21 +62,24 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     print(
-        f"{'layer':<22}{'scheme':<9}{'us min':>9}{'us med':>9}  {'vs float (min, med)':>20}  {'vs int8 (min, med)':>20}"
+        f"{'layer':<21}{'scheme':<9}{'turn':>4}{'us min':>9}{'us med':>9}"
+        f"{'vs float (min, med)':>22}{'vs int8 (min, med)':>22}"
     )
     for layer, (make, shape) in LAYERS.items():
         for scheme in arguments.only.split(",") if arguments.only else SCHEMES:
             with tempfile.TemporaryDirectory() as name:
                 bundle = build(make, shape, scheme, Path(name), frozenset(arguments.without.split(",")))
-                found = compare(bundle, threads=arguments.threads, seconds=arguments.seconds)
-            ours, floating, integer = found.contenders
-            rows.append({"layer": layer, "scheme": scheme, **found.to_json()})
-            print(
-                f"{layer:<22}{scheme:<9}{1e3 * ours.latency_min:>9.1f}{1e3 * ours.latency_median:>9.1f}"
-                f"  {floating.speedup_min:>9.2f} {floating.speedup_median:>9.2f}"
-                f"  {integer.speedup_min:>9.2f} {integer.speedup_median:>9.2f}",
-                flush=True,
-            )
+                for turn in TURNS:
+                    found = compare(bundle, threads=arguments.threads, seconds=arguments.seconds, turn=turn)
+                    ours, floating, integer = found.contenders
+                    rows.append({"layer": layer, "scheme": scheme, "turn": turn, **found.to_json()})
+                    print(
+                        f"{layer:<21}{scheme:<9}{turn:>4}"
+                        f"{1e3 * ours.latency_min:>9.1f}{1e3 * ours.latency_median:>9.1f}"
+                        f"{floating.speedup_min:>12.2f}{floating.speedup_median:>10.2f}"
+                        f"{integer.speedup_min:>12.2f}{integer.speedup_median:>10.2f}",
+                        flush=True,
+                    )
     if arguments.json:
         context = machine().to_json()
         arguments.json.write_text(json.dumps({"machine": context, "rows": rows}, indent=1, default=str))

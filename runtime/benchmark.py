@@ -231,20 +231,27 @@ def time_calls(call: Callable[[], object], seconds: float | None, iterations: in
     return np.array(samples, np.float64) / 1e9
 
 
-def interleave(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, Float64]:
+def interleave(calls: dict[str, Callable[[], object]], seconds: float, turn: int = 1) -> dict[str, Float64]:
     """Time several calls in turn, about `seconds` each, so that a disturbance meets all: seconds of each call by name.
 
-    Compare medians of the per-round ratios rather than of the times.
+    With a `turn` of 1 every call finds the caches as the others leave them. A longer one times so many calls in a row,
+    after one that is not timed and takes the caches back: what a model gets that runs again and again.
+    Compare medians of the per-round ratios rather than of the times. Raises UsageError for a turn below 1.
     """
+    if turn < 1:
+        raise UsageError(f"a turn of {turn} calls was asked for, expected at least 1")
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         warm_up(call, 3, WARMUP_SHARE * seconds)
     end = time.perf_counter() + seconds * len(calls)
     while time.perf_counter() < end:
         for name, call in calls.items():
-            before = time.perf_counter()
-            call()
-            samples[name].append(time.perf_counter() - before)
+            if turn > 1:
+                call()
+            for _ in range(turn):
+                before = time.perf_counter()
+                call()
+                samples[name].append(time.perf_counter() - before)
     return {name: np.array(values) for name, values in samples.items()}
 
 

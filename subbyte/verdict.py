@@ -132,11 +132,13 @@ def compare(
     data_path: str | Path | None = None,
     threads: int = 1,
     seconds: float = 3.0,
+    turn: int = 1,
     limit: int | None = None,
 ) -> Verdict:
     """Time the bundle, the float and the int8 model in turn for about `seconds` each, and score all three on `data`.
 
     `bundle` is a file, or what `prepare` made of one (and of `onnx`, `float_model`, `data`, `data_path`, `limit`).
+    `turn` is how many calls of each are timed in a row (`runtime.benchmark.interleave`).
     Raises what `prepare` raises, and MissingDependencyError without the `export` extra.
     """
     import subbyte
@@ -172,7 +174,7 @@ def compare(
             "onnxruntime float32": _bound(float_session, sample),
             "onnxruntime int8": _bound(integer_session, sample),
         }
-        times = interleave(calls, seconds)
+        times = interleave(calls, seconds, turn)
         scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
     sizes = {
         "subbyte": onnx_file.stat().st_size,

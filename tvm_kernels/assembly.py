@@ -286,6 +286,8 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
     node, operator = step.node, step.node.operator
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
     facts: dict[str, Any] = {}
+    if isinstance(operator, ops.BinarizedProduct):
+        operator = operator.product
     if isinstance(operator, ops.QuantizedProduct):
         facts = {
             "activation": _storage_name(operator.activation),

@@ -291,12 +291,16 @@ def set_epilogue(node: Node, steps: Sequence[ops.Step], forms: Sequence[ops.Form
 
 def renamed_tensors(op: ops.Operator, names: dict[str, str]) -> ops.Operator:
     """The operator with the run-time tensors of its epilogue called otherwise."""
-    if not isinstance(op, Fusing):
-        return op
+    if isinstance(op, ops.BinarizedProduct):
+        return replace(op, product=replace(op.product, epilogue=_renamed(op.product.epilogue, names)))
+    return replace(op, epilogue=_renamed(op.epilogue, names)) if isinstance(op, Fusing) else op
+
+
+def _renamed(epilogue: ops.Epilogue, names: dict[str, str]) -> ops.Epilogue:
     steps = tuple(
         replace(step, tensor=names.get(step.tensor, step.tensor))
         if isinstance(step, ops.RowScale | ops.Combine)
         else step
-        for step in op.epilogue.steps
+        for step in epilogue.steps
     )
-    return replace(op, epilogue=replace(op.epilogue, steps=steps))
+    return replace(epilogue, steps=steps)

@@ -5,6 +5,7 @@
     products    nodes that kernels start from             rewrites/products.py, pools.py
     epilogues   what follows joins the kernel             rewrites/epilogues.py
     moves       transposes, after the layout is known     rewrites/moves.py
+    quantizers  those that a chosen kernel takes over     rewrites/quantizers.py
 
 To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
 """
@@ -21,7 +22,7 @@ from subbyte.tvm_kernels import layout
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
-from subbyte.tvm_kernels.rewrites import codes, epilogues, foreign, levels, moves, pools, products, standard
+from subbyte.tvm_kernels.rewrites import codes, epilogues, foreign, levels, moves, pools, products, quantizers, standard
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def lower_graph(
         fallback.refuse(graph)
     layout.assign(graph)
     apply(graph, moves.RULES)
+    if features is not None:
+        quantizers.into_products(graph, features)
     return graph
 
 

@@ -222,6 +222,25 @@ class QuantizedProduct:
 
 
 @dataclass(frozen=True, eq=False)
+class BinarizedProduct:
+    """A quantizer and the one product that reads its signs: float32 [..., channels] in, in the layout of the product.
+
+    Stores the forms of the product's epilogue, then the bits that `quantizer` makes.
+    """
+
+    quantizer: ToBits
+    product: QuantizedProduct
+
+    @property
+    def name(self) -> str:
+        return self.product.name
+
+    @property
+    def epilogue(self) -> Epilogue:
+        return self.product.epilogue
+
+
+@dataclass(frozen=True, eq=False)
 class FloatProduct:
     """The float path: same geometry, float32 weights of the same shape; order of summation is free."""
 
@@ -331,6 +350,7 @@ class Permute:
 
 Operator = (
     QuantizedProduct
+    | BinarizedProduct
     | FloatProduct
     | BatchMatMul
     | Elementwise

@@ -93,6 +93,43 @@ def test_signs_are_padded_with_plus_one():
     assert product.geometry.padding == (1, 1, 1, 1)
 
 
+def binary_layers(second_reader: bool = False):
+    """Two products of signs one after the other; with `second_reader` a third one reads the first signs."""
+    b = Builder()
+    signs = b.binarize(b.input(150, 128), b.rng.uniform(-0.3, 0.3, (1, 128)))
+    y = b.linear(b.binarize(b.linear(signs, "binary", 96, 128)), "binary", 64, 96)
+    return b.model(*([y, b.linear(signs, "binary", 32, 128)] if second_reader else [y]))
+
+
+def test_a_product_makes_signs_that_it_alone_reads_where_a_row_for_both_is_preferred():
+    tiles = frozenset({"amxtile", "amxint8", "avx512bw", "avx512vpopcntdq", "avx2"})
+    joined = lower_graph(binary_layers(), tiles)
+    assert [type(node.operator).__name__ for node in kernels(joined)] == ["BinarizedProduct", "QuantizedProduct"]
+    first, second = kernels(joined)
+    assert len(first.outputs) == 2
+    assert first.outputs[0] == second.inputs[0]
+    assert isinstance(joined.values[first.outputs[1]].storage, ops.Bits)
+    assert first.outputs[1] in {node.output[0] for node in binary_layers().graph.node}
+    apart = ["Elementwise", "QuantizedProduct", "QuantizedProduct"]
+    assert [node.op for node in kernels(lower_graph(binary_layers(), tiles - {"amxtile"}))] == apart
+    assert "BinarizedProduct" not in kinds(lower_graph(binary_layers(second_reader=True), tiles))
+
+
+def test_the_plan_with_signs_that_products_make_gives_the_same_bits_and_shows_the_signs():
+    """Where this CPU has no row for both, the same plan with the quantizer on its own."""
+    model = binary_layers()
+    inputs = random_inputs(model)
+    outputs, trace = run_plan(lower(model, HOST), inputs)
+    (wanted,) = onnxruntime_outputs(model, inputs).values()
+    assert np.array_equal(*outputs.values(), wanted)
+    values = interpret(lower_graph(model), inputs, every=True)
+    shown = {tensor.name: array for tensor, array in trace}
+    signs = [node.output[0] for node in model.graph.node if node.op_type == "Binarize"]
+    assert len(signs) == 2
+    for name in signs:
+        assert np.array_equal(shown[name], values[name])
+
+
 @pytest.mark.parametrize(("fill", "fmt"), [(0.0, "binary"), (-1.0, "binary"), (1.0, "int4")])
 def test_signs_that_bits_cannot_serve_become_codes(fill, fmt):
     """A sign padded with 0 has three levels; other weights want codes: exact all the same."""

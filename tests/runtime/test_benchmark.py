@@ -139,6 +139,16 @@ def test_interleaved_calls_take_turns() -> None:
     assert order[-2 * rounds :] == ["a", "b"] * rounds
 
 
+def test_a_longer_turn_starts_with_a_call_that_is_not_timed() -> None:
+    order: list[str] = []
+    found = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.005, turn=3)
+    rounds = len(found["a"]) // 3
+    assert len(found["a"]) == len(found["b"]) == 3 * rounds > 0
+    assert order[-8 * rounds :] == ["a"] * 4 + ["b"] * 4 + (["a"] * 4 + ["b"] * 4) * (rounds - 1)
+    with pytest.raises(UsageError, match="expected at least 1"):
+        interleave({"a": lambda: None}, 0.005, turn=0)
+
+
 def test_pinning_is_undone() -> None:
     before = os.sched_getaffinity(0)
     with pinned(1) as cpus:

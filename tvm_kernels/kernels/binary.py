@@ -24,7 +24,7 @@ from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
-from subbyte.tvm_kernels.operators import Bits, Conv2d, Epilogue, QuantizedProduct, Scale
+from subbyte.tvm_kernels.operators import BinarizedProduct, Bits, Conv2d, Epilogue, QuantizedProduct, Scale
 
 WORD = 32
 WORTH_UNPACKING = 128  # positions: the 49 of a 7x7 image do not repay it, the 196 of 14x14 do
@@ -124,6 +124,22 @@ def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
 def binary_amx(op: QuantizedProduct) -> Built:
     """Signs unpacked to bytes, tile by tile, and tdpbusd."""
     return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
+
+
+def _why_not_binarize(op: BinarizedProduct) -> str | None:
+    """Why the signs cannot be made while the tiles of the input are copied, or would not all be made."""
+    geometry, channels = op.product.geometry, op.quantizer.storage.channels
+    if channels % WORD:
+        return f"{channels} channels are not whole words of {WORD}"
+    if isinstance(geometry, Conv2d) and geometry.stride != (1, 1):
+        return "a stride skips activations, whose signs would not be stored"
+    return _why_not_tiles(op.product)
+
+
+@kernel("binarize-amx", serves=BinarizedProduct, needs=amx.FEATURES, prefer=110, refuses=_why_not_binarize)
+def binarize_amx(op: BinarizedProduct) -> Built:
+    """binary-amx on float32: signs become bytes as they are made."""
+    return amx.AmxProduct(op.product, VNNI_512, bytes_of(op.product), op.quantizer).build()
 
 
 @kernel(

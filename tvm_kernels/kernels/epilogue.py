@@ -219,7 +219,7 @@ class EpilogueEmitter:
         output = self._signature.output(index, (self._rows, words), "uint32")
 
         def store(y: Any, place: Place) -> None:
-            bits = T.bind(self._pack(y >= threshold(place), place.lanes))
+            bits = T.bind(packed(y >= threshold(place), place.lanes, self._x86))
             analyzer = Analyzer()
             bit = analyzer.simplify(place.column % WORD)
             word = place.column // WORD
@@ -239,20 +239,21 @@ class EpilogueEmitter:
 
         return store
 
-    def _pack(self, condition: Any, lanes: int) -> Any:
-        """A uint32 whose bit i is lane i of a vector of booleans."""
-        if lanes == 1:
-            return T.Cast("uint32", condition)
-        if self._x86 and lanes in _MOVMSK:
-            dtype, name = _MOVMSK[lanes]
-            ones, zeros = splat(IntImm(dtype, -1), lanes), splat(IntImm(dtype, 0), lanes)
-            mask = T.Select(condition, ones, zeros)
-            if dtype == "int32":
-                mask = T.reinterpret(f"float32x{lanes}", mask)
-            return T.Cast("uint32", T.call_llvm_pure_intrin("int32", name, mask))
-        places = Shuffle([T.uint32(1 << lane) for lane in range(lanes)], list(range(lanes)))
-        chosen = T.Select(condition, places, splat(T.uint32(0), lanes))
-        return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
+
+def packed(condition: Any, lanes: int, x86: bool) -> Any:
+    """A uint32 whose bit i is lane i of a vector of booleans."""
+    if lanes == 1:
+        return T.Cast("uint32", condition)
+    if x86 and lanes in _MOVMSK:
+        dtype, name = _MOVMSK[lanes]
+        ones, zeros = splat(IntImm(dtype, -1), lanes), splat(IntImm(dtype, 0), lanes)
+        mask = T.Select(condition, ones, zeros)
+        if dtype == "int32":
+            mask = T.reinterpret(f"float32x{lanes}", mask)
+        return T.Cast("uint32", T.call_llvm_pure_intrin("int32", name, mask))
+    places = Shuffle([T.uint32(1 << lane) for lane in range(lanes)], list(range(lanes)))
+    chosen = T.Select(condition, places, splat(T.uint32(0), lanes))
+    return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
 
 
 def _without_idle_relu(epilogue: Epilogue) -> tuple[Step, ...]:

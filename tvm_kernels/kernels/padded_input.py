@@ -1,6 +1,7 @@
 """The activations of one tile, copied into the workspace: padded at the edges, channels rounded up, widened.
 
-Widened to 2, bytes become int16; widened to 8, the eight signs of a byte become bytes 0 and 1.
+Widened to 2, bytes become int16; widened to 8, the eight signs of a byte become bytes 0 and 1. Signs that are not made
+yet are made here, from the real numbers they stand for: one pass over them instead of three.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp, Shuffle
 
+from subbyte.tvm_kernels.kernels.epilogue import WORD, packed
 from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.tiling import Window
 
 RUN = 64  # bytes moved at once
 SIGNS = 8  # in a byte
+WORD_BYTES = WORD // SIGNS
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,47 @@ class PaddedInput:
                     vector = Shuffle([IntImm("uint8", v) for v in values], list(range(lanes)))
                 self._store(vector, into, here + done * self.widened, lanes)
                 done += lanes
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Where signs come from and go: float32 values [elements], threshold [channels] or [1], uint32 bits [words]."""
+
+    values: Any
+    threshold: Any
+    bits: Any
+
+
+class BinarizedInput(PaddedInput):
+    """A rule for copying float32 activations as signs, bytes 0 and 1; they are stored as bits as well.
+
+    Its `source` is a `Signs`. Bytes of the input's own layout are those of the bits, in whole words.
+    """
+
+    @property
+    def needed(self) -> bool:
+        return True
+
+    def _copy_row(self, source: Any, start: Any, into: Any, at: Any) -> None:
+        with T.serial(0, self.window.width * self.window.groups) as part:
+            first = T.bind(start + part * self.stored)
+            here = T.bind(at + part * self.copy.group)
+            channel = part % self.window.groups * (self.stored * SIGNS)
+            with T.serial(0, self.stored // WORD_BYTES) as word:
+                self._binarize(
+                    source, T.bind(first // WORD_BYTES + word), channel + word * WORD, into, here + word * WORD
+                )
+            for missing in range(self.stored * self.widened, self.rounded * self.widened):
+                T.buffer_store(into, IntImm("int8", 0), [here + missing])
+
+    def _binarize(self, source: Signs, word: Any, channel: Any, into: Any, at: Any) -> None:
+        """The signs of one word, whose first is of `channel`."""
+        each = int(source.threshold.shape[0]) > 1
+        threshold = source.threshold[Ramp(channel, 1, WORD)] if each else splat(source.threshold[0], WORD)
+        condition = T.bind(source.values[Ramp(word * WORD, 1, WORD)]) >= threshold
+        T.buffer_store(source.bits, packed(condition, WORD, x86=True), [word])
+        ones, zeros = (splat(IntImm("int8", number), WORD) for number in (1, 0))
+        T.buffer_store(into, T.Select(condition, ones, zeros), [Ramp(at, 1, WORD)])
 
 
 def _signs(value: Any, lanes: int) -> Any:

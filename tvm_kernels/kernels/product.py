@@ -22,13 +22,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.abi import ONCE
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.operands import Operands
-from subbyte.tvm_kernels.kernels.padded_input import Layout, PaddedInput
+from subbyte.tvm_kernels.kernels.padded_input import SIGNS, WORD_BYTES, BinarizedInput, Layout, PaddedInput, Signs
 from subbyte.tvm_kernels.kernels.panels import decode_panel, pack_panels
 from subbyte.tvm_kernels.kernels.register_tile import EmitsTiles, PanelTile, RegisterTile, loop, register_tile
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
@@ -56,14 +57,17 @@ class Cut:
 class ProductBuilder:
     """Builds one product; see the head of this file."""
 
-    def __init__(self, op: QuantizedProduct, instruction: Instruction, operands: Operands) -> None:
-        self.op, self.instruction, self.operands = op, instruction, operands
+    def __init__(
+        self, op: QuantizedProduct, instruction: Instruction, operands: Operands, quantizer: ToBits | None = None
+    ) -> None:
+        self.op, self.instruction, self.operands, self.quantizer = op, instruction, operands, quantizer
         self.window = window = operands.window
         cut = self.cut()
         self.positions, self.inline = cut.positions, cut.inline
         wide, unpacked = instruction.widened, operands.unpacked
         stored = window.channels // window.groups
-        self.input = PaddedInput(window, stored, cut.rounded, wide * unpacked, operands.fill)
+        rule = PaddedInput if quantizer is None else BinarizedInput
+        self.input = rule(window, stored, cut.rounded, wide * unpacked, operands.fill)
         depth = cut.rounded * unpacked
         self.panels = pack_panels(operands.codes, window.groups, depth, cut.vectors, instruction, cut.inline)
         self.row_groups = -(-window.out_height // self.positions.height)
@@ -142,11 +146,7 @@ class ProductBuilder:
             T.func_name("kernel")
             T.func_attr({"tirx.noalias": True})
             signature = Signature()
-            nbytes = window.batch * window.height * self.input.source.row
-            words = self.op.activation.dtype == "uint32"
-            self.source = signature.input(
-                OWN_INPUTS[0], (nbytes // 4 if words else nbytes,), "uint32" if words else "uint8"
-            )
+            self._declare_input(signature)
             self.weight = signature.constant("weight", self.panels.data)
             self.start = signature.constant("start", self.operands.start)
             self.scale: Any = None
@@ -159,18 +159,33 @@ class ProductBuilder:
             if self.workspace_bytes:
                 self.workspace = signature.workspace(self.workspace_bytes)
             self.declare(signature)
-            self._views(nbytes)
+            self._views()
             with T.parallel(0, window.batch * tiles.row_blocks * tiles.column_blocks) as tile, self.registers():
                 self._tile(tile)
         return Built(builder.get(), signature.parameters)
 
-    def _views(self, nbytes: int) -> None:
-        """Byte views: the input as uint8 for copying, whatever the inner loop reads as int8."""
-        self.input_bytes = T.decl_buffer((nbytes,), "uint8", data=self.source.data)
+    def _declare_input(self, signature: Signature) -> None:
+        """The activations, or the real numbers to quantize and a place for their signs."""
+        self.input_bytes = nbytes = self.window.batch * self.window.height * self.input.source.row
+        self.signs: Signs | None = None
+        if self.quantizer is None:
+            words = self.op.activation.dtype == "uint32"
+            shape, dtype = ((nbytes // 4,), "uint32") if words else ((nbytes,), "uint8")
+            self.source = signature.input(OWN_INPUTS[0], shape, dtype)
+            return
+        self.source = signature.input(OWN_INPUTS[0], (nbytes * SIGNS,), "float32")
+        threshold = signature.constant("threshold", np.asarray(self.quantizer.threshold, np.float32).reshape(-1))
+        bits = signature.output(len(self.op.epilogue.forms), (nbytes // WORD_BYTES,), "uint32")
+        self.signs = Signs(self.source, threshold, bits)
+
+    def _views(self) -> None:
+        """What copying reads, and as int8 whatever the inner loop reads."""
+        in_place = (self.input_bytes,)
+        self.copied: Any = self.signs or T.decl_buffer(in_place, "uint8", data=self.source.data)
         self.scratch: Any = None
         if self.workspace is not None:
             self.scratch = T.decl_buffer((self.workspace.shape[0],), "int8", data=self.workspace.data)
-        self.read = self.scratch if self.input.needed else T.decl_buffer((nbytes,), "int8", data=self.source.data)
+        self.read = self.scratch if self.input.needed else T.decl_buffer(in_place, "int8", data=self.source.data)
         size = self.panels.data.size
         self.operand = self.scratch if self.decodes else T.decl_buffer((size,), "int8", data=self.weight.data)
 
@@ -194,7 +209,7 @@ class ProductBuilder:
             rows = T.min(groups * height, window.out_height - first_row)
             copied = (rows - 1) * window.stride[0] + (window.kernel[0] - 1) * window.dilation[0] + 1
             with T.attr(0, ONCE, column_block == 0) if columns > 1 else nullcontext():
-                self.input.emit(self.input_bytes, image, T.bind(first_input), T.bind(copied), self.scratch)
+                self.input.emit(self.copied, image, T.bind(first_input), T.bind(copied), self.scratch)
             self.origin: Any = 0
         else:
             self.origin = T.bind((image * window.height + first_input) * self.layout.row)

@@ -231,6 +231,12 @@ def quantized_product(op: ops.QuantizedProduct, activations: Sequence[Array], te
     return epilogue(_ungrouped(total, op.geometry), op.epilogue, tensors)
 
 
+def binarized_product(op: ops.BinarizedProduct, activations: Sequence[Array], tensors: Tensors) -> list[Array]:
+    channels = op.quantizer.storage.channels
+    bits = store(activations[0].reshape(-1, channels), op.quantizer)
+    return [*quantized_product(op.product, [bits], tensors), bits]
+
+
 def float_product(op: ops.FloatProduct, activations: Sequence[Array], tensors: Tensors) -> list[Array]:
     left, right = _grouped_operands(activations[0], op.weight, op.geometry, 0)
     return epilogue(_ungrouped(np.matmul(left, right.swapaxes(1, 2)), op.geometry), op.epilogue, tensors)
@@ -305,6 +311,7 @@ def permute(op: ops.Permute, activations: Sequence[Array], tensors: Tensors) -> 
 
 _ARITHMETIC: dict[type, Callable[[Any, Sequence[Array], Tensors], list[Array]]] = {
     ops.QuantizedProduct: quantized_product,
+    ops.BinarizedProduct: binarized_product,
     ops.FloatProduct: float_product,
     ops.BatchMatMul: batch_matmul,
     ops.Elementwise: elementwise,

@@ -1,0 +1,46 @@
+"""Quantizers that a product takes over, once kernels can be chosen: one pass over the activations instead of two.
+
+Elementwise to bits -> QuantizedProduct   ->   BinarizedProduct
+
+The bits stay a value of the graph, which the kernel stores: `check` and `trace` see them as before.
+"""
+
+from __future__ import annotations
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.kernels.registry import choose
+
+
+def into_products(graph: Graph, features: frozenset[str]) -> None:
+    """Let products make the signs that they alone read, where a row that can is preferred to the product's own."""
+    for node in graph.order():
+        operator = node.operator
+        if not isinstance(operator, ops.Elementwise) or operator.epilogue.steps or len(node.outputs) > 1:
+            continue
+        (form,), (bits,) = operator.epilogue.forms, node.outputs
+        users = graph.users(bits)
+        if not isinstance(form, ops.ToBits) or bits in graph.outputs or len(users) != 1:
+            continue
+        (user,) = users
+        if isinstance(user.operator, ops.QuantizedProduct):
+            joined = ops.BinarizedProduct(form, user.operator)
+            if _preferred(joined, features):
+                _join(graph, node, user, joined)
+
+
+def _preferred(joined: ops.BinarizedProduct, features: frozenset[str]) -> bool:
+    try:
+        return choose(joined, features).kernel.prefer >= choose(joined.product, features).kernel.prefer
+    except CompileError:
+        return False
+
+
+def _join(graph: Graph, quantizer: Node, product: Node, operator: ops.BinarizedProduct) -> None:
+    inputs = [quantizer.inputs[0], *product.inputs[1:]]
+    outputs = [*product.outputs, quantizer.outputs[0]]
+    node = Node(type(operator).__name__, inputs, outputs, {}, product.name, "kernel", operator)
+    node.axis, node.reads = product.axis, product.reads
+    graph.remove(quantizer)
+    graph.replace_node(product, node)
