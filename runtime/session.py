@@ -61,6 +61,22 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
         raise
 
 
+class _Process:
+    """The process: another object in a forked child. Comparing it is cheaper than asking for the process's number."""
+
+
+_process = _Process()
+
+
+def _forked() -> None:
+    global _process
+    _process = _Process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Session:
     """A loaded model. One run at a time in a session (others wait); several sessions run at once, on any threads.
 
@@ -75,7 +91,7 @@ class Session:
         self.outputs: tuple[TensorInfo, ...] = self.manifest.outputs
         self._dtypes = {name: np.dtype(name) for name in native.DTYPES}
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._process = _process
         self._handle = ctypes.c_void_p()
         self._library: native.Library | None = None
         self._weights: memoryview | None = None
@@ -215,7 +231,7 @@ class Session:
 
     def close(self) -> None:
         """Release the C session, its threads, the library and the mapped weights; waits for a run that is under way."""
-        if self._pid != os.getpid():  # a forked child: the threads, and perhaps the lock's holder, are not here
+        if self._process is not _process:  # a forked child: the threads, and perhaps the lock's holder, are not here
             self._library = None
             return
         with self._lock:
@@ -254,7 +270,7 @@ class Session:
     def _native(self) -> native.Library:
         if self._library is None:
             raise SessionError(f"the session of '{self.manifest.name}' is closed: load the bundle again")
-        if self._pid != os.getpid():
+        if self._process is not _process:
             raise SessionError(
                 f"the session of '{self.manifest.name}' was made in another process and its threads did not survive "
                 f"the fork: load the bundle in this process"
@@ -282,13 +298,18 @@ class Session:
         input_pointers = (ctypes.c_void_p * max(1, len(inputs)))(*[array.ctypes.data for array in inputs])
         output_pointers = (ctypes.c_void_p * max(1, len(outputs)))(*[array.ctypes.data for array in outputs])
 
-        def call(_alive: object = (inputs, outputs, hook)) -> None:
-            self._native()  # before the lock: in a forked child nobody may be left to release it
-            with self._lock:
-                library = self._native()
-                status = library.run(self._handle, input_pointers, output_pointers, hook, None)
+        first, second = ctypes.addressof(input_pointers), ctypes.addressof(output_pointers)
+        run, lock = self._native().run, self._lock
+
+        def call(_alive: object = (inputs, outputs, hook, input_pointers, output_pointers)) -> None:
+            if self._process is not _process:  # before the lock: in a forked child nobody may be left to release it
+                self._native()
+            with lock:
+                if self._library is None:
+                    self._native()
+                status = run(self._handle, first, second, hook, None)
                 if status:
-                    library.check(status, f"running '{self.manifest.name}'")
+                    self._native().check(status, f"running '{self.manifest.name}'")
 
         return call
 
