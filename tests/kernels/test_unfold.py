@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
 from subbyte.tvm_kernels.kernels import execute, reference
-from subbyte.tvm_kernels.kernels.unfold import runs_of
+from subbyte.tvm_kernels.kernels.unfold import cut_into_runs
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Unfold
 
 BOTH: list[Generator] = ["llvm", "c"]
@@ -69,7 +69,7 @@ def test_the_reference_reads_windows_as_they_lie() -> None:
 def test_runs_cover_every_place_once(depth: int, longest: int, random: Any) -> None:
     order = list(range(depth))
     random.shuffle(order)
-    runs = runs_of(np.array(order), longest)
+    runs = cut_into_runs(np.array(order), longest)
     assert runs[:, 2].max() <= longest
     assert [element + i for _, element, length in runs for i in range(length)] == order
     assert [place + i for place, _, length in runs for i in range(length)] == list(range(depth))

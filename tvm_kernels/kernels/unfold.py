@@ -27,7 +27,7 @@ LANES = 16  # bytes of the longest run that is moved at once
 Integers = npt.NDArray[Any]
 
 
-def runs_of(order: Integers, longest: int = LANES) -> Integers:
+def cut_into_runs(order: Integers, longest: int = LANES) -> Integers:
     """[runs, 3]: first place in the line, first element of the window, and length of each run of `order`."""
     steps = np.flatnonzero(np.diff(order) != 1) + 1
     starts = np.concatenate([[0], steps, [len(order)]])
@@ -53,8 +53,8 @@ def unfold(op: Unfold) -> Built:
     rows = shape.batch * shape.out_height * shape.out_width
     block = rows_per_tile(rows, depth * groups)
     order = np.asarray(op.order)
-    lanes = lanes_of(runs_of(order)) if current_code_generator() == "llvm" else 1
-    runs = runs_of(order, lanes)
+    lanes = lanes_of(cut_into_runs(order)) if current_code_generator() == "llvm" else 1
+    runs = cut_into_runs(order, lanes)
     moved = runs[runs[:, 0] + lanes <= depth] if lanes > 1 else runs[:0]
     first_left = int(moved[-1, 0] + moved[-1, 2]) if len(moved) else 0
     with IRBuilder() as builder, T.prim_func():
