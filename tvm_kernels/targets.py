@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ class Target:
     zig_target: str = ""  # what `zig cc -target` calls it; empty: zig cannot build for it
     compilers: tuple[str, ...] = ()  # cross-compilers to look for, before zig
     install: str = ""  # how to get the first of them
-    code_generator: Literal["llvm", "c"] = field(default="llvm")
+    code_generator: Literal["llvm", "c"] = "llvm"
 
     def __post_init__(self) -> None:
         unknown = self.features - LLVM_FEATURES.keys()
@@ -200,16 +200,11 @@ register_target(
     )
 )
 register_target(
-    Target(
+    replace(
+        get_target("x86-64-v3"),
         name="x86-64-v4",
-        triple="x86_64-linux-gnu",
-        emitter="library",
         features=X86_64_V4,
         summary="Linux on x86-64 with AVX-512 F, BW, CD, DQ, VL (Skylake-X, Zen 4, and later)",
-        cpu="x86-64",
-        zig_target="x86_64-linux-gnu",
-        compilers=("x86_64-linux-gnu-gcc",),
-        install="apt install gcc-x86-64-linux-gnu, or pip install ziglang",
     )
 )
 register_target(
