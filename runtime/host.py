@@ -1,7 +1,7 @@
 """Whether this machine can run a bundle: operating system, processor, CPU features; and how many cores it lends us.
 
-Feature names are LLVM's ("avx512vnni", "dotprod"), as targets are written in them; the kernel's own spelling in
-/proc/cpuinfo ("avx512_vnni", "asimddp") is translated here.
+CPU features have several spellings: Linux's ("avx512_vnni", "bmi1"), LLVM's ("avx512vnni", "bmi") and that of
+tvm_kernels/targets.py ("avx512vnni", "bmi1"). `canonical` makes one of them, here and for the compiler.
 """
 
 from __future__ import annotations

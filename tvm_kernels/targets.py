@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subbyte.errors import UnknownNameError, UsageError
-from subbyte.runtime.host import permits_amx
+from subbyte.runtime.host import CPUINFO, canonical, cpu_features, machine, permits_amx
 
 # A feature that is not here is never given to LLVM, so generated code cannot depend on what a bundle does not record.
 LLVM_FEATURES = {
@@ -50,8 +50,6 @@ LLVM_FEATURES = {
     "sve": "sve",
     "dsp": "dsp",  # Armv7E-M: two 16-bit products an instruction
 }
-# Linux on AArch64 uses the hardware capabilities' names.
-CPUINFO_NAMES = {"asimd": "neon", "asimddp": "dotprod"}
 
 AMX = frozenset({"amxtile", "amxint8"})
 X86_64_V3 = frozenset(
@@ -87,13 +85,13 @@ class Target:
 
     @property
     def architecture(self) -> str:
-        """The first part of the triple, as `platform.machine()` names it: x86_64, aarch64, ..."""
+        """The first part of the triple: x86_64, aarch64, ..."""
         return self.triple.split("-")[0]
 
     @property
     def is_native(self) -> bool:
         """Whether this machine and system run its code, features aside."""
-        return self.architecture == _machine() and ("linux" in self.triple) == (platform.system() == "Linux")
+        return self.architecture == machine() and ("linux" in self.triple) == (platform.system() == "Linux")
 
     def tvm_target(self) -> Any:
         """The `tvm.target.Target` for code generation."""
@@ -110,28 +108,14 @@ class Target:
         return tvm.target.Target(row)
 
 
-def _machine() -> str:
-    machine = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-
-
-def _features_in(cpuinfo: str) -> frozenset[str]:
-    """The features of the first CPU in the text of /proc/cpuinfo."""
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            names = (flag.replace("_", "") for flag in value.split())
-            return frozenset(CPUINFO_NAMES.get(name, name) for name in names) & LLVM_FEATURES.keys()
-    return frozenset()
-
-
-def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+def host_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     """CPU features of this machine that generated code may use: from /proc/cpuinfo, else what LLVM knows of its CPU.
 
     Tile registers are left out where Linux does not lend them to this process.
     """
     if cpuinfo.exists():
-        features = _features_in(cpuinfo.read_text())
+        has = cpu_features(cpuinfo)
+        features = frozenset(name for name in LLVM_FEATURES if canonical(name) in has)
         return features - AMX if features & AMX and not permits_amx() else features
     import tvm
 
@@ -140,19 +124,19 @@ def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def _host() -> Target:
-    machine = _machine()
+    here = machine()
     system = {"Linux": "linux-gnu", "Darwin": "apple-darwin", "Windows": "windows-gnu"}.get(
         platform.system(), "linux-gnu"
     )
     return Target(
         name="host",
-        triple=f"{machine}-{system}",
+        triple=f"{here}-{system}",
         emitter="library",
         features=host_features(),
         summary="this machine, with all its CPU features",
-        cpu={"x86_64": "x86-64"}.get(machine, "generic"),
-        zig_target={"linux-gnu": f"{machine}-linux-gnu", "windows-gnu": f"{machine}-windows-gnu"}.get(
-            system, f"{machine}-macos"
+        cpu={"x86_64": "x86-64"}.get(here, "generic"),
+        zig_target={"linux-gnu": f"{here}-linux-gnu", "windows-gnu": f"{here}-windows-gnu"}.get(
+            system, f"{here}-macos"
         ),
         install="apt install gcc, or pip install ziglang",
     )

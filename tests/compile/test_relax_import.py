@@ -9,9 +9,9 @@ from hand_graphs import Builder
 from run_plan import onnxruntime_outputs, random_inputs, run_plan
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.kernels.execute import host_features
 from subbyte.tvm_kernels.lowering import lower
 from subbyte.tvm_kernels.relax_import import CONVERTERS, converter
+from subbyte.tvm_kernels.targets import host_features
 
 HOST = host_features()
 

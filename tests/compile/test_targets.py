@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from subbyte.errors import ToolchainError, UnknownNameError, UsageError
+from subbyte.runtime.host import canonical
 from subbyte.tvm_kernels.targets import (
     LLVM_FEATURES,
     Target,
@@ -43,6 +44,15 @@ def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path) -> None:
     assert host_features(path) == {"avx2", "avx512vnni", "sse41"}
     path.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
     assert host_features(path) == {"neon", "dotprod"}
+    path.write_text("processor\t: 0\nFeatures\t: asimd asimddp\n\nprocessor\t: 1\nFeatures\t: asimd\n")
+    assert host_features(path) == {"neon"}  # cores of two kinds: what both have, as the runtime asks
+
+
+def test_our_names_and_llvms_are_one_feature_to_the_runtime() -> None:
+    assert {name: canonical(name) for name in LLVM_FEATURES} == {
+        name: canonical(llvm) for name, llvm in LLVM_FEATURES.items()
+    }
+    assert len({canonical(name) for name in LLVM_FEATURES}) == len(LLVM_FEATURES)
 
 
 def test_llvm_is_told_exactly_the_features_of_the_row() -> None:

@@ -23,9 +23,9 @@ from subbyte.runtime.session import load
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.graph import Weight
 from subbyte.tvm_kernels.interpret import interpret
-from subbyte.tvm_kernels.kernels.execute import host_features
 from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.rewrites.products import lines_of_groups
+from subbyte.tvm_kernels.targets import host_features
 
 HOST = host_features()
 

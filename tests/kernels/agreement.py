@@ -14,6 +14,7 @@ from c_kernel import run_c
 from subbyte.tvm_kernels.kernels import execute, reference
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Kernel, rows
+from subbyte.tvm_kernels.targets import host_features
 
 Array = npt.NDArray[Any]
 Generator = Literal["llvm", "c"]
@@ -26,7 +27,7 @@ def row(serves: type, name: str) -> Kernel:
 
 def rows_here(serves: type, prefix: str = "") -> list[str]:
     """Names of the rows (with that prefix) that this CPU can run."""
-    return [r.name for r in rows(serves) if r.needs <= execute.host_features() and r.name.startswith(prefix)]
+    return [r.name for r in rows(serves) if r.needs <= host_features() and r.name.startswith(prefix)]
 
 
 def run(
@@ -41,7 +42,7 @@ def run(
         with tempfile.TemporaryDirectory() as folder:
             got = run_c(op, kernel, inputs, Path(folder))
     else:
-        got = execute.run(op, inputs, kernel, kernel.needs & execute.host_features())
+        got = execute.run(op, inputs, kernel, kernel.needs & host_features())
     wanted = reference.run(op, own, tensors)
     assert len(got) == len(wanted)
     for g, w in zip(got, wanted, strict=True):

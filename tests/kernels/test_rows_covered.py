@@ -6,9 +6,9 @@ import pytest
 from agreement import rows_here
 from products import runs_here
 
-from subbyte.tvm_kernels.kernels.execute import host_features
 from subbyte.tvm_kernels.kernels.registry import Kernel, rows
 from subbyte.tvm_kernels.operators import QuantizedProduct
+from subbyte.tvm_kernels.targets import host_features
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.serves.__name__}-{row.name}")

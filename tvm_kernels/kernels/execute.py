@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.kernels.registry import (
     Workspace,
     choose,
 )
-from subbyte.tvm_kernels.targets import LLVM_FEATURES, get_target
+from subbyte.tvm_kernels.targets import LLVM_FEATURES, get_target, host_features
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]
@@ -33,11 +33,6 @@ _IMPLIED = {
     "avx512bw": {"avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "popcnt"},
     "avx2": {"avx", "fma", "popcnt"},
 }
-
-
-def host_features() -> frozenset[str]:
-    """Features of this CPU, by the names that rows use."""
-    return get_target("host").features
 
 
 def host_target(features: frozenset[str] | None = None) -> Any:
