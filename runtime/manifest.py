@@ -70,10 +70,10 @@ class OperatorOutput:
 
 
 @dataclass(frozen=True)
-class OperatorInfo:
-    """One operator of the plan."""
+class OperatorRow:
+    """What the manifest and the compile report both say of one operator of the plan."""
 
-    name: str
+    name: str  # of the ONNX node
     kind: str
     kernel: str
     tiles: int
@@ -84,7 +84,13 @@ class OperatorInfo:
     weight_bytes: int
     input_bytes: int
     output_bytes: int
-    fallback: str | None
+    fallback: str | None  # why it runs in float although the file asks for low bit
+
+
+@dataclass(frozen=True)
+class OperatorInfo(OperatorRow):
+    """One operator of the plan."""
+
     outputs: tuple[OperatorOutput, ...]
 
 
@@ -126,11 +132,6 @@ class Manifest:
     def macs(self) -> int:
         """Multiply-accumulates of one inference."""
         return sum(operator.macs for operator in self.operators)
-
-
-def parse(data: bytes) -> Manifest:
-    """Read `manifest.json`; raises BundleError naming the field that is wrong."""
-    return from_dict(load(data))
 
 
 def load(data: bytes) -> dict[str, Any]:

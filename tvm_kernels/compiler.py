@@ -16,6 +16,7 @@ import numpy as np
 
 from subbyte.errors import CompileError, UsageError
 from subbyte.runtime.bundle import write_bundle
+from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.golden import Reference, golden_tensors
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
@@ -28,21 +29,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(OperatorRow):
     """What became of one operator."""
 
-    name: str  # of the ONNX node
-    kind: str
-    kernel: str
-    tiles: int
-    activation: str
-    weights: str
-    bits_per_weight: float
-    macs: int
-    weight_bytes: int
-    input_bytes: int
-    output_bytes: int
-    fallback: str | None  # why it runs in float although the file asks for low bit
     passed_over: tuple[tuple[str, str], ...]  # better kernels, and why not
 
 
