@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from subbyte.errors import UsageError
+
+
+def check_options(what: str, make: Callable[..., Any], known: Collection[str], options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` unless `what` has each of `options`, of the type that `make` annotates."""
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(f"{what} has no option '{unknown[0]}'; its options: {', '.join(known) or 'none'}.")
+    wrong = mistyped(make, options)
+    if wrong:
+        raise UsageError(f"{what}: {wrong}.")
 
 
 def mistyped(make: Callable[..., Any], options: Mapping[str, Any]) -> str | None:

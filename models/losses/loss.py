@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from subbyte.errors import UnknownNameError, UsageError
-from subbyte.models.options import mistyped
+from subbyte.models.options import check_options
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -115,13 +115,7 @@ def create_loss(name: str, **options: Any) -> Loss:
     Also for a value of another type than the option's annotation.
     """
     entry = get_loss(name)
-    unknown = sorted(set(options) - set(entry.options))
-    if unknown:
-        known = ", ".join(entry.options) or "none"
-        raise UsageError(f"loss '{name}' has no option '{unknown[0]}'; its options: {known}.")
-    wrong = mistyped(entry.build, options)
-    if wrong:
-        raise UsageError(f"loss '{name}': {wrong}.")
+    check_options(f"loss '{name}'", entry.build, entry.options, options)
     return entry.build(**options)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from subbyte.errors import UnknownNameError, UsageError
-from subbyte.models.options import mistyped
+from subbyte.models.options import check_options
 
 Size = tuple[int, int]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -85,14 +85,7 @@ def create(
     not fit.
     """
     entry = get_model(name)
-    unknown = sorted(set(options) - set(entry.options))
-    if unknown:
-        raise UsageError(
-            f"model '{name}' has no option '{unknown[0]}'; its options: {', '.join(entry.options) or 'none'}."
-        )
-    wrong = mistyped(entry.build, options)
-    if wrong:
-        raise UsageError(f"model '{name}': {wrong}.")
+    check_options(f"model '{name}'", entry.build, entry.options, options)
     if classes < 1 or channels < 1:
         raise UsageError(f"model '{name}' needs at least one class and one channel, got {classes} and {channels}.")
     return entry.build(
