@@ -18,7 +18,7 @@ from subbyte.errors import CompileError, UsageError
 from subbyte.runtime.bundle import write_bundle
 from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
-from subbyte.tvm_kernels.golden import Reference, golden_tensors
+from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
 from subbyte.tvm_kernels.targets import Target, get_target
 
@@ -130,8 +130,8 @@ def compile(
 
     with code_generator("c") if chosen.code_generator == "c" else nullcontext():
         plan = lower(model, chosen.features, strict=strict, name=name)
-    golden, reference = golden_tensors(model, plan, golden_inputs, seed)
-    return bundle_plan(plan, chosen, output, golden, reference, _source(model), keep)
+    golden, engine = golden_tensors(model, plan, golden_inputs, seed)
+    return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep)
 
 
 def bundle_plan(
@@ -139,13 +139,15 @@ def bundle_plan(
     target: Target,
     output: str | Path,
     golden: Golden | None = None,
-    reference: Reference | None = None,
+    engine: str = "none",
     source: Mapping[str, Any] | None = None,
     keep: str | Path | None = None,
 ) -> CompileReport:
-    """Generate code for a plan and write the bundle; what `compile` does after lowering."""
+    """Generate code for a plan and write the bundle; what `compile` does after lowering.
+
+    `engine`: what made the golden outputs.
+    """
     emitted = compile_plan(plan, target, golden)
-    made_by = reference.name if reference else "none"
     report = CompileReport(
         name=plan.name,
         target=target.name,
@@ -154,7 +156,7 @@ def bundle_plan(
         arena_bytes=plan.arena_bytes,
         workspace_bytes=emitted.workspace_bytes,
         weights_bytes=len(plan.weights),
-        golden=made_by,
+        golden=engine,
         sizes=emitted.sizes,
         path=Path(output),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.plan import Plan, Tensor
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Which engine made the golden outputs."""
-
-    name: str
 
 
 def random_inputs(inputs: Sequence[Tensor], seed: int = 0) -> list[Array]:
@@ -61,25 +53,25 @@ def read_inputs(given: Sequence[Any], inputs: Sequence[Tensor]) -> list[Array]:
 
 def golden_tensors(
     model: str | Path | onnx.ModelProto, plan: Plan, given: Sequence[Any] | None = None, seed: int = 0
-) -> tuple[Golden, Reference]:
-    """Inputs (given, or random from `seed`) and the outputs of onnxruntime, or of onnx.reference without it."""
+) -> tuple[Golden, str]:
+    """Inputs (given, or random from `seed`), the outputs, and what made those: onnxruntime, or else onnx.reference."""
     inputs = random_inputs(plan.inputs, seed) if given is None else read_inputs(given, plan.inputs)
     feeds = {tensor.name: array for tensor, array in zip(plan.inputs, inputs, strict=True)}
     names = [tensor.name for tensor in plan.outputs]
-    outputs, reference = _reference_outputs(model, names, feeds)
+    outputs, engine = _reference_outputs(model, names, feeds)
     made = tuple(np.ascontiguousarray(array) for array in outputs)
     for tensor, array in zip(plan.outputs, made, strict=True):
         if array.shape != tuple(tensor.shape) or str(array.dtype) != tensor.dtype:
             raise ModelError(
-                f"output '{tensor.name}' of {reference.name} is {array.dtype} {list(array.shape)}; "
+                f"output '{tensor.name}' of {engine} is {array.dtype} {list(array.shape)}; "
                 f"the compiled model has {tensor.dtype} {list(tensor.shape)}"
             )
-    return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), reference
+    return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), engine
 
 
 def _reference_outputs(
     model: str | Path | onnx.ModelProto, names: list[str], feeds: dict[str, Array]
-) -> tuple[list[Array], Reference]:
+) -> tuple[list[Array], str]:
     try:
         import onnxruntime
     except ImportError:
@@ -95,12 +87,12 @@ def _reference_outputs(
         outputs = session.run(names, feeds)
     except Exception:  # onnxruntime's own kinds: an operator or version it lacks; onnx.reference may have it
         return _onnx_reference(model, names, feeds)
-    return outputs, Reference(f"onnxruntime {onnxruntime.__version__} without optimisation")
+    return outputs, f"onnxruntime {onnxruntime.__version__} without optimisation"
 
 
 def _onnx_reference(
     model: str | Path | onnx.ModelProto, names: list[str], feeds: dict[str, Array]
-) -> tuple[list[Array], Reference]:
+) -> tuple[list[Array], str]:
     from onnx.reference import ReferenceEvaluator
 
     loaded = model if isinstance(model, onnx.ModelProto) else onnx.load(str(model))
@@ -108,4 +100,4 @@ def _onnx_reference(
         outputs = ReferenceEvaluator(loaded).run(names, feeds)
     except Exception as error:  # the evaluator raises many kinds
         raise ModelError(f"no reference could run the model for its golden outputs: {error}") from error
-    return [np.asarray(output) for output in outputs], Reference(f"onnx.reference {onnx.__version__}")
+    return [np.asarray(output) for output in outputs], f"onnx.reference {onnx.__version__}"
