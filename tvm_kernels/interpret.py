@@ -1,6 +1,6 @@
 """Run a lowered graph in NumPy: each kernel by its reference arithmetic, the rest by ONNX's reference evaluator.
 
-Slow and exact; tests and golden outputs use it, and it needs neither TVM nor a compiler.
+Slow and exact; tests compare with it, and it needs neither TVM nor a compiler.
 """
 
 from __future__ import annotations

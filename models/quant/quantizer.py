@@ -1,4 +1,4 @@
-"""What a quantizer is (design.md, contract 2): the base classes of weight and activation quantizers, and their configs.
+"""What a quantizer is: the base classes of weight and activation quantizers, and their configs.
 
 Codes are integer-valued float32 *levels* (the stored bit patterns are made by `export`). In every mode
 `fake_quantize(x) == dequantize(codes(x))` exactly; the difference is that `fake_quantize` has a gradient.
