@@ -15,6 +15,8 @@ from subbyte.tvm_kernels.kernels.registry import Kernel
 from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul, QuantizedProduct
 
 Array = npt.NDArray[Any]
+SIGNED = Codes(-128, 127, 128)
+UNSIGNED = Codes(0, 255)
 
 CONVOLUTIONS = {
     "no padding": Conv2d(1, 6, 17, 8, 16, (3, 3)),
@@ -39,6 +41,21 @@ def row(name: str) -> Kernel:
 def runs_here(name: str) -> bool:
     """Whether this CPU has what the row needs."""
     return name in rows_here(QuantizedProduct)
+
+
+def rows_of(geometry: MatMul | Conv2d) -> int:
+    """Rows of the product: positions of a convolution."""
+    return geometry.rows if isinstance(geometry, MatMul) else geometry.batch * geometry.out_height * geometry.out_width
+
+
+def columns_of(geometry: MatMul | Conv2d) -> int:
+    """Columns of the product: output channels of a convolution."""
+    return geometry.columns if isinstance(geometry, MatMul) else geometry.out_channels
+
+
+def signs(geometry: MatMul | Conv2d) -> Bits:
+    """Signs as activations of the product."""
+    return Bits(geometry.depth if isinstance(geometry, MatMul) else geometry.channels)
 
 
 def weight(geometry: MatMul | Conv2d, fmt: str, group: int = 0, levels: Array | None = None) -> LowBitTensor:

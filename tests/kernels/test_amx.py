@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import CONVOLUTIONS, row, runs_here, stored_input, weight
+from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, row, rows_of, runs_here, signs, stored_input, weight
 
 from subbyte.tvm_kernels.kernels import amx, binary, dot, reference
 from subbyte.tvm_kernels.kernels.amx_shape import Shape, shape_of
@@ -79,10 +79,6 @@ def differences(
     return sum(int((g.reshape(w.shape) != w).sum()) for g, w in zip(got, wanted, strict=True))
 
 
-def signs(geometry: MatMul | Conv2d) -> Bits:
-    return Bits(geometry.depth if isinstance(geometry, MatMul) else geometry.channels)
-
-
 @needs_tiles
 @pytest.mark.parametrize("name", sorted(SHAPES))
 @pytest.mark.parametrize("fmt", ["int8", "int4", "ternary"])
@@ -101,9 +97,7 @@ def test_products_of_signs(name: str) -> None:
 @pytest.mark.parametrize("level", [-128, 127])
 def test_extremes(level: int) -> None:
     geometry = MatMul(20, 256, 32)
-    op = QuantizedProduct(
-        "layer", geometry, Codes(0, 255), weight(geometry, "int8", levels=np.array(level)), Epilogue()
-    )
+    op = QuantizedProduct("layer", geometry, UNSIGNED, weight(geometry, "int8", levels=np.array(level)), Epilogue())
     stored = np.full((20, 256), 255, np.uint8)
     kernel = Executable(row("dot-amx").build(op), host_target(amx.FEATURES))
     assert (kernel([stored])[0] == 256 * 255 * level).all()
@@ -116,8 +110,7 @@ def test_extremes(level: int) -> None:
 def test_every_form_of_output_and_a_residual(geometry: MatMul | Conv2d) -> None:
     """Positions that two tiles compute are stored once: a residual may lie where the output goes."""
     rng = np.random.default_rng(3)
-    columns = geometry.columns if isinstance(geometry, MatMul) else geometry.out_channels
-    rows = geometry.rows if isinstance(geometry, MatMul) else 6 * 21
+    rows, columns = rows_of(geometry), columns_of(geometry)
     steps = (
         Scale(constant(rng.random(columns))),
         Bias(constant(rng.standard_normal(columns))),
@@ -125,7 +118,7 @@ def test_every_form_of_output_and_a_residual(geometry: MatMul | Conv2d) -> None:
     )
     forms = (
         ToFloat(),
-        ToCodes(0.01, Codes(-128, 127, 128)),
+        ToCodes(0.01, SIGNED),
         ToBits(constant(rng.standard_normal(columns)), Bits(columns)),
     )
     other = rng.standard_normal((rows, columns)).astype(np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import differences, row, runs_here, stored_input, weight
+from products import UNSIGNED, differences, row, runs_here, signs, stored_input, weight
 
 from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.kernels.execute import run
@@ -28,10 +28,6 @@ ROWS = [r for r in ("binary-avx512-vpopcnt", "binary-avx2") if runs_here(r)]
 
 def test_some_row_runs_here() -> None:
     assert ROWS, "no binary row can run on this CPU, so nothing below was tested"
-
-
-def signs(geometry: MatMul | Conv2d) -> Bits:
-    return Bits(geometry.depth if isinstance(geometry, MatMul) else geometry.channels)
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -114,6 +110,6 @@ def test_refusals_say_why() -> None:
 
     assert reason(MatMul(1, 64, 8), "binary", Bits(64)) is None
     assert reason(MatMul(1, 64, 8), "ternary", Bits(64)) == "weights are ternary, not signs"
-    assert reason(MatMul(1, 64, 8), "binary", Codes(0, 255)) == "activations are codes, not bits"
+    assert reason(MatMul(1, 64, 8), "binary", UNSIGNED) == "activations are codes, not bits"
     groups = Conv2d(1, 4, 4, 40, 8, (3, 3), groups=2)
     assert reason(groups, "binary", Bits(40)) == "groups of 20 channels are not whole words of 32"

@@ -9,7 +9,7 @@ import pytest
 from agreement import Generator, differing, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import stored_input, weight
+from products import columns_of, signs, stored_input, weight
 
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import choose
@@ -43,10 +43,8 @@ def epilogue(channels: int, seed: int = 0, steps: tuple[Any, ...] = (Activate("r
 
 
 def differences(kernel: str, shape: Any, by: Generator) -> int:
-    inside = shape.depth if isinstance(shape, MatMul) else shape.channels
-    outside = shape.columns if isinstance(shape, MatMul) else shape.out_channels
-    op = QuantizedProduct("layer", shape, Bits(inside), weight(shape, "binary"), epilogue(outside))
-    return differing(op, kernel, [stored_input(shape, Bits(inside))], by)
+    op = QuantizedProduct("layer", shape, signs(shape), weight(shape, "binary"), epilogue(columns_of(shape)))
+    return differing(op, kernel, [stored_input(shape, signs(shape))], by)
 
 
 def depthwise(channels: int, kernel: tuple[int, int], **more: Any) -> Conv2d:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import Generator, differing, row, rows_here
-from products import stored_input, weight
+from products import SIGNED, stored_input, weight
 
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,
-    Codes,
     Conv2d,
     Epilogue,
     QuantizedProduct,
@@ -22,7 +21,6 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
 )
 
-SIGNED = Codes(-128, 127, 128)
 ROWS = rows_here(QuantizedProduct, "depthwise")
 BOTH: list[Any] = [(name, "llvm") for name in ROWS] + [("depthwise-portable", "c")]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import CONVOLUTIONS, differences, row, runs_here, stored_input, weight
+from products import CONVOLUTIONS, SIGNED, UNSIGNED, differences, row, runs_here, stored_input, weight
 
 from subbyte.formats import LowBitTensor, PerChannel, get
 from subbyte.tvm_kernels.operators import (
@@ -26,8 +26,6 @@ from subbyte.tvm_kernels.operators import (
 
 ROWS = [r for r in ("dot-avx512-vnni", "dot-avx-vnni", "dot-avx512", "dot-avx2") if runs_here(r)]
 FORMATS = ["int8", "int5", "int4", "int2", "ternary", "pow2_4", "pow2_3n", "pow2_2n", "binary", "uint4"]
-SIGNED = Codes(-128, 127, 128)
-UNSIGNED = Codes(0, 255)
 ODD = Codes(-3, 252, 3)
 
 

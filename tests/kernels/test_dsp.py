@@ -9,7 +9,7 @@ import pytest
 from agreement import differing, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import stored_input, weight
+from products import SIGNED, UNSIGNED, stored_input, weight
 
 from subbyte.tvm_kernels.kernels.pairs import pack_pairs
 from subbyte.tvm_kernels.kernels.registry import Constant, choose
@@ -28,8 +28,6 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
 )
 
-SIGNED = Codes(-128, 127, 128)
-UNSIGNED = Codes(0, 255)
 FORMATS = ["binary", "ternary", "int2", "int3", "int4", "int5", "int6", "int7", "int8", "uint4", "uint8"]
 FORMATS += ["pow2_2", "pow2_3n", "pow2_4", "pow2_5"]
 DEPTHWISE = Conv2d(1, 5, 4, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=8)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import error, rows_here, run
+from products import SIGNED, columns_of, rows_of
 
 from subbyte.tvm_kernels.operators import (
     Activate,
     BatchMatMul,
     Bias,
     Bits,
-    Codes,
     Combine,
     Conv2d,
     Epilogue,
@@ -82,8 +82,7 @@ def test_float_product_in_c(name: str) -> None:
 @pytest.mark.parametrize("kernel", rows_here(FloatProduct, "float"))
 @pytest.mark.parametrize("shape", [MatMul(13, 40, 70), Conv2d(1, 4, 5, 6, 42, (3, 3), padding=(1, 1, 1, 1), groups=3)])
 def test_epilogue_of_a_float_product(shape: MatMul | Conv2d, kernel: str) -> None:
-    columns = shape.columns if isinstance(shape, MatMul) else shape.out_channels
-    rows = shape.rows if isinstance(shape, MatMul) else shape.batch * shape.out_height * shape.out_width
+    rows, columns = rows_of(shape), columns_of(shape)
     steps = (
         Scale(numbers(columns)),
         RowScale("step"),
@@ -91,7 +90,7 @@ def test_epilogue_of_a_float_product(shape: MatMul | Conv2d, kernel: str) -> Non
         Combine("multiply", "gate"),
         Activate("silu"),
     )
-    forms = (ToFloat(), ToBits(constant(0.25), Bits(columns)), ToCodes(30.0, Codes(-128, 127, 128)))
+    forms = (ToFloat(), ToBits(constant(0.25), Bits(columns)), ToCodes(30.0, SIGNED))
     op, own = product(shape, Epilogue(steps, forms))
     tensors = {"step": numbers(rows, 1), "gate": numbers(rows, columns)}
     (real, bits, codes), (want, want_bits, want_codes) = run(op, kernel, [own], tensors)

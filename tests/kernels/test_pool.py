@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import Generator, differing, error, row, rows_here
+from products import SIGNED
 
 from subbyte.tvm_kernels.operators import (
     Bits,
-    Codes,
     Conv2d,
     Epilogue,
     Float,
@@ -24,7 +24,6 @@ from subbyte.tvm_kernels.operators import (
 
 RNG = np.random.default_rng(17)
 KERNELS: list[Any] = [(name, "llvm") for name in rows_here(Pool2d)] + [("pool-portable", "c")]
-SIGNED = Codes(-128, 127, 128)
 SHAPES = {
     "one pixel": Conv2d(1, 1, 1, 1, 1, (1, 1)),
     "global": Conv2d(2, 5, 4, 37, 37, (5, 4), groups=37),

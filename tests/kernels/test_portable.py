@@ -9,7 +9,7 @@ import pytest
 from agreement import Generator, differing, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import differences, stored_input, weight
+from products import SIGNED, UNSIGNED, columns_of, differences, rows_of, signs, stored_input, weight
 
 from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, PerTensor, get
 from subbyte.tvm_kernels.kernels.registry import Constant
@@ -31,8 +31,6 @@ from subbyte.tvm_kernels.operators import (
     constant,
 )
 
-SIGNED = Codes(-128, 127, 128)
-UNSIGNED = Codes(0, 255)
 FORMATS = ["binary", "ternary", "int2", "int3", "int4", "int5", "int6", "int7", "int8", "uint4", "uint8"]
 FORMATS += ["pow2_2", "pow2_3n", "pow2_4", "pow2_5", "pow2_5n"]
 BOTH: list[Generator] = ["llvm", "c"]
@@ -135,8 +133,7 @@ BINARY = {
 @pytest.mark.parametrize("kernel", ["portable-popcount", "portable"])
 @pytest.mark.parametrize("shape", BINARY.values(), ids=BINARY.keys())
 def test_bits_times_binary(shape: Any, kernel: str, by: Generator) -> None:
-    channels = shape.depth if isinstance(shape, MatMul) else shape.channels
-    assert differences(kernel, shape, Bits(channels), weight(shape, "binary"), by=by) == 0
+    assert differences(kernel, shape, signs(shape), weight(shape, "binary"), by=by) == 0
 
 
 @pytest.mark.parametrize("by", BOTH)
@@ -176,8 +173,7 @@ def test_sums_of_bytes_that_could_overflow_are_refused() -> None:
 )
 def test_epilogues_with_all_forms(shape: Any, by: Generator) -> None:
     rng = np.random.default_rng(5)
-    columns = shape.columns if isinstance(shape, MatMul) else shape.out_channels
-    rows = shape.rows if isinstance(shape, MatMul) else shape.batch * shape.out_height * shape.out_width
+    rows, columns = rows_of(shape), columns_of(shape)
 
     def numbers(*dims: int) -> Any:
         return rng.standard_normal(dims).astype(np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import Generator, differing, error, rows_here, run
+from products import SIGNED
 
 from subbyte.tvm_kernels.kernels.rowwise import tail
 from subbyte.tvm_kernels.operators import (
@@ -31,7 +32,6 @@ from subbyte.tvm_kernels.operators import (
 
 RNG = np.random.default_rng(13)
 SHAPES = [(1, 1), (3, 7), (5, 67), (20, 197), (130, 64)]
-SIGNED = Codes(-128, 127, 128)
 
 
 def numbers(*shape: int) -> Any:
