@@ -1,13 +1,8 @@
-"""Sessions over a real library: right numbers, no copies, strict inputs, many at once, and nothing left behind."""
+"""Sessions over a real library: right numbers, no copies, strict inputs, and no library but the bundle's own."""
 
 from __future__ import annotations
 
-import _ctypes
-import gc
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from tiny_bundle import example, npy, reference, tiny_manifest, tiny_members
 
 from subbyte.errors import BundleError, InputError, SessionError, UsageError
-from subbyte.runtime import Session, load, native, open_bundle, write_bundle
+from subbyte.runtime import Session, load, open_bundle, write_bundle
 from subbyte.runtime.manifest import OperatorOutput
 from subbyte.runtime.tracing import decode, signs
 
@@ -95,6 +90,13 @@ def test_golden_that_is_no_array(tmp_path: Path, library: bytes, data: bytes) ->
         load(write_bundle(tmp_path / "b.subbyte", tiny_manifest(), members), threads=1) as session,
         pytest.raises(BundleError, match=r"golden/input_0\.npy"),
     ):
+        session.check_golden()
+
+
+def test_a_bundle_without_golden_outputs(tmp_path: Path, library: bytes) -> None:
+    members = {name: data for name, data in tiny_members(library).items() if "golden" not in name}
+    path = write_bundle(tmp_path / "b.subbyte", tiny_manifest(), members)
+    with load(path, threads=1) as session, pytest.raises(BundleError, match="no member 'golden"):
         session.check_golden()
 
 
@@ -228,170 +230,6 @@ def test_wrong_threads(bundle_path: Path, threads: Any) -> None:
         load(bundle_path, threads=threads)
 
 
-# ---- many at once ----
-
-
-def test_many_sessions_and_threads_at_once(bundle_path: Path) -> None:
-    wrong: list[str] = []
-    sessions = [load(bundle_path, threads=threads) for threads in (1, 1, 2)]
-
-    def work(seed: int) -> None:
-        for step in range(60):
-            x = example(100 * seed + step)
-            session = sessions[(seed + step) % len(sessions)]
-            got = session.run(x)
-            if not np.array_equal(got["y"], reference(x)["y"]):  # type: ignore[index]
-                wrong.append(f"thread {seed} step {step}")
-
-    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    for session in sessions:
-        session.close()
-    assert wrong == []
-
-
-def test_close_while_others_run(bundle_path: Path) -> None:
-    session = load(bundle_path, threads=2)
-    outcome: list[str] = []
-
-    def work() -> None:
-        try:
-            while True:
-                session.run(example())
-        except SessionError as error:
-            outcome.append(str(error))
-
-    workers = [threading.Thread(target=work) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    session.close()
-    for worker in workers:
-        worker.join()
-    assert len(outcome) == 3
-    assert all("closed: load the bundle again" in text for text in outcome)
-
-
-# ---- life ----
-
-
-def test_use_after_close(bundle_path: Path) -> None:
-    session = load(bundle_path, threads=2)
-    call = session.bind(example(), session.empty_outputs())
-    session.close()
-    session.close()
-    assert session.closed
-    uses = [lambda: session.run(example()), lambda: session.trace(example()), lambda: session.profile(example()), call]
-    for use in uses:
-        with pytest.raises(SessionError, match="closed"):
-            use()
-
-
-def resources() -> tuple[int, int, int]:
-    """Open descriptors, threads, and mapped libraries of ours."""
-    maps = Path("/proc/self/maps").read_text()
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), maps.count("subbyte")
-
-
-def resident() -> int:
-    fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_sessions_leave_nothing_behind(bundle_path: Path) -> None:
-    def use() -> None:
-        with load(bundle_path, threads=3) as session:
-            session.run(example())
-            session.trace(example())
-
-    for _ in range(20):
-        use()
-    gc.collect()
-    before, memory = resources(), resident()
-    for _ in range(200):
-        use()
-    gc.collect()
-    assert resources() == before
-    assert resident() - memory < 4 << 20
-
-
-def test_a_dropped_session_is_released(bundle_path: Path) -> None:
-    load(bundle_path, threads=2).run(example())
-    gc.collect()
-    before = resources()
-    for _ in range(10):
-        load(bundle_path, threads=2).run(example())
-    gc.collect()
-    assert resources() == before
-
-
-def test_a_failed_load_leaves_nothing_behind(tmp_path: Path, library: bytes) -> None:
-    wrong = {**tiny_manifest(), "name": "tiny", "workspace_bytes": 128}
-    path = write_bundle(tmp_path / "w.subbyte", wrong, tiny_members(library))
-    before = resources()
-    for _ in range(5):
-        with pytest.raises(BundleError, match="workspace_bytes is 64, not 128"):
-            load(path, threads=2)
-    gc.collect()
-    assert resources() == before
-
-
-def test_runs_do_not_grow_memory(bundle_path: Path) -> None:
-    with load(bundle_path, threads=2) as session:
-        x, outputs = example(), session.empty_outputs()
-        for _ in range(2000):
-            session.run_into(x, outputs)
-        memory = resident()
-        for _ in range(10_000):
-            session.run_into(x, outputs)
-        assert resident() - memory < 1 << 20
-
-
-def test_a_library_that_stays_loaded_does_not_hide_the_next(library: bytes) -> None:
-    """The loader knows libraries by path, and numbers of descriptors come again: our paths must not."""
-    first, close_first = native._load(library)
-    close_first()  # its descriptor is free, the library is still loaded
-    second, close_second = native._load(library + b"other")
-    assert first._handle != second._handle
-    close_second()
-    for dll in (first, second):
-        _ctypes.dlclose(dll._handle)
-
-
-def test_a_forked_child_is_told(bundle_path: Path) -> None:
-    code = """
-import os, sys, numpy
-from subbyte.errors import SessionError
-from subbyte.runtime import load
-session = load(sys.argv[1], threads=2)
-x = numpy.zeros((1, 3, 4, 4), numpy.float32)
-session.run(x)
-child = os.fork()
-if child == 0:
-    try:
-        session.run(x)
-    except SessionError as error:
-        session.close()
-        with load(sys.argv[1], threads=2) as again:
-            again.run(x)
-        os._exit(0 if "fork" in str(error) else 2)
-    os._exit(3)
-_, status = os.waitpid(child, 0)
-session.run(x)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-    assert subprocess.run([sys.executable, "-c", code, str(bundle_path)], check=False, timeout=60).returncode == 0
-
-
-def test_exit_without_close_is_quiet(bundle_path: Path) -> None:
-    code = "import sys; from subbyte.runtime import load; session = load(sys.argv[1], threads=2); print(session)"
-    done = subprocess.run([sys.executable, "-X", "dev", "-c", code, str(bundle_path)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Session('tiny', target 'host', 2 threads)\n"
-
-
 # ---- the library ----
 
 
@@ -427,6 +265,13 @@ def test_a_library_of_another_model(tmp_path: Path, library: bytes, field: str, 
         load(path, threads=1)
 
 
+def test_an_open_bundle_is_not_needed_for_a_session(bundle_path: Path) -> None:
+    with open_bundle(bundle_path):
+        pass
+    with load(bundle_path) as session:
+        assert session.threads >= 1
+
+
 def test_loading_from_a_file_where_there_is_no_memfd(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     with load(bundle_path, threads=2) as session:
@@ -453,17 +298,3 @@ def test_channels_last_of_any_rank() -> None:
     assert value((2, 5, 7, 3)).shape == (2, 3, 5, 7)
     assert value((2, 5, 3)).shape == (2, 3, 5)
     assert value((2, 3)).shape == (2, 3)
-
-
-def test_a_bundle_without_golden_outputs(tmp_path: Path, library: bytes) -> None:
-    members = {name: data for name, data in tiny_members(library).items() if "golden" not in name}
-    path = write_bundle(tmp_path / "b.subbyte", tiny_manifest(), members)
-    with load(path, threads=1) as session, pytest.raises(BundleError, match="no member 'golden"):
-        session.check_golden()
-
-
-def test_an_open_bundle_is_not_needed_for_a_session(bundle_path: Path) -> None:
-    with open_bundle(bundle_path):
-        pass
-    with load(bundle_path) as session:
-        assert session.threads >= 1
