@@ -42,12 +42,7 @@ def _products(graph: GraphView) -> list[str]:
 
 
 def run_onnx(
-    path: Model,
-    inputs: Inputs,
-    extra_outputs: Iterable[str] = (),
-    *,
-    optimized: bool = False,
-    threads: int = 1,
+    path: Model, inputs: Inputs, extra_outputs: Iterable[str] = (), *, optimized: bool = False
 ) -> dict[str, Array]:
     """Run a file in onnxruntime: name -> array for its outputs and any other values asked for.
 
@@ -57,7 +52,7 @@ def run_onnx(
     fit and ExportError when onnxruntime refuses the file.
     """
     model = load_onnx(path)
-    session = open_session(with_outputs(model, extra_outputs), optimized=optimized, threads=threads)
+    session = open_session(with_outputs(model, extra_outputs), optimized=optimized)
     feeds = _feeds(session, inputs)
     names = [output.name for output in session.get_outputs()]
     batch = _batch(session)
@@ -99,12 +94,12 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return copy
 
 
-def open_session(model: onnx.ModelProto, *, optimized: bool, threads: int = 1) -> ort.InferenceSession:
-    """An onnxruntime CPU session; raises ExportError when onnxruntime refuses the model."""
+def open_session(model: onnx.ModelProto, *, optimized: bool) -> ort.InferenceSession:
+    """An onnxruntime session on one CPU thread; raises ExportError when onnxruntime refuses the model."""
     options = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -19,7 +19,7 @@ MAXIMUM_BYTES = (1 << 31) - 1  # protobuf's own limit, and ours for a file with 
 Model = str | os.PathLike[str] | onnx.ModelProto
 
 
-def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
+def load_onnx(source: Model) -> onnx.ModelProto:
     """Read an ONNX file with its external data; a ModelProto is handed back as it is.
 
     Raises UsageError for a folder, ModelError for a file that is missing, truncated, not ONNX, over 2 GB, without nodes
@@ -52,17 +52,16 @@ def load_onnx(source: Model, *, check: bool = True) -> onnx.ModelProto:
             f"onnx {onnx.__version__}. Export it with one of them"
         )
     _load_external(model, path, size)
-    if check:
-        try:
-            onnx.checker.check_model(model)
-        except (onnx.checker.ValidationError, ValueError) as error:
-            node = node_on_cycle(model.graph)
-            if node is not None:
-                name = node.name or node.op_type
-                raise ModelError(
-                    f"'{path}' has a cycle through node '{name}'; ONNX allows none, export it again"
-                ) from error
-            raise ModelError(f"'{path}' is not valid ONNX: {_first_line(error)}") from error
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        node = node_on_cycle(model.graph)
+        if node is not None:
+            name = node.name or node.op_type
+            raise ModelError(
+                f"'{path}' has a cycle through node '{name}'; ONNX allows none, export it again"
+            ) from error
+        raise ModelError(f"'{path}' is not valid ONNX: {_first_line(error)}") from error
     return model
 
 

@@ -77,13 +77,12 @@ def _zig_flag(flag: str) -> str:
     return f"{option}={cpu.replace('-', '_')}" if option == "-mcpu" and equals else flag
 
 
-def find_toolchain(target: Target, *, prefer_zig: bool = False) -> Toolchain:
+def find_toolchain(target: Target) -> Toolchain:
     """The compiler for a target; raises ToolchainError that says what to install."""
-    if not prefer_zig:
-        for name in _system_compilers(target):
-            path = shutil.which(name) if name else None
-            if path:
-                return Toolchain((path,), (_archiver_beside(path),), target.c_flags)
+    for name in _system_compilers(target):
+        path = shutil.which(name) if name else None
+        if path:
+            return Toolchain((path,), (_archiver_beside(path),), target.c_flags)
     zig = zig_command()
     if zig and target.zig_target:
         flags = tuple(_zig_flag(flag) for flag in target.c_flags)

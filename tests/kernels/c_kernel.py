@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 FLAGS = [*C_FLAGS, "-Wall", "-Werror", "-Wno-unused", "-fPIC", "-shared"]
 
 
-def run_c(op: Any, row: Kernel, inputs: Mapping[str, Array], folder: Path, tile_at_a_time: bool = True) -> list[Array]:
+def run_c(op: Any, row: Kernel, inputs: Mapping[str, Array], folder: Path) -> list[Array]:
     """The outputs of `op` by `row` as C, tile by tile on one workspace that holds rubbish at first."""
     import tvm
 
@@ -50,7 +50,6 @@ def run_c(op: Any, row: Kernel, inputs: Mapping[str, Array], folder: Path, tile_
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in arguments]
     scratch = [aligned((nbytes,), np.uint8) for _, nbytes in signature.scratch]
     pointers += [ctypes.c_void_p(array.ctypes.data) for array in scratch]
-    step = 1 if tile_at_a_time else signature.tiles
-    for first in range(0, signature.tiles, step):
-        assert function(*pointers, ctypes.c_int32(first), ctypes.c_int32(min(first + step, signature.tiles))) == 0
+    for tile in range(signature.tiles):
+        assert function(*pointers, ctypes.c_int32(tile), ctypes.c_int32(tile + 1)) == 0
     return [outputs[index] for index in sorted(outputs)]

@@ -52,7 +52,7 @@ def core_folder() -> Path:
     return Path(subbyte.runtime.__file__).parent / "c"
 
 
-def _compile(toolchain: Toolchain, target: Target, sources: list[str], folder: Path) -> list[Path]:
+def _compile(toolchain: Toolchain, sources: list[str], folder: Path) -> list[Path]:
     """Object files of C sources: in one call of the compiler, but zig keeps only one object of a call."""
     for group in [[source] for source in sources] if toolchain.is_zig else [sources]:
         toolchain.compile([*C_FLAGS, *toolchain.c_flags, f"-I{core_folder()}", "-c", *group], folder)
@@ -156,7 +156,7 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None) -> Em
     with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
         folder = Path(name)
         (folder / "model.c").write_text(model_c(plan, target, made, signatures))
-        objects = _compile(toolchain, target, ["model.c", *(str(core_folder() / part) for part in CORE)], folder)
+        objects = _compile(toolchain, ["model.c", *(str(core_folder() / part) for part in CORE)], folder)
         if kernels:
             (folder / "kernels.o").write_bytes(kernels.code)
             objects.append(folder / "kernels.o")

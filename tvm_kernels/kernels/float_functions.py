@@ -55,7 +55,7 @@ _COEFFICIENTS: dict[str, tuple[float, ...]] = {
 }
 
 _START: dict[str, int] = {}
-for _name, _values in _COEFFICIENTS.items():
+for _name in _COEFFICIENTS:
     _START[_name] = sum(len(_COEFFICIENTS[n]) for n in _START)
 TABLE = np.array([value for values in _COEFFICIENTS.values() for value in values], np.float32)
 

@@ -23,13 +23,13 @@ NEAR_BYTES = 40_000  # of weights that stay in a first-level cache of 48 KiB
 
 
 @contextmanager
-def loop(extent: Any, first: Any = 0) -> Iterator[Any]:
+def loop(extent: Any) -> Iterator[Any]:
     """A serial loop, or none where it would run just once."""
     if isinstance(extent, int) and extent == 1:
-        yield first
+        yield 0
     else:
         with T.serial(0, extent) as index:
-            yield first + index if not (isinstance(first, int) and first == 0) else index
+            yield index
 
 
 def register_tile(instruction: Instruction, window: Window, depth_bytes: int) -> tuple[int, int]:
