@@ -128,24 +128,14 @@ _SCALED = """
 """
 
 
-def decoder_name(fmt: Format) -> str:
-    """The decoder of a format: `DecodeInt4` for int4, `DecodePow2_4n` for pow2_4n."""
-    return "Decode" + fmt.name.capitalize()
-
-
-def dequantizer_name(fmt: Format) -> str:
-    """The decoder of a format that applies scales by group: `DequantizeInt4` for int4."""
-    return "Dequantize" + fmt.name.capitalize()
-
-
 def decoders() -> dict[str, Format]:
     """Decoder name -> the format it decodes, for every registered format."""
-    return {decoder_name(fmt): fmt for fmt in all_formats()}
+    return {fmt.decoder: fmt for fmt in all_formats()}
 
 
 def dequantizers() -> dict[str, Format]:
     """Dequantizer name -> the format it decodes, for every registered format."""
-    return {dequantizer_name(fmt): fmt for fmt in all_formats()}
+    return {fmt.dequantizer: fmt for fmt in all_formats()}
 
 
 def weight_format(node: onnx.NodeProto) -> Format | None:
@@ -176,13 +166,13 @@ def _levels_text(fmt: Format) -> str:
 
 
 def _decoder(fmt: Format) -> onnx.FunctionProto:
-    text = f"{decoder_name(fmt)} (packed, shape) => (levels) {{ {_levels_text(fmt)}"
+    text = f"{fmt.decoder} (packed, shape) => (levels) {{ {_levels_text(fmt)}"
     text += "levels = Reshape <allowzero = 1> (matrix, shape) }"
     return _parse(f"Integer-valued levels of packed {fmt.name} codes: {fmt.summary}.", text)
 
 
 def _dequantizer(fmt: Format) -> onnx.FunctionProto:
-    text = f"{dequantizer_name(fmt)} (packed, shape, scale, group_size) => (values) {{ {_levels_text(fmt)} {_SCALED}"
+    text = f"{fmt.dequantizer} (packed, shape, scale, group_size) => (values) {{ {_levels_text(fmt)} {_SCALED}"
     text += "values = Reshape <allowzero = 1> (scaled, shape) }"
     return _parse(f"Levels of packed {fmt.name} codes times one scale for each group_size of a row.", text)
 

@@ -1,8 +1,7 @@
 """What a low-bit format is, and the registry of formats by name.
 
 A format is a table: a code of `code_bits` bits stands for an integer *level*; the real value is level x scale. To add
-one, write a file beside this one that makes a `Format` and calls `register`, then add its decoder in
-`export/functions.py` and name it in the kernel rows that serve it.
+one, write a file beside this one that makes a `Format` and calls `register`: docs/add-a-format.md.
 """
 
 from __future__ import annotations
@@ -44,6 +43,16 @@ class Format:
     def largest(self) -> int:
         """The largest absolute level."""
         return int(np.abs(self.levels).max())
+
+    @property
+    def decoder(self) -> str:
+        """The ONNX function that gives its levels: `DecodeInt4` for int4, `DecodePow2_4n` for pow2_4n."""
+        return "Decode" + self.name.capitalize()
+
+    @property
+    def dequantizer(self) -> str:
+        """The ONNX function that applies scales by group, too: `DequantizeInt4` for int4."""
+        return "Dequantize" + self.name.capitalize()
 
     def encode(self, levels: npt.ArrayLike) -> UInt8:
         """Integer levels (any shape) to uint8 codes; raises FormatError for a level the format does not have."""

@@ -45,12 +45,12 @@ INPUT_TYPES = {"float32", "uint8", "int8", "int32", "int64"}  # those of runtime
 
 def decoder_formats() -> dict[str, str]:
     """Function name -> format name, for `Decode<Format>` of every registered format."""
-    return {"Decode" + fmt.name.capitalize(): fmt.name for fmt in all_formats()}
+    return {fmt.decoder: fmt.name for fmt in all_formats()}
 
 
 def dequantizer_formats() -> dict[str, str]:
     """Function name -> format name, for `Dequantize<Format>` of every registered format."""
-    return {"Dequantize" + fmt.name.capitalize(): fmt.name for fmt in all_formats()}
+    return {fmt.dequantizer: fmt.name for fmt in all_formats()}
 
 
 def known_functions() -> list[str]:

@@ -53,20 +53,6 @@ def _node(name: str, inputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     )
 
 
-def _suffix(fmt: Format) -> str:
-    return fmt.name[0].upper() + fmt.name[1:]
-
-
-def decoder_name(fmt: Format) -> str:
-    """The dialect's decoder of a format: `DecodeInt4`, `DecodeTernary`, `DecodePow2_4`, ..."""
-    return f"Decode{_suffix(fmt)}"
-
-
-def dequantizer_name(fmt: Format) -> str:
-    """The dialect's decoder with scales by group: `DequantizeInt4`, ..."""
-    return f"Dequantize{_suffix(fmt)}"
-
-
 def quantize(x: Tensor, inverse_step: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """clip(round(x * inverse_step), low, high), ties to even; the last three are float32 scalars, shape []."""
     if is_exporting():
@@ -100,7 +86,7 @@ def binarize(x: Tensor, threshold: Tensor) -> Tensor:
 def decode(packed: Tensor, shape: Sequence[int], fmt: Format) -> Tensor:
     """Packed codes uint8 [rows, bytes] to levels float32 of `shape`."""
     if is_exporting():
-        return _node(decoder_name(fmt), (packed, torch.tensor(list(shape), dtype=torch.int64)), shape)
+        return _node(fmt.decoder, (packed, torch.tensor(list(shape), dtype=torch.int64)), shape)
     depth = int(np.prod(shape[1:]))
     levels = fmt.decode(unpack(packed.cpu().numpy(), fmt.code_bits, depth)).reshape(tuple(shape))
     return torch.from_numpy(levels.astype(np.float32)).to(packed.device)
@@ -111,7 +97,7 @@ def dequantize_grouped(packed: Tensor, shape: Sequence[int], scale: Tensor, grou
     if is_exporting():
         size = torch.tensor(group_size, dtype=torch.int64)
         inputs = (packed, torch.tensor(list(shape), dtype=torch.int64), scale, size)
-        return _node(dequantizer_name(fmt), inputs, shape)
+        return _node(fmt.dequantizer, inputs, shape)
     levels = decode(packed, shape, fmt).reshape(shape[0], -1)
     return (levels * expand_scale(scale, levels.shape, PerGroup(group_size))).reshape(tuple(shape))
 

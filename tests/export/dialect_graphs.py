@@ -34,7 +34,7 @@ def quantized_cnn(weight_format: str = "ternary", seed: int = 0) -> onnx.ModelPr
             fmt, random.choice(fmt.levels, size=shape), np.ones(shape[0], np.float32), PerChannel()
         )
         inputs = [constant(f"{name}.packed", tensor.packed), constant(f"{name}.shape", np.array(shape, np.int64))]
-        op = functions.decoder_name(fmt)
+        op = fmt.decoder
         nodes.append(helper.make_node(op, inputs, [f"{name}.levels"], name=f"{name}/{op}", domain="subbyte"))
         return f"{name}.levels"
 

@@ -72,7 +72,7 @@ def test_decoder_gives_the_levels(fmt):
     for shape in SHAPES:
         levels, tensor = packed(fmt, shape)
         given_tensors = {"packed": tensor.packed, "shape": np.array(shape, np.int64)}
-        model = call(functions.decoder_name(fmt), given_tensors, {}, {"levels": shape})
+        model = call(fmt.decoder, given_tensors, {}, {"levels": shape})
         for (out,) in run_everywhere(model, {}):
             assert out.dtype == np.float32
             assert out.shape == shape
@@ -84,7 +84,7 @@ def test_decoder_gives_the_levels(fmt):
 def test_decoder_of_nothing_gives_nothing(fmt, shape):
     _, tensor = packed(fmt, shape)
     given_tensors = {"packed": tensor.packed, "shape": np.array(shape, np.int64)}
-    model = call(functions.decoder_name(fmt), given_tensors, {}, {"levels": shape})
+    model = call(fmt.decoder, given_tensors, {}, {"levels": shape})
     for level in LEVELS:  # onnx.reference cannot flatten an empty tensor
         assert run_onnxruntime(model, {}, level)[0].shape == shape
 
@@ -94,7 +94,7 @@ def test_decoder_of_nothing_gives_nothing(fmt, shape):
 def test_decoder_gives_the_levels_for_any_shape(fmt, shape, seed):
     levels, tensor = packed(fmt, tuple(shape), seed=seed)
     given_tensors = {"packed": tensor.packed, "shape": np.array(shape, np.int64)}
-    for (out,) in run_everywhere(call(functions.decoder_name(fmt), given_tensors, {}, {"levels": shape}), {}):
+    for (out,) in run_everywhere(call(fmt.decoder, given_tensors, {}, {"levels": shape}), {}):
         np.testing.assert_array_equal(out, levels)
 
 
@@ -108,7 +108,7 @@ def test_dequantizer_applies_scales_by_group(fmt, shape, size):
         "scale": tensor.scale,
         "group_size": np.array(size, np.int64),
     }
-    for (out,) in run_everywhere(call(functions.dequantizer_name(fmt), given_tensors, {}, {"values": shape}), {}):
+    for (out,) in run_everywhere(call(fmt.dequantizer, given_tensors, {}, {"values": shape}), {}):
         np.testing.assert_array_equal(out, tensor.dequantize())
 
 
