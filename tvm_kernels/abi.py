@@ -26,6 +26,7 @@ from tvm.tirx import AttrStmt, DeclBuffer, Evaluate, For, ForKind, IntImm, PrimF
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.c_text import plain_c, printable
+from subbyte.tvm_kernels.memory import aligned
 
 C_TYPES = {
     "float32": "float",
@@ -43,12 +44,7 @@ C_TYPES = {
 # TVM keeps smaller allocations in registers or on the stack; for larger ones it would ask its runtime.
 LARGEST_ON_STACK = 1023
 ONCE = "subbyte.once"
-ALIGNMENT = 64
 RUNTIME_SYMBOL = re.compile(rb"__(?:TVM(?:Backend|FFI)\w+|tvm_ffi__\w+)")
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Signature:
     @property
     def scratch_bytes(self) -> int:
         """Workspace bytes that `scratch` takes, each piece aligned."""
-        return sum(_aligned(nbytes) for _, nbytes in self.scratch)
+        return sum(aligned(nbytes) for _, nbytes in self.scratch)
 
     def declaration(self) -> str:
         """The prototype in C."""
@@ -77,7 +73,7 @@ class Signature:
         place = 0
         for dtype, nbytes in self.scratch:
             values.append(f"({C_TYPES[dtype]} *)(void *)((uint8_t *)args[{len(self.dtypes)}] + {place})")
-            place += _aligned(nbytes)
+            place += aligned(nbytes)
         call = f"{self.symbol}({', '.join([*values, 'begin', 'end'])})"
         head = f"static int32_t run_{self.symbol}(void *const *args, int32_t begin, int32_t end)"
         return f"{head} {{\n  return {call};\n}}"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from c_kernel import run_c
 
 from subbyte.tvm_kernels.kernels import execute, reference
-from subbyte.tvm_kernels.kernels.code_generator import code_generator
+from subbyte.tvm_kernels.kernels.code_generator import Generator, code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Kernel, rows
 from subbyte.tvm_kernels.targets import host_features
 
 Array = npt.NDArray[Any]
-Generator = Literal["llvm", "c"]
 
 
 def row(serves: type, name: str) -> Kernel:

@@ -12,11 +12,12 @@ import tvm_ffi
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import Signature, Wanted, buffer_bytes
+from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, Call, Plan
 from subbyte.tvm_kernels.targets import Target
 
 Array = npt.NDArray[Any]
-ALIGNMENT = 64
+MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +97,6 @@ def symbols(plan: Plan) -> Symbols:
 
 def check_arguments(plan: Plan, made: Symbols, signatures: tuple[Signature, ...]) -> None:
     """Refuse what the C core has no room for."""
-    from subbyte.tvm_kernels.emit.model_c import MAX_ARGUMENTS
-
     for call, index in zip(plan.calls, made.of_call, strict=True):
         count = len(call.arguments) + bool(signatures[index].scratch)
         if count > MAX_ARGUMENTS:
@@ -106,7 +105,7 @@ def check_arguments(plan: Plan, made: Symbols, signatures: tuple[Signature, ...]
 
 def scratch_offset(plan: Plan) -> int:
     """Where the scratch that TIR allocates begins in a thread's workspace: behind the plan's own."""
-    return -(-plan.workspace_bytes // ALIGNMENT) * ALIGNMENT
+    return aligned(plan.workspace_bytes)
 
 
 def workspace_bytes(plan: Plan, signatures: tuple[Signature, ...]) -> int:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from subbyte.errors import CompileError
+from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import Signature
 from subbyte.tvm_kernels.emit.emitted import Symbols, scratch_offset, workspace_bytes
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
 from subbyte.tvm_kernels.targets import AMX, Target
-
-MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
-DTYPES = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 
 
 def c_string(text: str) -> str:
@@ -29,13 +27,13 @@ def c_string(text: str) -> str:
 def _tensor_rows(kind: str, tensors: Sequence[Tensor]) -> list[str]:
     lines = []
     for i, tensor in enumerate(tensors):
-        if tensor.dtype not in DTYPES:
-            raise CompileError(f"{kind} '{tensor.name}' is {tensor.dtype}; a model's may be {', '.join(DTYPES)}")
+        if tensor.dtype not in MODEL_DTYPES:
+            raise CompileError(f"{kind} '{tensor.name}' is {tensor.dtype}; a model's may be {', '.join(MODEL_DTYPES)}")
         shape = ", ".join(str(n) for n in tensor.shape) or "1"
         lines.append(f"static const int64_t {kind}_{i}_shape[] = {{{shape}}};")
     lines.append(f"static const subbyte_tensor {kind}s[] = {{")
     for i, tensor in enumerate(tensors):
-        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * DTYPES[tensor.dtype]
+        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * MODEL_DTYPES[tensor.dtype]
         rank, dtype = len(tensor.shape), f"SUBBYTE_{tensor.dtype.upper()}"
         lines.append(f"    {{{c_string(tensor.name)}, {dtype}, {rank}, {kind}_{i}_shape, {nbytes}u}},")
     if not tensors:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from subbyte.errors import ToolchainError
+from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import compile_source
 from subbyte.tvm_kernels.emit.emitted import (
-    ALIGNMENT,
     Array,
     Emitted,
     Golden,
@@ -24,7 +24,8 @@ from subbyte.tvm_kernels.emit.emitted import (
     workspace_bytes,
 )
 from subbyte.tvm_kernels.emit.library import core_folder
-from subbyte.tvm_kernels.emit.model_c import DTYPES, model_c
+from subbyte.tvm_kernels.emit.model_c import model_c
+from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
@@ -74,8 +75,8 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
     output_bytes = 0
     for tensor in plan.outputs:
-        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * DTYPES[tensor.dtype]
-        output_bytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * MODEL_DTYPES[tensor.dtype]
+        output_bytes += aligned(nbytes)
     return f"""/* The memory this model needs and its constants. */
 #ifndef SUBBYTE_MODEL_H
 #define SUBBYTE_MODEL_H

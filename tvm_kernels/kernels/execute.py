@@ -23,11 +23,11 @@ from subbyte.tvm_kernels.kernels.registry import (
     Workspace,
     choose,
 )
+from subbyte.tvm_kernels.memory import ALIGNMENT
 from subbyte.tvm_kernels.targets import LLVM_FEATURES, get_target, host_features
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]
-ALIGNMENT = 64
 # What a CPU with the first has too: rows ask for the first alone.
 _IMPLIED = {
     "avx512bw": {"avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "popcnt"},
