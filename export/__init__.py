@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from subbyte.export.verify import torch_codes as torch_codes
     from subbyte.export.verify import torch_observations as torch_observations
 
-_PUBLIC = {
+_HOMES = {
     "ExportReport": "exporter",
     "Inspection": "inspection",
     "Verification": "verify",
@@ -37,9 +37,9 @@ _PUBLIC = {
     "largest_accumulators": "engine",
     "load_onnx": "onnx_file",
     "onnx_codes": "engine",
+    "run_onnx": "engine",
     "torch_codes": "verify",
     "torch_observations": "verify",
-    "run_onnx": "engine",
 }
 
 __all__ = [
@@ -60,9 +60,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _HOMES:
         raise AttributeError(f"module 'subbyte.export' has no attribute '{name}'")
-    return getattr(import_module(f"subbyte.export.{_PUBLIC[name]}"), name)
+    return getattr(import_module(f"subbyte.export.{_HOMES[name]}"), name)
 
 
 class _Verb(ModuleType):

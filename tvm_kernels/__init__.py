@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from subbyte.tvm_kernels.targets import register_target as register_target
 
 _HOMES = {
-    "CompileReport": "subbyte.tvm_kernels.compiler",
-    "compile": "subbyte.tvm_kernels.compiler",
-    "Target": "subbyte.tvm_kernels.targets",
-    "all_targets": "subbyte.tvm_kernels.targets",
-    "get_target": "subbyte.tvm_kernels.targets",
-    "register_target": "subbyte.tvm_kernels.targets",
+    "CompileReport": "compiler",
+    "compile": "compiler",
+    "Target": "targets",
+    "all_targets": "targets",
+    "get_target": "targets",
+    "register_target": "targets",
 }
 
 __all__ = ["CompileReport", "Target", "all_targets", "compile", "get_target", "register_target"]
@@ -28,4 +28,4 @@ __all__ = ["CompileReport", "Target", "all_targets", "compile", "get_target", "r
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'subbyte.tvm_kernels' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"subbyte.tvm_kernels.{_HOMES[name]}"), name)
