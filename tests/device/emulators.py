@@ -1,4 +1,4 @@
-"""Run a compiled plan where its target's code runs: qemu-aarch64 for Linux, an emulated MPS2 board for C sources."""
+"""Run what was compiled where its target's code runs: qemu-user for Linux, an emulated MPS2 board for C sources."""
 
 from __future__ import annotations
 
@@ -11,10 +11,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from subbyte.runtime.bundle import open_bundle
+
 BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
 
 
-def emulate(folder: Path) -> tuple[int, list[str]]:
+def member_of(bundle: Path, name: str) -> Path:
+    """That member of the bundle as a file beside it, ready to be run."""
+    path = bundle.with_name(name)
+    with open_bundle(bundle) as opened:
+        path.write_bytes(opened.read(name))
+    path.chmod(0o755)
+    return path
+
+
+def emulate_linux(machine: str, program: Path, *options: str, cpu: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs a Linux program of another machine, on that CPU or the emulator's usual one."""
+    emulator = f"qemu-{machine}"
+    assert shutil.which(emulator), "apt install qemu-user"
+    command = [emulator, *(("-cpu", cpu) if cpu else ()), str(program), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def emulate_board(folder: Path) -> tuple[int, list[str]]:
     """Builds the example and runs it on the board; its exit status and lines."""
     for tool, package in (("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("qemu-system-arm", "qemu-system-arm")):
         assert shutil.which(tool), f"apt install {package}"
@@ -29,13 +48,11 @@ Outcome = tuple[bool, list[int]]  # whether all outputs are as golden says, and 
 
 def on_linux(members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path) -> Outcome:
     """Runs the bench program of a `library` target under qemu-aarch64."""
-    assert shutil.which("qemu-aarch64"), "apt install qemu-user"
     program = folder / "bench"
     program.write_bytes(members["bench"])
     program.chmod(0o755)
     options = ["--iterations", "1", "--warmup", "0", "--threads", "2", "--json", "--dump", str(folder)]
-    command = ["qemu-aarch64", str(program), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = emulate_linux("aarch64", program, *options)
     assert done.returncode in (0, 1), done.stderr  # 1: not as golden says
     differing = []
     for index, want in enumerate(golden):
@@ -51,7 +68,7 @@ def on_board(members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.gener
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    status, lines = emulate(folder / "source")
+    status, lines = emulate_board(folder / "source")
     words = [line.split() for line in lines]
     found = {int(w[1]): int(w[3]) for w in words if len(w) == 4 and w[0] == "output" and w[2] == "differing"}
     assert sorted(found) == list(range(len(golden))), lines

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from emulators import emulate_linux, member_of
 from low_bit_models import small_model
 
 from subbyte.runtime.bundle import open_bundle
@@ -23,22 +23,12 @@ pytestmark = pytest.mark.device
 def test_a_cpu_without_the_features_of_the_target_is_refused(tmp_path: Path) -> None:
     newer = dataclasses.replace(get_target("cortex-a53"), name="newer", features=frozenset({"neon", "dotprod", "i8mm"}))
     compile(small_model("resnet8", "ternary"), tmp_path / "model.subbyte", target=newer)
-    program = tmp_path / "bench"
-    with open_bundle(tmp_path / "model.subbyte") as opened:
-        program.write_bytes(opened.read("bench"))
-    program.chmod(0o755)
+    program = member_of(tmp_path / "model.subbyte", "bench")
     for cpu, status in (("cortex-a53", 1), ("max", 0)):
-        command = ["qemu-aarch64", "-cpu", cpu, str(program), "--iterations", "1", "--warmup", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = emulate_linux("aarch64", program, "--iterations", "1", "--warmup", "0", cpu=cpu)
         assert done.returncode == status, done.stderr
         refused = done.stderr.startswith("error: this CPU lacks: dotprod, i8mm, which target 'newer' has.")
         assert refused == (status == 1)
-
-
-def read_npy(data: bytes, folder: Path) -> np.ndarray:
-    path = folder / "golden.npy"
-    path.write_bytes(data)
-    return np.load(path)
 
 
 @pytest.mark.parametrize(
@@ -46,20 +36,14 @@ def read_npy(data: bytes, folder: Path) -> np.ndarray:
     [("resnet8", "int4"), ("resnet8", "binary"), ("ds_cnn", "int8"), ("ds_cnn", "ternary"), ("ds_cnn", "pow2")],
 )
 def test_the_bench_program_gives_the_golden_bytes(name: str, scheme: str, tmp_path: Path) -> None:
-    assert shutil.which("qemu-aarch64"), "apt install qemu-user"
     bundle = tmp_path / "model.subbyte"
     report = compile(small_model(name, scheme), bundle, target="cortex-a53", strict=True)
     assert report.fallbacks == ()
     with open_bundle(bundle) as opened:
-        program = tmp_path / "bench"
-        program.write_bytes(opened.read("bench"))
         modelled = model_energy(opened.manifest).to_json()
-        golden = read_npy(opened.read("golden/output_0.npy"), tmp_path)
-    program.chmod(0o755)
+        golden = np.load(io.BytesIO(opened.read("golden/output_0.npy")))
     options = ["--iterations", "2", "--warmup", "0", "--threads", "2", "--json", "--dump", str(tmp_path)]
-    done = subprocess.run(
-        ["qemu-aarch64", str(program), *options], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = emulate_linux("aarch64", member_of(bundle, "bench"), *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["golden_exact"] is True

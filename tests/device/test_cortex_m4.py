@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from emulators import emulate
+from emulators import emulate_board
 from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import CompileReport, compile
@@ -27,7 +27,7 @@ def test_the_board_gives_the_golden_bits(scheme: str, tmp_path: Path) -> None:
     report = build("ds_cnn", scheme, tmp_path)
     assert report.flash_bytes is not None
     assert report.flash_bytes > report.weights_bytes
-    status, lines = emulate(tmp_path / "kept" / "source")
+    status, lines = emulate_board(tmp_path / "kept" / "source")
     assert status == 0, lines
     assert "output 0 differing 0" in lines
     assert "golden ok" in lines
@@ -37,7 +37,7 @@ def test_the_board_gives_the_golden_bits(scheme: str, tmp_path: Path) -> None:
 
 def test_the_instruction_count_is_the_same_in_every_run(tmp_path: Path) -> None:
     build("mlp", "ternary", tmp_path)
-    assert emulate(tmp_path / "kept" / "source") == emulate(tmp_path / "kept" / "source")
+    assert emulate_board(tmp_path / "kept" / "source") == emulate_board(tmp_path / "kept" / "source")
 
 
 def test_a_wrong_golden_bit_is_found_on_the_board(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_wrong_golden_bit_is_found_on_the_board(tmp_path: Path) -> None:
     head, output = golden.read_text().split("output_0[")
     first = output.split("{", 1)[1].split("u,", 1)[0].strip()
     golden.write_text(head + "output_0[" + output.replace(first, f"0x{int(first, 16) ^ 0x40000000:x}", 1))
-    status, lines = emulate(tmp_path / "kept" / "source")
+    status, lines = emulate_board(tmp_path / "kept" / "source")
     assert status == 1
     assert "output 0 differing 1" in lines
     assert "golden DIFFERENT" in lines

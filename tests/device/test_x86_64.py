@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from emulators import emulate_linux, member_of
 from low_bit_models import small_model
 
-from subbyte.runtime.bundle import open_bundle
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit.library import core_folder
 from subbyte.tvm_kernels.targets import get_target
@@ -49,16 +47,7 @@ int main(void) {
 def made(target: str, member: str, folder: Path) -> Path:
     """That member of a bundle for the target, as a file."""
     compile(small_model("resnet8", "ternary"), folder / "model.subbyte", target=target, strict=True)
-    with open_bundle(folder / "model.subbyte") as opened:
-        (folder / member).write_bytes(opened.read(member))
-    (folder / member).chmod(0o755)
-    return folder / member
-
-
-def on_cpu(cpu: str, program: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    assert shutil.which("qemu-x86_64"), "apt install qemu-user"
-    command = ["qemu-x86_64", "-cpu", cpu, str(program), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return member_of(folder / "model.subbyte", member)
 
 
 @pytest.mark.parametrize(
@@ -69,18 +58,19 @@ def on_cpu(cpu: str, program: Path, *options: str) -> subprocess.CompletedProces
     ],
 )
 def test_the_bench_program_names_what_the_cpu_lacks(target: str, cpu: str, missing: set[str], tmp_path: Path) -> None:
-    done = on_cpu(cpu, made(target, "bench", tmp_path), "--iterations", "1")
+    done = emulate_linux("x86_64", made(target, "bench", tmp_path), "--iterations", "1", cpu=cpu)
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     said = done.stderr.splitlines()[-1]  # before it, the emulator may have warnings of its own
     names = said.removeprefix("error: this CPU lacks: ").split(", which target ")[0]
     assert set(names.split(", ")) == missing
     assert f"which target '{target}' has. Compile the model again" in said
-    assert on_cpu(cpu, tmp_path / "bench", "--help").returncode == 0
+    assert emulate_linux("x86_64", tmp_path / "bench", "--help", cpu=cpu).returncode == 0
 
 
 def test_a_cpu_that_has_all_runs_it(tmp_path: Path) -> None:
-    done = on_cpu("Haswell", made("x86-64-v3", "bench", tmp_path), "--iterations", "1", "--json")
+    program = made("x86-64-v3", "bench", tmp_path)
+    done = emulate_linux("x86_64", program, "--iterations", "1", "--json", cpu="Haswell")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["golden_exact"] is True
 
@@ -94,6 +84,6 @@ def test_a_c_user_of_the_archive_is_refused_too(name: str, status: int, tmp_path
         pytest.skip("library.a is for another C library than zig's static one")
     flags = [*toolchain.c_flags, *toolchain.static_flags, "-std=c11", f"-I{core_folder()}"]
     toolchain.compile([*flags, "user.c", "library.a", "-lm", "-lpthread", "-o", "user"], tmp_path)
-    done = on_cpu("Haswell", tmp_path / "user")
+    done = emulate_linux("x86_64", tmp_path / "user", cpu="Haswell")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(status), str(status), *(sorted(AVX512) if status else [])]
