@@ -29,7 +29,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
-from subbyte.tvm_kernels.kernels.execute import compile_kernel, host_features
+from subbyte.tvm_kernels.kernels.execute import compile_kernel
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,
@@ -45,6 +45,7 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
     constant,
 )
+from subbyte.tvm_kernels.targets import host_features
 
 Run = Callable[[], None]
 Geometry = MatMul | Conv2d

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from subbyte.formats import LowBitTensor
 
 Array = npt.NDArray[Any]
+WORD = 32  # signs in a word of bits
 
 
 @dataclass(frozen=True)

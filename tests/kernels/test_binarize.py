@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from agreement import differing, rows_here
-from products import CONVOLUTIONS, weight
+from products import CONVOLUTIONS, signs, weight
 from test_amx import SHAPES as PRODUCTS
 
 from subbyte.tvm_kernels.kernels import reference
@@ -37,14 +37,13 @@ needs_tiles = pytest.mark.skipif(
 SHAPES = {
     name: geometry
     for name, geometry in (PRODUCTS | CONVOLUTIONS).items()
-    if (geometry.depth if isinstance(geometry, MatMul) else geometry.channels) % 32 == 0
-    and getattr(geometry, "stride", (1, 1)) == (1, 1)
+    if signs(geometry).channels % 32 == 0 and getattr(geometry, "stride", (1, 1)) == (1, 1)
 }
 
 
 def binarized(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None, *, each: bool) -> BinarizedProduct:
     """A product and its quantizer, with a threshold for all channels or for each."""
-    channels = geometry.depth if isinstance(geometry, MatMul) else geometry.channels
+    channels = signs(geometry).channels
     threshold = np.random.default_rng(5).standard_normal(channels if each else 1).astype(np.float32)
     product = QuantizedProduct("layer", geometry, Bits(channels), weight(geometry, "binary"), epilogue or Epilogue())
     return BinarizedProduct(ToBits(threshold, Bits(channels)), product)

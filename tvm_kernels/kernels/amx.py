@@ -26,7 +26,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
-from subbyte.tvm_kernels.kernels.amx_shape import ROW_BYTES, SUMS, TILES, Shape, runs_of, shape_of
+from subbyte.tvm_kernels.kernels.amx_shape import ROW_BYTES, SUMS, TILES, Shape, run_count, shape_of
 from subbyte.tvm_kernels.kernels.product import Cut, ProductBuilder
 from subbyte.tvm_kernels.kernels.register_tile import PanelTile, loop
 from subbyte.tvm_kernels.kernels.signature import Signature, view
@@ -222,7 +222,7 @@ class AmxTile:
         chunks, first_chunk = shape.chunks // shape.splits, product.part % shape.splits
         first_row = product.part // shape.splits
         step_bytes = self.panel.vectors * ROW_BYTES
-        window_rows, runs = window.kernel[0] if shape.parts == 1 else 1, runs_of(window)
+        window_rows, runs = window.kernel[0] if shape.parts == 1 else 1, run_count(window)
         with loop(window_rows) as y, loop(runs) as x:
             at = base + (first_row + y) * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
             at = at + first_chunk * (chunks * shape.chunk)

@@ -60,7 +60,7 @@ class Shape:
         return table
 
 
-def runs_of(window: Window) -> int:
+def run_count(window: Window) -> int:
     """Runs of neighbouring bytes in a row of the window: one where its places lie side by side, else one a place."""
     return 1 if window.groups == 1 and window.dilation[1] == 1 else window.kernel[1]
 
@@ -80,7 +80,7 @@ def shape_of(operands: Operands) -> Shape:
     channels = window.out_channels // window.groups
     step = STEP_BYTES if operands.unpacked == 1 else WORD_SIGNS
     first = -(-stored // step) * step
-    merged = window.kernel[1] // runs_of(window)  # window places in a run
+    merged = window.kernel[1] // run_count(window)  # window places in a run
     rounded = min(range(first, first + ROW_BYTES, step), key=lambda rounded: (_chunks(merged * rounded), rounded))
     chunks = _chunks(merged * rounded)
 
@@ -105,7 +105,7 @@ def shape_of(operands: Operands) -> Shape:
 
 def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
     """Parts to a row of the window, whose weights are `chunks` x `chunk_bytes` for a run of places; 0: do not part."""
-    runs = runs_of(window)
+    runs = run_count(window)
     row_bytes = runs * chunks * chunk_bytes
     if window.kernel[0] * row_bytes <= NEAR_BYTES or chunk_bytes % (8 * ROW_BYTES):  # parts are whole packed vectors
         return 0

@@ -24,9 +24,8 @@ from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
-from subbyte.tvm_kernels.operators import BinarizedProduct, Bits, Conv2d, Epilogue, QuantizedProduct, Scale
+from subbyte.tvm_kernels.operators import WORD, BinarizedProduct, Bits, Conv2d, Epilogue, QuantizedProduct, Scale
 
-WORD = 32
 WORTH_UNPACKING = 128  # positions: the 49 of a 7x7 image do not repay it, the 196 of 14x14 do
 WORTH_TILES = 0.5  # of their products full: below it, population counts are faster
 

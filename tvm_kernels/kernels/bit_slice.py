@@ -22,8 +22,8 @@ from subbyte.tvm_kernels.kernels.portable import as_conv, not_binary_weights
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.rowwise import rows_per_tile
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.kernels.sliced_count import WORD, SlicedCount, Thresholds, thresholds
-from subbyte.tvm_kernels.operators import Bits, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.kernels.sliced_count import SlicedCount, Thresholds, thresholds
+from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, QuantizedProduct
 
 CHUNK = 8  # bits added at once
 BLOCK_BYTES = 1024  # of patches

@@ -10,11 +10,11 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels.epilogue import WORD, EpilogueEmitter
+from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.operators import Bias, Elementwise, PRelu, RowScale, Scale, ToBits
+from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowScale, Scale, ToBits
 
 
 def _by_channel(op: Elementwise) -> bool:

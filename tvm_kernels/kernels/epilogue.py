@@ -36,6 +36,7 @@ from subbyte.tvm_kernels.kernels.float_functions import (
 )
 from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.operators import (
+    WORD,
     Activate,
     Bias,
     Clip,
@@ -51,7 +52,6 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
 )
 
-WORD = 32  # signs in a word
 LINE_FLOATS = 16  # in a cache line
 PREFETCH_TO_WRITE = (1, 3, 1)  # llvm.prefetch: for a write, to the nearest cache, data
 MAGIC = 12582912  # 1.5 x 2^23: float32 numbers near it are whole

@@ -13,9 +13,10 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp, Shuffle
 
-from subbyte.tvm_kernels.kernels.epilogue import WORD, packed
+from subbyte.tvm_kernels.kernels.epilogue import packed
 from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.tiling import Window
+from subbyte.tvm_kernels.operators import WORD
 
 RUN = 64  # bytes moved at once
 SIGNS = 8  # in a byte

@@ -25,9 +25,7 @@ from subbyte.tvm_kernels.kernels.patches import Layout, layout
 from subbyte.tvm_kernels.kernels.portable_product import Arithmetic, Panels, build
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.operators import Bits, Conv2d, MatMul, QuantizedProduct
-
-WORD = 32
+from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, MatMul, QuantizedProduct
 
 
 def as_conv(geometry: MatMul | Conv2d) -> Conv2d:

@@ -33,12 +33,11 @@ from subbyte.tvm_kernels.kernels.padded_input import SIGNS, WORD_BYTES, Binarize
 from subbyte.tvm_kernels.kernels.panels import decode_panel, pack_panels
 from subbyte.tvm_kernels.kernels.register_tile import EmitsTiles, PanelTile, RegisterTile, loop, register_tile
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
-from subbyte.tvm_kernels.kernels.signature import ALIGNMENT, Signature
+from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.tiling import TILE_MACS, Positions, Tiles, positions_of, tiles_of
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
-from subbyte.tvm_kernels.operators import QuantizedProduct, ToBits
-
-WORD = 32
+from subbyte.tvm_kernels.memory import aligned
+from subbyte.tvm_kernels.operators import WORD, QuantizedProduct, ToBits
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,9 @@ class ProductBuilder:
         self.steps_place = depth * wide // STEP_BYTES
         copied = self.input.copied_rows(self.tiles.row_groups * self.positions.height)
         self.layout: Layout = self.input.copy if self.input.needed else self.input.source
-        self.copy_bytes = _aligned(copied * self.layout.row + self.overread) if self.input.needed else 0
+        self.copy_bytes = aligned(copied * self.layout.row + self.overread) if self.input.needed else 0
         self.decodes = self.panels.decodes and not self.inline
-        decoded = _aligned(self.panels.decoded_bytes(self.parts)) if self.decodes else 0
+        decoded = aligned(self.panels.decoded_bytes(self.parts)) if self.decodes else 0
         self.workspace_bytes = self.copy_bytes + decoded + self.scratch_bytes
 
     # ---- what another kind of register does otherwise: amx.py ----
@@ -299,7 +298,3 @@ class ProductBuilder:
             inner.emit(row, place * width, height, width)
         if rest:
             inner.emit(row, whole * width, height, rest)
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT

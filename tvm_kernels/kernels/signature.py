@@ -10,8 +10,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Output, Parameter, Workspace
-
-ALIGNMENT = 64  # bytes, of every buffer that the runtime hands to a kernel
+from subbyte.tvm_kernels.memory import ALIGNMENT
 
 
 class Signature:

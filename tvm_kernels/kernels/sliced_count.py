@@ -17,9 +17,8 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels import reference
-from subbyte.tvm_kernels.operators import Activate, Bias, Bits, Clip, Epilogue, PRelu, Scale, ToBits
+from subbyte.tvm_kernels.operators import WORD, Activate, Bias, Bits, Clip, Epilogue, PRelu, Scale, ToBits
 
-WORD = 32
 EXACT_STEPS = (Scale, Bias, Clip, PRelu)
 
 
