@@ -19,6 +19,7 @@ from subbyte.cli import main
 from subbyte.errors import UsageError
 from subbyte.models import Config, quantize, save_checkpoint
 from subbyte.models.zoo import registry
+from subbyte.runtime.golden import golden_outputs
 
 NAMES = ["logits", "boxes", "file", "best", "highest"]
 
@@ -178,6 +179,8 @@ def test_the_golden_run_reports_every_output(files: Files) -> None:
     assert status == 0, text
     assert [line.split(":")[0] for line in text.splitlines()] == [*NAMES, "golden outputs"]
     assert text.endswith("golden outputs: equal\n")
+    with subbyte.load(files.bundle, threads=1) as session:
+        assert [array.shape for array in golden_outputs(session.bundle)] == [o.shape for o in session.outputs]
 
 
 def test_bench_gives_a_verdict_and_says_what_it_scored(files: Files, tmp_path: Path) -> None:

@@ -172,6 +172,20 @@ def test_outputs_that_do_not_begin_with_the_batch_are_compared_in_its_slices(tmp
     assert run_onnx(file, X[:2])["largest"].shape == torch_outputs(model, X[:2], file)["largest"].shape == ()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [lambda y: y.amax(0, keepdim=True), lambda y: torch.arange(10.0).reshape(5, 2) + y.amax((0, 1))],
+    ids=["over the batch, by chance of its size", "as long as the samples"],
+)
+def test_an_output_that_only_looks_as_if_it_began_with_the_batch(tmp_path, other):
+    """One sample a slice, five in all: only slices tell what the file computes of each."""
+    model, report, file = exported(tmp_path, lambda s, x, y: {"rows": y, "other": other(y)}, inputs=X)
+    assert report.verification.exact
+    got = run_onnx(file, X)["other"]
+    assert len(got) == 5 * report.verification.outputs[1].shape[0]
+    np.testing.assert_array_equal(got, torch_outputs(model, X, file)["other"])
+
+
 def test_a_value_returned_twice_the_input_and_a_constant_are_outputs_too(tmp_path):
     make = lambda s, x, y: {"y": y, "again": y, "x": x, "anchors": s.anchors}  # noqa: E731
     _, report, file = exported(tmp_path, make, inputs=X)
