@@ -124,7 +124,8 @@ def prepare(
         data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) else ""
         test = _recorded_test_arrays(data, data_path, limit, shape)
         try:
-            _refuse_unscorable(manifest, floating, test[1] if test is not None else np.zeros(0, np.int64), data)
+            if test is not None:
+                _refuse_unscorable(manifest, floating, test[1], data)
         except UsageError:
             test = None
     return Comparison(bundle, manifest, onnx_file, floating, source, data if test is not None else None, test)
@@ -282,8 +283,9 @@ def _refuse_unscorable(manifest: Any, floating: Any, labels: Array, data: str) -
     from subbyte.export.verify import output_shapes
 
     refuse_unscorable(manifest.outputs[0].name, manifest.outputs[0].shape, labels, data)
-    name, shape = next(iter(output_shapes(floating).items()))
-    refuse_unscorable(name, shape, labels, data, "the float model")
+    if floating.graph.output[0].type.tensor_type.HasField("shape"):
+        name, shape = next(iter(output_shapes(floating).items()))
+        refuse_unscorable(name, shape, labels, data, "the float model")
 
 
 def _recorded_test_arrays(
