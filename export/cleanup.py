@@ -33,6 +33,7 @@ def clean(
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.IdentityEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
+    _give_outputs_values_of_their_own(model.graph)
     passes.DeduplicateInitializersPass()(model)
     _name(model, paths, input_names, output_names, parameters)
     passes.ClearMetadataAndDocStringPass()(model)
@@ -61,6 +62,18 @@ def _module_path(node: ir.Node) -> str:
     scopes = re.findall(r"'([^']*)'", node.metadata_props.get(_SCOPES, ""))
     inner = scopes[-2] if len(scopes) > 1 else ""
     return "".join(f"/{part}" for part in inner.split(".") if part)
+
+
+def _give_outputs_values_of_their_own(graph: ir.Graph) -> None:
+    """An output that is an input, a constant or an earlier output becomes its copy: each needs a name of its own."""
+    seen: set[int] = set()
+    for index, value in enumerate(graph.outputs):
+        if value.producer() is None or id(value) in seen:
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
+            graph.append(copy)
+            graph.outputs[index] = copy.outputs[0]
+        seen.add(id(graph.outputs[index]))
 
 
 def _name(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,14 +59,28 @@ def run_onnx(
     samples = next(iter(feeds.values())).shape[0] if feeds and next(iter(feeds.values())).ndim else 0
     if batch is None or samples == batch:
         return dict(zip(names, session.run(names, feeds), strict=True))
-    parts: list[list[Array]] = []
-    for start in range(0, samples, batch):
-        part = {name: array[start : start + batch] for name, array in feeds.items()}
-        short = batch - next(iter(part.values())).shape[0]
-        if short:
-            part = {k: np.concatenate([v, np.zeros((short, *v.shape[1:]), v.dtype)]) for k, v in part.items()}
-        parts.append([array[: batch - short] if array.ndim else array for array in session.run(names, part)])
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+    slices = {name: batches(array, batch) for name, array in feeds.items()}
+    parts = [session.run(names, dict(zip(slices, part, strict=True))) for part in zip(*slices.values(), strict=True)]
+    return {name: joined([part[i] for part in parts], batch, samples) for i, name in enumerate(names)}
+
+
+def batches(samples: Array, batch: int) -> list[Array]:
+    """Slices of `batch` samples; the last one is filled up with zeros."""
+    short = -len(samples) % batch
+    if short:
+        samples = np.concatenate([samples, np.zeros((short, *samples.shape[1:]), samples.dtype)])
+    return [samples[start : start + batch] for start in range(0, len(samples), batch)]
+
+
+def joined(parts: Sequence[Array], batch: int, samples: int) -> Array:
+    """Results of slices put together along their first axis, without what is of the zeros that `batches` added.
+
+    A result whose first axis is not the batch is put together and cut in the same way, so that engines can be compared
+    on it.
+    """
+    kept = batch - -samples % batch
+    whole = [np.atleast_1d(part) for part in parts]
+    return np.concatenate([*whole[:-1], whole[-1][: -(-len(whole[-1]) * kept // batch)]])
 
 
 def largest_accumulators(path: Model, inputs: Inputs) -> dict[str, float]:

@@ -25,13 +25,13 @@ from subbyte.errors import DataError, ExportError, SubbyteError, UsageError
 from subbyte.export.cleanup import clean
 from subbyte.export.functions import OPSET
 from subbyte.export.onnx_file import save_onnx
+from subbyte.export.outputs import INPUT, named_outputs
 from subbyte.export.verify import Verification, verify
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
 from subbyte.models.quant.functional import exporting
 
 Array = npt.NDArray[Any]
 
-INPUT, OUTPUT = "input", "logits"
 CHECKED_SAMPLES = 8
 
 
@@ -67,7 +67,10 @@ def export(
 
     A module needs an `example` input [any, ...], float32; only its shape counts. With `check` the file is run in
     onnxruntime on `inputs` [N, ...] (by default test images of the checkpoint's data, else random ones) and compared
-    with torch; a file that differs is not written. Raises ExportError, UsageError, CheckpointError.
+    with torch; a file that differs is not written. A forward may return one tensor, or a tuple, list or dict of them:
+    each is an output (`export/outputs.py` says under which name), and each is compared.
+
+    Raises ExportError, UsageError, CheckpointError.
     """
     if batch < 1:
         raise UsageError(f"the batch must be at least 1, got {batch}")
@@ -137,6 +140,8 @@ def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None)
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
     example = torch.zeros(shape)
     try:
+        with torch.no_grad():
+            names = list(named_outputs(module(example)))
         with exporting(module), _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
@@ -144,7 +149,6 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
                 optimize=True,
                 verbose=False,
             )
@@ -155,10 +159,15 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
             f"torch cannot trace the model on an input of shape {list(shape)}: {_cause(error)}. It must take one "
             f"tensor of this shape, and must not branch on its values"
         ) from error
-    if program is None or len(program.model.graph.inputs) != 1 or len(program.model.graph.outputs) != 1:
-        raise ExportError("the model must have one input and one output tensor")
-    names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    return clean(program.model, input_names=[INPUT], output_names=[OUTPUT], parameters=names)
+    if program is None or len(program.model.graph.inputs) != 1:
+        raise ExportError("the model must have one input tensor")
+    if len(program.model.graph.outputs) != len(names):
+        raise ExportError(
+            f"torch traced {len(program.model.graph.outputs)} outputs of a forward that returns {len(names)} "
+            f"({', '.join(names)}); it must return the same ones while it is exported"
+        )
+    parameters = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    return clean(program.model, input_names=[INPUT], output_names=names, parameters=parameters - {INPUT, *names})
 
 
 def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str]:

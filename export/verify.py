@@ -8,6 +8,7 @@ rounding tie tipped are counted.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 from torch import nn
 
 from subbyte.errors import ExportError
-from subbyte.export.engine import onnx_codes, products, run_onnx
+from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
 from subbyte.export.functions import DOMAIN
 from subbyte.export.graph import GraphView, view
+from subbyte.export.outputs import output_arrays
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
 from subbyte.models.quant.observe import Observation, observed_codes
 
@@ -51,18 +53,52 @@ class CodesCompared:
 
 
 @dataclass(frozen=True)
+class OutputCompared:
+    """One output against torch's."""
+
+    name: str
+    shape: tuple[int, ...]  # in the file
+    largest: float  # |value|
+    max_error: float  # largest |difference|, ORT_DISABLE_ALL; infinite where the shapes differ
+    max_error_optimized: float  # the same, ORT_ENABLE_ALL
+    differing: int  # elements that are not bit-equal, both levels together
+
+    @property
+    def error(self) -> float:
+        """The larger of the two errors; NaN where one cannot be measured."""
+        return float(np.max([self.max_error, self.max_error_optimized]))
+
+
+@dataclass(frozen=True)
 class Verification:
     """What the comparison found."""
 
     samples: int
     inexact: tuple[str, ...]  # nodes whose float result may depend on the engine; empty: all must be bit-equal
-    largest_output: float
-    max_error: float  # largest |difference| of an output, ORT_DISABLE_ALL
-    max_error_optimized: float
-    differing_outputs: int  # output floats that are not bit-equal, both levels together
+    outputs: tuple[OutputCompared, ...]  # in the order of the file
     codes: tuple[CodesCompared, ...]
     largest_accumulator: float  # of all quantized products; exact below 2^24
     largest_accumulator_at: str
+
+    @property
+    def largest_output(self) -> float:
+        """The largest |value| of all outputs."""
+        return max(output.largest for output in self.outputs)
+
+    @property
+    def max_error(self) -> float:
+        """The largest |difference| of all outputs, ORT_DISABLE_ALL; NaN where one cannot be measured."""
+        return float(np.max([output.max_error for output in self.outputs]))
+
+    @property
+    def max_error_optimized(self) -> float:
+        """As `max_error`, ORT_ENABLE_ALL."""
+        return float(np.max([output.max_error_optimized for output in self.outputs]))
+
+    @property
+    def differing_outputs(self) -> int:
+        """Elements of all outputs that are not bit-equal, both levels together."""
+        return sum(output.differing for output in self.outputs)
 
     @property
     def exact(self) -> bool:
@@ -74,9 +110,14 @@ class Verification:
         wrong = sum(max(c.differing, c.differing_optimized) for c in self.codes)
         if self.exact:
             verdict = "bit-equal to torch in onnxruntime, plain and optimised"
+            if len(self.outputs) > 1:
+                verdict += f", in all {len(self.outputs)} outputs"
         else:
-            error = max(self.max_error, self.max_error_optimized)
-            verdict = f"max error {error:.2g} (largest output {self.largest_output:.3g})"
+            verdict = "; ".join(
+                f"max error {output.error:.2g} (largest output {output.largest:.3g})"
+                + (f" of '{output.name}'" if len(self.outputs) > 1 else "")
+                for output in self.outputs
+            )
             if codes:
                 verdict += f", {wrong} of {codes} codes differ"
         text = f"{verdict}, on {self.samples} inputs"
@@ -89,7 +130,6 @@ def verify(model: onnx.ModelProto, module: nn.Module, inputs: Array) -> Verifica
     """Compare a file with its module in eval mode, on `inputs` [N, ...]; raises ExportError when they differ."""
     expected, recorded = torch_codes(module, inputs, model)
     names = list(recorded)
-    output = model.graph.output[0].name
     sums = products(model)
     plain = run_onnx(model, inputs, [*names, *sums])
     optimized = run_onnx(model, inputs, optimized=True)
@@ -103,10 +143,17 @@ def verify(model: onnx.ModelProto, module: nn.Module, inputs: Array) -> Verifica
     result = Verification(
         samples=len(inputs),
         inexact=tuple(inexact_nodes(model)),
-        largest_output=float(np.abs(expected).max(initial=0.0)),
-        max_error=_error(plain[output], expected),
-        max_error_optimized=_error(optimized[output], expected),
-        differing_outputs=_differing(plain[output], expected) + _differing(optimized[output], expected),
+        outputs=tuple(
+            OutputCompared(
+                name=name,
+                shape=shape,
+                largest=float(np.abs(own.astype(np.float64)).max(initial=0.0)),
+                max_error=_error(plain[name], own),
+                max_error_optimized=_error(optimized[name], own),
+                differing=_differing(plain[name], own) + _differing(optimized[name], own),
+            )
+            for (name, own), shape in zip(expected.items(), output_shapes(model).values(), strict=True)
+        ),
         codes=codes,
         largest_accumulator=peaks.get(peak, 0.0),
         largest_accumulator_at=peak,
@@ -153,41 +200,49 @@ def _judge(result: Verification) -> None:
     worst = max(result.codes, key=lambda c: c.differing + c.differing_optimized, default=None)
     wrong = sum(max(c.differing, c.differing_optimized) for c in result.codes)
     total = sum(c.total for c in result.codes)
-    error = max(result.max_error, result.max_error_optimized)
     if not result.inexact and not result.exact:
-        first = next((c.name for c in result.codes if c.differing + c.differing_optimized), "the output")
+        error = max(result.max_error, result.max_error_optimized)
+        different = (c.name for c in result.codes if c.differing + c.differing_optimized)
+        first = next(different, next((output.name for output in result.outputs if output.differing), ""))
         raise ExportError(
             f"the file must equal torch bit for bit and does not: {result.differing_outputs} outputs and {wrong} of "
             f"{total} codes differ (max error {error:.3g}); the first difference is at '{first}'"
         )
     tolerance = MIXED_TOLERANCE if result.codes else FLOAT_TOLERANCE
-    if not error <= tolerance * max(result.largest_output, 1e-6):
-        raise ExportError(
-            f"the file differs from torch by {error:.3g}, more than {tolerance:g} of the largest output "
-            f"{result.largest_output:.3g}, on {result.samples} inputs"
-        )
+    for output in result.outputs:
+        if not output.error <= tolerance * max(output.largest, 1e-6):
+            raise ExportError(
+                f"output '{output.name}' of the file differs from torch's by {output.error:.3g}, more than "
+                f"{tolerance:g} of the largest output {output.largest:.3g}, on {result.samples} inputs"
+            )
     if worst is not None and wrong > MIXED_CODES * total:
         raise ExportError(
             f"{wrong} of {total} codes differ from torch's, most at '{worst.name}': more than ties explain"
         )
 
 
-def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[Array, dict[str, Array]]:
-    """Output of a module in eval mode, and its activation codes under the names that the exported file gives them."""
-    output, observed = torch_observations(module, inputs, model)
-    return output, {name: observation.codes.numpy() for name, observation in observed.items()}
+def output_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's outputs by name, in its order; 0 for a size that is dynamic."""
+    return {
+        output.name: tuple(dim.dim_value for dim in output.type.tensor_type.shape.dim) for output in model.graph.output
+    }
+
+
+def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Outputs of a module in eval mode, and its activation codes, under the names that the exported file gives them."""
+    outputs, observed = torch_observations(module, inputs, model)
+    return outputs, {name: observation.codes.numpy() for name, observation in observed.items()}
 
 
 def torch_observations(
     module: nn.Module, inputs: Array, model: onnx.ModelProto
-) -> tuple[Array, dict[str, Observation]]:
+) -> tuple[dict[str, Array], dict[str, Observation]]:
     """As `torch_codes`, with what was rounded to the codes.
 
     Two layers that quantize the same value with the same step share one quantizer in the file; the codes stand once.
-    Raises ExportError when the file has not all of the module's quantizers, or others.
+    Raises ExportError when the file has not all of the module's quantizers or not its outputs, or others.
     """
-    with torch.no_grad(), observed_codes(module) as seen:
-        output = _single(module(torch.from_numpy(inputs)))
+    outputs, seen = _observed(module, inputs, model)
     recorded: dict[str, list[Observation]] = {}
     for observation in seen:
         recorded.setdefault(observation.layer, []).append(observation)
@@ -202,18 +257,59 @@ def torch_observations(
         for call in calls:
             if not any(torch.equal(call.codes, other.codes) for other in found.values()):
                 raise ExportError(f"torch quantizes the input of '{layer}', but the file does not")
-    return output, found
+    return outputs, found
 
 
-def _single(result: Any) -> Array:
-    """The one tensor that a model gives, alone or in a tuple, list or dict."""
-    values = list(result.values()) if isinstance(result, dict) else result
-    if isinstance(values, (tuple, list)) and len(values) == 1:
-        values = values[0]
-    if not isinstance(values, torch.Tensor):
-        raise ExportError(f"the model must give one output tensor, got {type(result).__name__} of {len(result)}")
-    array: Array = values.numpy()
-    return array
+def torch_outputs(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> dict[str, Array]:
+    """Outputs of a module on `inputs` [N, ...] by the names of the file, put together as `run_onnx` does.
+
+    Raises ExportError when the file has other outputs.
+    """
+    return _observed(module, inputs, model)[0]
+
+
+def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], list[Observation]]:
+    """Outputs and quantizer calls, of all inputs at once where every output has the batch as its first axis.
+
+    Else the file's batch is part of what it computes, and torch runs in the same slices as the file.
+    """
+    shapes = output_shapes(model)
+    batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+    with torch.no_grad():
+        if all(shape[:1] == (batch,) for shape in shapes.values()):
+            with observed_codes(module) as seen:
+                outputs = _named_as(shapes, module(torch.from_numpy(inputs)))
+            if all(array.shape == (len(inputs), *shapes[name][1:]) for name, array in outputs.items()):
+                return outputs, seen
+        made: list[dict[str, Array]] = []
+        calls: list[list[Observation]] = []
+        for part in batches(inputs, batch):
+            with observed_codes(module) as seen:
+                made.append(_named_as(shapes, module(torch.from_numpy(part))))
+            calls.append(seen)
+    if len(inputs) == batch:
+        return made[0], calls[0]
+    outputs = {name: joined([part[name] for part in made], batch, len(inputs)) for name in shapes}
+    return outputs, [_one_call(slices, batch, len(inputs)) for slices in zip(*calls, strict=True)]
+
+
+def _one_call(slices: Sequence[Observation], batch: int, samples: int) -> Observation:
+    """One call of a quantizer on all samples, from its calls on slices of them."""
+    codes, values = (
+        torch.from_numpy(joined([getattr(part, kind).numpy() for part in slices], batch, samples))
+        for kind in ("codes", "values")
+    )
+    return Observation(slices[0].layer, values, codes, slices[0].inverse_step)
+
+
+def _named_as(shapes: Mapping[str, object], result: object) -> dict[str, Array]:
+    """What a forward returned, under the file's names; a file may name a single output as it likes."""
+    arrays = output_arrays(result)
+    if len(arrays) != len(shapes) or (len(shapes) > 1 and list(arrays) != list(shapes)):
+        raise ExportError(
+            f"torch returns the outputs {', '.join(arrays)}, the file has {', '.join(shapes)}: export the model again"
+        )
+    return dict(zip(shapes, arrays.values(), strict=True))
 
 
 _CODES = re.compile(r"(?P<layer>/.*|)/(Quantize|QuantizePerToken|Binarize)(_\d+)?_output_0")
@@ -225,4 +321,10 @@ def _differing(a: Array, b: Array) -> int:
 
 
 def _error(a: Array, b: Array) -> float:
-    return float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if a.shape == b.shape else float("inf")
+    return largest_error(a, b) if a.shape == b.shape else float("inf")
+
+
+def largest_error(a: Array, b: Array) -> float:
+    """The largest |difference| of two arrays of one shape; the same infinity is no difference, NaN always is (NaN)."""
+    with np.errstate(invalid="ignore"):
+        return float(np.where(a == b, 0.0, np.abs(a.astype(np.float64) - b.astype(np.float64))).max(initial=0.0))

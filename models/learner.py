@@ -151,7 +151,7 @@ class Learner(LightningModule):
         for teacher in self._teacher:
             with torch.no_grad():
                 guide = Outputs(logits=teacher(images))
-        logits = self.model(images)
+        logits = _logits(self.model(images))
         output = self.loss(Outputs(logits=logits, teacher=guide), Targets(label=labels), step=self.global_step)
         self._add("loss", output.value.detach() * len(labels))
         self._add("correct", (logits.detach().argmax(-1) == labels).sum())
@@ -165,7 +165,7 @@ class Learner(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count what the model in eval mode, an exact integer graph where it is quantized, gets right."""
         images, labels = batch
-        logits = self.model(images)
+        logits = _logits(self.model(images))
         self._add("loss", nn.functional.cross_entropy(logits, labels, reduction="sum"))
         self._add("correct", (logits.argmax(-1) == labels).sum())
         self._add("count", torch.tensor(len(labels), device=labels.device))
@@ -203,6 +203,16 @@ class Learner(LightningModule):
             optimizer, lambda step: warmup_cosine(step, steps, self.recipe.warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _logits(output: object) -> Tensor:
+    """What the model gave, where that is one tensor; raises UsageError."""
+    if isinstance(output, Tensor):
+        return output
+    raise UsageError(
+        f"the model's forward returns a {type(output).__name__}, train learns from logits [N, classes] alone: train it "
+        "with a loop of your own around quantize(), then export the model"
+    )
 
 
 class EpochReport(Callback):

@@ -108,4 +108,4 @@ def _read(bundle: Bundle, member: str, info: TensorInfo) -> Array:
     if shape != info.shape or dtype != np.dtype(info.dtype) or len(data) - file.tell() != info.nbytes:
         raise BundleError(f"member '{member}' is {dtype} {shape}, the manifest says {info.dtype} {info.shape}")
     flat = np.frombuffer(data, dtype, offset=file.tell())
-    return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))
+    return np.asarray(flat.reshape(shape, order="F" if fortran else "C"), order="C")

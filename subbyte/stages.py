@@ -9,7 +9,7 @@ from a tie, something computes wrongly.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import UsageError
 
 Array = npt.NDArray[Any]
@@ -27,14 +28,28 @@ NEAR_A_TIE = 1e-3  # of a step: farther than any float difference that the stage
 
 
 @dataclass(frozen=True)
+class OutputError:
+    """One output of one stage against torch eval's."""
+
+    name: str
+    shape: tuple[int, ...]  # in the ONNX file
+    largest: float  # |value| of torch eval
+    max_error: float  # NaN where it cannot be measured, infinite where the shapes differ
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One stage against torch eval: accuracy 0..1 (None without labels), and what differs."""
+    """One stage against torch eval: accuracy 0..1 (None without labels), and what differs.
+
+    Predictions are read from the first output; `max_error` is the largest of all outputs.
+    """
 
     name: str
     accuracy: float | None
     changed_predictions: int
     differing_codes: int
     max_error: float
+    outputs: tuple[OutputError, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class CheckReport:
             f"max error {stage.max_error:.3g}"
             for stage in self.stages
         ]
+        for stage in self.stages if len(self.stages[0].outputs) > 1 else ():
+            stages += [f"{stage.name}, output '{o.name}': max error {o.max_error:.3g}" for o in stage.outputs]
         return "\n".join([f"{self.samples:,} inputs, each stage against torch eval", *stages, *self.findings])
 
 
@@ -97,20 +114,24 @@ def check(
 ) -> CheckReport:
     """Run the test set (random inputs without `data`) through checkpoint, ONNX file and bundle, and compare.
 
-    `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. Raises UsageError when the
-    three do not belong together (different numbers or shapes of quantized layers).
+    `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. All outputs are compared;
+    accuracy is scored on the first. Raises UsageError when the three do not belong together (different numbers or
+    shapes of quantized layers), or the first output holds no logits for the labels.
     """
     import torch
 
     from subbyte.export import largest_accumulators, load_onnx, torch_observations
-    from subbyte.export.verify import inexact_nodes
+    from subbyte.export.verify import inexact_nodes, output_shapes
     from subbyte.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
     model = loaded.model.eval()
     file = load_onnx(str(onnx))
     images, labels = _inputs(loaded, data, data_path, limit)
-    tally = {name: _Tally(labels is not None) for name in STAGES}
+    shapes = output_shapes(file)
+    if labels is not None:
+        refuse_unscorable(*next(iter(shapes.items())), labels, str(data))
+    tally = {name: _Tally(labels is not None, shapes) for name in STAGES}
     layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
     largest = 0
     names: list[str] = []
@@ -122,9 +143,9 @@ def check(
             expected, observed = torch_observations(model, x, file)
             names = list(observed)
             tally["torch eval"].add(expected, expected, y)
-            tally["torch, training graph"].add(expected, _training_graph(model, x), y)
-            for stage, output, values in _later_stages(file, names, session, x):
-                tally[stage].add(expected, output, y)
+            tally["torch, training graph"].add(expected, _training_graph(model, x, file), y)
+            for stage, outputs, values in _later_stages(file, names, session, x):
+                tally[stage].add(expected, outputs, y)
                 _compare(layers[stage], stage, observed, values)
             if start == 0:
                 largest = int(max(largest_accumulators(file, x).values(), default=0))
@@ -132,27 +153,47 @@ def check(
     stages = tuple(tally[name].stage(name, sum(d.count for d in layers.get(name, {}).values())) for name in used)
     compared = {name: found for name, found in layers.items() if name in used}
     findings, diverged = _explain(names, compared, tolerant=bool(inexact_nodes(file)))
-    wrong = _outputs_differ(stages[2:], file, tally["torch eval"].largest)
+    wrong = _outputs_differ(stages[2:], file)
+    first = scored_on(list(shapes))
+    if first:
+        findings = (f"predictions{'' if labels is None else ' and accuracy'} are those of {first}", *findings)
     return CheckReport(len(images), stages, len(names), largest, (*findings, *wrong), diverged or bool(wrong))
 
 
 class _Tally:
     """Counts of one stage over all samples."""
 
-    def __init__(self, labelled: bool) -> None:
-        self.labelled, self.right, self.seen, self.changed, self.error, self.largest = labelled, 0, 0, 0, 0.0, 0.0
+    def __init__(self, labelled: bool, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.labelled, self.shapes, self.right, self.seen, self.changed = labelled, shapes, 0, 0, 0
+        self.errors, self.largest = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0.0)
 
-    def add(self, expected: Array, got: Array, labels: Array | None) -> None:
-        self.seen += len(got)
-        self.changed += int((expected.argmax(-1) != got.argmax(-1)).sum())
-        self.error = max(self.error, float(np.abs(expected - got).max(initial=0)))
-        self.largest = max(self.largest, float(np.abs(expected).max(initial=0)))
+    def add(self, expected: Mapping[str, Array], got: Mapping[str, Array], labels: Array | None) -> None:
+        from subbyte.export.verify import largest_error
+
+        for name in self.shapes:
+            a, b = expected[name], got[name]
+            error = largest_error(a, b) if a.shape == b.shape else np.inf
+            self.errors[name] = float(np.maximum(self.errors[name], error))  # NaN stays NaN
+            self.largest[name] = max(self.largest[name], float(np.abs(a.astype(np.float64)).max(initial=0)))
+        first = next(iter(self.shapes))
+        before, after = (_predictions(arrays[first]) for arrays in (expected, got))
+        self.changed += int((before != after).sum()) if before.shape == after.shape else before.size
         if labels is not None:
-            self.right += int((got.argmax(-1) == labels).sum())
+            self.seen += len(labels)
+            self.right += int((after == labels).sum())
 
     def stage(self, name: str, differing: int) -> Stage:
         accuracy = self.right / max(1, self.seen) if self.labelled else None
-        return Stage(name, accuracy, self.changed, differing, self.error)
+        outputs = tuple(OutputError(o, self.shapes[o], self.largest[o], self.errors[o]) for o in self.shapes)
+        error = float(np.max([output.max_error for output in outputs]))
+        return Stage(name, accuracy, self.changed, differing, error, outputs)
+
+
+def _predictions(output: Array) -> Array:
+    """Places of the largest values along the last axis; integers are predictions themselves."""
+    if output.dtype.kind != "f":
+        return output
+    return np.asarray(np.atleast_1d(output).argmax(-1))
 
 
 def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
@@ -167,18 +208,20 @@ def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
         raise UsageError(f"'{bundle}' was not compiled from '{onnx}': name the file it was made from, or compile again")
 
 
-def _outputs_differ(stages: Sequence[Stage], file: Any, largest: float) -> list[str]:
-    """A sentence for each stage whose outputs are farther from torch's than its arithmetic allows."""
+def _outputs_differ(stages: Sequence[Stage], file: Any) -> list[str]:
+    """A sentence for each output of a stage that is farther from torch's than its arithmetic allows."""
     from subbyte.export import onnx_codes
     from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, inexact_nodes
 
     inexact = inexact_nodes(file)
     tolerance = 0.0 if not inexact else MIXED_TOLERANCE if onnx_codes(file) else FLOAT_TOLERANCE
-    allowed = tolerance * largest
     return [
-        f"{stage.name}: outputs differ from torch's by {stage.max_error:.3g}, allowed are {allowed:.3g}"
+        f"{stage.name}: outputs differ from torch's by {output.max_error:.3g}"
+        + (f" in '{output.name}'" if len(stage.outputs) > 1 else "")
+        + f", allowed are {tolerance * output.largest:.3g}"
         for stage in stages
-        if not stage.max_error <= allowed
+        for output in stage.outputs
+        if not output.max_error <= tolerance * output.largest
     ]
 
 
@@ -209,40 +252,38 @@ def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int |
     return images, labels
 
 
-def _training_graph(model: Any, x: Array) -> Array:
+def _training_graph(model: Any, x: Array, file: Any) -> dict[str, Array]:
     """The fake-quantized float graph that was trained, with the statistics of eval mode."""
-    import torch
-
+    from subbyte.export.verify import torch_outputs
     from subbyte.models.quant import fake_quantized
 
     with fake_quantized(model):
-        result: Array = model(torch.from_numpy(x)).numpy()
-    return result
+        return torch_outputs(model, x, file)
 
 
-def _later_stages(file: Any, names: list[str], session: Any, x: Array) -> Iterator[tuple[str, Array, dict[str, Array]]]:
-    """Stage, outputs [N, ...] and the codes by name, for onnxruntime and, if there is one, the bundle."""
+def _later_stages(
+    file: Any, names: list[str], session: Any, x: Array
+) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
+    """Stage, outputs by name and the codes by name, for onnxruntime and, if there is one, the bundle."""
     from subbyte.export import run_onnx
+    from subbyte.export.engine import batches, joined
 
     values = run_onnx(file, x, names)
-    yield "onnxruntime", values[file.graph.output[0].name], values
+    yield "onnxruntime", values, values
     if session is None:
         return
     batch = session.inputs[0].shape[0]
-    outputs: list[Array] = []
-    traces: list[dict[str, Array]] = []
-    for start in range(0, len(x), batch):
-        part = x[start : start + batch]
-        short = batch - len(part)
-        if short:
-            part = np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)])
+    runs: list[dict[str, Array]] = []
+    for part in batches(x, batch):
         trace = session.trace(part)
         # A value stored before a Flatten or Reshape of the file goes by its name and a number, in the same order.
         trace |= {name.partition(":")[0]: value for name, value in trace.items() if name.partition(":")[0] not in trace}
-        outputs.append(trace[session.outputs[0].name][: batch - short])
-        traces.append({name: value[: batch - short] for name, value in trace.items() if name in names})
-    merged = {name: np.concatenate([trace[name] for trace in traces]) for name in traces[0]}
-    yield "bundle", np.concatenate(outputs), merged
+        results = session.run([part])
+        outputs = results if isinstance(results, dict) else {session.outputs[0].name: results}
+        runs.append({name: value for name, value in trace.items() if name in names} | outputs)
+    # One slice is left as it is, so that a scalar has no axis here if it has none in the file.
+    merged = {n: runs[0][n] if len(x) == batch else joined([r[n] for r in runs], batch, len(x)) for n in runs[0]}
+    yield "bundle", merged, {name: value for name, value in merged.items() if name in names}
 
 
 def _compare(found: dict[str, _Difference], stage: str, observed: dict[str, Any], values: dict[str, Array]) -> None:

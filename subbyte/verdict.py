@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import DataError, UnknownNameError, UsageError
 
 Array = npt.NDArray[Any]
@@ -46,6 +47,7 @@ class Verdict:
     warnings: tuple[str, ...]
     float_source: str
     data: str | None  # whose test set scored the accuracy
+    scored_on: str  # which output accuracy was scored on, where the model has several; else empty
     bundle_bytes: int
     deployed_bytes: int  # the library and the weights alone
 
@@ -94,8 +96,8 @@ def prepare(
     """Find what the bundle is compared with, before anything is measured.
 
     Without `data` the test set is that of the data the model was trained on, if the bundle names it and it is here.
-    Raises UsageError when the ONNX file cannot be found or is another, or the images do not fit the model; DataError;
-    ModelError for a damaged `float_model`.
+    Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, or when
+    the images or labels of `data` do not fit the model; DataError; ModelError for a damaged `float_model`.
     """
     from subbyte.export import float_twin, load_onnx
     from subbyte.runtime import open_bundle
@@ -116,10 +118,16 @@ def prepare(
         if test[0].shape[1:] != shape[1:]:
             given, wanted = list(test[0].shape[1:]), list(shape[1:])
             raise UsageError(f"data set '{data}' has inputs of {given}, the model wants {wanted}")
+        _refuse_unscorable(manifest, floating, test[1], data)
     else:
         metadata = manifest.source.get("metadata")
         data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) else ""
         test = _recorded_test_arrays(data, data_path, limit, shape)
+        try:
+            if test is not None:
+                _refuse_unscorable(manifest, floating, test[1], data)
+        except UsageError:
+            test = None
     return Comparison(bundle, manifest, onnx_file, floating, source, data if test is not None else None, test)
 
 
@@ -209,6 +217,7 @@ def compare(
         warnings=warnings,
         float_source=ready.float_source,
         data=ready.data,
+        scored_on=scored_on([output.name for output in manifest.outputs]) if test is not None else "",
         bundle_bytes=bundle.stat().st_size,
         deployed_bytes=deployed,
     )
@@ -267,6 +276,16 @@ def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple
     from subbyte.models.data import load_data
 
     return load_data(data, path).test_arrays(limit)
+
+
+def _refuse_unscorable(manifest: Any, floating: Any, labels: Array, data: str) -> None:
+    """Raise UsageError where the first output of the bundle or of the float model cannot be logits for the labels."""
+    from subbyte.export.verify import output_shapes
+
+    refuse_unscorable(manifest.outputs[0].name, manifest.outputs[0].shape, labels, data)
+    if floating.graph.output[0].type.tensor_type.HasField("shape"):
+        name, shape = next(iter(output_shapes(floating).items()))
+        refuse_unscorable(name, shape, labels, data, "the float model")
 
 
 def _recorded_test_arrays(

@@ -1,6 +1,6 @@
 """From TIR to C that stands alone: right min and max, no TVM headers, exact constants, functions from c_prelude.py.
 
-Importing this file teaches TVM's C code generator the population count.
+Importing this file teaches TVM's C code generator the population count and absolute values of floats.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ def _lower_popcount(call: Any) -> Any:
     return counted.astype(str(call.ty.dtype))
 
 
+def _lower_fabs(call: Any) -> Any:
+    dtype = str(call.ty.dtype)
+    return tirx.call_pure_extern(dtype, {"float32": "fabsf", "float64": "fabs"}[dtype], call.args[0])
+
+
 register_intrin_lowering("tirx.popcount", target="c", f=_lower_popcount, level=99)
+register_intrin_lowering("tirx.fabs", target="c", f=_lower_fabs, level=99)
 
 
 def _reads(expression: Any) -> bool:

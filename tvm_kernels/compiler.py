@@ -245,7 +245,7 @@ def _source(model: Model) -> dict[str, Any]:
 
 def _npy(array: Any) -> bytes:
     file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    np.save(file, np.asarray(array, order="C"), allow_pickle=False)
     return file.getvalue()
 
 

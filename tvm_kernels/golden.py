@@ -47,7 +47,7 @@ def read_inputs(given: Sequence[Any], inputs: Sequence[Tensor]) -> list[Array]:
                 f"golden input '{tensor.name}' is {array.dtype} {list(array.shape)}, "
                 f"the model takes {tensor.dtype} {list(tensor.shape)}"
             )
-        arrays.append(np.ascontiguousarray(array))
+        arrays.append(np.asarray(array, order="C"))  # ascontiguousarray would give a scalar an axis
     return arrays
 
 
@@ -59,7 +59,7 @@ def golden_tensors(
     feeds = {tensor.name: array for tensor, array in zip(plan.inputs, inputs, strict=True)}
     names = [tensor.name for tensor in plan.outputs]
     outputs, engine = _reference_outputs(model, names, feeds)
-    made = tuple(np.ascontiguousarray(array) for array in outputs)
+    made = tuple(np.asarray(array, order="C") for array in outputs)
     for tensor, array in zip(plan.outputs, made, strict=True):
         if array.shape != tuple(tensor.shape) or str(array.dtype) != tensor.dtype:
             raise ModelError(

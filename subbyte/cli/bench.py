@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--float-model", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Float ONNX to compare with."
 )
-@click.option("--data", help="With --baseline: score all on this test set. [default: the one trained on]")
+@click.option("--data", help="With --baseline: score the first outputs on this test set. [default: the one trained on]")
 @click.option("--data-path", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Save everything as JSON.")
 def bench(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--input", "inputs", multiple=True, required=True, help="input.npy, or NAME=input.npy for each input.")
-@click.option("--output", type=click.Path(path_type=Path), help=".npy (one output) or .npz (several); default: print.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help=".npy (one output) or .npz (several, by name); default: print."
+)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int) -> None:
     """Run BUNDLE on arrays saved by NumPy."""
@@ -55,7 +57,10 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
         if len(inputs) != len(wanted):
             raise UsageError(f"got {len(inputs)} --input, the model needs {len(wanted)}: {', '.join(wanted)}")
         if output is not None and len(names) > 1 and output.suffix != ".npz":
-            raise UsageError(f"the model has {len(names)} outputs ({', '.join(names)}); save them to a .npz file")
+            raise UsageError(
+                f"--output {output}: the model has {len(names)} outputs ({', '.join(names)}), a .npz file holds them: "
+                f"--output {output.with_suffix('.npz')}"
+            )
         for name, array in arrays.items() or zip(wanted, positional, strict=True):
             _check_finite(name, array)
         result = session.run(arrays or positional)
@@ -65,10 +70,22 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
             click.echo(f"{name} {array.dtype} {list(array.shape)}\n{array}")
         return
     if output.suffix == ".npz":
-        replace_file(output, lambda file: np.savez(file, allow_pickle=False, **results))
+        replace_file(output, lambda file: _save_all(file, results))
     else:
         replace_file(output, lambda file: np.save(file, results[names[0]]))
     click.echo(f"{output}: " + ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in results.items()))
+
+
+def _save_all(file: BinaryIO, results: dict[str, np.ndarray]) -> None:
+    """What numpy.savez writes; that takes names as keyword arguments, of which it has some for itself ('file')."""
+    from zipfile import ZipFile
+
+    import numpy as np
+
+    with ZipFile(file, "w") as archive:
+        for name, array in results.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

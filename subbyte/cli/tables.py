@@ -60,6 +60,7 @@ def print_verdict(found: Verdict, console: Console) -> None:
     console.print(table(title, headings, rows))
     console.print(f"float model: {found.float_source}", style="dim")
     scored = f"on the test set of {found.data}" if found.data else "not compared: name a test set with --data"
+    scored += f", by {_printable(found.scored_on)}" if found.scored_on else ""
     console.print(f"accuracy: {scored}", style="dim")
     console.print(
         f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
@@ -135,6 +136,19 @@ def print_check(report: CheckReport, console: Console) -> None:
     ]
     headings = ("stage", "accuracy", "changed predictions", "differing integers", "max error")
     console.print(table(f"{report.samples:,} inputs, each stage against torch eval", headings, rows))
+    if len(report.stages[0].outputs) > 1:
+        outputs = zip(*(stage.outputs for stage in report.stages), strict=True)
+        errors = [
+            (
+                rows[0].name,
+                "x".join(map(str, rows[0].shape)) or "scalar",
+                f"{rows[0].largest:.3g}",
+                *(f"{row.max_error:.3g}" for row in rows),
+            )
+            for rows in outputs
+        ]
+        columns = ("output", "shape", "largest", *(stage.name for stage in report.stages))
+        console.print(table("max error of each output", columns, errors, numbers=2))
     console.print(f"largest accumulator seen: {report.largest_accumulator:,} (float32 sums are exact below 16,777,216)")
     for line in report.findings:
-        console.print(line, style="bold red" if report.diverged else "")
+        console.print(_printable(line), style="bold red" if report.diverged else "")

@@ -134,6 +134,16 @@ def test_c_rounds_to_nearest_even_like_numpy(tmp_path: Path) -> None:
     assert same.all()
 
 
+def test_c_takes_absolute_values(tmp_path: Path) -> None:
+    kernels = compile_source([Wanted("unary", unary(T.fabs))], get_target("cortex-m4").tvm_target())
+    library = load(kernels.code, ".c", tmp_path)
+    x = np.linspace(-3, 3, 64, dtype=np.float32)
+    x[:3] = [-np.inf, -0.0, -1e-40]
+    y = np.empty(64, np.float32)
+    call(library.unary, [x, y], 0, 64)
+    np.testing.assert_array_equal(y.view(np.uint32), np.abs(x).view(np.uint32))
+
+
 def test_c_counts_bits(tmp_path: Path) -> None:
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("count")

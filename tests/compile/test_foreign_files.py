@@ -17,8 +17,8 @@ from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower_graph
 
 
-def float_network():
-    """Convolution, depthwise, residual, max pool, Gemm: in float."""
+def float_network(heads=False):
+    """Convolution, depthwise, residual, max pool, Gemm: in float; with `heads` three outputs of different shapes."""
     b = Builder()
     x = b.input(1, 3, 10, 10)
 
@@ -31,10 +31,14 @@ def float_network():
     z = b.node("MaxPool", z, kernel_shape=[2, 2], strides=[2, 2])
     flat = b.node("Flatten", z)
     hidden = b.node("Relu", b.node("Gemm", flat, b.constant(b.rng.normal(0, 0.1, (12, 200))), b.uniform(12), transB=1))
-    return b.model(b.node("MatMul", hidden, b.constant(b.rng.normal(0, 0.3, (12, 5)))))
+    scores = b.node("MatMul", hidden, b.constant(b.rng.normal(0, 0.3, (12, 5))))
+    if not heads:
+        return b.model(scores)
+    best = b.node("ArgMax", scores, axis=1, keepdims=0)
+    return b.model(conv(y, 6, 8), scores, z, best)
 
 
-def quantized_by_onnxruntime(folder, activations, weights, per_channel, symmetric, opset=21):
+def quantized_by_onnxruntime(folder, activations, weights, per_channel, symmetric, opset=21, heads=False):
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -46,7 +50,7 @@ def quantized_by_onnxruntime(folder, activations, weights, per_channel, symmetri
         def get_next(self):
             return self.left.pop() if self.left else None
 
-    network = float_network()
+    network = float_network(heads)
     if opset < 21:
         network.opset_import[0].version, network.ir_version = opset, 8
     logging.disable(logging.WARNING)  # its advice on pre-processing
@@ -117,6 +121,31 @@ def test_a_file_in_onnxruntimes_own_domain_compiles_and_runs(tmp_path, activatio
     assert {(layer.weight_format, layer.activation_format) for layer in found.layers} == {
         ("int4", activations[1:].lower())
     }
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "QDQ"])
+def test_a_file_with_several_outputs_compiles_and_runs(tmp_path, quantized):
+    """In the order and by the names of the file, each as onnxruntime gives it."""
+    import subbyte
+
+    if quantized:
+        model = quantized_by_onnxruntime(tmp_path, "QUInt8", "QInt8", True, False, heads=True)
+    else:
+        model = float_network(heads=True)
+    onnx.save(model, tmp_path / "m.onnx")
+    inputs = random_inputs(model)
+    wanted = onnxruntime_outputs(model, inputs)
+    subbyte.compile(tmp_path / "m.onnx", tmp_path / "m.subbyte")
+    with subbyte.load(tmp_path / "m.subbyte", threads=1) as session:
+        got = session.run(inputs["x"])
+        report = session.check_golden()
+    assert list(got) == [output.name for output in model.graph.output]
+    assert [array.shape for array in got.values()] == [(1, 6, 8, 8), (1, 5), (1, 8, 5, 5), (1,)]
+    assert report.ok
+    assert [row.name for row in report.outputs] == list(got)
+    for name, array in wanted.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-4 * np.abs(array).max())
 
 
 def test_scales_that_do_not_fit_onnxruntimes_own_dequantize_linear_are_refused(tmp_path):

@@ -286,20 +286,6 @@ def test_an_input_that_does_not_fit_the_model_is_refused(tmp_path):
         export(trained("resnet8", "float"), tmp_path / "m.onnx", example=torch.zeros(1, 3, 8, 8))
 
 
-def test_a_model_has_one_output(tmp_path):
-    class Outputs(nn.Module):
-        def __init__(self, count):
-            super().__init__()
-            self.count = count
-
-        def forward(self, x):
-            return {str(i): x + i for i in range(self.count)}
-
-    with pytest.raises(ExportError, match="one output"):
-        export(Outputs(2), tmp_path / "m.onnx", example=torch.zeros(1, 4))
-    assert export(Outputs(1), tmp_path / "m.onnx", example=torch.zeros(1, 4)).verification.max_error == 0
-
-
 def test_sums_beyond_float_are_refused(tmp_path):
     model = quantize(nn.Sequential(nn.Linear(1200, 2)), "int8", example=torch.randn(1, 1200))
     model(torch.randn(4, 1200))

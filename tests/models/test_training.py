@@ -386,6 +386,20 @@ def test_requests_that_cannot_be(tmp_path: Path, options: dict[str, Any], kind: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_with_several_outputs_is_refused_in_words(tmp_path: Path, few_digits: Data) -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.layer(x.flatten(1))
+            return {"logits": logits, "auxiliary": logits.relu()}
+
+    with pytest.raises(UsageError, match=r"returns a dict, train learns from logits .* loop of your own"):
+        train(TwoHeads(), few_digits, "int8", 1, tmp_path / "run", progress=False, accelerator="cpu")
+
+
 def test_recipe_refuses_a_warmup_of_the_whole_run() -> None:
     with pytest.raises(UsageError, match="share of all steps"):
         Recipe(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, warmup=1.0)
