@@ -1,8 +1,10 @@
-/* A parking thread pool: workers take parts of a job from one atomic word, spin for a short bounded time, then sleep.
+/* A parking thread pool: workers take parts of a job from shares, spin for a short bounded time, then sleep.
  *
- * The word holds the number of the job in its high half and the tiles left in its low half. Whoever takes tiles does it by
- * compare-and-swap, so a worker that wakes late finds nothing left and nobody waits for it. Parts shrink as the job runs
- * out, so that a thread the system has put aside holds up little.
+ * Every thread has a share of its own, always the same tiles of a job of that size: what it reads it has mostly written
+ * itself, in the operator before, and has it in its own cache. It takes them from the front, half of what is left at a
+ * time; when none are left it takes half of another's, from the back. So a thread that sleeps, or that the system has put
+ * aside, holds up little. A share is one atomic word, changed by compare-and-swap: the number of the job in its high half,
+ * then the first unit left and the one behind the last. A unit is one tile, or several where a job has very many.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* affinity */
@@ -52,6 +54,13 @@ static void thread_join(thread_handle t) { pthread_join(t, NULL); }
 #define SPIN_NS 50000
 #define PAUSES_BETWEEN_CLOCKS 16
 
+enum { MOST_UNITS = 65535 };
+
+typedef struct {
+  uint64_t work; /* atomic: job number << 32 | first unit << 16 | end */
+  char apart[SUBBYTE_ALIGNMENT - sizeof(uint64_t)];
+} share;
+
 typedef struct {
   subbyte_pool *pool;
   int32_t index; /* 1 .. threads-1 */
@@ -59,11 +68,12 @@ typedef struct {
 } worker;
 
 struct subbyte_pool {
-  uint64_t work; /* atomic: job number << 32 | tiles left */
-  char apart[SUBBYTE_ALIGNMENT - sizeof(uint64_t)];
-  subbyte_job job; /* this and the next two are fixed while tiles of the job run */
+  share *shares;   /* [threads], behind the workers */
+  subbyte_job job; /* this and the next three are fixed while tiles of the job run */
   void *context;
   int32_t tiles;
+  int32_t unit;         /* tiles in a unit */
+  uint32_t number;      /* of the job */
   int32_t done;         /* atomic: tiles finished */
   int32_t asleep;       /* atomic: workers that sleep or are about to */
   int32_t owner_asleep; /* atomic: the caller sleeps until the job is done */
@@ -91,30 +101,51 @@ static void pause_briefly(void) {
   }
 }
 
-static uint32_t tiles_left(subbyte_pool *pool) { return (uint32_t)__atomic_load_n(&pool->work, __ATOMIC_SEQ_CST); }
+static uint32_t first_of(uint64_t work) { return (uint32_t)work >> 16; }
+static uint32_t end_of(uint64_t work) { return (uint32_t)work & MOST_UNITS; }
+
+static uint64_t packed(uint64_t number, uint32_t first, uint32_t end) { return number << 32 | first << 16 | end; }
+
+static int has_work(subbyte_pool *pool) {
+  int32_t i;
+  for (i = 0; i < pool->threads; ++i) {
+    const uint64_t work = __atomic_load_n(&pool->shares[i].work, __ATOMIC_SEQ_CST);
+    if (first_of(work) < end_of(work)) return 1;
+  }
+  return 0;
+}
 
 static int job_is_done(subbyte_pool *pool) { return __atomic_load_n(&pool->done, __ATOMIC_SEQ_CST) == pool->tiles; }
 
-/* Takes the last tiles that are left: half of a fair share, at least one. */
-static int take_part(subbyte_pool *pool, int32_t *begin, int32_t *end) {
-  uint64_t work = __atomic_load_n(&pool->work, __ATOMIC_ACQUIRE);
-  for (;;) {
-    const uint32_t left = (uint32_t)work;
-    uint32_t part = left / (2u * (uint32_t)pool->threads);
-    if (left == 0) return 0;
-    if (part == 0) part = 1;
-    if (__atomic_compare_exchange_n(&pool->work, &work, work - part, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-      *begin = (int32_t)(left - part);
-      *end = (int32_t)left;
-      return 1;
-    }
+/* Takes half of what is left of one share, at least a unit: the first of them if it is the thread's own, else the last. */
+static int take_part(share *from, int own, uint32_t *first, uint32_t *end) {
+  uint64_t work = __atomic_load_n(&from->work, __ATOMIC_ACQUIRE);
+  while (first_of(work) < end_of(work)) {
+    const uint32_t part = (end_of(work) - first_of(work) + 1) / 2;
+    const uint64_t left = own ? work + ((uint64_t)part << 16) : work - part;
+    if (!__atomic_compare_exchange_n(&from->work, &work, left, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+    *first = own ? first_of(work) : end_of(left);
+    *end = own ? first_of(left) : end_of(work);
+    return 1;
   }
+  return 0;
+}
+
+static int take_any(subbyte_pool *pool, int32_t index, uint32_t *first, uint32_t *end) {
+  int32_t i;
+  for (i = 0; i < pool->threads; ++i) {
+    const int32_t whose = index + i < pool->threads ? index + i : index + i - pool->threads;
+    if (take_part(&pool->shares[whose], i == 0, first, end)) return 1;
+  }
+  return 0;
 }
 
 static void run_parts(subbyte_pool *pool, int32_t index) {
-  int32_t begin, end;
-  while (take_part(pool, &begin, &end)) {
+  uint32_t first, last;
+  while (take_any(pool, index, &first, &last)) {
     const int32_t tiles = pool->tiles; /* read now: after the last tile the owner may start another job */
+    const int32_t begin = (int32_t)first * pool->unit;
+    const int32_t end = (int32_t)last * pool->unit < tiles ? (int32_t)last * pool->unit : tiles;
     pool->job(pool->context, index, begin, end);
     if (__atomic_add_fetch(&pool->done, end - begin, __ATOMIC_SEQ_CST) == tiles && index != 0 &&
         __atomic_load_n(&pool->owner_asleep, __ATOMIC_SEQ_CST)) {
@@ -126,7 +157,7 @@ static void run_parts(subbyte_pool *pool, int32_t index) {
 }
 
 static int has_work_or_stops(subbyte_pool *pool) {
-  return tiles_left(pool) != 0 || __atomic_load_n(&pool->stop, __ATOMIC_SEQ_CST);
+  return has_work(pool) || __atomic_load_n(&pool->stop, __ATOMIC_SEQ_CST);
 }
 
 static THREAD_RESULT run_worker(void *argument) {
@@ -156,10 +187,13 @@ static int start_worker(worker *w) {
 }
 
 subbyte_pool *subbyte_pool_create(int32_t threads) {
-  const size_t bytes = sizeof(subbyte_pool) + sizeof(worker) * (size_t)threads;
+  const size_t bytes = sizeof(subbyte_pool) + (sizeof(worker) + sizeof(share)) * (size_t)threads + SUBBYTE_ALIGNMENT;
   subbyte_pool *pool = (subbyte_pool *)calloc(1, bytes);
+  uintptr_t behind;
   int32_t i;
   if (pool == NULL) return NULL;
+  behind = (uintptr_t)&pool->workers[threads] + SUBBYTE_ALIGNMENT - 1;
+  pool->shares = (share *)(behind & ~(uintptr_t)(SUBBYTE_ALIGNMENT - 1));
   pool->threads = threads;
   pool->cores = subbyte_cores_create(threads - 1);
   pool->spin_ns = subbyte_cores_allowed() >= threads ? SPIN_NS : 0; /* never spin on a core that another thread needs */
@@ -190,13 +224,19 @@ void subbyte_pool_enter(subbyte_pool *pool) {
 }
 
 void subbyte_pool_run(subbyte_pool *pool, subbyte_job job, void *context, int32_t tiles) {
-  const uint64_t number = (__atomic_load_n(&pool->work, __ATOMIC_RELAXED) >> 32) + 1;
+  const uint32_t threads = (uint32_t)pool->threads;
   uint64_t start;
+  uint32_t units, i;
   pool->job = job;
   pool->context = context;
   pool->tiles = tiles;
+  pool->unit = 1 + (tiles - 1) / MOST_UNITS;
+  ++pool->number;
   __atomic_store_n(&pool->done, 0, __ATOMIC_RELAXED);
-  __atomic_store_n(&pool->work, number << 32 | (uint32_t)tiles, __ATOMIC_SEQ_CST);
+  units = ((uint32_t)tiles + (uint32_t)pool->unit - 1) / (uint32_t)pool->unit;
+  for (i = threads; i-- > 0;)
+    __atomic_store_n(&pool->shares[i].work, packed(pool->number, units * i / threads, units * (i + 1) / threads),
+                     __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&pool->asleep, __ATOMIC_SEQ_CST)) {
     mutex_lock(&pool->lock);
     condition_wake_all(&pool->work_ready);
