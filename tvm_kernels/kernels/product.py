@@ -81,7 +81,10 @@ class ProductBuilder:
 
     # ---- what another kind of register does otherwise: amx.py ----
 
-    tile_macs = TILE_MACS  # of a tile worth a thread
+    @property
+    def tile_macs(self) -> int:
+        """Multiply-adds, of bytes, of a tile that is worth a thread."""
+        return TILE_MACS
 
     @property
     def scratch_bytes(self) -> int:

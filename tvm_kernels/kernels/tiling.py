@@ -95,9 +95,10 @@ def tiles_of(
 
     Each thread copies the padded input again (`copy_bytes`), each row block decodes the weights again
     (`decode_bytes`); both take about one cycle for 32 bytes. A tile of fewer than `worth` multiply-adds is not worth
-    another thread. Of equal cuts the one with fewer tiles is taken.
+    another thread. Of equal cuts the one with fewer tiles is taken. Tiles are even in number, if there are several.
     """
     wanted = -(-max(1, min(ENOUGH_TILES, window.macs // worth)) // window.batch)
+    wanted += wanted > 1 and wanted % 2  # so that two threads end together
     cuts = [(rows, columns) for rows in range(1, min(groups, wanted) + 1) for columns in range(1, panels + 1)]
     most = max(rows * columns for rows, columns in cuts)
     enough = [(rows, columns) for rows, columns in cuts if rows * columns >= min(wanted, most)]
