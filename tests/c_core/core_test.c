@@ -14,7 +14,7 @@
     }                                                                      \
   } while (0)
 
-enum { ROWS = 4, COLUMNS = 16, LONGEST = 1000 };
+enum { ROWS = 4, COLUMNS = 16, LONGEST = 1000, MANY = 200003 }; /* MANY: more tiles than a share can number */
 
 typedef struct {
   int32_t seen[4];
@@ -168,14 +168,20 @@ static void test_run_without_session(void) {
 
 typedef struct {
   int32_t threads;
-  int32_t times[LONGEST]; /* how often each tile ran; plain ints: two threads in one tile is a race */
+  int32_t wide;           /* times[i] is of tiles i, i + LONGEST, ... and counted atomically */
+  int32_t times[LONGEST]; /* how often each tile ran; else plain ints: two threads in one tile is a race */
 } tally;
 
 static void count(void *context, int32_t worker, int32_t begin, int32_t end) {
   tally *t = (tally *)context;
   int32_t i;
   CHECK(worker >= 0 && worker < t->threads && begin < end);
-  for (i = begin; i < end; ++i) ++t->times[i];
+  for (i = begin; i < end; ++i) {
+    if (t->wide)
+      __atomic_add_fetch(&t->times[i % LONGEST], 1, __ATOMIC_RELAXED);
+    else
+      ++t->times[i];
+  }
 }
 
 /* Every tile of every job runs exactly once, whatever the number of threads and tiles. */
@@ -197,6 +203,11 @@ static void test_pool(void) {
         while (subbyte_now() - start < 2000000u) continue;
       }
     }
+    t.wide = 1;
+    memset(t.times, 0, sizeof t.times);
+    subbyte_pool_run(pool, count, &t, MANY);
+    for (i = 0; i < LONGEST; ++i) CHECK(t.times[i] == MANY / LONGEST + (i < MANY % LONGEST));
+    t.wide = 0;
     subbyte_pool_destroy(pool);
   }
 }
