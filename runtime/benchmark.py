@@ -100,7 +100,7 @@ def bench(
     bundle: str | os.PathLike[str] | Session,
     *,
     threads: int | None = None,
-    warmup: int = 10,
+    warmup: int = 20,
     seconds: float | None = 2.0,
     iterations: int | None = None,
     inputs: Arrays | None = None,

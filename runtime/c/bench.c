@@ -28,7 +28,7 @@ static const char HELP[] =
     "\n"
     "  --duration SECONDS  of timing [2]\n"
     "  --iterations N      a number of runs instead\n"
-    "  --warmup N          runs before, at least; with --duration also a tenth of it [10]\n"
+    "  --warmup N          runs before, at least; with --duration also a tenth of it [20]\n"
     "  --threads N         [1]\n"
     "  --json              print everything as JSON, with the keys of `subbyte bench --json`\n"
     "  --dump FOLDER       write the outputs of the golden inputs to FOLDER/output_<i>.bin\n"
@@ -79,7 +79,7 @@ static long whole(int argc, char **argv, int i, long least, long most) {
 }
 
 static options parse(int argc, char **argv) {
-  options o = {0, 2.0, 10, 1, 0, NULL};
+  options o = {0, 2.0, 20, 1, 0, NULL};
   int i;
   for (i = 1; i < argc; ++i) {
     if (strcmp(argv[i], "--iterations") == 0) {

@@ -176,5 +176,5 @@ def test_a_folder_that_is_not_there_is_a_failure(folder: Path) -> None:
 def test_the_table_shows_what_the_json_does(folder: Path) -> None:
     status, text, _ = run(folder, "--iterations", "9")
     assert status == 0
-    for said in ("9 runs after 10", "within tolerance", "/scale  scale-rows", "cold start: ", "energy, measured: none"):
+    for said in ("9 runs after 20", "within tolerance", "/scale  scale-rows", "cold start: ", "energy, measured: none"):
         assert said in text
