@@ -5,8 +5,10 @@
 The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime shares
 out among threads. Inside it, a statement under the attribute ONCE runs where the attribute's value is true, and in tile
 `begin`: so tiles that follow each other on a thread share what one of them left in the workspace. A body with no such
-loop, or with something beside it, is one tile. Scratch of 1,024 bytes or more that TIR allocates becomes a part of the
-running thread's workspace, handed in as one more pointer.
+loop, or with something beside it, is one tile; unless the function says with the attribute TILES how many tiles it has:
+then all its parallel loops are of that extent and run from `begin` to `end`; what is around them is done in every call.
+Scratch of 1,024 bytes or more that TIR allocates becomes a part of the running thread's workspace, handed in as one
+more pointer.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ C_TYPES = {
 # TVM keeps smaller allocations in registers or on the stack; for larger ones it would ask its runtime.
 LARGEST_ON_STACK = 1023
 ONCE = "subbyte.once"
+TILES = "subbyte.tiles"
 RUNTIME_SYMBOL = re.compile(rb"__(?:TVM(?:Backend|FFI)\w+|tvm_ffi__\w+)")
 
 
@@ -218,6 +221,17 @@ def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
     return change(stmt)
 
 
+def _range(tiles: int, begin: Any, end: Any, stmt: Stmt) -> Stmt:
+    """A parallel loop over all tiles as one over some."""
+    if not (isinstance(stmt, For) and stmt.kind == ForKind.PARALLEL):
+        return stmt
+    if _constant(stmt.min) != 0 or _constant(stmt.extent) != tiles:
+        raise CompileError(
+            f"a parallel loop of {stmt.extent} in a kernel of {tiles} tiles; all must run over the tiles"
+        )
+    return For(stmt.loop_var, begin, end - begin, ForKind.SERIAL, stmt.body, annotations=stmt.annotations)
+
+
 def _or_first(tile: Any, begin: Any, value: Any) -> Any:
     return tirx.Or(value, tile == begin)
 
@@ -247,6 +261,10 @@ def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tupl
             body = _map(loop.body, _once(partial(_or_first, loop.loop_var, begin)))
             shared = For(loop.loop_var, begin, end - begin, ForKind.SERIAL, body, annotations=loop.annotations)
             parts = [shared if part is loop else part for part in parts]
+
+    if function.attrs and TILES in function.attrs:
+        tiles = int(function.attrs[TILES])
+        parts = [_map(part, partial(_range, tiles, begin, end)) for part in parts]
 
     scratch = _Scratch()
     whole: Stmt = SeqStmt([*declared, *parts, Return(IntImm("int32", 0))])

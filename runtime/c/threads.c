@@ -1,8 +1,8 @@
 /* A parking thread pool: workers take parts of a job from shares, spin for a short bounded time, then sleep.
  *
  * Every thread has a share of its own, always the same tiles of a job of that size: what it reads it has mostly written
- * itself, in the operator before, and has it in its own cache. It takes them from the front, half of what is left at a
- * time; when none are left it takes half of another's, from the back. So a thread that sleeps, or that the system has put
+ * itself, in the operator before, and has it in its own cache. It takes them from the front, three quarters of what is left
+ * at a time; when none are left it takes half of another's, from the back. So a thread that sleeps, or that the system has put
  * aside, holds up little. A share is one atomic word, changed by compare-and-swap: the number of the job in its high half,
  * then the first unit left and the one behind the last. A unit is one tile, or several where a job has very many.
  */
@@ -117,11 +117,12 @@ static int has_work(subbyte_pool *pool) {
 
 static int job_is_done(subbyte_pool *pool) { return __atomic_load_n(&pool->done, __ATOMIC_SEQ_CST) == pool->tiles; }
 
-/* Takes half of what is left of one share, at least a unit: the first of them if it is the thread's own, else the last. */
+/* Takes a part of what is left of one share, at least a unit: the first of them if it is the thread's own, else the last. */
 static int take_part(share *from, int own, uint32_t *first, uint32_t *end) {
   uint64_t work = __atomic_load_n(&from->work, __ATOMIC_ACQUIRE);
   while (first_of(work) < end_of(work)) {
-    const uint32_t part = (end_of(work) - first_of(work) + 1) / 2;
+    const uint32_t units = end_of(work) - first_of(work);
+    const uint32_t part = own ? units - units / 4 : (units + 1) / 2;
     const uint64_t left = own ? work + ((uint64_t)part << 16) : work - part;
     if (!__atomic_compare_exchange_n(&from->work, &work, left, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
     *first = own ? first_of(work) : end_of(left);

@@ -15,8 +15,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.abi import ONCE, Wanted, compile_objects, compile_source
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.formats import LowBitTensor, PerChannel, get
+from subbyte.tvm_kernels.abi import ONCE, TILES, Wanted, compile_objects, compile_source
+from subbyte.tvm_kernels.kernels import reference
+from subbyte.tvm_kernels.kernels.execute import aligned
+from subbyte.tvm_kernels.kernels.registry import Constant, Input, Workspace, choose
+from subbyte.tvm_kernels.operators import Codes, Epilogue, MatMul, QuantizedProduct
+from subbyte.tvm_kernels.targets import get_target, host_features
 
 C_FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-z,noexecstack"]
 
@@ -32,6 +37,12 @@ def load(code: bytes, suffix: str, folder: Path) -> ctypes.CDLL:
 def call(function: Any, arrays: list[np.ndarray[Any, Any]], begin: int, end: int) -> int:
     pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
     return int(function(*pointers, ctypes.c_int32(begin), ctypes.c_int32(end)))
+
+
+def aligned_copy(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    copy = aligned(values.shape, values.dtype)
+    copy[...] = values
+    return copy
 
 
 def unary(expression: Any, n: int = 64) -> Any:
@@ -94,6 +105,70 @@ def test_what_runs_once_runs_in_the_first_tile_of_every_call(tmp_path: Path) -> 
             shared = np.full(1, -999, np.int32)  # another thread's, or another kernel's
             assert call(function, [x, y, shared], begin, end) == 0
         np.testing.assert_array_equal(y, expected)
+
+
+def tiles_inside(extent: int = 6) -> Any:
+    """y[j, i] = 10 * j + i, with the loop over tiles i inside of the one over j; counts the times that j begins."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("inside")
+        T.func_attr({TILES: 6})
+        y = T.arg("y", T.buffer((3, 6), "int32"))
+        begun = T.arg("begun", T.buffer((3,), "int32"))
+        with T.serial(0, 3) as j:
+            T.buffer_store(begun, begun[j] + 1, [j])
+            with T.parallel(0, extent) as i:
+                T.buffer_store(y, 10 * j + i, [j, i])
+    return builder.get()
+
+
+def test_loops_inside_of_others_run_over_the_tiles_of_a_call(tmp_path: Path) -> None:
+    kernels = compile_objects([Wanted("inside", tiles_inside())], get_target("host").tvm_target())
+    assert kernels.signatures[0].tiles == 6
+    function = load(kernels.code, ".o", tmp_path).inside
+    for cuts in ([0, 6], [0, 2, 6], [0, 1, 2, 3, 4, 5, 6]):
+        y, begun = np.full((3, 6), -1, np.int32), np.zeros(3, np.int32)
+        for begin, end in pairwise(cuts):
+            assert call(function, [y, begun], begin, end) == 0
+            assert (y[:, end:] == -1).all()
+        np.testing.assert_array_equal(y, 10 * np.arange(3)[:, None] + np.arange(6))
+        assert (begun == len(cuts) - 1).all()
+
+
+def test_a_loop_that_is_not_over_the_tiles_is_refused() -> None:
+    with pytest.raises(CompileError, match="all must run over the tiles"):
+        compile_objects([Wanted("inside", tiles_inside(5))], get_target("host").tvm_target())
+
+
+@pytest.mark.parametrize(("fmt", "depth"), [("ternary", 384), ("ternary", 1536), ("int8", 384)])
+def test_a_product_in_any_cut_of_its_tiles(fmt: str, depth: int, tmp_path: Path) -> None:
+    """Deep ones keep sums between parts of the depth; the workspace is another thread's, full of rubbish."""
+    rng = np.random.default_rng(0)
+    levels = rng.choice(get(fmt).levels, (1536, depth))
+    weight = LowBitTensor.from_levels(get(fmt), levels, np.ones(1536, np.float32), PerChannel(0))
+    op = QuantizedProduct("layer", MatMul(197, depth, 1536), Codes(-128, 127, 128), weight, Epilogue())
+    built = choose(op, host_features()).kernel.build(op)
+    kernels = compile_objects([Wanted("product", built.function)], get_target("host").tvm_target())
+    function = load(kernels.code, ".o", tmp_path).product
+    codes = rng.integers(0, 256, (197, depth)).astype(np.uint8)
+    wanted = reference.run(op, [codes])[0]
+    tiles = kernels.signatures[0].tiles
+    if "avx2" in host_features():
+        assert int(built.function.attrs[TILES]) == tiles > 2
+    for cuts in ([0, tiles], [0, tiles // 2, tiles], list(range(tiles + 1))):
+        out = np.zeros((197, 1536), np.float32)
+        for begin, end in pairwise(cuts):
+            arrays = []
+            for parameter in built.parameters:
+                array = out
+                if isinstance(parameter, Input):
+                    array = codes
+                elif isinstance(parameter, Constant):
+                    array = parameter.values
+                elif isinstance(parameter, Workspace):
+                    array = rng.integers(0, 256, parameter.nbytes).astype(np.uint8)
+                arrays.append(array if array is out else aligned_copy(array))
+            assert call(function, arrays, begin, end) == 0
+        np.testing.assert_array_equal(out, wanted)
 
 
 def test_two_loops_are_one_tile_and_large_scratch_becomes_a_pointer() -> None:

@@ -65,7 +65,7 @@ class AmxProduct(ProductBuilder):
         if self.shape.flat:
             positions = (self.tiles.row_groups - 1) * self.window.padded_width + self.window.out_width
             return -(-positions // (self.shape.blocks * self.shape.rows)) * self.kept_bytes
-        return self.tiles.row_groups * self.across * self.kept_bytes
+        return (self.row_groups if self.panels_first else self.tiles.row_groups) * self.across * self.kept_bytes
 
     @property
     def across(self) -> int:
@@ -164,7 +164,8 @@ class AmxTile:
                 blocks += self._along(width, stride, True, y * window.stride[0] * layout.row, y * window.out_width)
         offset = row * (window.stride[0] * layout.row) + place * (window.stride[1] * layout.place)
         cut = product.positions
-        self._at(row // cut.height * product.across + place // cut.width)
+        before = product.first_group if product.panels_first else 0  # the sums of all tiles wait for the next part
+        self._at((before + row // cut.height) * product.across + place // cut.width)
         output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
         output = output if isinstance(output, int) else T.bind(output)
         self._window(offset, stride, blocks, output, height * width)

@@ -11,6 +11,10 @@ Loops, outermost first:
           window places and channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
           epilogue                                                                                  (epilogue.py)
 
+Where the input is read where it lies and there is enough to share, panels come first, and tiles are blocks of rows
+inside of them (TILES of abi.py): a thread decodes a panel once for all its tiles, and reads the rows that it has mostly
+written itself.
+
 Zero points cost nothing at run time: accumulators start at -zero_point x (sum of the channel's weights), and padded
 places hold the zero point. When a tile has one register tile only (a matrix-vector product), the inner loop decodes.
 """
@@ -26,7 +30,7 @@ import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.abi import ONCE
+from subbyte.tvm_kernels.abi import ONCE, TILES
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.operands import Operands
 from subbyte.tvm_kernels.kernels.padded_input import SIGNS, WORD_BYTES, BinarizedInput, Layout, PaddedInput, Signs
@@ -34,7 +38,7 @@ from subbyte.tvm_kernels.kernels.panels import decode_panel, pack_panels
 from subbyte.tvm_kernels.kernels.register_tile import EmitsTiles, PanelTile, RegisterTile, loop, register_tile
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.kernels.tiling import TILE_MACS, Positions, Tiles, positions_of, tiles_of
+from subbyte.tvm_kernels.kernels.tiling import ENOUGH_TILES, TILE_MACS, Positions, Tiles, positions_of, tiles_of
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.operators import WORD, QuantizedProduct, ToBits
@@ -71,6 +75,11 @@ class ProductBuilder:
         self.panels = pack_panels(operands.codes, window.groups, depth, cut.vectors, instruction, cut.inline)
         self.row_groups = -(-window.out_height // self.positions.height)
         self.tiles = self._tiles()
+        in_place = not self.input.needed and window.batch == window.groups == 1
+        self.panels_first = in_place and self.tiles.column_blocks > 1 and self.row_groups > 1
+        if self.panels_first:
+            row_groups = -(-self.row_groups // ENOUGH_TILES)
+            self.tiles = Tiles(-(-self.row_groups // row_groups), row_groups, 1, self.panels.per_group)
         self.steps_place = depth * wide // STEP_BYTES
         copied = self.input.copied_rows(self.tiles.row_groups * self.positions.height)
         self.layout: Layout = self.input.copy if self.input.needed else self.input.source
@@ -146,7 +155,7 @@ class ProductBuilder:
         window, tiles = self.window, self.tiles
         with IRBuilder() as builder, T.prim_func():
             T.func_name("kernel")
-            T.func_attr({"tirx.noalias": True})
+            T.func_attr({"tirx.noalias": True, **({TILES: tiles.row_blocks} if self.panels_first else {})})
             signature = Signature()
             self._declare_input(signature)
             self.weight = signature.constant("weight", self.panels.data)
@@ -162,8 +171,12 @@ class ProductBuilder:
                 self.workspace = signature.workspace(self.workspace_bytes)
             self.declare(signature)
             self._views()
-            with T.parallel(0, window.batch * tiles.row_blocks * tiles.column_blocks) as tile, self.registers():
-                self._tile(tile)
+            if self.panels_first:
+                with self.registers():
+                    self._panels(0)
+            else:
+                with T.parallel(0, window.batch * tiles.row_blocks * tiles.column_blocks) as tile, self.registers():
+                    self._tile(tile)
         return Built(builder.get(), signature.parameters)
 
     def _declare_input(self, signature: Signature) -> None:
@@ -199,24 +212,27 @@ class ProductBuilder:
         column_block = T.bind(tile % columns) if columns > 1 else 0
         rest = tile // columns if columns > 1 else tile
         image = T.bind(rest // tiles.row_blocks) if window.batch > 1 else 0
-        row_block = T.bind(rest % tiles.row_blocks) if tiles.row_blocks > 1 else 0
-        first_group = T.bind(row_block * tiles.row_groups) if tiles.row_blocks > 1 else 0
-        height = self.positions.height
-        groups: Any = self.row_groups
-        if tiles.row_blocks > 1:
-            groups = T.bind(T.min(tiles.row_groups, self.row_groups - first_group))
-        first_row = first_group * height
-        first_input = first_row * window.stride[0] - window.padding[0]
+        first_input = self._place(image, T.bind(rest % tiles.row_blocks) if tiles.row_blocks > 1 else 0)
         if self.input.needed:
-            rows = T.min(groups * height, window.out_height - first_row)
+            rows = T.min(self.groups * self.positions.height, window.out_height - self.first_row)
             copied = (rows - 1) * window.stride[0] + (window.kernel[0] - 1) * window.dilation[0] + 1
             with T.attr(0, ONCE, column_block == 0) if columns > 1 else nullcontext():
                 self.input.emit(self.copied, image, T.bind(first_input), T.bind(copied), self.scratch)
-            self.origin: Any = 0
-        else:
-            self.origin = T.bind((image * window.height + first_input) * self.layout.row)
-        self.image, self.first_row, self.groups = image, first_row, groups
+            self.origin = 0
         self._panels(column_block)
+
+    def _place(self, image: Any, row_block: Any) -> Any:
+        """Which rows of the output a tile makes; returns the first row of the input that it looks at."""
+        tiles, window = self.tiles, self.window
+        first_group = T.bind(row_block * tiles.row_groups) if tiles.row_blocks > 1 else 0
+        self.groups: Any = self.row_groups
+        if tiles.row_blocks > 1:
+            self.groups = T.bind(T.min(tiles.row_groups, self.row_groups - first_group))
+        self.image, self.first_group, self.first_row = image, first_group, first_group * self.positions.height
+        first_input = self.first_row * window.stride[0] - window.padding[0]
+        if not self.input.needed:
+            self.origin: Any = T.bind((image * window.height + first_input) * self.layout.row)
+        return first_input
 
     def _panels(self, block: Any) -> None:
         """Whole panels of the block in a loop, then the narrower one where the block reaches it."""
@@ -267,7 +283,13 @@ class ProductBuilder:
             if self.decodes:
                 decode_panel(panels, self.weight, weights, vectors, self.scratch, self.copy_bytes, self.parts)
                 weights = self.copy_bytes
-            self.all_rows(PanelTile(group, weights, column, vectors, columns))
+            tile = PanelTile(group, weights, column, vectors, columns)
+            if self.panels_first:
+                with T.parallel(0, self.tiles.row_blocks) as row_block:
+                    self._place(0, row_block)
+                    self.all_rows(tile)
+            else:
+                self.all_rows(tile)
 
     def all_rows(self, panel: PanelTile) -> None:
         """All output rows of the tile."""

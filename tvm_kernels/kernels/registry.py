@@ -9,7 +9,8 @@ A kernel is a row: what it serves, what it needs, how it is made. To add one, wr
 the compile report. Among the rows whose `needs` the target has and that do not refuse, the highest `prefer` wins.
 
 The PrimFunc of a row has buffer parameters only, in the order of `Built.parameters`, and a body with at most one
-outermost `parallel` loop: its extent is the number of tiles that the runtime shares out among threads. Nothing is
+outermost `parallel` loop: its extent is the number of tiles that the runtime shares out among threads (parallel loops
+inside of others: TILES of abi.py). Nothing is
 allocated inside but buffers of less than 1,024 bytes; larger scratch is a Workspace parameter, one for each thread.
 """
 
