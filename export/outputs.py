@@ -41,6 +41,10 @@ def named_outputs(result: object) -> dict[str, Tensor]:
             raise ExportError(
                 f"the model's forward returns an output named '{name}', which is the name of the input; rename the key"
             )
+        if value.numel() == 0:
+            raise ExportError(
+                f"output '{name}' of the model's forward is empty, of shape {list(value.shape)}; leave it out"
+            )
         named[name] = value
     if not named:
         raise ExportError(

@@ -180,7 +180,7 @@ class _Tally:
         self.changed += int((before != after).sum()) if before.shape == after.shape else before.size
         if labels is not None:
             self.seen += len(labels)
-            self.right += int((after == labels).sum())
+            self.right += int((got[first].argmax(-1) == labels).sum())
 
     def stage(self, name: str, differing: int) -> Stage:
         accuracy = self.right / max(1, self.seen) if self.labelled else None
@@ -211,17 +211,17 @@ def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
 def _outputs_differ(stages: Sequence[Stage], file: Any) -> list[str]:
     """A sentence for each output of a stage that is farther from torch's than its arithmetic allows."""
     from subbyte.export import onnx_codes
-    from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, inexact_nodes
+    from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, allowed_error, inexact_nodes
 
     inexact = inexact_nodes(file)
     tolerance = 0.0 if not inexact else MIXED_TOLERANCE if onnx_codes(file) else FLOAT_TOLERANCE
     return [
         f"{stage.name}: outputs differ from torch's by {output.max_error:.3g}"
         + (f" in '{output.name}'" if len(stage.outputs) > 1 else "")
-        + f", allowed are {tolerance * output.largest:.3g}"
+        + f", allowed are {allowed_error(tolerance, output.largest):.3g}"
         for stage in stages
         for output in stage.outputs
-        if not output.max_error <= tolerance * output.largest
+        if not output.max_error <= allowed_error(tolerance, output.largest)
     ]
 
 

@@ -5,9 +5,9 @@
 
 /* Whether an operator is worth sharing out is found out by trying: small ones are faster on one thread. But what one
  * operator costs depends on the others: threads that share all of them find their part of the data in their own caches.
- * So whole runs are tried next, in each of three ways, and the fastest way stays. */
+ * So whole runs are tried next, two at a time in each of two ways, and the faster way stays. Runs with a hook do not count. */
 enum { TRIALS = 6, SURELY_SHARED_NS = 100000 }; /* ns */
-enum { EACH_ITS_OWN_WAY, ALL_SHARED, ALL_ALONE, WAYS, RUNS_A_WAY = 4, TRIAL_RUNS = TRIALS + WAYS * RUNS_A_WAY };
+enum { EACH_ITS_OWN_WAY, ALL_SHARED, WAYS, RUNS_A_WAY = 4, TRIAL_RUNS = TRIALS + WAYS * RUNS_A_WAY };
 
 typedef struct {
   uint64_t shared_ns; /* the fastest trial on all threads, 0 before the first */
@@ -102,14 +102,11 @@ static void keep_fastest(uint64_t *fastest, uint64_t ns) {
   if (*fastest == 0 || ns < *fastest) *fastest = ns;
 }
 
-/* The way of this run: trials of single operators come first, then a few runs in a row in every way. */
+/* The way of this run: trials of single operators come first, then pairs of runs in either way in turn. */
 static int32_t way_of_run(const subbyte_session *session) {
-  int32_t way, best = EACH_ITS_OWN_WAY;
   if (session->runs < TRIALS) return EACH_ITS_OWN_WAY;
-  if (session->runs < TRIAL_RUNS) return (session->runs - TRIALS) / RUNS_A_WAY;
-  for (way = 0; way < WAYS; ++way)
-    if (session->way_ns[way] < session->way_ns[best]) best = way;
-  return best;
+  if (session->runs < TRIAL_RUNS) return (session->runs - TRIALS) / 2 % WAYS;
+  return session->way_ns[ALL_SHARED] < session->way_ns[EACH_ITS_OWN_WAY] ? ALL_SHARED : EACH_ITS_OWN_WAY;
 }
 
 static int32_t run_operator(subbyte_session *session, const subbyte_buffers *buffers, int32_t index, int32_t way) {
@@ -118,7 +115,7 @@ static int32_t run_operator(subbyte_session *session, const subbyte_buffers *buf
   uint64_t start;
   int32_t status;
   int alone;
-  if (op->tiles <= 1 || way == ALL_ALONE) return subbyte_run_tiles(op, buffers, 0, op->tiles);
+  if (op->tiles <= 1) return subbyte_run_tiles(op, buffers, 0, op->tiles);
   if (way == ALL_SHARED) return run_shared(session, buffers, op);
   if (t->trials == TRIALS) {
     alone = t->alone_ns != 0 && t->alone_ns <= t->shared_ns;
@@ -154,7 +151,7 @@ int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs,
     status = run_operator(session, &buffers, i, way);
     if (hook && status == SUBBYTE_OK) hook(user, i, subbyte_now() - start);
   }
-  if (session->runs < TRIAL_RUNS && status == SUBBYTE_OK) {
+  if (session->runs < TRIAL_RUNS && status == SUBBYTE_OK && hook == NULL) {
     if (session->runs >= TRIALS) keep_fastest(&session->way_ns[way], subbyte_now() - began);
     ++session->runs;
   }

@@ -80,6 +80,7 @@ def test_names_are_those_of_the_forward_in_its_order(returned, names):
         (lambda s, x, y: {"": y}, "the key '', which cannot name an output"),
         (lambda s, x, y: {"a\nb": y}, "which cannot name an output"),
         (lambda s, x, y: {("a", 1): y}, "which cannot name an output"),
+        (lambda s, x, y: {"a": y, "none": y[:, :0]}, r"'none' .* is empty, of shape \[\d, 0\]; leave it out"),
         (lambda s, x, y: (y, y) if functional.is_exporting() else y, r"traced 2 outputs .* returns 1 \(logits\)"),
     ],
 )
@@ -137,6 +138,13 @@ def test_a_small_output_beside_a_large_one_has_its_own_tolerance(tmp_path):
 
     with pytest.raises(ExportError, match="output 'small' of the file differs"):
         exported(tmp_path, make)
+
+
+def test_an_output_that_is_zero_but_for_rounding_may_differ_by_as_much(tmp_path):
+    _, report, _ = exported(tmp_path, lambda self, x, y: {"p": y, "rest": torch.softmax(y, -1).sum(-1) - 1}, "float")
+    rest = report.verification.outputs[1]
+    assert rest.largest < 1e-6
+    assert rest.error < 1e-6
 
 
 def test_every_inexact_output_is_reported(tmp_path):

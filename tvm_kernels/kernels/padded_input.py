@@ -2,7 +2,7 @@
 
 Widened to 2, bytes become int16; widened to 8, the eight signs of a byte become bytes 0 and 1 (AMX is 6% slower on -1
 and 1, in a 3x3 convolution of 256 channels, as if the clock fell). Signs that are not made yet are made here, from the
-real numbers they stand for: one pass over them instead of three.
+real numbers they stand for: one pass over them instead of two.
 """
 
 from __future__ import annotations

@@ -218,7 +218,6 @@ class ProductBuilder:
             copied = (rows - 1) * window.stride[0] + (window.kernel[0] - 1) * window.dilation[0] + 1
             with T.attr(0, ONCE, column_block == 0) if columns > 1 else nullcontext():
                 self.input.emit(self.copied, image, T.bind(first_input), T.bind(copied), self.scratch)
-            self.origin = 0
         self._panels(column_block)
 
     def _place(self, image: Any, row_block: Any) -> Any:
@@ -230,8 +229,9 @@ class ProductBuilder:
             self.groups = T.bind(T.min(tiles.row_groups, self.row_groups - first_group))
         self.image, self.first_group, self.first_row = image, first_group, first_group * self.positions.height
         first_input = self.first_row * window.stride[0] - window.padding[0]
+        self.origin: Any = 0
         if not self.input.needed:
-            self.origin: Any = T.bind((image * window.height + first_input) * self.layout.row)
+            self.origin = T.bind((image * window.height + first_input) * self.layout.row)
         return first_input
 
     def _panels(self, block: Any) -> None:

@@ -95,7 +95,7 @@ def tiles_of(
 
     Each thread copies the padded input again (`copy_bytes`), each row block decodes the weights again
     (`decode_bytes`); both take about one cycle for 32 bytes. A tile of fewer than `worth` multiply-adds is not worth
-    another thread. Of equal cuts the one with fewer tiles is taken. Tiles are even in number, if there are several.
+    another thread. Of equal cuts the one with fewer tiles is taken. An image has one tile, or an even number of them.
     """
     wanted = -(-max(1, min(ENOUGH_TILES, window.macs // worth)) // window.batch)
     wanted += wanted > 1 and wanted % 2  # so that two threads end together
