@@ -153,7 +153,9 @@ def test_a_product_in_any_cut_of_its_tiles(fmt: str, depth: int, tmp_path: Path)
     wanted = reference.run(op, [codes])[0]
     tiles = kernels.signatures[0].tiles
     if "avx2" in host_features():
-        assert int(built.function.attrs[TILES]) == tiles > 2
+        assert tiles > 2
+    if "amxint8" in host_features():
+        assert int(built.function.attrs[TILES]) == tiles
     for cuts in ([0, tiles], [0, tiles // 2, tiles], list(range(tiles + 1))):
         out = np.zeros((197, 1536), np.float32)
         for begin, end in pairwise(cuts):

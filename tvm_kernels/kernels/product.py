@@ -11,9 +11,9 @@ Loops, outermost first:
           window places and channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
           epilogue                                                                                  (epilogue.py)
 
-Where the input is read where it lies and there is enough to share, panels come first, and tiles are blocks of rows
-inside of them (TILES of abi.py): a thread decodes a panel once for all its tiles, and reads the rows that it has mostly
-written itself.
+With `by_rows`, where the input is read where it lies and there is enough to share, panels come first, and tiles are
+blocks of rows inside of them (TILES of abi.py): a thread decodes a panel once for all its tiles, and reads rows that it
+has mostly written itself.
 
 Zero points cost nothing at run time: accumulators start at -zero_point x (sum of the channel's weights), and padded
 places hold the zero point. When a tile has one register tile only (a matrix-vector product), the inner loop decodes.
@@ -76,7 +76,7 @@ class ProductBuilder:
         self.row_groups = -(-window.out_height // self.positions.height)
         self.tiles = self._tiles()
         in_place = not self.input.needed and window.batch == window.groups == 1
-        self.panels_first = in_place and self.tiles.column_blocks > 1 and self.row_groups > 1
+        self.panels_first = self.by_rows and in_place and self.tiles.column_blocks > 1 and self.row_groups > 1
         if self.panels_first:
             row_groups = -(-self.row_groups // ENOUGH_TILES)
             self.tiles = Tiles(-(-self.row_groups // row_groups), row_groups, 1, self.panels.per_group)
@@ -89,6 +89,8 @@ class ProductBuilder:
         self.workspace_bytes = self.copy_bytes + decoded + self.scratch_bytes
 
     # ---- what another kind of register does otherwise: amx.py ----
+
+    by_rows = False  # whether threads should share rows, where they can, rather than panels: then panels come first
 
     @property
     def tile_macs(self) -> int:
