@@ -17,6 +17,7 @@ from subbyte.tvm_kernels.kernels.x86 import VNNI_512
 from subbyte.tvm_kernels.operators import (
     BinarizedProduct,
     Bits,
+    Codes,
     Combine,
     Conv2d,
     Epilogue,
@@ -28,7 +29,6 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
     constant,
 )
-from subbyte.tvm_kernels.operators import Codes as CodeStorage
 
 ROW = "binarize-amx"
 needs_tiles = pytest.mark.skipif(
@@ -83,7 +83,7 @@ def test_every_form_of_output_and_a_residual_through_the_row() -> None:
     steps = (Scale(constant(rng.random(96))), Combine("add", "other"))
     forms = (
         ToFloat(),
-        ToCodes(0.01, CodeStorage(-128, 127, 128)),
+        ToCodes(0.01, Codes(-128, 127, 128)),
         ToBits(constant(rng.standard_normal(96)), Bits(96)),
     )
     op = binarized(MatMul(150, 128, 96), Epilogue(steps, forms), each=True)
