@@ -221,6 +221,13 @@ def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
     return change(stmt)
 
 
+def _between(loop: For, begin: Any, end: Any, body: Stmt) -> For:
+    """A serial loop over tiles begin .. end-1; TVM leaves a loop int64 whose variable meets indices of that type."""
+    kind = loop.loop_var.ty
+    first, extent = begin.astype(kind), (end - begin).astype(kind)
+    return For(loop.loop_var, first, extent, ForKind.SERIAL, body, annotations=loop.annotations)
+
+
 def _range(tiles: int, begin: Any, end: Any, stmt: Stmt) -> Stmt:
     """A parallel loop over all tiles as one over some."""
     if not (isinstance(stmt, For) and stmt.kind == ForKind.PARALLEL):
@@ -229,11 +236,11 @@ def _range(tiles: int, begin: Any, end: Any, stmt: Stmt) -> Stmt:
         raise CompileError(
             f"a parallel loop of {stmt.extent} in a kernel of {tiles} tiles; all must run over the tiles"
         )
-    return For(stmt.loop_var, begin, end - begin, ForKind.SERIAL, stmt.body, annotations=stmt.annotations)
+    return _between(stmt, begin, end, stmt.body)
 
 
 def _or_first(tile: Any, begin: Any, value: Any) -> Any:
-    return tirx.Or(value, tile == begin)
+    return tirx.Or(value, tile == begin.astype(tile.ty))
 
 
 def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tuple[PrimFunc, Signature]:
@@ -259,7 +266,7 @@ def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tupl
         if first == 0 and extent is not None and extent > 0:
             tiles = extent
             body = _map(loop.body, _once(partial(_or_first, loop.loop_var, begin)))
-            shared = For(loop.loop_var, begin, end - begin, ForKind.SERIAL, body, annotations=loop.annotations)
+            shared = _between(loop, begin, end, body)
             parts = [shared if part is loop else part for part in parts]
 
     if function.attrs and TILES in function.attrs:

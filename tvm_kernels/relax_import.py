@@ -136,8 +136,9 @@ def _known(op_type: str) -> bool:
 # ---- a run of nodes as a small ONNX model ----
 
 
-def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, list[str], list[str]]:
-    """The nodes as a model with plain names v0, v1, ...; and the graph's names of its inputs and of its outputs."""
+def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, list[str], list[str], dict[str, str]]:
+    """The nodes as a model with plain names v0, v1, ...; the graph's names of its inputs and of its outputs; and the
+    plain name of each value of the graph."""
     made = {name for node in nodes for name in node.outputs if name}
     inside = set(nodes)
     names: dict[str, str] = {"": ""}
@@ -151,7 +152,8 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
             names[name] = f"v{len(names)}"
             data = graph.constant_of(name)
             if data is not None:
-                constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(data), names[name]))
+                # ascontiguousarray would give a scalar an axis, and with it everything that is computed from it
+                constants.append(onnx.numpy_helper.from_array(np.asarray(data, order="C"), names[name]))
             elif name not in made:
                 inputs.append(name)
         proto = node_proto(node)
@@ -178,7 +180,7 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
 
     body = onnx.helper.make_graph(protos, "leftovers", [info(n) for n in inputs], [info(n) for n in outputs], constants)
     opsets = [onnx.helper.make_opsetid("", graph.opset), onnx.helper.make_opsetid("subbyte", 1)]
-    return onnx.helper.make_model(body, opset_imports=opsets), inputs, outputs
+    return onnx.helper.make_model(body, opset_imports=opsets), inputs, outputs, names
 
 
 def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -219,20 +221,45 @@ def _passes() -> Any:
 
 
 def leftovers(graph: Graph, nodes: Sequence[Node]) -> list[TirCall]:
-    """TIR calls that compute a run of ONNX nodes; raises CompileError naming a node that TVM cannot import."""
-    model, inputs, outputs = run_model(graph, nodes)
+    """TIR calls that compute a run of ONNX nodes.
+
+    Raises CompileError naming a node that TVM cannot import, or whose result has another shape or dtype in TVM.
+    """
+    model, inputs, outputs, names = run_model(graph, nodes)
     model = _expanded(model)
+    importer = Importer({}, "float32", sanitize=False)
     listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
     talk = io.StringIO()  # the importer prints on errors
     try:
         with contextlib.redirect_stdout(talk), tvm.target.Target("llvm"):
-            module = _passes()(Importer({}, "float32", sanitize=False).from_onnx(model.graph, graph.opset))
+            imported = importer.from_onnx(model.graph, graph.opset)
+            for node in nodes:
+                _compare_types(graph, node, {name: importer._nodes.get(names[name]) for name in node.outputs})
+            module = _passes()(imported)
     except CompileError:
         raise
     except Exception as error:  # TVM raises many kinds
         text = " ".join(str(error).split())[-300:]
         raise CompileError(f"TVM cannot import {listed}: {text}. Replace the operator in the model") from error
     return _line(module, inputs, outputs, nodes)
+
+
+def _compare_types(graph: Graph, node: Node, results: dict[str, Any]) -> None:
+    """Raise CompileError unless TVM's results have the shapes and dtypes of the graph's values."""
+    for name, result in results.items():
+        if not name or result is None:
+            continue
+        value = graph.values[name]
+        kind = result.ty
+        got = f"a {type(kind).__name__}"
+        if isinstance(kind, relax.TensorType) and kind.shape is not None:
+            got = f"{kind.dtype} {[int(d) if isinstance(d, tvm.tirx.IntImm) else str(d) for d in kind.shape]}"
+        wanted = f"{value.memory_dtype} {list(value.memory_shape)}"
+        if got != wanted:
+            raise CompileError(
+                f"'{node.name}' ({node.op}): TVM makes '{name}' {got}, ONNX makes it {wanted}: its numbers would be "
+                "wrong. Replace the operator in the model"
+            )
 
 
 def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:

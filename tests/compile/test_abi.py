@@ -134,6 +134,26 @@ def test_loops_inside_of_others_run_over_the_tiles_of_a_call(tmp_path: Path) -> 
         assert (begun == len(cuts) - 1).all()
 
 
+@pytest.mark.parametrize("generator", ["llvm", "c"])
+def test_a_loop_over_tiles_that_tvm_leaves_64_bit(generator: str, tmp_path: Path) -> None:
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("far")
+        x = T.arg("x", T.buffer((6,), "int64"))
+        y = T.arg("y", T.buffer((6,), "int64"))
+        shared = T.arg("shared", T.buffer((1,), "int64"))
+        with T.parallel(T.int64(0), T.int64(6)) as i:
+            with T.attr(0, ONCE, T.bool(False)):
+                T.buffer_store(shared, i, [0])
+            T.buffer_store(y, x[i] + i * T.int64(1 << 40) + shared[0], [i])
+    target = get_target("host" if generator == "llvm" else "cortex-m4").tvm_target()
+    kernels = (compile_objects if generator == "llvm" else compile_source)([Wanted("far", builder.get())], target)
+    function = load(kernels.code, ".o" if generator == "llvm" else ".c", tmp_path).far
+    y = np.full(6, -1, np.int64)
+    assert call(function, [np.arange(6), y, np.zeros(1, np.int64)], 2, 5) == 0
+    expected = np.where((np.arange(6) >= 2) & (np.arange(6) < 5), np.arange(6) * ((1 << 40) + 1) + 2, -1)
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_a_loop_that_is_not_over_the_tiles_is_refused() -> None:
     with pytest.raises(CompileError, match="all must run over the tiles"):
         compile_objects([Wanted("inside", tiles_inside(5))], get_target("host").tvm_target())

@@ -87,6 +87,37 @@ def test_integer_tensors():
     compare(b.model(b.node("Cast", b.node("Add", y, b.constant(2, np.int64)), to=6)), 0)
 
 
+@pytest.mark.parametrize("index", [2, [2]])
+@pytest.mark.parametrize(
+    ("op", "attributes"), [("ArgMax", {"axis": 2}), ("ReduceSum", {"keepdims": 1}), ("Hardmax", {}), ("Transpose", {})]
+)
+def test_a_scalar_constant_keeps_its_rank(index, op, attributes):
+    b = Builder()
+    picked = b.node("Gather", b.node("Sin", b.input(1, 6, 4, 5)), b.constant(index, np.int64), axis=2)
+    axes = [b.constant([2], np.int64)] if op == "ReduceSum" else []
+    compare(b.model(b.node(op, picked, *axes, **attributes)))
+
+
+def test_what_tvm_makes_with_another_shape_is_refused_by_name(monkeypatch):
+    from tvm import relax
+
+    monkeypatch.setattr("subbyte.tvm_kernels.relax_import.CONVERTERS", dict(CONVERTERS))
+
+    @converter("", "Sin")
+    def one_axis_too_many(builder, inputs, attributes):
+        return relax.op.expand_dims(relax.op.sin(inputs[0]), 0)
+
+    @converter("", "Cos")
+    def another_dtype(builder, inputs, attributes):
+        return relax.op.astype(inputs[0], "int32")
+
+    for op, made in (("Sin", r"float32 \[1, 2, 3\]"), ("Cos", r"int32 \[2, 3\]")):
+        b = Builder()
+        y = b.node("Abs", b.node(op, b.input(2, 3)))
+        with pytest.raises(CompileError, match=rf"'n0\.{op}' \({op}\): TVM makes .* {made}, ONNX makes it float32"):
+            lower(b.model(y), HOST)
+
+
 def test_an_operator_that_tvm_lacks_is_expanded_by_its_schema():
     b = Builder()
     x = b.input(2, 10)

@@ -95,7 +95,7 @@ def with_constant(make: Callable[[Array], ops.Step], op: str) -> Callable[..., b
             return join(graph, node, x, make(found[0]), found[1])
         if np.broadcast_shapes(c.shape, shape) != shape:
             return False
-        whole = graph.constant(np.ascontiguousarray(np.broadcast_to(c, shape), np.float32), node.name)
+        whole = graph.constant(np.array(np.broadcast_to(c, shape), np.float32, order="C"), node.name)
         return combined(graph, node, x, whole, op)
 
     return to
