@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test device lint wheel types arrows clean
+.PHONY: setup demo test lesser device lint wheel types arrows clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not device" -n 2
+
+# The tests of kernels and of compiled bundles again, as on a CPU with AVX2 and nothing after it.
+lesser: setup
+	$(BIN)/python -m pytest -m "not device" -n 2 --without avx512,avxvnni,amx tests/kernels tests/compile tests/test_pipeline.py
 
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup

@@ -14,7 +14,8 @@ from pathlib import Path
 from subbyte.errors import BundleError
 from subbyte.runtime.manifest import TargetInfo
 
-CPUINFO = Path("/proc/cpuinfo")
+# What the CPU has; SUBBYTE_CPUINFO names another file of that form, to compile and test as on a lesser CPU.
+CPUINFO = Path(os.environ.get("SUBBYTE_CPUINFO") or "/proc/cpuinfo")
 
 # linux/arch/x86/include/uapi/asm/prctl.h: ARCH_REQ_XCOMP_PERM for state component XTILE_DATA
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18

@@ -52,7 +52,7 @@ def _zip(path: Path, start: bytes, size: int) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # zipfile raises whatever it likes: NotImplementedError for a version that it does not know
         return "a damaged or truncated zip archive" if path.suffix != ".subbyte" else "a damaged .subbyte bundle"
     if "manifest.json" in names:
         return BUNDLE

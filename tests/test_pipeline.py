@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from this_cpu import needs
 from torch.utils.data import TensorDataset
 
 import subbyte
 from subbyte.cli import main
 from subbyte.models import data
 from subbyte.models.data import Data, from_datasets, load_data
+from subbyte.tvm_kernels.targets import get_target
 
 SCHEMES = ("int8", "int4", "ternary", "pow2", "binary")
 
@@ -50,7 +52,9 @@ def test_every_scheme_gives_the_same_integers_at_every_stage(scheme: str, tmp_pa
     assert str(report).count(" 0 differing integers") == len(report.stages)
 
 
-@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=needs(get_target(name).features)) for name in ("x86-64-v3", "x86-64-v4")]
+)
 def test_lesser_processors_get_the_same_integers(target: str, tmp_path: Path) -> None:
     report = subbyte.check(*pipeline("ds_cnn", "int4", tmp_path, target), data="digits", limit=32)
     assert not report.diverged, report.findings

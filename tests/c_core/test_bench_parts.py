@@ -80,7 +80,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("bench") / "bench_parts"
     sources = [HERE / "bench_parts.c", *(CORE / name for name in PARTS)]
     flags = ["-g", "-O1", *STRICT, "-DBENCH_POLL_S=0.002", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(["gcc", *flags, *sources, "-lm", "-o", program], check=True, timeout=120)
+    subprocess.run(["gcc", *flags, *sources, "-lm", "-o", program], check=True, timeout=600)
     return program
 
 
@@ -88,7 +88,7 @@ def said_by(parts: Path, *arguments: str | bytes) -> Any:
     # What the machine's description allocates stays until the program ends: no leaks are looked for.
     command = [parts, *arguments]
     environment = {"ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, timeout=600, check=False, env=environment)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.decode("utf-8"))
 

@@ -25,7 +25,7 @@ STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
 
 def call(command: list[str | Path], folder: Path) -> str:
     done = subprocess.run(
-        [str(c) for c in command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        [str(c) for c in command], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

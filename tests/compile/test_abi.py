@@ -30,7 +30,7 @@ def load(code: bytes, suffix: str, folder: Path) -> ctypes.CDLL:
     path = folder / f"kernels{suffix}"
     path.write_bytes(code)
     library = folder / f"kernels{suffix}.so"
-    subprocess.run(["gcc", *C_FLAGS, str(path), "-o", str(library), "-lm"], check=True, timeout=60)
+    subprocess.run(["gcc", *C_FLAGS, str(path), "-o", str(library), "-lm"], check=True, timeout=600)
     return ctypes.CDLL(str(library))
 
 

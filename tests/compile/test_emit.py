@@ -108,7 +108,7 @@ def bench(program: bytes, folder: Path, *options: str) -> tuple[int, str]:
     path = folder / "bench"
     path.write_bytes(program)
     path.chmod(0o755)
-    done = subprocess.run([path, *options], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([path, *options], capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout
 
 
@@ -157,8 +157,8 @@ def test_sources_run_on_this_machine_too(example: Example, tmp_path: Path) -> No
     files = ["kernels.c", "model.c", "weights.c", "run.c", "needs.c", "golden.c", "example.c"]
     flags = ["-std=c99", "-O1", "-g", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wno-unused"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(["gcc", *flags, *sanitize, *files, "-o", "example", "-lm"], cwd=tmp_path, check=True, timeout=60)
-    done = subprocess.run([tmp_path / "example"], capture_output=True, text=True, timeout=60, check=False)
+    subprocess.run(["gcc", *flags, *sanitize, *files, "-o", "example", "-lm"], cwd=tmp_path, check=True, timeout=600)
+    done = subprocess.run([tmp_path / "example"], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout
     assert "output 0 differing 0" in done.stdout
     assert "output 1 differing 0" in done.stdout

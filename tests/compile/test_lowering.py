@@ -239,7 +239,7 @@ def test_a_value_that_is_also_an_output_is_stored_as_both():
     assert forms_of(kernels(graph)[1]) == ["ToFloat", "ToCodes"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 1 << 30))
 def test_random_networks_are_equal_bit_for_bit(seed):
     model = random_network(seed)

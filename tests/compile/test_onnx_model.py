@@ -63,7 +63,7 @@ def test_every_truncation_is_refused(tmp_path):
             read_graph(load_model(path))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_damaged_bytes_never_escape_as_other_errors(data):
     """Any byte may be changed: the model compiles to something or is refused by an error of ours."""

@@ -57,7 +57,7 @@ def test_the_model_needs_no_heap_and_no_thread(tmp_path: Path) -> None:
     folder = tmp_path / "kept" / "source"
     compiler = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-O2", "-ffp-contract=off"]
     files = ["kernels.c", "model.c", "weights.c", "run.c", "needs.c"]
-    subprocess.run([*compiler, "-r", "-o", "model.o", "-nostdlib", *files], cwd=folder, check=True, timeout=120)
+    subprocess.run([*compiler, "-r", "-o", "model.o", "-nostdlib", *files], cwd=folder, check=True, timeout=600)
     listed = subprocess.run(
         ["arm-none-eabi-nm", "-u", "model.o"], cwd=folder, capture_output=True, text=True, check=True
     ).stdout

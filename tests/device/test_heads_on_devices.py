@@ -1,4 +1,4 @@
-"""A network with several outputs of different shapes and types: each has the golden bits on both emulated devices."""
+"""A network with several outputs of different shapes and types: each has the golden bits on every emulated device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulators import Outcome, on_board, on_linux
+from emulators import RUN, Outcome
 from torch import Tensor, nn
 
 from subbyte.export import export
@@ -37,7 +37,7 @@ class Heads(nn.Module):
 
 
 @pytest.mark.parametrize("scheme", ["ternary", "binary"])
-@pytest.mark.parametrize(("target", "run"), [("cortex-a53", on_linux), ("cortex-m4", on_board)])
+@pytest.mark.parametrize(("target", "run"), RUN.items())
 def test_every_output_has_the_golden_bits(
     target: str, run: Callable[..., Outcome], scheme: str, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ tolerance of bundles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from emulators import Outcome, on_board, on_linux
+from emulators import RUN, Outcome
 from row_cases import CASES, Case
 
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
@@ -32,7 +31,6 @@ from subbyte.tvm_kernels.targets import Target, get_target
 pytestmark = pytest.mark.device
 
 Array = npt.NDArray[Any]
-RUN: dict[str, Callable[..., Outcome]] = {"cortex-a53": on_linux, "cortex-m4": on_board}
 REFUSED_ALWAYS = {("cortex-a53", "QuantizedProduct", "bit-slice"): "for C sources only"}
 
 

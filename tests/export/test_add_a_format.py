@@ -32,6 +32,6 @@ def test_the_page_works_as_it_stands(tmp_path):
     assert len(blocks) == 4
     script = tmp_path / "page.py"
     script.write_text("\n".join([*blocks, CHECK]))
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("all is well")

@@ -89,7 +89,7 @@ def test_decoder_of_nothing_gives_nothing(fmt, shape):
         assert run_onnxruntime(model, {}, level)[0].shape == shape
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(fmt=st.sampled_from(FORMATS), shape=st.lists(st.integers(1, 9), min_size=1, max_size=4), seed=st.integers(0, 99))
 def test_decoder_gives_the_levels_for_any_shape(fmt, shape, seed):
     levels, tensor = packed(fmt, tuple(shape), seed=seed)
@@ -123,7 +123,7 @@ TIES = np.array(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 999),
     step=st.floats(0.0078125, 10, width=32),
@@ -141,7 +141,7 @@ def test_quantize_equals_the_reference(seed, step, limits):
         np.testing.assert_array_equal(out, reference.quantize(x, inverse, *limits))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), shape=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_quantize_per_token_equals_the_reference(seed, shape):
     random = np.random.default_rng(seed)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, row, rows_of, runs_here, signs, stored_input, weight
+from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, row, rows_of, signs, stored_input, weight
+from this_cpu import needs
 
 from subbyte.tvm_kernels.kernels import amx, binary, dot, reference
 from subbyte.tvm_kernels.kernels.amx_shape import Shape, shape_of
@@ -28,7 +29,7 @@ from subbyte.tvm_kernels.operators import (
     constant,
 )
 
-needs_tiles = pytest.mark.skipif(not runs_here("dot-amx"), reason="this CPU or system lends no AMX tile registers")
+needs_tiles = needs(amx.FEATURES)
 ODD = Codes(-3, 252, 3)
 SHAPES = {
     "one row": MatMul(1, 64, 16),
@@ -128,7 +129,7 @@ def test_every_form_of_output_and_a_residual(geometry: MatMul | Conv2d) -> None:
 
 
 @needs_tiles
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_shape(data: st.DataObject) -> None:
     draw = data.draw

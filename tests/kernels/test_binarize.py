@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import differing, rows_here
+from agreement import differing
 from products import CONVOLUTIONS, signs, weight
 from test_amx import SHAPES as PRODUCTS
+from this_cpu import needs
 
 from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.kernels.amx import FEATURES, AmxProduct
@@ -31,9 +32,7 @@ from subbyte.tvm_kernels.operators import (
 )
 
 ROW = "binarize-amx"
-needs_tiles = pytest.mark.skipif(
-    ROW not in rows_here(BinarizedProduct), reason="this CPU or system lends no AMX tile registers"
-)
+needs_tiles = needs(FEATURES)
 SHAPES = {
     name: geometry
     for name, geometry in (PRODUCTS | CONVOLUTIONS).items()

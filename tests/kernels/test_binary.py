@@ -87,7 +87,7 @@ def test_one_group_over_the_whole_depth_is_a_scale(kernel: str) -> None:
     assert differences(kernel, geometry, Bits(32), weight(geometry, "binary", 288)) == 0
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(
     kernel=st.sampled_from(ROWS),
     size=st.tuples(st.integers(1, 9), st.integers(1, 12)),

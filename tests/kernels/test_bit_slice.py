@@ -83,7 +83,7 @@ def test_products(shape: Any) -> None:
         assert differences("bit-slice", shape, "c") == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(depth=st.integers(1, 70), seed=st.integers(0, 1000), clip=st.booleans())
 def test_thresholds_are_the_epilogue(depth: int, seed: int, clip: bool) -> None:
     steps: tuple[Any, ...] = (Clip(-1.0, 6.0),) if clip else (PRelu(np.full(40, 0.25, np.float32)),)

@@ -105,7 +105,7 @@ def test_affine_weights(kernel: str) -> None:
     assert differences(kernel, MatMul(5, 33, 20), SIGNED, weights) == 0
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     kernel=st.sampled_from(ROWS),
     fmt=st.sampled_from(FORMATS),
@@ -123,7 +123,7 @@ def test_any_convolution(kernel, fmt, zero_point, size, channels, kernel_size, s
     assert differences(kernel, geometry, activation, weight(geometry, fmt)) == 0
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(kernel=st.sampled_from(ROWS), fmt=st.sampled_from(FORMATS), shape=st.tuples(*[st.integers(1, 90)] * 3))
 def test_any_matmul(kernel: str, fmt: str, shape: tuple[int, int, int]) -> None:
     geometry = MatMul(*shape)

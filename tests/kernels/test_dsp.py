@@ -90,7 +90,7 @@ def test_saturated_operands(code: int, level: int) -> None:
         assert differing(op, kernel, [stored], "c") == 0
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     rows=st.integers(1, 40),
     depth=st.integers(1, 40),

@@ -61,14 +61,14 @@ def moves(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...], str]:
     return shape, tuple(draw(st.permutations(range(rank)))), draw(st.sampled_from(["float32", "uint8"]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moves(), st.sampled_from(rows_here(Permute)))
 def test_any_permutation(move: Any, kernel: str) -> None:
     shape, perm, dtype = move
     assert differing(Permute("p", shape, perm, dtype), kernel, [elements(shape, dtype)]) == 0
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(moves())
 def test_any_permutation_as_c(move: Any) -> None:
     shape, perm, dtype = move

@@ -75,7 +75,7 @@ def test_geometries(shape: MatMul | Conv2d, by: Generator) -> None:
     assert differences("portable", shape, SIGNED, weight(shape, "ternary"), by=by) == 0
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 20),
     depth=st.integers(1, 50),

@@ -64,7 +64,7 @@ def test_the_reference_reads_windows_as_they_lie() -> None:
     assert line.tolist() == [[[[9, 9, 1, 3, 9, 9, 2, 4]]]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 60), st.integers(1, 20), st.randoms(use_true_random=False))
 def test_runs_cover_every_place_once(depth: int, longest: int, random: Any) -> None:
     order = list(range(depth))

@@ -139,7 +139,7 @@ def test_reste_slope_is_zero_beyond_its_clip_and_its_order_grows_from_1_to_3() -
 
 
 @pytest.mark.parametrize("config", WEIGHTS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(w=matrices())
 def test_weight_quantizers_agree_with_their_codes_and_their_export(config: LearnedStep, w: Tensor) -> None:
     quantizer = config.weight_quantizer(w)
@@ -152,7 +152,7 @@ def test_weight_quantizers_agree_with_their_codes_and_their_export(config: Learn
     assert (quantizer.scales() > 0).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(x=matrices(), step=st.floats(2**-10, 10, width=32))
 def test_quantize_equals_the_reference(x: Tensor, step: float) -> None:
     inverse = np.float32(1) / np.float32(step)
@@ -160,7 +160,7 @@ def test_quantize_equals_the_reference(x: Tensor, step: float) -> None:
     assert np.array_equal(codes.numpy(), reference.quantize(x.numpy(), inverse, -8, 7))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(x=matrices())
 def test_per_token_and_binarize_equal_the_reference(x: Tensor) -> None:
     codes, step = functional.quantize_per_token(x)

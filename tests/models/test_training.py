@@ -224,7 +224,7 @@ def test_two_processes_train_one_model(tmp_path: Path, few_digits: Data) -> None
     for devices in ("1", "2"):
         folder = tmp_path / devices
         subprocess.run(
-            [sys.executable, str(script), str(folder), devices], check=True, capture_output=True, timeout=300
+            [sys.executable, str(script), str(folder), devices], check=True, capture_output=True, timeout=600
         )
         assert load_checkpoint(folder).metrics["accuracy"] > 0.6
         with (folder / LOG).open(newline="") as stream:

@@ -203,7 +203,7 @@ def test_wrong_outputs_are_input_errors(session: Session) -> None:
             session.run_into(x, outputs)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(hnp.arrays(np.float32, (1, 3, 4, 4), elements=st.floats(width=32, allow_nan=True)))
 def test_any_floats_are_right_or_refused(bundle_path: Path, x: np.ndarray) -> None:
     with load(bundle_path, threads=1) as session:

@@ -171,7 +171,7 @@ _, status = os.waitpid(child, 0)
 session.run(x)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-    assert subprocess.run([sys.executable, "-c", code, str(bundle_path)], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, str(bundle_path)], check=False, timeout=600).returncode == 0
 
 
 def test_exit_without_close_is_quiet(bundle_path: Path) -> None:

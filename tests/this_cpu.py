@@ -1,0 +1,64 @@
+"""What the CPU here has: tests of what it lacks are skipped by name and counted; features can be held down."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+LACKS = "this CPU lacks "
+
+
+def lacking(features: Iterable[str]) -> list[str]:
+    """Those of the features that this CPU has not, sorted."""
+    from subbyte.tvm_kernels.targets import host_features
+
+    return sorted(set(features) - host_features())
+
+
+def skip_unless_it_has(features: Iterable[str]) -> None:
+    """Skips the test, with the reason that `not_run` counts, unless the CPU has all of the features."""
+    missing = lacking(features)
+    if missing:
+        pytest.skip(f"{LACKS}{', '.join(missing)}")
+
+
+def needs(features: Iterable[str]) -> pytest.MarkDecorator:
+    """The mark of a test, or of one of its parameters, that is skipped in the same way."""
+    missing = lacking(features)
+    return pytest.mark.skipif(bool(missing), reason=f"{LACKS}{', '.join(missing)}")
+
+
+def not_run(reasons: Iterable[str]) -> list[str]:
+    """A line for each set of features that tests were skipped for: how many tests, which features."""
+    counted = Counter(reason.split(LACKS, 1)[1] for reason in reasons if LACKS in reason)
+    return [f"{count:5} {features}" for features, count in sorted(counted.items())]
+
+
+def hold_down(names: Sequence[str]) -> IO[str]:
+    """Makes this process and its children see a CPU without the features that start with one of `names`.
+
+    Returns the file that stands for /proc/cpuinfo: it goes when the file is closed. To be called before subbyte is
+    imported. onnxruntime and torch ask the CPU itself.
+    """
+    file = tempfile.NamedTemporaryFile("w", prefix="cpuinfo-")  # noqa: SIM115
+    held = tuple(name.replace("_", "") for name in names)
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, colon, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            value = " " + " ".join(name for name in value.split() if not name.replace("_", "").startswith(held))
+        file.write(f"{key}{colon}{value}\n")
+    file.flush()
+    os.environ["SUBBYTE_CPUINFO"] = file.name
+    from subbyte.tvm_kernels.targets import LLVM_FEATURES, host_features
+
+    for name in held:
+        if not any(feature.startswith(name) for feature in LLVM_FEATURES):
+            raise pytest.UsageError(f"--without {name}: no CPU feature that kernels ask for starts so")
+    assert not any(feature.startswith(held) for feature in host_features())
+    return file
