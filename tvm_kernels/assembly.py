@@ -152,7 +152,8 @@ def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list
             a if isinstance(a, str) else Argument("weights", weights.add(a)) for a in call.inputs
         ]
         results = [name for name in names if name in graph.values]
-        step = Step(node, "relax", f"relax:{call.label}", function, [*arguments, *names], names, results)
+        declined = tuple(node.declined.items())
+        step = Step(node, "relax", f"relax:{call.label}", function, [*arguments, *names], names, results, declined)
         for tensor in call.outputs:
             if tensor.dtype:
                 size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize

@@ -110,6 +110,7 @@ class Node:
     axis: int | None = None  # of a kernel: the ONNX axis of its channels, 1 or -1; None: any
     reads: str = "as-is"  # of a kernel: layout of its own inputs; "same": that of its outputs
     fallback: str | None = None
+    declined: dict[str, str] = field(default_factory=dict)  # rules that fit but for what they do not handle, and why
 
 
 class Graph:

@@ -52,7 +52,7 @@ class Call:
     input_bytes: int = 0
     output_bytes: int = 0
     fallback: str | None = None  # why this runs in float although the file asked for low bit
-    passed_over: tuple[tuple[str, str], ...] = ()  # better kernel rows, and why not
+    passed_over: tuple[tuple[str, str], ...] = ()  # better kernel rows, or rules, and why not
     needs: frozenset[str] = frozenset()  # CPU features that the kernel row asks for
 
 

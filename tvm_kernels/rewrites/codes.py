@@ -15,7 +15,7 @@ import numpy as np
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
-from subbyte.tvm_kernels.rewrites.pattern import Any, Coded, Const, Op, Rule, Weights, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
 from subbyte.tvm_kernels.rewrites.standard import after, channels_on_axis_1
 
 SCALAR_OPERATORS = ("Relu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Erf", "LeakyRelu", "HardSigmoid")
@@ -171,6 +171,8 @@ def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> bool:
     return True
 
 
+PRODUCTS = {"Conv": WINDOW, "MatMul": ()}
+_PAD = Op("Pad", Any("x"), key="pad", rest=True, dtypes=LEVELS, attributes=("mode",))
 _STEP = Op("Mul", Coded("codes"), Const("step"))
 _VIEWED = Op("View", Any("x"), domain="subbyte", key="view")
 
@@ -180,25 +182,26 @@ RULES: list[Rule] = [
         "codes", Op("Quantize", Any("x"), Const("inverse"), Const("low"), Const("high"), domain="subbyte"), to=quantize
     ),
     rule("signs", Op("Binarize", Any("x"), Const("threshold"), domain="subbyte"), to=binarize),
-    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte"), to=tokens),
-    rule("moved codes", Op("View", Coded("codes"), domain="subbyte"), to=carry_storage),
+    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte", outputs=2), to=tokens),
+    rule("moved codes", Op("View", Coded("codes"), domain="subbyte", dtypes=EVERY), to=carry_storage),
     *[
-        rule("moved codes", Op(op, Coded("codes"), rest=True), to=carry_storage)
+        rule(
+            "moved codes",
+            Op(op, Coded("codes"), rest=True, dtypes=EVERY, attributes=EVERY, outputs=EVERY),
+            to=carry_storage,
+        )
         for op in ("Transpose", "Slice", "Gather", "Split", "Concat")
     ],
     # ---- padding ----
-    *[
-        rule("padding", Op(op, Op("Pad", Any("x"), key="pad", rest=True), rest=True), to=pad_into_window)
-        for op in ("Conv",)
-    ],
+    rule("padding", Op("Conv", _PAD, rest=True, dtypes=LEVELS, attributes=WINDOW), to=pad_into_window),
     # ---- steps in front of products ----
     *[
-        rule("step and scales", Op(op, _STEP, Weights("weight"), rest=True), to=scaled_product)
-        for op in ("Conv", "MatMul")
+        rule("step and scales", Op(op, _STEP, Weights("weight"), rest=True, attributes=names), to=scaled_product)
+        for op, names in PRODUCTS.items()
     ],
     *[
-        rule("scales", Op(op, Coded("codes"), Weights("weight"), rest=True), to=scales_behind)
-        for op in ("Conv", "MatMul")
+        rule("scales", Op(op, Coded("codes"), Weights("weight"), rest=True, attributes=names), to=scales_behind)
+        for op, names in PRODUCTS.items()
     ],
     rule("same codes again", Op("QuantizeCodes", _STEP, domain="subbyte"), to=requantized),
     rule(
@@ -208,15 +211,18 @@ RULES: list[Rule] = [
     ),
     rule(
         "same codes again, moved",
-        Op("QuantizeCodes", Op("Transpose", _STEP, key="moved"), domain="subbyte"),
+        Op("QuantizeCodes", Op("Transpose", _STEP, key="moved", attributes=("perm",)), domain="subbyte"),
         to=requantized,
     ),
     # ---- elementwise before views ----
     rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain="subbyte"), to=move_above_view),
-    *[rule("elementwise before a view", Op(op, _VIEWED), to=move_above_view) for op in SCALAR_OPERATORS],
+    *[
+        rule("elementwise before a view", Op(op, _VIEWED, attributes=EVERY), to=move_above_view)
+        for op in SCALAR_OPERATORS
+    ],
     rule(
         "quantize before a transpose",
-        Op("QuantizeCodes", Op("Transpose", Any("x"), key="view"), domain="subbyte"),
+        Op("QuantizeCodes", Op("Transpose", Any("x"), key="view", attributes=("perm",)), domain="subbyte"),
         to=move_above_view,
     ),
 ]

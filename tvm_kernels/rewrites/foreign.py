@@ -9,6 +9,7 @@ ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=
 
 from __future__ import annotations
 
+import typing
 from dataclasses import replace
 
 import numpy as np
@@ -325,32 +326,45 @@ def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> b
     return True
 
 
+QUANT = ("signed", "narrow", "rounding_mode")
+_QDQ: dict[str, typing.Any] = {
+    "rest": True,
+    "dtypes": ("float32", "codes", *RANGES),
+    "attributes": ("axis", "block_size", "output_dtype", "saturate"),  # saturate: of 8-bit floats alone
+}
+
 RULES: list[Rule] = [
     # ---- QuantizeLinear, DequantizeLinear ----
-    rule("QDQ activation", Op("QuantizeLinear", Any("x"), rest=True), to=quantize_linear),
-    rule("QDQ float weight", Op("QuantizeLinear", Const("w"), rest=True), to=fake_quantized_weight),
-    rule("QDQ weight", Op("DequantizeLinear", Const("q"), rest=True), to=dequantize_constant),
-    rule("QDQ step", Op("DequantizeLinear", Any("x"), rest=True), to=dequantize_activation),
+    rule("QDQ activation", Op("QuantizeLinear", Any("x"), **_QDQ), to=quantize_linear),
+    rule("QDQ float weight", Op("QuantizeLinear", Const("w"), **_QDQ), to=fake_quantized_weight),
+    rule("QDQ weight", Op("DequantizeLinear", Const("q"), **_QDQ), to=dequantize_constant),
+    rule("QDQ step", Op("DequantizeLinear", Any("x"), **_QDQ), to=dequantize_activation),
     # ---- weights by blocks ----
     rule(
         "MatMulNBits",
-        Op("MatMulNBits", Any("x"), Const("packed"), Const("scale"), domain="com.microsoft", rest=True),
+        Op(
+            "MatMulNBits",
+            *(Any("x"), Const("packed"), Const("scale")),
+            domain="com.microsoft",
+            rest=True,
+            attributes=("K", "N", "bits", "block_size", "accuracy_level"),
+        ),
         to=nbits_product,
     ),
     # ---- QONNX ----
     rule(
         "QONNX weight",
-        Op("Quant", Const("w"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX),
+        Op("Quant", Const("w"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX, attributes=QUANT),
         to=qonnx_weight,
     ),
     rule("QONNX binary weight", Op("BipolarQuant", Const("w"), Const("scale"), domain=QONNX), to=qonnx_binary_weight),
     rule(
         "QONNX step",
-        Op("Quant", Any("x"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX),
+        Op("Quant", Any("x"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX, attributes=QUANT),
         to=qonnx_activation,
     ),
     rule("QONNX sign", Op("BipolarQuant", Any("x"), Const("scale"), domain=QONNX), to=qonnx_binary_activation),
     # ---- weights that are moved about ----
-    rule("transposed weight", Op("Transpose", Weights("w")), to=transposed_weight),
+    rule("transposed weight", Op("Transpose", Weights("w"), attributes=("perm",)), to=transposed_weight),
     rule("scaled weight", Op("Mul", Weights("w"), Const("scale")), to=scaled_weight),
 ]

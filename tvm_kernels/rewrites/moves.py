@@ -9,7 +9,7 @@ from __future__ import annotations
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
-from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, Rule, rule
 
 
 def _perm(graph: Graph, node: Node) -> list[int]:
@@ -38,6 +38,6 @@ def permute(graph: Graph, node: Node, x: str) -> bool:
 
 
 RULES: list[Rule] = [
-    rule("transpose that moves nothing", Op("Transpose", Any("x")), to=view),
-    rule("transpose", Op("Transpose", Any("x")), to=permute),
+    rule("transpose that moves nothing", Op("Transpose", Any("x"), dtypes=EVERY, attributes=("perm",)), to=view),
+    rule("transpose", Op("Transpose", Any("x"), dtypes=EVERY, attributes=("perm",)), to=permute),
 ]

@@ -3,23 +3,38 @@
     rule("scale", Op("Mul", Any("x"), Const("factor")), to=with_scale)
 
 The root of a pattern is a node; below it stand patterns of its inputs. What they find is handed to the rewrite by name:
-`with_scale(graph, node, x=..., factor=...)`. A rewrite returns False to decline, and the next row is tried.
+`with_scale(graph, node, x=..., factor=...)`. A rewrite declines with False or the reason, and the next row is tried.
+
+A pattern also states which dtypes, attributes and outputs its rewrite handles: by default float32, no attribute and one
+output. The matcher declines every other node for all rules, with the reason in `node.declined`:
+
+    Op("Transpose", Any("x"), dtypes=EVERY, attributes=("perm",))
 """
 
 from __future__ import annotations
 
+import functools
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import onnx.defs
+import onnx.helper
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 
 Found = dict[str, typing.Any]
 COMMUTATIVE = {"Add", "Mul", "Max", "Min"}
+# What a pattern takes: dtypes of run-time values, "codes" for those held as codes or bits; and attributes.
+FLOAT32: Collection[str] = ("float32",)
+LEVELS: Collection[str] = ("float32", "codes")  # where arithmetic on the levels is meant
+EVERY = None
+WINDOW = (  # with those that lowering itself adds
+    *("auto_pad", "kernel_shape", "strides", "dilations", "pads", "group", "ceil_mode", "explicit", "pads_with"),
+)
 
 
 class Pattern(Protocol):
@@ -96,22 +111,40 @@ class Coded:
 
 
 class Op:
-    """A node of this type; further inputs that the pattern does not name must be absent, unless `rest`."""
+    """A node of this type, and what a rewrite handles of it.
 
-    def __init__(self, op: str, *inputs: Pattern, key: str = "", domain: str = "", rest: bool = False) -> None:
+    Further inputs that the pattern does not name must be absent, unless `rest`. `dtypes`: of run-time inputs and of
+    outputs; "codes" for inputs held as codes, which `Coded` implies. `attributes`: those that the rewrite looks at or
+    that change nothing; any other must have the default of its schema. `outputs`: how many; nothing may read further
+    ones. EVERY, for each of the three: whatever the node has.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        *inputs: Pattern,
+        key: str = "",
+        domain: str = "",
+        rest: bool = False,
+        dtypes: Collection[str] | None = FLOAT32,
+        attributes: Collection[str] | None = (),
+        outputs: int | None = 1,
+    ) -> None:
         self.op, self.inputs, self.key, self.domain, self.rest = op, inputs, key, domain, rest
+        self.dtypes, self.attributes, self.outputs = dtypes, attributes, outputs
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
         node = graph.producer(name)
         if node is None or node.outputs[0] != name:
             return False
         got = self.match_node(graph, node, found)
-        if got is None:
+        if got is None or self.beyond(graph, node):
             return False
         found.update(got)
         return True
 
     def match_node(self, graph: Graph, node: Node, found: Found) -> Found | None:
+        """The captures, where the node and what is in front of it have the pattern's form."""
         if node.op != self.op or node.domain != self.domain or node.operator is not None:
             return None
         extra = [name for name in node.inputs[len(self.inputs) :] if name]
@@ -128,17 +161,78 @@ class Op:
                 return trial
         return None
 
+    def beyond(self, graph: Graph, node: Node) -> str:
+        """What the node has that the rewrite does not handle; empty where there is nothing."""
+        values = [graph.values[name] for name in [*node.inputs, *node.outputs[: self.outputs]] if name]
+        dtypes = {*(self.dtypes or ()), *("codes" for pattern in self.inputs if isinstance(pattern, Coded))}
+        for value in values if self.dtypes is not EVERY else ():
+            coded = not isinstance(value.storage, ops.Float)
+            got = "codes" if coded else value.dtype
+            # An output held as codes is one that lowering itself has marked so.
+            if got not in dtypes and not value.is_constant and not (coded and value.name in node.outputs):
+                return f"'{value.name}' is {got}; handled: {', '.join(sorted(dtypes))}"
+        for name, setting in other_than_default(graph, node).items():
+            if self.attributes is not EVERY and name not in self.attributes:
+                return f"its attribute {name} is {setting}; handled: its default"
+        for name in node.outputs[self.outputs :] if self.outputs is not EVERY else ():
+            if name and (graph.users(name) or name in graph.outputs):
+                return f"its output '{name}' is used; handled: the first {self.outputs}"
+        return ""
+
+
+def other_than_default(graph: Graph, node: Node) -> dict[str, typing.Any]:
+    """The attributes of an ONNX node that have not the default of its schema; none of our own nodes."""
+    if node.domain == "subbyte" or node.operator is not None:
+        return {}
+    defaults = _defaults(node.op, graph.opset) if not node.domain else {}
+    return {
+        name: value
+        for name, value in node.attributes.items()
+        if name not in defaults or not np.array_equal(defaults[name], value)
+    }
+
+
+@functools.cache
+def _defaults(op: str, opset: int) -> Mapping[str, typing.Any]:
+    """The defaults that the schema of a standard operator gives; operators of lowering itself have none."""
+    if not onnx.defs.has(op, opset, ""):
+        return {}
+    attributes = onnx.defs.get_schema(op, opset, "").attributes
+    found = {}
+    for name, attribute in attributes.items():
+        if attribute.default_value.type:
+            value = onnx.helper.get_attribute_value(attribute.default_value)
+            found[name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
+Outcome = bool | str
+
 
 @dataclass(frozen=True)
 class Rule:
-    """A row: `rewrite(graph, node, **captures)` returns False when it declines."""
+    """A row: `rewrite(graph, node, **captures)` returns True, or False or the reason when it declines."""
 
     name: str
     pattern: Op
-    rewrite: Callable[..., bool]
+    rewrite: Callable[..., Outcome]
+
+    def apply(self, graph: Graph, node: Node) -> bool:
+        """Rewrite a node that has the pattern's form; whether that was so. The node keeps the reason of a refusal."""
+        found = self.pattern.match_node(graph, node, {})
+        if found is None:
+            return False
+        outcome: Outcome = self.pattern.beyond(graph, node)
+        if not outcome:
+            if self.pattern.outputs is not EVERY and any(node.outputs[self.pattern.outputs :]):
+                graph.set_outputs(node, node.outputs[: self.pattern.outputs])
+            outcome = self.rewrite(graph, node, **found)
+        if isinstance(outcome, str):
+            node.declined[self.name] = outcome
+        return outcome is True
 
 
-def rule(name: str, pattern: Op, to: Callable[..., bool]) -> Rule:
+def rule(name: str, pattern: Op, to: Callable[..., Outcome]) -> Rule:
     """A row of the table."""
     return Rule(name, pattern, to)
 
@@ -156,8 +250,7 @@ def apply(graph: Graph, rules: Iterable[Rule]) -> list[str]:
             for row in by_op.get(node.op, ()):
                 if node not in graph:
                     break
-                found = row.pattern.match_node(graph, node, {})
-                if found is not None and row.rewrite(graph, node, **found):
+                if row.apply(graph, node):
                     applied.append(row.name)
                     changed = True
                     break

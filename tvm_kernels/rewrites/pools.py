@@ -15,7 +15,7 @@ import numpy as np
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
-from subbyte.tvm_kernels.rewrites.pattern import Any, Coded, Const, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, rule
 
 
 def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:
@@ -74,8 +74,6 @@ def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> bool:
 def pool(function: Literal["max", "average"]) -> Callable[..., bool]:
     def to(graph: Graph, node: Node, x: str) -> bool:
         value, y = graph.values[x], graph.values[node.outputs[0]].shape
-        if not isinstance(value.storage, ops.Float) or any(node.outputs[1:]):
-            return False
         attributes = dict(node.attributes)
         if node.op.startswith("Global"):
             spatial = list(value.shape[2:])
@@ -111,7 +109,7 @@ def softmax(graph: Graph, node: Node, x: str) -> bool:
 
 def layer_norm(graph: Graph, node: Node, x: str, gamma: Array, **_: object) -> bool:
     shape = graph.values[x].shape
-    if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1 or any(node.outputs[1:]):
+    if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1:
         return False
     beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
     if beta is None:
@@ -136,15 +134,19 @@ def quantize_tokens(graph: Graph, node: Node, x: str) -> bool:
 
 RULES: list[Rule] = [
     # ---- of codes ----
-    rule("sum of codes", Op("ReduceSum", Coded("codes"), rest=True), to=sum_of_codes),
-    rule("sum of codes by windows", Op("Conv", Coded("codes"), Const("w")), to=ones_conv_of_codes),
+    rule("sum of codes", Op("ReduceSum", Coded("codes"), rest=True, attributes=("keepdims",)), to=sum_of_codes),
+    rule("sum of codes by windows", Op("Conv", Coded("codes"), Const("w"), attributes=WINDOW), to=ones_conv_of_codes),
     # ---- of floats ----
-    rule("max pool", Op("MaxPool", Any("x")), to=pool("max")),
-    rule("average pool", Op("AveragePool", Any("x")), to=pool("average")),
+    rule("max pool", Op("MaxPool", Any("x"), attributes=(*WINDOW, "storage_order")), to=pool("max")),
+    rule("average pool", Op("AveragePool", Any("x"), attributes=(*WINDOW, "count_include_pad")), to=pool("average")),
     rule("global average pool", Op("GlobalAveragePool", Any("x")), to=pool("average")),
     rule("global max pool", Op("GlobalMaxPool", Any("x")), to=pool("max")),
     # ---- row by row ----
-    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte"), to=quantize_tokens),
-    rule("softmax", Op("Softmax", Any("x")), to=softmax),
-    rule("layer norm", Op("LayerNormalization", Any("x"), Const("gamma"), rest=True), to=layer_norm),
+    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte", outputs=2), to=quantize_tokens),
+    rule("softmax", Op("Softmax", Any("x"), attributes=("axis",)), to=softmax),
+    rule(
+        "layer norm",
+        Op("LayerNormalization", Any("x"), Const("gamma"), rest=True, attributes=("axis", "epsilon")),
+        to=layer_norm,
+    ),
 ]

@@ -19,7 +19,7 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight, levels_of
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
 from subbyte.tvm_kernels.rewrites.levels import as_float
-from subbyte.tvm_kernels.rewrites.pattern import Any, Coded, Const, Op, Rule, Weights, rule
+from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
 
 # ---- weights ----
 
@@ -252,12 +252,12 @@ def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> bool:
 
 RULES: list[Rule] = [
     # ---- low bit ----
-    rule("quantized convolution", Op("Conv", Coded("codes"), Weights("weight")), to=quantized_conv),
+    rule("quantized convolution", Op("Conv", Coded("codes"), Weights("weight"), attributes=WINDOW), to=quantized_conv),
     rule("quantized matrix product", Op("MatMul", Coded("codes"), Weights("weight")), to=quantized_matmul),
-    rule("no quantizer", Op("Conv", Any("x"), Weights("weight"), rest=True), to=no_quantizer),
+    rule("no quantizer", Op("Conv", Any("x"), Weights("weight"), rest=True, attributes=WINDOW), to=no_quantizer),
     rule("no quantizer", Op("MatMul", Any("x"), Weights("weight"), rest=True), to=no_quantizer),
     # ---- float ----
-    rule("convolution", Op("Conv", Any("x"), Const("w")), to=float_conv),
+    rule("convolution", Op("Conv", Any("x"), Const("w"), attributes=WINDOW), to=float_conv),
     rule("matrix product", Op("MatMul", Any("x"), Const("w")), to=float_matmul),
     rule("matrix product of two tensors", Op("MatMul", Any("left"), Any("right")), to=batch_matmul),
 ]

@@ -15,7 +15,7 @@ import numpy as np
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.memory import ALIGNMENT
-from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Near, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Const, Near, Op, Outcome, Rule, rule
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -53,6 +53,14 @@ def skip(graph: Graph, node: Node, x: str) -> bool:
     graph.replace_uses(node.outputs[0], x)
     graph.remove(node)
     return True
+
+
+def dropout(graph: Graph, node: Node, x: str) -> Outcome:
+    """Dropout of inference: nothing is dropped."""
+    training = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.array(False)
+    if training is None or training.any():
+        return "it is in training mode, where its result is random"
+    return skip(graph, node, x)
 
 
 def view(graph: Graph, node: Node, x: str) -> bool:
@@ -192,7 +200,7 @@ def layer_norm(graph: Graph, node: Node, x: str, epsilon: Array, exponent: Array
     """(x - mean) / sqrt(variance + epsilon) over the last axis; gamma and beta follow as Mul and Add."""
     shape = graph.values[x].shape
     over_last = all(_axes(graph, reduction) == [len(shape) - 1] for reduction in (mean, variance))
-    if not over_last or float(exponent.reshape(-1)[0]) != 2.0:
+    if not over_last or exponent.size != 1 or exponent.reshape(-1)[0] != 2 or epsilon.size != 1:
         return False
     one, zero = graph.constant(np.ones(shape[-1], np.float32)), graph.constant(np.zeros(shape[-1], np.float32))
     attributes = {"axis": -1, "epsilon": float(epsilon.reshape(-1)[0])}
@@ -221,30 +229,53 @@ def global_mean(graph: Graph, node: Node, x: str, **_: object) -> bool:
     return True
 
 
+GEMM = ("alpha", "beta", "transA", "transB")
+_VIEW = Op("View", Any("x"), domain="subbyte", dtypes=EVERY)
 _HALF_ERF = Op("Add", Op("Erf", Op("Div", Any("x"), Near(math.sqrt(2)))), Near(1.0))
 _HALF_ERF_MUL = Op("Add", Op("Erf", Op("Mul", Any("x"), Near(math.sqrt(0.5)))), Near(1.0))
-_CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True))
-_VARIANCE = Op("ReduceMean", Op("Pow", _CENTRED, Const("exponent")), key="variance", rest=True)
+_CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True, attributes=("axes",)))
+_SQUARE = Op("Pow", _CENTRED, Const("exponent"))
+_VARIANCE = Op("ReduceMean", _SQUARE, key="variance", rest=True, attributes=("axes",))
 
 RULES: list[Rule] = [
     # ---- what does nothing ----
-    rule("identity", Op("Identity", Any("x")), to=skip),
-    rule("dropout", Op("Dropout", Any("x"), rest=True), to=skip),
-    rule("cast to itself", Op("Cast", Any("x")), to=skip),
-    *[rule("view", Op(op, Any("x"), rest=True), to=view) for op in VIEWS],
-    rule("view of a view", Op("View", Op("View", Any("x"), domain="subbyte"), domain="subbyte"), to=view_of_view),
-    rule("part", Op("Gather", Any("x"), Const("index")), to=part),
-    rule("part", Op("Slice", Any("x"), rest=True), to=part),
+    rule("identity", Op("Identity", Any("x"), dtypes=EVERY), to=skip),
+    rule("dropout", Op("Dropout", Any("x"), rest=True, dtypes=EVERY, attributes=("ratio", "seed")), to=dropout),
+    rule("cast to itself", Op("Cast", Any("x"), dtypes=EVERY, attributes=EVERY), to=skip),
+    *[rule("view", Op(op, Any("x"), rest=True, dtypes=EVERY, attributes=EVERY), to=view) for op in VIEWS],
+    rule("view of a view", Op("View", _VIEW, domain="subbyte", dtypes=EVERY), to=view_of_view),
+    rule("part", Op("Gather", Any("x"), Const("index"), dtypes=EVERY, attributes=("axis",)), to=part),
+    rule("part", Op("Slice", Any("x"), rest=True, dtypes=EVERY), to=part),
     # ---- biases, batch norm, windows ----
-    *[rule("window", Op(op, Any("x"), rest=True), to=auto_pad) for op in ("Conv", "MaxPool", "AveragePool")],
-    rule("convolution's bias", Op("Conv", Any("x"), Any("w", constants=True), Const("bias")), to=conv_bias),
-    rule("Gemm", Op("Gemm", Any("x"), Any("w", constants=True), rest=True), to=gemm),
+    *[
+        rule("window", Op(op, Any("x"), rest=True, dtypes=EVERY, attributes=EVERY, outputs=EVERY), to=auto_pad)
+        for op in ("Conv", "MaxPool", "AveragePool")
+    ],
+    rule(
+        "convolution's bias",
+        Op("Conv", Any("x"), Any("w", constants=True), Const("bias"), dtypes=LEVELS, attributes=WINDOW),
+        to=conv_bias,
+    ),
+    rule(
+        "Gemm",
+        Op("Gemm", Any("x"), Any("w", constants=True), rest=True, dtypes=LEVELS, attributes=GEMM),
+        to=gemm,
+    ),
     rule(
         "batch norm",
-        Op("BatchNormalization", Any("x"), Const("gamma"), Const("beta"), Const("mean"), Const("variance")),
+        Op(
+            "BatchNormalization",
+            *(Any("x"), Const("gamma"), Const("beta"), Const("mean"), Const("variance")),
+            dtypes=LEVELS,
+            attributes=("epsilon", "momentum"),
+        ),
         to=batch_norm,
     ),
-    rule("global mean", Op("ReduceMean", Any("x"), rest=True), to=global_mean),
+    rule(
+        "global mean",
+        Op("ReduceMean", Any("x"), rest=True, dtypes=LEVELS, attributes=("axes", "keepdims")),
+        to=global_mean,
+    ),
     # ---- spelled-out activations and norms ----
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF), Near(0.5)), to=becomes("Gelu")),
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF_MUL), Near(0.5)), to=becomes("Gelu")),

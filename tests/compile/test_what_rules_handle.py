@@ -1,0 +1,145 @@
+"""A rule states which dtypes, attributes and outputs it handles; the matcher declines every other node by reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.helper as helper
+import onnx.numpy_helper
+import pytest
+from onnx import TensorProto
+from run_plan import onnxruntime_outputs, run_plan
+
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.lowering import STAGES, lower, lower_graph
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, rule
+from subbyte.tvm_kernels.targets import host_features
+
+
+def one_node(op, inputs, outputs, constants=None, opset=21, **attributes):
+    """A model of one node; inputs and outputs are {name: (element type, shape)}."""
+
+    def infos(sides):
+        return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in sides.items()]
+
+    made = [onnx.numpy_helper.from_array(np.asarray(values), name) for name, values in (constants or {}).items()]
+    node = helper.make_node(op, [*inputs, *(constants or {})], list(outputs), "node", **attributes)
+    graph = helper.make_graph([node], "one_node", infos(inputs), infos(outputs), made)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def small_graph(dtype="float32", outputs=("y",), **attributes):
+    graph = Graph("small", 21)
+    graph.add_value("x", dtype, (2, 4))
+    for name in outputs:
+        graph.add_value(name, dtype, (2, 4))
+    node = graph.add(Node("LeakyRelu", ["x"], list(outputs), attributes, "node"))
+    graph.inputs, graph.outputs = ["x"], list(outputs)
+    return graph, node
+
+
+def taken(graph, node, x):
+    graph.replace_node(node, Node("Taken", [x], node.outputs, {}, node.name))
+    return True
+
+
+@pytest.mark.parametrize(
+    ("made", "states", "reason"),
+    [
+        ({}, {}, ""),
+        ({"dtype": "float64"}, {}, "'x' is float64; handled: float32"),
+        ({"dtype": "float64"}, {"dtypes": ("float64",)}, ""),
+        ({"dtype": "int8"}, {"dtypes": EVERY}, ""),
+        ({"alpha": 0.5}, {}, "its attribute alpha is 0.5; handled: its default"),
+        ({"alpha": 0.5}, {"attributes": ("alpha",)}, ""),
+        ({"alpha": 0.009999999776482582}, {}, ""),  # the default of the schema, written out
+        ({"unheard_of": 1}, {"attributes": ("alpha",)}, "its attribute unheard_of is 1; handled: its default"),
+        ({"unheard_of": 1}, {"attributes": EVERY}, ""),
+        ({"outputs": ("y", "z")}, {}, "its output 'z' is used; handled: the first 1"),
+        ({"outputs": ("y", "z")}, {"outputs": 2}, ""),
+        ({"outputs": ("y", "")}, {}, ""),
+    ],
+)
+def test_the_matcher_declines_what_a_rule_does_not_state(made, states, reason):
+    outputs = [name for name in made.get("outputs", ("y",)) if name]
+    graph, node = small_graph(**{**made, "outputs": outputs})
+    applied = apply(graph, [rule("toy", Op("LeakyRelu", Any("x"), **states), to=taken)])
+    assert applied == ([] if reason else ["toy"])
+    assert node.declined == ({"toy": reason} if reason else {})
+
+
+def test_a_rewrite_declines_with_its_reason():
+    graph, node = small_graph()
+    assert apply(graph, [rule("toy", Op("LeakyRelu", Any("x")), to=lambda graph, node, x: "not today")]) == []
+    assert node.declined == {"toy": "not today"}
+
+
+def test_a_pattern_looks_at_every_node_of_it():
+    graph, _ = small_graph(alpha=0.5)
+    graph.add_value("z", "float32", (2, 4))
+    graph.add(Node("Relu", ["y"], ["z"], {}, "relu"))
+    graph.outputs = ["z"]
+    fused = rule("toy", Op("Relu", Op("LeakyRelu", Any("x"))), to=taken)
+    stated = rule("toy", Op("Relu", Op("LeakyRelu", Any("x"), attributes=("alpha",))), to=taken)
+    assert apply(graph, [fused]) == []
+    assert apply(graph, [stated]) == ["toy"]
+
+
+IMAGE = [1, 3, 6, 6]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT8])
+def test_max_pool_of_bytes_is_no_pool_of_floats(kind):
+    """The float kernel wrote four bytes for each of one."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    model = one_node("MaxPool", {"x": (kind, IMAGE)}, {"y": (kind, [1, 3, 3, 3])}, kernel_shape=[2, 2], strides=[2, 2])
+    graph = lower_graph(model)
+    assert [node.op for node in graph.order()] == ["MaxPool"]
+    (node,) = graph.order()
+    assert node.declined == {"max pool": f"'x' is {dtype}; handled: float32"}
+    inputs = {"x": np.random.default_rng(0).integers(*((0, 256) if dtype == "uint8" else (-128, 128)), IMAGE, dtype)}
+    plan = lower(model, host_features())
+    assert plan.calls[0].passed_over == (("max pool", f"'x' is {dtype}; handled: float32"),)
+    assert np.array_equal(run_plan(plan, inputs)[0]["y"], onnxruntime_outputs(model, inputs)["y"])
+
+
+@pytest.mark.parametrize("kind", ["float64", "int32"])
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [("Softmax", {}), ("GlobalAveragePool", {}), ("ReduceMean", {"keepdims": 1}), ("LayerNormalization", {})],
+)
+def test_other_dtypes_get_no_float32_kernel(kind, op, attributes):
+    """The values of a graph between Casts have any dtype; every float kernel takes float32 alone."""
+    graph = Graph("small", 21)
+    graph.add_value("x", kind, (1, 4, 6, 6))
+    graph.add_value("y", kind, (1, 4, 1, 1) if op in ("GlobalAveragePool", "ReduceMean") else (1, 4, 6, 6))
+    inputs = {
+        "ReduceMean": ["x", graph.constant(np.array([2, 3]))],
+        "LayerNormalization": ["x", graph.constant(np.ones(6, kind)), graph.constant(np.zeros(6, kind))],
+    }
+    node = graph.add(Node(op, inputs.get(op, ["x"]), ["y"], attributes, "node"))
+    graph.inputs, graph.outputs = ["x"], ["y"]
+    for _, rules in STAGES:
+        apply(graph, rules)
+    assert graph.order() == [node]
+    assert set(node.declined.values()) == {f"'x' is {kind}; handled: {states(op)}"}
+
+
+def states(op):
+    return "codes, float32" if op == "ReduceMean" else "float32"
+
+
+def test_mean_and_deviation_of_a_layer_norm_stay_with_the_node():
+    sides = {"y": (1, [2, 8]), "mean": (1, [2, 1]), "inv": (1, [2, 1])}
+    weights = {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
+    model = one_node("LayerNormalization", {"x": (1, [2, 8])}, sides, weights)
+    (node,) = lower_graph(model).order()
+    assert node.declined == {"layer norm": "its output 'mean' is used; handled: the first 1"}
+
+
+def test_training_mode_is_no_batch_norm_of_inference():
+    weights = {name: np.ones(3, np.float32) for name in ("scale", "bias", "mean", "variance")}
+    sides = {"y": (1, IMAGE), "running_mean": (1, [3]), "running_variance": (1, [3])}
+    model = one_node("BatchNormalization", {"x": (1, IMAGE)}, sides, weights, training_mode=1)
+    (node,) = lower_graph(model).order()
+    assert node.declined == {"batch norm": "its attribute training_mode is 1; handled: its default"}
