@@ -13,7 +13,7 @@ import mmap
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +198,16 @@ def _check_hash(file: Any, entry: archive.Entry, expected: str) -> None:
 
 
 def write_bundle(
-    path: str | os.PathLike[str], manifest: Mapping[str, Any], members: Mapping[str, bytes | Path]
+    path: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    members: Mapping[str, bytes | Path],
+    check: Callable[[Path], object] = lambda path: None,
 ) -> Path:
     """Write a bundle: `manifest`, whose "schema" and "members" are filled in, and members as bytes or files to copy.
 
-    Written to a temporary name, opened and checked as a reader would, then renamed: there is never half a bundle at
-    `path`. Raises BundleError when the manifest or a member breaks a rule of docs/bundle.md.
+    Written to a temporary name, opened and checked as a reader would and by `check`, then renamed: there is never half
+    a bundle at `path`, and none when `check` raises. Raises BundleError when the manifest or a member breaks a rule of
+    docs/bundle.md.
     """
     path = Path(path)
     payloads, rows = [], {}
@@ -225,6 +229,7 @@ def write_bundle(
             file.flush()
             os.fsync(file.fileno())
         open_bundle(temporary).close()
+        check(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

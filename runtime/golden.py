@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,23 @@ def check_golden(session: Session) -> GoldenReport:
     session.run_into(inputs, results, check_finite=False)
     rows = tuple(_compare(info, got, want) for info, got, want in zip(session.outputs, results, expected, strict=True))
     return GoldenReport(all(row.ok for row in rows), all(row.differing == 0 for row in rows), rows)
+
+
+def write_trace(session: Session, folder: Path) -> None:
+    """Run the golden inputs and write what every operator makes into `folder`, as soon as it has run.
+
+    Result 1 of operator 12 is `12-1.npy`, as `Session.trace` has it; `12` alone, empty, says that operator 12 ran.
+    Raises BundleError when the bundle has no golden run.
+    """
+    operators = session.manifest.operators
+
+    def write(index: int, results: dict[str, Array]) -> None:
+        for number, output in enumerate(operators[index].outputs):
+            if output.tensor in results:
+                np.save(folder / f"{index}-{number}.npy", results[output.tensor], allow_pickle=False)
+        (folder / str(index)).touch()
+
+    session.watch(golden_inputs(session.bundle), write, check_finite=False)
 
 
 def golden_inputs(bundle: Bundle) -> list[Array]:

@@ -186,21 +186,29 @@ class Session:
         Codes come as int32 levels, packed signs as int32 -1 / +1, channels-last tensors as NCHW: equal to the ONNX
         values. Of two results of one name the later is kept.
         """
+        found: dict[str, Array] = {}
+        self.watch(inputs, lambda _, results: found.update(results), check_finite=check_finite)
+        return found
+
+    def watch(
+        self, inputs: Arrays, look: Callable[[int, dict[str, Array]], object], *, check_finite: bool = True
+    ) -> list[Array]:
+        """One inference; `look` gets the number and the results of every operator, as `trace` has them, once it ran.
+
+        Returns the outputs. A result that lies in scratch memory cannot be read afterwards and is not among them.
+        """
         from subbyte.runtime.tracing import read_output
 
         arrays = self._checked_inputs(inputs, check_finite)
         outputs = self.empty_outputs()
-        found: dict[str, Array] = {}
 
-        def look(index: int, _ns: int) -> None:
+        def read(index: int, _ns: int) -> None:
             arena = self._native().arena(self._handle) or 0
-            for output in self.manifest.operators[index].outputs:
-                value = read_output(output, arena, arrays, outputs)
-                if value is not None:
-                    found[output.tensor] = value
+            values = {o.tensor: read_output(o, arena, arrays, outputs) for o in self.manifest.operators[index].outputs}
+            look(index, {name: value for name, value in values.items() if value is not None})
 
-        self._hooked(arrays, outputs, look)
-        return found
+        self._hooked(arrays, outputs, read)
+        return outputs
 
     def profile(
         self, inputs: Arrays | None = None, iterations: int = 10, *, check_finite: bool = True

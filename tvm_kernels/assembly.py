@@ -274,6 +274,7 @@ def _tensor(value: Value, place: Argument) -> Tensor:
         layout="NHWC" if value.layout == "NHWC" else "as-is",
         place=place,
         nbytes=value.nbytes,
+        value=value.name,
     )
 
 

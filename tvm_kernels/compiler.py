@@ -19,7 +19,10 @@ from subbyte.runtime.bundle import write_bundle
 from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.golden import golden_tensors
+from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
+from subbyte.tvm_kernels.replay import replay as replayed
+from subbyte.tvm_kernels.replay import why_not
 from subbyte.tvm_kernels.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class CompileReport:
     workspace_bytes: int  # for each thread
     weights_bytes: int
     golden: str  # what made the golden outputs
+    not_replayed: str | None  # why the bundle was not run on them; None: it was, and gave them
     sizes: dict[str, int] = field(default_factory=dict)  # of a microcontroller: text, data, bss, weights, ram
     path: Path | None = None
 
@@ -70,6 +74,12 @@ class CompileReport:
         """Arena, one workspace, and on a microcontroller the variables; inputs, outputs and stack come on top."""
         return self.sizes.get("ram", self.arena_bytes + self.workspace_bytes)
 
+    @property
+    def replay(self) -> str:
+        """A sentence on the golden run."""
+        outputs = f"golden outputs of {self.golden}"
+        return f"{outputs}: replayed" if self.not_replayed is None else f"{outputs}: not replayed, {self.not_replayed}"
+
     def __str__(self) -> str:
         products = [row for row in self.rows if row.macs]
         width = max((len(row.name) for row in products), default=0)
@@ -80,6 +90,7 @@ class CompileReport:
                 f"workspace {self.workspace_bytes:,} a thread",
                 *(f"{row.name:{width}}  {row.activation} x {row.weights}: {row.kernel}" for row in products),
                 *(f"in float: {line}" for line in self.fallbacks),
+                self.replay,
             ]
         )
 
@@ -106,16 +117,19 @@ def compile(
     golden_inputs: Sequence[Any] | None = None,
     seed: int = 0,
     keep: str | Path | None = None,
+    replay: bool = True,
 ) -> CompileReport:
     """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
 
     `golden_inputs`: arrays or paths of .npy files, one for each input; random ones from `seed` if None. `keep`: a
-    folder that gets the generated files, to look at. Nothing is written at `output` unless all went well.
-    Raises UsageError, ModelError, CompileError, ToolchainError; with `strict` CompileError for a layer that would fall
-    back to float.
+    folder that gets the generated files, to look at. With `replay` a bundle that this machine can run must give its
+    golden outputs, in a process of its own, before it is put in place. Nothing is written at `output` unless all went
+    well. Raises UsageError, ModelError, CompileError, ToolchainError; CompileError for a bundle that differs from its
+    golden outputs, and with `strict` for a layer that would fall back to float.
     """
+    from subbyte.tvm_kernels.assembly import assemble
     from subbyte.tvm_kernels.kernels.code_generator import code_generator
-    from subbyte.tvm_kernels.lowering import lower
+    from subbyte.tvm_kernels.lowering import lower_graph, name_of
 
     chosen = get_target(target) if isinstance(target, str) else target
     is_file = isinstance(model, (str, Path))
@@ -129,9 +143,10 @@ def compile(
         raise UsageError(f"no folder {Path(output).parent} for the bundle; make it first")
 
     with code_generator("c") if chosen.code_generator == "c" else nullcontext():
-        plan = lower(model, chosen.features, strict=strict, name=name)
+        graph = lower_graph(model, chosen.features, strict=strict, name=name_of(model) if name is None else name)
+        plan = assemble(graph, chosen.features)
     golden, engine = golden_tensors(model, plan, golden_inputs, seed)
-    return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep)
+    return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep, graph, replay)
 
 
 def bundle_plan(
@@ -142,11 +157,14 @@ def bundle_plan(
     engine: str = "none",
     source: Mapping[str, Any] | None = None,
     keep: str | Path | None = None,
+    graph: Graph | None = None,
+    replay: bool = True,
 ) -> CompileReport:
-    """Generate code for a plan and write the bundle; what `compile` does after lowering.
+    """Generate code for a plan, replay the golden run and write the bundle; what `compile` does after lowering.
 
-    `engine`: what made the golden outputs.
+    `engine`: what made the golden outputs. `graph`: what the plan was made of, to name an operator that differs.
     """
+    reason = why_not(target, golden) if replay else "asked not to"
     emitted = compile_plan(plan, target, golden)
     report = CompileReport(
         name=plan.name,
@@ -157,6 +175,7 @@ def bundle_plan(
         workspace_bytes=emitted.workspace_bytes,
         weights_bytes=len(plan.weights),
         golden=engine,
+        not_replayed=reason,
         sizes=emitted.sizes,
         path=Path(output),
     )
@@ -167,7 +186,12 @@ def bundle_plan(
             members |= {f"golden/{kind}_{i}.npy": _npy(array) for i, array in enumerate(arrays)}
     if keep is not None:
         _keep(members, Path(keep))
-    write_bundle(output, _manifest(plan, target, emitted, source or {}), members)
+
+    def check(written: Path) -> None:
+        if golden is not None and reason is None:
+            replayed(written, plan, golden, graph)
+
+    write_bundle(output, _manifest(plan, target, emitted, source or {}), members, check)
     return report
 
 

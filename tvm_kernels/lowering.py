@@ -46,9 +46,13 @@ def lower(
     """
     from subbyte.tvm_kernels.assembly import assemble
 
-    if name is None:
-        name = Path(model).stem if isinstance(model, str | Path) else model.graph.name
+    name = name_of(model) if name is None else name
     return assemble(lower_graph(model, features, strict=strict, name=name), features)
+
+
+def name_of(model: str | Path | onnx.ModelProto) -> str:
+    """What a compiled model is called: after its file, or the graph's name if it is in memory."""
+    return Path(model).stem if isinstance(model, str | Path) else str(model.graph.name)
 
 
 def lower_graph(

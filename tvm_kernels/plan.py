@@ -32,6 +32,7 @@ class Tensor:
     layout: Literal["as-is", "NHWC"] = "as-is"  # NHWC: the ONNX value is NCHW
     place: Argument = Argument("arena", 0)
     nbytes: int = 0
+    value: str = ""  # of the lowered graph, where layouts make several values of one ONNX value
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,14 @@ import click
 @click.option("--data", help="Test set to run, its labels scored on the first output; random inputs without it.")
 @click.option("--data-path", type=click.Path(path_type=Path))
 @click.option("--limit", type=click.IntRange(1), help="Only the first samples.")
-def check(files: tuple[Path, ...], data: str | None, data_path: Path | None, limit: int | None) -> None:
+@click.option(
+    "--trace",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Of a bundle alone: a folder that gets the result of every operator of the golden run, as .npy.",
+)
+def check(
+    files: tuple[Path, ...], data: str | None, data_path: Path | None, limit: int | None, trace: Path | None
+) -> None:
     """Compare a checkpoint, its ONNX file and its bundle stage by stage, or replay a bundle's golden run.
 
     \b
@@ -24,15 +31,18 @@ def check(files: tuple[Path, ...], data: str | None, data_path: Path | None, lim
     Where float parts lie between quantized layers (softmax, layer norm), up to 5% of the integers may move over a
     rounding tie.
     """
-    import subbyte
-    from subbyte.cli.tables import open_console, print_check
     from subbyte.errors import UsageError
 
     if len(files) == 1 and files[0].is_file():
         if data or data_path or limit:
             raise UsageError("the golden run has inputs of its own; leave --data, --data-path and --limit out")
-        same = _golden(files[0])
+        same = _golden(files[0], trace)
+    elif trace is not None:
+        raise UsageError("--trace is of the golden run: name a bundle alone")
     elif len(files) in (2, 3):
+        import subbyte
+        from subbyte.cli.tables import open_console, print_check
+
         report = subbyte.check(*files, data=data, data_path=data_path, limit=limit)
         print_check(report, open_console())
         same = not report.diverged
@@ -42,11 +52,14 @@ def check(files: tuple[Path, ...], data: str | None, data_path: Path | None, lim
         raise click.exceptions.Exit(1)
 
 
-def _golden(bundle: Path) -> bool:
+def _golden(bundle: Path, trace: Path | None) -> bool:
     """Run the golden inputs of a bundle here and print how its outputs compare; whether all are within tolerance."""
-    import subbyte
+    from subbyte.runtime.golden import write_trace
+    from subbyte.runtime.session import load
 
-    with subbyte.load(bundle, threads=1) as session:
+    with load(bundle, threads=1) as session:
+        if trace is not None:
+            write_trace(session, trace)
         report = session.check_golden()
     for row in report.outputs:
         error = "not a number" if row.max_abs_error is None else f"{row.max_abs_error:.3g}"

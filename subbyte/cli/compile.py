@@ -12,15 +12,20 @@ import click
 @click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
 @click.option("--strict", is_flag=True, help="Refuse a model in which any low-bit layer would fall back to float.")
+@click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is put in place.")
 @click.option("--quiet", is_flag=True, help="Do not print the report (it is stored in the bundle).")
-def compile(model: Path, target: str, output: Path | None, strict: bool, quiet: bool) -> None:
-    """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why."""
+def compile(model: Path, target: str, output: Path | None, strict: bool, no_replay: bool, quiet: bool) -> None:
+    """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why.
+
+    A bundle that this machine can run must first give its golden outputs, in a process of its own; one that does not
+    is refused, and the first operator that differs is named.
+    """
     import subbyte
     from subbyte.cli.output import check_place
 
     output = output or model.with_suffix(".subbyte")
     check_place(output, "--output", model)
-    report = subbyte.compile(model, output, target=target, strict=strict)
+    report = subbyte.compile(model, output, target=target, strict=strict, replay=not no_replay)
     if not quiet:
         from subbyte.cli.tables import print_compile_report
 

@@ -120,6 +120,7 @@ def print_compile_report(report: CompileReport) -> None:
     )
     if report.flash_bytes is not None:
         console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes")
+    console.print(report.replay)
 
 
 def print_check(report: CheckReport, console: Console) -> None:

@@ -1,0 +1,134 @@
+"""`compile` runs the golden inputs of a new bundle: what differs, dies or never ends is refused, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.errors import CompileError
+from subbyte.runtime.bundle import open_bundle
+from subbyte.tvm_kernels.assembly import assemble
+from subbyte.tvm_kernels.compiler import CompileReport, bundle_plan, compile
+from subbyte.tvm_kernels.golden import golden_tensors
+from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.replay import replay
+from subbyte.tvm_kernels.targets import get_target
+
+MODEL = """
+<ir_version: 10, opset_import: ["" : 21]>
+small (float[2, 6] x) => (float[2, 3] y)
+<float[6, 3] w = {0.5, -1.25, 2.0, 0.125, 3.0, -0.75, 1.5, 0.25, -2.5,
+                 1.0, -1.0, 0.5, 2.25, 0.0, 1.75, -0.5, 0.375, -3.0}>
+{
+  [first] a = Exp(x)
+  [second] b = MatMul(a, w)
+  [third] c = Softmax(b)
+  [fourth] y = MatMul(c, v)
+}
+"""
+BEFORE = b"what was there before"
+
+
+def model() -> onnx.ModelProto:
+    made = onnx.parser.parse_model(MODEL)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "v"))
+    return made
+
+
+def compiled(output: Path, call: str = "", change: Callable[[Any], Any] = lambda function: function) -> CompileReport:
+    """As `compile`, with another function as the kernel of one call."""
+    host = get_target("host")
+    graph = lower_graph(model(), host.features)
+    plan = assemble(graph, host.features)
+    assert not call or call in [row.name for row in plan.calls]
+    calls = tuple(replace(row, function=change(row.function)) if row.name == call else row for row in plan.calls)
+    plan = replace(plan, calls=calls)
+    golden, engine = golden_tensors(model(), plan)
+    return bundle_plan(plan, host, output, golden, engine, graph=graph)
+
+
+def filled_with(value: float, at: int = 0) -> Callable[[Any], Any]:
+    """A kernel of the same parameters that writes one number over its result, from element `at` on."""
+
+    def change(function: Any) -> Any:
+        with IRBuilder() as builder, T.prim_func(s_tir=True):
+            T.func_name("constant")
+            buffers = [
+                T.arg(f"p{i}", T.buffer(tuple(int(n) for n in p.shape), str(p.dtype)))
+                for i, p in enumerate(function.params)
+            ]
+            rows, columns = (int(n) for n in function.params[-1].shape)
+            with T.serial(0, rows) as row, T.serial(0, columns) as column:
+                T.buffer_store(buffers[-1], T.float32(value), [row + at, column])
+        return builder.get()
+
+    return change
+
+
+def test_a_right_bundle_is_replayed_and_says_so(tmp_path: Path) -> None:
+    report = compile(model(), tmp_path / "m.subbyte")
+    assert report.not_replayed is None
+    assert report.replay.endswith("without optimisation: replayed")
+
+
+def test_a_wrong_kernel_is_refused_by_name_and_the_old_file_stays(tmp_path: Path) -> None:
+    output = tmp_path / "m.subbyte"
+    output.write_bytes(BEFORE)
+    with pytest.raises(CompileError, match=r"'second' \(kernel 'float-.*' has 7.0 at \[0, 0\], expected .* 6 of 6"):
+        compiled(output, "second", filled_with(7))
+    assert output.read_bytes() == BEFORE
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_kernel_that_kills_the_process_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"died of SIG.*the last operator started is 'second' \(kernel 'float-"):
+        compiled(tmp_path / "m.subbyte", "second", filled_with(7, at=1 << 40))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_takes_too_long_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "m.subbyte"
+    compiled(output)
+    host = get_target("host")
+    plan = assemble(lower_graph(model(), host.features), host.features)
+    with pytest.raises(CompileError, match="did not end in time"):
+        replay(output, plan, golden_tensors(model(), plan)[0], seconds=0.01)
+
+
+def test_a_wrong_lowering_is_told_from_a_wrong_kernel(tmp_path: Path) -> None:
+    """The graph that was lowered is of another model than the golden outputs."""
+    host = get_target("host")
+    graph = lower_graph(model(), host.features)
+    plan = assemble(graph, host.features)
+    other = model()
+    other.graph.node[2].op_type = "LogSoftmax"
+    golden, engine = golden_tensors(other, plan)
+    with pytest.raises(CompileError, match="every operator equals its reference implementation"):
+        bundle_plan(plan, host, tmp_path / "m.subbyte", golden, engine, graph=graph)
+
+
+def test_who_is_not_replayed_says_why(tmp_path: Path) -> None:
+    reasons = {
+        "asked not to": compile(model(), tmp_path / "a.subbyte", replay=False),
+        "the bundle holds C sources": compile(model(), tmp_path / "b.subbyte", target="cortex-m4"),
+    }
+    for reason, report in reasons.items():
+        assert report.not_replayed == reason
+        assert report.to_json()["not_replayed"] == reason
+    assert "not replayed, asked not to" in str(reasons["asked not to"])
+
+
+def test_another_processor_is_not_replayed(tmp_path: Path) -> None:
+    other = get_target("cortex-a53" if get_target("host").architecture == "x86_64" else "x86-64-v3")
+    report = compile(model(), tmp_path / "m.subbyte", target=other)
+    assert report.not_replayed == f"this machine does not run code for {other.triple}"
+    with open_bundle(tmp_path / "m.subbyte") as bundle:
+        assert bundle.manifest.target.name == other.name

@@ -1,0 +1,159 @@
+"""Run the golden inputs of a new bundle in a child process before it is put in place, and name what differs.
+
+The child is the runtime's own command line (`python -m subbyte check`): a wrong kernel may kill it or never end, and
+it loads the bundle as a device would, without onnx or TVM. Only when its outputs differ are the results of single
+operators computed, by the reference implementation of the lowered graph.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.runtime.bundle import open_bundle
+from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from subbyte.runtime.tracing import decode
+from subbyte.tvm_kernels.emit import Golden
+from subbyte.tvm_kernels.graph import Array, Graph
+from subbyte.tvm_kernels.plan import Call, Plan
+from subbyte.tvm_kernels.targets import Target, host_features
+
+SECONDS = 60.0  # for the child's start and small models
+MACS_A_SECOND = 1e7  # the slowest that a kernel may be: a hundredth of the plain C loops
+ASK = "Please report it with the model; --no-replay (replay=False) writes the bundle all the same"
+
+
+def why_not(target: Target, golden: Golden | None) -> str | None:
+    """Why a bundle for this target cannot be replayed here; None if it can."""
+    if golden is None:
+        return "there is no golden run"
+    if target.emitter != "library":
+        return "the bundle holds C sources"
+    if not target.is_native:
+        return f"this machine does not run code for {target.triple}"
+    missing = sorted(target.features - host_features())
+    if missing:
+        return f"this CPU lacks {', '.join(missing)}"
+    return None if sys.executable else "there is no Python interpreter to start"
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How the child ended: `status` as of subprocess, None when its time was up."""
+
+    status: int | None
+    output: str
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return "did not end in time"
+        if self.status < 0:
+            return f"died of {signal.Signals(-self.status).name}"
+        return "failed: " + "; ".join(self.output.strip().splitlines() or ["no reason given"])
+
+
+def replay(bundle: Path, plan: Plan, golden: Golden, graph: Graph | None = None, seconds: float | None = None) -> None:
+    """Raise CompileError unless the bundle gives its golden outputs; `graph`, what the plan was made of, names where.
+
+    `seconds`: the time limit, by default one that grows with the model's work.
+    """
+    if seconds is None:
+        seconds = SECONDS + sum(call.macs for call in plan.calls) / MACS_A_SECOND
+    ended = _run(bundle, seconds)
+    if ended.status == 0:
+        return
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
+        traced = _run(bundle, seconds, Path(name))
+        done = sum((Path(name) / str(index)).exists() for index in range(len(plan.calls)))
+        if done < len(plan.calls):
+            started = plan.calls[done]
+            where = f"the last operator started is {_called(started)}"
+            if traced.status in (0, 1):  # it ended before any operator ran
+                where = "no operator can be named"
+        else:
+            where = _first_difference(bundle, plan, golden, graph, Path(name))
+    raise CompileError(f"the compiled model does not replay its golden run ({ended}): {where}. {ASK}")
+
+
+def _run(bundle: Path, seconds: float, trace: Path | None = None) -> _Ended:
+    command = [sys.executable, "-m", "subbyte", "check", str(bundle.resolve())]
+    command += ["--trace", str(trace)] if trace else []
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # what the child imports is what we are
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except subprocess.TimeoutExpired:
+        return _Ended(None, "")
+    return _Ended(done.returncode, done.stdout.decode("utf-8", "replace"))
+
+
+def _called(call: Call) -> str:
+    return f"'{call.name}' (kernel '{call.kernel}')"
+
+
+def _first_difference(bundle: Path, plan: Plan, golden: Golden, graph: Graph | None, trace: Path) -> str:
+    """A sentence that names the first operator whose result is not the reference implementation's.
+
+    Results that a rounding tie of an earlier operator explains count only when nothing differs by more.
+    """
+    if graph is None:
+        return "no reference implementation is at hand to say where"
+    found = list(_differences(bundle, plan, golden, graph, trace))
+    if not found:
+        return "every operator equals its reference implementation, so the lowered graph is not what the file says"
+    call, _, text = next((row for row in found if row[1]), found[0])
+    return f"{_called(call)} is the first operator that differs from its reference implementation: {text}"
+
+
+def _differences(
+    bundle: Path, plan: Plan, golden: Golden, graph: Graph, trace: Path
+) -> Iterator[tuple[Call, bool, str]]:
+    """Call, whether its result differs by more than a rounding tie does, and how, in the order of the plan."""
+    from subbyte.tvm_kernels.interpret import interpret
+
+    named = dict(zip(graph.inputs, golden.inputs, strict=True))
+    expected = interpret(graph, named, every=True)
+    with open_bundle(bundle) as opened:
+        operators = opened.manifest.operators
+    for index, (call, operator) in enumerate(zip(plan.calls, operators, strict=True)):
+        for number, (tensor, output) in enumerate(zip(call.outputs, operator.outputs, strict=True)):
+            file = trace / f"{index}-{number}.npy"
+            if not file.exists() or tensor.value not in expected:
+                continue
+            got, want = np.load(file), decode(output, expected[tensor.value])
+            wrong = ~_close(got, want)
+            if wrong.any():
+                at = tuple(int(axis[0]) for axis in np.nonzero(wrong))
+                text = f"'{tensor.name}' has {got[at]} at {list(at)}, expected {want[at]}; "
+                text += f"{np.count_nonzero(wrong):,} of {wrong.size:,} elements differ"
+                yield call, _is_gross(got, want, wrong), text
+
+
+def _close(got: Array, want: Array) -> Array:
+    """Where two results are equal, or floats within the tolerance of the golden run."""
+    if got.dtype.kind != "f":
+        return np.asarray(got == want)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.isclose(got, want, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
+
+
+def _is_gross(got: Array, want: Array, wrong: Array) -> bool:
+    """Whether integers differ by more than one code, or more than 1% of all elements differ."""
+    if np.count_nonzero(wrong) > 0.01 * wrong.size:
+        return True
+    return bool((np.abs(got.astype(np.float64) - want.astype(np.float64))[wrong] > 1).any())
