@@ -15,8 +15,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from subbyte import __version__
+from subbyte.dialect import DOMAIN, IR_VERSION, OPSET, function
 from subbyte.errors import ExportError
-from subbyte.export.functions import DOMAIN, IR_VERSION, OPSET, append_functions, function
+from subbyte.export.functions import append_functions
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CONTROL_FLOW = ("If", "Loop", "Scan")

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from subbyte.dialect import DOMAIN
 from subbyte.errors import ExportError, InputError
-from subbyte.export.functions import DOMAIN
 from subbyte.export.graph import GraphView, view
 from subbyte.export.onnx_file import Model, load_onnx
 

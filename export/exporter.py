@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from subbyte import __version__
+from subbyte.dialect import OPSET
 from subbyte.errors import DataError, ExportError, SubbyteError, UsageError
 from subbyte.export.cleanup import clean
-from subbyte.export.functions import OPSET
 from subbyte.export.onnx_file import save_onnx
 from subbyte.export.outputs import INPUT, named_outputs
 from subbyte.export.verify import Verification, verify

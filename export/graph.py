@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from subbyte import dialect
 from subbyte.errors import ModelError
-from subbyte.export import functions
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup
 
 Array = npt.NDArray[Any]
@@ -51,7 +51,7 @@ class GraphView:
 
     def low_bit(self, node: onnx.NodeProto) -> LowBitTensor:
         """The weights of a `Decode*` (scale 1) or `Dequantize*` call; raises ModelError for a bad payload."""
-        fmt, grouped = functions.weight_format(node), functions.is_grouped(node)
+        fmt, grouped = dialect.weight_format(node), dialect.is_grouped(node)
         constants = [self.constant(name) for name in node.input]
         if fmt is None:
             raise ModelError(f"'{node.name}' ({node.op_type}) decodes no weights")

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from subbyte import dialect
 from subbyte.errors import ModelError
-from subbyte.export import functions
 from subbyte.export.graph import GraphView, attribute, view
-from subbyte.export.onnx_file import load_onnx
+from subbyte.export.onnx_file import load_onnx, read_onnx
 from subbyte.formats import integer
+from subbyte.function_calls import foreign_functions
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
     A dynamic shape is a warning; its MACs count 0. Raises ModelError for a file that cannot be read, or whose shapes do
     not fit each other.
     """
-    model = load_onnx(path)
+    file = read_onnx(path)
+    model = load_onnx(file)
     graph = view(_inferred(model))
     layers = tuple(_layers(graph))
     tensors = list(model.graph.initializer)
@@ -99,7 +101,7 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
         file_bytes=size,
-        warnings=(*_dynamic(model.graph), *_meaningless(tensors)),
+        warnings=(*foreign_functions(file), *_dynamic(model.graph), *_meaningless(tensors)),
     )
 
 
@@ -241,7 +243,7 @@ def _weight(graph: GraphView, name: str) -> _Weight | None:
 
 def _from_decoder(graph: GraphView, node: onnx.NodeProto) -> _Weight:
     tensor = graph.low_bit(node)
-    grouped = functions.is_grouped(node)
+    grouped = dialect.is_grouped(node)
     name = f"{tensor.format.name}/{tensor.granularity.size}" if grouped else tensor.format.name  # type: ignore[union-attr]
     nbytes = tensor.nbytes if grouped else tensor.packed.nbytes
     return _Weight(name, tensor.shape, nbytes, tuple(node.input))
@@ -257,7 +259,7 @@ def _from_dequantize_linear(graph: GraphView, node: onnx.NodeProto) -> _Weight |
 
 
 def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
-    if functions.weight_format(node) is not None:
+    if dialect.weight_format(node) is not None:
         return _from_decoder(graph, node)
     read = _WEIGHTS.get((node.domain, node.op_type))
     return None if read is None else read(graph, node)
@@ -273,7 +275,7 @@ def _activation(graph: GraphView, name: str) -> str:
     node = _origin(graph, name)
     if node is None:
         return "float32"
-    if node.domain == functions.DOMAIN:
+    if node.domain == dialect.DOMAIN:
         known = {"QuantizePerToken": "int8 per token", "Binarize": "binary"}
         return known.get(node.op_type) or _range_name(graph, node)
     if node.op_type == "DynamicQuantizeLinear":

@@ -13,6 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from subbyte.errors import ExportError, ModelError, UsageError
 from subbyte.file_kinds import CHECKPOINT, ONNX, kind_of
+from subbyte.function_calls import foreign_functions, inline_all_but_ours
 
 MAXIMUM_BYTES = (1 << 31) - 1  # protobuf's own limit, and ours for a file with its external data
 
@@ -20,6 +21,12 @@ Model = str | os.PathLike[str] | onnx.ModelProto
 
 
 def load_onnx(source: Model) -> onnx.ModelProto:
+    """As `read_onnx`; where a function has a name of ours but not our body, all functions but ours are inlined."""
+    model = read_onnx(source)
+    return inline_all_but_ours(model) if foreign_functions(model) else model
+
+
+def read_onnx(source: Model) -> onnx.ModelProto:
     """Read an ONNX file with its external data; a ModelProto is handed back as it is.
 
     Raises UsageError for a folder, ModelError for a file that is missing, truncated, not ONNX, over 2 GB, without nodes

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from subbyte import dialect
 from subbyte.errors import ModelError
-from subbyte.export import functions
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import Model, load_onnx
 
@@ -86,7 +86,7 @@ def float_twin(path: Model) -> onnx.ModelProto:
     model = load_onnx(path)
     twin = _Twin(view(model))
     for node in twin.graph.nodes:
-        if functions.weight_format(node) is None:
+        if dialect.weight_format(node) is None:
             continue
         twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
         twin.done.add(node.output[0])
@@ -104,7 +104,7 @@ def float_twin(path: Model) -> onnx.ModelProto:
     graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in twin.initializers.items() if n in used)
     graph.value_info.extend(i for i in model.graph.value_info if any(i.name in n.output for n in twin.nodes))
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    made.functions.extend(f for f in model.functions if f.domain != functions.DOMAIN)
+    made.functions.extend(f for f in model.functions if f.domain != dialect.DOMAIN)
     return made
 
 
@@ -273,9 +273,9 @@ def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
 
 
 _RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
-    (functions.DOMAIN, "Quantize"): _quantize,
-    (functions.DOMAIN, "QuantizePerToken"): _per_token,
-    (functions.DOMAIN, "Binarize"): _same,
+    (dialect.DOMAIN, "Quantize"): _quantize,
+    (dialect.DOMAIN, "QuantizePerToken"): _per_token,
+    (dialect.DOMAIN, "Binarize"): _same,
     ("", "Conv"): _product,
     ("", "MatMul"): _product,
     ("", "Gemm"): _product,

@@ -18,9 +18,9 @@ import onnx
 import torch
 from torch import nn
 
+from subbyte.dialect import DOMAIN
 from subbyte.errors import ExportError
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
-from subbyte.export.functions import DOMAIN
 from subbyte.export.graph import GraphView, view
 from subbyte.export.outputs import output_arrays
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT

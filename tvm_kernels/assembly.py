@@ -77,6 +77,7 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
         arena_bytes=arena.nbytes,
         workspace_bytes=max((step.workspace for step in steps), default=0),
         source={"metadata": dict(graph.metadata), "arena_lower_bound": arena.lower_bound},
+        notes=tuple(graph.notes),
     )
 
 

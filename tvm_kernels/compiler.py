@@ -52,6 +52,7 @@ class CompileReport:
     golden: str  # what made the golden outputs
     not_replayed: str | None  # why the bundle was not run on them; None: it was, and gave them
     sizes: dict[str, int] = field(default_factory=dict)  # of a microcontroller: text, data, bss, weights, ram
+    notes: tuple[str, ...] = ()  # about the file as a whole
     path: Path | None = None
 
     @property
@@ -90,6 +91,7 @@ class CompileReport:
                 f"workspace {self.workspace_bytes:,} a thread",
                 *(f"{row.name:{width}}  {row.activation} x {row.weights}: {row.kernel}" for row in products),
                 *(f"in float: {line}" for line in self.fallbacks),
+                *(f"note: {line}" for line in self.notes),
                 self.replay,
             ]
         )
@@ -177,6 +179,7 @@ def bundle_plan(
         golden=engine,
         not_replayed=reason,
         sizes=emitted.sizes,
+        notes=plan.notes,
         path=Path(output),
     )
     members = dict(emitted.members)

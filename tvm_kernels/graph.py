@@ -120,6 +120,7 @@ class Graph:
         self.name = name
         self.opset = opset
         self.metadata: dict[str, str] = {}
+        self.notes: list[str] = []  # what the report says of the file as a whole
         self.onnx_names: frozenset[str] = frozenset()  # values of the file; lowering adds others
         self.values: dict[str, Value] = {}
         self.inputs: list[str] = []

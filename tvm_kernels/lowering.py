@@ -89,8 +89,11 @@ _DAMAGE = (TypeError, ValueError, KeyError, IndexError, AttributeError, Overflow
 
 
 def _read(model: str | Path | onnx.ModelProto, name: str | None) -> Graph:
+    notes: list[str] = []
     try:
-        return read_graph(load_model(model), name)
+        graph = read_graph(load_model(model, notes), name)
+        graph.notes.extend(notes)
+        return graph
     except SubbyteError:
         raise
     except _DAMAGE as error:

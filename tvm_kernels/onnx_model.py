@@ -1,7 +1,7 @@
 """Read an ONNX file that may be damaged or hostile, check it, and bring it to the form that lowering knows.
 
-What leaves here is valid ONNX with static shapes, sorted, in opset 13 or later, without functions other than those of
-domain `subbyte`. Everything else is refused with a ModelError that says what to do.
+What leaves here is valid ONNX with static shapes, sorted, in opset 13 or later, without functions other than our own
+of domain `subbyte`. Everything else is refused with a ModelError that says what to do.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import DecodeError
 
+from subbyte.dialect import DOMAIN, function_names
 from subbyte.errors import ModelError, UsageError
 from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
-from subbyte.formats import all_formats
+from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
 
-DOMAIN = "subbyte"
 MAX_FILE_BYTES = 2**31 - 1  # protobuf's own limit
 MAX_EXTERNAL_BYTES = 16 << 30
 MAX_NODES = 200_000
@@ -39,27 +39,11 @@ FOREIGN_OPERATORS = {
     ("qonnx.custom_op.general", "Quant"),
     ("qonnx.custom_op.general", "BipolarQuant"),
 }
-STANDARD_DOMAINS = {"", "ai.onnx"}
 INPUT_TYPES = {"float32", "uint8", "int8", "int32", "int64"}  # those of runtime/c/subbyte.h
 
 
-def decoder_formats() -> dict[str, str]:
-    """Function name -> format name, for `Decode<Format>` of every registered format."""
-    return {fmt.decoder: fmt.name for fmt in all_formats()}
-
-
-def dequantizer_formats() -> dict[str, str]:
-    """Function name -> format name, for `Dequantize<Format>` of every registered format."""
-    return {fmt.dequantizer: fmt.name for fmt in all_formats()}
-
-
-def known_functions() -> list[str]:
-    """The functions of domain `subbyte` that lowering recognises; others are inlined."""
-    return ["Quantize", "QuantizePerToken", "Binarize", *decoder_formats(), *dequantizer_formats()]
-
-
-def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """A checked, normalised model from a file or a model in memory.
+def load_model(source: str | Path | onnx.ModelProto, notes: list[str] | None = None) -> onnx.ModelProto:
+    """A checked, normalised model from a file or a model in memory; `notes` gets a line for what is not as it is named.
 
     Raises UsageError for a missing file and ModelError for a file that is not ONNX, truncated, too large, cyclic, of
     unknown operators, with dynamic shapes, or with external data outside of its folder.
@@ -84,6 +68,8 @@ def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"not valid ONNX: {_first_line(error)}. Export the model again") from error
+    if notes is not None:
+        notes.extend(foreign_functions(model))
     return _normalised(model)
 
 
@@ -186,7 +172,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
                 names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
                 raise ModelError(_unknown(node, f"ONNX has no operator '{node.op_type}'", names))
         elif (node.domain, node.op_type) not in own | FOREIGN_OPERATORS:
-            if node.domain == DOMAIN and node.op_type in known_functions():
+            if node.domain == DOMAIN and node.op_type in function_names():
                 raise ModelError(
                     f"node '{node.name or node.op_type}' calls {DOMAIN}.{node.op_type}, whose body is not in the file; "
                     "export the model again"
@@ -301,13 +287,7 @@ def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"opset {opset} is older than {OLDEST_OPSET} and cannot be converted ({_first_line(error)}); "
                 f"export with opset {OLDEST_OPSET} or later"
             ) from error
-    if model.functions:
-        keep = [(DOMAIN, name) for name in known_functions()]
-        try:
-            model = onnx.inliner.inline_selected_functions(model, keep, exclude=True)
-        except Exception as error:  # the inliner raises whatever it likes
-            raise ModelError(f"the file's functions cannot be inlined: {_first_line(error)}") from error
-    return model
+    return inline_all_but_ours(model)
 
 
 def inline_standard_functions(model: onnx.ModelProto, op_types: Sequence[str]) -> onnx.ModelProto:

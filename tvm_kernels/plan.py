@@ -69,3 +69,4 @@ class Plan:
     arena_bytes: int = 0
     workspace_bytes: int = 0
     source: dict[str, Any] = field(default_factory=dict)  # metadata of the ONNX file
+    notes: tuple[str, ...] = ()  # what the report says of the file as a whole

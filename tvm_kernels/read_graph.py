@@ -16,11 +16,12 @@ import onnx.numpy_helper
 import onnx.reference
 import onnx.shape_inference
 
-from subbyte import formats
+from subbyte import dialect, formats
+from subbyte.dialect import DOMAIN
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
-from subbyte.tvm_kernels.onnx_model import DOMAIN, INPUT_TYPES, MAX_ELEMENTS, decoder_formats, dequantizer_formats
+from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS
 
 Array = npt.NDArray[Any]
 HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
@@ -272,9 +273,10 @@ def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -
 def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     """Decode<Format> and Dequantize<Format> become a Weight; a payload that does not fit its shape is refused."""
     label = proto.name or proto.output[0]
-    by_group = proto.op_type in dequantizer_formats()
-    name = (dequantizer_formats() if by_group else decoder_formats())[proto.op_type]
-    fmt = formats.get(name)
+    by_group = dialect.is_grouped(proto)
+    fmt = dialect.weight_format(proto)
+    if fmt is None:
+        raise ModelError(f"node '{label}' calls {DOMAIN}.{proto.op_type}, which decodes no weights")
     packed = _need(graph, proto, 0, "the packed payload")
     shape = tuple(int(d) for d in _need(graph, proto, 1, "the shape").reshape(-1))
     if not shape or min(shape) < 1 or int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
@@ -283,8 +285,8 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     expected = (shape[0], formats.packed_length(depth, fmt.code_bits))
     if packed.dtype != np.uint8 or packed.shape != expected:
         raise ModelError(
-            f"node '{label}': the packed payload is {packed.dtype} {list(packed.shape)}, but {name} weights of shape "
-            f"{list(shape)} take uint8 {list(expected)}; the file is damaged, export it again"
+            f"node '{label}': the packed payload is {packed.dtype} {list(packed.shape)}, but {fmt.name} weights of "
+            f"shape {list(shape)} take uint8 {list(expected)}; the file is damaged, export it again"
         )
     scale: Array = np.array(1.0, np.float32)
     granularity: formats.Granularity = PerTensor()

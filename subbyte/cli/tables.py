@@ -114,6 +114,8 @@ def print_compile_report(report: CompileReport) -> None:
         console.print(f"not {better}: {reason}", style="dim")
     for line in report.fallbacks:
         console.print(f"in float: {line}", style="bold red")
+    for line in report.notes:
+        console.print(f"note: {_printable(line)}", style="bold red")
     console.print(
         f"weights {report.weights_bytes:,} bytes, arena {report.arena_bytes:,} bytes, "
         f"workspace {report.workspace_bytes:,} bytes a thread"

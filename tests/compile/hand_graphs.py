@@ -10,7 +10,8 @@ import onnx.helper as helper
 import onnx.numpy_helper
 
 from subbyte import formats
-from subbyte.export.functions import IR_VERSION, OPSET, append_functions
+from subbyte.dialect import IR_VERSION, OPSET
+from subbyte.export.functions import append_functions
 
 Shape = tuple[int, ...]
 

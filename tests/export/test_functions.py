@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from subbyte import dialect
 from subbyte.errors import ExportError, UnknownNameError
-from subbyte.export import functions
+from subbyte.export.functions import append_functions
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, all_formats, reference
 
 FORMATS = list(all_formats())
@@ -23,7 +24,7 @@ LEVELS = [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel
 
 def call(name, initializers, inputs, outputs):
     """A model that is one call: initializers, run-time inputs, and the shapes of its float32 outputs."""
-    order = functions.function(name).input
+    order = dialect.function(name).input
     node = helper.make_node(name, list(order), list(outputs), domain="subbyte", name="call")
     graph = helper.make_graph(
         [node],
@@ -60,10 +61,10 @@ def packed(fmt, shape, granularity=None, seed=0):
 
 
 def test_every_format_has_a_decoder_and_a_dequantizer():
-    assert {fmt.name for fmt in functions.decoders().values()} == {fmt.name for fmt in all_formats()}
-    assert {fmt.name for fmt in functions.dequantizers().values()} == {fmt.name for fmt in all_formats()}
+    assert {fmt.name for fmt in dialect.decoders().values()} == {fmt.name for fmt in all_formats()}
+    assert {fmt.name for fmt in dialect.dequantizers().values()} == {fmt.name for fmt in all_formats()}
     assert {"DecodeInt2", "DecodeUint8", "DecodeBinary", "DecodeTernary", "DecodePow2_4", "DecodePow2_4n"} <= set(
-        functions.function_names()
+        dialect.function_names()
     )
 
 
@@ -175,7 +176,7 @@ def test_a_model_carries_only_the_functions_it_calls():
     x = np.zeros((1, 2), np.float32)
     model = call("Binarize", {"threshold": np.zeros((), np.float32)}, {"x": x}, {"signs": x.shape})
     assert [f.name for f in model.functions] == ["Binarize"]
-    assert functions.append_functions(model).functions[0].name == "Binarize"
+    assert append_functions(model).functions[0].name == "Binarize"
     assert len(model.functions) == 1
     assert {entry.domain: entry.version for entry in model.opset_import} == {"": 21, "subbyte": 1}
     assert model.ir_version == 10
@@ -183,7 +184,7 @@ def test_a_model_carries_only_the_functions_it_calls():
 
 def test_unknown_functions_are_refused_by_name():
     with pytest.raises(UnknownNameError, match="DecodeInt4"):
-        functions.function("DecodeInt44")
+        dialect.function("DecodeInt44")
     graph = helper.make_graph([helper.make_node("Frobnicate", [], ["y"], domain="subbyte")], "g", [], [])
     with pytest.raises(ExportError, match=r"subbyte\.Frobnicate"):
         model_of(graph)

@@ -1,0 +1,199 @@
+"""Which calls of a file are of our functions: by name, version of the domain, body and inputs; all others are inlined.
+
+A name is no promise. Another tool may have written a `subbyte.Quantize` that computes something else, and what is
+inlined is computed as the file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import onnx.inliner
+
+from subbyte import dialect
+from subbyte.errors import ModelError
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+Id = tuple[str, str, str]  # domain, name, overload
+Body = tuple[Any, ...]
+
+
+def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
+    """A line for each function that has a name of ours and is not ours, or is not called as ours.
+
+    Raises ModelError for a function in the standard domain, which would hide an operator of ONNX.
+    """
+    _refuse_standard(model)
+    ours = _ours(model)
+    version = _version(model)
+    lines = []
+    for function in model.functions:
+        if function.domain != dialect.DOMAIN or function.name not in dialect.function_names():
+            continue
+        name = f"{dialect.DOMAIN}.{function.name}" + (f":{function.overload}" if function.overload else "")
+        why = ""
+        if _id(function) not in ours:
+            known = dialect.bodies(function.name, version)
+            why = "its body is not ours" if known else f"version {version} of the domain is not known"
+        elif any(not _complete(node, function) for node in _calls(model, _id(function))):
+            why = "it is called without all of its inputs, or with attributes"
+        if why:
+            lines.append(f"function {name}: {why}, so it is computed as the file says, in standard operators")
+    return tuple(lines)
+
+
+def inline_all_but_ours(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose only functions are ours, called with all of their inputs; the same model if it is so already.
+
+    Raises ModelError for a function in the standard domain, or one that cannot be inlined.
+    """
+    _refuse_standard(model)
+    ours = _ours(model)
+    partly = any(not _complete(node, function) for id_, function in ours.items() for node in _calls(model, id_))
+    if len(ours) == len(model.functions) and not partly:
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for id_, function in ours.items():
+        calls = [node for node in _calls(made, id_) if not _complete(node, function)]
+        if calls:  # under an overload of its own, it is a function like any other
+            other = made.functions.add()
+            other.CopyFrom(function)
+            other.overload = "as called"
+            for node in calls:
+                node.overload = other.overload
+    others = [function for function in made.functions if _id(function) not in ours]
+    del made.functions[:]
+    made.functions.extend(_in_opset_of(made, function) for function in others)
+    try:
+        made = onnx.inliner.inline_local_functions(made)
+    except Exception as error:  # the inliner raises whatever it likes
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"the file's functions cannot be inlined: {text}; export it without functions") from error
+    called = {node.op_type for node in _nodes(made) if node.domain == dialect.DOMAIN}
+    made.functions.extend(function for function in ours.values() if function.name in called)
+    return made
+
+
+def _refuse_standard(model: onnx.ModelProto) -> None:
+    for function in model.functions:
+        if function.domain in STANDARD_DOMAINS:
+            raise ModelError(
+                f"the file defines a function '{function.name}' in the standard domain, which belongs to the operators "
+                "of ONNX: give it a domain of its own, at its definition and at its calls"
+            )
+
+
+def _ours(model: onnx.ModelProto) -> dict[Id, onnx.FunctionProto]:
+    version = _version(model)
+    return {
+        _id(function): function
+        for function in model.functions
+        if function.domain == dialect.DOMAIN
+        and not function.overload
+        and normal_form(function) in map(normal_form, dialect.bodies(function.name, version))
+    }
+
+
+def _version(model: onnx.ModelProto) -> int:
+    found = (int(entry.version) for entry in model.opset_import if entry.domain == dialect.DOMAIN)
+    return next(found, dialect.DOMAIN_VERSION)
+
+
+def _id(function: onnx.FunctionProto) -> Id:
+    return function.domain, function.name, function.overload
+
+
+def _complete(node: onnx.NodeProto, function: onnx.FunctionProto) -> bool:
+    return len(node.input) == len(function.input) and all(node.input) and not node.attribute
+
+
+def _calls(model: onnx.ModelProto, id_: Id) -> Iterator[onnx.NodeProto]:
+    return (node for node in _nodes(model) if (node.domain, node.op_type, node.overload) == id_)
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of graph, subgraphs and functions."""
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+            waiting += [inner for graph in graphs for inner in graph.node]
+
+
+def _in_opset_of(model: onnx.ModelProto, function: onnx.FunctionProto) -> onnx.FunctionProto:
+    """The function in the model's opset, in which the inliner leaves its operators; refused where that changes one."""
+    wanted = _opset(model.opset_import)
+    written = _opset(function.opset_import)
+    if written == wanted:
+        return function
+    for node in function.node:
+        if node.domain in STANDARD_DOMAINS and _since(node, written) != _since(node, wanted):
+            raise ModelError(
+                f"function {function.domain}.{function.name} is written in opset {written} and the model in opset "
+                f"{wanted}, in which {node.op_type} is another operator: export both in one opset"
+            )
+    for entry in function.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = wanted
+    return function
+
+
+def _opset(imports: Any) -> int:
+    return max((int(entry.version) for entry in imports if entry.domain in STANDARD_DOMAINS), default=1)
+
+
+def _since(node: onnx.NodeProto, opset: int) -> int:
+    """The opset that gave the operator the meaning it has in `opset`; 0 where that has no such operator."""
+    try:
+        return int(onnx.defs.get_schema(node.op_type, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+# ---- comparing bodies ----
+
+
+def normal_form(function: onnx.FunctionProto) -> Body:
+    """What a function computes, whatever its values are called and its constants are stored; equal forms compute alike.
+
+    Operators stand with the opset that gave them their meaning; attributes that say what holds anyway are left out.
+    """
+    opset = _opset(function.opset_import)
+    number = {name: index for index, name in enumerate(function.input)}
+    nodes = []
+    for node in function.node:
+        inputs = tuple(number.get(name, -1) if name else None for name in node.input)
+        for name in filter(None, node.output):
+            number[name] = len(number)
+        standard = node.domain in STANDARD_DOMAINS
+        meaning = ("", node.op_type, _since(node, opset)) if standard else (node.domain, node.op_type, node.overload)
+        outputs = tuple(bool(name) for name in node.output)
+        nodes.append((meaning, inputs, outputs, _attributes(node, opset)))
+    declared = (tuple(function.attribute), tuple(a.name for a in function.attribute_proto))
+    return len(function.input), declared, tuple(nodes), tuple(number.get(name, -1) for name in function.output)
+
+
+def _attributes(node: onnx.NodeProto, opset: int) -> tuple[Any, ...]:
+    defaults: dict[str, Any] = {}
+    if node.domain in STANDARD_DOMAINS and _since(node, opset):
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        defaults = {name: _value(known.default_value) for name, known in schema.attributes.items()}
+    found = ((attribute.name, _value(attribute)) for attribute in node.attribute)
+    return tuple(sorted((name, value) for name, value in found if defaults.get(name) != value))
+
+
+def _value(attribute: onnx.AttributeProto) -> tuple[Any, ...]:
+    if attribute.type == onnx.AttributeProto.TENSOR and not attribute.ref_attr_name:
+        array = onnx.numpy_helper.to_array(attribute.t)
+        return "tensor", attribute.t.data_type, tuple(attribute.t.dims), array.tobytes()
+    plain = onnx.AttributeProto()
+    plain.CopyFrom(attribute)
+    plain.ClearField("name")
+    plain.ClearField("doc_string")
+    return "attribute", plain.SerializeToString(deterministic=True)
