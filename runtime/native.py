@@ -10,10 +10,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from subbyte.errors import BundleError, SessionError
+from subbyte.errors import BundleError, InputError, SessionError, SubbyteError
 from subbyte.runtime.manifest import Manifest
 
-ABI = 3
+ABI = 4
+BAD_INDEX = 7  # SUBBYTE_BAD_INDEX
 DTYPES = ("float32", "uint8", "int8", "int32", "int64")  # SUBBYTE_FLOAT32 ..
 _REBUILD = "Build the bundle again with `subbyte compile`."
 
@@ -35,6 +36,17 @@ class _Operator(ctypes.Structure):
         ("arguments", ctypes.c_void_p),
         ("argument_count", ctypes.c_int32),
         ("tiles", ctypes.c_int32),
+    ]
+
+
+class _Failure(ctypes.Structure):
+    _fields_ = [
+        ("status", ctypes.c_int32),
+        ("operator_index", ctypes.c_int32),
+        ("position", ctypes.c_int64),
+        ("value", ctypes.c_int64),
+        ("lowest", ctypes.c_int64),
+        ("highest", ctypes.c_int64),
     ]
 
 
@@ -93,6 +105,11 @@ class Library:
             )
             self.arena = self._function("subbyte_session_arena", ctypes.c_void_p, [ctypes.c_void_p])
             self.destroy = self._function("subbyte_session_destroy", None, [ctypes.c_void_p])
+            failure, words = ctypes.POINTER(_Failure), [ctypes.c_char_p, ctypes.c_size_t]
+            self._failure = self._function("subbyte_session_failure", failure, [ctypes.c_void_p])
+            self._failure_text = self._function(
+                "subbyte_failure_text", ctypes.c_size_t, [ctypes.POINTER(_Model), failure, *words]
+            )
             self._status_text = self._function("subbyte_status_text", ctypes.c_char_p, [ctypes.c_int32])
             self.model = get_model()
             _check_model(self.model.contents, manifest)
@@ -113,6 +130,14 @@ class Library:
         if status:
             text = self._status_text(status)
             raise SessionError(f"{what} failed: {text.decode() if text else 'no reason given'} (status {status})")
+
+    def failed(self, session: ctypes.c_void_p, status: int, what: str) -> SubbyteError:
+        """What to raise for a run that returned `status`: InputError for an index out of range, else SessionError."""
+        failure = self._failure(session)
+        text = ctypes.create_string_buffer(1 + self._failure_text(self.model, failure, None, 0))
+        self._failure_text(self.model, failure, text, len(text))
+        reason = f"{what} failed: {_text(text.value)}"
+        return InputError(reason) if status == BAD_INDEX else SessionError(f"{reason} (status {status})")
 
     def close(self) -> None:
         """Unload the library; nothing of it may be used after this."""

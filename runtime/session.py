@@ -124,8 +124,9 @@ class Session:
         """One inference: the output array, or a dict by name where the model has several outputs.
 
         `inputs` is an array (one input), a list in the model's order, or a dict by name, of exactly the model's shapes
-        and dtypes; contiguous arrays are read in place. Raises InputError for anything else, and for NaN or infinity
-        unless `check_finite` is false; SessionError after close.
+        and dtypes; contiguous arrays are read in place. Raises InputError for anything else, for indices that are out
+        of range where the model uses them, and for NaN or infinity unless `check_finite` is false; SessionError after
+        close.
         """
         outputs = self.empty_outputs()
         self._bound(self._checked_inputs(inputs, check_finite), outputs)()
@@ -317,7 +318,7 @@ class Session:
                     self._native()
                 status = run(self._handle, first, second, hook, None)
                 if status:
-                    self._native().check(status, f"running '{self.manifest.name}'")
+                    raise self._native().failed(self._handle, status, f"running '{self.manifest.name}'")
 
         return call
 

@@ -8,7 +8,8 @@ out among threads. Inside it, a statement under the attribute ONCE runs where th
 loop, or with something beside it, is one tile; unless the function says with the attribute TILES how many tiles it has:
 then all its parallel loops are of that extent and run from `begin` to `end`; what is around them is done in every call.
 Scratch of 1,024 bytes or more that TIR allocates becomes a part of the running thread's workspace, handed in as one
-more pointer.
+more pointer. Generated code returns 0, always: a function with the attribute CHECKS, of one tile, says in its last
+buffer, int64 [4], what it found wrong, or -1 in front, and the trampoline makes a status of that.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ C_TYPES = {
 LARGEST_ON_STACK = 1023
 ONCE = "subbyte.once"
 TILES = "subbyte.tiles"
+CHECKS = "subbyte.checks"
 RUNTIME_SYMBOL = re.compile(rb"__(?:TVM(?:Backend|FFI)\w+|tvm_ffi__\w+)")
 
 
@@ -58,6 +60,7 @@ class Signature:
     dtypes: tuple[str, ...]  # of the pointers that the plan passes
     tiles: int
     scratch: tuple[tuple[str, int], ...] = ()  # dtype and bytes of pointers into the workspace, after those
+    checks: bool = False  # it has the attribute CHECKS
 
     @property
     def scratch_bytes(self) -> int:
@@ -79,7 +82,10 @@ class Signature:
             place += aligned(nbytes)
         call = f"{self.symbol}({', '.join([*values, 'begin', 'end'])})"
         head = f"static int32_t run_{self.symbol}(void *const *args, int32_t begin, int32_t end)"
-        return f"{head} {{\n  return {call};\n}}"
+        if not self.checks:
+            return f"{head} {{\n  return {call};\n}}"
+        found = f"*(const int64_t *)args[{len(self.dtypes) - 1}]"
+        return f"{head} {{\n  (void){call};\n  return {found} < 0 ? SUBBYTE_OK : SUBBYTE_BAD_INDEX;\n}}"
 
 
 @dataclass(frozen=True)
@@ -278,7 +284,9 @@ def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tupl
     body = _map(_map(whole, _serial), scratch)
     for key, value in (("device_id", 0), ("device_type", 1)):
         body = AttrStmt(StringImm("default"), key, IntImm("int32", value), body)
-    signature = Signature(symbol, tuple(str(param.dtype) for param in function.params), tiles, tuple(scratch.pieces))
+    dtypes = tuple(str(param.dtype) for param in function.params)
+    checks = bool(function.attrs) and CHECKS in function.attrs
+    signature = Signature(symbol, dtypes, tiles, tuple(scratch.pieces), checks)
     attributes: dict[str, Any] = {"global_symbol": symbol, "target": target}
     if distinct:
         attributes["tirx.noalias"] = True

@@ -300,6 +300,8 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
         }
     elif isinstance(operator, ops.FloatProduct):
         facts = {"weights": "float32", "weight_bytes": int(operator.weight.nbytes)}
+    elif isinstance(operator, ops.CheckIndices):
+        facts = {"activation": operator.dtype}
     elif isinstance(operator, ops.Pool2d):
         facts = {"activation": _storage_name(operator.activation)}
     return Call(

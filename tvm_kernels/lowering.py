@@ -6,6 +6,7 @@
     epilogues   what follows joins the kernel             rewrites/epilogues.py
     moves       transposes, after the layout is known     rewrites/moves.py
     quantizers  those that a chosen kernel takes over     rewrites/quantizers.py
+    indices     in range before anything reads by them    rewrites/indices.py
 
 To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
 """
@@ -22,7 +23,18 @@ from subbyte.tvm_kernels import layout
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
-from subbyte.tvm_kernels.rewrites import codes, epilogues, foreign, levels, moves, pools, products, quantizers, standard
+from subbyte.tvm_kernels.rewrites import (
+    codes,
+    epilogues,
+    foreign,
+    indices,
+    levels,
+    moves,
+    pools,
+    products,
+    quantizers,
+    standard,
+)
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 
 if TYPE_CHECKING:
@@ -69,6 +81,7 @@ def lower_graph(
     from subbyte.tvm_kernels import fallback
 
     graph = _read(model, name)
+    indices.constants(graph)
     for stage, rules in STAGES:
         apply(graph, rules)
         if stage == "products":
@@ -81,6 +94,7 @@ def lower_graph(
     apply(graph, moves.RULES)
     if features is not None:
         quantizers.into_products(graph, features)
+    indices.at_run_time(graph)
     return graph
 
 

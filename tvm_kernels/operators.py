@@ -349,6 +349,20 @@ class Permute:
     dtype: Literal["float32", "uint8"] = "float32"
 
 
+@dataclass(frozen=True, eq=False)
+class CheckIndices:
+    """Indices int32 or int64 [count] to int32, counted from the start: element i into 0 .. sizes[i % len(sizes)] - 1.
+
+    With `negative`, -1 is the last element of an axis, as ONNX says. Any other index fails the run.
+    """
+
+    name: str
+    count: int
+    sizes: tuple[int, ...]
+    dtype: Literal["int32", "int64"]
+    negative: bool = True
+
+
 Operator = (
     QuantizedProduct
     | BinarizedProduct
@@ -361,6 +375,7 @@ Operator = (
     | Softmax
     | LayerNorm
     | Permute
+    | CheckIndices
 )
 
 

@@ -1,17 +1,14 @@
 """What no kernel took goes through TVM: ONNX nodes to Relax, legalised and fused, read back as a line of TIR calls.
 
-TVM's importer looks at operator types alone. Ours keeps a table {(domain, operator): converter} beside it, and expands
-standard operators that TVM lacks by the body in their ONNX schema. To add a converter:
-
-    @converter("subbyte", "UnpackBits")
-    def unpack_bits(builder, inputs, attributes): ...    # -> relax.Expr
+TVM's importer looks at operator types alone. Ours looks into the table of relax_converters.py first, and expands
+standard operators that TVM lacks by the body in their ONNX schema.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +18,18 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import tvm
-from tvm import relax, te
+from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.interpret import node_proto
 from subbyte.tvm_kernels.onnx_model import inline_standard_functions
+from subbyte.tvm_kernels.relax_converters import CONVERTERS
 
 Array = npt.NDArray[Any]
-Converter = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
-
-CONVERTERS: dict[tuple[str, str], Converter] = {}
 # Operators of TVM's table whose result is wrong (docs: facts on TVM 0.27); they are expanded or refused.
-WRONG_IN_TVM = {"Attention", "OneHot"}
+WRONG_IN_TVM = {"Attention"}
 
 
 @dataclass(frozen=True)
@@ -56,55 +51,6 @@ class TirCall:
     outputs: tuple[Made, ...]
 
 
-def converter(domain: str, op: str) -> Callable[[Converter], Converter]:
-    """Register how an operator becomes Relax."""
-
-    def add(function: Converter) -> Converter:
-        CONVERTERS[domain, op] = function
-        return function
-
-    return add
-
-
-@converter("subbyte", "UnpackBits")
-def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """Packed signs uint32 [..., words] to float32 -1 and +1 [..., channels]."""
-    channels = int(attributes["channels"])
-
-    def compute(words: Any) -> Any:
-        def element(*at: Any) -> Any:
-            word = words(*at[:-1], at[-1] // 32)
-            bit = (word >> (at[-1] % 32).astype("uint32")) & tvm.tirx.const(1, "uint32")
-            return bit.astype("float32") * tvm.tirx.const(2, "float32") - tvm.tirx.const(1, "float32")
-
-        return te.compute([*words.shape[:-1], channels], element, name="signs")
-
-    return builder.call_te(compute, inputs[0], primfunc_name_hint="unpack_bits")
-
-
-@converter("subbyte", "Part")
-def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """A run of elements of the flat input, under the output's shape."""
-    shape, start = list(attributes["shape"]), int(attributes["start"])
-
-    def compute(whole: Any) -> Any:
-        def element(*at: Any) -> Any:
-            place = te.const(start, "int64")
-            stride = 1
-            for index, size in zip(reversed(at), reversed(shape), strict=True):
-                place = place + index * stride
-                stride *= size
-            indices = []
-            for size in reversed([int(d) for d in whole.shape]):
-                indices.append(place % size)
-                place = place // size
-            return whole(*reversed(indices))
-
-        return te.compute(shape, element, name="part")
-
-    return builder.call_te(compute, inputs[0], primfunc_name_hint="part")
-
-
 class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     """TVM's importer with our table; operators of other domains are called 'domain::operator' here."""
 
@@ -114,7 +60,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
                 domain, _, op = node.op_type.rpartition("::")
                 raise CompileError(
                     f"node '{node.name}' is {domain + '.' if domain else ''}{op}, which neither a kernel nor TVM can "
-                    "run; replace it in the model, or add a converter in tvm_kernels/relax_import.py"
+                    "run; replace it in the model, or add a converter in tvm_kernels/relax_converters.py"
                 )
 
     def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:

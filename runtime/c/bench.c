@@ -168,7 +168,10 @@ typedef struct {
 
 static void run(const runner *r, subbyte_hook hook, void *user) {
   const int32_t status = subbyte_session_run(r->session, subbyte_bench_data.inputs, r->outputs, hook, user);
-  if (status != SUBBYTE_OK) bench_fail("the model failed", subbyte_status_text(status));
+  char text[512];
+  if (status == SUBBYTE_OK) return;
+  (void)subbyte_failure_text(subbyte_get_model(), subbyte_session_failure(r->session), text, sizeof text);
+  bench_fail("the model failed", text);
 }
 
 static void run_once(void *user) { run((const runner *)user, NULL, NULL); }

@@ -66,8 +66,10 @@ int main(void) {
   status = subbyte_run(model, &buffers, NULL, NULL);
   ticks = console_ticks() - ticks;
   if (status != SUBBYTE_OK) {
+    char text[256];
+    (void)subbyte_failure_text(model, &buffers.failure, text, sizeof text);
     console_text("error: ");
-    console_text(subbyte_status_text(status));
+    console_text(text);
     console_text("\n");
     return 1;
   }

@@ -14,6 +14,9 @@ int32_t subbyte_ask_for(const subbyte_model *model);
 /* Runs tiles begin .. end-1 of one operator with the buffers of one thread. */
 int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buffers, int32_t begin, int32_t end);
 
+/* Writes down what ended a run, for the user: operator `index` (-1: none) with `status`, which is returned. */
+int32_t subbyte_failed(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status);
+
 /* Nanoseconds of a monotonic clock; 0 where there is none. */
 uint64_t subbyte_now(void);
 

@@ -33,6 +33,7 @@ const char *subbyte_status_text(int32_t status) {
     case SUBBYTE_BAD_ABI: return "the model was compiled for another version of subbyte.h";
     case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
     case SUBBYTE_KERNEL_FAILED: return "a kernel failed";
+    case SUBBYTE_BAD_INDEX: return "an index is out of range (subbyte_failure_text names it)";
 #if defined(__x86_64__) || defined(__i386__) || defined(__aarch64__) /* flash is dear where neither can happen */
     case SUBBYTE_REFUSED:
       return "the system refuses AMX's tile registers to this process (arch_prctl); compile the model again where it "
@@ -43,6 +44,55 @@ const char *subbyte_status_text(int32_t status) {
 #endif
     default: return "unknown status";
   }
+}
+
+/* Text as it grows: what does not fit is counted only. */
+typedef struct {
+  char *text;
+  size_t bytes, length;
+} writer;
+
+static void write_text(writer *w, const char *text) {
+  for (; *text; ++text, ++w->length)
+    if (w->text != NULL && w->length + 1 < w->bytes) w->text[w->length] = *text;
+}
+
+static void write_number(writer *w, int64_t number) {
+  char digits[21], *first = digits + sizeof digits - 1;
+  uint64_t left = number < 0 ? 0u - (uint64_t)number : (uint64_t)number;
+  *first = '\0';
+  do {
+    *--first = (char)('0' + left % 10);
+    left /= 10;
+  } while (left);
+  if (number < 0) write_text(w, "-");
+  write_text(w, first);
+}
+
+size_t subbyte_failure_text(const subbyte_model *model, const subbyte_failure *failure, char *text, size_t bytes) {
+  writer w;
+  w.text = text;
+  w.bytes = bytes;
+  w.length = 0;
+  if (failure->operator_index >= 0) {
+    write_text(&w, "operator '");
+    write_text(&w, model->operators[failure->operator_index].name);
+    write_text(&w, "': ");
+  }
+  if (failure->status == SUBBYTE_BAD_INDEX) {
+    write_text(&w, "index ");
+    write_number(&w, failure->value);
+    write_text(&w, ", element ");
+    write_number(&w, failure->position);
+    write_text(&w, " of its indices, is out of range; expected ");
+    write_number(&w, failure->lowest);
+    write_text(&w, " .. ");
+    write_number(&w, failure->highest);
+  } else {
+    write_text(&w, subbyte_status_text(failure->status));
+  }
+  if (text != NULL && bytes) text[w.length < bytes ? w.length : bytes - 1] = '\0';
+  return w.length;
 }
 
 static int misaligned(const void *pointer, size_t alignment) { return ((uintptr_t)pointer & (alignment - 1)) != 0; }
@@ -90,7 +140,7 @@ static void *writable(const void *pointer) {
 
 int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buffers, int32_t begin, int32_t end) {
   void *args[SUBBYTE_MAX_ARGUMENTS];
-  int32_t i;
+  int32_t i, status;
   if (op->argument_count > SUBBYTE_MAX_ARGUMENTS) return SUBBYTE_BAD_ARGUMENT;
   for (i = 0; i < op->argument_count; ++i) {
     const uint32_t offset = op->arguments[i].offset;
@@ -103,17 +153,37 @@ int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buf
       default: return SUBBYTE_BAD_ARGUMENT;
     }
   }
-  return op->kernel(args, begin, end) == 0 ? SUBBYTE_OK : SUBBYTE_KERNEL_FAILED;
+  status = op->kernel(args, begin, end);
+  return status == SUBBYTE_OK || status == SUBBYTE_BAD_INDEX ? status : SUBBYTE_KERNEL_FAILED;
 }
 
-int32_t subbyte_run(const subbyte_model *model, const subbyte_buffers *buffers, subbyte_hook hook, void *user) {
+int32_t subbyte_failed(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status) {
+  subbyte_failure *failure = &buffers->failure;
+  failure->status = status;
+  failure->operator_index = index;
+  failure->position = failure->value = failure->lowest = failure->highest = 0;
+  if (status == SUBBYTE_BAD_INDEX) {
+    const subbyte_operator *op = &model->operators[index];
+    const uint32_t offset = op->arguments[op->argument_count - 1].offset;
+    const int64_t *found = (const int64_t *)(const void *)((const uint8_t *)buffers->workspace + offset);
+    failure->position = found[0];
+    failure->value = found[1];
+    failure->lowest = found[2];
+    failure->highest = found[3];
+  }
+  return status;
+}
+
+int32_t subbyte_run(const subbyte_model *model, subbyte_buffers *buffers, subbyte_hook hook, void *user) {
   int32_t i;
   int32_t status = subbyte_check_buffers(model, buffers);
-  for (i = 0; status == SUBBYTE_OK && i < model->operator_count; ++i) {
+  if (status != SUBBYTE_OK) return buffers != NULL ? subbyte_failed(model, buffers, -1, status) : status;
+  for (i = 0; i < model->operator_count; ++i) {
     const subbyte_operator *op = &model->operators[i];
     const uint64_t start = hook ? subbyte_now() : 0;
     status = subbyte_run_tiles(op, buffers, 0, op->tiles);
-    if (hook && status == SUBBYTE_OK) hook(user, i, subbyte_now() - start);
+    if (status != SUBBYTE_OK) return subbyte_failed(model, buffers, i, status);
+    if (hook) hook(user, i, subbyte_now() - start);
   }
-  return status;
+  return SUBBYTE_OK;
 }

@@ -27,6 +27,7 @@ struct subbyte_session {
   uint8_t *arena;
   uint8_t *workspaces;
   size_t workspace_stride;
+  subbyte_failure failure; /* of the last run that failed */
 };
 
 /* One operator on its way through the pool. */
@@ -129,34 +130,45 @@ static int32_t run_operator(subbyte_session *session, const subbyte_buffers *buf
   return status;
 }
 
+/* A run on all threads. */
+static int32_t run_on_pool(subbyte_session *session, subbyte_buffers *buffers, subbyte_hook hook, void *user) {
+  uint64_t began;
+  int32_t i, way;
+  int32_t status = subbyte_check_buffers(session->model, buffers);
+  if (status != SUBBYTE_OK) return subbyte_failed(session->model, buffers, -1, status);
+  subbyte_pool_enter(session->pool);
+  way = way_of_run(session);
+  began = subbyte_now();
+  for (i = 0; i < session->model->operator_count; ++i) {
+    const uint64_t start = hook ? subbyte_now() : 0;
+    status = run_operator(session, buffers, i, way);
+    if (status != SUBBYTE_OK) return subbyte_failed(session->model, buffers, i, status);
+    if (hook) hook(user, i, subbyte_now() - start);
+  }
+  if (session->runs < TRIAL_RUNS && hook == NULL) {
+    if (session->runs >= TRIALS) keep_fastest(&session->way_ns[way], subbyte_now() - began);
+    ++session->runs;
+  }
+  return SUBBYTE_OK;
+}
+
 int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs, subbyte_hook hook,
                             void *user) {
   subbyte_buffers buffers;
-  uint64_t began;
-  int32_t i, status, way;
+  int32_t status;
   if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
   buffers.weights = session->weights;
   buffers.arena = session->arena;
   buffers.workspace = session->workspaces;
   buffers.inputs = inputs;
   buffers.outputs = outputs;
-  if (session->pool == NULL) return subbyte_run(session->model, &buffers, hook, user);
-
-  status = subbyte_check_buffers(session->model, &buffers);
-  if (status == SUBBYTE_OK) subbyte_pool_enter(session->pool);
-  way = way_of_run(session);
-  began = subbyte_now();
-  for (i = 0; status == SUBBYTE_OK && i < session->model->operator_count; ++i) {
-    const uint64_t start = hook ? subbyte_now() : 0;
-    status = run_operator(session, &buffers, i, way);
-    if (hook && status == SUBBYTE_OK) hook(user, i, subbyte_now() - start);
-  }
-  if (session->runs < TRIAL_RUNS && status == SUBBYTE_OK && hook == NULL) {
-    if (session->runs >= TRIALS) keep_fastest(&session->way_ns[way], subbyte_now() - began);
-    ++session->runs;
-  }
+  status = session->pool == NULL ? subbyte_run(session->model, &buffers, hook, user)
+                                 : run_on_pool(session, &buffers, hook, user);
+  if (status != SUBBYTE_OK) session->failure = buffers.failure;
   return status;
 }
+
+const subbyte_failure *subbyte_session_failure(const subbyte_session *session) { return session ? &session->failure : NULL; }
 
 const void *subbyte_session_arena(const subbyte_session *session) { return session ? session->arena : NULL; }
 

@@ -20,7 +20,7 @@ extern "C" {
 #define SUBBYTE_API __attribute__((visibility("default")))
 #endif
 
-#define SUBBYTE_ABI 3
+#define SUBBYTE_ABI 4
 #define SUBBYTE_ALIGNMENT 64 /* bytes: of arena, weights and workspace, and of every tensor in them */
 #define SUBBYTE_MAX_ARGUMENTS 32 /* of one operator; the compiler refuses more */
 #define SUBBYTE_MAX_THREADS 256
@@ -33,7 +33,8 @@ enum {
   SUBBYTE_NO_MEMORY = 3,
   SUBBYTE_KERNEL_FAILED = 4,
   SUBBYTE_REFUSED = 5, /* the system does not lend this process what the model needs: SUBBYTE_NEEDS_... */
-  SUBBYTE_LACKS_FEATURES = 6 /* this CPU lacks instructions of the model: subbyte_missing_features names them */
+  SUBBYTE_LACKS_FEATURES = 6, /* this CPU lacks instructions of the model: subbyte_missing_features names them */
+  SUBBYTE_BAD_INDEX = 7 /* an index that an input or an operator gave is out of range: subbyte_failure_text names it */
 };
 
 /* Where an argument of a kernel lies. */
@@ -56,7 +57,9 @@ typedef struct {
   uint32_t offset;
 } subbyte_argument;
 
-/* A kernel works on tiles begin .. end-1 of its `tiles`; args are resolved pointers, in the order of the operator's arguments. */
+/* A kernel works on tiles begin .. end-1 of its `tiles`; args are resolved pointers, in the order of the operator's arguments.
+ * It returns 0; or, with one tile, SUBBYTE_BAD_INDEX, and position, value, lowest and highest of subbyte_failure in its last
+ * argument, int64_t [4] in the workspace; or something else, and the run fails with SUBBYTE_KERNEL_FAILED. */
 typedef int32_t (*subbyte_kernel)(void *const *args, int32_t begin, int32_t end);
 
 typedef struct {
@@ -93,21 +96,36 @@ typedef struct {
 /* Called after each operator, on the calling thread; `ns` is its duration, or 0 where there is no clock. */
 typedef void (*subbyte_hook)(void *user, int32_t index, uint64_t ns);
 
+/* What ended a run. */
+typedef struct {
+  int32_t status;         /* as the run returned it */
+  int32_t operator_index; /* the operator that failed; -1: the run failed before the first */
+  int64_t position;       /* of SUBBYTE_BAD_INDEX: which element of the indices it is, */
+  int64_t value;          /* what it holds, */
+  int64_t lowest;         /* and what it may hold: lowest .. highest */
+  int64_t highest;
+} subbyte_failure;
+
 typedef struct {
   const void *weights;        /* [weights_bytes] */
   void *arena;                /* [arena_bytes] */
   void *workspace;            /* [workspace_bytes] */
   const void *const *inputs;  /* [input_count], each [inputs[i].nbytes], aligned as one element */
   void *const *outputs;       /* [output_count], each [outputs[i].nbytes], aligned as one element */
+  subbyte_failure failure;    /* written by a run that fails */
 } subbyte_buffers;
 
 /* Every compiled library exports this. */
 SUBBYTE_API const subbyte_model *subbyte_get_model(void);
 
 /* Run once on the calling thread with the caller's buffers. `hook` may be NULL. */
-SUBBYTE_API int32_t subbyte_run(const subbyte_model *model, const subbyte_buffers *buffers, subbyte_hook hook, void *user);
+SUBBYTE_API int32_t subbyte_run(const subbyte_model *model, subbyte_buffers *buffers, subbyte_hook hook, void *user);
 
 SUBBYTE_API const char *subbyte_status_text(int32_t status);
+
+/* The failure in words, with the operator's name and the index: written to `text` as far as it fits into `bytes`, with a zero
+ * at the end; `text` may be NULL. Returns the length of all of it. */
+SUBBYTE_API size_t subbyte_failure_text(const subbyte_model *model, const subbyte_failure *failure, char *text, size_t bytes);
 
 /* How many CPU features the model uses that this CPU, or its operating system, lacks; 0 also where they cannot be asked for.
  * Their names are written to `names`, a space between them, as far as they fit into `bytes`; `names` may be NULL. */
@@ -121,9 +139,13 @@ typedef struct subbyte_session subbyte_session;
 SUBBYTE_API int32_t subbyte_session_create(const subbyte_model *model, const void *weights, size_t weights_bytes,
                                            int32_t threads, subbyte_session **session);
 
-/* Not reentrant: one run at a time in a session; different sessions may run at once. */
+/* Not reentrant: one run at a time in a session; different sessions may run at once. A session can run again after a run
+ * that failed. */
 SUBBYTE_API int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs,
                                         subbyte_hook hook, void *user);
+
+/* What ended the last run that failed, until the next one does. */
+SUBBYTE_API const subbyte_failure *subbyte_session_failure(const subbyte_session *session);
 
 /* The arena, for reading intermediate tensors inside a hook. */
 SUBBYTE_API const void *subbyte_session_arena(const subbyte_session *session);

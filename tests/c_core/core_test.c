@@ -52,6 +52,13 @@ static void check_result(const float *weights, const float *x, const float *y, c
   }
 }
 
+static const char *failure_of(const subbyte_session *session) {
+  static char text[256];
+  const size_t length = subbyte_failure_text(subbyte_get_model(), subbyte_session_failure(session), text, sizeof text);
+  CHECK(length == strlen(text));
+  return text;
+}
+
 static void test_sessions(void) {
   const subbyte_model *model = subbyte_get_model();
   void *block;
@@ -80,9 +87,11 @@ static void test_sessions(void) {
     x[3] = 1e38f; /* the second kernel refuses the sum */
     weights[3] = 1.0f;
     CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_KERNEL_FAILED);
+    CHECK(strcmp(failure_of(session), "operator '/sum': a kernel failed") == 0);
     fill(weights, x);
     inputs[0] = NULL;
     CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+    CHECK(strcmp(failure_of(session), subbyte_status_text(SUBBYTE_BAD_ARGUMENT)) == 0);
     inputs[0] = (const char *)x + 1;
     CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
     inputs[0] = x;
@@ -104,6 +113,61 @@ static void test_sessions(void) {
   CHECK(strcmp(subbyte_status_text(SUBBYTE_OK), "ok") == 0);
   CHECK(strcmp(subbyte_status_text(99), "unknown status") == 0);
   free(block);
+}
+
+/* Refuses an index that is not in -10 .. 9, as the compiler's kernels do. */
+static int32_t check_index(void *const *args, int32_t begin, int32_t end) {
+  const int64_t *index = (const int64_t *)args[0];
+  int64_t *found = (int64_t *)args[2];
+  (void)begin;
+  (void)end;
+  *(float *)args[1] = (float)(index[1] < 0 ? index[1] + 10 : index[1]);
+  if (index[1] >= -10 && index[1] < 10) return 0;
+  found[0] = 1;
+  found[1] = index[1];
+  found[2] = -10;
+  found[3] = 9;
+  return SUBBYTE_BAD_INDEX;
+}
+
+/* The operator and the index are named, with and without threads; and the session runs again. */
+static void test_bad_index(void) {
+  static const int64_t shape[] = {2};
+  static const subbyte_tensor indices = {"i", SUBBYTE_INT64, 1, shape, 16}, chosen = {"y", SUBBYTE_FLOAT32, 0, shape, 4};
+  static const subbyte_argument arguments[] = {{SUBBYTE_INPUT, 0}, {SUBBYTE_OUTPUT, 0}, {SUBBYTE_WORKSPACE, 64}};
+  static const subbyte_operator operators[] = {{"/gather", check_index, arguments, 3, 1}};
+  const subbyte_model model = {SUBBYTE_ABI, "choice", "host", 1, 1, 1, &indices, &chosen, operators, 0, 96, 0, 0, NULL};
+  const int64_t bad[] = {12, -11, INT64_MAX, INT64_MIN};
+  const char *const digits[] = {"12", "-11", "9223372036854775807", "-9223372036854775808"};
+  int64_t index[2] = {0, 0};
+  const void *inputs[1];
+  void *outputs[1];
+  subbyte_session *session;
+  float y = -1.0f;
+  int32_t threads, i;
+  inputs[0] = index;
+  outputs[0] = &y;
+  for (threads = 1; threads <= 3; threads += 2) {
+    CHECK(subbyte_session_create(&model, NULL, 0, threads, &session) == SUBBYTE_OK);
+    for (i = 0; i < 4; ++i) {
+      const subbyte_failure *failure = subbyte_session_failure(session);
+      char text[128], wanted[128], cut[9];
+      index[1] = bad[i];
+      CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_BAD_INDEX);
+      CHECK(failure->status == SUBBYTE_BAD_INDEX && failure->operator_index == 0);
+      CHECK(failure->position == 1 && failure->value == bad[i] && failure->lowest == -10 && failure->highest == 9);
+      snprintf(wanted, sizeof wanted,
+               "operator '/gather': index %s, element 1 of its indices, is out of range; expected -10 .. 9", digits[i]);
+      CHECK(subbyte_failure_text(&model, failure, text, sizeof text) == strlen(wanted));
+      CHECK(strcmp(text, wanted) == 0);
+      CHECK(subbyte_failure_text(&model, failure, cut, sizeof cut) == strlen(wanted));
+      CHECK(strcmp(cut, "operator") == 0);
+      CHECK(subbyte_failure_text(&model, failure, NULL, 0) == strlen(wanted));
+      index[1] = -1;
+      CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_OK && y == 9.0f);
+    }
+    subbyte_session_destroy(session);
+  }
 }
 
 /* A model for another CPU is refused before any of its instructions runs, and what is missing has names. */
@@ -162,7 +226,7 @@ static void test_run_without_session(void) {
   CHECK(subbyte_run(model, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
   buffers.arena = NULL;
   CHECK(subbyte_run(model, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
-  CHECK(subbyte_run(NULL, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT);
+  CHECK(subbyte_run(NULL, &buffers, NULL, NULL) == SUBBYTE_BAD_ARGUMENT && buffers.failure.operator_index == -1);
   free(block);
 }
 
@@ -249,6 +313,7 @@ static void test_two_sessions_at_once(void) {
 int main(void) {
   test_run_without_session();
   test_sessions();
+  test_bad_index();
   test_features();
   test_two_sessions_at_once();
   test_pool();

@@ -25,8 +25,8 @@ class Builder:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.rng = np.random.default_rng(seed)
 
-    def input(self, *shape: int, name: str = "x") -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    def input(self, *shape: int, name: str = "x", dtype: int = onnx.TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:

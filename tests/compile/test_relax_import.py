@@ -10,7 +10,7 @@ from run_plan import onnxruntime_outputs, random_inputs, run_plan
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.lowering import lower
-from subbyte.tvm_kernels.relax_import import CONVERTERS, converter
+from subbyte.tvm_kernels.relax_converters import CONVERTERS, converter
 from subbyte.tvm_kernels.targets import host_features
 
 HOST = host_features()
@@ -24,6 +24,12 @@ def compare(model, tolerance=1e-5):
         assert outputs[name].dtype == wanted.dtype
         np.testing.assert_allclose(outputs[name], wanted, rtol=tolerance, atol=tolerance)
     return plan
+
+
+def for_now(monkeypatch, op):
+    """`converter`, until the end of the test."""
+    monkeypatch.setitem(CONVERTERS, ("", op), None)
+    return converter("", op)
 
 
 def test_a_chain_of_leftovers_is_one_call():
@@ -101,13 +107,11 @@ def test_a_scalar_constant_keeps_its_rank(index, op, attributes):
 def test_what_tvm_makes_with_another_shape_is_refused_by_name(monkeypatch):
     from tvm import relax
 
-    monkeypatch.setattr("subbyte.tvm_kernels.relax_import.CONVERTERS", dict(CONVERTERS))
-
-    @converter("", "Sin")
+    @for_now(monkeypatch, "Sin")
     def one_axis_too_many(builder, inputs, attributes):
         return relax.op.expand_dims(relax.op.sin(inputs[0]), 0)
 
-    @converter("", "Cos")
+    @for_now(monkeypatch, "Cos")
     def another_dtype(builder, inputs, attributes):
         return relax.op.astype(inputs[0], "int32")
 
@@ -141,14 +145,11 @@ def test_an_operator_that_nothing_can_run_is_named():
 def test_a_converter_is_a_row_of_the_table(monkeypatch):
     from tvm import relax
 
-    monkeypatch.setattr("subbyte.tvm_kernels.relax_import.CONVERTERS", dict(CONVERTERS))
-    from subbyte.tvm_kernels import relax_import
-
-    @converter("", "Det")
+    @for_now(monkeypatch, "Det")
     def wrong_but_ours(builder, inputs, attributes):
         return relax.op.sum(inputs[0])
 
-    assert relax_import.CONVERTERS["", "Det"] is wrong_but_ours
+    assert CONVERTERS["", "Det"] is wrong_but_ours
     b = Builder()
     model = b.model(b.node("Det", b.input(4, 4)))
     inputs = random_inputs(model)

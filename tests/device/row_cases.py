@@ -16,6 +16,7 @@ from subbyte.tvm_kernels.operators import (
     BatchMatMul,
     Bias,
     Bits,
+    CheckIndices,
     Clip,
     Codes,
     Combine,
@@ -247,6 +248,10 @@ def others() -> list[Case]:
         cases.append(Case(name, Permute(name, dims, perm), (numbers(*dims),)))
         octets = RNG.integers(0, 256, size).astype(np.uint8).reshape(dims)
         cases.append(Case(f"{name} of codes", Permute(name, dims, perm, "uint8"), (octets,)))
+    for dtype in ("int64", "int32"):
+        sizes = (7, 300)
+        given = np.stack([RNG.integers(-size, size, 21) for size in sizes], axis=-1).astype(dtype)
+        cases.append(Case(f"indices {dtype}", CheckIndices("indices", given.size, sizes, dtype), (given,)))
     return cases
 
 

@@ -37,9 +37,11 @@ EXPORTS = (
     "subbyte_get_model",
     "subbyte_run",
     "subbyte_status_text",
+    "subbyte_failure_text",
     "subbyte_missing_features",
     "subbyte_session_create",
     "subbyte_session_run",
+    "subbyte_session_failure",
     "subbyte_session_arena",
     "subbyte_session_destroy",
 )

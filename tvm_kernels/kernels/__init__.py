@@ -3,6 +3,7 @@
 from subbyte.tvm_kernels.kernels import batch_matmul as batch_matmul
 from subbyte.tvm_kernels.kernels import binary as binary
 from subbyte.tvm_kernels.kernels import bit_slice as bit_slice
+from subbyte.tvm_kernels.kernels import check_indices as check_indices
 from subbyte.tvm_kernels.kernels import depthwise as depthwise
 from subbyte.tvm_kernels.kernels import dot as dot
 from subbyte.tvm_kernels.kernels import dsp_depthwise as dsp_depthwise

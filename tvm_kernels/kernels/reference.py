@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, InputError
 from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator, pack_bits, quantize_per_token
 from subbyte.tvm_kernels import operators as ops
@@ -309,6 +309,20 @@ def permute(op: ops.Permute, activations: Sequence[Array], tensors: Tensors) -> 
     return [np.transpose(activations[0].reshape(op.shape), op.perm)]
 
 
+def check_indices(op: ops.CheckIndices, activations: Sequence[Array], tensors: Tensors) -> list[Array]:
+    given = activations[0].reshape(-1)
+    size = np.resize(np.array(op.sizes, np.int64), given.size)
+    lowest = -size if op.negative else 0 * size
+    wrong = np.flatnonzero((given < lowest) | (given >= size))
+    if wrong.size:
+        at = int(wrong[0])
+        raise InputError(
+            f"operator '{op.name}': index {given[at]}, element {at} of its indices, is out of range; "
+            f"expected {lowest[at]} .. {size[at] - 1}"
+        )
+    return [np.where(given < 0, given + size, given).astype(np.int32)]
+
+
 _ARITHMETIC: dict[type, Callable[[Any, Sequence[Array], Tensors], list[Array]]] = {
     ops.QuantizedProduct: quantized_product,
     ops.BinarizedProduct: binarized_product,
@@ -321,4 +335,5 @@ _ARITHMETIC: dict[type, Callable[[Any, Sequence[Array], Tensors], list[Array]]] 
     ops.Softmax: softmax,
     ops.LayerNorm: layer_norm,
     ops.Permute: permute,
+    ops.CheckIndices: check_indices,
 }

@@ -48,5 +48,5 @@ class Signature:
 
 def view(buffer: Any, shape: Sequence[int], dtype: str, byte_offset: int = 0) -> Any:
     """The memory of `buffer` from `byte_offset` on, seen with another shape and dtype."""
-    bits = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "float32": 32}[dtype]
+    bits = 8 * np.dtype(dtype).itemsize
     return T.decl_buffer(tuple(shape), dtype, data=buffer.data, elem_offset=byte_offset * 8 // bits, align=bits // 8)
