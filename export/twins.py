@@ -26,6 +26,7 @@ from subbyte import dialect
 from subbyte.errors import ModelError
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import Model, load_onnx
+from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
 
@@ -292,6 +293,7 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
     """onnxruntime's own int8 version of a float model: QDQ per channel, static, for CNNs; dynamic for transformers.
 
     `calibration` holds batches as the model takes them (arrays, or dicts by input name); only a CNN looks at them.
+    Weights have seven bits (`reduce_range`) where onnxruntime's products of eight would saturate on this CPU.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -321,7 +323,12 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
         if transformer:
             # ConvInteger, which it would make of the patch embedding, is slower than the float convolution
             quantize_dynamic(
-                prepared, out, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+                prepared,
+                out,
+                per_channel=True,
+                reduce_range=onnxruntime_saturates(),
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm"],
             )
         else:
             if not batches:
@@ -332,6 +339,7 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
                 Batches(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                reduce_range=onnxruntime_saturates(),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )

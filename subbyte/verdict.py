@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
 
@@ -203,6 +204,11 @@ def compare(
         for name, taken in times.items()
     )
     sentences, warnings = judge(contenders)
+    if onnxruntime_saturates():
+        sentences = (
+            *sentences,
+            "onnxruntime int8 has weights of seven bits: on this CPU its products of eight saturate.",
+        )
     members = manifest.members
     deployed = sum(members[name].bytes for name in ("library.so", "weights.bin") if name in members)
     float_bytes = sizes["onnxruntime float32"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -19,6 +19,7 @@ from subbyte.runtime.bundle import write_bundle
 from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.golden import golden_tensors
+from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
 from subbyte.tvm_kernels.replay import replay as replayed
@@ -116,18 +117,18 @@ def compile(
     target: str | Target = "host",
     strict: bool = False,
     name: str | None = None,
-    golden_inputs: Sequence[Any] | None = None,
+    golden_inputs: Given | None = None,
     seed: int = 0,
     keep: str | Path | None = None,
     replay: bool = True,
 ) -> CompileReport:
     """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
 
-    `golden_inputs`: arrays or paths of .npy files, one for each input; random ones from `seed` if None. `keep`: a
-    folder that gets the generated files, to look at. With `replay` a bundle that this machine can run must give its
-    golden outputs, in a process of its own, before it is put in place. Nothing is written at `output` unless all went
-    well. Raises UsageError, ModelError, CompileError, ToolchainError; CompileError for a bundle that differs from its
-    golden outputs, and with `strict` for a layer that would fall back to float.
+    `golden_inputs`: arrays or .npy files in a list, arrays by name in a dict or an .npz file; random ones from `seed`
+    that the model accepts if None. `keep`: a folder that gets the generated files, to look at. With `replay` a bundle
+    that this machine can run must give its golden outputs, in a process of its own, before it is put in place. Nothing
+    is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError also for a
+    bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
     from subbyte.tvm_kernels.assembly import assemble
     from subbyte.tvm_kernels.kernels.code_generator import code_generator

@@ -12,9 +12,22 @@ import click
 @click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
 @click.option("--strict", is_flag=True, help="Refuse a model in which any low-bit layer would fall back to float.")
+@click.option(
+    "--golden-inputs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Inputs of the golden run: .npz by name, .npy for one input. Default: random.",
+)
 @click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is put in place.")
 @click.option("--quiet", is_flag=True, help="Do not print the report (it is stored in the bundle).")
-def compile(model: Path, target: str, output: Path | None, strict: bool, no_replay: bool, quiet: bool) -> None:
+def compile(
+    model: Path,
+    target: str,
+    output: Path | None,
+    strict: bool,
+    golden_inputs: Path | None,
+    no_replay: bool,
+    quiet: bool,
+) -> None:
     """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why.
 
     A bundle that this machine can run must first give its golden outputs, in a process of its own; one that does not
@@ -24,8 +37,10 @@ def compile(model: Path, target: str, output: Path | None, strict: bool, no_repl
     from subbyte.cli.output import check_place
 
     output = output or model.with_suffix(".subbyte")
-    check_place(output, "--output", model)
-    report = subbyte.compile(model, output, target=target, strict=strict, replay=not no_replay)
+    check_place(output, "--output", model, golden_inputs)
+    report = subbyte.compile(
+        model, output, target=target, strict=strict, golden_inputs=golden_inputs, replay=not no_replay
+    )
     if not quiet:
         from subbyte.cli.tables import print_compile_report
 

@@ -1,0 +1,283 @@
+"""Inputs of the golden run: given ones, or random ones that the model accepts.
+
+An integer that indexes a table must lie inside of it. `index_ranges` follows every index from the operator that reads
+it back to the inputs that it is made of; a row of `_BACK` says what an operator's inputs may be for its output to lie
+in a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+import onnx.shape_inference
+
+from subbyte.errors import UsageError
+from subbyte.tvm_kernels.onnx_model import load_model
+from subbyte.tvm_kernels.plan import Tensor
+
+Array = npt.NDArray[Any]
+Given = str | Path | Mapping[str, Any] | Sequence[Any]
+Range = tuple[int, int]  # both ends included
+
+USUAL = (0, 127)  # integers that index nothing
+
+
+# ---- random ----
+
+
+def random_inputs(inputs: Sequence[Tensor], seed: int = 0, ranges: Mapping[str, Range] | None = None) -> list[Array]:
+    """Seeded inputs: integers of `ranges` for those that it names, else standard normal float32, 0 .. 127 integers."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for tensor in inputs:
+        if tensor.name in (ranges or {}):
+            low, high = (ranges or {})[tensor.name]
+            made.append(rng.integers(low, high, tensor.shape, endpoint=True).astype(tensor.dtype))
+        elif tensor.dtype == "float32":
+            made.append(rng.standard_normal(tensor.shape, np.float32))
+        else:
+            made.append(rng.integers(*USUAL, tensor.shape, endpoint=True).astype(tensor.dtype))
+    return made
+
+
+def index_ranges(model: str | Path | onnx.ModelProto) -> dict[str, Range]:
+    """The range of every input that indexes, not below 0 where it may be above."""
+    loaded = model if isinstance(model, onnx.ModelProto) else onnx.load(str(model), load_external_data=False)
+    if not _indexes_by_input(loaded):
+        return {}
+    view = _View(onnx.shape_inference.infer_shapes(load_model(model)))
+    for node in view.nodes:
+        if node.op_type in _INDEXED and not node.domain:
+            place, limit = _INDEXED[node.op_type]
+            size = limit(view, node) if len(node.input) > place and node.input[place] else None
+            if size:
+                view.restrict(node.input[place], 0, size - 1)
+    return {name: (max(0, low) if high >= 0 else low, high) for name, (low, high) in view.ranges.items()}
+
+
+def _indexes_by_input(model: onnx.ModelProto) -> bool:
+    """Whether an input may be an index: known at a glance of most models, which are then not read again."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    kinds = {node.op_type for node in nodes}
+    types = {value.type.tensor_type.elem_type for value in model.graph.input}
+    return bool(kinds & _INDEXED.keys()) and ("Cast" in kinds or types != {onnx.TensorProto.FLOAT})
+
+
+class _View:
+    """A graph with the shapes and constants that bounds need; `ranges` grows while indices are followed."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.nodes = list(graph.node)
+        self.producer = {name: node for node in graph.node for name in node.output if name}
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            value = next((a.t for a in node.attribute if a.name == "value" and node.op_type == "Constant"), None)
+            if value is not None:
+                self.tensors[node.output[0]] = value
+        self.inputs = {value.name for value in graph.input} - set(self.tensors)
+        self.shapes = {name: tuple(tensor.dims) for name, tensor in self.tensors.items()}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.type.tensor_type.HasField("shape"):
+                dims = value.type.tensor_type.shape.dim
+                self.shapes.setdefault(value.name, tuple(int(d.dim_value) for d in dims))
+        self.ranges: dict[str, Range] = {}
+        self._seen: set[tuple[str, int, int]] = set()
+
+    def constant(self, name: str) -> Array | None:
+        return onnx.numpy_helper.to_array(self.tensors[name]) if name in self.tensors else None
+
+    def restrict(self, name: str, low: int, high: int) -> None:
+        """The value `name` must lie in low .. high: follow it to the inputs that it is made of."""
+        if low > high or (name, low, high) in self._seen:
+            return
+        self._seen.add((name, low, high))
+        if name in self.inputs:
+            before = self.ranges.get(name, (low, high))
+            both = max(before[0], low), min(before[1], high)
+            self.ranges[name] = both if both[0] <= both[1] else before
+        node = self.producer.get(name)
+        back = _BACK.get(node.op_type) if node is not None and not node.domain else None
+        if node is not None and back is not None:
+            for source, (least, most) in back(self, node, low, high):
+                self.restrict(source, least, most)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+# ---- what is indexed: place of the indices, and how many rows they may name ----
+
+
+def _along_axis(view: _View, node: onnx.NodeProto) -> int | None:
+    shape = view.shapes.get(node.input[0])
+    axis = _attribute(node, "axis", 0)
+    return shape[axis] if shape and -len(shape) <= axis < len(shape) else None
+
+
+def _leading(view: _View, node: onnx.NodeProto) -> int | None:
+    """The smallest of the axes that the last axis of the indices names."""
+    shape, indices = view.shapes.get(node.input[0]), view.shapes.get(node.input[1])
+    if not shape or not indices:
+        return None
+    start = _attribute(node, "batch_dims", 0)
+    return min(shape[start : start + indices[-1]], default=None)
+
+
+def _depth(view: _View, node: onnx.NodeProto) -> int | None:
+    depth = view.constant(node.input[1])
+    return None if depth is None or depth.size != 1 else int(depth.reshape(()))
+
+
+_INDEXED: dict[str, tuple[int, Callable[[_View, onnx.NodeProto], int | None]]] = {
+    "Gather": (1, _along_axis),
+    "GatherElements": (1, _along_axis),
+    "ScatterElements": (1, _along_axis),
+    "GatherND": (1, _leading),
+    "ScatterND": (1, _leading),
+    "OneHot": (0, _depth),
+}
+
+
+# ---- what an index is made of: which inputs must lie where ----
+
+Sources = list[tuple[str, Range]]
+_Back = Callable[[_View, onnx.NodeProto, int, int], Sources]
+
+
+def _first(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    return [(node.input[0], (low, high))]
+
+
+def _every(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    return [(name, (low, high)) for name in node.input if name]
+
+
+def _chosen(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    return [(name, (low, high)) for name in node.input[1:]]
+
+
+def _with_constant(view: _View, node: onnx.NodeProto) -> tuple[str, int, int, bool] | None:
+    """The operand that varies, least and largest of the constant one, and whether the constant is the second."""
+    for place in (1, 0):
+        known = view.constant(node.input[place])
+        if known is not None and known.size and np.isfinite(known).all():
+            return node.input[1 - place], int(np.floor(known.min())), int(np.ceil(known.max())), place == 1
+    return None
+
+
+def _add(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    found = _with_constant(view, node)
+    if found is None:  # two values that vary share the room between them
+        return [(name, (-(-low // 2), high // 2)) for name in node.input]
+    return [(found[0], (low - found[1], high - found[2]))]
+
+
+def _sub(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    found = _with_constant(view, node)
+    if found is None:
+        return []
+    name, least, most, second = found
+    return [(name, (low + most, high + least) if second else (most - high, least - low))]
+
+
+def _mul(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    found = _with_constant(view, node)
+    if found is None or found[1] < 1:
+        return []
+    return [(found[0], (-(-low // found[2]), high // found[2]))]
+
+
+def _div(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    found = _with_constant(view, node)
+    if found is None or not found[3] or found[1] < 1:
+        return []
+    return [(found[0], (low * found[1], high * found[1]))]
+
+
+def _mod(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    found = _with_constant(view, node)
+    inside = found is not None and found[3] and found[1] >= 1 and low <= 0 and found[2] - 1 <= high
+    return [] if inside else [(node.input[0], (low, high))]
+
+
+def _clip(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    ends = [view.constant(name) if name else None for name in node.input[1:3]]
+    inside = len(ends) == 2 and all(e is not None and e.size == 1 and low <= int(e.reshape(())) <= high for e in ends)
+    return [] if inside else [(node.input[0], (low, high))]
+
+
+_SAME_NUMBERS = """
+    Abs Cast Ceil Expand Flatten Floor Gather GatherElements GatherND Identity MaxPool Pad ReduceMax ReduceMin Relu
+    Reshape Round Slice Split Squeeze Tile Transpose Unsqueeze
+"""  # as their first input, or nearly
+_BACK: dict[str, _Back] = {
+    **dict.fromkeys(_SAME_NUMBERS.split(), _first),
+    **dict.fromkeys(("Concat", "Max", "Min"), _every),
+    "Where": _chosen,
+    "Add": _add,
+    "Sub": _sub,
+    "Mul": _mul,
+    "Div": _div,
+    "Mod": _mod,
+    "Clip": _clip,
+}
+
+
+# ---- given ----
+
+
+def read_inputs(given: Given, inputs: Sequence[Tensor]) -> list[Array]:
+    """Given inputs in the model's order: arrays or .npy files in a list, arrays by name in a dict or an .npz file.
+
+    A single .npy file or array serves a model with one input. Raises UsageError that names the input for one that is
+    missing, unknown, or of another shape or dtype.
+    """
+    names = [tensor.name for tensor in inputs]
+    if isinstance(given, str | Path):
+        given = _read(given)
+    if isinstance(given, np.ndarray):
+        given = [given]
+    if isinstance(given, Mapping):
+        for name in given:
+            if name not in names:
+                raise UsageError(f"golden input '{name}' is no input of the model; it has: {', '.join(names)}")
+        for name in names:
+            if name not in given:
+                raise UsageError(f"golden input '{name}' is missing; the model has: {', '.join(names)}")
+        given = [given[name] for name in names]
+    if len(given) != len(inputs):
+        raise UsageError(f"{len(given)} golden inputs for a model with {len(inputs)}: give one for each")
+    return [_checked(value, tensor) for value, tensor in zip(given, inputs, strict=True)]
+
+
+def _checked(value: Any, tensor: Tensor) -> Array:
+    array = _read(value) if isinstance(value, str | Path) else np.asarray(value)
+    if isinstance(array, dict):
+        raise UsageError(f"golden input '{tensor.name}': {value} is an archive of arrays; give it as the only file")
+    if array.shape != tuple(tensor.shape) or str(array.dtype) != tensor.dtype:
+        raise UsageError(
+            f"golden input '{tensor.name}' is {array.dtype} {list(array.shape)}, "
+            f"the model takes {tensor.dtype} {list(tensor.shape)}"
+        )
+    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
+
+
+def _read(path: str | Path) -> Any:
+    """The array of a .npy file, or the arrays by name of an .npz file."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return dict(found)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UsageError(f"golden input {path} is not a readable .npy or .npz file: {error}") from error

@@ -1,0 +1,112 @@
+"""The engine that a bundle is compared with: one whose integers are exact, on the file as it came.
+
+onnxruntime without optimisation, else onnx's reference evaluator: where onnxruntime lacks an operator, and where its
+integers are not exact (on x86 without VNNI it saturates; MatMulNBits may quantize activations to int8).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from subbyte.errors import ModelError
+from subbyte.saturation import onnxruntime_saturates
+
+Array = npt.NDArray[Any]
+
+# Products of 8-bit integers in onnxruntime, as they stand in a file.
+INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
+INTEGER_PRODUCTS |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QAttention", "QLinearGemm"}
+FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
+
+
+def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
+    """The outputs `names` of a file or model, and what computed them; raises ModelError with the engines' reasons."""
+    reasons = []
+    model = source if isinstance(source, onnx.ModelProto) else onnx.load(str(source))
+    inexact = inexact_in_onnxruntime(model)
+    if inexact is None:
+        try:
+            return _onnxruntime(source, names, feeds)
+        except ImportError:
+            reasons.append("onnxruntime is not installed")
+        except Exception as error:  # its own kinds: an operator or version that it lacks, an index out of bounds
+            reasons.append(f"onnxruntime: {_first_line(error)}")
+    try:
+        return _evaluator(model, names, feeds)
+    except Exception as error:  # the evaluator raises many kinds
+        reasons.append(f"onnx.reference: {_first_line(error)}")
+    raise ModelError("; ".join(reasons))
+
+
+def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
+    """Why onnxruntime's numbers are not the file's here; None where they are."""
+    for node in _nodes(model):
+        if node.op_type == "MatMulNBits":
+            level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
+            if level not in FLOAT32_LEVELS:
+                return f"MatMulNBits of accuracy_level {level} rounds activations"
+        if node.op_type in INTEGER_PRODUCTS and _saturates():
+            return f"{node.op_type} saturates on this CPU"
+    return None
+
+
+def _saturates() -> bool:
+    try:
+        return onnxruntime_saturates()
+    except ImportError:
+        return False
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    def inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        for node in nodes:
+            yield node
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    yield from inside(graph.node)
+
+    yield from inside(model.graph.node)
+    for function in model.functions:
+        yield from inside(function.node)
+
+
+def _onnxruntime(
+    source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]
+) -> tuple[list[Array], str]:
+    import onnxruntime
+
+    loadable = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(source)
+
+    options = onnxruntime.SessionOptions()
+    # Optimised, it fuses DequantizeLinear and MatMul into products with int8 activations: other numbers.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+    return session.run(names, dict(feeds)), f"onnxruntime {onnxruntime.__version__} without optimisation"
+
+
+def _evaluator(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
+    from onnx.reference import ReferenceEvaluator
+
+    from subbyte.tvm_kernels.foreign_reference import OPERATORS
+
+    known = {entry.domain for entry in model.opset_import}
+    missing = {op.op_domain for op in OPERATORS} - known
+    if missing:  # a file may use a domain of onnxruntime's without importing it
+        model = copy.deepcopy(model)
+        model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in missing if domain)
+    with np.errstate(all="ignore"):
+        outputs = ReferenceEvaluator(model, new_ops=list(OPERATORS)).run(names, dict(feeds))
+    return [np.asarray(output) for output in outputs], f"onnx.reference {onnx.__version__}"
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
