@@ -81,12 +81,12 @@ def lower_graph(
     from subbyte.tvm_kernels import fallback
 
     graph = _read(model, name)
-    indices.constants(graph)
-    for stage, rules in STAGES:
-        apply(graph, rules)
-        if stage == "products":
-            levels.coded_inputs_as_float(graph)
+    _rewrite(graph)
     if features is not None:
+        from subbyte.tvm_kernels.expand import expand
+
+        while expand(graph):
+            _rewrite(graph)
         fallback.unserved_to_float(graph, features)
     if strict:
         fallback.refuse(graph)
@@ -96,6 +96,14 @@ def lower_graph(
         quantizers.into_products(graph, features)
     indices.at_run_time(graph)
     return graph
+
+
+def _rewrite(graph: Graph) -> None:
+    indices.constants(graph)
+    for stage, rules in STAGES:
+        apply(graph, rules)
+        if stage == "products":
+            levels.coded_inputs_as_float(graph)
 
 
 # What protobuf, NumPy and ONNX raise on fields that no valid file has.

@@ -55,7 +55,7 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
             graph.add_value(value.name, dtype, [dim.dim_value for dim in kind.shape.dim])
             graph.inputs.append(value.name)
     for proto in model.graph.node:
-        _read_node(graph, proto, model)
+        read_node(graph, proto, model)
     graph.outputs = [value.name for value in model.graph.output]
     if len(set(graph.outputs)) != len(graph.outputs):
         raise ModelError("the graph names one value as output twice; give each output its own name")
@@ -122,7 +122,8 @@ def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
     return found
 
 
-def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> None:
+def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> None:
+    """Add a node whose inputs are in the graph: with the shapes of its outputs, or folded; raises ModelError."""
     label = proto.name or proto.output[0]
     if proto.op_type in CONTROL_FLOW | RANDOM:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
@@ -148,7 +149,8 @@ def _read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> N
 # ---- shape inference ----
 
 
-def _type_of(value: Value) -> onnx.TypeProto:
+def type_of(value: Value) -> onnx.TypeProto:
+    """The ONNX type of a value."""
     name = value.declared or value.dtype  # a zero point of 4 bits, kept in bytes, still makes codes of 4 bits
     element = _ELEMENTS.get(name) or onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
     return onnx.helper.make_tensor_type_proto(element, value.shape)
@@ -166,7 +168,7 @@ def _infer(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> dict[
         return onnx.shape_inference.infer_node_outputs(
             schema,
             proto,
-            {name: _type_of(value) for name, value in inputs.items()},
+            {name: type_of(value) for name, value in inputs.items()},
             hints,
             opset_imports=list(model.opset_import),
             ir_version=model.ir_version,

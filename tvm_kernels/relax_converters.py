@@ -47,6 +47,12 @@ def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any])
     return builder.call_te(compute, inputs[0], primfunc_name_hint="unpack_bits")
 
 
+@converter("", "Silu")
+def silu(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """x * sigmoid(x) of what has no axes, which no kernel takes."""
+    return relax.op.nn.silu(inputs[0])
+
+
 @converter("subbyte", "Part")
 def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """A run of elements of the flat input, under the output's shape."""

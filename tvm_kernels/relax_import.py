@@ -1,7 +1,7 @@
 """What no kernel took goes through TVM: ONNX nodes to Relax, legalised and fused, read back as a line of TIR calls.
 
-TVM's importer looks at operator types alone. Ours looks into the table of relax_converters.py first, and expands
-standard operators that TVM lacks by the body in their ONNX schema.
+TVM's importer looks at operator types alone. Ours looks into the table of relax_converters.py first. What TVM's own
+converters handle stands in relax_limits.py; expand.py replaces or refuses the rest.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.interpret import node_proto
-from subbyte.tvm_kernels.onnx_model import inline_standard_functions
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
 
 Array = npt.NDArray[Any]
-# Operators of TVM's table whose result is wrong (docs: facts on TVM 0.27); they are expanded or refused.
-WRONG_IN_TVM = {"Attention"}
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     """TVM's importer with our table; operators of other domains are called 'domain::operator' here."""
 
     def _check_for_unsupported_ops(self, graph: Any) -> None:
-        for node in graph.node:
-            if not _known(node.op_type):
-                domain, _, op = node.op_type.rpartition("::")
-                raise CompileError(
-                    f"node '{node.name}' is {domain + '.' if domain else ''}{op}, which neither a kernel nor TVM can "
-                    "run; replace it in the model, or add a converter in tvm_kernels/relax_converters.py"
-                )
+        """Done before, by expand.py."""
 
     def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
         own = CONVERTERS.get(_key(op_name))
@@ -73,10 +64,6 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
 def _key(op_type: str) -> tuple[str, str]:
     domain, _, op = op_type.rpartition("::")
     return domain, op
-
-
-def _known(op_type: str) -> bool:
-    return _key(op_type) in CONVERTERS or (op_type in onnx_frontend._get_convert_map() and op_type not in WRONG_IN_TVM)
 
 
 # ---- a run of nodes as a small ONNX model ----
@@ -129,16 +116,8 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
     return onnx.helper.make_model(body, opset_imports=opsets), inputs, outputs, names
 
 
-def _expanded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Standard operators that TVM lacks, replaced by the body in their schema, until none is left that has one."""
-    for _ in range(8):
-        lacking = sorted({n.op_type for n in model.graph.node if n.domain == "" and not _known(n.op_type)})
-        if not lacking:
-            break
-        expanded = inline_standard_functions(model, lacking)
-        if [n.op_type for n in expanded.graph.node] == [n.op_type for n in model.graph.node]:
-            break
-        model = expanded
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Operators of other domains called 'domain::operator', as TVM's importer looks at types alone."""
     for node in model.graph.node:
         if node.domain:
             node.op_type, node.domain = f"{node.domain}::{node.op_type}", ""
@@ -172,7 +151,7 @@ def leftovers(graph: Graph, nodes: Sequence[Node]) -> list[TirCall]:
     Raises CompileError naming a node that TVM cannot import, or whose result has another shape or dtype in TVM.
     """
     model, inputs, outputs, names = run_model(graph, nodes)
-    model = _expanded(model)
+    model = _named(model)
     importer = Importer({}, "float32", sanitize=False)
     listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
     talk = io.StringIO()  # the importer prints on errors

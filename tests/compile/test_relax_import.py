@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx.helper as helper
 import pytest
 from hand_graphs import Builder
@@ -128,6 +129,46 @@ def test_an_operator_that_tvm_lacks_is_expanded_by_its_schema():
     compare(b.model(b.node("Celu", x, alpha=2.0)))
 
 
+def test_mean_and_inverse_deviation_of_a_layer_norm_are_computed():
+    b = Builder(5)
+    x = b.input(2, 3, 8)
+    outputs = b.node("LayerNormalization", x, b.uniform(3, 8), b.uniform(3, 8), outputs=3, axis=-2, epsilon=1e-3)
+    compare(b.model(*outputs))
+
+
+def test_an_attention_becomes_products_and_a_softmax_with_kernels():
+    shapes = {"q": [2, 4, 5, 8], "k": [2, 2, 6, 8], "v": [2, 2, 6, 8], "y": [2, 4, 5, 8]}
+    infos = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()}
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], "attention", scale=0.3, softcap=2.0)
+    graph = helper.make_graph([node], "attention", [infos[name] for name in "qkv"], [infos["y"]])
+    plan = compare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11))
+    kernels = [call.kind for call in plan.calls if call.kind in ("BatchMatMul", "Softmax")]
+    assert kernels == ["BatchMatMul", "Softmax", "BatchMatMul"]
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "constants", "attributes", "reason"),
+    [
+        ("RoiAlign", (1, 2, 6, 6), ([[0.0, 0, 4, 4]], ("int64", [0])), {"mode": "max"}, "mode is max; handled: avg"),
+        (
+            "LpPool",
+            (1, 2, 6, 6),
+            (),
+            {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1]},
+            "pads is .*; handled: its default",
+        ),
+        ("Resize", (1, 2, 6, 6), ((), [1, 1, 0.7, 0.7]), {}, "no whole sizes"),
+        ("Resize", (1, 2, 6, 6), ((), [1, 1, 2, 2]), {"mode": "cubic"}, "mode is cubic; handled: nearest, linear"),
+        ("Resize", (1, 2, 6, 6), ((), [1, 1, 0.5, 0.5]), {"antialias": 1, "mode": "linear"}, "antialias is 1"),
+    ],
+)
+def test_what_tvm_ignores_is_refused_by_name(op, shape, constants, attributes, reason):
+    b = Builder()
+    given = [b.constant(c[1], c[0]) if c and c[0] == "int64" else b.constant(c) for c in constants]
+    with pytest.raises(CompileError, match=rf"'n0\.{op}' \({op}\): .*{reason}"):
+        lower(b.model(b.node(op, b.input(*shape), *given, **attributes)), HOST)
+
+
 def test_large_elementwise_work_is_shared_out_in_one_parallel_loop():
     b = Builder()
     plan = lower(b.model(b.node("Sin", b.input(64, 400))), HOST)
@@ -138,7 +179,7 @@ def test_large_elementwise_work_is_shared_out_in_one_parallel_loop():
 
 def test_an_operator_that_nothing_can_run_is_named():
     b = Builder()
-    with pytest.raises(CompileError, match=r"'n0\.Det' is Det, which neither a kernel nor TVM can run"):
+    with pytest.raises(CompileError, match=r"'n0\.Det' \(Det\): neither a kernel nor TVM can run this operator"):
         lower(b.model(b.node("Det", b.input(4, 4))), HOST)
 
 

@@ -1,0 +1,96 @@
+"""What TVM's importer computes rightly of the operators that it treats wrongly or in part.
+
+TVM looks at an operator's type; attributes, dtypes and outputs that its converter does not know change nothing. A row
+states what is right; a node beyond it is expanded by its schema's body, or refused. To add one:
+
+    "IsInf": Limit(attributes={"detect_negative": (1,), "detect_positive": (1,)}),
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from subbyte.tvm_kernels import relax_converters
+from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.rewrites.pattern import other_than_default
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What is right: dtypes of inputs and outputs (None: any), values of attributes beside the default, used outputs
+    (None: all); and `other`, which gives what else a node has that is not handled, or nothing."""
+
+    dtypes: Collection[str] | None = None
+    attributes: Mapping[str, Collection[Any]] = field(default_factory=dict)
+    outputs: int | None = None
+    other: Callable[[Graph, Node], str] | None = None
+
+    def beyond(self, graph: Graph, node: Node) -> str:
+        """What the node has that is not handled; empty where there is nothing."""
+        for name in (*node.inputs, *node.outputs):
+            dtype = graph.values[name].dtype if name else ""
+            if dtype and self.dtypes is not None and dtype not in self.dtypes:
+                return f"'{name}' is {dtype}; handled: {', '.join(self.dtypes)}"
+        for name, value in other_than_default(graph, node).items():
+            if name in self.attributes and value not in self.attributes[name]:
+                handled = ", ".join(map(str, self.attributes[name])) or "its default"
+                return f"its attribute {name} is {value}; handled: {handled}"
+        for name in node.outputs[self.outputs :] if self.outputs is not None else ():
+            if name and (graph.users(name) or name in graph.outputs):
+                return f"its output '{name}' is used; handled: the first {self.outputs}"
+        return self.other(graph, node) if self.other is not None else ""
+
+
+def never(reason: str) -> Limit:
+    """An operator that TVM's converter does not compute rightly at all."""
+    return Limit(other=lambda graph, node: reason)
+
+
+def beyond(graph: Graph, node: Node) -> str:
+    """What TVM does not compute rightly of a node; empty where it does, or a converter of ours."""
+    if (node.domain, node.op) in relax_converters.CONVERTERS:
+        return ""
+    if node.domain or node.op not in onnx_frontend._get_convert_map():
+        return "neither a kernel nor TVM can run this operator"
+    return LIMITS[node.op].beyond(graph, node) if node.op in LIMITS else ""
+
+
+# ---- what takes more than an attribute to say ----
+
+
+def _constant(graph: Graph, node: Node, index: int) -> Array | None:
+    return graph.constant_of(node.inputs[index]) if index < len(node.inputs) and node.inputs[index] else None
+
+
+def _resize(graph: Graph, node: Node) -> str:
+    x, y = graph.values[node.inputs[0]].shape, graph.values[node.outputs[0]].shape
+    scales = _constant(graph, node, 2)
+    if x[:2] != y[:2] or len(x) not in (3, 4, 5):
+        return f"it goes from {list(x)} to {list(y)}; handled: one to three axes behind batch and channels"
+    if scales is not None and scales.size:
+        whole = [size * float(scale) for size, scale in zip(x, np.float32(scales), strict=False)]
+        if len(whole) != len(x) or whole != [float(size) for size in y]:
+            return f"its scales {np.float32(scales).tolist()} make no whole sizes of {list(x)}; handled: those that do"
+    return ""
+
+
+LIMITS: dict[str, Limit] = {
+    "Attention": never("TVM looks at none of its attributes"),
+    "LayerNormalization": Limit(attributes={"stash_type": ()}, outputs=1),
+    "BatchNormalization": Limit(attributes={"training_mode": ()}, outputs=1),
+    "ConvTranspose": Limit(attributes={"output_shape": ()}),
+    "SpaceToDepth": Limit(attributes={"mode": ()}),
+    "IsInf": Limit(attributes={"detect_negative": (), "detect_positive": ()}),
+    "MaxPool": Limit(attributes={"storage_order": ()}),
+    "LpPool": Limit(attributes={"auto_pad": (), "ceil_mode": (), "dilations": (), "pads": (), "strides": ()}),
+    "RoiAlign": Limit(attributes={"mode": ("avg",)}),
+    "Resize": Limit(
+        attributes={"mode": ("nearest", "linear"), "antialias": (), "keep_aspect_ratio_policy": (), "axes": ()},
+        other=_resize,
+    ),
+}
