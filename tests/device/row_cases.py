@@ -173,6 +173,13 @@ def of_codes() -> list[Case]:
         product("convolution int4 by group", CONV, UNSIGNED, weight(CONV, "int4", group=5)),
         product("pow2_4, uneven zero point", MATRIX, UNEVEN, weight(MATRIX, "pow2_4")),
     ]
+    for channels in range(1, 10):
+        shape = Conv2d(1, 4, 3, channels, 5, (3, 3), **PADDED)
+        cases.append(product(f"{channels} channels int4", shape, UNSIGNED, weight(shape, "int4")))
+    for channels, multiplier in ((2, 3), (3, 4), (5, 2), (7, 3)):
+        shape = Conv2d(1, 4, 3, channels, channels * multiplier, (3, 3), groups=channels, **PADDED)
+        name = f"depthwise, {multiplier} filters for each of {channels} channels"
+        cases.append(product(name, shape, UNSIGNED, weight(shape, "int4")))
     return cases
 
 

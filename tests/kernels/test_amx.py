@@ -82,9 +82,11 @@ def differences(
 
 @needs_tiles
 @pytest.mark.parametrize("name", sorted(SHAPES))
-@pytest.mark.parametrize("fmt", ["int8", "int4", "ternary"])
-def test_products_of_codes(name: str, fmt: str) -> None:
-    assert differences(SHAPES[name], ODD, fmt) == 0
+@pytest.mark.parametrize(
+    ("fmt", "activation"), [("int8", ODD), ("int4", ODD), ("ternary", ODD), ("int4", UNSIGNED)], ids=str
+)
+def test_products_of_codes(name: str, fmt: str, activation: Codes) -> None:
+    assert differences(SHAPES[name], activation, fmt) == 0
 
 
 @needs_tiles

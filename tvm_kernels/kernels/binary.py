@@ -17,12 +17,12 @@ from tvm.tirx import IntImm
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels import amx, panels
 from subbyte.tvm_kernels.kernels.amx_shape import not_worth
-from subbyte.tvm_kernels.kernels.float_functions import lanes_of, splat
 from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
 from subbyte.tvm_kernels.kernels.panels import effective_levels
 from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
+from subbyte.tvm_kernels.kernels.vectors import lanes_of, splat
 from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
 from subbyte.tvm_kernels.operators import WORD, BinarizedProduct, Bits, Conv2d, Epilogue, QuantizedProduct, Scale
 

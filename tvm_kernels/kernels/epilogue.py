@@ -22,19 +22,13 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
-from tvm.tirx import IntImm, Ramp, Shuffle
+from tvm.tirx import IntImm, Ramp
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
-from subbyte.tvm_kernels.kernels.float_functions import (
-    TABLE,
-    FloatFunctions,
-    lanes_of,
-    number,
-    splat,
-    vector_type,
-)
+from subbyte.tvm_kernels.kernels.float_functions import TABLE, FloatFunctions, number
 from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.vectors import constants, lanes_of, reinterpret, splat, vector_type
 from subbyte.tvm_kernels.operators import (
     WORD,
     Activate,
@@ -205,7 +199,7 @@ class EpilogueEmitter:
                 # Clipping to integers before rounding is the same; adding 1.5 x 2^23 rounds to nearest even and leaves
                 # the code in the lowest byte: two instructions fewer than rounding and converting.
                 code = T.min(T.max(scaled, low), high) + number(MAGIC + form.storage.zero_point, y)
-                integer = T.reinterpret(vector_type("int32", place.lanes), code)
+                integer = reinterpret(vector_type("int32", place.lanes), code)
             else:
                 code = T.min(T.max(T.nearbyint(scaled), low), high) + number(form.storage.zero_point, y)
                 integer = T.Cast(vector_type("int32", place.lanes), code)
@@ -249,9 +243,9 @@ def packed(condition: Any, lanes: int, x86: bool) -> Any:
         ones, zeros = splat(IntImm(dtype, -1), lanes), splat(IntImm(dtype, 0), lanes)
         mask = T.Select(condition, ones, zeros)
         if dtype == "int32":
-            mask = T.reinterpret(f"float32x{lanes}", mask)
+            mask = reinterpret(f"float32x{lanes}", mask)
         return T.Cast("uint32", T.call_llvm_pure_intrin("int32", name, mask))
-    places = Shuffle([T.uint32(1 << lane) for lane in range(lanes)], list(range(lanes)))
+    places = constants("uint32", [1 << lane for lane in range(lanes)])
     chosen = T.Select(condition, places, splat(T.uint32(0), lanes))
     return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
 

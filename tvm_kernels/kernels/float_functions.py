@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
-from tvm.tirx import Broadcast, IntImm
+from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.code_generator import unfused
+from subbyte.tvm_kernels.kernels.vectors import lanes_of, reinterpret, splat, vector_type
 
 _COEFFICIENTS: dict[str, tuple[float, ...]] = {
     "exp range": (-87.33654, 88.72283),
@@ -58,21 +59,6 @@ _START: dict[str, int] = {}
 for _name in _COEFFICIENTS:
     _START[_name] = sum(len(_COEFFICIENTS[n]) for n in _START)
 TABLE = np.array([value for values in _COEFFICIENTS.values() for value in values], np.float32)
-
-
-def lanes_of(value: Any) -> int:
-    """How many elements a TIR expression has; 1 for a scalar."""
-    return int(value.ty.dtype.lanes)
-
-
-def splat(value: Any, lanes: int) -> Any:
-    """A scalar expression repeated in all lanes."""
-    return value if lanes == 1 else Broadcast(value, lanes)
-
-
-def vector_type(dtype: str, lanes: int) -> str:
-    """The name of a vector type, e.g. float32x16."""
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
 def number(value: float, like: Any) -> Any:
@@ -127,7 +113,7 @@ class FloatFunctions:
     def _power_of_two(self, n: Any) -> Any:
         lanes = lanes_of(n)
         bits = T.shift_left(n + splat(IntImm("int32", 127), lanes), splat(IntImm("int32", 23), lanes))
-        return T.reinterpret(vector_type("float32", lanes), bits)
+        return reinterpret(vector_type("float32", lanes), bits)
 
     def erf(self, x: Any) -> Any:
         """The error function."""

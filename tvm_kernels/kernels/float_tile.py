@@ -19,9 +19,9 @@ from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.float_functions import splat
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.rowwise import at
+from subbyte.tvm_kernels.kernels.vectors import splat
 
 MACS_PER_TILE = 200_000  # less is not worth sharing among threads
 MOST_TILES = 16

@@ -12,10 +12,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.float_functions import splat
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.vectors import splat
 from subbyte.tvm_kernels.operators import LayerNorm
 
 

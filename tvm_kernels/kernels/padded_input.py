@@ -14,8 +14,8 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp, Shuffle
 
 from subbyte.tvm_kernels.kernels.epilogue import packed
-from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.tiling import Window
+from subbyte.tvm_kernels.kernels.vectors import constants, reinterpret, splat, vector_type
 from subbyte.tvm_kernels.operators import WORD
 
 RUN = 64  # bytes moved at once
@@ -129,7 +129,7 @@ class PaddedInput:
             value = T.Cast(vector_type("int16", lanes), value)
         elif self.widened == SIGNS:
             value = _signs(value, lanes)
-        value = T.reinterpret(vector_type("int8", total), value)
+        value = reinterpret(vector_type("int8", total), value)
         T.buffer_store(into, value, [at if total == 1 else Ramp(at, 1, total)])
 
     def _fill(self, into: Any, at: Any, places: int) -> None:
@@ -143,11 +143,7 @@ class PaddedInput:
             while done < self.stored:
                 while lanes > self.stored - done:
                     lanes //= 2
-                values = self.fill[done : done + lanes]
-                if len(set(values)) == 1:
-                    vector = splat(IntImm("uint8", values[0]), lanes)
-                else:
-                    vector = Shuffle([IntImm("uint8", v) for v in values], list(range(lanes)))
+                vector = constants("uint8", list(self.fill[done : done + lanes]))
                 self._store(vector, into, here + done * self.widened, lanes)
                 done += lanes
             self._clear_rest(into, here)
@@ -205,7 +201,7 @@ def _signs(value: Any, lanes: int) -> Any:
     order = list(range(total))
     zeros, ones = (splat(IntImm("uint8", number), total) for number in (0, 1))
     # The bytes are repeated as a whole first: then each is moved inside its 128 bits only, which is one instruction.
-    whole = splat(T.reinterpret(f"uint{8 * lanes}", value), SIGNS)
-    repeated = Shuffle([T.reinterpret(f"uint8x{total}", whole)], [index // 16 * 16 + index // SIGNS for index in order])
-    places = Shuffle([IntImm("uint8", 1 << (index % SIGNS)) for index in order], order)
+    whole = splat(reinterpret(f"uint{8 * lanes}", value), SIGNS)
+    repeated = Shuffle([reinterpret(f"uint8x{total}", whole)], [index // 16 * 16 + index // SIGNS for index in order])
+    places = constants("uint8", [1 << (index % SIGNS) for index in order])
     return T.Select(T.bitwise_and(repeated, places) != zeros, ones, zeros)

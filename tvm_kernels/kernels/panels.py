@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
 from subbyte.formats import LowBitTensor, unpack
-from subbyte.tvm_kernels.kernels.float_functions import splat
+from subbyte.tvm_kernels.kernels.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86 import Instruction
 
 Array = npt.NDArray[Any]
@@ -160,7 +160,7 @@ def decode_chunk(panels: Panels, packed: Any, start: Any) -> list[Any]:
     width = panels.instruction.vector_bytes
     chunk = packed[Ramp(start, 1, width)]
     if panels.codes.bits == 8:
-        return [T.reinterpret(f"int8x{width}", chunk)]
+        return [reinterpret(f"int8x{width}", chunk)]
     chunk = T.bind(chunk)
     mask = splat(IntImm("uint8", (1 << panels.codes.bits) - 1), width)
     decoded = []
@@ -185,4 +185,4 @@ def decode_panel(
                 # 16-bit operands: the two halves of the vector, each sign-extended.
                 for half, pick in enumerate((T.vectorlow, T.vectorhigh)):
                     part = T.Cast(f"int16x{width // 2}", pick(f"int8x{width // 2}", T.bind(levels)))
-                    T.buffer_store(into, T.reinterpret(f"int8x{width}", part), [Ramp(at + half * width, 1, width)])
+                    T.buffer_store(into, reinterpret(f"int8x{width}", part), [Ramp(at + half * width, 1, width)])

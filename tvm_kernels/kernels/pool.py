@@ -10,11 +10,11 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.patches import corner
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Codes, Pool2d
 
 

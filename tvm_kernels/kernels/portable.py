@@ -19,12 +19,12 @@ from subbyte.formats import PerGroup
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.kernels import packed_weight
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
-from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.packed_weight import Weight, declare_codes, panel_order, weight_of
 from subbyte.tvm_kernels.kernels.patches import Layout, layout
 from subbyte.tvm_kernels.kernels.portable_product import Arithmetic, Panels, build
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, MatMul, QuantizedProduct
 
 

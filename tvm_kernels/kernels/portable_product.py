@@ -21,12 +21,12 @@ from tvm.tirx import IntImm, Shuffle
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.float_functions import splat, vector_type
 from subbyte.tvm_kernels.kernels.packed_weight import PANEL, Weight, nbytes
 from subbyte.tvm_kernels.kernels.patches import Layout, gather
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
+from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import WORD, Conv2d, QuantizedProduct, ToBits
 
 WORKSPACE = {"llvm": 1 << 17, "c": 1 << 13}  # bytes of patches and sums that one block may take

@@ -8,10 +8,11 @@ import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels.float_functions import number, splat, vector_type
+from subbyte.tvm_kernels.kernels.float_functions import number
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import QuantizeTokens
 
 

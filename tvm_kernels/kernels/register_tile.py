@@ -11,9 +11,9 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp
 
 from subbyte.tvm_kernels.kernels.code_generator import unfused
-from subbyte.tvm_kernels.kernels.float_functions import splat
 from subbyte.tvm_kernels.kernels.panels import decode_chunk
 from subbyte.tvm_kernels.kernels.tiling import Window
+from subbyte.tvm_kernels.kernels.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ class RegisterTile:
         operands = self._operands(weights + step * size)
         for index, position in enumerate(self.offsets):
             at = start + step * STEP_BYTES + position
-            word = T.reinterpret("int32", self.product.read[Ramp(at, 1, STEP_BYTES)])
-            broadcast = T.bind(T.reinterpret(f"int8x{width}", splat(word, self.lanes)))
+            word = reinterpret("int32", self.product.read[Ramp(at, 1, STEP_BYTES)])
+            broadcast = T.bind(reinterpret(f"int8x{width}", splat(word, self.lanes)))
             for vector, operand in enumerate(operands):
                 register = sums[index][vector]
                 total = self.instruction.accumulate(self._load(register), broadcast, operand)

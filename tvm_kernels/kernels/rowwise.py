@@ -13,8 +13,8 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp, Shuffle
 
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
-from subbyte.tvm_kernels.kernels.float_functions import splat
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.vectors import splat
 
 Pieces = list[tuple[int, int]]
 ELEMENTS_PER_TILE = 8192  # less is not worth sharing among threads

@@ -7,10 +7,11 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels.float_functions import TABLE, FloatFunctions, lanes_of, splat
+from subbyte.tvm_kernels.kernels.float_functions import TABLE, FloatFunctions
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.vectors import lanes_of, splat
 from subbyte.tvm_kernels.operators import Softmax
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
-from tvm.tirx import Broadcast, IntImm, Shuffle
+from tvm.tirx import Broadcast, IntImm
+
+from subbyte.tvm_kernels.kernels.vectors import constants, reinterpret
 
 STEP_BYTES = 4  # of activations, taken by one instruction for each output channel
 
@@ -49,9 +51,8 @@ def _lookup(name: str, bytes_: int) -> Callable[[list[int], Any], Any]:
     """vpshufb: the table of 16 is repeated in each 128-bit lane."""
 
     def lookup(table: list[int], indices: Any) -> Any:
-        values = [IntImm("int8", value) for value in [*table, *[0] * (16 - len(table))]]
-        repeated = Shuffle(values * (bytes_ // 16), list(range(bytes_)))
-        return _call(f"int8x{bytes_}", name, repeated, T.reinterpret(f"int8x{bytes_}", indices))
+        repeated = constants("int8", [*table, *[0] * (16 - len(table))] * (bytes_ // 16))
+        return _call(f"int8x{bytes_}", name, repeated, reinterpret(f"int8x{bytes_}", indices))
 
     return lookup
 
@@ -80,7 +81,7 @@ def _pairs_of_int16(lanes: int, multiply: str) -> Callable[[Any, Any, Any], Any]
     dtype = f"int16x{2 * lanes}"
 
     def accumulate(total: Any, a: Any, w: Any) -> Any:
-        return total + _call(f"int32x{lanes}", multiply, T.reinterpret(dtype, a), T.reinterpret(dtype, w))
+        return total + _call(f"int32x{lanes}", multiply, reinterpret(dtype, a), reinterpret(dtype, w))
 
     return accumulate
 
@@ -90,7 +91,7 @@ def _xor_popcount(lanes: int) -> Callable[[Any, Any, Any], Any]:
     dtype = f"int32x{lanes}"
 
     def accumulate(total: Any, a: Any, w: Any) -> Any:
-        return total - T.popcount(T.bitwise_xor(T.reinterpret(dtype, a), T.reinterpret(dtype, w)))
+        return total - T.popcount(T.bitwise_xor(reinterpret(dtype, a), reinterpret(dtype, w)))
 
     return accumulate
 
