@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lesser device lint wheel types arrows clean
+.PHONY: setup demo test lesser fuzz device lint wheel types arrows clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +28,11 @@ test: setup
 # The tests of kernels and of compiled bundles again, as on a CPU with AVX2 and nothing after it.
 lesser: setup
 	$(BIN)/python -m pytest -m "not device" -n 2 --without avx512,avxvnni,amx tests/kernels tests/compile tests/test_pipeline.py
+
+# Graphs of one drawn operator, others each day: SAMPLE=N draws those of another day.
+SAMPLE ?= $(shell expr $$(git log -1 --format=%ct) / 86400)
+fuzz: setup
+	ORT_DISABLE_TELEMETRY=1 $(BIN)/python tests/compile/any_node.py --sample $(SAMPLE) --count 1000
 
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup
