@@ -103,8 +103,8 @@ def available() -> dict[str, str | None]:
 
 
 def make_meter(name: str) -> Meter | None:
-    """The meter of that name: a row of METERS, `csv:PATH` (an external meter's growing log), `auto` (the first of
-    PROCESSOR_METERS that works); None for `none`.
+    """The meter of that name: a row of METERS, `hwmon:RAIL+RAIL` (board sensors by name), `csv:PATH` (an external
+    meter's growing log), `auto` (the first of PROCESSOR_METERS that works); None for `none`.
 
     Raises UnknownNameError, UsageError for a log that is not there, EnergyError where the meter cannot work.
     """
@@ -115,10 +115,11 @@ def make_meter(name: str) -> Meter | None:
         return find_meter(PROCESSOR_METERS)
     if kind == "csv":
         return _csv(path)
-    if name not in METERS:
+    rails = path.split("+") if kind == "hwmon" and path else None
+    if rails is None and name not in METERS:
         raise UnknownNameError("energy meter", name if kind in METERS else kind, ("auto", "none", "csv", *METERS))
     try:
-        return _made(name)
+        return _made(kind, **({"rails": rails} if rails else {}))
     except EnergyError as error:
         others = [other for other, why in available().items() if why is None]
         works = f"Readable here: {', '.join(others)}." if others else "No other is readable here."
@@ -128,10 +129,10 @@ def make_meter(name: str) -> Meter | None:
         ) from error
 
 
-def _made(name: str) -> Meter:
+def _made(name: str, **settings: Any) -> Meter:
     """The meter of a row of METERS; raises EnergyError where it cannot work."""
     module, attribute = METERS[name]
-    meter: Meter = getattr(importlib.import_module(module), attribute)()
+    meter: Meter = getattr(importlib.import_module(module), attribute)(**settings)
     return meter
 
 

@@ -1,16 +1,19 @@
 """An external power meter that logs to CSV: Otii, Joulescope, PPK2, a laboratory supply, an INA on another board.
 
-One header row. Time: `time_s`, `timestamp_ms`, ... (s, ms, us, ns; s without a unit). Power: `power_w`, `power_mw`,
-`power_uw`; or current (`current_a`, `_ma`, `_ua`) with a voltage column (`voltage_v`, `_mv`) or the supply's fixed
-voltage. Case, spaces and brackets do not matter: "Timestamp (ms)", "Current(uA)" are read as above.
+One header row. Time: `time_s`, `timestamp_ms`, ... (s, ms, us, ns). Power: `power_w`, `power_mw`, `power_uw`; or
+current (`current_a`, `_ma`, `_ua`, `_na`) with a voltage column (`voltage_v`, `_mv`, `_uv`) or the supply's voltage. A
+unit may stand in brackets ("Timestamp (ms)", "Current(uA)") or in a row below the header; without any it is s, W, A, V.
+A unit that is not known is refused. meter_table.py says which spellings of CSV are read.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,24 @@ import numpy.typing as npt
 
 from subbyte.errors import EnergyError
 from subbyte.runtime.energy import Energy, Reading, checked, energy_of
+from subbyte.runtime.meter_table import Log, numbers, read_log
 
 Float64 = npt.NDArray[np.float64]
 
 MAX_BYTES = 1 << 30
-_TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_POWER = {"w": 1.0, "mw": 1e-3, "uw": 1e-6}
-_CURRENT = {"a": 1.0, "ma": 1e-3, "ua": 1e-6, "na": 1e-9}
-_VOLTAGE = {"v": 1.0, "mv": 1e-3, "uv": 1e-6}
+_MICRO = str.maketrans("\u00b5\u03bc", "uu")  # the micro sign, and the Greek letter that looks like it
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    names: tuple[str, ...]
+    units: dict[str, float]  # the first is that of a column without a unit
+
+
+TIME = _Quantity(("time", "timestamp", "t"), {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9})
+POWER = _Quantity(("power", "p", "main_power"), {"W": 1.0, "mW": 1e-3, "uW": 1e-6})
+CURRENT = _Quantity(("current", "i", "main_current"), {"A": 1.0, "mA": 1e-3, "uA": 1e-6, "nA": 1e-9})
+VOLTAGE = _Quantity(("voltage", "v", "main_voltage"), {"V": 1.0, "mV": 1e-3, "uV": 1e-6})
 
 
 def read_csv(path: Path, volts: float | None = None) -> tuple[Float64, Float64]:
@@ -33,54 +46,81 @@ def read_csv(path: Path, volts: float | None = None) -> tuple[Float64, Float64]:
 
     `volts` is the supply's voltage, for a meter that logs the current alone.
     """
+    if volts is not None and not (math.isfinite(volts) and volts > 0):
+        raise EnergyError(f"the supply's voltage is {volts}, expected volts above 0")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise EnergyError(
                 f"'{path}' has more than {MAX_BYTES} bytes: export only the part of the log that is needed"
             )
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = [re.sub(r"[^a-z]+", "_", name.lower().replace("µ", "u")).strip("_") for name in next(rows, [])]
-            time_at, time_unit = _column(header, ("time", "timestamp", "t"), _TIME, "s")
-            power_at, power_unit = _column(header, ("power", "p", "main_power"), _POWER, "w")
-            current_at, current_unit = _column(header, ("current", "i", "main_current"), _CURRENT, "a")
-            voltage_at, voltage_unit = _column(header, ("voltage", "v", "main_voltage"), _VOLTAGE, "v")
-            product = current_at is not None and (voltage_at is not None or volts is not None)
-            if time_at is None or (power_at is None and not product):
-                raise EnergyError(
-                    f"'{path}' has columns {', '.join(header) or 'none'}: expected a time (time_s) and a power "
-                    f"(power_w), or a current (current_ma) with a voltage (voltage_v, or volts=)"
-                )
-            used = [at for at in (time_at, power_at, current_at, voltage_at) if at is not None]
-            table = np.array([[float(row[at]) for at in used] for row in rows if row], np.float64).reshape(
-                -1, len(used)
+        log = read_log(path.read_bytes())
+        seconds_in = _column(log, TIME)
+        factors = [found] if (found := _column(log, POWER)) else [_column(log, CURRENT), _column(log, VOLTAGE)]
+        if len(factors) == 2 and factors[1] is None and volts is not None:
+            factors[1] = (-1, volts)
+        if seconds_in is None or None in factors:
+            raise EnergyError(
+                f"'{path}' has columns {', '.join(log.header) or 'none'}: expected a time (time_s) and a power "
+                f"(power_w), or a current (current_ma) with a voltage (voltage_v, or volts=)"
             )
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError, IndexError) as error:
+        columns = [seconds_in, *(column for column in factors if column is not None)]
+        read = [at for at, _ in columns if at >= 0]
+        table = np.array(list(numbers(log, read)), np.float64).reshape(-1, len(read))
+    except (OSError, csv.Error, ValueError) as error:
         raise EnergyError(
             f"cannot read the meter's log '{path}': {error}. Export it as CSV with one header row."
         ) from error
-    column = {at: table[:, index] for index, at in enumerate(used)}
-    seconds = column[time_at] * time_unit
-    if power_at is not None:
-        watts = column[power_at] * power_unit
-    else:
-        supply = column[voltage_at] * voltage_unit if voltage_at is not None else np.float64(volts or 0.0)
-        watts = column[current_at if current_at is not None else 0] * current_unit * supply
+    values = [table[:, read.index(at)] * unit if at >= 0 else np.full(len(table), unit) for at, unit in columns]
+    seconds, watts = values[0], np.prod(values[1:], axis=0)
     if len(seconds) < 2 or not np.isfinite(table).all() or (np.diff(seconds) < 0).any():
         raise EnergyError(f"'{path}' holds {len(seconds)} samples that are not all finite and in order of time")
     return seconds, watts
 
 
-def _column(
-    header: list[str], names: tuple[str, ...], units: dict[str, float], default: str
-) -> tuple[int | None, float]:
-    for name in names:
-        for unit, factor in units.items():
-            if f"{name}_{unit}" in header:
-                return header.index(f"{name}_{unit}"), factor
-        if name in header:
-            return header.index(name), units[default]
-    return None, 1.0
+def _column(log: Log, quantity: _Quantity) -> tuple[int, float] | None:
+    """Where the quantity stands, and its unit's factor to the base unit; raises ValueError where that is not clear."""
+    found: list[tuple[int, float]] = []
+    unclear = []
+    for at, title in enumerate(log.header):
+        written = _unit(title, quantity.names)
+        if written is None:
+            continue
+        below = log.units[at].strip("()[] ") if at < len(log.units) else ""
+        try:
+            factors = {_factor(unit, quantity.units) for unit in (written, below) if unit}
+            if len(factors) > 1:
+                raise ValueError(f"column '{title}' has the unit '{below}' in the row below")
+        except ValueError as error:
+            unclear.append(f"column '{title}': {error}")
+            continue
+        found.append((at, factors.pop() if factors else 1.0))
+    if len(found) > 1:
+        titles = "' and '".join(log.header[at] for at, _ in found)
+        raise ValueError(f"columns '{titles}' are both {quantity.names[0]}: leave one")
+    if not found and unclear:
+        raise ValueError("; ".join(unclear))
+    return found[0] if found else None
+
+
+def _unit(title: str, names: tuple[str, ...]) -> str | None:
+    """The unit in a column's title as it is written, or ""; None where the column is not of that quantity."""
+    brackets = re.fullmatch(r"(.*?)[\s_]*[(\[](.*)[)\]]\s*", title)
+    words = [word for word in re.split(r"[\s_./-]+", brackets[1] if brackets else title) if word]
+    if "_".join(words).lower() in names:
+        return brackets[2].strip() if brackets else ""
+    if not brackets and "_".join(words[:-1]).lower() in names:
+        return words[-1]
+    return None
+
+
+def _factor(unit: str, units: dict[str, float]) -> float:
+    plain = unit.translate(_MICRO)
+    if plain.startswith("M"):  # mega, or milli in capitals
+        raise ValueError(f"unit '{unit}' may be mega or milli: write it with a small m")
+    for known, factor in units.items():
+        if plain.lower() == known.lower():
+            return factor
+    raise ValueError(f"unit '{unit}' is not known, expected {', '.join(units)}")
 
 
 def integrate(seconds: Float64, watts: Float64, start_s: float, end_s: float, source: str) -> Reading:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     "--meter",
     default="auto",
     show_default=True,
-    help="Of energy: rapl, hwmon, zeus, csv:PATH (the log of an external meter), auto (rapl or hwmon), none.",
+    help="Of energy: rapl, hwmon (a board's total), hwmon:RAIL+RAIL, zeus, csv:PATH (the log of an external meter), "
+    "auto (rapl or hwmon), none.",
 )
 @click.option("--baseline", type=click.Choice(["onnxruntime"]), help="Run float and int8 beside it, and say who wins.")
 @click.option(

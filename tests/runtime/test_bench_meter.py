@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_meters import domain, log, write
+from fake_meters import board, domain, ina3221, log, write
 
 from subbyte.cli import main
 from subbyte.errors import EnergyError
@@ -29,7 +29,7 @@ WATTS = 20
 def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where RAPL, hwmon and zeus look, in place of /sys and /dev: empty."""
     monkeypatch.setattr(Rapl.__init__, "__defaults__", (tmp_path / "powercap",))
-    monkeypatch.setattr(Hwmon.__init__, "__defaults__", (tmp_path / "hwmon", None, 0.005))
+    monkeypatch.setattr(Hwmon.__init__, "__defaults__", (tmp_path / "hwmon", None, 0.005, tmp_path / "device-tree"))
     monkeypatch.setattr(Zeus.__init__, "__defaults__", ((str(tmp_path / "none"),),))
     return tmp_path
 
@@ -83,8 +83,14 @@ def test_rapl_by_name_and_by_itself(sysfs: Path, bundle_path: Path) -> None:
 
 def test_hwmon_by_name_where_rapl_is_there_too(sysfs: Path, bundle_path: Path) -> None:
     domain(sysfs / "powercap", "intel-rapl:0", "package-0", 0)
-    write(sysfs / "hwmon" / "hwmon0", name="ina228", energy1_input=1, energy1_label="board")
-    assert measured(bundle_path, "hwmon")["energy_measured"]["source"] == "hwmon board"
+    write(sysfs / "hwmon" / "hwmon0", name="ina228", energy1_input=1, energy1_label="board", energy2_input=1)
+    found = measured(bundle_path, "hwmon:ina228/energy2+board")["energy_measured"]
+    assert found["source"] == "hwmon ina228/energy2 + board"
+    assert list(found["domains"]) == ["ina228/energy2", "board"]
+    refused = run(bundle_path, "--meter", "hwmon")
+    assert refused.exit_code == 1
+    assert "Sensors in" in refused.output
+    assert "--meter hwmon:RAIL+RAIL" in refused.output
 
 
 def test_the_log_of_an_external_meter(sysfs: Path, bundle_path: Path) -> None:
@@ -118,7 +124,8 @@ def test_without_any_counter_auto_says_why_and_a_name_is_refused(sysfs: Path, bu
 
 
 def test_a_refused_meter_names_one_that_works(sysfs: Path) -> None:
-    write(sysfs / "hwmon" / "hwmon0", name="ina228", energy1_input=1)
+    ina3221(sysfs / "hwmon" / "hwmon0", VDD_IN=(5000, 100))
+    board(sysfs / "device-tree", "nvidia,p3768-0000+p3767-0003 nvidia,tegra234")
     with pytest.raises(EnergyError, match=r"Readable here: hwmon\."):
         make_meter("rapl")
     auto = make_meter("auto")
@@ -133,6 +140,7 @@ def test_a_refused_meter_names_one_that_works(sysfs: Path) -> None:
         ("rappl", "Did you mean 'rapl'?"),
         ("cvs:log.csv", "unknown energy meter 'cvs'. Did you mean 'csv'?"),
         ("nnoe", "Did you mean 'none'?"),
+        ("hwmon:", "unknown energy meter 'hwmon:'. Did you mean 'hwmon'?"),
         ("rapl:0", "unknown energy meter 'rapl:0'. Did you mean 'rapl'?"),
         ("csv", "Expected csv:PATH"),
         ("csv:none.csv", "there is no file 'none.csv'"),
