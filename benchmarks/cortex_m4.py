@@ -4,7 +4,8 @@ Without models it makes its own: ds_cnn in float and in five schemes, for 8x8 im
 spotting (49x10), untrained, as neither size nor instructions depend on the weights. --operators tells where they go.
 
 Needs arm-none-eabi-gcc and qemu-system-arm. Instructions are counted by a 25 MHz timer under `-icount shift=0`, 40 to a
-tick, the same in every run; they are not cycles. Saves JSON with --json.
+tick, the same in every run; they are not cycles. --json saves the rows and the versions of the two tools, on which both
+sizes and instructions depend.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ def main(
             rows.append(measure(path))
             _print(rows[-1], operators)
     if output:
-        output.write_text(json.dumps(rows, indent=1))
+        tools = {name: _version(name) for name in ("arm-none-eabi-gcc", "qemu-system-arm")}
+        output.write_text(json.dumps({"tools": tools, "rows": rows}, indent=1) + "\n")
+
+
+def _version(tool: str) -> str:
+    return subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 def _print(row: dict[str, Any], operators: bool) -> None:
