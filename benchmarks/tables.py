@@ -1,0 +1,198 @@
+"""Write every measured table of README and docs/ from the JSON in benchmarks/results/, in its place between two marks.
+
+    python benchmarks/tables.py            # after a benchmark has saved its JSON
+    python benchmarks/tables.py --check    # exit with 1 and name the tables that are not what the JSON says
+
+A table stands in a document between `<!-- table: layers -->` and `<!-- end -->`. To add one, write a function that
+makes its lines, put it into TABLES, and put the two marks into the document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARKS = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def saved(name: str) -> Any:
+    """What a benchmark has saved."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def machine_of(saved_by: Any) -> str:
+    """The CPU that a benchmark ran on, with what of it our kernels choose by, and the system."""
+    machine = saved_by["machine"]
+    known = {"avx2": "AVX2", "avxvnni": "AVX-VNNI", "avx512vnni": "AVX-512 VNNI", "amxint8": "AMX"}
+    has = [text for name, text in known.items() if name in machine["features"]]
+    cores = f"{machine['usable_cores']} cores{' of a virtual machine' if machine['virtualised'] else ''}"
+    return f"{machine['cpu']}, {', '.join(has)}; {cores}; {machine['system']}; subbyte {machine['subbyte']}."
+
+
+# ---- accuracy ----
+
+
+def accuracy() -> list[str]:
+    """Fashion-MNIST: what each scheme reaches, and the largest sum of integers in it."""
+    schemes = saved("fashion_mnist")["schemes"]
+    base = schemes["float"]["accuracy"]
+    rows = []
+    for name, row in sorted(schemes.items(), key=lambda item: item[0] != "float"):
+        low_bit = name != "float"
+        rows.append(
+            [
+                name,
+                f"{100 * row['accuracy']:.2f}%",
+                f"{100 * (row['accuracy'] - base):+.2f}" if low_bit else "",
+                f"{row['epochs']:.0f}",
+                f"{row['stages']['largest_accumulator']:,}" if low_bit else "",
+            ]
+        )
+    return table(["scheme", "accuracy", "against float", "epochs", "largest integer sum"], rows)
+
+
+def stages() -> list[str]:
+    """Fashion-MNIST: what differs between torch, onnxruntime and the bundle, over all test images."""
+    rows = []
+    for name, scheme in saved("fashion_mnist")["schemes"].items():
+        for stage in scheme.get("stages", {}).get("stages", [])[2:]:  # the first two are torch's own
+            changed, differing = stage["changed_predictions"], stage["differing_codes"]
+            integers = next(
+                re.search(r"[\d,]+ integers", text)
+                for text in scheme["stages"]["findings"]
+                if text.startswith(stage["name"])
+            )
+            assert integers is not None
+            rows.append([name, stage["name"], f"{changed}", f"{differing} of {integers[0]}", f"{stage['max_error']:g}"])
+    return table(["scheme", "against torch eval", "changed predictions", "differing", "largest error"], rows)
+
+
+# ---- speed ----
+
+
+def _ratios(contender: Any) -> str:
+    return f"{contender['speedup_min']:.2f}, {contender['speedup_median']:.2f}"
+
+
+def layers(name: str) -> Callable[[], list[str]]:
+    """Single layers beside onnxruntime: microseconds and ratios, by turns of ten calls and of one."""
+
+    def lines() -> list[str]:
+        by_layer: dict[tuple[str, str], dict[int, Any]] = {}
+        data = saved(name)
+        for row in data["rows"]:
+            by_layer.setdefault((row["layer"], row["scheme"]), {})[row["turn"]] = row["contenders"]
+        rows = []
+        for (layer, scheme), turns in by_layer.items():
+            cells = []
+            for turn in (10, 1):
+                ours, floating, integer = turns[turn]
+                cells += [f"{1e3 * ours['latency_min']:.1f}", _ratios(floating), _ratios(integer)]
+            rows.append([layer, scheme, *cells])
+        header = ["layer", "scheme", "us", "times float (min, median)", "times int8"]
+        return [*table([*header, "us by turns of one", "times float", "times int8"], rows), "", machine_of(data)]
+
+    return lines
+
+
+SIZES = {"resnet18": 224, "deit_tiny": 224, "resnet8": 32, "ds_cnn": 28, "vit_micro": 28}
+
+
+def models(name: str) -> Callable[[], list[str]]:
+    """Whole models beside onnxruntime: fastest calls in ms, and medians of the ratios."""
+
+    def lines() -> list[str]:
+        data = saved(name)
+        rows = []
+        for row in data["rows"]:
+            ours, floating, integer = row["contenders"]
+            cells = [f"{contender['latency_min']:.2f}" for contender in row["contenders"]]
+            cells += [f"{contender['speedup_median']:.2f}" for contender in (floating, integer)]
+            rows.append([f"{row['model']} {row['scheme']}, {SIZES[row['model']]}", *cells])
+            assert ours["name"] == "subbyte"
+        header = ["model", "ours, ms min", "onnxruntime float", "onnxruntime int8"]
+        return [*table([*header, "times float (median)", "times int8 (median)"], rows), "", machine_of(data)]
+
+    return lines
+
+
+def sizes() -> list[str]:
+    """ONNX files of whole models beside the float version of the same graph."""
+    rows = []
+    for row in saved("models")["rows"]:
+        ours, floating, _ = row["contenders"]
+        name = f"{row['model']} {row['scheme']}, {SIZES[row['model']]}"
+        ratio = floating["nbytes"] / ours["nbytes"]
+        rows.append([name, f"{floating['nbytes']:,}", f"{ours['nbytes']:,}", f"{ratio:.1f}"])
+    return table(["model", "float ONNX bytes", "ONNX bytes", "times smaller"], rows)
+
+
+def start_up() -> list[str]:
+    """From import to the first result in a fresh process."""
+    rows = [
+        [name, f"{row['ms_min']:.1f}", f"{row['ms_median']:.1f}", f"{row['rss_mib']:.1f}"]
+        for name, row in saved("start_up").items()
+    ]
+    return table(["", "ms, min", "ms, median", "MiB resident"], rows)
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "accuracy": accuracy,
+    "stages": stages,
+    "layers": layers("layers"),
+    "layers_without_amx": layers("layers_without_amx"),
+    "models": models("models"),
+    "models_two_threads": models("models_two_threads"),
+    "sizes": sizes,
+    "start_up": start_up,
+}
+
+
+def written(text: str) -> str:
+    """A document with its tables as the JSON says; raises KeyError for a table that is not in TABLES."""
+
+    def fill(found: re.Match[str]) -> str:
+        return found[1] + "\n".join(TABLES[found[2]]()) + "\n" + found[4]
+
+    return MARKS.sub(fill, text)
+
+
+def outdated(documents: Sequence[Path] = DOCUMENTS) -> list[str]:
+    """The tables that are not what the JSON says, as `document: table`; and those that stand in no document."""
+    wrong, seen = [], set()
+    for path in documents:
+        text = path.read_text()
+        for now, made in zip(MARKS.finditer(text), MARKS.finditer(written(text)), strict=True):
+            seen.add(now[2])
+            if now[3] != made[3]:
+                wrong.append(f"{path.name}: {now[2]}")
+    return wrong + [f"in no document: {name}" for name in TABLES if name not in seen]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is outdated")
+    if parser.parse_args().check:
+        sys.exit("\n".join(outdated()) or 0)
+    for path in DOCUMENTS:
+        text = path.read_text()
+        if (made := written(text)) != text:
+            path.write_text(made)
+            print(f"wrote the tables of {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
