@@ -149,6 +149,22 @@ def start_up() -> list[str]:
     return table(["", "ms, min", "ms, median", "MiB resident"], rows)
 
 
+# ---- microcontrollers ----
+
+
+def cortex_m4() -> list[str]:
+    """ds_cnn on the emulated board."""
+    rows, base = [], 0
+    for row in saved("cortex_m4")["rows"]:
+        _, _, size, scheme = Path(row["model"]).stem.split("_")
+        base = row["instructions"] if scheme == "float" else base
+        counted = f"{row['instructions']:,}"
+        share = f"{row['instructions'] / base:.2f}"
+        name = f"{size}, {scheme}"
+        rows.append([name, f"{row['flash_bytes']:,}", f"{row['ram_bytes']:,}", counted, share])
+    return table(["ds_cnn", "flash", "RAM", "instructions", "against float"], rows)
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "accuracy": accuracy,
     "stages": stages,
@@ -158,6 +174,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "models_two_threads": models("models_two_threads"),
     "sizes": sizes,
     "start_up": start_up,
+    "cortex_m4": cortex_m4,
 }
 
 
