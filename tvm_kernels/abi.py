@@ -15,11 +15,9 @@ buffer, int64 [4], what it found wrong, or -1 in front, and the trampoline makes
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import tvm
@@ -28,8 +26,10 @@ from tvm.ir import PointerType, PrimType, StringImm
 from tvm.tirx import AttrStmt, DeclBuffer, Evaluate, For, ForKind, IntImm, PrimFunc, Return, SeqStmt, Stmt, Var
 
 from subbyte.errors import CompileError
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.c_text import plain_c, printable
 from subbyte.tvm_kernels.memory import aligned
+from subbyte.tvm_kernels.object_file import object_bytes
 
 C_TYPES = {
     "float32": "float",
@@ -298,15 +298,32 @@ def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A kernel to compile: its TIR, its C name, and whether no two of its arguments overlap."""
+    """A kernel to compile: its TIR, its C name, whether no two of its arguments overlap, and what first calls it."""
 
     symbol: str
     function: PrimFunc
     distinct: bool = True
+    node: str = ""
+    kernel: str = ""
+
+    @property
+    def called(self) -> str:
+        """How errors call it."""
+        return f"kernel '{self.kernel or self.symbol}'" + (f" of node '{self.node}'" if self.node else "")
 
 
 def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, ...]]:
     """Plain-ABI functions as an IRModule ready for `target.build`, and their signatures, in order."""
+    try:
+        return _lower(wanted, target)
+    except Exception:
+        for one in wanted if len(wanted) > 1 else ():  # the one to blame is at work when the exception leaves
+            at_work("lowering TIR", one.node, one.kernel or one.symbol)
+            _lower([one], target)
+        raise
+
+
+def _lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, ...]]:
     functions = {w.symbol: w.function.with_attr("global_symbol", w.symbol) for w in wanted}
     module = tvm.IRModule(functions)
     module = tirx.transform.BindTarget(target.with_host(target))(module)
@@ -324,25 +341,25 @@ def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, 
 def compile_objects(wanted: Sequence[Wanted], target: Any) -> Kernels:
     """One object file for an LLVM target; raises CompileError for a kernel that needs TVM at run time."""
     module, signatures = lower(wanted, target)
-    built = tvm.get_global_func("target.build.llvm")(module, target)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels.o"
-        built.write_to_file(str(path), "o")
-        code = path.read_bytes()
+    code = _object(module, target, wanted)
     if RUNTIME_SYMBOL.search(code):  # undefined symbols stand in the object by name
-        raise CompileError(f"{_culprit(wanted, target)} calls TVM's runtime, which a bundle does not have")
+        for one in wanted:
+            if RUNTIME_SYMBOL.search(_object(lower([one], target)[0], target, [one])):
+                raise CompileError(f"{one.called} calls TVM's runtime, which a bundle does not have")
+        raise CompileError("a kernel calls TVM's runtime, which a bundle does not have")
     return Kernels(code, signatures)
 
 
-def _culprit(wanted: Sequence[Wanted], target: Any) -> str:
-    """The first kernel whose own object calls TVM's runtime."""
-    for one in wanted:
-        module, _ = lower([one], target)
-        if RUNTIME_SYMBOL.search(
-            tvm.get_global_func("target.build.llvm")(module, target).inspect_source("ll").encode()
-        ):
-            return f"kernel '{one.symbol}'"
-    return "a kernel"
+def _object(module: Any, target: Any, wanted: Sequence[Wanted]) -> bytes:
+    """The object file of kernels; an exception names the first on which LLVM dies, or has it at work."""
+    try:
+        built = tvm.get_global_func("target.build.llvm")(module, target)
+        return object_bytes(built, wanted[0].called if len(wanted) == 1 else f"{len(wanted)} kernels")
+    except Exception:
+        for one in wanted if len(wanted) > 1 else ():
+            at_work("generating machine code", one.node, one.kernel or one.symbol)
+            _object(lower([one], target)[0], target, [one])
+        raise
 
 
 def compile_source(wanted: Sequence[Wanted], target: Any) -> Kernels:

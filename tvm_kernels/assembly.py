@@ -12,6 +12,7 @@ import numpy as np
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
@@ -110,7 +111,9 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ste
 def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step:
     operator = node.operator
     assert operator is not None
+    at_work("choosing a kernel", node)
     choice = choose(operator, features)
+    at_work("building a kernel", node, choice.kernel.name)
     built = choice.kernel.build(operator)
     own = dict(zip(OWN_INPUTS, node.inputs[: node.own_inputs], strict=False))
     arguments: list[str | Argument] = []
@@ -140,8 +143,10 @@ def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list
 
     makers = {name: node for node in run for name in node.outputs}
     steps = []
+    at_work("handing nodes to TVM", run[0])
     for call in leftovers(graph, run):
         node = next((makers[t.name] for t in call.outputs if t.name in makers), run[0])
+        at_work("scheduling what TVM made", node, call.label)
         function = call.function
         names = [t.name for t in call.outputs]
         if function is None:

@@ -17,6 +17,7 @@ import numpy as np
 from subbyte.errors import CompileError, UsageError
 from subbyte.runtime.bundle import write_bundle
 from subbyte.runtime.manifest import OperatorRow
+from subbyte.tvm_kernels.at_work import at_work, named_errors
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
@@ -110,6 +111,7 @@ class CompileReport:
         }
 
 
+@named_errors()
 def compile(
     model: Model,
     output: str | Path | None = None,
@@ -148,6 +150,7 @@ def compile(
     with code_generator("c") if chosen.code_generator == "c" else nullcontext():
         graph = lower_graph(model, chosen.features, strict=strict, name=name_of(model) if name is None else name)
         plan = assemble(graph, chosen.features)
+    at_work("computing golden outputs")
     golden, engine = golden_tensors(model, plan, golden_inputs, seed)
     return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep, graph, replay)
 
@@ -183,6 +186,7 @@ def bundle_plan(
         notes=plan.notes,
         path=Path(output),
     )
+    at_work("writing the bundle")
     members = dict(emitted.members)
     members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
     if golden is not None:

@@ -20,6 +20,7 @@ import onnx
 
 from subbyte.errors import ModelError, SubbyteError
 from subbyte.tvm_kernels import layout
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
@@ -82,6 +83,7 @@ def lower_graph(
 
     graph = _read(model, name)
     _rewrite(graph)
+    at_work("choosing layouts")
     if features is not None:
         from subbyte.tvm_kernels.expand import expand
 
@@ -101,6 +103,7 @@ def lower_graph(
 def _rewrite(graph: Graph) -> None:
     indices.constants(graph)
     for stage, rules in STAGES:
+        at_work(f"stage '{stage}'")
         apply(graph, rules)
         if stage == "products":
             levels.coded_inputs_as_float(graph)

@@ -22,6 +22,7 @@ from subbyte.dialect import DOMAIN, function_names
 from subbyte.errors import ModelError, UsageError
 from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
 from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
+from subbyte.runtime.manifest import MAX_RANK
 
 MAX_FILE_BYTES = 2**31 - 1  # protobuf's own limit
 MAX_EXTERNAL_BYTES = 16 << 30
@@ -59,6 +60,7 @@ def load_model(source: str | Path | onnx.ModelProto, notes: list[str] | None = N
         raise ModelError("the graph has no outputs, so it would compute nothing; export it with its results as outputs")
     if len(model.graph.node) > MAX_NODES:
         raise ModelError(f"the graph has {len(model.graph.node)} nodes; the compiler accepts at most {MAX_NODES}")
+    _check_text(model)
     _check_opset(model)
     _check_operators(model)
     _check_names(model.graph)
@@ -190,6 +192,29 @@ def _unknown(node: onnx.NodeProto, what: str, known: Iterable[str]) -> str:
     )
 
 
+def _check_text(model: onnx.ModelProto) -> None:
+    """Every name is text that C and JSON can hold."""
+    graph = model.graph
+    nodes = [*graph.node, *(node for function in model.functions for node in function.node)]
+    places: list[tuple[str, Iterable[str]]] = [
+        ("the graph's name", [graph.name]),
+        (
+            "a name of an input, output or initializer",
+            [v.name for v in (*graph.input, *graph.output, *graph.initializer)],
+        ),
+        ("the metadata", [text for entry in model.metadata_props for text in (entry.key, entry.value)]),
+        ("a function's name", [text for function in model.functions for text in (function.domain, function.name)]),
+    ]
+    for index, node in enumerate(nodes):
+        places.append((f"a name of node {index}", (node.name, node.op_type, node.domain, *node.input, *node.output)))
+    for place, texts in places:
+        for text in texts:
+            if isinstance(text, bytes):  # protobuf hands out what is not UTF-8 as it is
+                raise ModelError(f"{place} is not UTF-8: {text!r}; rename it, or export the model again")
+            if "\0" in text:
+                raise ModelError(f"{place} holds a NUL character: {text!r}; rename it, or export the model again")
+
+
 def _check_names(graph: onnx.GraphProto) -> None:
     """Every input of every node is made by something."""
     made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -220,6 +245,8 @@ def _check_inputs(graph: onnx.GraphProto) -> None:
             raise ModelError(f"input '{value.name}' is {dtype}; inputs are one of {', '.join(sorted(INPUT_TYPES))}")
         if not kind.HasField("shape"):
             raise ModelError(f"input '{value.name}' has no shape; export the model with a fixed shape")
+        if len(kind.shape.dim) > MAX_RANK:
+            raise ModelError(f"input '{value.name}' has {len(kind.shape.dim)} axes; at most {MAX_RANK} are handled")
         sizes: list[str] = []
         for index, dim in enumerate(kind.shape.dim):
             sizes.append(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?")

@@ -20,6 +20,8 @@ from subbyte import dialect, formats
 from subbyte.dialect import DOMAIN
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
+from subbyte.runtime.manifest import MAX_RANK
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS
 
@@ -125,6 +127,7 @@ def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
 def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> None:
     """Add a node whose inputs are in the graph: with the shapes of its outputs, or folded; raises ModelError."""
     label = proto.name or proto.output[0]
+    at_work("reading the file", proto)
     if proto.op_type in CONTROL_FLOW | RANDOM:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
     domain = "" if proto.domain == "ai.onnx" else proto.domain
@@ -142,6 +145,7 @@ def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> No
                 _add_output(graph, label, output, types.get(output))
         if _fold(graph, proto, attrs):
             return
+    _check_shapes(graph, label, proto)
     domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain
     graph.add(Node(proto.op_type, list(proto.input), list(proto.output), attrs, label, domain))
 
@@ -216,6 +220,19 @@ def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None
     if int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
         raise ModelError(f"'{name}' (node '{label}') would have shape {shape}, more than {MAX_ELEMENTS} elements")
     graph.add_value(name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
+
+
+def _check_shapes(graph: Graph, label: str, proto: onnx.NodeProto) -> None:
+    """Raise ModelError for results at run time that hold nothing, or have more axes than a bundle's tensors."""
+    for name in proto.output:
+        shape = graph.values[name].shape if name else ()
+        if 0 in shape:
+            raise ModelError(
+                f"'{name}' (node '{label}') has shape {list(shape)}: it holds no element. Remove the node, and "
+                "what reads it, from the model"
+            )
+        if len(shape) > MAX_RANK:
+            raise ModelError(f"'{name}' (node '{label}') has {len(shape)} axes; at most {MAX_RANK} are handled")
 
 
 # ---- constants ----

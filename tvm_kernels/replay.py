@@ -87,18 +87,24 @@ def replay(bundle: Path, plan: Plan, golden: Golden, graph: Graph | None = None,
 def _run(bundle: Path, seconds: float, trace: Path | None = None) -> _Ended:
     command = [sys.executable, "-m", "subbyte", "check", str(bundle.resolve())]
     command += ["--trace", str(trace)] if trace else []
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # what the child imports is what we are
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-    except subprocess.TimeoutExpired:
-        return _Ended(None, "")
+    environment = dict(os.environ)
+    if "PYTHONPATH" in environment:
+        entries = environment["PYTHONPATH"].split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)
+    # Python looks for modules in the working folder first: in an empty one there is nothing to take for its own.
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as empty:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                cwd=empty,
+                env=environment,
+            )
+        except subprocess.TimeoutExpired:
+            return _Ended(None, "")
     return _Ended(done.returncode, done.stdout.decode("utf-8", "replace"))
 
 

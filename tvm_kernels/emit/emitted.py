@@ -12,6 +12,7 @@ import tvm_ffi
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import Signature, Wanted, buffer_bytes
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, Call, Plan
 from subbyte.tvm_kernels.targets import Target
@@ -90,7 +91,7 @@ def symbols(plan: Plan) -> Symbols:
             index = len(wanted)
             same.append(index)
             name = re.sub(r"\W+", "_", call.kernel).strip("_") or "kernel"
-            wanted.append(Wanted(f"subbyte_k{index}_{name}", bare, distinct))
+            wanted.append(Wanted(f"subbyte_k{index}_{name}", bare, distinct, call.name, call.kernel))
         of_call.append(index)
     return Symbols(tuple(wanted), tuple(of_call))
 
@@ -123,4 +124,5 @@ def compile_plan(plan: Plan, target: Target, golden: Golden | None = None) -> Em
         "library": emit_library,
         "source": emit_source,
     }
+    at_work("generating code")
     return emitters[target.emitter](plan, target, golden)

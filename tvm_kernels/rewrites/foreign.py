@@ -223,6 +223,10 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
     """Weight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
     bits, depth, columns = (int(node.attributes[k]) for k in ("bits", "K", "N"))
     block = int(node.attributes["block_size"])
+    if min(depth, columns, block) < 1:
+        raise ModelError(
+            f"node '{node.name}': MatMulNBits with K {depth}, N {columns}, block_size {block}; all are positive"
+        )
     groups = -(-depth // block)
     if bits not in (2, 4, 8) or packed.size != columns * groups * block * bits // 8 or scale.size != columns * groups:
         raise ModelError(

@@ -24,6 +24,7 @@ import onnx.defs
 import onnx.helper
 
 from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node
 
 Found = dict[str, typing.Any]
@@ -219,6 +220,7 @@ class Rule:
 
     def apply(self, graph: Graph, node: Node) -> bool:
         """Rewrite a node that has the pattern's form; whether that was so. The node keeps the reason of a refusal."""
+        at_work(f"rule '{self.name}'", node)
         found = self.pattern.match_node(graph, node, {})
         if found is None:
             return False

@@ -1,0 +1,61 @@
+"""What the compiler is at work on: an exception that nobody foresaw becomes a CompileError that names it.
+
+with named_errors():                 # once, around all of `compile`
+    ...
+    at_work("rule 'scale'", node)    # wherever work on another step, node or kernel begins
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from subbyte.errors import CompileError, SubbyteError
+
+LONGEST = 300  # characters of a foreign message
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step of the compiler, and the node and kernel that it is at work on, where there is one."""
+
+    step: str
+    node: Any = None  # whatever has a name: of the file, of the graph, a call of the plan; or the name
+    kernel: str = ""
+
+    def __str__(self) -> str:
+        name = self.node if isinstance(self.node, str) else getattr(self.node, "name", "")
+        kind = getattr(self.node, "op", "") or getattr(self.node, "op_type", "")
+        text = f"{self.step}, node '{name}'" if self.node else self.step
+        text += f" ({kind})" if kind else ""
+        return f"{text}, kernel '{self.kernel}'" if self.kernel else text
+
+
+_work: ContextVar[Work | None] = ContextVar("work", default=None)
+
+
+def at_work(step: str, node: Any = None, kernel: str = "") -> None:
+    """Note what is being worked on from here on."""
+    _work.set(Work(step, node, kernel))
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Raise CompileError, naming what was last at work, for every exception in here that is not a SubbyteError."""
+    token = _work.set(Work("compiling"))
+    try:
+        yield
+    except SubbyteError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+        raise CompileError(
+            f"compiling failed at {_work.get()}: {type(error).__name__}{': ' if text else ''}{text}. This is an error "
+            "of subbyte, or of a library under it: please report it with the model"
+        ) from error
+    finally:
+        _work.reset(token)

@@ -1,0 +1,71 @@
+"""LLVM's code generation in a forked child: where LLVM cannot go on (an intrinsic that the target lacks) it aborts.
+
+The object is written to memory, not to a disk that may be full, which would be another abort.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from subbyte.errors import CompileError
+
+_one_at_a_time = threading.Lock()  # no other thread of ours may be inside of LLVM while the process forks
+
+
+def object_bytes(module: Any, what: str) -> bytes:
+    """The object file of a built LLVM module; raises CompileError, naming `what`, with what LLVM said as it died."""
+    if not hasattr(os, "fork") or not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryDirectory(prefix="subbyte-") as folder:
+            path = Path(folder) / "kernels.o"
+            module.write_to_file(str(path), "o")
+            return path.read_bytes()
+    code, said = os.memfd_create("object", os.MFD_CLOEXEC), os.memfd_create("said", os.MFD_CLOEXEC)
+    try:
+        status = _in_a_child(module, code, said)
+        if status:
+            lines = _content(said).decode("utf-8", "replace").strip().splitlines()
+            died = f"died of {signal.Signals(-status).name}" if status < 0 else "failed"
+            raise CompileError(f"LLVM {died} on {what}: {lines[0] if lines else 'it gave no reason'}")
+        return _content(code)
+    finally:
+        os.close(code)
+        os.close(said)
+
+
+def _in_a_child(module: Any, code: int, said: int) -> int:
+    """The exit status of a child that writes the object to `code` and its errors to `said`; negative: of a signal."""
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: the child only runs LLVM
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                faulthandler.disable()
+                os.dup2(said, 2)
+                module.write_to_file(f"/proc/self/fd/{code}", "o")
+                status = 0
+            except BaseException as error:
+                os.write(said, f"{type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(status)
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+
+
+def _content(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read()
