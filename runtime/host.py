@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from subbyte.errors import BundleError
+from subbyte.runtime.cgroup import cpu_group
 from subbyte.runtime.manifest import TargetInfo
 
 # What the CPU has; SUBBYTE_CPUINFO names another file of that form, to compile and test as on a lesser CPU.
@@ -168,8 +169,5 @@ def physical_cpus(root: Path = Path("/")) -> list[int]:
 
 
 def _quota(root: Path) -> int:
-    try:
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, int(int(quota) / int(period) + 0.5)) if quota != "max" else 1 << 30
-    except (OSError, ValueError, ZeroDivisionError):
-        return 1 << 30
+    quota = cpu_group(root).quota()
+    return max(1, int(quota + 0.5)) if quota is not None else 1 << 30

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from subbyte.runtime import host
+from subbyte.runtime.sysfs import decimal, integer, text_of
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,17 @@ def machine(root: Path = Path("/")) -> Machine:
         logical_cpus=os.cpu_count() or 1,
         physical_cores=_physical_cores(root),
         usable_cores=host.usable_cores(root),
-        governor=_text(cpufreq / "scaling_governor"),
-        mhz=_megahertz(cpufreq / "scaling_cur_freq") or _float(cpuinfo.get("cpu MHz")),
+        governor=text_of(cpufreq / "scaling_governor"),
+        mhz=_megahertz(cpufreq / "scaling_cur_freq") or decimal(cpuinfo.get("cpu MHz")),
         mhz_min=_megahertz(cpufreq / "cpuinfo_min_freq"),
         mhz_max=_megahertz(cpufreq / "cpuinfo_max_freq"),
         boost=_boost(root),
         temperature_c=_temperature(root),
-        load_1min=_float((_text(root / "proc/loadavg") or "").split(" ")[0]),
+        load_1min=decimal((text_of(root / "proc/loadavg") or "").split(" ")[0]),
         memory_bytes=memory.get("MemTotal"),
         memory_available_bytes=memory.get("MemAvailable"),
         system=_system(root) or platform.system(),
-        kernel=_text(root / "proc/sys/kernel/osrelease") or platform.release(),
+        kernel=text_of(root / "proc/sys/kernel/osrelease") or platform.release(),
         virtualised=("hypervisor" in cpuinfo.get("flags", "").split()) if "flags" in cpuinfo else _hypervisor(root),
         python=f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
         numpy=np.__version__,
@@ -101,24 +102,10 @@ def disturbances(machine: Machine, threads: int = 1) -> list[str]:
 # ---- /proc and /sys ----
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:
-        return None
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
 def _cpuinfo(root: Path) -> dict[str, str]:
     """The first core's rows of /proc/cpuinfo."""
     rows: dict[str, str] = {}
-    for line in (_text(root / "proc/cpuinfo") or "").splitlines():
+    for line in (text_of(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         rows.setdefault(key.strip(), value.strip())
     return rows
@@ -132,41 +119,41 @@ def _cpu_name(cpuinfo: dict[str, str]) -> str | None:
 
 
 def _physical_cores(root: Path) -> int:
-    groups = {_text(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list")}
+    groups = {text_of(path) for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list")}
     return len(groups - {None}) or os.cpu_count() or 1
 
 
 def _megahertz(path: Path) -> float | None:
-    kilohertz = _float(_text(path))
+    kilohertz = decimal(text_of(path))
     return kilohertz / 1000 if kilohertz else None
 
 
 def _boost(root: Path) -> bool | None:
-    no_turbo = _text(root / "sys/devices/system/cpu/intel_pstate/no_turbo")
+    no_turbo = text_of(root / "sys/devices/system/cpu/intel_pstate/no_turbo")
     if no_turbo is not None:
         return no_turbo == "0"
-    boost = _text(root / "sys/devices/system/cpu/cpufreq/boost")
+    boost = text_of(root / "sys/devices/system/cpu/cpufreq/boost")
     return None if boost is None else boost == "1"
 
 
 def _temperature(root: Path) -> float | None:
-    found = [_float(_text(path)) for path in root.glob("sys/class/thermal/thermal_zone*/temp")]
+    found = [decimal(text_of(path)) for path in root.glob("sys/class/thermal/thermal_zone*/temp")]
     known = [value / 1000 for value in found if value is not None]
     return max(known) if known else None
 
 
 def _meminfo(root: Path) -> dict[str, int]:
     rows = {}
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
+    for line in (text_of(root / "proc/meminfo") or "").splitlines():
         key, _, value = line.partition(":")
-        number = value.split()[:1]
-        if number and number[0].isdigit():
-            rows[key] = int(number[0]) * 1024
+        kilobytes = integer(value.strip().removesuffix(" kB"))
+        if kilobytes is not None:
+            rows[key] = kilobytes * 1024
     return rows
 
 
 def _system(root: Path) -> str | None:
-    for line in (_text(root / "etc/os-release") or "").splitlines():
+    for line in (text_of(root / "etc/os-release") or "").splitlines():
         key, _, value = line.partition("=")
         if key == "PRETTY_NAME":
             return value.strip('"')
@@ -177,5 +164,5 @@ def _hypervisor(root: Path) -> bool | None:
     """On CPUs without the flag: what device tree or firmware say."""
     if (root / "sys/hypervisor/type").exists() or (root / "proc/device-tree/hypervisor").exists():
         return True
-    vendor = _text(root / "sys/class/dmi/id/sys_vendor")
+    vendor = text_of(root / "sys/class/dmi/id/sys_vendor")
     return None if vendor is None else any(name in vendor for name in ("QEMU", "VMware", "Xen", "Amazon", "Google"))

@@ -125,8 +125,10 @@ def _name(folder: Path) -> str:
         if folder.exists():
             raise EnergyError(f"{folder} has no file 'name': it is no powercap zone.") from error
         raise EnergyError(f"{folder} points nowhere. {MASKED}") from error
+    except PermissionError as error:
+        raise EnergyError(f"cannot read {path}: permission denied. {_grant(path)}") from error
     except OSError as error:
-        raise EnergyError(f"cannot read {path}: {error.strerror}. {_grant(path)}") from error
+        raise EnergyError(f"cannot read {path}: {error.strerror}. Is its driver loaded?") from error
 
 
 def _grant(path: Path) -> str:

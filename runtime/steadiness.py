@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from subbyte.runtime.cgroup import cpu_group
+
 MAX_VARIATION = 0.10  # standard deviation over mean
 MAX_DRIFT = 0.05  # of the median, from the first third to the last
 MAX_TAIL = 1.5  # 99th percentile over median
@@ -22,13 +24,16 @@ class Observed:
 
     preemptions_per_s: float | None  # times that another thread took our core
     steal: float | None  # share of all CPU time
+    throttled: int | None = None  # periods in which the CPU quota of our cgroup ran out
 
 
 class Disturbance:
     """Watches the system from its making until `stop`."""
 
-    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
-        self._stat = stat
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._stat = stat = root / "proc/stat"
+        self._group = cpu_group(root)
+        self._throttled = self._group.throttled()
         self._start = time.perf_counter()
         self._preemptions = _preemptions()
         self._ticks = _cpu_ticks(stat)
@@ -40,12 +45,19 @@ class Disturbance:
         steal = None
         if ticks is not None and self._ticks is not None and ticks[1] > self._ticks[1]:
             steal = (ticks[0] - self._ticks[0]) / (ticks[1] - self._ticks[1])
-        return Observed(rate, steal)
+        throttled = self._group.throttled()
+        stopped = None if throttled is None or self._throttled is None else throttled - self._throttled
+        return Observed(rate, steal, stopped)
 
 
 def unsteadiness(seconds: npt.NDArray[np.float64], observed: Observed) -> list[str]:
     """Why the samples [calls] should not be trusted, one sentence each; empty when they are steady."""
     found = []
+    if observed.throttled:
+        found.append(
+            f"the CPU quota of this process's cgroup ran out in {observed.throttled} of its periods, and the process "
+            f"was stopped until the next: raise the quota (cpu.max, docker --cpus), or use fewer threads"
+        )
     if len(seconds) < 30:
         found.append(f"only {len(seconds)} calls were timed: percentiles need more, measure for longer")
     variation = float(seconds.std() / seconds.mean())
@@ -75,6 +87,8 @@ def drift_of(seconds: npt.NDArray[np.float64]) -> float:
 
 
 def _reason(observed: Observed) -> str:
+    if observed.throttled:
+        return ": the CPU quota stopped the process"
     if observed.preemptions_per_s is not None and observed.preemptions_per_s > 20:
         return f": other programs took the core {observed.preemptions_per_s:.0f} times a second"
     return ": other load, a changing clock, or interrupts"

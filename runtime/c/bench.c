@@ -279,7 +279,7 @@ int main(int argc, char **argv) {
 
   result.warmup = warm_up(&r, o.warmup, o.iterations ? 0.0 : WARMUP_SHARE * o.seconds);
   samples = (double *)bench_allocate(sizeof(double) * (size_t)(o.iterations ? o.iterations : MOST_SAMPLES));
-  bench_watch_start(&watch);
+  bench_watch_start(&watch, "");
   result.iterations = time_calls(&r, o.seconds, o.iterations, samples);
   if (!result.golden.ok)
     bench_warn(&result.warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");

@@ -50,7 +50,12 @@ void bench_json_raw(const char *key, const char *json);
 
 /* ---- bench_machine.c: what runtime/machine.py and runtime/host.py say of this machine ---- */
 
-enum { BENCH_TEXT = 256, BENCH_MOST_CPUS = 1024 };
+enum { BENCH_TEXT = 256, BENCH_MOST_CPUS = 1024, BENCH_PATH = 1024 };
+
+/* All of a file of /proc or /sys, without white space at its ends; NULL when it cannot be read or is empty. To be freed. */
+char *bench_text_of(const char *root, const char *path);
+/* The number that `text` is, with a fraction or without one; BENCH_UNKNOWN for whatever else it holds. */
+double bench_number_in(const char *text, int fraction);
 
 typedef struct {
   char cpu[BENCH_TEXT];
@@ -74,12 +79,26 @@ void bench_machine_json(const char *key, const bench_machine *m);
 int bench_pin(int threads, int *cpus);
 void bench_unpin(void);
 
+/* ---- bench_cgroup.c: the cgroup that lends this process CPU time ---- */
+
+typedef struct {
+  char mount[2 * BENCH_PATH]; /* where its hierarchy is mounted */
+  char inside[BENCH_PATH];    /* the group's folder in there; "": the top */
+  int version;                /* of cgroups, 1 or 2; 0: not told */
+} bench_group;
+
+void bench_group_find(bench_group *g, const char *root);
+/* CPUs that the tightest quota lends, and periods in which one ran out; BENCH_UNKNOWN: none, or not told. */
+void bench_group_read(const bench_group *g, double *quota, double *throttled);
+
 /* ---- bench_steady.c: why the figures should not be trusted ---- */
 
 typedef struct {
   uint64_t start;
   double preemptions; /* of this thread; BENCH_UNKNOWN: not told */
   double stolen, ticks; /* of all CPUs; negative: not told */
+  bench_group group;
+  double throttled; /* periods; BENCH_UNKNOWN: not told */
 } bench_watch;
 
 typedef struct {
@@ -94,14 +113,14 @@ double bench_percentile(const double *sorted, long count, double percent);
 void bench_sort(double *values, long count);
 
 void bench_warn(bench_warnings *w, const char *format, ...);
-void bench_watch_start(bench_watch *watch);
+void bench_watch_start(bench_watch *watch, const char *root);
 /* Of samples in the order of time, which were taken since bench_watch_start. */
 void bench_unsteadiness(bench_warnings *w, const double *samples, long count, const bench_watch *watch);
 void bench_disturbances(bench_warnings *w, const bench_machine *m, int threads);
 
 /* ---- bench_energy.c: joules of RAPL counters (Linux powercap), as runtime/rapl.py reads them ---- */
 
-enum { BENCH_MOST_DOMAINS = 64 };
+enum { BENCH_MOST_DOMAINS = 64, BENCH_SOURCE = 2 * 64 * 70 }; /* names of domains counted and left out */
 
 typedef struct {
   char name[64];
@@ -113,7 +132,7 @@ typedef struct {
   long calls, ticks;
   bench_joules domains[BENCH_MOST_DOMAINS];
   int domain_count;
-  char source[4096];
+  char source[BENCH_SOURCE];
 } bench_energy;
 
 #define BENCH_POWERCAP "/sys/class/powercap"

@@ -1,7 +1,8 @@
 /* Joules of RAPL counters through Linux powercap: package and DRAM domains, as runtime/rapl.py reads them.
  *
  * A counter holds microjoules, wraps at max_energy_range_uj, and moves about once a millisecond (Intel SDM, volume 3,
- * 15.10). Core, uncore and psys are left out: the first two lie inside the package, the last around it.
+ * 15.10). Core, uncore and psys are left out: the first two lie inside the package, the last around it. Where Linux shows
+ * a zone for each die of a package but the processor has one counter for all of them, it counts once.
  */
 #if !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "bench.h"
@@ -35,7 +37,9 @@ typedef struct {
 typedef struct {
   domain domains[BENCH_MOST_DOMAINS];
   int count;
-  char source[4096];
+  char mirrors[BENCH_MOST_DOMAINS][64]; /* names of zones that show one of these counters again */
+  int mirror_count;
+  char source[BENCH_SOURCE];
   char *missing; /* why it failed */
   size_t bytes;
 } rapl;
@@ -61,6 +65,26 @@ static int refuse(rapl *r, const char *format, ...) {
 
 /* ---- files ---- */
 
+/* "Grant it ... chmod a+r ROOT/intel-rapl*\/FILE": this file of every zone. */
+static int refuse_closed(rapl *r, const char *path) {
+  const char *file = strrchr(path, '/');
+  size_t root = (size_t)(file - path);
+  while (root > 0 && path[root - 1] != '/') --root;
+  return refuse(r,
+                "cannot read %s: permission denied. Grant it until the next boot with: sudo chmod a+r "
+                "%.*sintel-rapl*%s%s, or run as root.",
+                path, (int)root, path, file,
+                strcmp(file, "/energy_uj") == 0 ? " (it is closed by default, CVE-2020-8694)" : "");
+}
+
+/* Whether a zone is a link whose target is not there. */
+static int points_nowhere(const char *path) {
+  char folder[600];
+  struct stat known;
+  snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
+  return stat(folder, &known) != 0 && errno == ENOENT;
+}
+
 static int read_line(rapl *r, const char *path, char *line, size_t bytes) {
   FILE *file = fopen(path, "r");
   int error = errno;
@@ -72,20 +96,30 @@ static int read_line(rapl *r, const char *path, char *line, size_t bytes) {
     fclose(file);
     if (!error) return 0;
   }
-  if (error == EACCES || error == EPERM)
+  if (error == EACCES || error == EPERM) return refuse_closed(r, path);
+  if (error == ENOENT && points_nowhere(path))
     return refuse(r,
-                  "cannot read %s: permission denied. Grant it until the next boot with: sudo chmod a+r "
-                  "/sys/class/powercap/intel-rapl*/energy_uj (it is closed by default, CVE-2020-8694), or run as root.",
-                  path);
-  return refuse(r, "cannot read %s: %s. The powercap tree changed while it was read.", path, strerror(error));
+                  "%.*s points nowhere. The powercap tree is masked, as container runtimes do. Measure outside of the "
+                  "container, or start it with `docker run --security-opt systempaths=unconfined` or `podman run "
+                  "--security-opt unmask=/sys/devices/virtual/powercap`.",
+                  (int)(strrchr(path, '/') - path), path);
+  return refuse(r, "cannot read %s: %s. Is its driver loaded?", path, strerror(error));
 }
 
 static int read_uj(rapl *r, const char *path, uint64_t *uj) {
   char line[64];
   if (read_line(r, path, line, sizeof line) != 0) return -1;
-  if (*line == '\0' || line[strspn(line, "0123456789")] != '\0')
-    return refuse(r, "%s holds '%.40s', expected a number of microjoules", path, line);
+  errno = 0;
   *uj = strtoull(line, NULL, 10);
+  if (*line == '\0' || line[strspn(line, "0123456789")] != '\0' || errno != 0)
+    return refuse(r, "%s holds '%.40s', expected a number of microjoules", path, line);
+  return 0;
+}
+
+static int read_counter(rapl *r, const domain *d, uint64_t *uj) {
+  if (read_uj(r, d->path, uj) != 0) return -1;
+  if (*uj > d->range)
+    return refuse(r, "%s holds %" PRIu64 ", expected 0 .. %" PRIu64 ", its max_energy_range_uj", d->path, *uj, d->range);
   return 0;
 }
 
@@ -111,30 +145,68 @@ static int folders(const char *root, char **names) {
   return count;
 }
 
+/* The name of a zone that counts: its own, or "dram" with that of the package it lies in; "" for others. */
+static int name_of(rapl *r, const char *root, const char *folder, char *name, size_t bytes) {
+  char path[600], kind[64];
+  snprintf(path, sizeof path, "%.300s/%.200s/name", root, folder);
+  name[0] = '\0';
+  if (read_line(r, path, kind, sizeof kind) != 0) return -1;
+  if (strncmp(kind, "package", 7) == 0) {
+    snprintf(name, bytes, "%s", kind);
+  } else if (strcmp(kind, "dram") == 0) { /* intel-rapl:0:2 lies in intel-rapl:0 */
+    snprintf(path, sizeof path, "%.300s/%.*s/name", root, (int)(strrchr(folder, ':') - folder), folder);
+    if (read_line(r, path, kind, sizeof kind) != 0) return -1;
+    if (strncmp(kind, "package", 7) == 0)
+      snprintf(name, bytes, "dram%.59s", kind + 7);
+    else
+      snprintf(name, bytes, "%s", kind);
+  }
+  return 0;
+}
+
+static size_t package_of(const char *name) {
+  const char *die = strstr(name, "-die-");
+  return die != NULL ? (size_t)(die - name) : strlen(name);
+}
+
+/* 1: two dies of a package show one counter, as read between two readings of the other it lies between them; -1: failed. */
+static int mirrors(rapl *r, const domain *d, const domain *other) {
+  const size_t length = package_of(d->name);
+  uint64_t before, between, after;
+  if (d->range != other->range || length != package_of(other->name) || strncmp(d->name, other->name, length) != 0) return 0;
+  if (read_counter(r, other, &before) || read_counter(r, d, &between) || read_counter(r, other, &after)) return -1;
+  if (before <= after) return before <= between && between <= after;
+  return between >= before || between <= after; /* it wrapped */
+}
+
 static int find(rapl *r, const char *root) {
   static char *names[MOST_FOLDERS];
   const int count = folders(root, names);
   domain found[BENCH_MOST_DOMAINS];
   int i, known, kept = 0, failed = 0;
+  r->mirror_count = 0;
   for (i = 0; i < count && !failed && kept < BENCH_MOST_DOMAINS; ++i) {
     domain *d = &found[kept];
-    char path[600], kind[64];
+    char path[600];
     memset(d, 0, sizeof *d);
-    snprintf(path, sizeof path, "%.300s/%.200s/name", root, names[i]);
-    failed = read_line(r, path, kind, sizeof kind);
-    if (failed) break;
-    if (strncmp(kind, "package", 7) == 0)
-      snprintf(d->name, sizeof d->name, "%.60s", kind);
-    else if (strcmp(kind, "dram") == 0) /* of the package in its folder's name: intel-rapl:PACKAGE:DOMAIN */
-      snprintf(d->name, sizeof d->name, "dram-%.*s", (int)strcspn(strchr(names[i], ':') + 1, ":"), strchr(names[i], ':') + 1);
-    else
-      continue;
+    failed = name_of(r, root, names[i], d->name, sizeof d->name);
+    if (failed || d->name[0] == '\0') continue;
     for (known = 0; known < kept && strcmp(found[known].name, d->name) != 0; ++known) continue;
     if (known < kept) continue;
+    for (known = 0; known < r->mirror_count && strcmp(r->mirrors[known], d->name) != 0; ++known) continue;
+    if (known < r->mirror_count) continue;
     snprintf(path, sizeof path, "%.300s/%.200s/max_energy_range_uj", root, names[i]);
     snprintf(d->path, sizeof d->path, "%.300s/%.200s/energy_uj", root, names[i]);
-    failed = read_uj(r, path, &d->range) || read_uj(r, d->path, &d->last);
-    ++kept;
+    failed = read_uj(r, path, &d->range) || read_counter(r, d, &d->last);
+    for (known = 0; known < kept && !failed; ++known) {
+      const int same = mirrors(r, d, &found[known]);
+      failed = same < 0;
+      if (same == 1 && r->mirror_count < BENCH_MOST_DOMAINS) {
+        strcpy(r->mirrors[r->mirror_count++], d->name);
+        break;
+      }
+    }
+    kept += known == kept;
   }
   for (i = 0; i < count; ++i) free(names[i]);
   if (failed) return -1;
@@ -150,7 +222,12 @@ static int find(rapl *r, const char *root) {
     if (i) strcat(r->source, " + ");
     strcat(r->source, found[i].name);
   }
-  strcat(r->source, " (powercap)");
+  strcat(r->source, " (powercap");
+  for (i = 0; i < r->mirror_count; ++i) {
+    strcat(r->source, i ? ", " : "; left out: ");
+    strcat(r->source, r->mirrors[i]);
+  }
+  strcat(r->source, r->mirror_count ? ", the same counter)" : ")");
   return 0;
 }
 
@@ -161,7 +238,7 @@ static int update(rapl *r) {
   for (i = 0; i < r->count; ++i) {
     domain *d = &r->domains[i];
     uint64_t now;
-    if (read_uj(r, d->path, &now) != 0) return -1;
+    if (read_counter(r, d, &now) != 0) return -1;
     d->total += now >= d->last ? now - d->last : now + d->range - d->last;
     d->last = now;
   }
@@ -172,7 +249,7 @@ static int start(rapl *r) {
   int i;
   for (i = 0; i < r->count; ++i) {
     r->domains[i].total = 0;
-    if (read_uj(r, r->domains[i].path, &r->domains[i].last) != 0) return -1;
+    if (read_counter(r, &r->domains[i], &r->domains[i].last) != 0) return -1;
   }
   return 0;
 }

@@ -23,8 +23,8 @@
 /* ---- files ---- */
 
 /* All of a file, without white space at its ends; NULL when it cannot be read or is empty. */
-static char *text_of(const char *root, const char *path) {
-  char name[512], *text = NULL, *begin;
+char *bench_text_of(const char *root, const char *path) {
+  char name[3 * BENCH_PATH + 64], *text = NULL, *begin;
   size_t size = 0, room = 0, got = 1;
   FILE *file;
   if (snprintf(name, sizeof name, "%s%s", root, path) >= (int)sizeof name) return NULL;
@@ -56,19 +56,24 @@ static void copy_text(char *to, const char *text) {
   to[length] = '\0';
 }
 
-static double number_in(const char *text) {
-  char *rest;
-  double value;
-  if (text == NULL || *text == '\0') return BENCH_UNKNOWN;
-  value = strtod(text, &rest);
-  while (isspace((unsigned char)*rest)) ++rest;
-  return *rest == '\0' && value < HUGE_VAL && value > -HUGE_VAL ? value : BENCH_UNKNOWN;
+double bench_number_in(const char *text, int fraction) {
+  const char *digits = text, *rest;
+  if (text == NULL) return BENCH_UNKNOWN;
+  digits += *digits == '-';
+  rest = digits + strspn(digits, "0123456789");
+  if (rest == digits || rest - digits > 20) return BENCH_UNKNOWN;
+  if (fraction && *rest == '.') {
+    digits = rest + 1;
+    rest = digits + strspn(digits, "0123456789");
+    if (rest == digits || rest - digits > 20) return BENCH_UNKNOWN;
+  }
+  return *rest == '\0' ? strtod(text, NULL) : BENCH_UNKNOWN;
 }
 
 /* A file's number over `unit`; unknown also when it is 0 and `zero` does not count. */
 static double number_of(const char *root, const char *path, double unit, int zero) {
-  char *text = text_of(root, path);
-  const double value = number_in(text);
+  char *text = bench_text_of(root, path);
+  const double value = bench_number_in(text, 1);
   free(text);
   if (value == 0.0 && !zero) return BENCH_UNKNOWN;
   return value / unit;
@@ -183,7 +188,7 @@ static void read_features(bench_machine *m, const char *cpuinfo) {
 static char *siblings_of(const char *root, int cpu) {
   char path[128];
   snprintf(path, sizeof path, CPUS "/cpu%d/topology/thread_siblings_list", cpu);
-  return text_of(root, path);
+  return bench_text_of(root, path);
 }
 
 /* One logical CPU of each physical core that this process may run on, in order; returns how many. */
@@ -239,14 +244,12 @@ static int physical_cores(const char *root, int otherwise) {
 
 static int usable_cores(const char *root) {
   int cpus[BENCH_MOST_CPUS];
-  char *quota = text_of(root, "/sys/fs/cgroup/cpu.max");
   int count = physical_cpus(root, cpus);
-  long lent, period;
-  if (quota != NULL && sscanf(quota, "%ld %ld", &lent, &period) == 2 && period > 0) {
-    const double cores = (double)lent / (double)period + 0.5;
-    if (cores < (double)count) count = (int)cores;
-  }
-  free(quota);
+  double quota, throttled;
+  bench_group group;
+  bench_group_find(&group, root);
+  bench_group_read(&group, &quota, &throttled);
+  if (quota + 0.5 < (double)count) count = (int)(quota + 0.5);
   return count > 1 ? count : 1;
 }
 
@@ -294,17 +297,20 @@ static double hottest(const char *root) {
 
 static double kilobytes(const char *meminfo, const char *key) {
   char *row = row_of(meminfo, ':', key);
-  const double value = row != NULL && isdigit((unsigned char)*row) ? 1024.0 * strtod(row, NULL) : BENCH_UNKNOWN;
+  const size_t length = row ? strlen(row) : 0;
+  double value;
+  if (length > 3 && strcmp(row + length - 3, " kB") == 0) row[length - 3] = '\0';
+  value = bench_number_in(row, 0);
   free(row);
-  return value;
+  return value < BENCH_UNKNOWN ? 1024.0 * value : BENCH_UNKNOWN;
 }
 
 static int boost(const char *root) {
-  char *text = text_of(root, CPUS "/intel_pstate/no_turbo");
+  char *text = bench_text_of(root, CPUS "/intel_pstate/no_turbo");
   int found = text == NULL ? -1 : strcmp(text, "0") == 0;
   free(text);
   if (found >= 0) return found;
-  text = text_of(root, CPUS "/cpufreq/boost");
+  text = bench_text_of(root, CPUS "/cpufreq/boost");
   found = text == NULL ? -1 : strcmp(text, "1") == 0;
   free(text);
   return found;
@@ -320,7 +326,7 @@ static int hypervisor(const char *root) {
   if (access(path, F_OK) == 0) return 1;
   snprintf(path, sizeof path, "%s/proc/device-tree/hypervisor", root);
   if (access(path, F_OK) == 0) return 1;
-  vendor = text_of(root, "/sys/class/dmi/id/sys_vendor");
+  vendor = bench_text_of(root, "/sys/class/dmi/id/sys_vendor");
   if (vendor == NULL) return -1;
   for (i = 0; i < sizeof vendors / sizeof *vendors; ++i) found |= strstr(vendor, vendors[i]) != NULL;
   free(vendor);
@@ -338,8 +344,8 @@ static const char *architecture(const char *name) {
 
 void bench_machine_read(bench_machine *m, const char *root) {
   static const char *const names[] = {"model name", "Model", "Hardware", "uarch", "CPU part"};
-  char *cpuinfo = text_of(root, "/proc/cpuinfo"), *meminfo = text_of(root, "/proc/meminfo");
-  char *release = text_of(root, "/etc/os-release"), *text = NULL, *flags = row_of(cpuinfo, ':', "flags");
+  char *cpuinfo = bench_text_of(root, "/proc/cpuinfo"), *meminfo = bench_text_of(root, "/proc/meminfo");
+  char *release = bench_text_of(root, "/etc/os-release"), *text = NULL, *flags = row_of(cpuinfo, ':', "flags");
   struct utsname here;
   const long online = sysconf(_SC_NPROCESSORS_ONLN);
   size_t i;
@@ -357,22 +363,22 @@ void bench_machine_read(bench_machine *m, const char *root) {
   m->logical_cpus = online > 0 ? (int)online : 1;
   m->physical_cores = physical_cores(root, m->logical_cpus);
   m->usable_cores = usable_cores(root);
-  text = text_of(root, CPUS "/cpu0/cpufreq/scaling_governor");
+  text = bench_text_of(root, CPUS "/cpu0/cpufreq/scaling_governor");
   copy_text(m->governor, text);
   free(text);
   m->mhz = number_of(root, CPUS "/cpu0/cpufreq/scaling_cur_freq", 1000, 0);
   if (m->mhz == BENCH_UNKNOWN) {
     text = row_of(cpuinfo, ':', "cpu MHz");
-    m->mhz = number_in(text);
+    m->mhz = bench_number_in(text, 1);
     free(text);
   }
   m->mhz_min = number_of(root, CPUS "/cpu0/cpufreq/cpuinfo_min_freq", 1000, 0);
   m->mhz_max = number_of(root, CPUS "/cpu0/cpufreq/cpuinfo_max_freq", 1000, 0);
   m->boost = boost(root);
   m->temperature_c = hottest(root);
-  text = text_of(root, "/proc/loadavg");
+  text = bench_text_of(root, "/proc/loadavg");
   if (text != NULL) text[strcspn(text, " ")] = '\0';
-  m->load_1min = number_in(text);
+  m->load_1min = bench_number_in(text, 1);
   free(text);
   m->memory_bytes = kilobytes(meminfo, "MemTotal");
   m->memory_available_bytes = kilobytes(meminfo, "MemAvailable");
@@ -384,7 +390,7 @@ void bench_machine_read(bench_machine *m, const char *root) {
   }
   if (m->system[0] == '\0') copy_text(m->system, here.sysname);
   free(text);
-  text = text_of(root, "/proc/sys/kernel/osrelease");
+  text = bench_text_of(root, "/proc/sys/kernel/osrelease");
   copy_text(m->kernel, text != NULL ? text : here.release);
   free(text);
   if (flags == NULL) {

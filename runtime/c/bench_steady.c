@@ -60,10 +60,13 @@ static void cpu_ticks(double *stolen, double *ticks) {
   fclose(file);
 }
 
-void bench_watch_start(bench_watch *watch) {
+void bench_watch_start(bench_watch *watch, const char *root) {
+  double quota;
   watch->start = subbyte_now();
   watch->preemptions = preemptions();
   cpu_ticks(&watch->stolen, &watch->ticks);
+  bench_group_find(&watch->group, root);
+  bench_group_read(&watch->group, &quota, &watch->throttled);
 }
 
 static double median_of(const double *values, long count) {
@@ -81,11 +84,15 @@ void bench_unsteadiness(bench_warnings *w, const double *samples, long count, co
   const double rate = (preemptions() - watch->preemptions) / elapsed;
   const long third = count / 3;
   double *sorted = (double *)bench_allocate(sizeof(double) * (size_t)count);
-  double stolen, ticks, mean = 0.0, squares = 0.0, middle, high;
+  double stolen, ticks, quota, throttled, mean = 0.0, squares = 0.0, middle, high;
   char reason[96] = ": other load, a changing clock, or interrupts";
   long i;
   cpu_ticks(&stolen, &ticks);
-  if (rate > 20 && rate < HUGE_VAL)
+  bench_group_read(&watch->group, &quota, &throttled);
+  throttled = throttled < BENCH_UNKNOWN && watch->throttled < BENCH_UNKNOWN ? throttled - watch->throttled : 0.0;
+  if (throttled > 0)
+    snprintf(reason, sizeof reason, ": the CPU quota stopped the process");
+  else if (rate > 20 && rate < HUGE_VAL)
     snprintf(reason, sizeof reason, ": other programs took the core %.0f times a second", rate);
   memcpy(sorted, samples, sizeof(double) * (size_t)count);
   bench_sort(sorted, count);
@@ -95,6 +102,11 @@ void bench_unsteadiness(bench_warnings *w, const double *samples, long count, co
   high = bench_percentile(sorted, count, 99);
   free(sorted);
 
+  if (throttled > 0)
+    bench_warn(w,
+               "the CPU quota of this process's cgroup ran out in %.0f of its periods, and the process was stopped until "
+               "the next: raise the quota (cpu.max, docker --cpus), or use fewer threads",
+               throttled);
   if (count < 30) bench_warn(w, "only %ld calls were timed: percentiles need more, measure for longer", count);
   if (sqrt(squares / (double)count) / mean > MAX_VARIATION)
     bench_warn(w, "latency varies by %.0f%% (standard deviation over mean)%s",

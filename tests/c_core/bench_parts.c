@@ -4,7 +4,8 @@
  *   bench_parts energy POWERCAP SECONDS   joules; every wait and every call takes 3 ms and moves the counters by STEP
  *   bench_parts texts TEXT...             each as a JSON string
  *   bench_parts reals NUMBER...           each as a JSON number
- *   bench_parts steady NUMBER...          warnings about these latencies
+ *   bench_parts cgroup ROOT               CPUs that the quota lends, and periods in which it ran out
+ *   bench_parts steady ROOT NUMBER...     warnings about these latencies; ROOT/later becomes cpu.stat in the window
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -123,13 +124,28 @@ int main(int argc, char **argv) {
     bench_json_close('}');
     return 0;
   }
-  if (argc > 2 && strcmp(argv[1], "steady") == 0) {
+  if (argc == 3 && strcmp(argv[1], "cgroup") == 0) {
+    static bench_group group;
+    double quota, throttled;
+    bench_group_find(&group, argv[2]);
+    bench_group_read(&group, &quota, &throttled);
+    bench_json_open(NULL, '{');
+    bench_json_real("quota", quota);
+    bench_json_real("throttled", throttled);
+    bench_json_close('}');
+    return 0;
+  }
+  if (argc > 3 && strcmp(argv[1], "steady") == 0) {
     double *samples = (double *)bench_allocate(sizeof(double) * (size_t)argc);
+    char later[512], stat[512];
     bench_watch watch;
     int i;
-    bench_watch_start(&watch);
-    for (i = 2; i < argc; ++i) samples[i - 2] = strtod(argv[i], NULL);
-    bench_unsteadiness(&warnings, samples, argc - 2, &watch);
+    bench_watch_start(&watch, argv[2]);
+    snprintf(later, sizeof later, "%s/later", argv[2]);
+    snprintf(stat, sizeof stat, "%s/sys/fs/cgroup/cpu.stat", argv[2]);
+    (void)rename(later, stat);
+    for (i = 3; i < argc; ++i) samples[i - 3] = strtod(argv[i], NULL);
+    bench_unsteadiness(&warnings, samples, argc - 3, &watch);
     print_warnings(NULL, &warnings);
     free(samples);
     return 0;

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,21 @@ import numpy as np
 import pytest
 
 import subbyte.runtime
+from subbyte.errors import EnergyError
 from subbyte.runtime.energy import Energy
 from subbyte.runtime.host import _RENAMED
 from subbyte.runtime.machine import disturbances, machine
+from subbyte.runtime.rapl import Rapl
 from subbyte.runtime.steadiness import Observed, unsteadiness
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "runtime"))
+from cgroup_trees import GROUP, V2, planted, stat  # noqa: E402
+from cgroup_trees import TREES as CGROUPS  # noqa: E402
+from fake_meters import powerless  # noqa: E402
+
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-PARTS = ("bench_json.c", "bench_machine.c", "bench_steady.c", "bench_energy.c", "run.c", "needs.c")
+PARTS = ("bench_json.c", "bench_machine.c", "bench_cgroup.c", "bench_steady.c", "bench_energy.c", "run.c", "needs.c")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
 CPU = "sys/devices/system/cpu"
 
@@ -56,6 +67,8 @@ LAPTOP = {
     f"{CPU}/intel_pstate/no_turbo": "1\n",
     "sys/class/thermal/thermal_zone0/temp": "40000\n",
     "sys/class/thermal/thermal_zone1/temp": "91500\n",
+    "proc/self/cgroup": "0::/\n",
+    "proc/self/mountinfo": "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
     "sys/fs/cgroup/cpu.max": "100000 100000\n",
 }
 TREES = {
@@ -69,7 +82,14 @@ TREES = {
         "proc/loadavg": "busy",
         "etc/os-release": "PRETTY_NAME=\n",
         f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "0",
-        "sys/fs/cgroup/cpu.max": "junk",
+    },
+    "no numbers": {
+        "proc/cpuinfo": "cpu MHz : nan\n",
+        "proc/meminfo": "MemTotal: 0x10 kB\nMemAvailable: 1_0 kB\n",
+        "proc/loadavg": "inf 1 1",
+        f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "1e6",
+        f"{CPU}/cpu0/cpufreq/cpuinfo_max_freq": "36 00000",
+        "sys/class/thermal/thermal_zone0/temp": "-12500",
     },
     "empty": {},
 }
@@ -84,11 +104,25 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def said_by(parts: Path, *arguments: str | bytes) -> Any:
+@pytest.mark.parametrize("name", CGROUPS)
+def test_quota_and_throttling_are_those_of_the_own_cgroup(parts: Path, name: str, tmp_path: Path) -> None:
+    files, quota, throttled = CGROUPS[name]
+    found = said_by(parts, "cgroup", str(planted(tmp_path, files)))
+    assert found == {"quota": quota, "throttled": throttled}
+
+
+def test_throttling_within_the_window_is_the_first_warning(parts: Path, tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": V2, f"{GROUP}/cpu.stat": stat(40), "later": stat(52)}
+    samples = np.where(np.arange(99) % 9 == 0, 9.0, 1.0)
+    found = said_by(parts, "steady", str(planted(tmp_path, files)), *map(repr, samples.tolist()))
+    assert found == unsteadiness(samples, Observed(500.0, None, 12))
+
+
+def said_by(parts: Path, *arguments: str | bytes, user: int | None = None) -> Any:
     # What the machine's description allocates stays until the program ends: no leaks are looked for.
     command = [parts, *arguments]
     environment = {"ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(command, capture_output=True, timeout=600, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, timeout=600, check=False, env=environment, user=user)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.decode("utf-8"))
 
@@ -164,6 +198,53 @@ def test_a_counter_that_holds_no_number(parts: Path, tmp_path: Path) -> None:
     assert "'n/a', expected a number of microjoules" in found["energy_measured_missing"]
 
 
+@pytest.mark.parametrize("text", ["", "0x10", "-3", "5 6", "1001", "99999999999999999999999"])
+def test_a_counter_beyond_its_range_is_refused(parts: Path, text: str, tmp_path: Path) -> None:
+    domain(tmp_path, "intel-rapl:0", "package-0", 1)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text(text)
+    found = said_by(parts, "energy", str(tmp_path), "0.1")
+    assert found["energy_measured"] is None
+    assert f"holds {text if text == '1001' else repr(text)}, expected" in found["energy_measured_missing"]
+    with pytest.raises(EnergyError, match=f"holds {text if text in ('1001', '-3') else repr(text)}, expected"):
+        Rapl(tmp_path)
+
+
+def test_dies_that_mirror_one_counter_count_once(parts: Path, tmp_path: Path) -> None:
+    domain(tmp_path, "intel-rapl:0", "package-0-die-0", 400)
+    domain(tmp_path, "intel-rapl:0:2", "dram", 70)
+    domain(tmp_path, "intel-rapl:1", "package-0-die-1", 400)
+    domain(tmp_path, "intel-rapl:1:2", "dram", 70)
+    domain(tmp_path, "intel-rapl:2", "package-1-die-0", 0)
+    domain(tmp_path, "intel-rapl:3", "package-1-die-1", 0, start=5)
+    energy = said_by(parts, "energy", str(tmp_path), "0.15")["energy_measured"]
+    assert list(energy["domains"]) == ["package-0-die-0", "dram-0-die-0", "package-1-die-0", "package-1-die-1"]
+    assert energy["source"].endswith("(powercap; left out: package-0-die-1, dram-0-die-1, the same counter)")
+    assert energy["joules_gross"] == pytest.approx(energy["calls"] * 4.7e-4)
+
+
+def test_a_masked_tree_says_what_python_says(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "intel-rapl:0").symlink_to(tmp_path / "masked" / "intel-rapl:0")
+    with pytest.raises(EnergyError) as refused:
+        Rapl(tmp_path)
+    assert str(refused.value) in said_by(parts, "energy", str(tmp_path), "0.1")["energy_measured_missing"]
+
+
+@pytest.mark.parametrize("file", ["name", "energy_uj", "max_energy_range_uj"])
+def test_a_closed_file_says_what_python_says(parts: Path, file: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        root = Path(folder)
+        root.chmod(0o755)
+        domain(root, "intel-rapl:0", "package-0", 1)
+        (root / "intel-rapl:0" / file).chmod(0o200)
+        program = root / "bench_parts"
+        shutil.copy(parts, program)
+        with powerless(), pytest.raises(EnergyError) as refused:
+            Rapl(root)
+        found = said_by(program, "energy", str(root), "0.1", user=65534 if os.geteuid() == 0 else None)
+    said = str(refused.value).replace("cannot read", "", 1)
+    assert said in found["energy_measured_missing"]
+
+
 def test_any_bytes_become_json_strings(parts: Path) -> None:
     texts = [
         b'"\\/',
@@ -195,9 +276,9 @@ def test_numbers_keep_every_bit(parts: Path) -> None:
         np.where(np.arange(99) % 9 == 0, 9.0, 1.0),
     ],
 )
-def test_unsteadiness_has_the_same_words(parts: Path, samples: np.ndarray) -> None:
+def test_unsteadiness_has_the_same_words(parts: Path, samples: np.ndarray, tmp_path: Path) -> None:
     def without_reason(warnings: list[str]) -> list[str]:
         return [text.split(": other ")[0] for text in warnings if "host took" not in text]
 
-    found = said_by(parts, "steady", *map(repr, samples.tolist()))
+    found = said_by(parts, "steady", str(tmp_path), *map(repr, samples.tolist()))
     assert without_reason(found) == without_reason(unsteadiness(samples, Observed(None, None)))

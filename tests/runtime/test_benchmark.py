@@ -202,9 +202,10 @@ def test_drift_is_the_ratio_of_the_ends(factor: float, count: int) -> None:
 
 
 def test_steal_is_read_from_proc_stat(tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
+    stat = tmp_path / "proc" / "stat"
+    stat.parent.mkdir()
     stat.write_text("cpu 100 0 0 100 0 0 0 10 0 0\n")
-    watch = Disturbance(stat)
+    watch = Disturbance(tmp_path)
     stat.write_text("cpu 160 0 0 120 0 0 0 30 0 0\n")
     assert watch.stop().steal == pytest.approx(0.2)
     assert Disturbance(tmp_path / "none").stop().steal is None

@@ -122,6 +122,8 @@ def test_machine_from_a_tree(tmp_path: Path) -> None:
             f"{cpu}/intel_pstate/no_turbo": "1\n",
             "sys/class/thermal/thermal_zone0/temp": "40000\n",
             "sys/class/thermal/thermal_zone1/temp": "91000\n",
+            "proc/self/cgroup": "0::/\n",
+            "proc/self/mountinfo": "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
             "sys/fs/cgroup/cpu.max": "100000 100000\n",
         },
     )
@@ -144,15 +146,17 @@ def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
     assert found.usable_cores >= 1
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "0x10", "1_000", "1e3", "\u0663", "", "5 x"])
+def test_what_is_no_number_is_not_told(tmp_path: Path, text: str) -> None:
+    files = dict.fromkeys(("proc/loadavg", "sys/class/thermal/thermal_zone0/temp"), text)
+    files["proc/meminfo"] = f"MemTotal: {text} kB\n"
+    files["proc/cpuinfo"] = f"cpu MHz : {text}\n"
+    files["sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"] = text
+    found = machine(fake_root(tmp_path, files))
+    assert (found.mhz, found.mhz_max, found.temperature_c, found.memory_bytes) == (None,) * 4
+    assert found.load_1min == (5.0 if text == "5 x" else None)
+
+
 def test_a_quiet_machine_has_nothing_to_say(tmp_path: Path) -> None:
     quiet = replace(machine(tmp_path), load_1min=0.1, governor="performance", virtualised=False, usable_cores=4)
     assert disturbances(quiet, threads=2) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000", None), ("150000 100000", 2), ("50000 100000", 1), ("junk", None)]
-)
-def test_the_cgroup_quota_limits_cores(tmp_path: Path, text: str, cores: int | None) -> None:
-    root = fake_root(tmp_path, {"sys/fs/cgroup/cpu.max": text})
-    everything = len(host.physical_cpus(root))
-    assert host.usable_cores(root) == min(everything, cores or everything)

@@ -30,7 +30,7 @@ from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find
 
 CORE = ("run.c", "needs.c", "session.c", "threads.c", "cores.c")
 BENCH = (
-    *("bench.c", "bench_report.c", "bench_json.c", "bench_machine.c"),
+    *("bench.c", "bench_report.c", "bench_json.c", "bench_machine.c", "bench_cgroup.c"),
     *("bench_steady.c", "bench_energy.c", "bench_start.c"),
 )
 EXPORTS = (
