@@ -1,4 +1,4 @@
-"""The float path of low-bit products that no kernel row serves, and the refusal of `--strict`.
+"""Codes and low-bit weights that end in a product of floats: named here, and refused by `--strict`.
 
 Nothing falls back in silence: the reason stands in the node, then in the plan and the compile report.
 """
@@ -12,7 +12,28 @@ from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, levels_of
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.rewrites.levels import as_float
+from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind
+
+PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN", "Attention"}
+INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+
+
+def name_float_products(graph: Graph) -> None:
+    """Give products of floats that read codes or low-bit weights the reason; before `levels.settle` hides these."""
+    for node in graph.order():
+        product = isinstance(node.operator, ops.FloatProduct | ops.BatchMatMul)
+        if node.fallback or not (product or (node.operator is None and node.op in PRODUCTS | INTEGER_PRODUCTS)):
+            continue
+        weights = [weight for name in node.inputs if name and (weight := graph.values[name].weight) is not None]
+        coded = [name for name in node.inputs if name and codes_behind(graph, name)]
+        if node.op in INTEGER_PRODUCTS:
+            node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels"
+        elif weights:
+            node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
+        elif len(coded) > 1 or (coded and isinstance(node.operator, ops.BatchMatMul)):
+            node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by what is computed at run time"
+        elif coded:
+            node.fallback = f"its activation '{coded[0]}' is quantized, but its weights are float32"
 
 
 def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:

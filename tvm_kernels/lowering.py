@@ -1,7 +1,7 @@
 """From an ONNX file to a plan: the stages of the rewrite table, in order, then layout, kernels and memory.
 
     foreign     other people's files in our form          rewrites/foreign.py
-    standard    one way to say each thing                 rewrites/standard.py, codes.py
+    standard    one way to say each thing                 rewrites/standard.py, integers.py, codes.py
     products    nodes that kernels start from             rewrites/products.py, pools.py
     epilogues   what follows joins the kernel             rewrites/epilogues.py
     moves       transposes, after the layout is known     rewrites/moves.py
@@ -29,6 +29,7 @@ from subbyte.tvm_kernels.rewrites import (
     epilogues,
     foreign,
     indices,
+    integers,
     levels,
     moves,
     pools,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 STAGES: tuple[tuple[str, list[Rule]], ...] = (
     ("foreign", foreign.RULES),
-    ("standard", [*standard.RULES, *codes.RULES]),
+    ("standard", [*standard.RULES, *integers.RULES, *codes.RULES]),
     ("products", [*products.RULES, *pools.RULES]),
     ("epilogues", epilogues.RULES),
 )
@@ -101,12 +102,15 @@ def lower_graph(
 
 
 def _rewrite(graph: Graph) -> None:
+    from subbyte.tvm_kernels import fallback
+
     indices.constants(graph)
     for stage, rules in STAGES:
         at_work(f"stage '{stage}'")
         apply(graph, rules)
         if stage == "products":
-            levels.coded_inputs_as_float(graph)
+            fallback.name_float_products(graph)
+            levels.settle(graph)
 
 
 # What protobuf, NumPy and ONNX raise on fields that no valid file has.

@@ -292,7 +292,7 @@ class Pool2d:
     """Pooling, channels last.
 
     `sum` adds integer levels of codes exactly and hands the sum to the epilogue (an average is a Scale after it);
-    `max` and `average` are float32.
+    `max` is of codes, exactly, or of float32, and `average` of float32.
     """
 
     name: str

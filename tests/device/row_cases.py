@@ -242,7 +242,9 @@ def others() -> list[Case]:
         mean = Scale(constant(0.05 / (shape.kernel[0] * shape.kernel[1])))
         after = Epilogue((mean,), (ToFloat(), ToCodes(20.0, SIGNED), ToBits(constant(0.0), Bits(c))))
         image = numbers(shape.batch, shape.height, shape.width, c)
+        largest = Epilogue((), (ToCodes(1.0, SIGNED), ToFloat()))
         cases += [
+            Case(f"max of codes, {name}", Pool2d("max", "max", shape, SIGNED, largest), (stored(shape, SIGNED),)),
             Case(f"sum, {name}", Pool2d("sum", "sum", shape, SIGNED, after), (stored(shape, SIGNED),)),
             Case(f"max, {name}", Pool2d("max", "max", shape, Float(), Epilogue()), (image - 3,)),
         ]

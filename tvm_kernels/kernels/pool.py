@@ -1,4 +1,4 @@
-"""Pooling, channels last: exact sums of levels, largest values, averages; then the epilogue."""
+"""Pooling, channels last: exact sums of levels, largest levels or values, averages; then the epilogue."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from subbyte.tvm_kernels.operators import Codes, Pool2d
 
 def _refuses(op: Pool2d) -> str | None:
     codes = isinstance(op.activation, Codes)
-    if codes != (op.function == "sum"):
-        return f"'{op.function}' of {type(op.activation).__name__}; sums are of codes, max and average of float32"
+    if op.function != "max" and codes != (op.function == "sum"):
+        return f"'{op.function}' of {type(op.activation).__name__}; sums are of codes, averages of float32, max of both"
     return None
 
 
@@ -49,7 +49,7 @@ def build(op: Pool2d, lanes: int) -> Built:
             def pool(c: Any, n: int) -> None:
                 place = at(0, n)
                 total = T.alloc_buffer((n,), dtype)
-                start = lowest[0] if op.function == "max" else T.float32(0)
+                start = lowest[0] if op.function == "max" and not integer else T.float32(0)
                 T.buffer_store(total, splat(IntImm("int32", 0) if integer else start, n), [place])
                 inside = T.alloc_buffer((1,), "int32")
                 T.buffer_store(inside, T.int32(0), [0])
@@ -68,7 +68,8 @@ def build(op: Pool2d, lanes: int) -> Built:
                 result = total[place]
                 if integer:
                     # Padded places hold level 0: only what lies inside has a zero point to subtract.
-                    result = result - splat(inside[0] * zero_point, n)
+                    count = inside[0] if op.function == "sum" else IntImm("int32", 1)
+                    result = result - splat(count * zero_point, n)
                 elif op.function == "average":
                     count = IntImm("int32", window) if op.count_padding else inside[0]
                     result = result / splat(T.Cast("float32", count), n)

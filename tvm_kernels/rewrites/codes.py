@@ -3,11 +3,13 @@
 Quantize, Binarize, QuantizePerToken   mark their output with its storage
 Pad in front of a convolution          becomes its pads: level 0 for codes, +1 for signs
 product(Mul(codes, step), weights)     ->  Mul(product(codes, levels), step x scales)
+move(Mul(codes, step))                 ->  Mul(move(codes), step), a MaxPool likewise
 Quantize behind a view                 moves in front of it, to what makes the value
 """
 
 from __future__ import annotations
 
+import typing
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,8 @@ import numpy as np
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
+from subbyte.tvm_kernels.rewrites.foreign import weight_of
+from subbyte.tvm_kernels.rewrites.levels import MOVES
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
 from subbyte.tvm_kernels.rewrites.standard import after, channels_on_axis_1
 
@@ -77,6 +81,67 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
     return True
 
 
+def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> bool:
+    """Float weights that are -1, 0 and 1 times one scale for each output channel are low-bit weights, exactly."""
+    axis = 0 if node.op == "Conv" else w.ndim - 1
+    if w.dtype != np.float32 or w.ndim < 2 or (node.op == "MatMul" and w.ndim != 2):
+        return False
+    rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+    sizes = np.abs(rows)
+    scale = sizes.max(axis=1, initial=0)
+    if rows.shape[1] < 2 or (w == w.flat[0]).all() or not ((sizes == 0) | (sizes == scale[:, None])).all():
+        return False  # what is the same everywhere is an average, not weights
+    levels = np.sign(w).astype(np.int32)
+    if len(set(scale[scale > 0].tolist())) == 1:
+        scale = scale.max(keepdims=True)
+    scale = np.where(scale > 0, scale, np.float32(1))
+    name = graph.fresh(node.inputs[1])
+    weight = weight_of(levels, scale, np.zeros(1, np.int32), axis, "ternary" if (levels == 0).any() else "binary")
+    graph.add_value(name, "float32", w.shape, weight=weight)
+    graph.set_inputs(node, [node.inputs[0], name, *node.inputs[2:]])
+    return True
+
+
+def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> bool:
+    """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
+    storage = graph.values[codes].storage
+    if step.size != 1 or not isinstance(storage, ops.Codes):
+        return False
+    if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant" and not _pads_with_zero(graph, node):
+        return False
+    if node.op == "MaxPool" and (any(node.outputs[1:]) or not float(step.reshape(-1)[0]) > 0):
+        return False
+    inputs = [codes, *node.inputs[1:]]
+    if node.op == "Concat":
+        found = [_step_of(graph, name) for name in node.inputs]
+        if any(one is None or one[1] != step or graph.values[one[0]].storage != storage for one in found):
+            return False
+        inputs = [one[0] for one in found if one is not None]
+    factor = graph.constant(step.reshape(1), "step")
+    graph.remove(node)
+    moves = [graph.fresh(name) if name else "" for name in node.outputs]
+    graph.add(replace(node, inputs=inputs, outputs=moves))
+    for move, name in zip(moves, node.outputs, strict=True):
+        if name:
+            graph.add_value(move, "float32", graph.values[name].shape)
+            graph.add(Node("Mul", [move, factor], [name], {}, node.name))
+    return True
+
+
+def _step_of(graph: Graph, name: str) -> tuple[str, Array] | None:
+    """Codes and step of Mul(codes, step) with one step for all."""
+    found: dict[str, typing.Any] = {}
+    if not _STEP.matches(graph, name, found) or found["step"].size != 1:
+        return None
+    return found["codes"], found["step"]
+
+
+def _pads_with_zero(graph: Graph, node: Node) -> bool:
+    fill = node.inputs[2] if len(node.inputs) > 2 else ""
+    value = graph.constant_of(fill) if fill else np.zeros(1)
+    return value is not None and not value.any()
+
+
 def scales_behind(graph: Graph, node: Node, codes: str, weight: Weight) -> bool:
     """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
     if not weight.scaled or isinstance(weight.tensor.granularity, PerGroup):
@@ -84,18 +149,12 @@ def scales_behind(graph: Graph, node: Node, codes: str, weight: Weight) -> bool:
     return scaled_product(graph, node, codes, np.ones(1, np.float32), weight=weight)
 
 
-def requantized(graph: Graph, node: Node, codes: str, step: Array, moved: Node | None = None) -> bool:
+def requantized(graph: Graph, node: Node, codes: str, step: Array) -> bool:
     """Quantize(Mul(codes, step)) with the same step and range gives the codes back: division errs by less than 1/2."""
     same = graph.values[codes].storage == node.attributes["storage"] and node.attributes["divide"]
     if not same or step.size != 1 or float(step.reshape(-1)[0]) != node.attributes["factor"]:
         return False
-    if moved is None:
-        if node.outputs[0] in graph.outputs:
-            return False
-        graph.replace_uses(node.outputs[0], codes)
-        graph.remove(node)
-        return True
-    graph.replace_node(node, replace(moved, inputs=[codes, *moved.inputs[1:]], outputs=node.outputs))
+    graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, "subbyte"))
     return True
 
 
@@ -136,23 +195,6 @@ def tokens(graph: Graph, node: Node, x: str) -> bool:
     return True
 
 
-def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> bool:
-    """Moving codes about leaves them codes; bits cannot be moved one by one."""
-    inputs = [graph.values[name].storage for name in node.inputs if name and not graph.values[name].is_constant]
-    output = graph.values[node.outputs[0]]
-    if (
-        any(storage != inputs[0] for storage in inputs)
-        or isinstance(inputs[0], ops.Bits)
-        or output.storage == inputs[0]
-    ):
-        return False
-    if node.op == "Concat" and any(graph.values[name].is_constant for name in node.inputs):
-        return False
-    for name in node.outputs:
-        graph.values[name].storage = inputs[0]
-    return True
-
-
 # ---- in front of views ----
 
 
@@ -183,18 +225,14 @@ RULES: list[Rule] = [
     ),
     rule("signs", Op("Binarize", Any("x"), Const("threshold"), domain="subbyte"), to=binarize),
     rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte", outputs=2), to=tokens),
-    rule("moved codes", Op("View", Coded("codes"), domain="subbyte", dtypes=EVERY), to=carry_storage),
-    *[
-        rule(
-            "moved codes",
-            Op(op, Coded("codes"), rest=True, dtypes=EVERY, attributes=EVERY, outputs=EVERY),
-            to=carry_storage,
-        )
-        for op in ("Transpose", "Slice", "Gather", "Split", "Concat")
-    ],
     # ---- padding ----
     rule("padding", Op("Conv", _PAD, rest=True, dtypes=LEVELS, attributes=WINDOW), to=pad_into_window),
     # ---- steps in front of products ----
+    *[
+        rule("float weights of few levels", Op(op, x, Const("w"), rest=True, attributes=names), to=few_levels)
+        for op, names in PRODUCTS.items()
+        for x in (_STEP, Coded("codes"))
+    ],
     *[
         rule("step and scales", Op(op, _STEP, Weights("weight"), rest=True, attributes=names), to=scaled_product)
         for op, names in PRODUCTS.items()
@@ -203,17 +241,15 @@ RULES: list[Rule] = [
         rule("scales", Op(op, Coded("codes"), Weights("weight"), rest=True, attributes=names), to=scales_behind)
         for op, names in PRODUCTS.items()
     ],
+    *[
+        rule(
+            "step behind a move",
+            Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
+            to=step_behind_move,
+        )
+        for op in (*MOVES, "MaxPool")
+    ],
     rule("same codes again", Op("QuantizeCodes", _STEP, domain="subbyte"), to=requantized),
-    rule(
-        "same codes again, moved",
-        Op("QuantizeCodes", Op("View", _STEP, key="moved", domain="subbyte"), domain="subbyte"),
-        to=requantized,
-    ),
-    rule(
-        "same codes again, moved",
-        Op("QuantizeCodes", Op("Transpose", _STEP, key="moved", attributes=("perm",)), domain="subbyte"),
-        to=requantized,
-    ),
     # ---- elementwise before views ----
     rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain="subbyte"), to=move_above_view),
     *[

@@ -1,10 +1,8 @@
-"""Other people's files, brought to our own form: QuantizeLinear and DequantizeLinear, MatMulNBits, QONNX.
+"""Other people's files, brought to our own form: constants of QDQ files, MatMulNBits, QONNX.
 
-    QuantizeLinear, DequantizeLinear around an operator   ->  codes, Mul(codes, step)
     DequantizeLinear of an initializer                    ->  a Weight with scales (by channel or block), or a constant
-    Conv(Mul(codes, step), Weight with scales)            ->  Mul(Conv(codes, levels), step x scales)
 
-ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=True)`).
+QuantizeLinear and DequantizeLinear of activations are in integers.py.
 """
 
 from __future__ import annotations
@@ -20,20 +18,10 @@ from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight
+from subbyte.tvm_kernels.rewrites.levels import RANGES
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, Weights, rule
 
 QONNX = "qonnx.custom_op.general"
-
-
-RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
-
-
-def codes_of(dtype: str, zero: int) -> ops.Codes | None:
-    """How a tensor of ONNX of at most 8 bits with that zero point lies in memory: a byte for each element."""
-    if dtype not in RANGES:
-        return None
-    low, high = RANGES[dtype]
-    return ops.Codes(low - zero, high - zero, zero - low)
 
 
 def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
@@ -45,37 +33,7 @@ def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
     return np.array(default)
 
 
-# ---- QuantizeLinear, DequantizeLinear ----
-
-
-def quantize_linear(graph: Graph, node: Node, x: str) -> bool:
-    """A Quantize that divides; per tensor only."""
-    step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
-    dtype = graph.values[node.outputs[0]].dtype
-    storage = codes_of(dtype, int(zero.reshape(-1)[0])) if step.size == 1 and zero.size == 1 else None
-    if storage is None or node.attributes.get("block_size", 0):
-        return False
-    attributes = {"factor": float(np.float32(step.reshape(-1)[0])), "storage": storage, "divide": True}
-    graph.values[node.outputs[0]].storage = storage
-    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
-    return True
-
-
-def dequantize_activation(graph: Graph, node: Node, x: str) -> bool:
-    """Mul(levels, step), where levels are what the codes stand for."""
-    step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
-    value = graph.values[x]
-    if step.size != 1 or zero.size != 1:
-        return False
-    storage = codes_of(value.dtype, int(zero.reshape(-1)[0]))
-    if x in graph.inputs and value.dtype == "uint8" and isinstance(value.storage, ops.Float):
-        assert storage is not None
-        value.storage = storage
-    if storage is None or value.storage != storage:
-        return False
-    factor = graph.constant(step.reshape(1).astype(np.float32), "step")
-    graph.replace_node(node, Node("Mul", [x, factor], node.outputs, {}, node.name))
-    return True
+# ---- QuantizeLinear, DequantizeLinear of constants ----
 
 
 def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
@@ -207,11 +165,15 @@ def scaled_weight(graph: Graph, node: Node, w: Weight, scale: Array) -> bool:
 
 def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> bool:
     """QuantizeLinear of a float constant, as some trainers leave it: computed here."""
+    output = graph.values[node.outputs[0]]
+    if node.attributes.get("block_size", 0) or output.dtype not in RANGES:
+        return False
     step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
     axis = int(node.attributes.get("axis", 1)) % max(1, w.ndim)
-    limits = np.iinfo(graph.values[node.outputs[0]].dtype)
     scaled = np.rint(w.astype(np.float32) / _along(step, axis, w.ndim)) + _along(zero, axis, w.ndim)
-    graph.values[node.outputs[0]].data = np.clip(scaled, limits.min, limits.max).astype(limits.dtype)
+    low, high = RANGES[output.dtype]
+    output.data = np.clip(scaled, low, high).astype(np.int8 if low < 0 else np.uint8)
+    output.declared, output.dtype = output.dtype, output.data.dtype.name
     graph.remove(node)
     return True
 
@@ -330,19 +292,16 @@ def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> b
     return True
 
 
-QUANT = ("signed", "narrow", "rounding_mode")
-_QDQ: dict[str, typing.Any] = {
+QDQ: dict[str, typing.Any] = {
     "rest": True,
     "dtypes": ("float32", "codes", *RANGES),
     "attributes": ("axis", "block_size", "output_dtype", "saturate"),  # saturate: of 8-bit floats alone
 }
-
+QUANT = ("signed", "narrow", "rounding_mode")
 RULES: list[Rule] = [
-    # ---- QuantizeLinear, DequantizeLinear ----
-    rule("QDQ activation", Op("QuantizeLinear", Any("x"), **_QDQ), to=quantize_linear),
-    rule("QDQ float weight", Op("QuantizeLinear", Const("w"), **_QDQ), to=fake_quantized_weight),
-    rule("QDQ weight", Op("DequantizeLinear", Const("q"), **_QDQ), to=dequantize_constant),
-    rule("QDQ step", Op("DequantizeLinear", Any("x"), **_QDQ), to=dequantize_activation),
+    # ---- QuantizeLinear, DequantizeLinear of constants ----
+    rule("QDQ float weight", Op("QuantizeLinear", Const("w"), **QDQ), to=fake_quantized_weight),
+    rule("QDQ weight", Op("DequantizeLinear", Const("q"), **QDQ), to=dequantize_constant),
     # ---- weights by blocks ----
     rule(
         "MatMulNBits",

@@ -1,65 +1,223 @@
-"""Codes that something reads as numbers: their integer levels as float32.
+"""What a value held as codes says: the one place where levels, codes and bytes meet.
 
-Kernels take codes as they are; what stays ONNX gets the levels by a sum over windows of one element, which a `Mul`
-behind it may join. Packed signs are unpacked.
+Whatever its type, the ONNX value of a byte is `byte - zero_point` of the value's storage; the type says what that is:
+
+    float32            a level, what products add up: subbyte.Quantize, and `as_levels` of the codes of a file
+    int8, uint8, ...   a code of the file, as QuantizeLinear writes it; its zero point is that of `held(dtype)`
+
+A quantizer's own zero point belongs to neither: `as_levels` looks at the same bytes with it. Constants and attributes
+of ONNX nodes speak of ONNX values until `settle`, the last step, gives moves of codes bytes to work on and all other
+ONNX nodes the ONNX values themselves: levels as float32, codes as integers, packed signs as -1 and +1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.graph import Array, Graph, Node
+
+RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
+NARROW = ("uint4", "int4", "uint2", "int2")
+# Operators that put elements of their first input (Concat: of all) elsewhere and compute nothing.
+MOVES = (
+    *("View", "Transpose", "Slice", "Gather", "Split", "Concat", "Pad"),
+    *("Expand", "Tile", "DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND"),
+)
+UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
+
+
+def codes_of(dtype: str, zero: int) -> ops.Codes | None:
+    """Levels `code - zero` of an ONNX type of at most 8 bits: a byte for each, counted from the least code."""
+    if dtype not in RANGES:
+        return None
+    low, high = RANGES[dtype]
+    return ops.Codes(low - zero, high - zero, zero - low)
+
+
+def held(dtype: str) -> ops.Codes | None:
+    """How integers of an ONNX type of at most 8 bits are held as codes."""
+    return codes_of(dtype, 0)
+
+
+def encoded(values: Array, storage: ops.Storage) -> Array | None:
+    """ONNX values as the bytes of that storage; None where it cannot hold one of them."""
+    if not isinstance(storage, ops.Codes):
+        return None
+    wide = values.astype(np.float64)
+    if not ((wide == np.rint(wide)) & (wide >= storage.low) & (wide <= storage.high)).all():
+        return None
+    return (wide + storage.zero_point).astype(np.uint8)
+
+
+def moved(node: Node) -> list[str]:
+    """The inputs of a move whose elements it moves."""
+    return node.inputs if node.op == "Concat" else node.inputs[:1]
+
+
+def codes_behind(graph: Graph, name: str) -> bool:
+    """Whether a value is codes, or their levels times steps, whatever moves stand in between."""
+    while True:
+        value, node = graph.values[name], graph.producer(name)
+        if not isinstance(value.storage, ops.Float):
+            return True
+        if node is None:
+            return False  # an image in bytes that a float model takes is no quantized activation
+        if value.dtype in RANGES:
+            return True
+        if node.op in ("Mul", "Sub", "Cast"):  # (code - zero point) x step, as DequantizeLinear
+            inputs = [other for other in node.inputs if not graph.values[other].is_constant]
+        else:
+            inputs = moved(node) if node.op in (*MOVES, "MaxPool") else []
+        if len(inputs) != 1:
+            return any(codes_behind(graph, other) for other in inputs) if node.op == "Concat" else False
+        name = inputs[0]
+
+
+# ---- the same bytes, looked at otherwise ----
+
+
+def as_levels(graph: Graph, codes: str, zero: int, like: Node) -> str:
+    """The levels `code - zero` of integers held as codes: float32, the same bytes."""
+    value = graph.values[codes]
+    levels = graph.emit("View", [codes], value.shape, codes, like, domain="subbyte")
+    storage = codes_of(value.dtype, zero)
+    assert storage is not None
+    graph.values[levels].storage = storage
+    return levels
+
+
+def as_codes(graph: Graph, integers: str, like: Node) -> str:
+    """Integers of an ONNX type of at most 8 bits, held as codes: bytes that count from the least one."""
+    value = graph.values[integers]
+    storage = held(value.dtype)
+    assert storage is not None
+    if storage.zero_point:
+        integers = _shifted(graph, integers, storage.zero_point, "uint8", like)
+    codes = graph.emit("View", [integers], value.shape, value.name, like, domain="subbyte", dtype=value.dtype)
+    graph.values[codes].storage = storage
+    return codes
+
+
+def as_integers(graph: Graph, codes: str, like: Node) -> str:
+    """Integers held as codes, as ONNX has them; those of less than 8 bits as bytes."""
+    value = graph.values[codes]
+    storage = held(value.dtype)
+    assert storage is not None
+    attributes = {"integers": 1}  # not codes that a view hands on
+    integers = graph.emit(
+        "View", [codes], value.shape, codes, like, domain="subbyte", dtype="uint8", attributes=attributes
+    )
+    return _shifted(graph, integers, -storage.zero_point, "int8", like) if storage.zero_point else integers
+
+
+def _shifted(graph: Graph, integers: str, by: int, dtype: str, like: Node) -> str:
+    shape = graph.values[integers].shape
+    wide = graph.emit("Cast", [integers], shape, integers, like, dtype="int32", attributes={"to": INT32})
+    amount = graph.constant(np.array(by, np.int32))
+    wide = graph.emit("Add", [wide, amount], shape, integers, like, dtype="int32")
+    to = UINT8 if dtype == "uint8" else INT8
+    return graph.emit("Cast", [wide], shape, integers, like, dtype=dtype, attributes={"to": to})
 
 
 def as_float(graph: Graph, codes: str, like: Node) -> str:
-    """The integer levels of codes (or the signs of bits) as float32: a sum over windows of one element."""
+    """Levels or packed signs as float32 in memory: a sum over windows of one element, which a `Mul` behind it joins."""
     value = graph.values[codes]
     if isinstance(value.storage, ops.Bits):
         return graph.emit("UnpackBits", [codes], value.shape, codes, like, domain="subbyte")
-    assert isinstance(value.storage, ops.Codes)
+    operator = ops.Pool2d(like.name, "sum", each_element(graph, codes), _codes(graph, codes), ops.Epilogue())
+    return graph.emit("Pool2d", [codes], value.shape, codes, like, domain="kernel", operator=operator, reads="same")
+
+
+def each_element(graph: Graph, codes: str) -> ops.Conv2d:
+    """Windows of one element."""
+    value = graph.values[codes]
     channels = value.shape[-1] if value.shape else 1
-    rows = value.size // channels
-    window = ops.Conv2d(1, rows, 1, channels, channels, (1, 1), groups=channels)
-    operator = ops.Pool2d(like.name, "sum", window, value.storage, ops.Epilogue())
-    output = graph.emit("Pool2d", [codes], value.shape, codes, like, domain="kernel", operator=operator, reads="same")
-    return output
+    return ops.Conv2d(1, value.size // max(1, channels), 1, channels, channels, (1, 1), groups=channels)
 
 
-def coded_inputs_as_float(graph: Graph) -> None:
-    """Nodes that stay ONNX read levels as float32; low-bit weights they read become plain constants."""
-    moves = ("View", "Transpose", "Slice", "Gather", "Split", "Concat")
+def _codes(graph: Graph, name: str) -> ops.Codes:
+    storage = graph.values[name].storage
+    assert isinstance(storage, ops.Codes)
+    return storage
+
+
+# ---- the last step ----
+
+
+def settle(graph: Graph) -> None:
+    """Nodes that stay ONNX read bytes where they only move codes, ONNX values elsewhere; weights become constants."""
+    integers: dict[str, str] = {}
     for node in graph.order():
-        for name in list(dict.fromkeys(node.inputs)):
-            if not name:
-                continue
-            value = graph.values[name]
-            if value.weight is not None and value.data is None:
+        for name in dict.fromkeys(node.inputs):
+            value = graph.values[name] if name else None
+            if value is not None and value.weight is not None and value.data is None:
                 value.data, value.weight = np.ascontiguousarray(value.weight.value(), np.float32), None
-            if node.operator is not None or isinstance(value.storage, ops.Float) or node.op == "UnpackBits":
-                continue
-            if node.op in moves and graph.values[node.outputs[0]].storage == value.storage:
-                continue
-            graph.replace_uses(name, as_float(graph, name, node), [node])
+        if node.operator is None and not _moves_codes(graph, node):
+            _read_values(graph, node, integers)
     for index, name in enumerate(graph.outputs):
-        value = graph.values[name]
-        producer = graph.producer(name)
-        if isinstance(value.storage, ops.Float) or producer is None:
+        if not isinstance(graph.values[name].storage, ops.Float) and graph.producer(name) is not None:
+            _settle_output(graph, index)
+
+
+def _moves_codes(graph: Graph, node: Node) -> bool:
+    """Whether a node moves codes; its constants become bytes, as its inputs are."""
+    storage = graph.values[node.outputs[0]].storage
+    if node.op not in MOVES or not isinstance(storage, ops.Codes):
+        return False
+    inputs = list(node.inputs)
+    if node.op == "Concat":
+        places = list(range(len(inputs)))
+    elif node.op == "Pad" and node.attributes.get("mode", "constant") == "constant":
+        inputs += [""] * (3 - len(inputs))
+        inputs[2] = inputs[2] or graph.constant(np.float32(0))
+        places = [2]
+    else:
+        places = []
+    for place in places:
+        data = graph.constant_of(inputs[place])
+        if data is not None and data.dtype != np.uint8:  # those are bytes; unsigned codes are, too
+            bytes_ = encoded(data, storage)
+            assert bytes_ is not None  # or `carry_storage` had declined
+            inputs[place] = graph.constant(bytes_, inputs[place])
+    graph.set_inputs(node, inputs)
+    return True
+
+
+def _read_values(graph: Graph, node: Node, integers: dict[str, str]) -> None:
+    """Give a node that stays ONNX the ONNX values of what it reads."""
+    made = [graph.values[name] for name in node.outputs if name]
+    narrow = [value.dtype for value in made if value.dtype in NARROW and isinstance(value.storage, ops.Float)]
+    if narrow:
+        raise CompileError(
+            f"node '{node.name}' ({node.op}) computes {narrow[0]}; only quantizers and moves of data are compiled for "
+            "that type: let the model compute in int8 or uint8 there"
+        )
+    for name in list(dict.fromkeys(node.inputs)):
+        if not name or isinstance(graph.values[name].storage, ops.Float) or node.op == "UnpackBits":
             continue
-        inner = graph.fresh(name)
-        graph.add_value(inner, value.dtype, value.shape, storage=value.storage, holds=name)
-        graph.set_outputs(producer, [inner if output == name else output for output in producer.outputs])
-        graph.replace_uses(name, inner)
-        levels = as_float(graph, inner, producer)
-        made = graph.producer(levels)
-        assert made is not None
-        if value.dtype == "float32":
-            value.storage = ops.Float()
-            graph.set_outputs(made, [graph.outputs[index]])
-            continue
-        assert isinstance(value.storage, ops.Codes)
-        zero = value.storage.zero_point - (128 if value.dtype == "int8" else 0)
-        moved = graph.emit("Add", [levels, graph.constant(ops.constant(zero))], value.shape, name, producer)
-        value.storage = ops.Float()
-        to = {"uint8": 2, "int8": 3}[value.dtype]
-        graph.add(Node("Cast", [moved], [name], {"to": to}, producer.name))
+        values = integers.get(name) or _values(graph, name, node)
+        if graph.values[name].dtype != "float32":
+            integers[name] = values
+        graph.replace_uses(name, values, [node])
+
+
+def _values(graph: Graph, name: str, like: Node) -> str:
+    floats = graph.values[name].dtype == "float32"
+    return as_float(graph, name, like) if floats else as_integers(graph, name, like)
+
+
+def _settle_output(graph: Graph, index: int) -> None:
+    """An output of the model is its ONNX value in memory."""
+    name = graph.outputs[index]
+    value, producer = graph.values[name], graph.producer(name)
+    assert producer is not None
+    inner = graph.fresh(name)
+    graph.add_value(inner, value.dtype, value.shape, storage=value.storage, holds=name)
+    graph.set_outputs(producer, [inner if output == name else output for output in producer.outputs])
+    graph.replace_uses(name, inner)
+    made = graph.producer(_values(graph, inner, producer))
+    assert made is not None
+    value.storage = ops.Float()
+    graph.set_outputs(made, [name])

@@ -100,12 +100,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Coded:
-    """A run-time value held as codes or bits; captured by name."""
+    """A run-time value held as codes or bits, captured by name: levels or signs, or with `integers` codes of a file."""
 
     key: str
+    integers: bool = False
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
         if not name or isinstance(graph.values[name].storage, ops.Float) or graph.values[name].is_constant:
+            return False
+        if (graph.values[name].dtype != "float32") != self.integers:
             return False
         found[self.key] = name
         return True

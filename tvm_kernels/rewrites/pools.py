@@ -71,18 +71,25 @@ def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> bool:
     return True
 
 
+def pool_window(graph: Graph, node: Node, x: str) -> ops.Conv2d | None:
+    """The windows of a pool whose pads are written out; None where they are not those that ONNX inferred."""
+    value, y = graph.values[x], graph.values[node.outputs[0]].shape
+    attributes = dict(node.attributes)
+    if node.op.startswith("Global"):
+        spatial = list(value.shape[2:])
+        ones = [1] * len(spatial)
+        attributes = {"kernel_shape": spatial, "strides": ones, "dilations": ones, "pads": [0] * 2 * len(spatial)}
+    channels = value.shape[1]
+    geometry = conv_geometry(value.shape, (channels,), attributes, channels)
+    return geometry if geometry is not None and _same_size(geometry, y) else None
+
+
 def pool(function: Literal["max", "average"]) -> Callable[..., bool]:
     def to(graph: Graph, node: Node, x: str) -> bool:
-        value, y = graph.values[x], graph.values[node.outputs[0]].shape
-        attributes = dict(node.attributes)
-        if node.op.startswith("Global"):
-            spatial = list(value.shape[2:])
-            ones = [1] * len(spatial)
-            attributes = {"kernel_shape": spatial, "strides": ones, "dilations": ones, "pads": [0] * 2 * len(spatial)}
-        channels = value.shape[1]
-        geometry = conv_geometry(value.shape, (channels,), attributes, channels)
-        if geometry is None or not _same_size(geometry, y):
+        geometry = pool_window(graph, node, x)
+        if geometry is None:
             return False
+        attributes = node.attributes
         counts = bool(attributes.get("count_include_pad", 0))
         operator = ops.Pool2d(node.name, function, geometry, ops.Float(), ops.Epilogue(), counts)
         kernel_node(graph, node, operator, [x], 1, "NHWC")

@@ -72,6 +72,10 @@ def view(graph: Graph, node: Node, x: str) -> bool:
 
 
 def view_of_view(graph: Graph, node: Node, x: str) -> bool:
+    source, middle, target = (graph.values[name] for name in (x, node.inputs[0], node.outputs[0]))
+    same = (source.dtype, source.storage) == (middle.dtype, middle.storage)
+    if not same and isinstance(target.storage, ops.Float):
+        return False  # `target` is what `middle` says of the bytes, which is still to be carried on
     graph.set_inputs(node, [x])
     return True
 
@@ -139,32 +143,52 @@ def auto_pad(graph: Graph, node: Node, **_: object) -> bool:
     return True
 
 
-def gemm(graph: Graph, node: Node, **_: object) -> bool:
-    """Gemm with constant B as MatMul and Add."""
-    attributes = node.attributes
-    x, b = graph.values[node.inputs[0]], graph.values[node.inputs[1]]
-    c = graph.values[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
-    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
-    if attributes.get("transA", 0) or alpha != 1 or (c is not None and beta != 1) or not b.is_constant:
+def gemm(graph: Graph, node: Node, x: str, **_: object) -> bool:
+    """alpha A B + beta C as Transpose, MatMul, Mul and Add."""
+    attributes, output = node.attributes, graph.values[node.outputs[0]]
+    if output.dtype != "float32":
         return False
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     right = node.inputs[1]
+    if attributes.get("transA", 0):
+        x = _turned(graph, node, x)
     if attributes.get("transB", 0):
-        right = graph.fresh(b.name)
-        moved = graph.add_value(right, "float32", b.shape[::-1])
-        if b.weight is not None:
-            moved.weight = replace(b.weight, order=b.weight.order[::-1])
-        else:
-            assert b.data is not None
-            moved.data = np.ascontiguousarray(b.data.T)
-    product = Node("MatMul", [x.name, right], node.outputs, {}, node.name)
-    if c is None:
-        graph.replace_node(node, product)
-        return True
-    middle = graph.fresh(node.outputs[0])
-    graph.add_value(middle, "float32", graph.values[node.outputs[0]].shape)
-    product.outputs = [middle]
-    graph.replace_node(node, product, Node("Add", [middle, c.name], node.outputs, {}, node.name))
+        right = _turned(graph, node, right)
+    steps = [("Mul", graph.constant(ops.constant(alpha)))] if alpha != 1 else []
+    if len(node.inputs) > 2 and node.inputs[2] and beta != 0:
+        steps.append(("Add", _times(graph, node, node.inputs[2], beta)))
+    made = [graph.fresh(output.name) for _ in steps]
+    for name in made:
+        graph.add_value(name, "float32", output.shape)
+    outputs = [*made, output.name]
+    graph.replace_node(node, Node("MatMul", [x, right], outputs[:1], {}, node.name))
+    for (op, tensor), before, after in zip(steps, outputs, outputs[1:], strict=False):
+        graph.add(Node(op, [before, tensor], [after], {}, node.name))
     return True
+
+
+def _turned(graph: Graph, node: Node, name: str) -> str:
+    """A transposed matrix; constants are turned here."""
+    value = graph.values[name]
+    shape = value.shape[::-1]
+    if not value.is_constant:
+        return graph.emit("Transpose", [name], shape, name, node, attributes={"perm": [1, 0]})
+    turned = graph.add_value(graph.fresh(name), "float32", shape)
+    if value.weight is not None:
+        turned.weight = replace(value.weight, order=value.weight.order[::-1])
+    else:
+        assert value.data is not None
+        turned.data = np.ascontiguousarray(value.data.T)
+    return turned.name
+
+
+def _times(graph: Graph, node: Node, name: str, factor: float) -> str:
+    value = graph.values[name]
+    if factor == 1:
+        return name
+    if value.data is not None:
+        return graph.constant(np.asarray(value.data * np.float32(factor), np.float32), name)
+    return graph.emit("Mul", [name, graph.constant(ops.constant(factor))], value.shape, name, node)
 
 
 def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean: Array, variance: Array) -> bool:

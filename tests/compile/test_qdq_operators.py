@@ -1,0 +1,178 @@
+"""Every operator of ONNX that takes int8 or uint8, between QuantizeLinear and DequantizeLinear, with any zero point.
+
+A value of a QDQ file is the code, whatever the compiler keeps in memory: each result, in integers and dequantized, is
+onnxruntime's bit for bit. What is not compiled is refused with an error of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.defs
+import onnx.helper as helper
+import onnx.numpy_helper
+import pytest
+from run_plan import onnxruntime_outputs
+
+import subbyte
+from subbyte.tvm_kernels.interpret import interpret
+from subbyte.tvm_kernels.lowering import lower_graph
+
+SHAPE = (1, 4, 6, 6)
+STEP = 0.02
+X = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+OTHER = np.random.default_rng(5).integers(0, 100, SHAPE)
+ZEROS = [("uint8", 0), ("uint8", 60), ("int8", 0), ("int8", 20)]
+
+
+class Code:
+    """An input of the codes' own type."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+
+
+THE_CODES = "q"  # where the codes are not the first input
+
+
+@dataclass(frozen=True)
+class Use:
+    """A node that reads the codes; further inputs are constants."""
+
+    op: str
+    inputs: tuple[Any, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+    only: str = ""  # the type that the operator takes, or that any engine implements
+
+
+def use(op: str, *inputs: Any, outputs: int = 1, only: str = "", **attributes: Any) -> Use:
+    return Use(op, inputs, attributes, outputs, only)
+
+
+def ints(*values: Any) -> Any:
+    return np.asarray(values if len(values) != 1 else values[0], np.int64)
+
+
+AROUND = ints(0, 0, 1, 1, 0, 0, 1, 2)
+# Computed by kernels of ours on codes, or moved as codes.
+CODES = [
+    use("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    use("MaxPool", kernel_shape=[3, 2], auto_pad="SAME_UPPER"),
+    use("Clip", Code(10), Code(100)),
+    use("Clip", "", Code(70)),
+    use("Relu", only="int8"),
+    use("Cast", to=onnx.TensorProto.FLOAT),
+    use("Identity"),
+    use("Reshape", ints(1, 144)),
+    use("Flatten"),
+    use("Squeeze", ints([0])),
+    use("Unsqueeze", ints([0])),
+    use("Transpose", perm=[0, 2, 3, 1]),
+    use("Transpose", perm=[0, 2, 1, 3]),
+    use("Slice", ints(0, 1), ints(3, 6), ints(1, 3), ints(1, 2)),
+    use("Gather", ints(2, 0), axis=1),
+    use("Gather", ints(2), axis=1),
+    use("GatherElements", np.full(SHAPE, 2, np.int64), axis=3),
+    use("GatherND", ints([[0, 1], [0, 2]])),
+    use("Split", axis=1, num_outputs=2, outputs=2),
+    use("Concat", Code(OTHER), axis=1),
+    use("Pad", AROUND),
+    use("Pad", AROUND, Code(7)),
+    use("Pad", AROUND, mode="reflect"),
+    use("Pad", AROUND, mode="edge"),
+    use("Expand", ints(2, 4, 6, 6)),
+    use("Tile", ints(1, 2, 1, 1)),
+    use("DepthToSpace", blocksize=2),
+    use("SpaceToDepth", blocksize=2),
+]
+# Computed on the integers that the codes are.
+INTEGERS = [
+    *[use(op, Code(12)) for op in ("BitwiseOr", "BitwiseXor", "Add", "Sub", "Mul", "Max", "Mod")],
+    *[use(op, Code(OTHER + 1)) for op in ("BitwiseAnd", "Min", "Div")],
+    *[use(op, Code(50)) for op in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")],
+    *[
+        use("Cast", to=helper.np_dtype_to_tensor_dtype(np.dtype(t)))
+        for t in ("int32", "int64", "int8", "uint8", "bool")
+    ],
+    *[use(op, axis=1) for op in ("ArgMax", "ArgMin")],
+    use("BitwiseNot"),
+    use("Abs"),
+    use("ReduceMax", ints([2, 3]), keepdims=0),
+    use("ReduceMin", ints([1])),
+    use("Where", np.arange(144).reshape(SHAPE) % 3 == 0, THE_CODES, Code(OTHER)),
+    use("CastLike", np.float32(0)),
+    use("MaxPool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    use("CenterCropPad", ints(4, 8), axes=[2, 3]),
+]
+# Not in onnxruntime for these types: against the reference evaluator.
+REFERENCE = [use("Trilu"), use("Einsum", equation="abcd->acbd")]
+
+
+def model_of(dtype: str, zero: int, uses: list[Use]) -> onnx.ModelProto:
+    """x -> QuantizeLinear -> each use -> output, and behind a DequantizeLinear another."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    constants = [
+        onnx.numpy_helper.from_array(np.float32(STEP), "step"),
+        onnx.numpy_helper.from_array(np.array(zero, dtype), "zero"),
+    ]
+    nodes = [helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"])]
+    for index, one in enumerate(uses):
+        names: list[str] = []
+        for values in one.inputs if THE_CODES in [v for v in one.inputs if isinstance(v, str)] else ["q", *one.inputs]:
+            name = values if isinstance(values, str) else f"c{len(constants)}"
+            if not isinstance(values, str):
+                array = values.values.astype(dtype) if isinstance(values, Code) else np.asarray(values)
+                constants.append(onnx.numpy_helper.from_array(array, name))
+            names.append(name)
+        made = [f"{one.op}{index}.{i}" for i in range(one.outputs)]
+        nodes.append(helper.make_node(one.op, names, made, f"{one.op}{index}", **one.attributes))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, SHAPE)], [], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    shapes = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for value in shapes.graph.value_info:
+        if value.name == "q":
+            continue
+        element = value.type.tensor_type.elem_type
+        if element == kind:
+            nodes = [helper.make_node("DequantizeLinear", [value.name, "step", "zero"], [f"{value.name}.float"])]
+            shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            model.graph.output.append(helper.make_tensor_value_info(f"{value.name}.float", 1, shape))
+        else:
+            nodes = []
+        if element == onnx.TensorProto.BOOL:
+            nodes = [helper.make_node("Cast", [value.name], [f"{value.name}.int"], to=onnx.TensorProto.INT32)]
+            value.name, value.type.tensor_type.elem_type = f"{value.name}.int", onnx.TensorProto.INT32
+        model.graph.node.extend(nodes)
+        model.graph.output.append(value)
+    return model
+
+
+def for_type(dtype: str, uses: list[Use]) -> list[Use]:
+    return [one for one in uses if one.only in ("", dtype)]
+
+
+def assert_same(got: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert set(got) == set(wanted)
+    different = [
+        name for name, array in wanted.items() if got[name].dtype != array.dtype or not np.array_equal(got[name], array)
+    ]
+    assert different == []
+
+
+@pytest.mark.parametrize(("dtype", "zero"), ZEROS)
+def test_compiled_operators_on_codes_give_onnxruntimes_integers(tmp_path: Path, dtype: str, zero: int) -> None:
+    model = model_of(dtype, zero, for_type(dtype, CODES))
+    subbyte.compile(model, tmp_path / "q.subbyte", golden_inputs=[X])
+    with subbyte.load(tmp_path / "q.subbyte", threads=1) as session:
+        assert_same(session.run(X), onnxruntime_outputs(model, {"x": X}))
+
+
+@pytest.mark.parametrize(("dtype", "zero"), ZEROS)
+def test_lowered_operators_on_codes_give_onnxruntimes_integers(dtype: str, zero: int) -> None:
+    model = model_of(dtype, zero, for_type(dtype, [*CODES, *INTEGERS]))
+    assert_same(interpret(lower_graph(model), {"x": X}), onnxruntime_outputs(model, {"x": X}))

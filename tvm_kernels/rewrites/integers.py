@@ -1,0 +1,256 @@
+"""Integers of 8 bits and less at run time, the codes of QDQ files, and what computes on them (levels.py says how held).
+
+    QuantizeLinear                       ->  QuantizeCodes; by axis, by block or of 16 bits spelled out in float
+    DequantizeLinear                     ->  Mul(levels, step), or spelled out; levels are the same bytes
+    Cast of codes to float32             ->  levels with zero point 0
+    MaxPool, Clip, Relu of codes         ->  kernels from codes to codes
+    moves of codes                       ->  their output is held as codes, too
+
+ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=True)`).
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+
+import numpy as np
+
+from subbyte.errors import ModelError
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.rewrites.foreign import QDQ
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.levels import MOVES, as_codes, as_levels, codes_of, each_element, encoded, held, moved
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.pools import pool_window
+
+_CODES, _LEVELS = Coded("codes", integers=True), Coded("codes")
+FLOAT = 1  # an ONNX element type
+OTHERS = {"uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**31), 2**31 - 1)}  # spelled out in float
+
+
+# ---- QuantizeLinear, DequantizeLinear ----
+
+
+def quantize_linear(graph: Graph, node: Node, x: str) -> bool:
+    """A Quantize that divides. Its output holds the codes of the file; the kernel subtracts no zero point."""
+    output = graph.values[node.outputs[0]]
+    step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
+    if graph.values[x].dtype != "float32":
+        raise ModelError(
+            f"node '{node.name}' quantizes {graph.values[x].dtype}; QuantizeLinear is compiled for float32: put a Cast "
+            "to float32 in front of it"
+        )
+    if output.dtype not in {*OTHERS} and held(output.dtype) is None:
+        raise ModelError(
+            f"node '{node.name}' quantizes to {output.dtype}; integers of 2, 4, 8 and 16 bits are compiled: export it "
+            "with one of these"
+        )
+    by_tensor = step is not None and zero is not None and step.size == zero.size == 1 and output.shape
+    storage = codes_of(output.dtype, int(zero.reshape(-1)[0])) if by_tensor and zero is not None else None
+    if step is None or storage is None:
+        return _quantize_in_float(graph, node, x)
+    attributes = {"factor": float(np.float32(step.reshape(-1)[0])), "storage": storage, "divide": True}
+    output.storage = held(output.dtype) or output.storage
+    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
+    return True
+
+
+def dequantize_linear(graph: Graph, node: Node, x: str) -> bool:
+    """Mul(levels, step): the zero point of the file is subtracted by looking at the same bytes with it."""
+    value = graph.values[x]
+    step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
+    if step is None or zero is None or step.size != 1 or zero.size != 1 or held(value.dtype) is None:
+        return _dequantize_in_float(graph, node, x)
+    if isinstance(value.storage, ops.Float):
+        if hold_source(graph, x):
+            return True  # the codes come down through the moves above
+        x = as_codes(graph, x, node)
+    levels = as_levels(graph, x, int(zero.reshape(-1)[0]), node)
+    factor = graph.constant(step.reshape(1).astype(np.float32), "step")
+    graph.replace_node(node, Node("Mul", [levels, factor], node.outputs, {}, node.name))
+    return True
+
+
+def hold_source(graph: Graph, name: str) -> bool:
+    """Hold as codes what moves and windows of integers start from, for them to hand on; whether that changed one."""
+    node = graph.producer(name)
+    windows = node is not None and node.op == "MaxPool" and not any(node.outputs[1:]) and "explicit" in node.attributes
+    if node is None or not (windows or (node.op in MOVES and node.op != "Concat")):
+        return False
+    source = graph.values[node.inputs[0]]
+    if source.is_constant or not isinstance(source.storage, ops.Float):
+        return False  # held as codes already, which the node does not hand on
+    if not hold_source(graph, source.name):
+        graph.set_inputs(node, [as_codes(graph, source.name, node), *node.inputs[1:]])
+    return True
+
+
+def _constant(graph: Graph, node: Node, index: int) -> Array | None:
+    """A scale or zero point; None where it is made at run time."""
+    name = node.inputs[index] if index < len(node.inputs) else ""
+    return graph.constant_of(name) if name else np.zeros((), np.float32)
+
+
+def _quantize_in_float(graph: Graph, node: Node, x: str) -> bool:
+    """saturate(round(x / scale) + zero point) as ONNX nodes."""
+    output = graph.values[node.outputs[0]]
+    scale, zero = (_broadcast(graph, node, index, x) for index in (1, 2))
+    y = graph.emit("Div", [x, scale], output.shape, x, node)
+    y = graph.emit("Round", [y], output.shape, x, node)
+    y = graph.emit("Add", [y, zero], output.shape, x, node)
+    limits = OTHERS.get(output.dtype) or (_range(output.dtype).low, _range(output.dtype).high)
+    bounds = [graph.constant(np.float32(limit)) for limit in limits]
+    y = graph.emit("Clip", [y, *bounds], output.shape, x, node)
+    narrow = output.dtype in ("int4", "uint4", "int2", "uint2")
+    if narrow:
+        raise ModelError(f"node '{node.name}' quantizes to {output.dtype} by axis or by block; export it per tensor")
+    to = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6}[output.dtype]
+    graph.replace_node(node, Node("Cast", [y], node.outputs, {"to": to}, node.name))
+    return True
+
+
+def _dequantize_in_float(graph: Graph, node: Node, x: str) -> bool:
+    """(x - zero point) x scale as ONNX nodes."""
+    value = graph.values[x]
+    if value.dtype not in OTHERS and held(value.dtype) is None:
+        raise ModelError(
+            f"node '{node.name}' dequantizes {value.dtype}; integers of 2, 4, 8, 16 and 32 bits are compiled: export "
+            "it with one of these"
+        )
+    scale, zero = (_broadcast(graph, node, index, x) for index in (1, 2))
+    y = graph.emit("Cast", [x], value.shape, x, node, attributes={"to": FLOAT})
+    y = graph.emit("Sub", [y, zero], value.shape, x, node)
+    graph.replace_node(node, Node("Mul", [y, scale], node.outputs, {}, node.name))
+    return True
+
+
+def _range(dtype: str) -> ops.Codes:
+    storage = held(dtype)
+    assert storage is not None
+    return storage
+
+
+def _broadcast(graph: Graph, node: Node, index: int, x: str) -> str:
+    """A scale or zero point as float32 that broadcasts over x: by axis, by block, or one for all."""
+    shape = graph.values[x].shape
+    name = node.inputs[index] if index < len(node.inputs) else ""
+    axis = int(node.attributes.get("axis", 1)) % max(1, len(shape))
+    block = int(node.attributes.get("block_size", 0))
+    constant = _constant(graph, node, index)
+    if constant is not None:
+        values = constant.astype(np.float32)
+        if block and values.ndim == len(shape) and values.size > 1:
+            values = np.repeat(values, block, axis).take(range(shape[axis]), axis)
+        elif values.size > 1:
+            values = values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        else:
+            values = values.reshape(())
+        return graph.constant(values, name or node.name)
+    value = graph.values[name]
+    if block or (value.size > 1 and value.shape != (shape[axis],)):
+        raise ModelError(f"node '{node.name}': scales and zero points by block must be constants of the file")
+    if value.dtype != "float32":
+        name = graph.emit("Cast", [name], value.shape, name, node, attributes={"to": FLOAT})
+    broad = [shape[i] if i == axis and value.size > 1 else 1 for i in range(len(shape))]
+    return graph.emit("View", [name], broad, name, node, domain="subbyte")
+
+
+# ---- what computes on codes ----
+
+
+def cast_codes(graph: Graph, node: Node, codes: str) -> bool:
+    """As float32 codes are levels whose zero point is 0."""
+    if graph.values[node.outputs[0]].dtype != "float32":
+        return False
+    levels = as_levels(graph, codes, 0, node)
+    graph.values[node.outputs[0]].storage = graph.values[levels].storage
+    graph.replace_node(node, Node("View", [levels], node.outputs, {}, node.name, "subbyte"))
+    return True
+
+
+def pool_codes(graph: Graph, node: Node, codes: str) -> bool:
+    """The largest code of each window is the largest level."""
+    storage, attributes = graph.values[codes].storage, node.attributes
+    if any(node.outputs[1:]) or not isinstance(storage, ops.Codes) or "explicit" not in attributes:
+        return False
+    geometry = pool_window(graph, node, codes)
+    if geometry is None:
+        return False
+    epilogue = ops.Epilogue((), (ops.ToCodes(1.0, storage),))
+    kernel_node(graph, node, ops.Pool2d(node.name, "max", geometry, storage, epilogue), [codes], 1, "NHWC")
+    graph.values[node.outputs[0]].storage = storage
+    return True
+
+
+def clip_codes(limits: Callable[[Graph, Node], tuple[float, float] | None]) -> Callable[..., bool]:
+    """Codes kept within limits: on the way through float32, where every code is exact."""
+
+    def to(graph: Graph, node: Node, codes: str, **_: object) -> bool:
+        storage, within = graph.values[codes].storage, limits(graph, node)
+        if within is None or not isinstance(storage, ops.Codes):
+            return False
+        epilogue = ops.Epilogue((ops.Clip(*within),), (ops.ToCodes(1.0, storage),))
+        window = each_element(graph, codes)
+        kernel_node(graph, node, ops.Pool2d(node.name, "sum", window, storage, epilogue), [codes], None, "same")
+        graph.values[node.outputs[0]].storage = storage
+        return True
+
+    return to
+
+
+def _clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
+    limits = [-256.0, 256.0]  # beyond every code
+    for index, name in enumerate(node.inputs[1:3]):
+        data = graph.constant_of(name) if name else None
+        if name and data is None:
+            return None
+        if data is not None:
+            limits[index] = float(data.reshape(-1)[0])
+    return limits[0], limits[1]
+
+
+def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> bool:
+    """What moves elements of one storage makes that storage; bits cannot be moved one by one."""
+    storage = graph.values[codes].storage
+    if not isinstance(storage, ops.Codes):
+        return False
+    if any(not isinstance(graph.values[name].storage, ops.Float) for name in node.outputs if name):
+        return False  # known already
+    if graph.values[node.outputs[0]].dtype != graph.values[codes].dtype or node.attributes.get("integers"):
+        return False
+    fill = node.inputs[2] if node.op == "Pad" and len(node.inputs) > 2 else ""
+    for name in [*moved(node), *([fill] if fill else [])]:
+        value = graph.values[name]
+        if value.data is None and (name == fill or value.is_constant or value.storage != storage):
+            return False
+        if value.data is not None and encoded(value.data, storage) is None:
+            return False
+    for name in node.outputs:
+        if name:
+            graph.values[name].storage = storage
+    return True
+
+
+_EVERY: dict[str, typing.Any] = {"dtypes": EVERY, "attributes": EVERY, "outputs": EVERY}
+
+RULES: list[Rule] = [
+    # ---- QuantizeLinear, DequantizeLinear ----
+    rule("QDQ activation", Op("QuantizeLinear", Any("x"), **{**QDQ, "dtypes": EVERY}), to=quantize_linear),
+    rule("QDQ step", Op("DequantizeLinear", Any("x"), **{**QDQ, "dtypes": EVERY}), to=dequantize_linear),
+    # ---- what computes on codes ----
+    rule("codes as numbers", Op("Cast", _CODES, dtypes=EVERY, attributes=("to",)), to=cast_codes),
+    *[
+        rule("max pool of codes", Op("MaxPool", x, dtypes=EVERY, attributes=WINDOW, outputs=EVERY), to=pool_codes)
+        for x in (_CODES, _LEVELS)
+    ],
+    rule("clipped codes", Op("Clip", _CODES, rest=True, dtypes=EVERY), to=clip_codes(_clip_limits)),
+    rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes(lambda graph, node: (0.0, 256.0))),
+    # ---- moves ----
+    *[
+        rule("moved codes", Op(op, x, rest=True, domain="subbyte" * (op == "View"), **_EVERY), to=carry_storage)
+        for op in MOVES
+        for x in (_CODES, _LEVELS)
+    ],
+]
