@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,21 @@ def layers(name: str) -> Callable[[], list[str]]:
                 cells += [f"{1e3 * ours['latency_min']:.1f}", _ratios(floating), _ratios(integer)]
             rows.append([layer, scheme, *cells])
         header = ["layer", "scheme", "us", "times float (min, median)", "times int8"]
-        return [*table([*header, "us by turns of one", "times float", "times int8"], rows), "", machine_of(data)]
+        said = [*_least(by_layer.values()), "", machine_of(data)]
+        return [*table([*header, "us by turns of one", "times float", "times int8"], rows), "", *said]
 
     return lines
+
+
+def _least(layers: Collection[dict[int, Any]]) -> list[str]:
+    """The smallest ratios of all layers and schemes, and what a call loses when others have had the caches."""
+    found = []
+    for turn, words in ((10, "ten"), (1, "one")):
+        floats, integers = (min(row[turn][engine]["speedup_min"] for row in layers) for engine in (1, 2))
+        found.append(f"By turns of {words}, at least {floats:.2f} times float and {integers:.2f} times int8 (min).")
+    shares = [1 - row[10][0]["latency_min"] / row[1][0]["latency_min"] for row in layers]
+    found.append(f"Fetching is {100 * min(shares):.0f}% to {100 * max(shares):.0f}% of a call by turns of one.")
+    return found
 
 
 SIZES = {"resnet18": 224, "deit_tiny": 224, "resnet8": 32, "ds_cnn": 28, "vit_micro": 28}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.runtime.cgroup import cpu_group
+from subbyte.runtime.sysfs import integer, text_of
 
 MAX_VARIATION = 0.10  # standard deviation over mean
 MAX_DRIFT = 0.05  # of the median, from the first third to the last
@@ -105,10 +105,6 @@ def _preemptions() -> int | None:
 
 def _cpu_ticks(stat: Path) -> tuple[int, int] | None:
     """Stolen and all ticks since boot, of the machine."""
-    try:
-        fields = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    if len(fields) < 8 or os.name == "nt":
-        return None
-    return fields[7], sum(fields)
+    name, *fields = (text_of(stat) or "").partition("\n")[0].split() or [""]
+    ticks = [count for count in map(integer, fields[:8]) if count is not None]
+    return (ticks[7], sum(ticks)) if name == "cpu" and len(ticks) == 8 else None

@@ -64,11 +64,10 @@ void *bench_allocate(size_t bytes) {
 /* ---- options ---- */
 
 static double number(int argc, char **argv, int i, double least, double most) {
-  char *rest;
   double value;
   if (i >= argc) misused("an option lacks its value", argv[argc - 1]);
-  value = strtod(argv[i], &rest);
-  if (rest == argv[i] || *rest != '\0' || !(value >= least && value <= most)) misused("not a number that fits here", argv[i]);
+  value = bench_number_in(argv[i], 1);
+  if (!(value >= least && value <= most)) misused("not a number that fits here", argv[i]);
   return value;
 }
 

@@ -95,6 +95,7 @@ void bench_group_read(const bench_group *g, double *quota, double *throttled);
 
 typedef struct {
   uint64_t start;
+  const char *root; /* "" but in tests */
   double preemptions; /* of this thread; BENCH_UNKNOWN: not told */
   double stolen, ticks; /* of all CPUs; negative: not told */
   bench_group group;

@@ -46,25 +46,32 @@ static double preemptions(void) {
 }
 
 /* Stolen and all ticks since boot, of the machine. */
-static void cpu_ticks(double *stolen, double *ticks) {
-  double field[8];
-  FILE *file = fopen("/proc/stat", "r");
-  int i;
+static void cpu_ticks(const char *root, double *stolen, double *ticks) {
+  char *text = bench_text_of(root, "/proc/stat"), *rest = NULL, *word;
+  double sum = 0.0, field = BENCH_UNKNOWN;
+  int count = 0;
   *stolen = *ticks = -1;
-  if (file == NULL) return;
-  if (fscanf(file, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", &field[0], &field[1], &field[2], &field[3], &field[4], &field[5],
-             &field[6], &field[7]) == 8) {
-    *stolen = field[7];
-    for (*ticks = 0, i = 0; i < 8; ++i) *ticks += field[i];
+  if (text != NULL) text[strcspn(text, "\n")] = '\0';
+  word = text != NULL ? strtok_r(text, " ", &rest) : NULL;
+  if (word != NULL && strcmp(word, "cpu") == 0)
+    for (; count < 8 && (word = strtok_r(NULL, " ", &rest)) != NULL; ++count) {
+      field = bench_number_in(word, 0);
+      if (!(field < BENCH_UNKNOWN)) break;
+      sum += field;
+    }
+  if (count == 8) {
+    *stolen = field;
+    *ticks = sum;
   }
-  fclose(file);
+  free(text);
 }
 
 void bench_watch_start(bench_watch *watch, const char *root) {
   double quota;
   watch->start = subbyte_now();
   watch->preemptions = preemptions();
-  cpu_ticks(&watch->stolen, &watch->ticks);
+  watch->root = root;
+  cpu_ticks(root, &watch->stolen, &watch->ticks);
   bench_group_find(&watch->group, root);
   bench_group_read(&watch->group, &quota, &watch->throttled);
 }
@@ -87,7 +94,7 @@ void bench_unsteadiness(bench_warnings *w, const double *samples, long count, co
   double stolen, ticks, quota, throttled, mean = 0.0, squares = 0.0, middle, high;
   char reason[96] = ": other load, a changing clock, or interrupts";
   long i;
-  cpu_ticks(&stolen, &ticks);
+  cpu_ticks(watch->root, &stolen, &ticks);
   bench_group_read(&watch->group, &quota, &throttled);
   throttled = throttled < BENCH_UNKNOWN && watch->throttled < BENCH_UNKNOWN ? throttled - watch->throttled : 0.0;
   if (throttled > 0)

@@ -5,7 +5,8 @@
  *   bench_parts texts TEXT...             each as a JSON string
  *   bench_parts reals NUMBER...           each as a JSON number
  *   bench_parts cgroup ROOT               CPUs that the quota lends, and periods in which it ran out
- *   bench_parts steady ROOT NUMBER...     warnings about these latencies; ROOT/later becomes cpu.stat in the window
+ *   bench_parts steady ROOT NUMBER...     warnings about these latencies; ROOT/later and ROOT/later_stat
+ *                                         become cpu.stat and /proc/stat in the window
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -143,6 +144,9 @@ int main(int argc, char **argv) {
     bench_watch_start(&watch, argv[2]);
     snprintf(later, sizeof later, "%s/later", argv[2]);
     snprintf(stat, sizeof stat, "%s/sys/fs/cgroup/cpu.stat", argv[2]);
+    (void)rename(later, stat);
+    snprintf(later, sizeof later, "%s/later_stat", argv[2]);
+    snprintf(stat, sizeof stat, "%s/proc/stat", argv[2]);
     (void)rename(later, stat);
     for (i = 3; i < argc; ++i) samples[i - 3] = strtod(argv[i], NULL);
     bench_unsteadiness(&warnings, samples, argc - 3, &watch);

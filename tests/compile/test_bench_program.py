@@ -156,6 +156,9 @@ def test_help_says_every_option(folder: Path) -> None:
         ("--threads", "257"),
         ("--duration", "nan"),
         ("--duration", ""),
+        ("--duration", "0x1"),
+        ("--iterations", "1e2"),
+        ("--warmup", " 5"),
         ("--dump",),
     ],
 )
