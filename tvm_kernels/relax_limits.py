@@ -89,6 +89,10 @@ LIMITS: dict[str, Limit] = {
     "MaxPool": Limit(attributes={"storage_order": ()}),
     "LpPool": Limit(attributes={"auto_pad": (), "ceil_mode": (), "dilations": (), "pads": (), "strides": ()}),
     "RoiAlign": Limit(attributes={"mode": ("avg",)}),
+    # Without axes each element is reduced by itself: its magnitude, square or logarithm, where TVM hands it on.
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"), Limit(attributes={"noop_with_empty_axes": ()})
+    ),
     "Resize": Limit(
         attributes={"mode": ("nearest", "linear"), "antialias": (), "keep_aspect_ratio_policy": (), "axes": ()},
         other=_resize,
