@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import s_tir, te
+from tvm.ir.expr import Call
 from tvm.s_tir import Schedule
 from tvm.tirx import IterVar
 
 SMALL = 8192  # elements; below, sharing out among threads costs more than it brings
 LANES = (16, 8, 4)  # float32 in a vector, the widest that divides the innermost loop
+ONE_BY_ONE = {"tirx.sinh", "tirx.cosh"}  # functions of the C library, which TVM calls for scalars alone
 
 
 def scheduled(function: Any) -> Any:
@@ -60,7 +63,7 @@ def _one(sch: Any, block: Any) -> None:
         sch.reorder(*spatial, *reduced)
     elements = int(np.prod([int(sch.get(loop).extent) for loop in spatial]))
     outer, inner = spatial[:-1], spatial[-1]
-    if not reduced:
+    if not reduced and not _calls_one_by_one(sch.get(block)):
         inner = _vectorized(sch, inner)
         if inner is not None:
             outer = [*outer, inner]
@@ -71,6 +74,12 @@ def _one(sch: Any, block: Any) -> None:
         sch.parallel(fused)
     if reduced:
         sch.decompose_reduction(block, reduced[0])
+
+
+def _calls_one_by_one(block: Any) -> bool:
+    calls: list[Any] = []
+    tvm_ffi.structural_walk(block, (Call, calls.append))
+    return any(getattr(call.op, "name", "") in ONE_BY_ONE for call in calls)
 
 
 def _vectorized(sch: Any, loop: Any) -> Any:
