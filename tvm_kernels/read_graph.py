@@ -23,6 +23,7 @@ from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
+from subbyte.tvm_kernels.node_shapes import check_shapes
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS
 
 Array = npt.NDArray[Any]
@@ -134,6 +135,8 @@ def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> No
     own = OWN.get((domain, proto.op_type)) or (_decode if domain == DOMAIN else None)
     attrs = attributes(proto)
     _check_channels(graph, proto, attrs)
+    if not domain:
+        check_shapes(proto.op_type, label, [graph.values[name].shape if name else None for name in proto.input])
     if own is not None:
         own(graph, proto, attrs)
         if proto.output[0] in graph.values and graph.values[proto.output[0]].is_constant:

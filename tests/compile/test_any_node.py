@@ -10,7 +10,7 @@ import onnx
 import pytest
 from any_node import FAULTS, Case, draw, equal, run
 
-COUNT = 15  # about a second each
+COUNT = 30  # about a second each
 
 
 def test_any_operator_is_right_or_refused() -> None:

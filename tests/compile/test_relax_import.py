@@ -220,3 +220,16 @@ def test_control_flow_is_refused():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     with pytest.raises(ModelError, match="straight, deterministic graphs only"):
         lower(model, HOST)
+
+
+@pytest.mark.parametrize("size", [3, 4, 16, 24])
+@pytest.mark.parametrize("op", ["Sinh", "Cosh", "Tan", "Asin", "Acos", "Atan", "Asinh", "Atanh", "Erf"])
+def test_functions_of_one_value_in_vectors_and_alone(op, size):
+    b = Builder()
+    compare(b.model(b.node(op, b.node("Mul", b.node("Tanh", b.input(2, size)), b.constant(0.9)))))
+
+
+@pytest.mark.parametrize("op", ["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "ReduceSum", "ReduceMax"])
+def test_a_reduction_of_no_axes_is_of_each_element(op):
+    b = Builder()
+    compare(b.model(b.node(op, b.input(2, 5), noop_with_empty_axes=1)))

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 from run_plan import onnxruntime_outputs, run_plan
 
+from subbyte.errors import ModelError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.lowering import STAGES, lower, lower_graph
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, rule
@@ -143,3 +144,27 @@ def test_training_mode_is_no_batch_norm_of_inference():
     model = one_node("BatchNormalization", {"x": (1, IMAGE)}, sides, weights, training_mode=1)
     (node,) = lower_graph(model).order()
     assert node.declined == {"batch norm": "its attribute training_mode is 1; handled: its default"}
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "wrong"),
+    [
+        ("Clip", {"low": (5, 3)}, r"lower bound has shape \[5, 3\], expected a scalar"),
+        ("Clip", {"": (), "high": (3,)}, r"upper bound has shape \[3\], expected a scalar"),
+        ("Clip", {"low": (), "high": (1,)}, ""),
+        ("ScatterND", {"indices": (2, 1), "updates": (2, 1)}, r"updates have shape \[2, 1\], expected \[2, 3\]"),
+        ("ScatterND", {"indices": (2, 1), "updates": (2, 3)}, ""),
+        ("ScatterND", {"indices": (4, 2), "updates": (4,)}, ""),
+    ],
+)
+def test_shapes_that_onnx_states_in_words_alone(op, inputs, wrong):
+    kinds = {"indices": TensorProto.INT64}
+    given = {name: (kinds.get(name, TensorProto.FLOAT), shape) for name, shape in inputs.items()}
+    model = one_node(op, {"x": (TensorProto.FLOAT, (5, 3)), **given}, {"y": (TensorProto.FLOAT, (5, 3))})
+    for value in [value for value in model.graph.input if not value.name]:
+        model.graph.input.remove(value)
+    if wrong:
+        with pytest.raises(ModelError, match=rf"'node' \({op}\) does not fit its inputs: .*{wrong}"):
+            lower_graph(model)
+    else:
+        lower_graph(model)
