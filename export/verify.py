@@ -20,6 +20,7 @@ from torch import nn
 
 from subbyte.dialect import DOMAIN
 from subbyte.errors import ExportError
+from subbyte.exactness import EXACT_OPERATORS
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
 from subbyte.export.graph import GraphView, view
 from subbyte.export.outputs import output_arrays
@@ -34,12 +35,6 @@ ROUNDING = 1e-6  # what is left of a difference of numbers near 1, where it shou
 MIXED_TOLERANCE = 5e-2  # float parts between quantizers: a value on a rounding tie moves a whole step
 MIXED_CODES = 5e-2  # and at most this part of all codes may differ: a tie in an early layer moves many later ones
 
-_EXACT_OPERATORS = """
-    Abs Add Cast Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual
-    Identity LeakyRelu Less LessOrEqual Max MaxPool Min Mul Neg Not PRelu Pad ReduceMax ReduceMin Relu Reshape Round
-    Shape Sign Size Slice Split Squeeze Sub Tile Transpose Unsqueeze Where
-"""
-_EXACT = frozenset(_EXACT_OPERATORS.split())
 _INTEGER_SUMS = ("Conv", "MatMul", "ReduceSum")
 
 
@@ -174,7 +169,7 @@ def _is_exact(graph: GraphView, node: onnx.NodeProto) -> bool:
         return True
     if node.op_type in _INTEGER_SUMS:
         return all(_integer_valued(graph, name) for name in node.input[: 1 if node.op_type == "ReduceSum" else 2])
-    return node.op_type in _EXACT
+    return node.op_type in EXACT_OPERATORS
 
 
 def _integer_valued(graph: GraphView, name: str) -> bool:

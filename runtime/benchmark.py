@@ -79,6 +79,7 @@ class BenchResult:
     golden_ok: bool | None  # None: the bundle has no golden outputs
     golden_exact: bool | None
     golden_differing: int | None  # elements of all outputs that are not the same bits
+    golden_moved: int | None  # of those: beyond the tolerance, but within what a rounding tie moves them by
     golden_max_error: float | None  # None also where it cannot be measured: NaN
     cold_start: ColdStart | None
     energy_measured: Energy | None
@@ -191,6 +192,7 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
         golden_ok=golden.ok if golden else None,
         golden_exact=golden.exact if golden else None,
         golden_differing=golden.differing if golden else None,
+        golden_moved=golden.moved if golden else None,
         golden_max_error=golden.max_abs_error if golden else None,
         cold_start=None,
         energy_measured=measured,

@@ -127,6 +127,7 @@ class Manifest:
     weights_bytes: int
     operators: tuple[OperatorInfo, ...]
     members: Mapping[str, Member]
+    golden_ties: tuple[float, ...]  # of each output: how far a rounding tie may move an element; 0: not at all
 
     @property
     def macs(self) -> int:
@@ -182,6 +183,7 @@ def from_dict(d: Mapping[str, Any]) -> Manifest:
         weights_bytes=_count(d, "weights_bytes", "manifest", MAX_PLACE),
         operators=_rows(d, "operators", "manifest", _operator, MAX_OPERATORS),
         members=_members(_mapping(d, "members", "manifest")),
+        golden_ties=_ties(d, len(outputs)),
     )
     _check_places(manifest)
     return manifest
@@ -209,6 +211,17 @@ def _tensor(d: Mapping[str, Any], where: str) -> TensorInfo:
     if tensor.nbytes > MAX_TENSOR_BYTES:
         raise _wrong(f"{where}.shape", tensor.shape, f"at most {MAX_TENSOR_BYTES} bytes")
     return tensor
+
+
+def _ties(d: Mapping[str, Any], outputs: int) -> tuple[float, ...]:
+    if "golden" not in d:
+        return (0.0,) * outputs
+    ties = _mapping(d, "golden", "manifest").get("ties")
+    if not isinstance(ties, (list, tuple)) or len(ties) != outputs:
+        raise _wrong("golden.ties", ties, f"a list of {outputs} numbers")
+    if not all(type(tie) in (int, float) and math.isfinite(tie) and tie >= 0 for tie in ties):
+        raise _wrong("golden.ties", ties, "finite numbers from 0")
+    return tuple(float(tie) for tie in ties)
 
 
 def _operator(d: Mapping[str, Any], where: str) -> OperatorInfo:

@@ -199,7 +199,10 @@ def bundle_plan(
         if golden is not None and reason is None:
             replayed(written, plan, golden, graph)
 
-    write_bundle(output, _manifest(plan, target, emitted, source or {}), members, check)
+    manifest = _manifest(plan, target, emitted, source or {})
+    if golden is not None and any(golden.ties):
+        manifest["golden"] = {"ties": list(golden.ties)}
+    write_bundle(output, manifest, members, check)
     return report
 
 

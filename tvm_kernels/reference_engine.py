@@ -29,7 +29,7 @@ FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
 def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
     """The outputs `names` of a file or model, and what computed them; raises ModelError with the engines' reasons."""
     reasons = []
-    model = source if isinstance(source, onnx.ModelProto) else onnx.load(str(source))
+    model = loaded(source)
     inexact = inexact_in_onnxruntime(model)
     if inexact is None:
         try:
@@ -43,6 +43,11 @@ def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[s
     except Exception as error:  # the evaluator raises many kinds
         reasons.append(f"onnx.reference: {_first_line(error)}")
     raise ModelError("; ".join(reasons))
+
+
+def loaded(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """The file as it came."""
+    return source if isinstance(source, onnx.ModelProto) else onnx.load(str(source))
 
 
 def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:

@@ -21,6 +21,7 @@ typedef struct {
   const void *const *outputs; /* [model->output_count], golden values; or NULL */
   double relative;            /* a float32 output may differ by absolute + relative * |golden|; 0, 0: not by one bit */
   double absolute;
+  const double *ties;         /* [model->output_count]: how far a rounding tie may move an element, 0: not at all */
   int has_golden;
   const subbyte_bench_operator *operators; /* [model->operator_count] */
   const char *modelled;                    /* energy_modelled, as JSON: constant for a model */

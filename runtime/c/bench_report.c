@@ -77,10 +77,13 @@ void bench_print_json(const subbyte_model *model, const bench_result *result) {
   print_operators(model, result);
   bench_json_flag("golden_ok", golden ? result->golden.ok : -1);
   bench_json_flag("golden_exact", golden ? result->golden.differing == 0 : -1);
-  if (golden)
+  if (golden) {
     bench_json_whole("golden_differing", (long long)result->golden.differing);
-  else
+    bench_json_whole("golden_moved", (long long)result->golden.moved);
+  } else {
     bench_json_null("golden_differing");
+    bench_json_null("golden_moved");
+  }
   bench_json_real("golden_max_error", golden ? result->golden.largest : BENCH_UNKNOWN);
   bench_start_json("cold_start", &result->start);
   bench_energy_json("energy_measured", result->has_energy ? &result->energy : NULL);

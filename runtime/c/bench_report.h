@@ -7,8 +7,9 @@
 /* All outputs against their golden values. */
 typedef struct {
   unsigned long differing; /* elements that are not the same bits */
+  unsigned long moved;     /* elements beyond the tolerance, but within what a rounding tie moves them by */
   double largest;          /* difference of an element; infinite where it cannot be measured: NaN */
-  int ok;                  /* equal, or float within the tolerance */
+  int ok;                  /* all are equal, floats within the tolerance, or moved */
 } bench_golden;
 
 typedef struct {

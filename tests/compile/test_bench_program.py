@@ -85,7 +85,7 @@ def test_the_keys_are_the_same_all_the_way_down(ours: Json, theirs: Json) -> Non
 
 def test_what_must_agree_agrees(ours: Json, theirs: Json) -> None:
     same = ("name", "target", "threads", "pinned_cpus", "iterations", "warmup", "energy_modelled")
-    same += ("golden_ok", "golden_exact", "golden_differing", "golden_max_error")
+    same += ("golden_ok", "golden_exact", "golden_differing", "golden_moved", "golden_max_error")
     assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
     assert ours["golden_differing"] == 1
     assert ours["golden_exact"] is False

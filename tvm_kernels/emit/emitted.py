@@ -29,6 +29,7 @@ class Golden:
     outputs: tuple[Array, ...]
     relative: float = 0.0  # a float32 output may differ by absolute + relative * |golden|; 0, 0: not by one bit
     absolute: float = 0.0
+    ties: tuple[float, ...] = ()  # of each output: how far a rounding tie may move an element, 0 not at all
 
 
 @dataclass(frozen=True, eq=False)

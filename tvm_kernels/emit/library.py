@@ -108,8 +108,12 @@ def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]
         listed = ", ".join("0" if text is None else c_string(text) for text in texts)
         content.append(f"    {{{listed}, INT64_C({int(call.macs)})}},")
     content += ["    {0, 0, 0, 0, 0}", "};"]  # an empty table is not C
+    ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
+    content.append(f"static const double ties[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};")
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
-    values = f"subbyte_data_weights, inputs, outputs, {float(relative)!r}, {float(absolute)!r}, {int(bool(golden))}"
+    values = (
+        f"subbyte_data_weights, inputs, outputs, {float(relative)!r}, {float(absolute)!r}, ties, {int(bool(golden))}"
+    )
     values += f", operators, (const char *)subbyte_data_modelled, {c_string(__version__)}"
     content.append(f"const subbyte_bench_content subbyte_bench_data = {{{values}}};\n")
     (folder / "content.c").write_text("\n".join(content))

@@ -68,6 +68,8 @@ def _golden_c(plan: Plan, golden: Golden | None) -> str:
     for kind, have, count in (("input", len(inputs), len(plan.inputs)), ("output", len(outputs), len(plan.outputs))):
         listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(count)) or "0"
         parts.append(f"const void *const subbyte_golden_{kind}s[] = {{{listed}}};\n")
+    ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
+    parts.append(f"const float subbyte_golden_ties[] = {{{', '.join(f'{float(tie)!r}f' for tie in ties)}}};\n")
     return "".join(parts)
 
 
@@ -89,7 +91,8 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
 #define SUBBYTE_OUTPUT_COUNT {len(plan.outputs)}
 #define SUBBYTE_OUTPUT_BYTES {output_bytes} /* of all outputs, each aligned */
 
-/* A float32 output may differ from its golden value by absolute + relative * |golden|; integers by nothing. */
+/* A float32 output may differ from its golden value by absolute + relative * |golden|; integers by nothing. Either may
+ * differ by subbyte_golden_ties[output], where a rounding tie may move it. */
 #define SUBBYTE_GOLDEN_RELATIVE {float(relative)!r}f
 #define SUBBYTE_GOLDEN_ABSOLUTE {float(absolute)!r}f
 
@@ -98,6 +101,7 @@ extern const uint32_t subbyte_weights[];
 /* Of golden.c: what example.c runs and compares with. An output without a golden value is null. */
 extern const void *const subbyte_golden_inputs[];
 extern const void *const subbyte_golden_outputs[];
+extern const float subbyte_golden_ties[];
 
 #endif
 """

@@ -1,0 +1,166 @@
+"""Which results of an ONNX file every engine computes alike, and which a rounding tie may move.
+
+A float sum depends on the order of its terms. A quantizer behind it rounds two values that are next to each other to
+two codes where a tie lies between them: from there on engines differ by a whole step. `tie_allowances` follows this
+through the graph, from the nodes whose floats are inexact to the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from subbyte.dialect import DOMAIN
+
+Array = npt.NDArray[Any]
+
+OF_LARGEST = 5e-2  # a tie in front of other layers moves an output by at most this part of its largest magnitude
+
+_EXACT_OPERATORS = """
+    Abs Add Cast Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual
+    Identity LeakyRelu Less LessOrEqual Max MaxPool Min Mul Neg Not PRelu Pad ReduceMax ReduceMin Relu Reshape Round
+    Shape Sign Size Slice Split Squeeze Sub Tile Transpose Unsqueeze Where
+"""
+EXACT_OPERATORS = frozenset(_EXACT_OPERATORS.split())  # one rounding an element, or none
+
+_MOVES = """
+    Abs Clip Concat Expand Flatten Gather Identity Max MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape Slice Split
+    Squeeze Tile Transpose Unsqueeze Where
+"""
+MOVES = frozenset(_MOVES.split())  # whose results are among their inputs, but for the sign
+SUMS = {"Add", "Sub", "Mul"}  # of whole numbers: whole numbers
+PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "ReduceSum"}
+INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
+PLACES = {"ArgMax", "ArgMin", "NonZero"}  # integers that no step measures
+ROUNDING = {"", "com.microsoft", "ai.onnx"}
+QUANTIZERS = {
+    *((domain, op) for domain in ROUNDING for op in ("QuantizeLinear", "DynamicQuantizeLinear")),
+    *(("", op) for op in ("Round", "Floor", "Ceil")),
+    *((DOMAIN, op) for op in ("Quantize", "QuantizePerToken", "Binarize")),
+    *(("qonnx.custom_op.general", op) for op in ("Quant", "BipolarQuant")),
+}
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a value."""
+
+    inexact: bool = False  # a float that may depend on the engine
+    ties: int = 0  # quantizers in a row that rounded such a float: 1, or 2 for more
+    step: float = 0.0  # of the last of them, where the value is still a multiple of it
+    whole: bool = False  # integers, in whatever dtype
+
+
+def tie_allowances(model: onnx.ModelProto, outputs: Mapping[str, Array]) -> dict[str, float]:
+    """How far a rounding tie may move an element of each output, of which `outputs` are examples; 0: not at all.
+
+    Integers that one quantizer makes move by one code. What lies behind more layers moves by a part of its largest
+    magnitude, or by a step where that is larger.
+    """
+    facts = _Walk(model).facts
+    found = {}
+    for name, array in outputs.items():
+        known = facts.get(name, _Facts(inexact=True, ties=2))
+        largest = OF_LARGEST * float(np.abs(array.astype(np.float64)).max(initial=0.0)) if array.size else 0.0
+        if not known.ties:
+            found[name] = 0.0
+        elif array.dtype.kind == "f":
+            found[name] = max(largest, known.step)
+        else:
+            found[name] = 1.0 if known.ties == 1 else max(1.0, float(np.ceil(largest)))
+    return found
+
+
+class _Walk:
+    """The facts of every value of a graph; nodes may stand in any order."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.rounding = {
+            (f.domain, f.name) for f in model.functions if any((n.domain, n.op_type) in QUANTIZERS for n in f.node)
+        }
+        self.facts = {value.name: _Facts(whole=_is_integer(value)) for value in graph.input}
+        for name in self.constants:
+            self.facts.pop(name, None)
+        waiting = list(graph.node)
+        made = {name for node in waiting for name in node.output}
+        while waiting:
+            later = []
+            for node in waiting:
+                if any(name in made and name not in self.facts for name in node.input):
+                    later.append(node)
+                    continue
+                result = self._result(node, [self._of(name) for name in node.input if name])
+                self.facts.update(dict.fromkeys(node.output, result))
+            if len(later) == len(waiting):
+                break  # a cycle, which is refused elsewhere
+            waiting = later
+
+    def _of(self, name: str) -> _Facts:
+        return self.facts.get(name, _Facts())
+
+    def _is_whole(self, name: str) -> bool:
+        return self._of(name).whole or (name in self.constants and _holds_integers(self.constants[name]))
+
+    def _step(self, node: onnx.NodeProto) -> float:
+        """The largest of the constant scales of a quantizer, 1 where there is none."""
+        scale = self.constants.get(node.input[1]) if len(node.input) > 1 else None
+        array = None if scale is None else onnx.numpy_helper.to_array(scale)
+        return 1.0 if array is None or not array.size else float(np.abs(array.astype(np.float64)).max())
+
+    def _result(self, node: onnx.NodeProto, inputs: list[_Facts]) -> _Facts:
+        kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+        first = inputs[0] if inputs else _Facts()
+        ties = 2 if any(x.ties for x in inputs) else 0
+        inexact = any(x.inexact for x in inputs)
+        if kind in QUANTIZERS or (kind == ("", "Cast") and _to_integer(node) and not first.whole):
+            rounded = min(2, first.ties + 1) if first.inexact or first.ties else 0
+            scaled = kind[1] in ("Quant", "BipolarQuant")
+            return _Facts(ties=rounded, step=self._step(node) if scaled else 1.0, whole=not scaled)
+        if kind[1] == "DequantizeLinear":
+            return _Facts(first.inexact, first.ties, self._step(node) * (first.step or 1.0))
+        if kind[0] == DOMAIN:  # decoders of weights
+            return _Facts(whole=kind[1].startswith("Decode"))
+        if kind[0]:
+            return _Facts(True, 2 if ties or kind in self.rounding else 0)
+        if kind[1] in PLACES:
+            return _Facts(whole=True)
+        if kind[1] in INTEGER_PRODUCTS:
+            return _Facts(ties=ties, whole=True)
+        if kind[1] in PRODUCTS:
+            factors = node.input[:1] if kind[1] == "ReduceSum" else node.input[:2]
+            exact = all(self._is_whole(name) for name in factors) and not inexact
+            return _Facts(not exact, ties, whole=exact)
+        if kind[1] not in EXACT_OPERATORS:
+            return _Facts(True, ties)
+        whole = kind[1] in MOVES | SUMS | {"Cast"} and all(self._is_whole(name) for name in node.input if name)
+        if kind[1] in MOVES or kind[1] == "Cast":
+            same = max(inputs, key=lambda x: (x.ties, x.step), default=first)
+            return replace(same, inexact=inexact, whole=whole)
+        return _Facts(inexact, ties, whole=whole)
+
+
+def _is_integer(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.tensor_type.elem_type
+    return bool(kind) and onnx.helper.tensor_dtype_to_np_dtype(kind).kind in "iub"
+
+
+def _to_integer(node: onnx.NodeProto) -> bool:
+    kind = next((a.i for a in node.attribute if a.name == "to"), 0)
+    return bool(kind) and onnx.helper.tensor_dtype_to_np_dtype(kind).kind in "iu"
+
+
+def _holds_integers(tensor: onnx.TensorProto) -> bool:
+    array = onnx.numpy_helper.to_array(tensor).reshape(-1)
+    if array.dtype.kind in "iub":
+        return True
+    some = array[:64]  # of a float weight the first few tell
+    return bool(np.all(some == np.rint(some)) and np.all(array == np.rint(array)))

@@ -1,0 +1,100 @@
+"""A rounding tie may move what a quantizer makes of an inexact float: counted, in Python and C alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import subbyte
+from subbyte.exactness import tie_allowances
+from subbyte.runtime.bundle import open_bundle, write_bundle
+from subbyte.tvm_kernels.emit import Golden, compile_plan
+from subbyte.tvm_kernels.lowering import lower
+from subbyte.tvm_kernels.targets import get_target
+
+Array = npt.NDArray[Any]
+RNG = np.random.default_rng(0)
+TENSORS = {
+    "w": RNG.standard_normal((8, 8)).astype(np.float32),
+    "levels": RNG.integers(-3, 4, (8, 8)).astype(np.float32),
+    "s": np.float32(0.5),
+    "big": np.float32(3.0),
+    "z": np.uint8(128),
+}
+UINT8 = np.array([3, 250], np.uint8)
+FLOAT = np.array([2.0, -40.0], np.float32)
+
+
+def model(body: str, x: str = "float[4, 8] x", y: str = "float[4, 8] y") -> onnx.ModelProto:
+    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\ng ({x}) => ({y}) {{ {body} }}')
+    used = {name for node in made.graph.node for name in node.input}
+    made.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in TENSORS.items() if n in used)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("body", "example", "expected"),
+    [
+        ("y = QuantizeLinear(x, s, z)", UINT8, 0),  # of an input: one rounding
+        ("y = MatMul(x, w)", FLOAT, 0),  # inexact, but nothing rounds it
+        ("a = MatMul(x, w) y = QuantizeLinear(a, s, z)", UINT8, 1),
+        ("a = MatMul(x, w) b = Round(a) y = Cast<to = 6>(b)", UINT8, 1),
+        ("a = Exp(x) b = QuantizeLinear(a, s, z) c = Transpose(b) y = Relu(c)", UINT8, 1),
+        ("a = Exp(x) b = QuantizeLinear(a, s, z) y = MatMulInteger(b, z)", UINT8, 13),  # 5% of 250
+        ("a = Exp(x) b = QuantizeLinear(a, s, z) y = DequantizeLinear(b, s, z)", FLOAT, 2),  # 5% of 40
+        ("a = Exp(x) b = QuantizeLinear(a, big, z) y = DequantizeLinear(b, big, z)", FLOAT, 3),  # a step
+        ("a = Exp(x) b = QuantizeLinear(a, s, z) c = DequantizeLinear(b, s, z) y = MatMul(c, w)", FLOAT, 2),
+        ("a = Round(x) b = MatMul(a, levels) y = QuantizeLinear(b, s, z)", UINT8, 0),  # sums of integers
+        ("a = Exp(x) b = QuantizeLinear(a, s, z) y = ArgMax(b)", UINT8, 0),
+    ],
+)
+def test_what_a_tie_may_move_follows_from_the_graph(body: str, example: Array, expected: float) -> None:
+    made = model(body)
+    assert tie_allowances(made, {"y": example}) == {"y": expected}
+    made.graph.node.reverse()
+    assert tie_allowances(made, {"y": example}) == {"y": expected}
+
+
+CODES = model("a = MatMul(x, w) y = QuantizeLinear(a, s, z)", y="uint8[4, 8] y")
+
+
+@pytest.mark.parametrize(
+    ("differences", "moved", "ok"),
+    [([], 0, True), ([1], 1, True), ([1, -1], 2, False), ([2], 0, False)],  # at most one of 32 elements
+)
+def test_codes_move_by_one_and_are_counted_in_python_and_c(
+    differences: list[int], moved: int, ok: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.subbyte"
+    subbyte.compile(CODES, path, keep=tmp_path)
+    golden = np.load(tmp_path / "golden" / "output_0.npy")
+    shifted = golden.astype(np.int64)
+    shifted.reshape(-1)[: len(differences)] += np.array(differences, np.int64)
+    with open_bundle(path) as bundle:
+        assert bundle.manifest.golden_ties == (1.0,)
+        members = {name: bundle.read(name) for name in bundle.members if name != "manifest.json"}
+        manifest = {key: value for key, value in bundle.raw.items() if key not in ("schema", "members")}
+        x = np.load(tmp_path / "golden" / "input_0.npy")
+    np.save(tmp_path / "shifted.npy", shifted.astype(np.uint8))
+    members["golden/output_0.npy"] = (tmp_path / "shifted.npy").read_bytes()
+    write_bundle(path, manifest, members)
+    with subbyte.load(path, threads=1) as session:
+        report = session.check_golden()
+    assert (report.ok, report.moved, report.differing) == (ok, moved, len(differences))
+
+    host = get_target("host")
+    made = compile_plan(lower(CODES, host.features), host, Golden((x,), (shifted.astype(np.uint8),), ties=(1.0,)))
+    (tmp_path / "bench").write_bytes(made.members["bench"])
+    (tmp_path / "bench").chmod(0o755)
+    done = subprocess.run([tmp_path / "bench", "--json", "--iterations", "3"], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert (found["golden_ok"], found["golden_moved"], found["golden_differing"]) == (ok, moved, len(differences))
+    assert done.returncode == (0 if ok else 1)
