@@ -47,7 +47,7 @@ def read_log(data: bytes) -> Log:
 
 def numbers(log: Log, columns: Sequence[int]) -> Iterator[list[float]]:
     """The numbers of these columns, row by row; raises ValueError with the line where a cell is none."""
-    marks = set()
+    marks: set[str] = set()
     for line, row in log.rows:
         if len(row) > len(log.header):
             raise ValueError(
