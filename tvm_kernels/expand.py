@@ -49,6 +49,8 @@ def _put_body(graph: Graph, node: Node) -> bool:
     proto = node_proto(node)
     outputs = [infos[name] for name in node.outputs if name]
     inputs = [infos[name] for name in dict.fromkeys(node.inputs) if name]
+    if "" in node.inputs:  # the inliner asks for the type of inputs that are left out, too
+        inputs.append(onnx.helper.make_value_info("", onnx.helper.make_tensor_type_proto(1, [])))
     opsets = [onnx.helper.make_opsetid("", graph.opset)]
     model = onnx.helper.make_model(onnx.helper.make_graph([proto], "one_node", inputs, outputs), opset_imports=opsets)
     try:

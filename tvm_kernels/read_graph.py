@@ -251,9 +251,10 @@ def _fold(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> bool:
     if proto.op_type == "Size":
         graph.values[proto.output[0]].data = np.array(values[0].size, np.int64)
         return True
-    if any(value.data is None for value in values) or proto.op_type == "DequantizeLinear":
+    shape_alone = proto.op_type == "EyeLike"
+    if (not shape_alone and any(value.data is None for value in values)) or proto.op_type == "DequantizeLinear":
         return False
-    feeds = {value.name: value.data for value in values}
+    feeds = {value.name: np.zeros(value.shape, value.dtype) if shape_alone else value.data for value in values}
     evaluator = onnx.reference.ReferenceEvaluator(proto, opsets={"": graph.opset})
     try:
         results = evaluator.run(None, feeds)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax, te
 from tvm.script.ir_builder import IRBuilder
@@ -153,6 +154,11 @@ REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def _axes(places: Any) -> list[Any]:
+    """The variables of a grid; of one axis it gives the variable itself."""
+    return list(places) if isinstance(places, list | tuple) else [places]
+
+
 def _scatter(
     builder: Any,
     inputs: Sequence[Any],
@@ -169,9 +175,11 @@ def _scatter(
             T.arg(name, T.buffer(tuple(shape), dtype)) for name, shape, dtype in zip("xiu", shapes, dtypes, strict=True)
         )
         y = T.arg("y", T.buffer(tuple(shapes[0]), dtypes[0]))
-        with T.grid(*shapes[0]) as at:
+        with T.grid(*shapes[0]) as places:
+            at = _axes(places)
             T.buffer_store(y, x[tuple(at)], at)
-        with T.grid(*shapes[2]) as at:
+        with T.grid(*shapes[2]) as places:
+            at = _axes(places)
             place = target(indices, at)
             T.buffer_store(y, combine(y[tuple(place)], updates[tuple(at)]), place)
     function = builder.add_func(tir.get(), "scatter")
@@ -199,3 +207,192 @@ def scatter_nd(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
         return [*(indices[(*first, axis)] for axis in range(coordinates)), *at[len(batch) :]]
 
     return _scatter(builder, inputs, attributes, target)
+
+
+# ---- arithmetic that C leaves undefined ----
+
+
+def _bounds(dtype: str) -> tuple[bool, int]:
+    """Whether a type is signed, and its bits; of integers."""
+    kind = np.dtype(dtype)
+    return kind.kind == "i", 8 * kind.itemsize
+
+
+@converter("", "BitShift")
+def bit_shift(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """A shift by y; negative, or past the last bit, it gives what the sign alone gives: 0, or -1 for x < 0 >> y."""
+    x, y = inputs
+    dtype = str(x.ty.dtype)
+    signed, bits = _bounds(dtype)
+    zero = relax.const(0, dtype)
+    inside = relax.op.less(y, relax.const(bits, dtype))
+    if signed:
+        inside = relax.op.logical_and(inside, relax.op.greater_equal(y, zero))
+    amount = relax.op.where(inside, y, zero)
+    if attributes["direction"] == b"LEFT":
+        return relax.op.where(inside, relax.op.left_shift(x, amount), zero)
+    fill = relax.op.where(relax.op.less(x, zero), relax.const(-1, dtype), zero) if signed else zero
+    return relax.op.where(inside, relax.op.right_shift(x, amount), fill)
+
+
+def _divided(x: Any, y: Any, divide: Callable[[Any, Any], Any], by_minus_one: Any) -> Any:
+    """`divide(x, y)` of integers, where 0 and, as the quotient may not fit, -1 never reach the processor's division."""
+    dtype = str(x.ty.dtype)
+    signed, _ = _bounds(dtype)
+    zero, minus_one = relax.const(0, dtype), relax.const(-1 if signed else 0, dtype)
+    by_zero, by_minus = relax.op.equal(y, zero), relax.op.equal(y, minus_one)
+    # Sums, not a choice: TVM divides both sides of a choice. 0 and -1 become 1.
+    divisor = relax.op.add(y, relax.op.astype(by_zero, dtype))
+    if not signed:
+        return relax.op.where(by_zero, zero, divide(x, divisor))
+    twice = relax.op.multiply(relax.op.astype(by_minus, dtype), relax.const(2, dtype))
+    result = relax.op.where(by_minus, by_minus_one, divide(x, relax.op.add(divisor, twice)))
+    return relax.op.where(by_zero, zero, result)
+
+
+@converter("", "Div")
+def div(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """x / y; of integers the quotient without its fraction, and 0 where y is 0, as NumPy has it."""
+    x, y = inputs
+    if "float" in str(x.ty.dtype):
+        return relax.op.divide(x, y)
+    return _divided(x, y, relax.op.divide, relax.op.subtract(relax.const(0, str(x.ty.dtype)), x))
+
+
+def _floor_mod(x: Any, y: Any) -> Any:
+    """The remainder with the sign of y, of integers; TVM's own fails for int8 in vectors."""
+    rest, zero = relax.op.mod(x, y), relax.const(0, str(x.ty.dtype))
+    other_sign = relax.op.logical_xor(relax.op.less(rest, zero), relax.op.less(y, zero))
+    moved = relax.op.logical_and(other_sign, relax.op.not_equal(rest, zero))
+    return relax.op.where(moved, relax.op.add(rest, y), rest)
+
+
+@converter("", "Mod")
+def mod(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """The remainder with the sign of y, or with `fmod` that of x; of integers 0 where y is 0, as NumPy has it."""
+    x, y = inputs
+    dtype = str(x.ty.dtype)
+    zero = relax.const(0, dtype)
+    of_x = bool(attributes.get("fmod", 0))
+    if "float" not in dtype:
+        return _divided(x, y, relax.op.mod if of_x else _floor_mod, zero)
+    rest = relax.op.mod(x, y)
+    if of_x:
+        return rest
+    # x - floor(x / y) * y would round three times, and is NaN for an infinite y.
+    negative = relax.op.less(y, zero)
+    other_sign = relax.op.logical_xor(relax.op.less(rest, zero), negative)
+    moved = relax.op.where(other_sign, relax.op.add(rest, y), rest)
+    exact = relax.op.where(negative, relax.const(-0.0, dtype), zero)
+    return relax.op.where(relax.op.equal(rest, zero), exact, moved)
+
+
+@converter("", "Equal")
+def equal(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """x == y; LLVM does not take TVM's comparison of truth values."""
+    x, y = inputs
+    if str(x.ty.dtype) == "bool":
+        return relax.op.logical_not(relax.op.logical_xor(x, y))
+    return relax.op.equal(x, y)
+
+
+@converter("", "MaxUnpool")
+def max_unpool(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """Zeros, and x where its indices say, counted in the output as it lies in memory."""
+    shape = [int(size) for size in attributes["shape"]]
+    flat = [builder.emit(relax.op.reshape(tensor, [-1])) for tensor in (inputs[1], inputs[0])]
+    zeros = builder.emit(relax.op.zeros([int(np.prod(shape))], str(inputs[0].ty.dtype)))
+
+    def target(indices: Any, at: Sequence[Any]) -> list[Any]:
+        return [indices[tuple(at)]]
+
+    return relax.op.reshape(builder.emit(_scatter(builder, [zeros, *flat], {}, target)), shape)
+
+
+def _extreme(name: str, combine: Callable[[Any, Any], Any], first: float) -> Converter:
+    """A reduction that starts at infinity: TVM's own starts at the largest finite number, which masked rows are not."""
+
+    def convert(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+        x, truth = inputs[0], str(inputs[0].ty.dtype) == "bool"
+        if truth:
+            x = builder.emit(relax.op.astype(x, "uint8"))
+        dtype, rank = str(x.ty.dtype), len(x.ty.shape)
+        axes = attributes.get("axes")
+        if len(inputs) > 1 and inputs[1] is not None:
+            axes = inputs[1].value.numpy().reshape(-1)
+        if axes is None or not len(axes):
+            if attributes.get("noop_with_empty_axes", 0):
+                return inputs[0]
+            axes = range(rank)
+        over = sorted(int(axis) % rank for axis in axes)
+        identity = first if "float" in dtype else _limit(dtype, first)
+        reduce = te.comm_reducer(combine, lambda kind: tvm.tirx.const(identity, kind), name=name)
+
+        def compute(x: Any) -> Any:
+            spans = {axis: te.reduce_axis((0, x.shape[axis]), f"k{axis}") for axis in over}
+            keep = bool(attributes.get("keepdims", 1))
+            shape = [1 if i in spans else size for i, size in enumerate(x.shape) if keep or i not in spans]
+
+            def element(*at: Any) -> Any:
+                places = iter(at)
+                index = []
+                for axis in range(rank):
+                    place = next(places) if keep or axis not in spans else None
+                    index.append(spans.get(axis, place))
+                return reduce(x(*index), axis=list(spans.values()))
+
+            return te.compute(shape, element, name=name)
+
+        made = builder.call_te(compute, x, primfunc_name_hint=name)
+        return relax.op.astype(builder.emit(made), "bool") if truth else made
+
+    return convert
+
+
+def _limit(dtype: str, sign: float) -> int:
+    info = np.iinfo(dtype)
+    return int(info.max if sign > 0 else info.min)
+
+
+converter("", "ReduceMax")(_extreme("reduce_max", T.max, -np.inf))
+converter("", "ReduceMin")(_extreme("reduce_min", T.min, np.inf))
+
+
+def _place_of(name: str, first: float) -> Converter:
+    """The place of the largest or smallest element: TVM's own is -1 where all are infinite."""
+
+    def convert(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+        x = inputs[0]
+        dtype, rank = str(x.ty.dtype), len(x.ty.shape)
+        axis = int(attributes.get("axis", 0)) % rank
+        keep, last = bool(attributes.get("keepdims", 1)), bool(attributes.get("select_last_index", 0))
+        lowest = first if "float" in dtype else _limit(dtype, first)
+
+        def better(a: Any, b: Any) -> tuple[Any, Any]:
+            beats = a[1] > b[1] if first < 0 else a[1] < b[1]
+            earlier = a[0] > b[0] if last else a[0] < b[0]
+            takes = tvm.tirx.Or(beats, tvm.tirx.And(a[1] == b[1], earlier))
+            return tvm.tirx.Select(takes, a[0], b[0]), tvm.tirx.Select(takes, a[1], b[1])
+
+        def none(place: str, kind: str) -> tuple[Any, Any]:
+            return tvm.tirx.const(0, place), tvm.tirx.const(lowest, kind)
+
+        reduce = te.comm_reducer(better, none, name=name)
+
+        def compute(x: Any) -> Any:
+            span = te.reduce_axis((0, x.shape[axis]), "k")
+            shape = [1 if i == axis else size for i, size in enumerate(x.shape) if keep or i != axis]
+
+            def element(*at: Any) -> Any:
+                index = [*at[:axis], span.var, *at[axis + keep :]]
+                return reduce((span.var.astype("int64"), x(*index)), axis=span)
+
+            return te.compute(shape, element, name=name)[0]
+
+        return builder.call_te(compute, x, primfunc_name_hint=name)
+
+    return convert
+
+
+converter("", "ArgMax")(_place_of("argmax", -np.inf))
+converter("", "ArgMin")(_place_of("argmin", np.inf))

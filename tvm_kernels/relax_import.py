@@ -93,7 +93,7 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
         if node.op == "UnpackBits":
             channels = graph.values[node.outputs[0]].memory_shape[-1]
             proto.attribute.append(onnx.helper.make_attribute("channels", channels))
-        if node.op == "Part":
+        if node.op in ("Part", "MaxUnpool"):
             proto.attribute.append(onnx.helper.make_attribute("shape", graph.values[node.outputs[0]].memory_shape))
         del proto.input[:], proto.output[:]
         proto.input.extend(names[name] for name in node.inputs)

@@ -53,11 +53,11 @@ def never(reason: str) -> Limit:
 
 def beyond(graph: Graph, node: Node) -> str:
     """What TVM does not compute rightly of a node; empty where it does, or a converter of ours."""
-    if (node.domain, node.op) in relax_converters.CONVERTERS:
-        return ""
-    if node.domain or node.op not in onnx_frontend._get_convert_map():
+    ours = (node.domain, node.op) in relax_converters.CONVERTERS
+    if not ours and (node.domain or node.op not in onnx_frontend._get_convert_map()):
         return "neither a kernel nor TVM can run this operator"
-    return LIMITS[node.op].beyond(graph, node) if node.op in LIMITS else ""
+    limit = None if node.domain else LIMITS.get(node.op)
+    return "" if limit is None else limit.beyond(graph, node)
 
 
 # ---- what takes more than an attribute to say ----
@@ -79,6 +79,19 @@ def _resize(graph: Graph, node: Node) -> str:
     return ""
 
 
+def _dropout(graph: Graph, node: Node) -> str:
+    training = _constant(graph, node, 2)
+    ratio = _constant(graph, node, 1)
+    whole = training is None and len(node.inputs) < 3
+    if whole or (training is not None and not training.any()) or (ratio is not None and not ratio.any()):
+        return ""
+    return "it is in training mode, where its result is random"
+
+
+def _max_unpool(graph: Graph, node: Node) -> str:
+    return "its output_shape is given; handled: the shape that its windows give" if len(node.inputs) > 2 else ""
+
+
 LIMITS: dict[str, Limit] = {
     "Attention": never("TVM looks at none of its attributes"),
     "LayerNormalization": Limit(attributes={"stash_type": ()}, outputs=1),
@@ -87,6 +100,8 @@ LIMITS: dict[str, Limit] = {
     "SpaceToDepth": Limit(attributes={"mode": ()}),
     "IsInf": Limit(attributes={"detect_negative": (), "detect_positive": ()}),
     "MaxPool": Limit(attributes={"storage_order": ()}),
+    "MaxUnpool": Limit(other=_max_unpool),
+    "Dropout": Limit(other=_dropout),
     "LpPool": Limit(attributes={"auto_pad": (), "ceil_mode": (), "dilations": (), "pads": (), "strides": ()}),
     "RoiAlign": Limit(attributes={"mode": ("avg",)}),
     # Without axes each element is reduced by itself: its magnitude, square or logarithm, where TVM hands it on.
@@ -94,7 +109,7 @@ LIMITS: dict[str, Limit] = {
         ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"), Limit(attributes={"noop_with_empty_axes": ()})
     ),
     "Resize": Limit(
-        attributes={"mode": ("nearest", "linear"), "antialias": (), "keep_aspect_ratio_policy": (), "axes": ()},
+        attributes={"antialias": (), "keep_aspect_ratio_policy": (), "axes": ()},
         other=_resize,
     ),
 }

@@ -158,7 +158,7 @@ def test_an_attention_becomes_products_and_a_softmax_with_kernels():
             "pads is .*; handled: its default",
         ),
         ("Resize", (1, 2, 6, 6), ((), [1, 1, 0.7, 0.7]), {}, "no whole sizes"),
-        ("Resize", (1, 2, 6, 6), ((), [1, 1, 2, 2]), {"mode": "cubic"}, "mode is cubic; handled: nearest, linear"),
+        ("Resize", (1, 2, 6, 6), ((), [1, 2, 2, 2]), {"mode": "cubic"}, "from .* to .*; handled"),
         ("Resize", (1, 2, 6, 6), ((), [1, 1, 0.5, 0.5]), {"antialias": 1, "mode": "linear"}, "antialias is 1"),
     ],
 )
@@ -233,3 +233,66 @@ def test_functions_of_one_value_in_vectors_and_alone(op, size):
 def test_a_reduction_of_no_axes_is_of_each_element(op):
     b = Builder()
     compare(b.model(b.node(op, b.input(2, 5), noop_with_empty_axes=1)))
+
+
+def test_reductions_and_places_of_rows_that_are_masked_throughout():
+    """TVM's ReduceMax starts at the largest negative number, its ArgMax at -1."""
+    b = Builder()
+    x = b.input(4, 6)
+    masked = b.node("Add", x, b.constant(np.where(np.arange(24).reshape(4, 6) < 9, -np.inf, 0)))
+    axis = b.constant([1], np.int64)
+    lowered = b.node("ReduceMax", masked, axis, keepdims=0)
+    raised = b.node("ReduceMin", b.node("Neg", masked), axis, keepdims=1)
+    places = [b.node("ArgMax", masked, axis=1, select_last_index=last) for last in (0, 1)]
+    places.append(b.node("ArgMin", b.node("Neg", masked), axis=1, keepdims=0))
+    compare(b.model(lowered, raised, *places))
+
+
+def edge_case(op, attributes, a, b, bits):
+    """In Python's whole numbers: shifts past the last bit, quotients without their fraction, 0 for a division by 0."""
+    if op == "BitShift":
+        b = b if 0 <= b < bits else 2 * bits
+        return a << b if attributes["direction"] == "LEFT" else a >> b
+    if b == 0:
+        return 0
+    quotient = a // b if op == "Mod" and not attributes else abs(a) // abs(b) * (1 if a * b >= 0 else -1)
+    return quotient if op == "Div" else a - quotient * b
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("Div", {}),
+        ("Mod", {}),
+        ("Mod", {"fmod": 1}),
+        ("BitShift", {"direction": "LEFT"}),
+        ("BitShift", {"direction": "RIGHT"}),
+    ],
+)
+def test_integer_arithmetic_at_its_edges(op, attributes, dtype):
+    """A division by 0 or of the smallest number by -1 ended the process; wide and negative shifts gave anything."""
+    info = np.iinfo(dtype)
+    x = np.array([info.min, info.max, info.min, 7, 5, info.max, 1, 0], dtype)
+    y = np.array([-1 if info.min else 1, 1, 2, 0, 3, info.bits, info.bits - 1, 0], dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    infos = [helper.make_tensor_value_info(name, kind, [8]) for name in "xyz"]
+    node = helper.make_node(op, ["x", "y"], ["z"], "node", **attributes)
+    model = helper.make_model(
+        helper.make_graph([node], "edges", infos[:2], infos[2:]),
+        opset_imports=[helper.make_opsetid("", onnx.defs.onnx_opset_version())],  # signed shifts are young
+    )
+    exact = [edge_case(op, attributes, int(a), int(b), info.bits) for a, b in zip(x, y, strict=True)]
+    wanted = np.array([value % (1 << info.bits) for value in exact], np.uint64).astype(np.dtype(f"uint{info.bits}"))
+    outputs, _ = run_plan(lower(model, HOST), {"x": x, "y": y})
+    assert np.array_equal(outputs["z"], wanted.view(dtype))
+
+
+def test_the_remainder_of_floats_is_exact():
+    values = np.array([0.0, 3, -3, 1e8, -1e8, 5.5, -5.5, 2], np.float32)
+    by = np.array([2, np.inf, np.inf, 0.3, 0.3, -2, 2, -np.inf], np.float32)
+    infos = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [8]) for name in "xyz"]
+    graph = helper.make_graph([helper.make_node("Mod", ["x", "y"], ["z"], "node")], "rest", infos[:2], infos[2:])
+    newest = helper.make_opsetid("", onnx.defs.onnx_opset_version())  # below 28 `fmod` has to be 1
+    outputs, _ = run_plan(lower(helper.make_model(graph, opset_imports=[newest]), HOST), {"x": values, "y": by})
+    assert np.array_equal(outputs["z"], np.mod(values.astype(np.float64), by).astype(np.float32))

@@ -55,6 +55,7 @@ def test_sums_of_levels_are_exact(shape: Conv2d, kernel: str, by: Generator) -> 
 def test_largest_values_are_exact(shape: Conv2d, kernel: str, by: Generator) -> None:
     op = Pool2d("p", "max", shape, Float(), Epilogue())
     assert differing(op, kernel, [numbers(shape) - 3], by) == 0
+    assert differing(op, kernel, [np.full_like(numbers(shape), -np.inf)], by) == 0
 
 
 @pytest.mark.parametrize(("kernel", "by"), KERNELS)

@@ -58,6 +58,21 @@ def test_softmax(rows: int, channels: int, kernel: str, by: Generator) -> None:
     assert error(op, kernel, [numbers(rows, channels) * 10], by) < 1e-6
 
 
+@pytest.mark.parametrize(("kernel", "by"), kernels(Softmax, "softmax-portable"))
+def test_softmax_of_masked_rows(kernel: str, by: Generator) -> None:
+    """A row masked in part is the softmax of the rest; one masked throughout is 0 / 0."""
+    x = numbers(4, 37)
+    x[1, 5:] = -np.inf
+    x[2] = -np.inf
+    x[3, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        (got,), (wanted,) = run(Softmax("s", 4, 37), kernel, [x], by=by)
+    np.testing.assert_allclose(got[:2], wanted[:2], 0, 1e-6)
+    assert np.isnan(got[2]).all()
+    assert np.isnan(wanted[2]).all()
+    assert np.isnan(got[3, 0])
+
+
 @pytest.mark.parametrize("kernel", rows_here(Softmax))
 def test_softmax_of_extremes(kernel: str) -> None:
     x = np.zeros((4, 21), np.float32)

@@ -40,7 +40,7 @@ def build(op: Pool2d, lanes: int) -> Built:
         signature = Signature()
         stored = (shape.batch * shape.height * shape.width * channels,)
         x = signature.input(OWN_INPUTS[0], stored, "uint8" if integer else "float32")
-        lowest = signature.constant("lowest", np.array([np.finfo(np.float32).min], np.float32))
+        lowest = signature.constant("lowest", np.array([-np.inf], np.float32))
         epilogue = EpilogueEmitter(op.epilogue, pixels, channels, signature)
         with T.parallel(0, -(-pixels // block)) as tile, T.serial(0, T.min(block, pixels - tile * block)) as i:
             pixel = T.bind(tile * block + i)

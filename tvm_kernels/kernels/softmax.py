@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -23,6 +25,7 @@ def build(op: Softmax, lanes: int) -> Built:
         signature = Signature()
         x = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "float32")
         functions = FloatFunctions(signature.constant("coefficients", TABLE))
+        edges = signature.constant("edges", np.array([np.finfo(np.float32).max, np.nan], np.float32))
         y = signature.output(0, (op.rows, op.channels), "float32")
         with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
             row = T.bind(tile * block + i)
@@ -35,7 +38,9 @@ def build(op: Softmax, lanes: int) -> Built:
                 return value
 
             total = reduce(op.channels, lanes, T.float32(0), power, lambda a, b: a + b)
-            share = T.bind(T.float32(1) / total)
+            # exp holds its argument to a range, so a row that is infinite or NaN (masked throughout) is seen here.
+            finite = tvm.tirx.And(largest <= edges[0], largest >= -edges[0])
+            share = T.bind(tvm.tirx.Select(finite, T.float32(1) / total, edges[1]))
 
             def scale(c: Any, n: int) -> None:
                 value = y[row, at(c, n)]
