@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,18 @@ from torch import Tensor, nn
 
 from subbyte import __version__
 from subbyte.dialect import OPSET
-from subbyte.errors import DataError, ExportError, SubbyteError, UsageError
+from subbyte.errors import DataError, ExportError, ExportWarning, QuantizationError, SubbyteError, UsageError
 from subbyte.export.cleanup import clean
+from subbyte.export.engine import onnx_codes
 from subbyte.export.onnx_file import save_onnx
 from subbyte.export.outputs import INPUT, named_outputs
-from subbyte.export.verify import Verification, verify
+from subbyte.export.verify import Verification, canonical_paths, quantized_layer, verify
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
+from subbyte.models.quant.constants import named_constants, refresh
+from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.functional import exporting
+from subbyte.models.quant.observe import Observation, observe
+from subbyte.models.quant.quantizer import ActivationQuantizer
 
 Array = npt.NDArray[Any]
 
@@ -48,10 +53,12 @@ class ExportReport:
     metadata: dict[str, str]
     checked_on: str  # "test images of digits", "given inputs", "random inputs", "nothing"
     verification: Verification | None
+    notes: tuple[str, ...] = ()  # quantized layers that are not in the file, or were never trained
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.nbytes:,} bytes, {self.nodes} nodes, input {list(self.input_shape)}"
-        return f"{text}\n{self.verification} ({self.checked_on})" if self.verification else f"{text}\nnot checked"
+        checked = f"{self.verification} ({self.checked_on})" if self.verification else "not checked"
+        return "\n".join([text, checked, *self.notes])
 
 
 def export(
@@ -68,7 +75,11 @@ def export(
     A module needs an `example` input [any, ...], float32; only its shape counts. With `check` the file is run in
     onnxruntime on `inputs` [N, ...] (by default test images of the checkpoint's data, else random ones) and compared
     with torch; a file that differs is not written. A forward may return one tensor, or a tuple, list or dict of them:
-    each is an output (`export/outputs.py` says under which name), and each is compared.
+    each is an output (`export/outputs.py` says under which name), and each is compared. The model is left as it was;
+    no quantizer starts from what an export runs.
+
+    Warns with ExportWarning, and says in `notes`, which quantized layers have only ever seen zeros, are not executed,
+    or have an output that nothing uses.
 
     Raises ExportError, UsageError, CheckpointError.
     """
@@ -89,7 +100,7 @@ def export(
     training = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        model = _traced(module, (batch, *shape))
+        model, notes = _traced(module, (batch, *shape))
         metadata = _metadata(checkpoint, module)
         onnx.helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)
@@ -103,6 +114,8 @@ def export(
         for name, part in module.named_modules():
             part.training = training.get(name, False)
     nbytes = save_onnx(model, target)
+    for note in notes:
+        warnings.warn(note, ExportWarning, stacklevel=2)
     return ExportReport(
         path=target,
         nbytes=nbytes,
@@ -113,12 +126,13 @@ def export(
         metadata=metadata,
         checked_on=checked_on,
         verification=found,
+        notes=notes,
     )
 
 
 def onnx_model(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
     """The ONNX model of a module in eval mode for float32 inputs of `shape`, unchecked and in memory."""
-    return _traced(module, shape)
+    return _traced(module, shape)[0]
 
 
 def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Checkpoint | None:
@@ -137,12 +151,22 @@ def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None)
     return tuple(checkpoint.config.input_shape[1:])
 
 
-def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
+def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The file of a module in eval mode, and notes on its quantized layers."""
     example = torch.zeros(shape)
+    quantizers = {
+        name.rpartition(".")[0]: part for name, part in module.named_modules() if isinstance(part, ActivationQuantizer)
+    }
     try:
-        with torch.no_grad():
-            names = list(named_outputs(module(example)))
-        with exporting(module), _quiet(), torch.no_grad():
+        with torch.no_grad(), not_starting() as untouched:
+            result, seen = observe(module, lambda: module(example))
+        names = list(named_outputs(result))
+        executed = {call.layer for call in seen}
+        for layer, quantizer in quantizers.items():
+            if quantizer in untouched:
+                raise QuantizationError(f"'{layer}' has seen no data; run a batch through the model first")
+        refresh(module, packed=True, unused=[quantizers[layer] for layer in quantizers.keys() - executed])
+        with exporting(), _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -166,8 +190,30 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
             f"torch traced {len(program.model.graph.outputs)} outputs of a forward that returns {len(names)} "
             f"({', '.join(names)}); it must return the same ones while it is exported"
         )
-    parameters = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    return clean(program.model, input_names=[INPUT], output_names=names, parameters=parameters - {INPUT, *names})
+    kept = {name for name, _ in (*module.named_parameters(), *module.named_buffers(), *named_constants(module))}
+    model = clean(program.model, input_names=[INPUT], output_names=names, parameters=kept - {INPUT, *names})
+    return model, tuple(_notes(quantizers, seen, canonical_paths(module), model))
+
+
+def _notes(
+    quantizers: Mapping[str, ActivationQuantizer],
+    seen: Sequence[Observation],
+    paths: Mapping[str, str],
+    model: onnx.ModelProto,
+) -> Iterator[str]:
+    """What is to be known about quantized layers that are not as they should be, in the order of the modules."""
+    executed, used = {call.layer for call in seen}, {call.layer for call in seen if call.used}
+    written = {paths.get(quantized_layer(value) or "") for value in onnx_codes(model)}
+    for layer, quantizer in quantizers.items():
+        if layer not in executed:
+            yield f"'{layer}' is quantized, and the forward does not execute it in eval mode: it is not in the file"
+        elif layer not in used and layer not in written:
+            yield f"nothing uses the output of '{layer}': it is not in the file"
+        elif isinstance(quantizer, FirstBatchQuantizer) and not quantizer.started:
+            yield (
+                f"'{layer}' has only ever seen zeros: its input is quantized with the default step 1; train the model, "
+                "or run data through it, that reaches the layer"
+            )
 
 
 def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str]:

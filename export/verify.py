@@ -8,7 +8,7 @@ rounding tie tipped are counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from subbyte.export.engine import batches, joined, onnx_codes, products, run_onn
 from subbyte.export.graph import GraphView, view
 from subbyte.export.outputs import output_arrays
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
-from subbyte.models.quant.observe import Observation, observed_codes
+from subbyte.models.quant.first_batch import not_starting
+from subbyte.models.quant.observe import Observation, observe
 
 Array = npt.NDArray[Any]
 
@@ -241,24 +242,63 @@ def torch_observations(
     """As `torch_codes`, with what was rounded to the codes.
 
     Two layers that quantize the same value with the same step share one quantizer in the file; the codes stand once.
-    Raises ExportError when the file has not all of the module's quantizers or not its outputs, or others.
+    A layer whose output nothing uses has none. Raises ExportError when the file has not all other quantizers of the
+    module or not its outputs, or others.
     """
     outputs, seen = _observed(module, inputs, model)
+    paths = canonical_paths(module)
     recorded: dict[str, list[Observation]] = {}
     for observation in seen:
         recorded.setdefault(observation.layer, []).append(observation)
-    found: dict[str, Observation] = {}
+    names: dict[str, list[str]] = {}
     for name in onnx_codes(model):
-        match = _CODES.fullmatch(name)
-        calls = recorded.get(match["layer"].strip("/").replace("/", "."), []) if match else []
-        if not calls:
+        layer = paths.get(quantized_layer(name) or "", "")
+        if layer not in recorded:
             raise ExportError(f"the file quantizes '{name}', but torch has no such quantizer")
-        found[name] = calls.pop(0)
-    for layer, calls in recorded.items():
-        for call in calls:
-            if not any(torch.equal(call.codes, other.codes) for other in found.values()):
-                raise ExportError(f"torch quantizes the input of '{layer}', but the file does not")
-    return outputs, found
+        names.setdefault(layer, []).append(name)
+    found: dict[str, Observation] = {}
+    for layer, values in names.items():
+        calls = _of_the_file(recorded[layer], len(values))
+        if len(calls) != len(values):
+            raise ExportError(
+                f"the file quantizes the input of '{layer}' {len(values)} times, torch {len(calls)} times"
+            )
+        found.update(zip(values, calls, strict=True))
+    for call in seen:
+        if call.used and not any(_same(call, other) for other in found.values()):
+            raise ExportError(f"torch quantizes the input of '{call.layer}', but the file does not")
+    return outputs, {name: found[name] for name in onnx_codes(model)}
+
+
+def _of_the_file(calls: list[Observation], count: int) -> list[Observation]:
+    """The calls of one layer that a file with `count` quantizers for it has: not those that nothing uses or repeat."""
+    if len(calls) == count:
+        return calls
+    calls = [call for call in calls if call.used]
+    if len(calls) == count:
+        return calls
+    different: list[Observation] = []
+    for call in calls:
+        if not any(_same(call, other) for other in different):
+            different.append(call)
+    return different
+
+
+def _same(call: Observation, other: Observation) -> bool:
+    """Whether one quantizer in the file may stand for both calls."""
+    return torch.equal(call.values, other.values) and torch.equal(call.codes, other.codes)
+
+
+def canonical_paths(module: nn.Module) -> dict[str, str]:
+    """Every path of a module's parts to the first one: a part that is shared has several."""
+    first: dict[nn.Module, str] = {}
+    return {path: first.setdefault(part, path) for path, part in module.named_modules(remove_duplicate=False)}
+
+
+def quantized_layer(value: str) -> str | None:
+    """The path of the layer whose input a value of an exported file holds the codes of; None for another value."""
+    match = _CODES.fullmatch(value)
+    return match["layer"].strip("/").replace("/", ".") if match else None
 
 
 def torch_outputs(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> dict[str, Array]:
@@ -270,28 +310,35 @@ def torch_outputs(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> d
 
 
 def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], list[Observation]]:
-    """Outputs and quantizer calls, of all inputs at once where every output has the batch as its first axis.
+    """Outputs and quantizer calls, of all inputs at once where all that is compared grows with the batch.
 
     Else the file's batch is part of what it computes, and torch runs in the same slices as the file.
     """
     shapes = output_shapes(model)
     batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
-    with torch.no_grad():
+    graph = view(model)
+    quantized = {graph.shape(name) for name in onnx_codes(model)}
+
+    def run(part: Array) -> tuple[dict[str, Array], list[Observation]]:
+        result, seen = observe(module, lambda: module(torch.from_numpy(part)))
+        return _named_as(shapes, result), seen
+
+    with torch.no_grad(), not_starting():
         if all(shape[:1] == (batch,) for shape in shapes.values()):
-            with observed_codes(module) as seen:
-                outputs = _named_as(shapes, module(torch.from_numpy(inputs)))
-            if all(array.shape == (len(inputs), *shapes[name][1:]) for name, array in outputs.items()):
+            outputs, seen = run(inputs)
+            whole = all(array.shape == (len(inputs), *shapes[name][1:]) for name, array in outputs.items())
+            if whole and all(_grows(call.codes.shape, len(inputs) / batch, quantized) for call in seen):
                 return outputs, seen
-        made: list[dict[str, Array]] = []
-        calls: list[list[Observation]] = []
-        for part in batches(inputs, batch):
-            with observed_codes(module) as seen:
-                made.append(_named_as(shapes, module(torch.from_numpy(part))))
-            calls.append(seen)
+        made, calls = zip(*(run(part) for part in batches(inputs, batch)), strict=True)
     if len(inputs) == batch:
         return made[0], calls[0]
     outputs = {name: joined([part[name] for part in made], batch, len(inputs)) for name in shapes}
     return outputs, [_one_call(slices, batch, len(inputs)) for slices in zip(*calls, strict=True)]
+
+
+def _grows(shape: Sequence[int], times: float, quantized: Collection[tuple[int, ...] | None]) -> bool:
+    """Whether a file whose quantizers give these shapes has this one for a batch that is so many times smaller."""
+    return any(known and (known[0] * times, *known[1:]) == tuple(shape) for known in quantized)
 
 
 def _one_call(slices: Sequence[Observation], batch: int, samples: int) -> Observation:
@@ -300,7 +347,8 @@ def _one_call(slices: Sequence[Observation], batch: int, samples: int) -> Observ
         torch.from_numpy(joined([getattr(part, kind).numpy() for part in slices], batch, samples))
         for kind in ("codes", "values")
     )
-    return Observation(slices[0].layer, values, codes, slices[0].inverse_step)
+    used = any(part.used for part in slices)
+    return Observation(slices[0].layer, values, codes, slices[0].inverse_step, used)
 
 
 def _named_as(shapes: Mapping[str, object], result: object) -> dict[str, Array]:

@@ -31,6 +31,13 @@ class Format:
         if not 1 <= self.code_bits <= 8 or len(self.table) != 1 << self.code_bits:
             raise FormatError(f"format {self.name}: {len(self.table)} codes do not make a {self.code_bits}-bit table")
         levels = [level for level in self.table if level is not None]
+        for level in levels:
+            # A real level would be cut to an integer by every decoder and kernel.
+            if not isinstance(level, (int, np.integer)) or isinstance(level, bool):
+                raise FormatError(
+                    f"format {self.name}: level {level!r} is {type(level).__name__}, expected an integer: give integer "
+                    "levels relative to the smallest one, which belongs to the scale (formats/power_of_two.py)"
+                )
         if len(set(levels)) != len(levels) or not levels:
             raise FormatError(f"format {self.name}: every level needs exactly one code")
 

@@ -25,9 +25,10 @@ from subbyte.errors import CheckpointError, SubbyteError, UsageError
 from subbyte.file_kinds import CHECKPOINT, kind_of
 from subbyte.models.data import Normalization
 from subbyte.models.options import mistyped
+from subbyte.models.quant.state import upgraded
 from subbyte.models.zoo import create, get_model
 
-VERSION = 1
+VERSION = 2  # 1 held steps instead of their change from the start; it is read, too
 WEIGHTS, DESCRIPTION = "model.safetensors", "checkpoint.json"
 LARGEST_DESCRIPTION = 16 << 20  # bytes
 
@@ -109,6 +110,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
             "the two files are not of one save, or one is damaged. Copy both again."
         )
     made = build_model(config, model, source)
+    tensors = upgraded(made, tensors)
     check_tensors(made, tensors, source / WEIGHTS)
     made.load_state_dict(tensors)
     return Checkpoint(made.eval(), config, metrics, source, actual_hash)
@@ -241,9 +243,9 @@ def _read_description(folder: Path) -> tuple[Config, dict[str, float], str]:
         raise CheckpointError(f"{file}: damaged JSON ({error}); copy or train it again.") from error
     if not isinstance(raw, dict) or raw.get("kind") != "subbyte checkpoint":
         raise CheckpointError(f"{file}: not the description of a subbyte checkpoint.")
-    if raw.get("version") != VERSION:
+    if raw.get("version") not in range(1, VERSION + 1):
         raise CheckpointError(
-            f"{file}: version {raw.get('version')}, this subbyte reads {VERSION}; use its own version."
+            f"{file}: version {raw.get('version')}, this subbyte reads 1 to {VERSION}; use its own version."
         )
     config = _read_config(_field(raw, "config", dict, file), file)
     metrics = _field(raw, "metrics", dict, file)

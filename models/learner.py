@@ -26,10 +26,6 @@ from subbyte.models.quant import set_progress
 
 STATE, LOG = "training.safetensors", "log.csv"
 
-# Adam moves every parameter by about the learning rate in each update. The learned step of an 8-bit weight is itself of
-# the order of 0.002, so at the weights' rate it would double or vanish at once.
-STEP_SHARE = 0.05
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -65,21 +61,15 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Recipe], torch.optim.Optim
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Three groups: weights of products, which decay; learned steps, which move slowly; and all else."""
+    """Two groups: weights of products, which decay, and all else."""
     weights: list[nn.Parameter] = []
-    steps: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_weight = name.endswith(("weight", "parametrizations.weight.original")) and parameter.dim() >= 2
-        group = weights if is_weight else steps if name.endswith(".step") else rest
-        group.append(parameter)
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": steps, "weight_decay": 0.0, "lr": STEP_SHARE * recipe.learning_rate},
-        {"params": rest, "weight_decay": 0.0},
-    ]
+        (weights if is_weight else rest).append(parameter)
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

@@ -35,7 +35,7 @@ from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import create_loss, get_loss
 from subbyte.models.zoo import create, options_for_scheme
 
-CALIBRATION_SAMPLES = 256  # the images that quantizers take their first steps from
+EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def train(
             check_tensors(module, tensors, Path(init or "") / "model.safetensors")
             module.load_state_dict(tensors)
         module.train()
-        example = next(iter(batch_loader(source.train, min(CALIBRATION_SAMPLES, size), shuffle=True, seed=seed)))[0]
+        example = next(iter(batch_loader(source.train, min(EXAMPLE_SAMPLES, size), shuffle=True, seed=seed)))[0]
         module = quantize(module, scheme_of(config), example=example)
         _lay_out(module, torch.channels_last)  # convolutions train about a third faster so, on CPUs too
         report = EpochReport(folder, config, progress)

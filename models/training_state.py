@@ -19,7 +19,7 @@ from torch import Tensor
 from subbyte.errors import CheckpointError
 from subbyte.models.checkpoint import write_atomically
 
-_KIND = "subbyte training state 1"
+_KIND = "subbyte training state 2"  # 1 held steps instead of their change from the start
 
 
 class TrainingStateIO(CheckpointIO):
@@ -41,7 +41,10 @@ class TrainingStateIO(CheckpointIO):
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot resume from it ({error}); train again without resume.") from error
         if metadata.get("kind") != _KIND:
-            raise CheckpointError(f"{path}: not the state of a training run; train again without resume.")
+            raise CheckpointError(
+                f"{path}: it is '{metadata.get('kind', 'of another program')}', expected '{_KIND}': not the state of a "
+                "training run of this version; train again without resume."
+            )
         try:
             state = _decode(json.loads(metadata["tree"]), tensors)
         except (KeyError, TypeError, ValueError, RecursionError) as error:

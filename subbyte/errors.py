@@ -53,6 +53,10 @@ class ExportError(SubbyteError):
     """A model that cannot be written as ONNX, or an export that does not equal its source."""
 
 
+class ExportWarning(UserWarning):
+    """What an export has to say about a file that was written and is right."""
+
+
 class ModelError(SubbyteError):
     """An ONNX file that is malformed or outside what the compiler accepts."""
 

@@ -26,11 +26,6 @@ class QuantizedBatchNorm(Constants):
     eval_scale: Tensor
     eval_bias: Tensor
 
-    def install(self) -> None:
-        """Put the places for the constants there."""
-        self.register_buffer("eval_scale", None, persistent=False)
-        self.register_buffer("eval_bias", None, persistent=False)
-
     @property
     def layer(self) -> Any:
         """The quantized layer whose scale and bias hold this batch norm in eval mode, or None."""

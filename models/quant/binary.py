@@ -17,7 +17,8 @@ from subbyte.formats import PerChannel
 from subbyte.formats.binary import BINARY
 from subbyte.models.quant import functional
 from subbyte.models.quant.estimators import SMALLEST_STEP, reste_order, reste_sign
-from subbyte.models.quant.quantizer import ActivationQuantizer, FirstBatchQuantizer, WeightQuantizer
+from subbyte.models.quant.first_batch import FirstBatchQuantizer
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
 
 
@@ -99,13 +100,14 @@ class ThresholdActivation(FirstBatchQuantizer):
         self.threshold = nn.Parameter(torch.zeros(shape))
         self.order = reste_order(0.0)
 
-    def initialize(self, x: Tensor) -> bool:
+    def rows(self, x: Tensor) -> Tensor:
+        return x.movedim(1 if self.threshold.dim() > 1 else -1, 0).flatten(1)
+
+    def initialize(self, rows: Tensor) -> None:
         """Choose the first thresholds."""
-        axis = 1 if self.threshold.dim() > 1 else x.dim() - 1
-        means = mean_over_processes(x.mean(dim=[d for d in range(x.dim()) if d != axis]))
-        if float(smallest_over_processes(x.min())) >= 0:
-            self.threshold.copy_(means.reshape(self.threshold.shape))
-        return True
+        means = mean_over_processes(rows.mean(dim=1)).reshape(self.threshold.shape)
+        positive = float(smallest_over_processes(rows.min())) >= 0
+        self.threshold.copy_(means if positive else torch.zeros_like(means))
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         self.see(x)

@@ -37,17 +37,16 @@ class LearnedStepFunction(torch.autograd.Function):
     """clip(round(x / s), low, high) * s. Esser et al., "Learned Step Size Quantization", 2020.
 
     With v = x / s: d/dx = 1 where low <= v <= high, else 0; d/ds = low or high where v is beyond them, else round(v)
-    - v, times gamma. The step that comes in has x's shape (or broadcasts); a step below SMALLEST_STEP counts as that.
+    - v, times gamma. The step that comes in is positive and has x's shape (or broadcasts).
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, gamma: Tensor) -> Tensor:
-        floored = step.clamp_min(SMALLEST_STEP)
-        scaled = x * (1.0 / floored)
+        scaled = x * (1.0 / step)
         codes = torch.clamp(torch.round(scaled), low, high)
         ctx.save_for_backward(scaled, low, high, gamma)
         ctx.step_shape = step.shape
-        return codes * floored
+        return codes * step
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:

@@ -1,7 +1,8 @@
 """Integers with a learnable step: LSQ. Esser et al., "Learned Step Size Quantization", 2020.
 
 value = code x step, code = clip(round(x / step), low, high). The gradient of the step is scaled by
-1 / sqrt(n high), where n elements share the step (estimators.LearnedStepFunction).
+1 / sqrt(n high), where n elements share the step (estimators.LearnedStepFunction). The paper's parameter is the step
+itself, which an update may make negative; ours is positive (positive_step.py).
 
 The paper starts at step = 2 mean|x| / sqrt(high) (initial="mean"; 4 instead of 2 for unsigned codes, as OFQ and TBT
 do). At 8 bits that leaves most codes unused: the mean |x| gets code 5 of 127. We start at the step of least squared
@@ -23,8 +24,10 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, PerChannel, PerGroup, PerTensor
 from subbyte.formats.integer import INT, UINT
 from subbyte.models.quant import functional
-from subbyte.models.quant.estimators import SMALLEST_STEP, learned_step
-from subbyte.models.quant.quantizer import ActivationQuantizer, FirstBatchQuantizer, WeightQuantizer
+from subbyte.models.quant.estimators import learned_step
+from subbyte.models.quant.first_batch import FirstBatchQuantizer
+from subbyte.models.quant.positive_step import PositiveStep
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 from subbyte.models.quant.statistics import (
     least_error_step,
     mean_over_processes,
@@ -70,8 +73,8 @@ class LearnedStep:
         return LearnedStepActivation(self.bits, self.initial)
 
 
-class LearnedStepWeight(WeightQuantizer):
-    """Signed codes of a weight; `step` is a parameter of granularity.scale_shape((rows, depth))."""
+class LearnedStepWeight(PositiveStep, WeightQuantizer):
+    """Signed codes of a weight; `step` has granularity.scale_shape((rows, depth))."""
 
     def __init__(self, weight: Tensor, bits: int, granularity: Granularity, initial: str) -> None:
         super().__init__()
@@ -87,10 +90,16 @@ class LearnedStepWeight(WeightQuantizer):
         else:
             step = least_error_step(parts(weight.detach(), granularity), self.low, self.high)
             step = step.reshape(granularity.scale_shape((weight.shape[0], depth)))
-        self.step = nn.Parameter(step.clamp_min(SMALLEST_STEP))
+        self.make_step(_of_zeros(step, depth, self.high))
+
+    def unit(self) -> Tensor:
+        return self.first_step * self.high
+
+    def largest_code(self) -> Tensor:
+        return self.first_step.new_tensor(self.high)
 
     def scale(self, w: Tensor) -> Tensor:
-        return self.step.clamp_min(SMALLEST_STEP)
+        return self.step
 
     def levels(self, w: Tensor, scale: Tensor) -> Tensor:
         return torch.clamp(torch.round(w * (1.0 / scale)), self.low, self.high)
@@ -100,7 +109,14 @@ class LearnedStepWeight(WeightQuantizer):
         return learned_step(w, self.expand(self.step, w), low, high, self.sharing)
 
 
-class LearnedStepActivation(FirstBatchQuantizer):
+def _of_zeros(step: Tensor, depth: int, high: float) -> Tensor:
+    """Steps where the weights are all zero say nothing: the others' mean, else that of torch's default weights."""
+    known = step[step > 0]
+    default = known.mean() if known.numel() else step.new_tensor(1 / (math.sqrt(depth) * high))
+    return torch.where(step > 0, step, default)
+
+
+class LearnedStepActivation(PositiveStep, FirstBatchQuantizer):
     """Codes of an activation tensor with one step; the first batch, in any mode, gives the sign and the first step."""
 
     low: Tensor
@@ -110,10 +126,9 @@ class LearnedStepActivation(FirstBatchQuantizer):
     def __init__(self, bits: int, initial: str = "error") -> None:
         super().__init__()
         self.bits, self.initial = bits, initial
-        self.step = nn.Parameter(torch.tensor(1.0))
+        self.make_step(torch.tensor(1.0))
         self.register_buffer("low", torch.tensor(-float(2 ** (bits - 1))))
         self.register_buffer("high", torch.tensor(float(2 ** (bits - 1) - 1)))
-        self.register_buffer("inverse_step", None, persistent=False)
 
     @property
     def signed(self) -> bool:
@@ -125,37 +140,37 @@ class LearnedStepActivation(FirstBatchQuantizer):
         """int<b>, or uint<b> where the first batch had no negative value."""
         return (INT if self.signed else UINT)[self.bits]
 
-    def initialize(self, x: Tensor) -> bool:
-        """Choose sign and step from this batch; one that is zero everywhere is passed over (False)."""
-        mean = float(mean_over_processes(x.abs().mean()))
-        signed = float(smallest_over_processes(x.min())) < 0
-        if mean == 0.0:
-            return False
+    def initialize(self, rows: Tensor) -> None:
+        """Choose sign and step."""
+        signed = float(smallest_over_processes(rows.min())) < 0
         low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
         self.low.fill_(float(low))
         self.high.fill_(float(high))
         if self.initial == "mean":
-            step = mean * (2 if signed else 4) / math.sqrt(high)
+            mean = float(mean_over_processes(rows.abs().mean()))
+            self.start_step(mean * (2 if signed else 4) / math.sqrt(high))
         else:
-            step = float(least_error_step(x.reshape(1, -1), low, high))
-        self.step.fill_(max(step, SMALLEST_STEP))
-        return True
+            self.start_step(float(least_error_step(rows, low, high)))
+
+    def unit(self) -> Tensor:
+        return torch.ones_like(self.first_step)
+
+    def largest_code(self) -> Tensor:
+        return self.high
 
     def compute_constants(self) -> None:
-        super().compute_constants()
         self.inverse_step = 1.0 / self.scales()
 
     def scales(self) -> Tensor:
         with torch.no_grad():
-            return self.step.clamp_min(SMALLEST_STEP)
+            return self.step
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         self.see(x)
-        if not self.ready:  # all zero so far
-            return torch.zeros_like(x), None
         self.ensure_constants()
         return functional.quantize(x, self.inverse_step, self.low, self.high), None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         self.see(x)
-        return learned_step(x, self.step, self.low, self.high, x.numel())
+        # Copies, for the backward pass: a later call within the first forward may change the bounds.
+        return learned_step(x, self.step, self.low.clone(), self.high.clone(), x.numel())

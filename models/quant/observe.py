@@ -1,13 +1,15 @@
-"""Looking at the integers that enter every quantized layer while a model runs."""
+"""Looking at the integers that enter every quantized layer while a model runs, and at which of them matter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from subbyte.models.quant.quantizer import ActivationQuantizer
 
@@ -20,15 +22,43 @@ class Observation:
     values: Tensor
     codes: Tensor
     inverse_step: Tensor | None  # None for signs and for steps found at run time
+    used: bool  # whether an output of the model depends on the codes
 
 
-@contextmanager
-def observed_codes(model: nn.Module) -> Iterator[list[Observation]]:
-    """Within this context the list fills with one Observation for each quantizer call, in the order of execution.
+@dataclass
+class _Call:
+    layer: str
+    values: Tensor
+    codes: Tensor
+    inverse_step: Tensor | None
 
-    Meant for eval mode, where a quantized layer computes with codes.
-    """
-    seen: list[Observation] = []
+
+class _Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows values through every operator: which quantizer calls each tensor depends on, by number."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: MutableMapping[Tensor, frozenset[int]] = WeakIdKeyDictionary()
+
+    def depends_on(self, values: Any) -> frozenset[int]:
+        tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+        return frozenset().union(*(self.calls.get(tensor, frozenset()) for tensor in tensors))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        calls = self.depends_on((args, kwargs or {}))
+        if calls:
+            # What an operator writes to is among its arguments, not among its results, where it has `out=`.
+            for leaf in tree_leaves((result, (kwargs or {}).get("out"))):
+                if isinstance(leaf, Tensor):
+                    self.calls[leaf] = self.calls.get(leaf, frozenset()) | calls
+        return result
+
+
+def observe(model: nn.Module, run: Callable[[], Any]) -> tuple[Any, list[Observation]]:
+    """What `run` gives, which runs the model in eval mode, and an Observation for each quantizer call in its order."""
+    calls: list[_Call] = []
+    flow = _Dataflow()
     quantizers = {name: m for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)}
 
     def watch(layer: str, quantizer: ActivationQuantizer) -> None:
@@ -36,8 +66,12 @@ def observed_codes(model: nn.Module) -> Iterator[list[Observation]]:
 
         def watched(x: Tensor) -> tuple[Tensor, Tensor | None]:
             codes, step = quantize(x)
+            number = frozenset((len(calls),))
+            for made in (codes, step):
+                if made is not None:
+                    flow.calls[made] = flow.calls.get(made, frozenset()) | number
             inverse = getattr(quantizer, "inverse_step", None)
-            seen.append(Observation(layer, x.detach().clone(), codes.detach().clone(), inverse))
+            calls.append(_Call(layer, x.detach().clone(), codes.detach().clone(), inverse))
             return codes, step
 
         instance: dict[str, Any] = quantizer.__dict__
@@ -46,7 +80,13 @@ def observed_codes(model: nn.Module) -> Iterator[list[Observation]]:
     for name, quantizer in quantizers.items():
         watch(name.rpartition(".")[0], quantizer)
     try:
-        yield seen
+        with flow:
+            result = run()
     finally:
         for quantizer in quantizers.values():
             quantizer.__dict__.pop("quantize", None)
+    used = flow.depends_on(result)
+    return result, [
+        Observation(call.layer, call.values, call.codes, call.inverse_step, number in used)
+        for number, call in enumerate(calls)
+    ]

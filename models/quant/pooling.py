@@ -45,8 +45,6 @@ class QuantizedAveragePool(Constants):
 
     def _integer_forward(self, x: Tensor) -> Tensor:
         codes, _ = self.activation_quantizer.quantize(x)
-        if not self.activation_quantizer.ready:
-            self.forget_constants()
         self.ensure_constants()
         return self.sum_codes(codes) * float(np.float32(self.step / self.window(x)))
 

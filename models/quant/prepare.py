@@ -7,7 +7,7 @@ in float and is listed with the reason in `model.quantization_report`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from subbyte.errors import QuantizationError
 from subbyte.formats import PerChannel
 from subbyte.models.quant.batch_norm import QuantizedBatchNorm, link
+from subbyte.models.quant.first_batch import FirstBatchQuantizer, Forward
 from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.pooling import QuantizedAveragePool, QuantizedGlobalPool, QuantizedWindowPool
 from subbyte.models.quant.product import QuantizedConv, QuantizedLinear, QuantizedProduct
@@ -71,7 +72,7 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
     arguments) the model is run once in eval mode: first and last layer are then those that execute first and last,
     layers that never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of
     that layer's scale and bias. `model.quantization_report` lists what became of every layer. Activation quantizers
-    start from the first batch.
+    start from the first batch that is not zero, a layer that is called several times in a forward from all its calls.
 
     Convert batch norms for several processes (nn.SyncBatchNorm) before this call; they are then not linked.
 
@@ -104,8 +105,10 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
     ]
     report += [_quantize_layer(modules[name], name, note, chosen) for name, note in _places(able, chosen)]
     report += list(_quantize_pools(modules, pools, seen))
+    report += list(_other_names(model, report))
     _quantize_norms(modules, norms, seen)
     _forbid_fast_paths(modules)
+    _tell_of_forwards(model)
     model.__dict__["quantization_report"] = report
     return model
 
@@ -179,6 +182,15 @@ def _places(able: list[str], scheme: Scheme) -> Iterator[tuple[str, str]]:
             yield name, f"{'first' if first else 'last'} layer, kept at {scheme.keep.bits} bits"
 
 
+def _other_names(model: nn.Module, rows: list[ReportRow]) -> Iterator[ReportRow]:
+    """A row for every further name of a layer that the model holds under several."""
+    first = dict(model.named_modules())
+    known = {first[row.layer]: row for row in rows}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module in known and name not in first:
+            yield replace(known[module], layer=name, note=f"the same layer as '{known[module].layer}'")
+
+
 # ---- how ----
 
 
@@ -228,7 +240,7 @@ def _why_not_pool(module: Any, kind: type[nn.Module]) -> str | None:
 def _quantize_norms(modules: dict[str, nn.Module], norms: list[str], seen: Trace | None) -> None:
     for name in norms:
         if type(modules[name]).forward is nn.modules.batchnorm._BatchNorm.forward:
-            cast(QuantizedBatchNorm, _become(modules[name], QuantizedBatchNorm)).install()
+            _become(modules[name], QuantizedBatchNorm)
     for layer_name, norm_name in ({} if seen is None else seen.norms).items():
         layer, norm = modules[layer_name], modules[norm_name]
         if isinstance(layer, QuantizedProduct) and isinstance(norm, QuantizedBatchNorm):
@@ -240,6 +252,16 @@ def _forbid_fast_paths(modules: dict[str, nn.Module]) -> None:
     for module in modules.values():
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
+
+
+def _tell_of_forwards(model: nn.Module) -> None:
+    """Quantizers start from all calls within one forward of the model; hooks say when that begins and ends."""
+    forward = Forward()
+    for module in model.modules():
+        if isinstance(module, FirstBatchQuantizer):
+            module.start_in(forward)
+    model.register_forward_pre_hook(forward.begin)
+    model.register_forward_hook(forward.end, always_call=True)
 
 
 _classes: dict[tuple[type, type], type] = {}

@@ -13,6 +13,8 @@ summation no engine promises; it agrees between engines within about depth x 2^-
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -35,16 +37,14 @@ class QuantizedProduct(Constants):
     bias: Tensor | None
     weight: Tensor
     weight_levels: Tensor
-    weight_packed: Tensor
+    weight_packed: Tensor | None = None
     weight_scale: Tensor
-    output_scale: Tensor | None
-    output_bias: Tensor | None
+    output_scale: Tensor | None = None
+    output_bias: Tensor | None = None
 
     def install(self, weights: WeightQuantizer, activations: ActivationQuantizer) -> None:
         """Put the quantizers in place."""
         self.activation_quantizer = activations
-        for name in ("weight_levels", "weight_packed", "weight_scale", "output_scale", "output_bias"):
-            self.register_buffer(name, None, persistent=False)
         parametrize.register_parametrization(self, "weight", weights)
         weights.attach(self)
 
@@ -82,7 +82,7 @@ class QuantizedProduct(Constants):
         latent = weights.latent().detach()
         self.weight_levels = weights.codes(latent)
         self.weight_scale = weights.scales()
-        self.weight_packed = None  # type: ignore[assignment]
+        self.weight_packed = None
         by_group = isinstance(weights.granularity, PerGroup)
         scale = torch.full((latent.shape[0],), activations.static_step(), dtype=torch.float64)
         if by_group:
@@ -100,6 +100,10 @@ class QuantizedProduct(Constants):
         unscaled = by_group and activations.granularity.name == "token" and norm is None
         self.output_scale = None if unscaled else self._constant(scale)
         self.output_bias = None if bias is None else self._constant(bias)
+
+    def sources(self) -> Iterator[Tensor]:
+        norm = self.batch_norm
+        return chain(super().sources(), () if norm is None else chain(norm.parameters(), norm.buffers()))
 
     def _constant(self, values: Tensor) -> Tensor:
         return values.float().reshape(self.channel_shape()).to(self.weight_levels.device)
@@ -139,8 +143,6 @@ class QuantizedProduct(Constants):
 
     def _integer_forward(self, x: Tensor) -> Tensor:
         codes, step = self.activation_quantizer.quantize(x)
-        if not self.activation_quantizer.ready:
-            self.forget_constants()
         self.ensure_constants()
         y = self.product(codes, self._eval_weight())
         if not isinstance(self.weight_quantizer.granularity, PerGroup):

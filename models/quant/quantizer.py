@@ -6,7 +6,7 @@ Codes are integer-valued float32 *levels* (the stored bit patterns are made by `
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, LowBitTensor, PerTensor
 from subbyte.models.quant.constants import Constants
 from subbyte.models.quant.estimators import straight_through
-from subbyte.models.quant.functional import expand_scale, is_exporting
-from subbyte.models.quant.statistics import mean_over_processes
+from subbyte.models.quant.functional import expand_scale
 
 
 class WeightQuantizer(nn.Module):
@@ -103,11 +102,6 @@ class ActivationQuantizer(Constants):
         """The format of the codes."""
         raise NotImplementedError
 
-    @property
-    def ready(self) -> bool:
-        """Whether it has seen the data it needs."""
-        return True
-
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Codes of x, and the step [..., 1] where it is found at run time, else None."""
         raise NotImplementedError
@@ -134,56 +128,13 @@ class ActivationQuantizer(Constants):
         return codes * (self.scales() if scale is None else scale)
 
     def compute_constants(self) -> None:
-        """Nothing to compute, unless a subclass has constants; raises QuantizationError when it has seen no data."""
-        if not self.ready:
-            raise QuantizationError("its activation quantizer has seen no data; run a batch through the model first")
+        """Nothing to compute, unless a subclass has constants."""
 
     def set_progress(self, fraction: float) -> None:
         """Training is this far, 0 to 1; for estimators that change on the way."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fake_quantize(x)
-
-
-class FirstBatchQuantizer(ActivationQuantizer):
-    """An activation quantizer whose parameters start from the first batch it sees, in training or in eval mode.
-
-    A subclass gives `initialize`. That it has happened is saved with the model, in the buffer `initialized`.
-    """
-
-    initialized: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("initialized", torch.tensor(False))
-        self._has_seen_data = False  # the same as a Python bool: reading a buffer would wait for an accelerator
-
-    @property
-    def ready(self) -> bool:
-        return self._has_seen_data
-
-    def initialize(self, x: Tensor) -> bool:
-        """Set the parameters from this float32 batch (statistics over all processes); False if it says nothing."""
-        raise NotImplementedError
-
-    def see(self, x: Tensor) -> None:
-        """Initialize from x if nothing was seen yet; raises QuantizationError inside an export, or for NaN."""
-        if self._has_seen_data:
-            return
-        if is_exporting() or torch.compiler.is_exporting():
-            raise QuantizationError("an activation quantizer has seen no data; run a batch through the model first")
-        with torch.no_grad():
-            x = x.detach().float()
-            # The mean is NaN or infinite if any element is, on any process.
-            if not bool(torch.isfinite(mean_over_processes(x.abs().mean()))):
-                raise QuantizationError("the first batch of an activation quantizer is empty, or holds NaN or infinity")
-            self._has_seen_data = self.initialize(x)
-            self.initialized.fill_(self._has_seen_data)
-        self.forget_constants()
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._has_seen_data = bool(self.initialized)
 
 
 class WeightConfig(Protocol):

@@ -29,6 +29,13 @@ def test_int_codes_are_twos_complement() -> None:
     assert get("int8").encode(np.array([-1, -128, 127])).tolist() == [0xFF, 0x80, 0x7F]
 
 
+@pytest.mark.parametrize("level", [0.5, 1.0, np.float32(1), True, "1"])
+def test_a_level_that_is_no_integer_is_refused(level: object) -> None:
+    with pytest.raises(FormatError, match="expected an integer"):
+        Format("real", 1, (-1, level))  # type: ignore[arg-type]
+    assert Format("numpy", 1, (-1, np.int8(1))).levels.tolist() == [-1, 1]  # type: ignore[arg-type]
+
+
 def test_a_level_outside_the_format_is_refused() -> None:
     with pytest.raises(FormatError, match="no level 2"):
         get("ternary").encode(np.array([0, 2]))

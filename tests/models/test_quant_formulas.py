@@ -206,11 +206,11 @@ def test_first_batch_gives_sign_and_step(batch: list[float], low: int, high: int
 def test_a_zero_first_batch_is_passed_over_and_nan_is_refused() -> None:
     quantizer = LearnedStep(8).activation_quantizer(nn.Linear(3, 1)).eval()
     assert not quantizer.codes(torch.zeros(2, 3)).any()
-    assert not quantizer.ready
+    assert not quantizer.started
     with pytest.raises(QuantizationError, match="NaN"):
         quantizer(torch.tensor([[1.0, float("nan"), 0.0]]))
     quantizer(torch.ones(1, 3))
-    assert quantizer.ready
+    assert quantizer.started
 
 
 def test_thresholds_start_at_zero_or_at_the_channel_means_of_a_positive_batch() -> None:
@@ -241,7 +241,7 @@ def test_learned_step_gradients(granularity: PerTensor | PerChannel | PerGroup) 
     w = torch.randn(2, 4, generator=generator).requires_grad_()
     grad = torch.randn(2, 4, generator=generator)
     quantizer = LearnedStep(3, granularity).weight_quantizer(w)
-    quantizer.step.data.mul_(0.4)  # so that some weights are clipped
+    quantizer.change.data.copy_(quantizer.unit() * math.log(0.4))  # so that some weights are clipped
     quantizer.fake_quantize(w).backward(grad)
     step = quantizer.expand(quantizer.step.detach(), w).expand_as(w)
     v = (w.detach() * (1 / step)).numpy()
@@ -256,7 +256,9 @@ def test_learned_step_gradients(granularity: PerTensor | PerChannel | PerGroup) 
         "group": lambda: torch.stack([per_element[:, :3].sum(dim=1), per_element[:, 3]], dim=1),
     }[granularity.name]()
     torch.testing.assert_close(w.grad, grad * torch.from_numpy(inside))
-    torch.testing.assert_close(quantizer.step.grad, sums)
+    # The paper's gradient of the step, times d step / d change, times the square root of the largest code.
+    chain = quantizer.step.detach() / quantizer.unit() * math.sqrt(3)
+    torch.testing.assert_close(quantizer.change.grad, sums * chain)
 
 
 @pytest.mark.parametrize("config", [AbsMean(), AbsMean("median"), DeepShiftQ()], ids=str)

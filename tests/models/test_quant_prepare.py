@@ -346,6 +346,8 @@ for scheme in ("int8", "binary"):
     model = quantize(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), get_scheme(scheme, keep=None))
     parallel = nn.parallel.DistributedDataParallel(model)
     parallel((3 * rank + 1) * torch.rand(8, 4) - rank).sum().backward()  # each process sees data of another range
+    parallel.eval()(torch.rand(8, 4))  # validation makes constants, which no process waits for
+    parallel.train()(torch.rand(8, 4)).sum().backward()
     torch.save((model.state_dict(), [p.grad for p in model.parameters()]), f"{folder}/{scheme}-{rank}.pt")
 torch.distributed.barrier()  # neither process leaves while the other still talks to it
 torch.distributed.destroy_process_group()

@@ -328,7 +328,7 @@ def test_progress_prints_the_accuracy_of_every_epoch(
 # ---- recipe ----
 
 
-def test_only_weights_of_products_decay_and_steps_move_slowly() -> None:
+def test_only_weights_of_products_decay() -> None:
     recipe = Recipe(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.1)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(144, 3))
     for name in ("float", "int4", "binary"):
@@ -338,9 +338,7 @@ def test_only_weights_of_products_decay_and_steps_move_slowly() -> None:
         assert shapes[0] == [(3, 144), (4, 1, 3, 3)]
         assert [group["weight_decay"] for group in groups] == [0.1] + [0.0] * (len(groups) - 1)
         assert sum(map(len, shapes)) == len(list(quantized.parameters()))
-        steps = [group for group in groups if "lr" in group]
-        assert len(steps) == (0 if name == "float" else 1)
-        assert all(group["lr"] < 0.1 for group in steps)
+        assert len(groups) == 2
 
 
 def _copy(model: nn.Module) -> nn.Module:
