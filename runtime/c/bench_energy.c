@@ -185,9 +185,14 @@ static int find(rapl *r, const char *root) {
   domain found[BENCH_MOST_DOMAINS];
   int i, known, kept = 0, failed = 0;
   r->mirror_count = 0;
-  for (i = 0; i < count && !failed && kept < BENCH_MOST_DOMAINS; ++i) {
+  if (count == MOST_FOLDERS) failed = refuse(r, "%s has %d zones or more, this program reads fewer", root, count);
+  for (i = 0; i < count && !failed; ++i) {
     domain *d = &found[kept];
     char path[600];
+    if (kept == BENCH_MOST_DOMAINS) {
+      failed = refuse(r, "%s has more than %d domains, this program reads no more", root, kept);
+      break;
+    }
     memset(d, 0, sizeof *d);
     failed = name_of(r, root, names[i], d->name, sizeof d->name);
     if (failed || d->name[0] == '\0') continue;

@@ -244,6 +244,14 @@ def test_dies_that_mirror_one_counter_count_once(parts: Path, tmp_path: Path) ->
     assert energy["joules_gross"] == pytest.approx(energy["calls"] * 4.7e-4)
 
 
+def test_no_domain_is_left_out_in_silence(parts: Path, tmp_path: Path) -> None:
+    for package in range(64):
+        domain(tmp_path, f"intel-rapl:{package}", f"package-{package}", 1)
+    assert len(said_by(parts, "energy", str(tmp_path), "0.15")["energy_measured"]["domains"]) == 64
+    domain(tmp_path, "intel-rapl:64", "package-64", 1)
+    assert "more than 64 domains" in said_by(parts, "energy", str(tmp_path), "0.15")["energy_measured_missing"]
+
+
 def test_a_masked_tree_says_what_python_says(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "intel-rapl:0").symlink_to(tmp_path / "masked" / "intel-rapl:0")
     with pytest.raises(EnergyError) as refused:
