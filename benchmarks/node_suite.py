@@ -130,6 +130,12 @@ def array(value: Any) -> Any:
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
+def data_of(case: Any) -> dict[str, Any]:
+    """What a child needs of a case."""
+    sets = [tuple([array(value) for value in side] for side in both) for both in case.data_sets]
+    return {"model": case.model.SerializeToString(), "data": sets, "rtol": case.rtol, "atol": case.atol}
+
+
 class Worker:
     """A child process that is started again when it dies or takes longer than `limit` seconds."""
 
@@ -144,8 +150,7 @@ class Worker:
             self.process = context.Process(target=child, args=(theirs,), daemon=True)
             self.process.start()
             theirs.close()
-        sets = [tuple([array(value) for value in side] for side in both) for both in case.data_sets]
-        data = {"model": case.model.SerializeToString(), "data": sets, "rtol": case.rtol, "atol": case.atol}
+        data = data_of(case)
         with contextlib.suppress(EOFError, ConnectionError):
             self.pipe.send(data)
             if self.pipe.poll(self.limit):
