@@ -18,29 +18,64 @@ static inline uint32_t subbyte_popcount(uint32_t x) {
 }
 """
 
+# Written before all else: options that would change the bits of a float stop the compiler or are taken back.
+GUARD = """
+#include <float.h>
+#if FLT_EVAL_METHOD != 0
+#error "floats are evaluated in a wider type, which changes bits: compile for SSE2 (-mfpmath=sse -msse2), not for x87"
+#endif
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \\
+    defined(__NO_SIGNED_ZEROS__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+#error "-ffast-math, -Ofast and the options that they stand for change bits: compile without them"
+#endif
+#if defined(__clang__)
+#pragma clang fp contract(off) reassociate(off)
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+"""
+# The same value, of which the compiler knows nothing: no option makes it fold an addition and a subtraction that round.
+_OPAQUE = """
+static inline float subbyte_opaque(float x) {
+#if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
+  __asm__("" : "+t"(x));
+#elif defined(__GNUC__) && defined(__aarch64__)
+  __asm__("" : "+w"(x));
+#elif defined(__GNUC__) && defined(__SSE__)
+  __asm__("" : "+x"(x));
+#else
+  volatile float y = x;
+  x = y;
+#endif
+  return x;
+}
+"""
+
 # newlib's nearbyintf is a slow call; this adds 2^23, where the bits behind the point fall off, to nearest even.
 _NEARBYINTF = """
 static inline float subbyte_nearbyintf(float x) {
   const float whole = 8388608.0f;
   if (!(fabsf(x) < whole)) return x;
-  return copysignf(x < 0.0f ? (x - whole) + whole : (x + whole) - whole, x);
+  return copysignf(x < 0.0f ? subbyte_opaque(x - whole) + whole : subbyte_opaque(x + whole) - whole, x);
 }
 """
 
 # The nearest integer, ties to even, for clipping to a range within +-2^22 afterwards: numbers beyond saturate, there
-# or at 2^31. VCVTR rounds so in the processor's mode at reset; C has no expression that compiles to it.
+# or at 2^31, and NaN at the bottom. VCVTR, which makes 0 of NaN, rounds so in the processor's mode at reset; C has no
+# expression that compiles to it.
 _RINT = """
 static inline int32_t subbyte_rint(float x) {
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
-  __asm__("vcvtr.s32.f32 %0, %0" : "+t"(x));
   int32_t nearest;
+  if (x != x) x = -4194304.0f;
+  __asm__("vcvtr.s32.f32 %0, %0" : "+t"(x));
   memcpy(&nearest, &x, 4);
   return nearest;
 #else
   const float limit = 4194304.0f;
-  x = x < limit ? x : limit;
   x = x > -limit ? x : -limit;
-  return (int32_t)((x + 12582912.0f) - 12582912.0f);
+  x = x < limit ? x : limit;
+  return (int32_t)(subbyte_opaque(x + 12582912.0f) - 12582912.0f);
 #endif
 }
 """
@@ -114,7 +149,7 @@ static inline uint32_t subbyte_odd_bytes(uint32_t a) {
     ),
 }
 # TVM's C printer would bind loads under min and max, once for each text of an expression (c_text.py).
-_NUMBERS = {
+NUMBERS = {
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
     **{"bool": "uint8_t", "float32": "float", "float64": "double"},
 }
@@ -125,11 +160,12 @@ static inline {number} subbyte_{name}_{dtype}({number} a, {number} b) {{
 }}
 """
     for name, sign in (("min", "<"), ("max", ">"))
-    for dtype, number in _NUMBERS.items()
+    for dtype, number in NUMBERS.items()
 }
 _FUNCTIONS = {
     **_SMALLER_AND_LARGER,
     "subbyte_popcount": _POPCOUNT,
+    "subbyte_opaque": _OPAQUE,
     "subbyte_nearbyintf": _NEARBYINTF,
     "subbyte_rint": _RINT,
     **_DSP,
@@ -144,5 +180,7 @@ def has(name: str) -> bool:
 def prelude(body: str) -> str:
     """The functions that `body`, C text, calls."""
     called = set(re.findall(r"\bsubbyte_\w+(?=\()", body))
+    if called & {"subbyte_nearbyintf", "subbyte_rint"}:
+        called.add("subbyte_opaque")
     head = _ACLE if called & _DSP.keys() else ""
     return head + "".join(text for name, text in _FUNCTIONS.items() if name in called)

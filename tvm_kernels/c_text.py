@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from tvm.ir.expr import Call, TensorLoad
 from tvm.tirx.op import register_intrin_lowering
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.c_prelude import has, prelude
+from subbyte.tvm_kernels.c_prelude import GUARD, NUMBERS, has, prelude
 
 HEADERS = ("math", "stdbool", "stdint", "string")
 
@@ -133,8 +134,48 @@ def _restricted(text: str, module: Any) -> str:
     return re.sub(r"^int32_t (\w+)\(.*\) \{$", replace, text, flags=re.MULTILINE)
 
 
+# A view of a buffer as another type: C may assume that it does not overlap the buffer, unless its type says otherwise.
+_VIEW = re.compile(r"\(\((\w+)\*\)(\w+)\)\[")
+_VIEWS = {
+    number: f"typedef {number} __attribute__((may_alias)) subbyte_{number.removesuffix('_t')}_view;\n"
+    for number in dict.fromkeys(NUMBERS.values())
+}
+
+
+def _views(text: str) -> str:
+    """Views of buffers through types that may overlap others; a pointer's alignment is the plan's promise, not C's."""
+    found = {match.group(1) for match in _VIEW.finditer(text)}
+    if found - _VIEWS.keys():
+        raise CompileError(
+            f"C sources have no view of a buffer as {min(found - _VIEWS.keys())}; c_prelude.py lists them"
+        )
+
+    def replace(match: re.Match[str]) -> str:
+        return f"((subbyte_{match.group(1).removesuffix('_t')}_view*)(void*){match.group(2)})["
+
+    return "".join(_VIEWS[number] for number in sorted(found)) + _VIEW.sub(replace, text)
+
+
+_BINDING = re.compile(r"^ +\w+ (\w+) = .*;\n", flags=re.MULTILINE)
+_FUNCTION = re.compile(r"^(int32_t \w+\(([^\n]*)\)) \{\n(.*?)^\}\n", flags=re.MULTILINE | re.DOTALL)
+
+
+def _unused(match: re.Match[str]) -> str:
+    """A function behind its prototype, without bindings that nothing reads; unused parameters are said to be."""
+    head, parameters, body = match.groups()
+    while True:
+        counts = Counter(re.findall(r"\b[A-Za-z_]\w*", body))
+        idle = {name for name in _BINDING.findall(body) if counts[name] == 1}
+        if not idle:
+            break
+        body = _BINDING.sub(lambda binding, idle=idle: "" if binding[1] in idle else binding[0], body)
+    names = [parameter.split()[-1] for parameter in parameters.split(", ")]
+    unread = "".join(f"  (void){name};\n" for name in names if not counts[name])
+    return f"{head};\n{head} {{\n{unread}{body}}}\n"
+
+
 def plain_c(text: str, module: Any) -> str:
     """TVM's C for `module`, made to stand alone; raises CompileError where it would need TVM at run time."""
     includes = "".join(f"#include <{header}.h>\n" for header in HEADERS)
-    body = _restricted(_exact_literals(_without_tvm(text), module), module)
-    return f"{includes}{prelude(body)}\n{body}"
+    body = _FUNCTION.sub(_unused, _restricted(_exact_literals(_without_tvm(text), module), module))
+    return f"{includes}{GUARD}{prelude(body)}\n{_views(body)}"

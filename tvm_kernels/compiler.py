@@ -19,6 +19,7 @@ from subbyte.runtime.bundle import write_bundle
 from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.at_work import at_work, named_errors
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit.names import check_name
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
@@ -126,6 +127,7 @@ def compile(
 ) -> CompileReport:
     """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
 
+    `name`: what the model is called, a C identifier that its symbols in C carry; after the file or the graph if None.
     `golden_inputs`: arrays or .npy files in a list, arrays by name in a dict or an .npz file; random ones from `seed`
     that the model accepts if None. `keep`: a folder that gets the generated files, to look at. With `replay` a bundle
     that this machine can run must give its golden outputs, in a process of its own, before it is put in place. Nothing
@@ -136,6 +138,8 @@ def compile(
     from subbyte.tvm_kernels.kernels.code_generator import code_generator
     from subbyte.tvm_kernels.lowering import lower_graph, name_of
 
+    if name is not None:
+        check_name(name)
     chosen = get_target(target) if isinstance(target, str) else target
     is_file = isinstance(model, (str, Path))
     if output is None and is_file:

@@ -11,9 +11,9 @@
 #include "model.h"
 
 /* The only memory the model needs beside its constants. */
-static uint8_t arena[SUBBYTE_ARENA_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
-static uint8_t workspace[SUBBYTE_WORKSPACE_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
-static uint8_t results[SUBBYTE_OUTPUT_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t arena[SUBBYTE_EXAMPLE_ARENA_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t workspace[SUBBYTE_EXAMPLE_WORKSPACE_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t results[SUBBYTE_EXAMPLE_OUTPUT_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
 
 static uint32_t started;
 
@@ -48,7 +48,7 @@ enum { MOST_MOVED = 20 };
 static int compared(int32_t dtype, const void *got, const void *want, size_t i, float tie) {
   const float g = element(dtype, got, i), w = element(dtype, want, i);
   const float difference = g < w ? w - g : g - w;
-  const float near = SUBBYTE_GOLDEN_ABSOLUTE + SUBBYTE_GOLDEN_RELATIVE * (w < 0.0f ? -w : w);
+  const float near = SUBBYTE_EXAMPLE_GOLDEN_ABSOLUTE + SUBBYTE_EXAMPLE_GOLDEN_RELATIVE * (w < 0.0f ? -w : w);
   if (dtype == SUBBYTE_FLOAT32 && difference <= near) return 0;
   return tie > 0.0f && difference <= tie ? 1 : 2;
 }
@@ -58,8 +58,8 @@ static uint32_t element_bytes(int32_t dtype) {
 }
 
 int main(void) {
-  const subbyte_model *model = subbyte_get_model();
-  void *outputs[SUBBYTE_OUTPUT_COUNT];
+  const subbyte_model *model = subbyte_get_example_model();
+  void *outputs[SUBBYTE_EXAMPLE_OUTPUT_COUNT];
   subbyte_buffers buffers;
   uint32_t ticks, wrong = 0;
   size_t place = 0;
@@ -69,10 +69,10 @@ int main(void) {
     outputs[i] = results + place;
     place += (model->outputs[i].nbytes + SUBBYTE_ALIGNMENT - 1) / SUBBYTE_ALIGNMENT * SUBBYTE_ALIGNMENT;
   }
-  buffers.weights = subbyte_weights;
+  buffers.weights = subbyte_example_weights;
   buffers.arena = arena;
   buffers.workspace = workspace;
-  buffers.inputs = subbyte_golden_inputs;
+  buffers.inputs = subbyte_example_golden_inputs;
   buffers.outputs = outputs;
 
   console_start();
@@ -95,7 +95,7 @@ int main(void) {
 
   for (i = 0; i < model->output_count; ++i) {
     const uint8_t *got = (const uint8_t *)outputs[i];
-    const uint8_t *want = (const uint8_t *)subbyte_golden_outputs[i];
+    const uint8_t *want = (const uint8_t *)subbyte_example_golden_outputs[i];
     const uint32_t size = element_bytes(model->outputs[i].dtype);
     const size_t count = model->outputs[i].nbytes / size;
     uint32_t differing = 0, moved = 0;
@@ -105,7 +105,7 @@ int main(void) {
       int how;
       if (memcmp(got + k * size, want + k * size, size) == 0) continue;
       ++differing;
-      how = compared(model->outputs[i].dtype, got, want, k, subbyte_golden_ties[i]);
+      how = compared(model->outputs[i].dtype, got, want, k, subbyte_example_golden_ties[i]);
       moved += how == 1;
       wrong += how == 2;
     }

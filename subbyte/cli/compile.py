@@ -11,6 +11,7 @@ import click
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
+@click.option("--name", help="A C identifier: symbols in C carry it. Default: the file's name.")
 @click.option("--strict", is_flag=True, help="Refuse a model in which any low-bit layer would fall back to float.")
 @click.option(
     "--golden-inputs",
@@ -23,6 +24,7 @@ def compile(
     model: Path,
     target: str,
     output: Path | None,
+    name: str | None,
     strict: bool,
     golden_inputs: Path | None,
     no_replay: bool,
@@ -39,7 +41,7 @@ def compile(
     output = output or model.with_suffix(".subbyte")
     check_place(output, "--output", model, golden_inputs)
     report = subbyte.compile(
-        model, output, target=target, strict=strict, golden_inputs=golden_inputs, replay=not no_replay
+        model, output, target=target, strict=strict, name=name, golden_inputs=golden_inputs, replay=not no_replay
     )
     if not quiet:
         from subbyte.cli.tables import print_compile_report

@@ -215,6 +215,17 @@ def of_bits() -> list[Case]:
 # ---- the rest ----
 
 
+LARGE = (2.0**22, 2.0**23, 2.0**31 - 128, 2.0**31, 2.0**32, 1e20, 3e38, np.inf)
+OUT_OF_RANGE = np.array([*LARGE, *(-n for n in LARGE), np.nan, -np.nan, 0.5, 1.5, -2.5], np.float32).reshape(1, -1)
+
+
+def out_of_range() -> Elementwise:
+    """Codes of every kind of zero point, of numbers that no integer holds."""
+    ranges = (SIGNED, UNSIGNED, UNEVEN, Codes(-1, 6, 1))
+    forms = [ToCodes(factor, codes, divide) for codes in ranges for factor, divide in ((1.0, False), (0.25, True))]
+    return Elementwise("out of range", 1, OUT_OF_RANGE.size, Epilogue((), tuple(forms)))
+
+
 def others() -> list[Case]:
     """Exact operators: quantizing, sums, largest values, moves."""
     rows, channels = 5, 67
@@ -233,6 +244,7 @@ def others() -> list[Case]:
         Case(every.name, every, (numbers(rows, channels),), {"other": numbers(rows, channels)}),
         Case("tokens", QuantizeTokens("tokens", rows, channels), (tokens,)),
     ]
+    cases.append(Case("elementwise, out of range", out_of_range(), (OUT_OF_RANGE,)))
     pools = {
         "global": Conv2d(2, 5, 4, 37, 37, (5, 4), groups=37),
         "padded": Conv2d(1, 7, 6, 5, 5, (3, 3), (2, 2), (1, 1, 1, 1), groups=5),

@@ -13,6 +13,7 @@ import tvm_ffi
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import Signature, Wanted, buffer_bytes
 from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, Call, Plan
 from subbyte.tvm_kernels.targets import Target
@@ -92,7 +93,8 @@ def symbols(plan: Plan) -> Symbols:
             index = len(wanted)
             same.append(index)
             name = re.sub(r"\W+", "_", call.kernel).strip("_") or "kernel"
-            wanted.append(Wanted(f"subbyte_k{index}_{name}", bare, distinct, call.name, call.kernel))
+            symbol = names_of(plan.name).symbol(f"k{index}_{name}")
+            wanted.append(Wanted(symbol, bare, distinct, call.name, call.kernel))
         of_call.append(index)
     return Symbols(tuple(wanted), tuple(of_call))
 

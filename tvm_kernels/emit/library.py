@@ -24,6 +24,7 @@ from subbyte.tvm_kernels.emit.emitted import (
     workspace_bytes,
 )
 from subbyte.tvm_kernels.emit.model_c import c_string, model_c
+from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain
@@ -71,6 +72,13 @@ def _link_shared(toolchain: Toolchain, target: Target, objects: list[Path], fold
         command += ["-Wl,--build-id=none", "-Wl,--as-needed", "-lm", "-lpthread"]
     toolchain.compile(command, folder)
     return (folder / "library.so").read_bytes()
+
+
+def _get_model_c(plan: Plan) -> str:
+    """Text of get_model.c, an object of its own: a program that several archives are linked into may not need it."""
+    name = names_of(plan.name).get_model
+    head = f'#include "subbyte.h"\n\nconst subbyte_model *{name}(void);\n'
+    return f"{head}const subbyte_model *subbyte_get_model(void) {{ return {name}(); }}\n"
 
 
 def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]:
@@ -135,7 +143,7 @@ def _bench(plan: Plan, target: Target, objects: list[Path], golden: Golden | Non
     toolchain = find_static_toolchain(target)
     sources: list[str | Path] = [*_bench_content(plan, golden, folder)]
     if toolchain.is_zig:  # which keeps object files itself
-        sources += ["model.c", *(core_folder() / name for name in (*CORE, *BENCH))]
+        sources += ["model.c", "get_model.c", *(core_folder() / name for name in (*CORE, *BENCH))]
         objects = [path for path in objects if path.name == "kernels.o"]
     else:
         for name, data in _bench_objects(toolchain).items():
@@ -162,7 +170,8 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None) -> Em
     with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
         folder = Path(name)
         (folder / "model.c").write_text(model_c(plan, target, made, signatures))
-        objects = _compile(toolchain, ["model.c", *(str(core_folder() / part) for part in CORE)], folder)
+        (folder / "get_model.c").write_text(_get_model_c(plan))
+        objects = _compile(toolchain, ["model.c", "get_model.c", *(str(core_folder() / part) for part in CORE)], folder)
         if kernels:
             (folder / "kernels.o").write_bytes(kernels.code)
             objects.append(folder / "kernels.o")

@@ -10,6 +10,7 @@ from subbyte.errors import CompileError
 from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import Signature
 from subbyte.tvm_kernels.emit.emitted import Symbols, scratch_offset, workspace_bytes
+from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
 from subbyte.tvm_kernels.targets import AMX, Target
 
@@ -47,6 +48,7 @@ def _argument(argument: Argument) -> str:
 
 def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Signature]) -> str:
     """The text of model.c."""
+    names = names_of(plan.name)
     scratch = Argument("workspace", scratch_offset(plan))
     needs = "SUBBYTE_NEEDS_TILES" if any(call.needs & AMX for call in plan.calls) else "0"
     # C sources ask the compiler that builds them.
@@ -84,7 +86,8 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Sign
         f"    {needs}, {features},",
         "};",
         "",
-        "const subbyte_model *subbyte_get_model(void) { return &model; }",
+        f"const subbyte_model *{names.get_model}(void);",
+        f"const subbyte_model *{names.get_model}(void) {{ return &model; }}",
         "",
     ]
     return "\n".join(lines)

@@ -25,12 +25,13 @@ from subbyte.tvm_kernels.emit.emitted import (
 )
 from subbyte.tvm_kernels.emit.library import core_folder
 from subbyte.tvm_kernels.emit.model_c import model_c
+from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
-COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "example.c", "console.h", "startup.c", "mps2.ld")
+COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "console.h", "startup.c", "mps2.ld")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
 EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against
@@ -56,20 +57,21 @@ BYTE_ORDER = """#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_
 
 
 def _weights_c(plan: Plan) -> str:
-    return f'#include "model.h"\n\n{BYTE_ORDER}\n' + c_array("subbyte_weights", plan.weights)
+    return f'#include "model.h"\n\n{BYTE_ORDER}\n' + c_array(names_of(plan.name).symbol("weights"), plan.weights)
 
 
 def _golden_c(plan: Plan, golden: Golden | None) -> str:
     inputs: Sequence[Array] = golden.inputs if golden else [np.zeros(t.shape, t.dtype) for t in plan.inputs]
     outputs: Sequence[Array] = golden.outputs if golden else []
+    symbol = names_of(plan.name).symbol
     parts = ['#include "model.h"\n\n', BYTE_ORDER]
     for kind, arrays in (("input", inputs), ("output", outputs)):
         parts += ["static " + c_array(f"{kind}_{i}", np.ascontiguousarray(a).tobytes()) for i, a in enumerate(arrays)]
     for kind, have, count in (("input", len(inputs), len(plan.inputs)), ("output", len(outputs), len(plan.outputs))):
         listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(count)) or "0"
-        parts.append(f"const void *const subbyte_golden_{kind}s[] = {{{listed}}};\n")
+        parts.append(f"const void *const {symbol(f'golden_{kind}s')}[] = {{{listed}}};\n")
     ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
-    parts.append(f"const float subbyte_golden_ties[] = {{{', '.join(f'{float(tie)!r}f' for tie in ties)}}};\n")
+    parts.append(f"const float {symbol('golden_ties')}[] = {{{', '.join(f'{float(tie)!r}f' for tie in ties)}}};\n")
     return "".join(parts)
 
 
@@ -79,29 +81,33 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
     for tensor in plan.outputs:
         nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * MODEL_DTYPES[tensor.dtype]
         output_bytes += aligned(nbytes)
+    names = names_of(plan.name)
+    macro, symbol = names.macro, names.symbol
     return f"""/* The memory this model needs and its constants. */
-#ifndef SUBBYTE_MODEL_H
-#define SUBBYTE_MODEL_H
+#ifndef {macro("MODEL_H")}
+#define {macro("MODEL_H")}
 
 #include "subbyte.h"
 
-#define SUBBYTE_ARENA_BYTES {plan.arena_bytes}
-#define SUBBYTE_WORKSPACE_BYTES {workspace}
-#define SUBBYTE_INPUT_COUNT {len(plan.inputs)}
-#define SUBBYTE_OUTPUT_COUNT {len(plan.outputs)}
-#define SUBBYTE_OUTPUT_BYTES {output_bytes} /* of all outputs, each aligned */
+#define {macro("ARENA_BYTES")} {plan.arena_bytes}
+#define {macro("WORKSPACE_BYTES")} {workspace}
+#define {macro("INPUT_COUNT")} {len(plan.inputs)}
+#define {macro("OUTPUT_COUNT")} {len(plan.outputs)}
+#define {macro("OUTPUT_BYTES")} {output_bytes} /* of all outputs, each aligned */
 
 /* A float32 output may differ from its golden value by absolute + relative * |golden|; integers by nothing. Either may
- * differ by subbyte_golden_ties[output], where a rounding tie may move it. */
-#define SUBBYTE_GOLDEN_RELATIVE {float(relative)!r}f
-#define SUBBYTE_GOLDEN_ABSOLUTE {float(absolute)!r}f
+ * differ by {symbol("golden_ties")}[output], where a rounding tie may move it. */
+#define {macro("GOLDEN_RELATIVE")} {float(relative)!r}f
+#define {macro("GOLDEN_ABSOLUTE")} {float(absolute)!r}f
 
-extern const uint32_t subbyte_weights[];
+/* The model itself, and its constants. */
+const subbyte_model *{names.get_model}(void);
+extern const uint32_t {symbol("weights")}[];
 
 /* Of golden.c: what example.c runs and compares with. An output without a golden value is null. */
-extern const void *const subbyte_golden_inputs[];
-extern const void *const subbyte_golden_outputs[];
-extern const float subbyte_golden_ties[];
+extern const void *const {symbol("golden_inputs")}[];
+extern const void *const {symbol("golden_outputs")}[];
+extern const float {symbol("golden_ties")}[];
 
 #endif
 """
@@ -159,6 +165,7 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
     files = {f"source/{name}": text.encode() for name, text in texts.items()}
     files["source/kernels.c"] = kernels.code if kernels else b""
     files |= {f"source/{name}": (core_folder() / name).read_bytes() for name in COPIED}
+    files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
     tiles = tuple(signatures[index].tiles for index in made.of_call)
     sizes = _sizes(files, target)
     if sizes:

@@ -186,13 +186,12 @@ class EpilogueEmitter:
             by = splat(factor[0], place.lanes)
             scaled = y / by if form.divide else y * by
             if self._in_c:
-                # Clipping integers is the same, and cheaper than comparing floats where USAT or the like does it.
-                code = T.call_pure_extern("int32", "subbyte_rint", scaled) + form.storage.zero_point
-                bottom, top = (
-                    IntImm("int32", n + form.storage.zero_point) for n in (form.storage.low, form.storage.high)
-                )
-                clipped = T.min(T.max(T.bind(code), bottom), top)
-                T.buffer_store(output, T.Cast("uint8", clipped), [place.row, place.index()])
+                # Clipping integers is the same, and cheaper than comparing floats where SSAT or the like does it. What
+                # saturated at 2^31 has no room for the zero point: clip first.
+                level = T.bind(T.call_pure_extern("int32", "subbyte_rint", scaled))
+                bottom, top = (IntImm("int32", n) for n in (form.storage.low, form.storage.high))
+                code = T.min(T.max(level, bottom), top) + form.storage.zero_point
+                T.buffer_store(output, T.Cast("uint8", code), [place.row, place.index()])
                 return
             low, high = number(form.storage.low, y), number(form.storage.high, y)
             if place.lanes > 1 and form.storage.zero_point % 2 == 0:

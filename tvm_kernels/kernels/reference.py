@@ -66,10 +66,14 @@ def store(y: Float32, form: ops.Form) -> Array:
         return y
     if isinstance(form, ops.ToCodes):
         factor = np.float32(form.factor)
-        scaled = np.rint(y / factor if form.divide else y * factor)
-        clipped = np.clip(scaled, form.storage.low, form.storage.high)
-        return np.asarray((clipped.astype(np.int32) + form.storage.zero_point).astype(np.uint8))
+        levels = _nearest(y / factor if form.divide else y * factor, form.storage.low, form.storage.high)
+        return np.asarray((levels + form.storage.zero_point).astype(np.uint8))
     return pack_bits(np.where(y >= form.threshold.astype(np.float32), 1, -1))
+
+
+def _nearest(scaled: Float32, low: int, high: int) -> Array:
+    """The nearest level, ties to even, as int32; what is out of range saturates, NaN at the bottom."""
+    return np.asarray(np.where(np.isnan(scaled), low, np.clip(np.rint(scaled), low, high)), np.int32)
 
 
 # ---- epilogue ----

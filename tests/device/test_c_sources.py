@@ -1,0 +1,96 @@
+"""C sources under the options that their users have: the same bits, no warnings, and #error where bits would change."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+from plan_of_rows import PlanOfRows
+from row_cases import CASES
+
+from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
+from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.toolchain import zig_command
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wmissing-prototypes", "-Wcast-align"]
+CHOSEN = {
+    *("convolution, all forms", "depthwise, all forms", "convolution int4 by group", "3 channels int4"),
+    *("signs, padded convolution", "elementwise, all forms", "elementwise, out of range", "tokens"),
+}
+OPTIONS = ["-O0", "-O1 -fwrapv", "-O2", "-O3 -fwrapv", "-Os -fwrapv -funsigned-char", "-O2 -std=gnu99 -march=native"]
+FILES = [name for name in (*MODEL_FILES, *EXAMPLE_FILES) if name != "startup.c"]
+
+
+@cache
+def emitted() -> Emitted:
+    """Every row for C sources on a few operators, and golden outputs of the reference that no bit may differ from."""
+    made = PlanOfRows(get_target("cortex-m4"))
+    for case in CASES:
+        if case.name in CHOSEN:
+            made.add(case)
+    assert {call.kernel for call in made.calls} >= {"dsp", "dsp-depthwise", "portable", "elementwise-portable"}
+    return compile_plan(made.plan(), made.target, Golden(tuple(made.given), tuple(made.wanted)))
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    for name, data in emitted().members.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "source"
+
+
+def compiler(name: str) -> list[str]:
+    if name == "gcc":
+        return ["gcc"]
+    zig = zig_command()
+    assert zig is not None, "pip install ziglang"
+    return [*zig, "cc"]
+
+
+def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+COMPILERS = ["gcc", pytest.param("clang", marks=pytest.mark.device)]
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_no_option_changes_a_bit_or_warns(name: str, options: str, sources: Path) -> None:
+    command = [*compiler(name), "-std=c99", *options.split(), *WARNINGS, *FILES, "-o", "example", "-lm"]
+    built = call(command, sources)
+    assert built.returncode == 0, built.stderr
+    assert built.stderr == ""
+    ran = call(["./example"], sources)
+    assert ran.stdout.splitlines()[-1] == "golden ok", ran.stdout
+    assert ran.stdout.count(" differing 0\n") == ran.stdout.count(" differing ") > 10
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+@pytest.mark.parametrize("option", ["-ffast-math", "-ffinite-math-only"])
+def test_options_that_change_bits_stop_the_compiler(name: str, option: str, sources: Path) -> None:
+    refused = call([*compiler(name), "-std=c99", option, "-c", "kernels.c", "-o", "kernels.o"], sources)
+    assert refused.returncode != 0
+    assert "-ffast-math, -Ofast and the options that they stand for change bits" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["-Ofast", "-funsafe-math-optimizations", "-mfpmath=387"])  # of gcc
+def test_options_of_gcc_that_change_bits_stop_it(option: str, sources: Path) -> None:
+    refused = call(["gcc", "-std=c99", option, "-c", "kernels.c"], sources)
+    assert refused.returncode != 0
+    assert "change bits" in refused.stderr or "floats are evaluated in a wider type" in refused.stderr
+
+
+@pytest.mark.device
+def test_the_cross_compiler_finds_nothing_to_warn_about(sources: Path) -> None:
+    assert shutil.which("arm-none-eabi-gcc"), "apt install gcc-arm-none-eabi"
+    flags = ["-std=c99", "-O2", *get_target("cortex-m4").c_flags, *WARNINGS]
+    built = call(["arm-none-eabi-gcc", *flags, "-c", *MODEL_FILES, *EXAMPLE_FILES], sources)
+    assert built.returncode == 0, built.stderr
+    assert built.stderr == ""
