@@ -115,7 +115,8 @@ typedef struct {
   subbyte_failure failure;    /* written by a run that fails */
 } subbyte_buffers;
 
-/* Every compiled library exports this. */
+/* Every compiled library exports this. Static archives and C sources have the model under its own name as well, so that several
+ * link into one program: `const subbyte_model *subbyte_get_<name>_model(void);` */
 SUBBYTE_API const subbyte_model *subbyte_get_model(void);
 
 /* Run once on the calling thread with the caller's buffers. `hook` may be NULL. */
