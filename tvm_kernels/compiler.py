@@ -24,8 +24,8 @@ from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
+from subbyte.tvm_kernels.replay import Child, why_not
 from subbyte.tvm_kernels.replay import replay as replayed
-from subbyte.tvm_kernels.replay import why_not
 from subbyte.tvm_kernels.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -175,8 +175,33 @@ def bundle_plan(
     `engine`: what made the golden outputs. `graph`: what the plan was made of, to name an operator that differs.
     """
     reason = why_not(target, golden) if replay else "asked not to"
-    emitted = compile_plan(plan, target, golden)
-    report = CompileReport(
+    with nullcontext() if reason else Child() as child:
+        emitted = compile_plan(plan, target, golden)
+        report = _report(plan, target, emitted, engine, reason, Path(output))
+        at_work("writing the bundle")
+        members = dict(emitted.members)
+        members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
+        if golden is not None:
+            for kind, arrays in (("input", golden.inputs), ("output", golden.outputs)):
+                members |= {f"golden/{kind}_{i}.npy": _npy(array) for i, array in enumerate(arrays)}
+        if keep is not None:
+            _keep(members, Path(keep))
+
+        def check(written: Path) -> None:
+            if golden is not None and child is not None:
+                replayed(child, written, plan, golden, graph)
+
+        manifest = _manifest(plan, target, emitted, source or {})
+        if golden is not None and any(golden.ties):
+            manifest["golden"] = {"ties": list(golden.ties)}
+        write_bundle(output, manifest, members, check)
+    return report
+
+
+def _report(
+    plan: Plan, target: Target, emitted: Emitted, engine: str, not_replayed: str | None, path: Path
+) -> CompileReport:
+    return CompileReport(
         name=plan.name,
         target=target.name,
         features=tuple(sorted(target.features)),
@@ -185,29 +210,11 @@ def bundle_plan(
         workspace_bytes=emitted.workspace_bytes,
         weights_bytes=len(plan.weights),
         golden=engine,
-        not_replayed=reason,
+        not_replayed=not_replayed,
         sizes=emitted.sizes,
         notes=plan.notes,
-        path=Path(output),
+        path=path,
     )
-    at_work("writing the bundle")
-    members = dict(emitted.members)
-    members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
-    if golden is not None:
-        for kind, arrays in (("input", golden.inputs), ("output", golden.outputs)):
-            members |= {f"golden/{kind}_{i}.npy": _npy(array) for i, array in enumerate(arrays)}
-    if keep is not None:
-        _keep(members, Path(keep))
-
-    def check(written: Path) -> None:
-        if golden is not None and reason is None:
-            replayed(written, plan, golden, graph)
-
-    manifest = _manifest(plan, target, emitted, source or {})
-    if golden is not None and any(golden.ties):
-        manifest["golden"] = {"ties": list(golden.ties)}
-    write_bundle(output, manifest, members, check)
-    return report
 
 
 def _row(call: Call, tiles: int) -> Row:

@@ -7,6 +7,7 @@ evaluator also passes the attributes of that one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import erf
 from typing import Any
 
@@ -21,14 +22,14 @@ Array = npt.NDArray[Any]
 
 
 def _half_away(x: Array) -> Array:
-    return np.trunc(x + np.copysign(0.5, x))
+    return np.asarray(np.trunc(x + np.copysign(0.5, x)))
 
 
 def _half_toward(x: Array) -> Array:
-    return np.copysign(np.ceil(np.abs(x) - 0.5), x)
+    return np.asarray(np.copysign(np.ceil(np.abs(x) - 0.5), x))
 
 
-ROUNDINGS = {
+ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "ROUND": np.rint,
     "HALF_EVEN": np.rint,
     "CEIL": np.ceil,

@@ -242,21 +242,19 @@ def read_inputs(given: Given, inputs: Sequence[Tensor]) -> list[Array]:
     missing, unknown, or of another shape or dtype.
     """
     names = [tensor.name for tensor in inputs]
-    if isinstance(given, str | Path):
-        given = _read(given)
-    if isinstance(given, np.ndarray):
-        given = [given]
-    if isinstance(given, Mapping):
-        for name in given:
+    found: Any = _read(given) if isinstance(given, str | Path) else given
+    if isinstance(found, Mapping):
+        for name in found:
             if name not in names:
                 raise UsageError(f"golden input '{name}' is no input of the model; it has: {', '.join(names)}")
         for name in names:
-            if name not in given:
+            if name not in found:
                 raise UsageError(f"golden input '{name}' is missing; the model has: {', '.join(names)}")
-        given = [given[name] for name in names]
-    if len(given) != len(inputs):
-        raise UsageError(f"{len(given)} golden inputs for a model with {len(inputs)}: give one for each")
-    return [_checked(value, tensor) for value, tensor in zip(given, inputs, strict=True)]
+        found = [found[name] for name in names]
+    listed = [found] if isinstance(found, np.ndarray) else list(found)
+    if len(listed) != len(inputs):
+        raise UsageError(f"{len(listed)} golden inputs for a model with {len(inputs)}: give one for each")
+    return [_checked(value, tensor) for value, tensor in zip(listed, inputs, strict=True)]
 
 
 def _checked(value: Any, tensor: Tensor) -> Array:

@@ -1,12 +1,14 @@
 """Run the golden inputs of a new bundle in a child process before it is put in place, and name what differs.
 
-The child is the runtime's own command line (`python -m subbyte check`): a wrong kernel may kill it or never end, and
-it loads the bundle as a device would, without onnx or TVM. Only when its outputs differ are the results of single
-operators computed, by the reference implementation of the lowered graph.
+The child runs the runtime's own command line, `subbyte check BUNDLE`: a wrong kernel may kill it or never end, and it
+loads the bundle as a device would, without onnx or TVM. It starts, and imports, while code is still being generated.
+Only when its outputs differ are the results of single operators computed, by the reference implementation of the
+lowered graph.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +31,13 @@ from subbyte.tvm_kernels.targets import Target, host_features
 
 SECONDS = 60.0  # for the child's start and small models
 MACS_A_SECOND = 1e7  # the slowest that a kernel may be: a hundredth of the plain C loops
+# Imports what `check` needs, then waits for its arguments.
+START = """
+import json, sys
+import subbyte.cli.check, subbyte.runtime.golden, subbyte.runtime.session
+from subbyte.cli import main
+main(json.loads(sys.stdin.readline()), "subbyte")
+"""
 ASK = "Please report it with the model; --no-replay (replay=False) writes the bundle all the same"
 
 
@@ -61,18 +70,21 @@ class _Ended:
         return "failed: " + "; ".join(self.output.strip().splitlines() or ["no reason given"])
 
 
-def replay(bundle: Path, plan: Plan, golden: Golden, graph: Graph | None = None, seconds: float | None = None) -> None:
+def replay(
+    child: Child, bundle: Path, plan: Plan, golden: Golden, graph: Graph | None = None, seconds: float | None = None
+) -> None:
     """Raise CompileError unless the bundle gives its golden outputs; `graph`, what the plan was made of, names where.
 
     `seconds`: the time limit, by default one that grows with the model's work.
     """
     if seconds is None:
         seconds = SECONDS + sum(call.macs for call in plan.calls) / MACS_A_SECOND
-    ended = _run(bundle, seconds)
+    ended = child.check(bundle, seconds)
     if ended.status == 0:
         return
     with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
-        traced = _run(bundle, seconds, Path(name))
+        with Child() as again:
+            traced = again.check(bundle, seconds, Path(name))
         done = sum((Path(name) / str(index)).exists() for index in range(len(plan.calls)))
         if done < len(plan.calls):
             started = plan.calls[done]
@@ -84,28 +96,42 @@ def replay(bundle: Path, plan: Plan, golden: Golden, graph: Graph | None = None,
     raise CompileError(f"the compiled model does not replay its golden run ({ended}): {where}. {ASK}")
 
 
-def _run(bundle: Path, seconds: float, trace: Path | None = None) -> _Ended:
-    command = [sys.executable, "-m", "subbyte", "check", str(bundle.resolve())]
-    command += ["--trace", str(trace)] if trace else []
-    environment = dict(os.environ)
-    if "PYTHONPATH" in environment:
-        entries = environment["PYTHONPATH"].split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)
-    # Python looks for modules in the working folder first: in an empty one there is nothing to take for its own.
-    with tempfile.TemporaryDirectory(prefix="subbyte-") as empty:
+class Child:
+    """A process that will run `subbyte check` once, in an empty folder; a context manager, which ends it."""
+
+    def __init__(self) -> None:
+        environment = dict(os.environ)
+        if "PYTHONPATH" in environment:
+            entries = environment["PYTHONPATH"].split(os.pathsep)
+            environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)
+        # Python looks for modules in the working folder first: in an empty one there is nothing to take for its own.
+        self._empty = tempfile.TemporaryDirectory(prefix="subbyte-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self._empty.name,
+            env=environment,
+        )
+
+    def check(self, bundle: Path, seconds: float, trace: Path | None = None) -> _Ended:
+        """Run the golden inputs of a bundle, for so long at most; `trace`: a folder for the results of operators."""
+        arguments = ["check", str(bundle.resolve()), *(["--trace", str(trace)] if trace else [])]
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-                cwd=empty,
-                env=environment,
-            )
+            output, _ = self._process.communicate(json.dumps(arguments).encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
             return _Ended(None, "")
-    return _Ended(done.returncode, done.stdout.decode("utf-8", "replace"))
+        return _Ended(self._process.returncode, output.decode("utf-8", "replace"))
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        with self._process:  # closes its pipes, and waits for it
+            pass
+        self._empty.cleanup()
 
 
 def _called(call: Call) -> str:

@@ -19,7 +19,7 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import CompileReport, bundle_plan, compile
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.lowering import lower_graph
-from subbyte.tvm_kernels.replay import replay
+from subbyte.tvm_kernels.replay import Child, replay
 from subbyte.tvm_kernels.targets import get_target
 
 MODEL = """
@@ -99,8 +99,8 @@ def test_a_run_that_takes_too_long_is_refused(tmp_path: Path) -> None:
     compiled(output)
     host = get_target("host")
     plan = assemble(lower_graph(model(), host.features), host.features)
-    with pytest.raises(CompileError, match="did not end in time"):
-        replay(output, plan, golden_tensors(model(), plan)[0], seconds=0.01)
+    with Child() as child, pytest.raises(CompileError, match="did not end in time"):
+        replay(child, output, plan, golden_tensors(model(), plan)[0], seconds=0.01)
 
 
 def test_a_wrong_lowering_is_told_from_a_wrong_kernel(tmp_path: Path) -> None:
@@ -132,3 +132,12 @@ def test_another_processor_is_not_replayed(tmp_path: Path) -> None:
     assert report.not_replayed == f"this machine does not run code for {other.triple}"
     with open_bundle(tmp_path / "m.subbyte") as bundle:
         assert bundle.manifest.target.name == other.name
+
+
+def test_modules_of_the_working_folder_are_not_taken_for_pythons_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('not the real json')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert compile(model(), tmp_path / "m.subbyte").not_replayed is None
