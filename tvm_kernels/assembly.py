@@ -54,6 +54,7 @@ class Step:
     needs: frozenset[str] = frozenset()
     workspace: int = 0
     sizes: dict[str, int] = field(default_factory=dict)  # of tensors that are no values of the graph
+    fallback: str | None = None
 
 
 def assemble(graph: Graph, features: frozenset[str]) -> Plan:
@@ -133,7 +134,17 @@ def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step
     kind = type(operator).__name__
     row = choice.kernel
     return Step(
-        node, kind, row.name, built.function, arguments, outputs, outputs, choice.passed_over, row.needs, scratch
+        node,
+        kind,
+        row.name,
+        built.function,
+        arguments,
+        outputs,
+        outputs,
+        choice.passed_over,
+        row.needs,
+        scratch,
+        fallback=node.fallback,
     )
 
 
@@ -164,7 +175,12 @@ def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list
             if tensor.dtype:
                 size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
                 step.sizes[tensor.name] = size
+        step.fallback = node.fallback if set(node.outputs) & set(names) else None
         steps.append(step)
+    written = {name for step in steps for name in step.writes}
+    fused = [f"'{node.name}': {node.fallback}" for node in run if node.fallback and not written & set(node.outputs)]
+    if fused:  # into a call that is named after what it ends in
+        steps[-1].fallback = "; ".join(filter(None, [steps[-1].fallback, *fused]))
     return steps
 
 
@@ -321,7 +337,7 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
         macs=_macs(operator),
         input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
         output_bytes=sum(graph.values[name].nbytes for name in step.results),
-        fallback=node.fallback,
+        fallback=step.fallback,
         passed_over=step.passed_over,
         needs=step.needs,
         **facts,

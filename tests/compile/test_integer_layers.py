@@ -15,7 +15,7 @@ from run_plan import onnxruntime_outputs, random_inputs
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.interpret import interpret
-from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.lowering import lower, lower_graph
 
 RNG = np.random.default_rng(3)
 KINDS = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3}
@@ -171,6 +171,16 @@ def test_codes_in_a_product_of_floats_are_named() -> None:
         assert {"float weights": "weights are float32", "run time": "at run time", "no kernel": "weights are int8"}[
             right
         ] in str(error.value)
+
+
+def test_a_product_that_tvm_fuses_with_what_follows_is_still_named() -> None:
+    f = File(4, 8, dtype=np.uint8)
+    product = f.node("MatMulInteger", "x", f.constant(RNG.integers(-9, 9, (8, 5)), np.int8))
+    scaled = f.node("Mul", f.node("Cast", product, to=onnx.TensorProto.FLOAT), f.constant(0.1))
+    model = f.model(f.node("Exp", scaled))
+    reasons = [call.fallback for call in lower(model, frozenset()).calls if call.fallback]
+    assert len(reasons) == 1
+    assert f"'{product}': MatMulInteger goes through TVM" in reasons[0]
 
 
 # ---- float weights of few levels ----

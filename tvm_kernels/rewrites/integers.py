@@ -68,7 +68,7 @@ def dequantize_linear(graph: Graph, node: Node, x: str) -> bool:
             return True  # the codes come down through the moves above
         x = as_codes(graph, x, node)
     levels = as_levels(graph, x, int(zero.reshape(-1)[0]), node)
-    factor = graph.constant(step.reshape(1).astype(np.float32), "step")
+    factor = graph.constant(step.reshape((1,) * bool(value.shape)).astype(np.float32), "step")
     graph.replace_node(node, Node("Mul", [levels, factor], node.outputs, {}, node.name))
     return True
 
