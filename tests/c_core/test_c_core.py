@@ -20,7 +20,8 @@ ARM = {"neon", "dotprod", "i8mm", "sve"}
 HOSTED = [CORE / name for name in library.CORE]
 BENCH = [CORE / name for name in library.BENCH]
 KNOWN = sorted(name for name in LLVM_FEATURES if f'{{"{name}",' in (CORE / "needs.c").read_text())
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-Wcast-align"]
+STRICT = ["-std=c99", *WARNINGS, f"-I{CORE}"]
 
 
 def call(command: list[str | Path], folder: Path) -> str:
@@ -50,14 +51,14 @@ def test_every_feature_of_a_library_target_can_be_asked_for() -> None:
 
 
 def test_every_file_compiles_without_a_warning_at_the_optimisation_that_bundles_use(tmp_path: Path) -> None:
-    call(["gcc", "-O2", *STRICT, "-c", *HOSTED, *BENCH], tmp_path)
+    call(["gcc", "-O2", *STRICT, "-Wmissing-prototypes", "-c", *HOSTED, *BENCH], tmp_path)
 
 
 @pytest.mark.device
 def test_zig_finds_nothing_to_warn_about(tmp_path: Path) -> None:
     zig = zig_command()
     assert zig is not None, "pip install ziglang"
-    call([*zig, "cc", "-O2", "-fno-sanitize=all", *STRICT, "-c", *HOSTED, *BENCH], tmp_path)
+    call([*zig, "cc", "-O2", "-fno-sanitize=all", *STRICT, "-Wmissing-prototypes", "-c", *HOSTED, *BENCH], tmp_path)
 
 
 @pytest.mark.device
@@ -65,4 +66,4 @@ def test_zig_finds_nothing_to_warn_about(tmp_path: Path) -> None:
 def test_cross_compilers_find_nothing_to_warn_about(compiler: str, tmp_path: Path) -> None:
     assert shutil.which(compiler), f"apt install {compiler.removesuffix('-gcc')}"
     hosted = [*HOSTED, *BENCH] if "linux" in compiler else [CORE / "run.c", CORE / "needs.c"]
-    call([compiler, "-Os", *STRICT, "-c", *hosted], tmp_path)
+    call([compiler, "-Os", *STRICT, "-Wmissing-prototypes", "-c", *hosted], tmp_path)
