@@ -9,13 +9,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from subbyte.cli import main
 from subbyte.errors import ExportError, ExportWarning, QuantizationError
 from subbyte.export import export, onnx_codes, run_onnx
 from subbyte.export.verify import verify
-from subbyte.models.quant import get_scheme, quantize
+from subbyte.models.checkpoint import Config, save_checkpoint
+from subbyte.models.quant import get_scheme, quantize, quantized_layers
+from subbyte.models.quant.first_batch import not_starting
 from subbyte.models.quant.observe import observe
+from subbyte.models.zoo import create
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 
@@ -92,9 +97,19 @@ def test_a_layer_that_has_only_seen_zeros_has_its_default_step(tmp_path):
     assert np.array_equal(values["logits"], model_output(model, inputs))
 
 
-def model_output(model, inputs):
-    from subbyte.models.quant.first_batch import not_starting
+def test_a_checkpoint_remembers_that_a_layer_has_only_seen_zeros(tmp_path):
+    model = quantize(create("mlp", channels=1, size=8, hidden=(4, 4)), "int8", example=torch.zeros(1, 1, 8, 8))
+    with torch.no_grad():
+        quantized_layers(model)["1"].bias.fill_(-100.0)  # so that the layer behind its ReLU sees zeros
+    model(torch.rand(4, 1, 8, 8))
+    save_checkpoint(tmp_path / "run", model, Config("mlp", "int8", 10, 1, (8, 8), {"hidden": [4, 4]}))
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "run"), "-o", str(tmp_path / "m.onnx")])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("has only ever seen zeros") == 1
+    assert "bit-equal to torch" in result.output
 
+
+def model_output(model, inputs):
     with torch.no_grad(), not_starting():
         return model(torch.from_numpy(inputs)).numpy()
 
