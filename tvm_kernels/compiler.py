@@ -156,7 +156,7 @@ def compile(
         plan = assemble(graph, chosen.features)
     at_work("computing golden outputs")
     golden, engine = golden_tensors(model, plan, golden_inputs, seed)
-    return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep, graph, replay)
+    return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep, graph, model, replay)
 
 
 def bundle_plan(
@@ -168,11 +168,12 @@ def bundle_plan(
     source: Mapping[str, Any] | None = None,
     keep: str | Path | None = None,
     graph: Graph | None = None,
+    model: Model | None = None,
     replay: bool = True,
 ) -> CompileReport:
     """Generate code for a plan, replay the golden run and write the bundle; what `compile` does after lowering.
 
-    `engine`: what made the golden outputs. `graph`: what the plan was made of, to name an operator that differs.
+    `engine`: what made the golden outputs. `graph` and `model`: what the plan was made of, to name what differs.
     """
     reason = why_not(target, golden) if replay else "asked not to"
     with nullcontext() if reason else Child() as child:
@@ -189,7 +190,7 @@ def bundle_plan(
 
         def check(written: Path) -> None:
             if golden is not None and child is not None:
-                replayed(child, written, plan, golden, graph)
+                replayed(child, written, plan, golden, graph, model)
 
         manifest = _manifest(plan, target, emitted, source or {})
         if golden is not None and any(golden.ties):

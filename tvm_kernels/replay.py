@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, ModelError
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.runtime.tracing import decode
+from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.graph import Array, Graph
 from subbyte.tvm_kernels.plan import Call, Plan
@@ -71,9 +73,17 @@ class _Ended:
 
 
 def replay(
-    child: Child, bundle: Path, plan: Plan, golden: Golden, graph: Graph | None = None, seconds: float | None = None
+    child: Child,
+    bundle: Path,
+    plan: Plan,
+    golden: Golden,
+    graph: Graph | None = None,
+    model: str | Path | onnx.ModelProto | None = None,
+    seconds: float | None = None,
 ) -> None:
-    """Raise CompileError unless the bundle gives its golden outputs; `graph`, what the plan was made of, names where.
+    """Raise CompileError unless the bundle gives its golden outputs.
+
+    `graph`, what the plan was made of, and `model`, the file, serve to name where it differs.
 
     `seconds`: the time limit, by default one that grows with the model's work.
     """
@@ -92,7 +102,7 @@ def replay(
             if traced.status in (0, 1):  # it ended before any operator ran
                 where = "no operator can be named"
         else:
-            where = _first_difference(bundle, plan, golden, graph, Path(name))
+            where = _first_difference(bundle, plan, golden, graph, model, Path(name))
     raise CompileError(f"the compiled model does not replay its golden run ({ended}): {where}. {ASK}")
 
 
@@ -138,7 +148,14 @@ def _called(call: Call) -> str:
     return f"'{call.name}' (kernel '{call.kernel}')"
 
 
-def _first_difference(bundle: Path, plan: Plan, golden: Golden, graph: Graph | None, trace: Path) -> str:
+def _first_difference(
+    bundle: Path,
+    plan: Plan,
+    golden: Golden,
+    graph: Graph | None,
+    model: str | Path | onnx.ModelProto | None,
+    trace: Path,
+) -> str:
     """A sentence that names the first operator whose result is not the reference implementation's.
 
     Results that a rounding tie of an earlier operator explains count only when nothing differs by more.
@@ -147,9 +164,36 @@ def _first_difference(bundle: Path, plan: Plan, golden: Golden, graph: Graph | N
         return "no reference implementation is at hand to say where"
     found = list(_differences(bundle, plan, golden, graph, trace))
     if not found:
-        return "every operator equals its reference implementation, so the lowered graph is not what the file says"
+        text = "every operator equals its reference implementation, so the lowered graph is not what the file says"
+        return text if model is None else text + _first_wrong_value(plan, golden, model, trace)
     call, _, text = next((row for row in found if row[1]), found[0])
     return f"{_called(call)} is the first operator that differs from its reference implementation: {text}"
+
+
+def _first_wrong_value(plan: Plan, golden: Golden, model: str | Path | onnx.ModelProto, trace: Path) -> str:
+    """Which value of the file is the first that differs from the reference engine's, of those that can be compared."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(reference_engine.loaded(model))
+    makers = {name: node for node in copy.graph.node for name in node.output}
+    traced = {
+        tensor.name: trace / f"{index}-{number}.npy"
+        for index, call in enumerate(plan.calls)
+        for number, tensor in enumerate(call.outputs)
+        if tensor.storage == "float" and tensor.name in makers
+    }
+    outputs = {output.name for output in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in traced if name not in outputs)
+    feeds = {tensor.name: array for tensor, array in zip(plan.inputs, golden.inputs, strict=True)}
+    try:
+        values, engine = reference_engine.run(copy, list(traced), feeds)
+    except ModelError:  # it may not show every value
+        return ""
+    for (name, file), want in zip(traced.items(), values, strict=True):
+        got = np.load(file) if file.exists() else want
+        if got.shape == want.shape and got.dtype == want.dtype and not _close(got, want).all():
+            node = makers[name]
+            return f": '{name}' of node '{node.name or name}' ({node.op_type}) is the first to differ from {engine}"
+    return ""
 
 
 def _differences(
