@@ -7,6 +7,7 @@ rest, so that an Attention becomes products and a Softmax with kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 import onnx.defs
@@ -17,6 +18,7 @@ from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.interpret import node_proto
 from subbyte.tvm_kernels.onnx_model import inline_standard_functions
 from subbyte.tvm_kernels.read_graph import CONTROL_FLOW, RANDOM, read_node, type_of
+from subbyte.tvm_kernels.rewrites.pattern import defaults_of
 
 
 def expand(graph: Graph) -> bool:
@@ -46,7 +48,8 @@ def _put_body(graph: Graph, node: Node) -> bool:
         return False
     values = {name: graph.values[name] for name in (*node.inputs, *node.outputs) if name}
     infos = {name: onnx.helper.make_value_info(name, type_of(value)) for name, value in values.items()}
-    proto = node_proto(node)
+    # A body refers to attributes; those that the node leaves out have to be there.
+    proto = node_proto(replace(node, attributes={**defaults_of(node.op, graph.opset), **node.attributes}))
     outputs = [infos[name] for name in node.outputs if name]
     inputs = [infos[name] for name in dict.fromkeys(node.inputs) if name]
     if "" in node.inputs:  # the inliner asks for the type of inputs that are left out, too

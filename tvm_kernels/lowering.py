@@ -98,6 +98,7 @@ def lower_graph(
     if features is not None:
         quantizers.into_products(graph, features)
     indices.at_run_time(graph)
+    graph.notes.extend(fallback.other_floats(graph))
     return graph
 
 

@@ -26,13 +26,15 @@ class Limit:
     (None: all); and `other`, which gives what else a node has that is not handled, or nothing."""
 
     dtypes: Collection[str] | None = None
+    indices: Collection[int] = ()  # inputs that are axes or the like, of a dtype of their own
     attributes: Mapping[str, Collection[Any]] = field(default_factory=dict)
     outputs: int | None = None
     other: Callable[[Graph, Node], str] | None = None
 
     def beyond(self, graph: Graph, node: Node) -> str:
         """What the node has that is not handled; empty where there is nothing."""
-        for name in (*node.inputs, *node.outputs):
+        values = [name for index, name in enumerate(node.inputs) if index not in self.indices]
+        for name in (*values, *node.outputs):
             dtype = graph.values[name].dtype if name else ""
             if dtype and self.dtypes is not None and dtype not in self.dtypes:
                 return f"'{name}' is {dtype}; handled: {', '.join(self.dtypes)}"
@@ -92,9 +94,12 @@ def _max_unpool(graph: Graph, node: Node) -> str:
     return "its output_shape is given; handled: the shape that its windows give" if len(node.inputs) > 2 else ""
 
 
+FLOATS = ("float32", "float64", "float16")
 LIMITS: dict[str, Limit] = {
     "Attention": never("TVM looks at none of its attributes"),
-    "LayerNormalization": Limit(attributes={"stash_type": ()}, outputs=1),
+    "LayerNormalization": Limit(dtypes=("float32", "float16"), attributes={"stash_type": ()}, outputs=1),
+    **dict.fromkeys(("Elu", "Selu", "ThresholdedRelu", "LRN"), Limit(dtypes=("float32",))),
+    "ReduceMean": Limit(dtypes=FLOATS, indices=(1,)),
     "BatchNormalization": Limit(attributes={"training_mode": ()}, outputs=1),
     "ConvTranspose": Limit(attributes={"output_shape": ()}),
     "SpaceToDepth": Limit(attributes={"mode": ()}),
