@@ -10,10 +10,12 @@ import numpy.typing as npt
 import onnx
 import onnx.reference
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import subbyte
+from subbyte.cli import main
 from subbyte.errors import ModelError, UsageError
 from subbyte.runtime.golden import golden_inputs
 from subbyte.runtime.host import cpu_features, machine
@@ -277,3 +279,16 @@ def test_a_batch_norm_of_any_opset_is_that_of_inference(opset: int) -> None:
     np.testing.assert_allclose(evaluated(made, {"x": x}), expected, rtol=1e-5, atol=1e-5)
     (found,), _ = reference_engine.run(made, ["y"], {"x": x})
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_command_line_takes_golden_inputs_and_leaves_the_replay_out(tmp_path: Path) -> None:
+    path, output = tmp_path / "m.onnx", tmp_path / "m.subbyte"
+    onnx.save(model("g (float[2] a, float[2] b) => (float[2] y) { y = Sub(a, b) }"), path)
+    np.savez(tmp_path / "x.npz", a=np.array([5, 5], np.float32), b=np.array([1, 2], np.float32))
+    arguments = ["compile", str(path), "-o", str(output), "--golden-inputs", str(tmp_path / "x.npz"), "--no-replay"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "not replayed, asked not to" in done.output
+    with subbyte.load(output) as session:
+        np.testing.assert_array_equal(golden_inputs(session.bundle)[1], [1, 2])
+        assert session.check_golden().exact
