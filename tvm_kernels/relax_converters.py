@@ -156,7 +156,7 @@ REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
 
 def _axes(places: Any) -> list[Any]:
     """The variables of a grid; of one axis it gives the variable itself."""
-    return list(places) if isinstance(places, list | tuple) else [places]
+    return [places] if isinstance(places, tvm.tirx.Var) else list(places)
 
 
 def _scatter(
