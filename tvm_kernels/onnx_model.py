@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -317,10 +317,31 @@ def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     return inline_all_but_ours(model)
 
 
-def inline_standard_functions(model: onnx.ModelProto, op_types: Sequence[str]) -> onnx.ModelProto:
-    """Standard operators of these types replaced by the body that their ONNX schema gives."""
-    wanted = [("", op_type) for op_type in op_types]
-    return onnx.inliner.inline_selected_functions(model, wanted, exclude=False, inline_schema_functions=True)
+def body_of(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: int) -> list[onnx.NodeProto]:
+    """The nodes that compute a standard node with inputs of these types, by the function body in its ONNX schema.
+
+    Empty for an operator that has none in this opset, or none for these types.
+    """
+    schema = onnx.defs.get_schema(node.op_type, opset, "") if onnx.defs.has(node.op_type, opset, "") else None
+    if schema is None or not (schema.has_function or schema.has_context_dependent_function):
+        return []
+    whole, given = onnx.NodeProto(), {attribute.name for attribute in node.attribute}
+    whole.CopyFrom(node)
+    for name, attribute in schema.attributes.items():
+        if attribute.default_value.name and name not in given:  # bodies refer to them, and the inliner does not know
+            whole.attribute.append(attribute.default_value)
+    inputs = [onnx.helper.make_value_info(name, types[name]) for name in dict.fromkeys(node.input) if name]
+    if "" in node.input:  # the inliner asks for the type of inputs that are left out, too
+        inputs.append(onnx.helper.make_value_info("", onnx.helper.make_tensor_type_proto(1, [])))
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = onnx.helper.make_graph([whole], "one_node", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    wanted = [("", node.op_type)]
+    try:
+        inlined = onnx.inliner.inline_selected_functions(model, wanted, exclude=False, inline_schema_functions=True)
+    except Exception:  # the inliner raises whatever it likes
+        return []
+    return [] if node.op_type in {inner.op_type for inner in inlined.graph.node} else list(inlined.graph.node)
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ Reshape) disappears here. A shape that stays unknown is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.node_shapes import check_shapes
-from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS
+from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS, body_of
 
 Array = npt.NDArray[Any]
 HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
@@ -58,7 +58,7 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
             graph.add_value(value.name, dtype, [dim.dim_value for dim in kind.shape.dim])
             graph.inputs.append(value.name)
     for proto in model.graph.node:
-        read_node(graph, proto, model)
+        read_node(graph, proto)
     graph.outputs = [value.name for value in model.graph.output]
     if len(set(graph.outputs)) != len(graph.outputs):
         raise ModelError("the graph names one value as output twice; give each output its own name")
@@ -125,7 +125,7 @@ def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
     return found
 
 
-def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> None:
+def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     """Add a node whose inputs are in the graph: with the shapes of its outputs, or folded; raises ModelError."""
     label = proto.name or proto.output[0]
     at_work("reading the file", proto)
@@ -142,7 +142,12 @@ def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> No
         if proto.output[0] in graph.values and graph.values[proto.output[0]].is_constant:
             return
     else:
-        types = _infer(graph, proto, model)
+        types = _infer(graph, proto)
+        if not all(_is_static(types.get(output)) for output in proto.output if output):
+            body = body_of(proto, {name: type_of(graph.values[name]) for name in proto.input if name}, graph.opset)
+            if body:  # ONNX infers no shape of GroupNormalization
+                add_body(graph, proto, label, body)
+                return
         for output in proto.output:
             if output:
                 _add_output(graph, label, output, types.get(output))
@@ -151,6 +156,21 @@ def read_node(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> No
     _check_shapes(graph, label, proto)
     domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain
     graph.add(Node(proto.op_type, list(proto.input), list(proto.output), attrs, label, domain))
+
+
+def add_body(graph: Graph, proto: onnx.NodeProto, label: str, body: Sequence[onnx.NodeProto]) -> None:
+    """Add the nodes that compute another: called after it, and what they make in between has names of its own."""
+    names = {name: name for name in (*proto.input, *proto.output)}
+    for inner in body:
+        for index, name in enumerate(inner.output):
+            if name and name not in names:
+                names[name] = graph.fresh(f"{label}/{name}")
+            inner.output[index] = names[name] if name else ""
+        inner.name = label
+    for inner in body:
+        for index, name in enumerate(inner.input):
+            inner.input[index] = names[name] if name else ""
+        read_node(graph, inner)
 
 
 # ---- shape inference ----
@@ -163,7 +183,7 @@ def type_of(value: Value) -> onnx.TypeProto:
     return onnx.helper.make_tensor_type_proto(element, value.shape)
 
 
-def _infer(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+def _infer(graph: Graph, proto: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
     schema = onnx.defs.get_schema(proto.op_type, graph.opset, "")
     inputs = {name: graph.values[name] for name in proto.input if name}
     hints = {
@@ -177,8 +197,7 @@ def _infer(graph: Graph, proto: onnx.NodeProto, model: onnx.ModelProto) -> dict[
             proto,
             {name: type_of(value) for name, value in inputs.items()},
             hints,
-            opset_imports=list(model.opset_import),
-            ir_version=model.ir_version,
+            opset_imports=[onnx.helper.make_opsetid("", graph.opset)],
         )
     except Exception as error:  # shape inference raises what its C++ raises
         text = " ".join(str(error).split())[:300]
@@ -212,17 +231,25 @@ def _check_channels(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) 
         )
 
 
+def _is_static(kind: onnx.TypeProto | None) -> bool:
+    if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return False
+    return all(dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim)
+
+
 def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None) -> None:
-    tensor = kind.tensor_type if kind is not None and kind.HasField("tensor_type") else None
-    if tensor is None or not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+    if kind is None or not _is_static(kind):
         raise ModelError(
             f"the shape of '{name}' (node '{label}') depends on run-time values; export with fixed shapes, "
             "for instance by replacing data-dependent indexing"
         )
+    tensor = kind.tensor_type
     shape = [dim.dim_value for dim in tensor.shape.dim]
     if int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
         raise ModelError(f"'{name}' (node '{label}') would have shape {shape}, more than {MAX_ELEMENTS} elements")
-    graph.add_value(name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    empty = np.empty(shape, dtype) if 0 in shape else None  # without elements, it is known
+    graph.add_value(name, dtype, shape, data=empty)
 
 
 def _check_shapes(graph: Graph, label: str, proto: onnx.NodeProto) -> None:

@@ -77,6 +77,13 @@ def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any
     return builder.call_te(compute, inputs[0], primfunc_name_hint="part")
 
 
+@converter("", "Concat")
+def concat(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """What has no elements is left out: TVM loses the length of the axis by it."""
+    parts = [part for part in inputs if all(int(size) for size in part.ty.shape)] or list(inputs[:1])
+    return parts[0] if len(parts) == 1 else relax.op.concat(parts, axis=int(attributes["axis"]))
+
+
 # ---- what reads by indices ----
 
 

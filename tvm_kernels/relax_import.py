@@ -1,7 +1,8 @@
 """What no kernel took goes through TVM: ONNX nodes to Relax, legalised and fused, read back as a line of TIR calls.
 
-TVM's importer looks at operator types alone. Ours looks into the table of relax_converters.py first. What TVM's own
-converters handle stands in relax_limits.py; expand.py replaces or refuses the rest.
+TVM's importer looks at operator types alone. Ours looks into the table of relax_converters.py first, and compares the
+shape and type of every result with the graph's. What TVM's own converters handle stands in relax_limits.py; expand.py
+replaces or refuses the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.graph import Graph, Node, Value
 from subbyte.tvm_kernels.interpret import node_proto
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
 
@@ -48,32 +49,25 @@ class TirCall:
     outputs: tuple[Made, ...]
 
 
-class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
-    """TVM's importer with our table; operators of other domains are called 'domain::operator' here."""
-
-    def _check_for_unsupported_ops(self, graph: Any) -> None:
-        """Done before, by expand.py."""
-
-    def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
-        own = CONVERTERS.get(_key(op_name))
-        if own is None:
-            return super()._convert_operator(op_name, inputs, attrs, opset)
-        return self.bb.normalize(own(self.bb, inputs, attrs))
-
-
-def _key(op_type: str) -> tuple[str, str]:
-    domain, _, op = op_type.rpartition("::")
-    return domain, op
-
-
 # ---- a run of nodes as a small ONNX model ----
 
 
-def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, list[str], list[str], dict[str, str]]:
-    """The nodes as a model with plain names v0, v1, ...; the graph's names of its inputs and of its outputs; and the
-    plain name of each value of the graph."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Nodes between two kernels as an ONNX graph of plain names v0, v1, ..., node by node."""
+
+    nodes: Sequence[Node]
+    proto: onnx.GraphProto
+    names: dict[str, str]  # of the graph's values there
+    inputs: list[str]  # the graph's names
+    outputs: list[str]
+
+
+def run_of(graph: Graph, nodes: Sequence[Node]) -> Run:
+    """The nodes as a graph of their own."""
     made = {name for node in nodes for name in node.outputs if name}
     inside = set(nodes)
+    constant = {name for name in made if graph.constant_of(name) is not None}  # those without elements
     names: dict[str, str] = {"": ""}
     inputs: list[str] = []
     constants: list[onnx.TensorProto] = []
@@ -95,15 +89,19 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
             proto.attribute.append(onnx.helper.make_attribute("channels", channels))
         if node.op in ("Part", "MaxUnpool"):
             proto.attribute.append(onnx.helper.make_attribute("shape", graph.values[node.outputs[0]].memory_shape))
+        if node.domain:  # TVM looks at operator types alone
+            proto.op_type, proto.domain = f"{node.domain}::{node.op}", ""
         del proto.input[:], proto.output[:]
         proto.input.extend(names[name] for name in node.inputs)
-        proto.output.extend(names[name] for name in node.outputs)
+        proto.output.extend("" if name in constant else names[name] for name in node.outputs)
         protos.append(proto)
     outputs = [
         name
         for node in nodes
         for name in node.outputs
-        if name and (name in graph.outputs or any(user not in inside for user in graph.users(name)))
+        if name
+        and name not in constant
+        and (name in graph.outputs or any(user not in inside for user in graph.users(name)))
     ]
 
     def info(name: str) -> onnx.ValueInfoProto:
@@ -111,20 +109,55 @@ def run_model(graph: Graph, nodes: Sequence[Node]) -> tuple[onnx.ModelProto, lis
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.memory_dtype))
         return onnx.helper.make_tensor_value_info(names[name], kind, value.memory_shape)
 
-    body = onnx.helper.make_graph(protos, "leftovers", [info(n) for n in inputs], [info(n) for n in outputs], constants)
-    opsets = [onnx.helper.make_opsetid("", graph.opset), onnx.helper.make_opsetid("subbyte", 1)]
-    return onnx.helper.make_model(body, opset_imports=opsets), inputs, outputs, names
-
-
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Operators of other domains called 'domain::operator', as TVM's importer looks at types alone."""
-    for node in model.graph.node:
-        if node.domain:
-            node.op_type, node.domain = f"{node.domain}::{node.op_type}", ""
-    return model
+    proto = onnx.helper.make_graph(protos, "run", [info(n) for n in inputs], [info(n) for n in outputs], constants)
+    return Run(nodes, proto, names, inputs, outputs)
 
 
 # ---- Relax ----
+
+
+class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
+    """TVM's importer with our table, node by node; operators of other domains are called 'domain::operator' here."""
+
+    def __init__(self, graph: Graph, run: Run) -> None:
+        super().__init__({}, "float32", sanitize=False)
+        self._graph, self._run = graph, run
+
+    def _check_for_unsupported_ops(self, graph: Any) -> None:
+        """Done before, by expand.py."""
+
+    def _construct_nodes(self, graph: Any) -> None:
+        for node, proto in zip(self._run.nodes, graph.node, strict=True):
+            try:
+                super()._construct_nodes(onnx.GraphProto(node=[proto]))
+            except Exception as error:  # TVM raises many kinds
+                text = " ".join(str(error).split())[-300:]
+                raise CompileError(
+                    f"TVM cannot import '{node.name}' ({node.op}): {text or type(error).__name__}. Replace the "
+                    "operator in the model"
+                ) from error
+            for name, plain in zip(node.outputs, proto.output, strict=True):
+                if plain:
+                    self._compare(node, self._graph.values[name], self._nodes[plain].ty)
+
+    def _compare(self, node: Node, value: Value, kind: Any) -> None:
+        """Raise CompileError unless TVM's result has the shape and dtype of the graph's value."""
+        got = f"a {type(kind).__name__}"
+        if isinstance(kind, relax.TensorType) and kind.shape is not None:
+            got = f"{kind.dtype} {[int(d) if isinstance(d, tvm.tirx.IntImm) else str(d) for d in kind.shape]}"
+        wanted = f"{value.memory_dtype} {list(value.memory_shape)}"
+        if got != wanted:
+            raise CompileError(
+                f"'{node.name}' ({node.op}): TVM makes '{value.name}' {got}, ONNX makes it {wanted}: its numbers would "
+                "be wrong. Replace the operator in the model"
+            )
+
+    def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
+        domain, _, op = op_name.rpartition("::")
+        own = CONVERTERS.get((domain, op))
+        if own is None:
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        return self.bb.normalize(own(self.bb, inputs, attrs))
 
 
 def _passes() -> Any:
@@ -150,41 +183,18 @@ def leftovers(graph: Graph, nodes: Sequence[Node]) -> list[TirCall]:
 
     Raises CompileError naming a node that TVM cannot import, or whose result has another shape or dtype in TVM.
     """
-    model, inputs, outputs, names = run_model(graph, nodes)
-    model = _named(model)
-    importer = Importer({}, "float32", sanitize=False)
-    listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
+    run = run_of(graph, nodes)
     talk = io.StringIO()  # the importer prints on errors
     try:
         with contextlib.redirect_stdout(talk), tvm.target.Target("llvm"):
-            imported = importer.from_onnx(model.graph, graph.opset)
-            for node in nodes:
-                _compare_types(graph, node, {name: importer._nodes.get(names[name]) for name in node.outputs})
-            module = _passes()(imported)
+            module = _passes()(Importer(graph, run).from_onnx(run.proto, graph.opset))
     except CompileError:
         raise
     except Exception as error:  # TVM raises many kinds
+        listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
         text = " ".join(str(error).split())[-300:]
-        raise CompileError(f"TVM cannot import {listed}: {text}. Replace the operator in the model") from error
-    return _line(module, inputs, outputs, nodes)
-
-
-def _compare_types(graph: Graph, node: Node, results: dict[str, Any]) -> None:
-    """Raise CompileError unless TVM's results have the shapes and dtypes of the graph's values."""
-    for name, result in results.items():
-        if not name or result is None:
-            continue
-        value = graph.values[name]
-        kind = result.ty
-        got = f"a {type(kind).__name__}"
-        if isinstance(kind, relax.TensorType) and kind.shape is not None:
-            got = f"{kind.dtype} {[int(d) if isinstance(d, tvm.tirx.IntImm) else str(d) for d in kind.shape]}"
-        wanted = f"{value.memory_dtype} {list(value.memory_shape)}"
-        if got != wanted:
-            raise CompileError(
-                f"'{node.name}' ({node.op}): TVM makes '{name}' {got}, ONNX makes it {wanted}: its numbers would be "
-                "wrong. Replace the operator in the model"
-            )
+        raise CompileError(f"TVM cannot lower {listed}: {text}. Replace the operator in the model") from error
+    return _line(module, run.inputs, run.outputs, nodes)
 
 
 def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:
@@ -198,9 +208,7 @@ def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Seq
     for block in main.body.blocks:
         for binding in block.bindings:
             known[binding.var] = _bound(module, binding, known, calls, f"{prefix}/{len(calls)}", nodes)
-    result = known.get(main.body.body)
-    if result is None:
-        result = [_resolve(field, known) for field in main.body.body.fields]
+    result = _resolve(main.body.body, known)
     results = result if isinstance(result, list) else [result]
     return _rename(calls, dict(zip(outputs, results, strict=True)), nodes)
 
@@ -223,7 +231,7 @@ def _bound(
         return _resolve(value, known)
     if value.op != tvm.ir.Op.get("relax.call_tir"):
         listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
-        raise CompileError(f"{listed} needs TVM's own runtime ({value.op}); replace the operator in the model")
+        raise CompileError(f"{listed} needs TVM's own runtime ({value.op.name}); replace the operator in the model")
     kind = value.ty_args[0]
     fields = list(kind.fields) if isinstance(kind, relax.TupleType) else [kind]
     made = tuple(

@@ -25,8 +25,8 @@ ONE_BY_ONE = {"tirx.sinh", "tirx.cosh"}  # functions of the C library, which TVM
 
 def scheduled(function: Any) -> Any:
     """A PrimFunc of TVM's legaliser with loops fit for a CPU; buffers and results stay as they are."""
-    if not isinstance(function.body, s_tir.SBlockRealize):
-        return function  # loops of our own, in an order that they need
+    if not isinstance(function.body, s_tir.SBlockRealize) or function.body.block.name_hint != "root":
+        return function  # loops in an order that they need: of our own, or of what TVM wrote by hand
     sch = Schedule(tvm.IRModule({"main": function}))
     root = _root(sch)
     for block in sch.get_child_blocks(root):
