@@ -248,15 +248,17 @@ def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None
     if int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
         raise ModelError(f"'{name}' (node '{label}') would have shape {shape}, more than {MAX_ELEMENTS} elements")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    empty = np.empty(shape, dtype) if 0 in shape else None  # without elements, it is known
-    graph.add_value(name, dtype, shape, data=empty)
+    graph.add_value(name, dtype, shape)
 
 
 def _check_shapes(graph: Graph, label: str, proto: onnx.NodeProto) -> None:
     """Raise ModelError for results at run time that hold nothing, or have more axes than a bundle's tensors."""
-    for name in proto.output:
-        shape = graph.values[name].shape if name else ()
-        if 0 in shape:
+    values = [graph.values[name] for name in proto.output if name]
+    for value in values:
+        name, shape = value.name, value.shape
+        if 0 in shape and any(other.size for other in values):  # one part of a Split, say
+            value.data = np.empty(shape, value.dtype)
+        elif 0 in shape:
             raise ModelError(
                 f"'{name}' (node '{label}') has shape {list(shape)}: it holds no element. Remove the node, and "
                 "what reads it, from the model"
