@@ -64,7 +64,6 @@ CASES: list[Any] = [
     case("MaxUnpool", numbers(1, 1, 2, 2), [np.array([[[[5, 7], [13, 15]]]])], kernel_shape=[2, 2], strides=[2, 2]),
     case("RoiAlign", IMAGE, np.abs(numbers(7, 4)) * 8, [np.zeros(7, np.int64)], output_height=4, sampling_ratio=2),
     case("GridSample", IMAGE, [numbers(1, 20, 21, 2)], padding_mode="border"),
-    case("EyeLike", numbers(5, 7), k=1),
     case("Swish", MATRIX, opset=24),
     case("Celu", MATRIX),
     case("Attention", numbers(1, 4, 16, 8), [numbers(1, 4, 20, 8)], [numbers(1, 4, 20, 8)], opset=23),
