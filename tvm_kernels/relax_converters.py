@@ -211,7 +211,8 @@ def scatter_nd(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
 
     def target(indices: Any, at: Sequence[Any]) -> list[Any]:
         first = at[: len(batch)]
-        return [*(indices[(*first, axis)] for axis in range(coordinates)), *at[len(batch) :]]
+        places = [(*first, axis) for axis in range(coordinates)]
+        return [*(indices[place] for place in places), *at[len(batch) :]]
 
     return _scatter(builder, inputs, attributes, target)
 
