@@ -323,7 +323,7 @@ def body_of(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: in
     Empty for an operator that has none in this opset, or none for these types.
     """
     schema = onnx.defs.get_schema(node.op_type, opset, "") if onnx.defs.has(node.op_type, opset, "") else None
-    if schema is None or not (schema.has_function or schema.has_context_dependent_function):
+    if schema is None:
         return []
     whole, given = onnx.NodeProto(), {attribute.name for attribute in node.attribute}
     whole.CopyFrom(node)

@@ -188,7 +188,7 @@ def other_than_default(graph: Graph, node: Node) -> dict[str, typing.Any]:
     """The attributes of an ONNX node that have not the default of its schema; none of our own nodes."""
     if node.domain == "subbyte" or node.operator is not None:
         return {}
-    defaults = defaults_of(node.op, graph.opset) if not node.domain else {}
+    defaults = _defaults(node.op, graph.opset) if not node.domain else {}
     return {
         name: value
         for name, value in node.attributes.items()
@@ -197,7 +197,7 @@ def other_than_default(graph: Graph, node: Node) -> dict[str, typing.Any]:
 
 
 @functools.cache
-def defaults_of(op: str, opset: int) -> Mapping[str, typing.Any]:
+def _defaults(op: str, opset: int) -> Mapping[str, typing.Any]:
     """The defaults that the schema of a standard operator gives; operators of lowering itself have none."""
     if not onnx.defs.has(op, opset, ""):
         return {}
