@@ -18,7 +18,9 @@ static inline uint32_t subbyte_popcount(uint32_t x) {
 }
 """
 
-# Written before all else: options that would change the bits of a float stop the compiler or are taken back.
+# Written before all else: options that would change the bits of a float stop the compiler or are taken back. No macro
+# tells of clang's -freciprocal-math and -fno-signed-zeros; where clang has no float_control (32-bit Arm), the
+# sign of a zero may still be lost.
 GUARD = """
 #include <float.h>
 #if FLT_EVAL_METHOD != 0
@@ -29,20 +31,28 @@ GUARD = """
 #error "-ffast-math, -Ofast and the options that they stand for change bits: compile without them"
 #endif
 #if defined(__clang__)
+#if defined(__x86_64__) || defined(__aarch64__) || defined(__riscv)
+#pragma float_control(precise, on)
+#endif
 #pragma clang fp contract(off) reassociate(off)
+#if __clang_major__ >= 18
+#pragma clang fp reciprocal(off)
+#endif
 #elif defined(__GNUC__)
 #pragma GCC optimize("fp-contract=off")
 #endif
 """
 # The same value, of which the compiler knows nothing: no option makes it fold an addition and a subtraction that round.
 _OPAQUE = """
-static inline float subbyte_opaque(float x) {
+static inline __attribute__((unused)) float subbyte_opaque(float x) {
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
   __asm__("" : "+t"(x));
 #elif defined(__GNUC__) && defined(__aarch64__)
   __asm__("" : "+w"(x));
 #elif defined(__GNUC__) && defined(__SSE__)
   __asm__("" : "+x"(x));
+#elif defined(__GNUC__) && defined(__riscv_flen)
+  __asm__("" : "+f"(x));
 #else
   volatile float y = x;
   x = y;
@@ -50,6 +60,27 @@ static inline float subbyte_opaque(float x) {
   return x;
 }
 """
+
+# A product that no addition is fused with (c_text.py puts every one through it). gcc keeps to the pragma above; clang's
+# -ffp-contract=fast, which no macro tells of, overrides it. An empty asm costs no instruction, but such a loop is no
+# longer vectorized: only where clang could fuse. Doubles are rare: memory will do.
+_UNFUSED = {
+    f"subbyte_unfused_{dtype}": f"""
+#if defined(__clang__) && (defined(__FMA__) || defined(__FMA4__) || defined(__FP_FAST_FMAF) || \\
+                           defined(__ARM_FEATURE_FMA) || defined(__riscv_flen))
+{fenced}
+#else
+#define subbyte_unfused_{dtype}(product) (product)
+#endif
+"""
+    for dtype, fenced in (
+        ("float32", "#define subbyte_unfused_float32(product) subbyte_opaque(product)"),
+        (
+            "float64",
+            "static inline double subbyte_unfused_float64(double x) {\n  volatile double y = x;\n  return y;\n}",
+        ),
+    )
+}
 
 # newlib's nearbyintf is a slow call; this adds 2^23, where the bits behind the point fall off, to nearest even.
 _NEARBYINTF = """
@@ -166,6 +197,7 @@ _FUNCTIONS = {
     **_SMALLER_AND_LARGER,
     "subbyte_popcount": _POPCOUNT,
     "subbyte_opaque": _OPAQUE,
+    **_UNFUSED,
     "subbyte_nearbyintf": _NEARBYINTF,
     "subbyte_rint": _RINT,
     **_DSP,
@@ -180,7 +212,7 @@ def has(name: str) -> bool:
 def prelude(body: str) -> str:
     """The functions that `body`, C text, calls."""
     called = set(re.findall(r"\bsubbyte_\w+(?=\()", body))
-    if called & {"subbyte_nearbyintf", "subbyte_rint"}:
+    if called & {"subbyte_nearbyintf", "subbyte_rint", "subbyte_unfused_float32"}:
         called.add("subbyte_opaque")
     head = _ACLE if called & _DSP.keys() else ""
     return head + "".join(text for name, text in _FUNCTIONS.items() if name in called)

@@ -62,24 +62,38 @@ def printable(module: Any) -> Any:
 
     The printer puts both operands of a min or max into variables first, and takes such a variable again wherever an
     operand of the same text stands: also behind a store to the buffer that it was loaded from, and in loops. Calls are
-    printed where they stand. Raises CompileError for a type that there is no such C function for.
+    printed where they stand. A float product passes through a function that keeps the C compiler from fusing it with an
+    addition. Raises CompileError for a type that there is no such C function for.
     """
     missing: list[str] = []  # an error that a callback raises does not come through TVM as what it is
+
+    def function_of(name: str, dtype: str) -> str:
+        function = f"subbyte_{name}_{dtype}"
+        if not has(function):
+            missing.append(f"{name} of {dtype}")
+        return function
 
     def called(name: str) -> Callable[[Any], Any]:
         def call(expression: Any) -> Any:
             if not _reads(expression):
                 return expression
             dtype = str(expression.ty.dtype)
-            function = f"subbyte_{name}_{dtype}"
-            if not has(function):
-                missing.append(f"{name} of {dtype}")
-            return tirx.call_pure_extern(dtype, function, expression.a, expression.b)
+            return tirx.call_pure_extern(dtype, function_of(name, dtype), expression.a, expression.b)
 
         return call
 
+    def unfused(product: Any) -> Any:
+        dtype = str(product.ty.dtype)
+        if "float" not in dtype:
+            return product
+        return tirx.call_pure_extern(dtype, function_of("unfused", dtype), product)
+
     rows = ((tirx.Min, called("min")), (tirx.Max, called("max")), (tirx.For, _bound))
-    made = {var: tvm_ffi.structural_map(function, rows) for var, function in module.functions.items()}
+    products = ((tirx.Mul, unfused),)  # afterwards: with such a call in it, a min or max would count as one that reads
+    made = {
+        var: tvm_ffi.structural_map(tvm_ffi.structural_map(function, rows), products)
+        for var, function in module.functions.items()
+    }
     if missing:
         raise CompileError(f"C sources have no {missing[0]}; cast to a type that c_prelude.py has one for")
     return tvm.IRModule(made)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from plan_of_rows import PlanOfRows
 from row_cases import CASES
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
+from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.targets import get_target
@@ -21,7 +26,10 @@ CHOSEN = {
     *("convolution, all forms", "depthwise, all forms", "convolution int4 by group", "3 channels int4"),
     *("signs, padded convolution", "elementwise, all forms", "elementwise, out of range", "tokens"),
 }
-OPTIONS = ["-O0", "-O1 -fwrapv", "-O2", "-O3 -fwrapv", "-Os -fwrapv -funsigned-char", "-O2 -std=gnu99 -march=native"]
+OPTIONS = [
+    *("-O0", "-O1 -fwrapv", "-O2", "-O3 -fwrapv", "-Os -fwrapv -funsigned-char", "-O2 -std=gnu99 -march=native"),
+    "-O2 -ffp-contract=fast -march=native",
+]
 FILES = [name for name in (*MODEL_FILES, *EXAMPLE_FILES) if name != "startup.c"]
 
 
@@ -70,6 +78,44 @@ def test_no_option_changes_a_bit_or_warns(name: str, options: str, sources: Path
     ran = call(["./example"], sources)
     assert ran.stdout.splitlines()[-1] == "golden ok", ran.stdout
     assert ran.stdout.count(" differing 0\n") == ran.stdout.count(" differing ") > 10
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_product_is_fused_with_an_addition(name: str, dtype: str, tmp_path: Path) -> None:
+    """Where they stand in one expression, and where the product stands in a variable."""
+    n = 1000
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("sums")
+        a, b, c = (T.arg(letter, T.buffer((n,), dtype)) for letter in "abc")
+        y = T.arg("y", T.buffer((2 * n,), dtype))
+        with T.parallel(0, n) as i:
+            T.buffer_store(y, a[i] * b[i] + c[i], [i])
+            product = T.bind(b[i] * c[i])  # another: clang fuses no product that is needed twice
+            T.buffer_store(y, a[i] - product, [n + i])
+    code = compile_source([Wanted("sums", builder.get())], get_target("cortex-m4").tvm_target()).code
+    (tmp_path / "sums.c").write_bytes(code)
+    flags = ["-std=c99", "-O2", "-ffp-contract=fast", "-march=native", "-fPIC", "-shared"]
+    built = call([*compiler(name), *flags, *WARNINGS, "sums.c", "-o", "sums.so", "-lm"], tmp_path)
+    assert built.returncode == 0, built.stderr
+    first, second, third = np.random.default_rng(0).standard_normal((3, n)).astype(dtype)
+    out = np.empty(2 * n, dtype)
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (first, second, third, out)]
+    assert ctypes.CDLL(str(tmp_path / "sums.so")).sums(*pointers, 0, n) == 0
+    np.testing.assert_array_equal(out, np.concatenate([first * second + third, first - second * third]))
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("cpu", ["-march=native", "-target aarch64-linux-gnu", "-target riscv64-linux-gnu"])
+def test_options_of_clang_that_no_macro_tells_of_change_no_instruction(cpu: str, sources: Path) -> None:
+    def assembly(*options: str) -> str:
+        made = call([*compiler("clang"), "-std=c99", "-O2", "-g0", *cpu.split(), *options, "-S", "kernels.c"], sources)
+        assert made.returncode == 0, made.stderr
+        return (sources / "kernels.s").read_text()
+
+    plain = assembly()
+    for option in ("-ffp-contract=fast", "-freciprocal-math", "-funsafe-math-optimizations"):
+        assert assembly(option) == plain, option
 
 
 @pytest.mark.parametrize("name", COMPILERS)

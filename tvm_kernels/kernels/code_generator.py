@@ -1,6 +1,6 @@
 """Which code generator the TIR is for. LLVM fuses a * b + c unless a fence forbids it; C sources have no fence to call.
 
-C sources are compiled with -ffp-contract=off instead. Whoever builds kernels for the source emitter says so:
+In C sources c_text.py keeps every float product unfused instead. Whoever builds kernels for the source emitter says so:
 
     with code_generator("c"):
         built = row.build(op)
