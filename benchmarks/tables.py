@@ -177,7 +177,34 @@ def cortex_m4() -> list[str]:
     return table(["ds_cnn", "flash", "RAM", "instructions", "against float"], rows)
 
 
+# ---- the demo ----
+
+# command -> parts of what it printed: from the first line that begins so, this many lines, or all to the end
+EXCERPT: dict[str, tuple[tuple[str, int | None], ...]] = {
+    "subbyte inspect": ((r"[\d,]+ bytes in the file", None),),
+    "subbyte check": (("", None),),
+    "subbyte bench": (("latency, ms", 3), ("Verdict", None)),
+}
+
+
+def demo() -> list[str]:
+    """An excerpt of what the demo printed."""
+    data = saved("demo")
+    lines = []
+    for step in data["steps"]:
+        parts = next((parts for command, parts in EXCERPT.items() if step["command"].startswith(command)), ())
+        lines += [f"$ {step['command']}"] if parts else []
+        for begin, count in parts:
+            first = next(at for at, line in enumerate(step["lines"]) if re.match(begin, line))
+            shown = "\n".join(step["lines"][first:][:count]).rstrip().splitlines()
+            lines += [*([] if first == 0 else ["..."]), *shown]
+        lines += [""] if parts else []
+    load = f"load {data['machine']['load_1min']:.1f} when it ended"
+    return [f"On {machine_of(data)} Other programs: {load}.", "", "```", *lines[:-1], "```"]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
+    "demo": demo,
     "accuracy": accuracy,
     "stages": stages,
     "layers": layers("layers"),

@@ -26,7 +26,11 @@ def test_a_changed_figure_and_a_lost_table_are_seen(tmp_path: Path) -> None:
     figure = re.search(r"\d+\.\d\d%", text)
     assert figure is not None
     page.write_text(text.replace(figure[0], "99.99%", 1).replace("<!-- table: sizes -->\n", ""))
-    assert tables.outdated([page]) == ["results.md: accuracy", "in no document: sizes"]
+    assert tables.outdated([page]) == [
+        "results.md: accuracy",
+        "in no document: demo",
+        "in no document: sizes",
+    ]
     page.write_text(text.replace(figure[0], "99.99%", 1))
     assert tables.written(page.read_text()) == text
 
