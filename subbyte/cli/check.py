@@ -63,7 +63,7 @@ def _golden(bundle: Path, trace: Path | None) -> bool:
         report = session.check_golden()
     for row in report.outputs:
         error = "not a number" if row.max_abs_error is None else f"{row.max_abs_error:.3g}"
-        moved = f", {row.moved:,} moved by a rounding tie" if row.moved else ""
+        moved = f", {row.moved:,} within what a rounding tie moves" if row.moved else ""
         click.echo(f"{row.name}: {row.differing:,} of {row.elements:,} elements differ, max error {error}{moved}")
     click.echo("golden outputs: " + ("equal" if report.exact else "within tolerance" if report.ok else "DIFFERENT"))
     return report.ok
