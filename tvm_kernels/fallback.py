@@ -84,6 +84,6 @@ def refuse(graph: Graph) -> None:
     raise CompileError(
         f"{count} would run in float:\n       "
         + "\n       ".join(lines)
-        + "\n       Give these layers a format and an "
+        + ".\n       Give these layers a format and an "
         "activation quantizer that a kernel serves, or compile without --strict to run them in float."
     )

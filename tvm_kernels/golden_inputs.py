@@ -21,19 +21,20 @@ import onnx.shape_inference
 from subbyte.errors import UsageError
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.plan import Tensor
+from subbyte.tvm_kernels.rewrites.levels import RANGES
 
 Array = npt.NDArray[Any]
 Given = str | Path | Mapping[str, Any] | Sequence[Any]
 Range = tuple[int, int]  # both ends included
 
-USUAL = (0, 127)  # integers that index nothing
+USUAL = (0, 127)  # integers that index nothing; those of 8 bits have the range of their dtype
 
 
 # ---- random ----
 
 
 def random_inputs(inputs: Sequence[Tensor], seed: int = 0, ranges: Mapping[str, Range] | None = None) -> list[Array]:
-    """Seeded inputs: integers of `ranges` for those that it names, else standard normal float32, 0 .. 127 integers."""
+    """Seeded inputs: integers of `ranges` for those that it names, else of `RANGES` or `USUAL`; normal float32."""
     rng = np.random.default_rng(seed)
     made = []
     for tensor in inputs:
@@ -43,7 +44,8 @@ def random_inputs(inputs: Sequence[Tensor], seed: int = 0, ranges: Mapping[str, 
         elif tensor.dtype == "float32":
             made.append(rng.standard_normal(tensor.shape, np.float32))
         else:
-            made.append(rng.integers(*USUAL, tensor.shape, endpoint=True).astype(tensor.dtype))
+            low, high = RANGES.get(tensor.dtype, USUAL)
+            made.append(rng.integers(low, high, tensor.shape, endpoint=True).astype(tensor.dtype))
     return made
 
 

@@ -1,7 +1,8 @@
-"""The engine that a bundle is compared with: one whose integers are exact, on the file as it came.
+"""The engine that a bundle is compared with: one whose numbers are the file's, on the file as it came.
 
 onnxruntime without optimisation, else onnx's reference evaluator: where onnxruntime lacks an operator, and where its
-integers are not exact (on x86 without VNNI it saturates; MatMulNBits may quantize activations to int8).
+numbers are not the file's (on x86 without VNNI integers saturate; MatMulNBits may quantize activations to int8; float16
+is computed in float32).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import TensorProto
 
 from subbyte.errors import ModelError
 from subbyte.saturation import onnxruntime_saturates
+from subbyte.tvm_kernels.rewrites.levels import MOVES
 
 Array = npt.NDArray[Any]
 
@@ -24,6 +27,10 @@ Array = npt.NDArray[Any]
 INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
 INTEGER_PRODUCTS |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QAttention", "QLinearGemm"}
 FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
+# onnxruntime computes these in float32, by Casts that it puts in and removes between two nodes: rounded too late.
+HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+COMPUTES_NOTHING = {*MOVES, "Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+_STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 
 
 def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
@@ -59,6 +66,24 @@ def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
                 return f"MatMulNBits of accuracy_level {level} rounds activations"
         if node.op_type in INTEGER_PRODUCTS and _saturates():
             return f"{node.op_type} saturates on this CPU"
+    return _computes_in_halves(model)
+
+
+def _computes_in_halves(model: onnx.ModelProto) -> str | None:
+    """The first node that computes in float16 or bfloat16: what only casts or moves these is exact."""
+    halves = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    halves |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    halves = {name: kind for name, kind in halves.items() if kind in HALVES}
+    for node in _nodes(model):
+        made = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in _STATES_A_DTYPE]
+        read = [halves[name] for name in node.input if name in halves]
+        kind = next((kind for kind in (*made, *read) if kind in HALVES), None)
+        if kind is None:
+            continue
+        if node.op_type not in COMPUTES_NOTHING:
+            return f"{node.op_type} computes in {HALVES[kind]}, onnxruntime in float32"
+        if node.op_type != "Cast" or kind in made:
+            halves |= dict.fromkeys(node.output, kind)
     return None
 
 

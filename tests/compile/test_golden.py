@@ -17,12 +17,13 @@ from onnx.reference import ReferenceEvaluator
 import subbyte
 from subbyte.cli import main
 from subbyte.errors import ModelError, UsageError
-from subbyte.runtime.golden import golden_inputs
+from subbyte.runtime.golden import golden_inputs, golden_outputs
 from subbyte.runtime.host import cpu_features, machine
 from subbyte.saturation import onnxruntime_saturates
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.foreign_reference import OPERATORS
-from subbyte.tvm_kernels.golden_inputs import index_ranges
+from subbyte.tvm_kernels.golden_inputs import index_ranges, random_inputs
+from subbyte.tvm_kernels.plan import Tensor
 
 Array = npt.NDArray[Any]
 QONNX = "qonnx.custom_op.general"
@@ -85,6 +86,14 @@ def test_random_golden_inputs_name_rows_of_their_table(tmp_path: Path) -> None:
         indices, values = golden_inputs(session.bundle)
         np.testing.assert_array_equal(session.run([indices, values]), TABLE["w"][indices] + values)
     assert set(indices.tolist()) == set(range(5))
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int32", 0, 127)])
+def test_random_codes_are_of_their_whole_range(dtype: str, low: int, high: int) -> None:
+    (codes,) = random_inputs([Tensor("x", dtype, (100, 100))])
+    assert (codes.dtype, int(codes.min()), int(codes.max())) == (dtype, low, high)
+    (rows,) = random_inputs([Tensor("x", dtype, (100,))], ranges={"x": (0, 4)})
+    assert set(rows.tolist()) == set(range(5))
 
 
 def test_golden_inputs_come_by_name_or_from_one_file(tmp_path: Path) -> None:
@@ -253,6 +262,39 @@ def test_where_onnxruntime_saturates_its_products_are_no_reference(monkeypatch: 
     assert "saturates" in (reference_engine.inexact_in_onnxruntime(made) or "")
     monkeypatch.setattr(reference_engine, "onnxruntime_saturates", lambda: False)
     assert reference_engine.inexact_in_onnxruntime(made) is None
+
+
+HALVES = "g (float[64] x) => (float[64] y) { h = Cast<to = 10>(x) "
+
+
+def test_float16_is_rounded_after_every_node(tmp_path: Path) -> None:
+    """onnxruntime computes the chain in float32 and rounds it once."""
+    tensors = {"a": np.float16(0.3), "b": np.float16(1.7), "c": np.float16(-2.2)}
+    text = HALVES + "s = Add(h, a) p = Mul(s, b) d = Sub(p, c) y = Cast<to = 1>(d) }"
+    x = (np.random.default_rng(0).standard_normal(64) * 30).astype(np.float32)
+    report = subbyte.compile(model(text, tensors), tmp_path / "m.subbyte", golden_inputs=[x])
+    assert report.not_replayed is None
+    expected = ((x.astype(np.float16) + tensors["a"]) * tensors["b"] - tensors["c"]).astype(np.float32)
+    with subbyte.load(tmp_path / "m.subbyte") as session:
+        np.testing.assert_array_equal(session.run(x), expected)
+        np.testing.assert_array_equal(golden_outputs(session.bundle)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (HALVES + "m = Relu(h) y = Cast<to = 1>(m) }", "Relu computes in float16"),
+        (HALVES + "m = Neg(x) t = Identity(h) y = CastLike(t, m) }", "CastLike computes in float16"),
+        ("g (float[64] x) => (float[64] y) { h = Cast<to = 16>(x) m = Add(h, h) y = Cast<to = 1>(m) }", "in bfloat16"),
+        ("g (float16[64] x) => (float16[64] y) { y = Add(x, x) }", "Add computes in float16"),
+        (HALVES + "m = Reshape(h, x) y = Cast<to = 1>(m) }", None),
+        (HALVES + "m = Cast<to = 1>(h) y = Relu(m) }", None),
+        ("g (float[64] x) => (float[64] y) { y = Relu(x) }", None),
+    ],
+)
+def test_what_computes_in_float16_has_no_reference_in_onnxruntime(text: str, reason: str | None) -> None:
+    found = reference_engine.inexact_in_onnxruntime(model(text))
+    assert found is None if reason is None else reason in (found or "")
 
 
 @pytest.mark.skipif(machine() != "x86_64", reason="what x86 CPUs have")

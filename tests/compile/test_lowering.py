@@ -267,7 +267,7 @@ def test_weights_without_a_quantized_activation_run_in_float_and_say_so():
 
 
 def test_strict_refuses_and_names_every_layer():
-    with pytest.raises(CompileError, match=r"1 layer would run in float:\n.*MatMul.*no quantizer.*\n.*--strict"):
+    with pytest.raises(CompileError, match=r"1 layer would run in float:\n.*MatMul.*no quantizer.*\.\n.*--strict"):
         lower(weight_only(), HOST, strict=True)
 
 
