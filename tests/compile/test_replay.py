@@ -142,3 +142,34 @@ def test_modules_of_the_working_folder_are_not_taken_for_pythons_own(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert compile(model(), tmp_path / "m.subbyte").not_replayed is None
+
+
+def layers_of_codes(bias: float) -> onnx.ModelProto:
+    """Two layers of codes; `bias` is added in front of the quantizer of the second, which has a step of 0.05."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        **{name: rng.integers(-127, 128, (64, 64)).astype(np.int8) for name in ("w1", "w2")},
+        **{"s": np.float32(0.05), "sw": np.float32(0.002), "z": np.uint8(128), "b": np.full(64, bias, np.float32)},
+    }
+    made = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        codes (float[8, 64] x) => (float[8, 64] y) {
+            q1 = QuantizeLinear(x, s, z) d1 = DequantizeLinear(q1, s, z) v1 = DequantizeLinear(w1, sw)
+            m1 = MatMul(d1, v1) a1 = Add(m1, b)
+            q2 = QuantizeLinear(a1, s, z) d2 = DequantizeLinear(q2, s, z) v2 = DequantizeLinear(w2, sw)
+            y = MatMul(d2, v2) }""")
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in tensors.items())
+    return made
+
+
+def test_a_quantizer_that_rounds_down_is_no_rounding_tie(tmp_path: Path) -> None:
+    """Behind a second quantizer a tie moves outputs by whole steps; a kernel that rounds wrongly moves all of them."""
+    host = get_target("host")
+    right = layers_of_codes(0.0)
+    compile(right, tmp_path / "right.subbyte")
+    graph = lower_graph(layers_of_codes(-0.499 * 0.05), host.features)
+    plan = assemble(graph, host.features)
+    golden, engine = golden_tensors(right, plan)
+    with pytest.raises(CompileError, match="does not replay"):
+        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, graph=graph)
+    assert not (tmp_path / "wrong.subbyte").exists()
