@@ -2,6 +2,7 @@
 
 The twins are baselines for speed and size: what a float, or an ordinary int8, deployment of the same architecture runs.
 A quantizer becomes the identity, so the twin of a binary network has its layers and its cost, not its answers.
+A file where a quantizer would remain (QONNX, MatMulNBits, QLinearConv) is refused: its twin would be no float model.
 
 `float_twin` walks the graph once. `_RULES` has a row for each operator that is not simply kept. While it walks, a value
 may stand for "another value times a factor" (codes are x times the inverse step); the factor travels through operators
@@ -10,9 +11,11 @@ that only move elements and is folded into the next weight.
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from subbyte import dialect
-from subbyte.errors import ModelError
+from subbyte.errors import ModelError, UsageError
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import Model, load_onnx
 from subbyte.saturation import onnxruntime_saturates
@@ -50,6 +53,8 @@ class _Twin:
     done: set[str] = field(default_factory=set)  # first outputs of nodes that an earlier one absorbed
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Array] = field(default_factory=dict)
+    stored: dict[tuple[tuple[int, ...], bytes], list[str]] = field(default_factory=dict)  # by shape and content
+    codes: set[str] = field(default_factory=set)  # values that QuantizeLinear makes, of which the twin has the reals
 
     def value(self, name: str) -> _Value:
         return self.values.get(name, _Value(name))
@@ -70,7 +75,15 @@ class _Twin:
             self.nodes.append(helper.make_node("Mul", [found.name, factor], [out], name=f"{name}/real"))
         return out
 
-    def store(self, name: str, array: Array) -> str:
+    def store(self, name: str, array: Array, origin: Array | None = None) -> str:
+        """An initializer of the twin, stored once where several nodes share it: one `origin`, equal up to rounding."""
+        origin = array if origin is None else origin
+        shared = self.stored.setdefault((origin.shape, sha256(origin.tobytes()).digest()), [])
+        for other in shared:
+            found = self.initializers[other]
+            if found.dtype == array.dtype and np.allclose(found, array, rtol=1e-6, atol=0):
+                return other
+        shared.append(name)
         self.initializers[name] = array
         return name
 
@@ -82,7 +95,8 @@ class _Twin:
 def float_twin(path: Model) -> onnx.ModelProto:
     """The architecture of an exported file in plain float32: no quantizers, weights x scales as float initializers.
 
-    Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read.
+    Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read, and
+    UsageError where a quantizer or low-bit weights would remain.
     """
     model = load_onnx(path)
     twin = _Twin(view(model))
@@ -92,21 +106,60 @@ def float_twin(path: Model) -> onnx.ModelProto:
         twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
         twin.done.add(node.output[0])
     for node in twin.graph.nodes:
+        if any(twin.codes.intersection(n.input) for n in _nested([node])) and node.op_type not in (
+            *_MOVES,
+            "DequantizeLinear",
+        ):
+            raise _not_float(node)
         if node.output[0] not in twin.done:
             _RULES.get((node.domain, node.op_type), _keep)(twin, node)
     graph = helper.make_graph([], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output)
     for output in model.graph.output:
+        if output.name in twin.codes:
+            raise _not_float(twin.graph.producers[output.name])
         _finish_output(twin, output.name)
-    graph.node.extend(twin.nodes)
-    used = {name for node in graph.node for name in node.input}
+    used = {name for node in _nested(twin.nodes) for name in node.input} | {output.name for output in graph.output}
+    graph.node.extend(n for n in twin.nodes if n.op_type != "Constant" or n.output[0] in used)
     for tensor in model.graph.initializer:
         if tensor.name in used and tensor.name not in twin.initializers:
             graph.initializer.append(tensor)
     graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in twin.initializers.items() if n in used)
-    graph.value_info.extend(i for i in model.graph.value_info if any(i.name in n.output for n in twin.nodes))
+    made_values = {name for node in twin.nodes for name in node.output} - twin.codes
+    graph.value_info.extend(i for i in model.graph.value_info if i.name in made_values)
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     made.functions.extend(f for f in model.functions if f.domain != dialect.DOMAIN)
+    _refuse_quantizers(made)
     return made
+
+
+def is_qdq(model: onnx.ModelProto) -> bool:
+    """Whether the file has quantized activations already, as QuantizeLinear and DequantizeLinear."""
+    return {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node if not node.domain}
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of the graphs in their attributes."""
+    for node in nodes:
+        yield node
+        for found in node.attribute:
+            for graph in (found.g, *found.graphs):
+                yield from _nested(graph.node)
+
+
+def _refuse_quantizers(made: onnx.ModelProto) -> None:
+    low = {tensor.name for tensor in made.graph.initializer if tensor.data_type in _LOW_BIT}
+    for node in _nested([*made.graph.node, *(node for function in made.functions for node in function.node)]):
+        if _QUANTIZER.search(node.op_type) or low.intersection(node.input):
+            raise _not_float(node)
+        if any(found.t.data_type in _LOW_BIT for found in node.attribute):
+            raise _not_float(node)
+
+
+def _not_float(node: onnx.NodeProto) -> UsageError:
+    return UsageError(
+        f"'{node.name}' ({node.op_type}) is a quantizer or has low-bit operands: no float32 model can be made of this "
+        "file; give the float model with --float-model FILE"
+    )
 
 
 def _finish_output(twin: _Twin, name: str) -> None:
@@ -144,6 +197,77 @@ def _same(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.values[node.output[0]] = twin.value(node.input[0])
 
 
+def _quantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Dropped, but for the activation function that a quantizer replaces whose lowest code is the zero point."""
+    source = twin.plain(node.input[0])
+    bounds = _range(twin, node)
+    if bounds is not None and not _nonnegative(twin, node.input[0]):
+        if not any(o.domain in ("", "ai.onnx") and o.version >= 11 for o in twin.graph.model.opset_import):
+            raise _not_float(node)  # Clip had attributes
+        limits = [
+            twin.store(f"{node.output[0]}.{n}", np.array(b, np.float32))
+            for n, b in zip(("low", "high"), bounds, strict=True)
+        ]
+        twin.nodes.append(helper.make_node("Clip", [source, *limits], [f"{node.output[0]}.real"], name=node.name))
+        source = f"{node.output[0]}.real"
+    twin.values[node.output[0]] = _Value(source)
+    twin.codes.add(node.output[0])
+
+
+def _range(twin: _Twin, node: onnx.NodeProto) -> tuple[float, float] | None:
+    """The reals that a QuantizeLinear represents, where the lowest is 0; else None."""
+    scale = twin.constant(node.input[1])
+    zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
+    if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
+        return None
+    limits = np.iinfo(zero.dtype)
+    codes = int(zero.reshape(())) - limits.min
+    return None if codes else (0.0, float(scale.reshape(())) * (limits.max - limits.min))
+
+
+def _nonnegative(twin: _Twin, name: str) -> bool:
+    """Whether no value is below 0 for certain; an input of the model, which no activation function makes, counts so."""
+    known, node = twin.constant(name), twin.graph.producers.get(name)
+    if known is not None or node is None:
+        return known is None or bool((known >= 0).all())
+    if node.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Clip"):
+        return node.op_type != "Clip" or float(_lowest(twin, node)) >= 0
+    if node.op_type in ("Add", "Mul", "Concat"):
+        return all(_nonnegative(twin, i) for i in node.input)
+    if node.op_type == "QuantizeLinear" and _range(twin, node) is not None:
+        return True
+    through = (*_MOVES, "QuantizeLinear", "DequantizeLinear", "AveragePool", "GlobalAveragePool", "ReduceMean")
+    return node.op_type in through and _nonnegative(twin, node.input[0])
+
+
+def _lowest(twin: _Twin, clip: onnx.NodeProto) -> float:
+    low = twin.constant(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
+    return -np.inf if low is None else float(low.reshape(()))
+
+
+def _dequantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Weights become float32; codes of an activation are its reals already. Another one is kept, and refused."""
+    codes, scale = twin.constant(node.input[0]), twin.constant(node.input[1])
+    zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.float32)
+    if node.input[0] in twin.codes:
+        _same(twin, node)
+    elif codes is None or scale is None or zero is None or scale.dtype != np.float32:
+        _keep(twin, node)
+    else:
+        spread = [_along_axis(node, np.asarray(a, np.float32), codes.shape) for a in (zero, scale)]
+        twin.constants[node.output[0]] = (codes.astype(np.float32) - spread[0]) * spread[1]
+
+
+def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) -> Array:
+    """A scale or zero point (one, one a channel, or one a block) so that it broadcasts to `shape`."""
+    axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+    if operand.size == 1:
+        return operand.reshape(())
+    if block:
+        return np.repeat(operand, block, axis).take(range(shape[axis]), axis)
+    return operand.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
+
+
 def _per_token(twin: _Twin, node: onnx.NodeProto) -> None:
     _same(twin, node)
     twin.steps.add(node.output[1])
@@ -156,6 +280,8 @@ def _move(twin: _Twin, node: onnx.NodeProto) -> None:
         twin.constants[node.output[0]] = np.transpose(known, attribute(node, "perm"))
         return
     source = twin.value(node.input[0])
+    if node.input[0] in twin.codes:
+        twin.codes.add(node.output[0])
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     copy.input[0] = source.name if known is None else twin.store(node.input[0], known)
@@ -197,6 +323,9 @@ def _product(twin: _Twin, node: onnx.NodeProto) -> None:
     source = twin.value(node.input[0])
     folded = weight.astype(np.float64) * source.factor
     bias = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if bias is None and len(node.input) > 2 and node.input[2]:
+        _keep(twin, node)
+        return
     end, scale, added = _affine(twin, node.output[0])
     channel = (-1, *[1] * (weight.ndim - 1)) if node.op_type == "Conv" else (-1,)
     if node.op_type == "Gemm" and not np.all(scale == 1):
@@ -208,7 +337,7 @@ def _product(twin: _Twin, node: onnx.NodeProto) -> None:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.input[:]
-    copy.input.extend([source.name, twin.store(f"{node.output[0]}.weight", folded.astype(np.float32))])
+    copy.input.extend([source.name, twin.store(f"{node.output[0]}.weight", folded.astype(np.float32), weight)])
     copy.output[0] = end
     if bias is not None or added is not None:
         vector = np.broadcast_to(np.asarray(total, np.float32).reshape(-1), _channels(node, weight)).copy()
@@ -273,16 +402,25 @@ def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
     _move(twin, node)
 
 
+_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
+
+# Operators of ONNX, onnxruntime (com.microsoft) and QONNX that quantize, or compute with codes.
+_QUANTIZER = re.compile("Quant|^QLinear|^Q[A-Z]|Integer|NBits|Bnb4|^Trunc$")
+
+_LOW_BIT = {value for name, value in onnx.TensorProto.DataType.items() if re.match("U?INT[248]$|FLOAT[468]", name)}
+
 _RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
     (dialect.DOMAIN, "Quantize"): _quantize,
     (dialect.DOMAIN, "QuantizePerToken"): _per_token,
     (dialect.DOMAIN, "Binarize"): _same,
+    ("", "QuantizeLinear"): _quantize_linear,
+    ("", "DequantizeLinear"): _dequantize_linear,
     ("", "Conv"): _product,
     ("", "MatMul"): _product,
     ("", "Gemm"): _product,
     ("", "Pad"): _pad,
     ("", "ReduceSum"): _sum,
-    **{("", name): _move for name in ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")},
+    **{("", name): _move for name in _MOVES},
 }
 
 

@@ -1,7 +1,8 @@
 """The verdict: a bundle beside the float and the int8 version of the same model, in one interleaved run.
 
 The float version is the ONNX file's own *float twin* (the same layers with quantizers removed and weights in float32),
-or a float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it. All three run
+or a float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it, or the file
+itself where its activations are quantized by QuantizeLinear and DequantizeLinear. All three run
 on the same inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
 """
 
@@ -97,8 +98,9 @@ def prepare(
     """Find what the bundle is compared with, before anything is measured.
 
     Without `data` the test set is that of the data the model was trained on, if the bundle names it and it is here.
-    Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, or when
-    the images or labels of `data` do not fit the model; DataError; ModelError for a damaged `float_model`.
+    Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, when no
+    float model can be made of it and none is given, or when the images or labels of `data` do not fit the model;
+    DataError; ModelError for a damaged `float_model`.
     """
     from subbyte.export import float_twin, load_onnx
     from subbyte.runtime import open_bundle
@@ -151,7 +153,8 @@ def compare(
     Raises what `prepare` raises, and MissingDependencyError without the `export` extra.
     """
     import subbyte
-    from subbyte.export import int8_twin
+    from subbyte.export import int8_twin, load_onnx
+    from subbyte.export.twins import is_qdq
     from subbyte.runtime.benchmark import interleave, pinned
 
     if not isinstance(bundle, Comparison):
@@ -163,7 +166,10 @@ def compare(
     sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
     calibration = [sample] if test is None else [test[0][i : i + shape[0]] for i in range(0, 32 * shape[0], shape[0])]
 
-    integer = int8_twin(floating, calibration)
+    original = load_onnx(onnx_file)
+    itself = is_qdq(original)
+    integer = original if itself else int8_twin(floating, calibration)
+    integer_name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
     float_session, integer_session = (_onnx_session(model, threads) for model in (floating, integer))
     with pinned(threads), subbyte.load(bundle, threads=threads) as session:
         outputs = session.empty_outputs()
@@ -175,20 +181,20 @@ def compare(
         runs: dict[str, Callable[[Array], Array]] = {
             "subbyte": ours,
             "onnxruntime float32": partial(_onnx_run, float_session),
-            "onnxruntime int8": partial(_onnx_run, integer_session),
+            integer_name: partial(_onnx_run, integer_session),
         }
         # Each is bound to its buffers once, as an application does that refills them.
         calls = {
             "subbyte": session.bind([sample], session.empty_outputs()),
             "onnxruntime float32": _bound(float_session, sample),
-            "onnxruntime int8": _bound(integer_session, sample),
+            integer_name: _bound(integer_session, sample),
         }
         times = interleave(calls, seconds, turn)
         scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
     sizes = {
         "subbyte": onnx_file.stat().st_size,
         "onnxruntime float32": floating.ByteSize(),
-        "onnxruntime int8": integer.ByteSize(),
+        integer_name: onnx_file.stat().st_size if itself else integer.ByteSize(),
     }
     mine = times["subbyte"]
     contenders = tuple(
@@ -204,7 +210,7 @@ def compare(
         for name, taken in times.items()
     )
     sentences, warnings = judge(contenders)
-    if onnxruntime_saturates():
+    if not itself and onnxruntime_saturates():
         sentences = (
             *sentences,
             "onnxruntime int8 has weights of seven bits: on this CPU its products of eight saturate.",

@@ -7,11 +7,14 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+import torch
 from dialect_graphs import model_of, quantized_cnn
 from onnx import helper, numpy_helper
+from torch import nn
 
-from subbyte.errors import ModelError
-from subbyte.export import float_twin, int8_twin, run_onnx
+from subbyte.errors import ModelError, UsageError
+from subbyte.export import export, float_twin, int8_twin, run_onnx
+from subbyte.models import quantize
 
 X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
 
@@ -95,3 +98,114 @@ def test_the_int8_twin_is_int8_and_near():
 def test_an_int8_cnn_needs_calibration():
     with pytest.raises(ModelError, match="calibration"):
         int8_twin(float_twin(quantized_cnn()), [])
+
+
+def qdq_cnn(weight: np.ndarray, relu: bool = False) -> onnx.ModelProto:
+    """Two convolutions that share a weight int8 [3, 3, 3, 3], per channel; the second is quantized from code 0 on."""
+    scales = np.array([0.01, 0.02, 0.03], np.float32)
+    constants = {"w": weight, "ws": scales, "wz": np.array([0, 1, -2], np.int8), "s": np.array(0.05, np.float32)}
+    constants |= {"z": np.array(3, np.int8), "low": np.array(0, np.uint8), "b": np.array([100, -200, 300], np.int32)}
+    constants |= {"bs": scales * np.float32(0.05), "bz": np.zeros(3, np.int32)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "s", "z"], ["xq"]),
+        helper.make_node("Transpose", ["xq"], ["xt"], perm=[0, 1, 3, 2]),
+        helper.make_node("DequantizeLinear", ["xt", "s", "z"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=0),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["again"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bf"], axis=0),
+        helper.make_node("Conv", ["x", "wf", "bf"], ["one"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["one", "again"], ["two"], pads=[1, 1, 1, 1]),
+        *([helper.make_node("Relu", ["two"], ["relu"])] if relu else []),
+        helper.make_node("QuantizeLinear", ["relu" if relu else "two", "s", "low"], ["yq"], name="last"),
+        helper.make_node("DequantizeLinear", ["yq", "s", "low"], ["y"]),
+    ]
+    infos = [helper.make_tensor_value_info(n, 1, [2, 3, 6, 6]) for n in ("input", "y")]
+    tensors = [numpy_helper.from_array(a, n) for n, a in constants.items()]
+    model = model_of(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors))
+    return onnx.shape_inference.infer_shapes(model)
+
+
+WEIGHT = np.random.default_rng(3).integers(-127, 128, (3, 3, 3, 3)).astype(np.int8)
+
+
+def test_the_twin_of_a_qdq_file_computes_in_float_with_dequantized_weights():
+    twin = float_twin(qdq_cnn(WEIGHT))
+    onnx.checker.check_model(twin, full_check=True)
+    assert operators(twin) == {"Transpose": 1, "Conv": 2, "Clip": 1, "Identity": 1}
+    scales = np.array([0.01, 0.02, 0.03], np.float32)
+    real = (WEIGHT - np.array([0, 1, -2], np.float32).reshape(-1, 1, 1, 1)) * scales.reshape(-1, 1, 1, 1)
+    bias = np.array([100, -200, 300], np.float32) * (scales * np.float32(0.05))
+    constants = {"w": real, "b": bias, "low": np.float32(0), "high": np.float32(0.05 * 255)}
+    nodes = [
+        helper.make_node("Transpose", ["input"], ["x"], perm=[0, 1, 3, 2]),
+        helper.make_node("Conv", ["x", "w", "b"], ["one"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["one", "w"], ["two"], pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["two", "low", "high"], ["y"]),
+    ]
+    infos = [helper.make_tensor_value_info(n, 1, [2, 3, 6, 6]) for n in ("input", "y")]
+    tensors = [numpy_helper.from_array(np.asarray(a, np.float32), n) for n, a in constants.items()]
+    wanted = run_onnx(model_of(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)), X)["y"]
+    assert (wanted == 0).any()
+    assert (wanted > 0).any()
+    np.testing.assert_allclose(run_onnx(twin, X)["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_quantizer_after_a_relu_leaves_the_relu_alone():
+    assert operators(float_twin(qdq_cnn(WEIGHT, relu=True))) == {"Transpose": 1, "Conv": 2, "Relu": 1, "Identity": 1}
+
+
+def test_weights_that_layers_share_are_stored_once():
+    twin = float_twin(qdq_cnn(WEIGHT))
+    assert [t.data_type for t in twin.graph.initializer if list(t.dims) == [3, 3, 3, 3]] == [onnx.TensorProto.FLOAT]
+    assert all(t.data_type == onnx.TensorProto.FLOAT for t in twin.graph.initializer)
+
+
+def test_what_holds_quantizers_of_another_kind_is_refused():
+    packed, scale = np.zeros((4, 1, 16), np.uint8), np.ones(4, np.float32)
+    four_bits = helper.make_node(
+        "MatMulNBits", ["input", "w", "s"], ["y"], "mm", domain="com.microsoft", K=32, N=4, bits=4, block_size=32
+    )
+    infos = [helper.make_tensor_value_info(n, 1, s) for n, s in (("input", [2, 32]), ("y", [2, 4]))]
+    tensors = [numpy_helper.from_array(packed, "w"), numpy_helper.from_array(scale, "s")]
+    model = model_of(helper.make_graph([four_bits], "g", infos[:1], infos[1:], tensors))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(UsageError, match=r"'mm' \(MatMulNBits\).*--float-model"):
+        float_twin(model)
+
+
+def test_codes_that_an_operator_computes_with_are_refused():
+    model = qdq_cnn(WEIGHT)
+    model.graph.node[-1].CopyFrom(helper.make_node("Cast", ["yq"], ["y"], name="cast", to=1))
+    with pytest.raises(UsageError, match=r"'cast' \(Cast\).*--float-model"):
+        float_twin(model)
+
+
+def test_onnxruntimes_own_qdq_file_goes_back_to_float():
+    """Its quantizer removes the Relu, which the range of the codes replaces."""
+    floats = float_twin(quantized_cnn())
+    twin = float_twin(int8_twin(floats, [X, X * 0.5]))
+    onnx.checker.check_model(twin, full_check=True)
+    assert not [op for op in operators(twin) if "Quant" in op]
+    wanted = run_onnx(floats, X)["logits"]
+    np.testing.assert_allclose(run_onnx(twin, X)["logits"], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+def test_a_layer_that_is_called_twice_has_one_weight_in_the_twin(tmp_path):
+    """Its calls have activation steps of their own, which the folding cancels."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.shared = nn.Linear(16, 24), nn.Linear(24, 24)
+
+        def forward(self, x):
+            return self.shared(self.shared(self.first(x).relu()).relu())
+
+    torch.manual_seed(0)
+    model = quantize(Twice(), "ternary", example=torch.randn(4, 16))
+    for _ in range(3):
+        model(torch.randn(16, 16))
+    export(model.eval(), tmp_path / "m.onnx", example=torch.randn(4, 16))
+    twin = float_twin(tmp_path / "m.onnx")
+    assert operators(twin)["MatMul"] == 3
+    assert sorted(list(t.dims) for t in twin.graph.initializer if len(t.dims) == 2) == [[16, 24], [24, 24]]
