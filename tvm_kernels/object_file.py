@@ -6,6 +6,7 @@ The object is written to memory, not to a disk that may be full, which would be 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import signal
@@ -50,6 +51,7 @@ def _in_a_child(module: Any, code: int, said: int) -> int:
             try:
                 faulthandler.disable()
                 os.dup2(said, 2)
+                _end_without_destructors()
                 module.write_to_file(f"/proc/self/fd/{code}", "o")
                 status = 0
             except BaseException as error:
@@ -63,6 +65,19 @@ def _in_a_child(module: Any, code: int, said: int) -> int:
                 os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             raise
+
+
+def _end_without_destructors() -> None:
+    """Let exit(), which LLVM calls where it gives up, end this process at once.
+
+    The destructors of its thread would wait for threads that the parent alone has, TVM's pool. They run in the order
+    of registration, last first: the last is _exit(1) itself.
+    """
+    library = ctypes.CDLL(None)
+    register = getattr(library, "__cxa_thread_atexit_impl", None)  # glibc's
+    if register is not None:
+        end = ctypes.cast(library._exit, ctypes.c_void_p)
+        register(end, ctypes.c_void_p(1), end)
 
 
 def _content(descriptor: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,26 @@ def test_an_intrinsic_that_the_target_lacks_is_an_error_that_names_the_kernel() 
     ):
         compile_objects(wanted, lesser)
     assert compile_objects(wanted[:1], lesser).code.startswith(b"\x7fELF")  # this process lives, and goes on
+
+
+class EndsTheProcess:
+    """What LLVM does where it gives up: exit(), for which what this process has registered for its end is called."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def write_to_file(self, path: str, form: str) -> None:
+        library = ctypes.CDLL(None)
+        self.last = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)(lambda status, _: self.marker.touch())
+        library.on_exit(self.last, None)
+        library.exit(0)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "on_exit"), reason="a function of glibc")
+def test_a_child_that_gives_up_ends_without_destructors_that_may_wait_for_threads_of_the_parent(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="LLVM failed on kernel 'good'"):
+        object_bytes(EndsTheProcess(tmp_path / "destructors ran"), "kernel 'good'")
+    assert not list(tmp_path.iterdir())
 
 
 @contextmanager
