@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# What float parts of a network may differ by (exp, erf, order of float sums); integers must be equal.
+# What float parts of a network may differ by (exp, erf, order of float sums); integers must be equal. The absolute part
+# grows with the largest value of an output: where a float sum cancels, its error is that of its terms.
 RELATIVE_TOLERANCE = 1e-4
 ABSOLUTE_TOLERANCE = 1e-5
 MOST_MOVED = 20  # of the integers of an output at most one in so many may have moved over a rounding tie, or one
@@ -111,19 +112,41 @@ def _compare(info: TensorInfo, got: Array, want: Array, tie: float) -> GoldenOut
     """runtime/c/bench.c and runtime/c/example.c compare in the same way."""
     bits = f"V{got.dtype.itemsize}"  # bits, so that NaN equals NaN and +0 is not -0
     equal = got.reshape(-1).view(bits) == want.reshape(-1).view(bits)
-    with np.errstate(invalid="ignore", over="ignore"):
-        same = got == want  # infinity less itself would be NaN
-        error = np.where(same, 0.0, np.abs(got.astype(np.float64) - want.astype(np.float64))).reshape(-1)
-        largest = float(error.max(initial=0.0))
-        close = equal
-        if info.dtype == "float32":
-            close = equal | np.isclose(got, want, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True).reshape(-1)
-        moved = ~close & (error <= tie)
+    error = _difference(got, want).reshape(-1)
+    largest = float(error.max(initial=0))
+    close = equal | within_tolerance(got, want).reshape(-1)
+    most: float | np.uint64 = tie
+    if error.dtype == np.uint64:  # compared with a float it would be rounded to one
+        most = np.uint64(int(min(tie, 2**64 - 1)))
+    moved = ~close & (error <= most) & (tie > 0)
     count = int(np.count_nonzero(moved))
     few = info.dtype == "float32" or count <= max(1, got.size // MOST_MOVED)
     ok = bool(np.all(close | moved)) and few
     differing = int(np.count_nonzero(~equal))
     return GoldenOutput(info.name, got.size, differing, largest if np.isfinite(largest) else None, count, ok)
+
+
+def within_tolerance(got: Array, want: Array) -> Array:
+    """Where integers are equal, and floats within RELATIVE * |want| + ABSOLUTE * max(1, the largest finite |want|).
+
+    NaN is within the tolerance of NaN, an infinity of itself. `got` and `want`: one shape and dtype; returns bool.
+    """
+    if want.dtype.kind != "f":
+        return np.asarray(got == want)
+    size = np.abs(want.astype(np.float64))
+    scale = np.max(size, initial=1.0, where=np.isfinite(size))
+    error = _difference(got, want)
+    with np.errstate(over="ignore"):
+        near = np.isfinite(error) & (error <= RELATIVE_TOLERANCE * size + ABSOLUTE_TOLERANCE * scale)
+    return np.asarray(near | (np.isnan(got) & np.isnan(want)))
+
+
+def _difference(got: Array, want: Array) -> Array:
+    """|got - want|: float64 of floats, NaN where either is; uint64, exact, of integers."""
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less itself would be NaN; integers wrap at 2^64
+        if want.dtype.kind != "f":
+            return np.asarray(np.maximum(got, want).astype(np.uint64) - np.minimum(got, want).astype(np.uint64))
+        return np.where(got == want, 0.0, np.abs(got.astype(np.float64) - want.astype(np.float64)))
 
 
 def _read(bundle: Bundle, member: str, info: TensorInfo) -> Array:

@@ -23,7 +23,7 @@ import onnx
 
 from subbyte.errors import CompileError, ModelError
 from subbyte.runtime.bundle import open_bundle
-from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from subbyte.runtime.golden import within_tolerance
 from subbyte.runtime.tracing import decode
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
@@ -190,7 +190,7 @@ def _first_wrong_value(plan: Plan, golden: Golden, model: str | Path | onnx.Mode
         return ""
     for (name, file), want in zip(traced.items(), values, strict=True):
         got = np.load(file) if file.exists() else want
-        if got.shape == want.shape and got.dtype == want.dtype and not _close(got, want).all():
+        if got.shape == want.shape and got.dtype == want.dtype and not within_tolerance(got, want).all():
             node = makers[name]
             return f": '{name}' of node '{node.name or name}' ({node.op_type}) is the first to differ from {engine}"
     return ""
@@ -212,20 +212,12 @@ def _differences(
             if not file.exists() or tensor.value not in expected:
                 continue
             got, want = np.load(file), decode(output, expected[tensor.value])
-            wrong = ~_close(got, want)
+            wrong = ~within_tolerance(got, want)
             if wrong.any():
                 at = tuple(int(axis[0]) for axis in np.nonzero(wrong))
                 text = f"'{tensor.name}' has {got[at]} at {list(at)}, expected {want[at]}; "
                 text += f"{np.count_nonzero(wrong):,} of {wrong.size:,} elements differ"
                 yield call, _is_gross(got, want, wrong), text
-
-
-def _close(got: Array, want: Array) -> Array:
-    """Where two results are equal, or floats within the tolerance of the golden run."""
-    if got.dtype.kind != "f":
-        return np.asarray(got == want)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.isclose(got, want, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, equal_nan=True)
 
 
 def _is_gross(got: Array, want: Array, wrong: Array) -> bool:

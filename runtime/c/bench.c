@@ -115,43 +115,71 @@ static size_t element_bytes(int32_t dtype) {
   }
 }
 
-static double element(int32_t dtype, const void *values, size_t i) {
+static int64_t integer(int32_t dtype, const void *values, size_t i) {
   switch (dtype) {
-    case SUBBYTE_FLOAT32: return (double)((const float *)values)[i];
-    case SUBBYTE_UINT8: return (double)((const uint8_t *)values)[i];
-    case SUBBYTE_INT8: return (double)((const int8_t *)values)[i];
-    case SUBBYTE_INT64: return (double)((const int64_t *)values)[i];
-    default: return (double)((const int32_t *)values)[i];
+    case SUBBYTE_UINT8: return ((const uint8_t *)values)[i];
+    case SUBBYTE_INT8: return ((const int8_t *)values)[i];
+    case SUBBYTE_INT64: return ((const int64_t *)values)[i];
+    default: return ((const int32_t *)values)[i];
   }
+}
+
+/* |got - want| of two integers: as a double it would be rounded. */
+static uint64_t distance(int64_t got, int64_t want) {
+  return got > want ? (uint64_t)got - (uint64_t)want : (uint64_t)want - (uint64_t)got;
+}
+
+/* The largest finite magnitude of an output, or 1 if that is larger: the absolute tolerance grows with it. */
+static double scale_of(const float *values, size_t count) {
+  double largest = 1.0;
+  size_t i;
+  for (i = 0; i < count; ++i) {
+    const double size = fabs((double)values[i]);
+    if (size > largest && size < HUGE_VAL) largest = size;
+  }
+  return largest;
 }
 
 enum { MOST_MOVED = 20 }; /* as in runtime/golden.py: of integers one in so many, or one, may have moved over a tie */
 
-/* Integers must be the same; floats may differ by the tolerance, and NaN is NaN whatever its bits. Either may differ by
+/* Integers must be the same; floats may differ by relative * |want| + absolute * scale_of(want), and NaN is NaN whatever its bits. Either may differ by
  * `tie` where a rounding tie may move them. */
 static void compare(const subbyte_tensor *tensor, const void *got, const void *want, double tie, bench_golden *g) {
   const size_t size = element_bytes(tensor->dtype);
-  const double absolute = subbyte_bench_data.absolute, relative = subbyte_bench_data.relative;
-  const int tolerant = tensor->dtype == SUBBYTE_FLOAT32 && (absolute > 0 || relative > 0);
-  unsigned long moved = 0, most = (unsigned long)(tensor->nbytes / size / MOST_MOVED);
+  const size_t count = tensor->nbytes / size;
+  const int is_float = tensor->dtype == SUBBYTE_FLOAT32;
+  const double relative = subbyte_bench_data.relative;
+  const double absolute = is_float ? subbyte_bench_data.absolute * scale_of((const float *)want, count) : 0.0;
+  const int tolerant = is_float && (absolute > 0 || relative > 0);
+  const uint64_t steps = tie < 18446744073709551616.0 ? (uint64_t)tie : UINT64_MAX; /* what an integer moves by */
+  unsigned long moved = 0, most = (unsigned long)(count / MOST_MOVED);
   size_t i;
-  for (i = 0; i < tensor->nbytes / size; ++i) {
+  for (i = 0; i < count; ++i) {
     const int same = memcmp((const char *)got + i * size, (const char *)want + i * size, size) == 0;
-    const double g_value = element(tensor->dtype, got, i), w_value = element(tensor->dtype, want, i);
-    double error = g_value == w_value ? 0.0 : fabs(g_value - w_value);
-    if (!(error < HUGE_VAL)) error = HUGE_VAL; /* NaN too */
+    int near = 0, within;
+    double error;
+    if (is_float) {
+      const double g_value = (double)((const float *)got)[i], w_value = (double)((const float *)want)[i];
+      error = g_value == w_value ? 0.0 : fabs(g_value - w_value);
+      if (!(error < HUGE_VAL)) error = HUGE_VAL; /* NaN too */
+      near = tolerant && ((error < HUGE_VAL && error <= relative * fabs(w_value) + absolute) ||
+                          (g_value != g_value && w_value != w_value));
+      within = error < HUGE_VAL && error <= tie;
+    } else {
+      const uint64_t apart = distance(integer(tensor->dtype, got, i), integer(tensor->dtype, want, i));
+      error = (double)apart;
+      within = apart <= steps;
+    }
     if (error > g->largest) g->largest = error;
     if (same) continue;
     ++g->differing;
-    if (tolerant && ((error < HUGE_VAL && error <= absolute + relative * fabs(w_value)) ||
-                     (g_value != g_value && w_value != w_value)))
-      continue;
-    if (error < HUGE_VAL && error <= tie)
+    if (near) continue;
+    if (tie > 0.0 && within)
       ++moved;
     else
       g->ok = 0;
   }
-  if (tensor->dtype != SUBBYTE_FLOAT32 && moved > (most ? most : 1)) g->ok = 0;
+  if (!is_float && moved > (most ? most : 1)) g->ok = 0;
   g->moved += moved;
 }
 

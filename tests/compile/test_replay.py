@@ -88,6 +88,26 @@ def test_a_wrong_kernel_is_refused_by_name_and_the_old_file_stays(tmp_path: Path
     assert list(tmp_path.iterdir()) == [output]
 
 
+def float_product(factor: float = 1.0) -> onnx.ModelProto:
+    """Sums of 1,024 terms, in values of about 32: where a sum cancels, its float32 error is far beyond 1e-5."""
+    text = "g (float[8, 1024] x) => (float[8, 1000] y) { [wide] y = MatMul(x, w) }"
+    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    weights = np.random.default_rng(0).standard_normal((1024, 1000)).astype(np.float32) * np.float32(factor)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    return made
+
+
+def test_float_sums_are_compared_by_the_size_of_their_values(tmp_path: Path) -> None:
+    assert compile(float_product(), tmp_path / "m.subbyte").not_replayed is None
+    host = get_target("host")
+    wrong = lower_graph(float_product(1.01), host.features)
+    plan = assemble(wrong, host.features)
+    golden, engine = golden_tensors(float_product(), plan)
+    with pytest.raises(CompileError, match="does not replay its golden run"):  # wrong by 1%
+        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, graph=wrong)
+    assert not (tmp_path / "wrong.subbyte").exists()
+
+
 def test_a_kernel_that_kills_the_process_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"died of SIG.*the last operator started is 'second' \(kernel 'float-"):
         compiled(tmp_path / "m.subbyte", "second", filled_with(7, at=1 << 40))

@@ -28,8 +28,9 @@ class Golden:
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    relative: float = 0.0  # a float32 output may differ by absolute + relative * |golden|; 0, 0: not by one bit
-    absolute: float = 0.0
+    # A float32 output may differ by relative * |golden| + absolute * max(1, its largest finite |golden|).
+    relative: float = 0.0
+    absolute: float = 0.0  # both 0: not by one bit
     ties: tuple[float, ...] = ()  # of each output: how far a rounding tie may move an element, 0 not at all
 
 

@@ -95,8 +95,9 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
 #define {macro("OUTPUT_COUNT")} {len(plan.outputs)}
 #define {macro("OUTPUT_BYTES")} {output_bytes} /* of all outputs, each aligned */
 
-/* A float32 output may differ from its golden value by absolute + relative * |golden|; integers by nothing. Either may
- * differ by {symbol("golden_ties")}[output], where a rounding tie may move it. */
+/* A float32 output may differ from its golden value by relative * |golden| + absolute * max(1, the largest finite
+ * |golden| of the output); integers by nothing. Either may differ by {symbol("golden_ties")}[output], where a rounding
+ * tie may move it. */
 #define {macro("GOLDEN_RELATIVE")} {float(relative)!r}f
 #define {macro("GOLDEN_ABSOLUTE")} {float(absolute)!r}f
 
