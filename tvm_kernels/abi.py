@@ -249,15 +249,18 @@ def _or_first(tile: Any, begin: Any, value: Any) -> Any:
     return tirx.Or(value, tile == begin.astype(tile.ty))
 
 
-def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tuple[PrimFunc, Signature]:
+def _plain(function: PrimFunc, wanted: Wanted, target: Any) -> tuple[PrimFunc, Signature]:
     """One lowered function with typed pointers for buffers and the tiles begin .. end-1 of its parallel loop."""
     pointers = []
     declared: list[Stmt] = []
     for param in function.params:
         if not tirx.is_buffer_var(param):
-            raise CompileError(f"kernel '{symbol}': parameter {param.name} is no buffer; kernels take buffers only")
+            raise CompileError(f"{wanted.called}: parameter {param.name} is no buffer; kernels take buffers only")
         if str(param.dtype) not in C_TYPES:
-            raise CompileError(f"kernel '{symbol}': parameter {param.name} is {param.dtype}, which C has no type for")
+            raise CompileError(
+                f"{wanted.called} reads or writes {param.dtype} in memory, which C has no type for; export that part "
+                "of the model in float32"
+            )
         pointer = Var(param.name, _pointer_to(param))
         pointers.append(pointer)
         declared.append(DeclBuffer(param, data=pointer))
@@ -286,9 +289,9 @@ def _plain(function: PrimFunc, symbol: str, target: Any, distinct: bool) -> tupl
         body = AttrStmt(StringImm("default"), key, IntImm("int32", value), body)
     dtypes = tuple(str(param.dtype) for param in function.params)
     checks = bool(function.attrs) and CHECKS in function.attrs
-    signature = Signature(symbol, dtypes, tiles, tuple(scratch.pieces), checks)
-    attributes: dict[str, Any] = {"global_symbol": symbol, "target": target}
-    if distinct:
+    signature = Signature(wanted.symbol, dtypes, tiles, tuple(scratch.pieces), checks)
+    attributes: dict[str, Any] = {"global_symbol": wanted.symbol, "target": target}
+    if wanted.distinct:
         attributes["tirx.noalias"] = True
     attrs = tvm.ir.make_node("ir.DictAttrs", **attributes)
     return PrimFunc(
@@ -331,7 +334,7 @@ def _lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature,
     made: dict[str, PrimFunc] = {}
     signatures = []
     for w in wanted:
-        made[w.symbol], signature = _plain(module[w.symbol], w.symbol, target, w.distinct)
+        made[w.symbol], signature = _plain(module[w.symbol], w, target)
         signatures.append(signature)
     module = tvm.IRModule(made)
     module = tvm.transform.Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])(module)

@@ -16,12 +16,13 @@ from subbyte.tvm_kernels.read_graph import CONTROL_FLOW, RANDOM, add_body, type_
 def expand(graph: Graph) -> bool:
     """Put bodies in the place of what TVM does not compute; whether there was any.
 
-    Raises CompileError for a node that neither a kernel, nor TVM, nor a body computes.
+    Raises CompileError for a node that neither a kernel, nor TVM, nor a body computes, and for unrounded types.
     """
-    from subbyte.tvm_kernels.relax_limits import beyond
+    from subbyte.tvm_kernels.relax_limits import beyond, refuse_unrounded
 
     expanded = False
     for node in graph.order():
+        refuse_unrounded(graph, node)
         reason = "" if node.operator is not None or node.op == "View" else beyond(graph, node)
         if reason and not node.domain and _put_body(graph, node):
             expanded = True

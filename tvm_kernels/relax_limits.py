@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from subbyte.errors import CompileError
 from subbyte.tvm_kernels import relax_converters
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.pattern import other_than_default
@@ -51,6 +52,17 @@ class Limit:
 def never(reason: str) -> Limit:
     """An operator that TVM's converter does not compute rightly at all."""
     return Limit(other=lambda graph, node: reason)
+
+
+def refuse_unrounded(graph: Graph, node: Node) -> None:
+    """Raise CompileError for a node that makes or reads, at run time, a float type that TVM does not round to."""
+    for name in (*node.outputs, *node.inputs):
+        value = graph.values[name] if name else None
+        if value is not None and value.data is None and value.dtype.startswith(UNROUNDED):
+            raise CompileError(
+                f"'{node.name}' ({node.op}): '{name}' is {value.dtype} at run time; only constants may be: "
+                "Cast to float32 in the model instead"
+            )
 
 
 def beyond(graph: Graph, node: Node) -> str:
@@ -94,6 +106,8 @@ def _max_unpool(graph: Graph, node: Node) -> str:
     return "its output_shape is given; handled: the shape that its windows give" if len(node.inputs) > 2 else ""
 
 
+# What TVM casts there and back keeps float32's digits; 8-bit and 4-bit floats it cannot generate code for.
+UNROUNDED = ("bfloat16", "float8", "float4")
 FLOATS = ("float32", "float64", "float16")
 LIMITS: dict[str, Limit] = {
     "Attention": never("TVM looks at none of its attributes"),

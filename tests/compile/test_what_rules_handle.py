@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto
 from run_plan import onnxruntime_outputs, run_plan
 
+import subbyte
 from subbyte.errors import CompileError, ModelError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.lowering import STAGES, lower, lower_graph
@@ -216,3 +217,66 @@ def test_the_mean_of_integers_is_refused():
     )
     with pytest.raises(CompileError, match=r"'node' \(ReduceMean\): 'x' is int32; handled: float32, float64, float16"):
         lower(model, host_features())
+
+
+def between_casts(kind, nodes, **constants):
+    """x to a type, through nodes from 'narrow' to 'made', and back to float32."""
+    opset = 23 if helper.tensor_dtype_to_string(kind) == "TensorProto.FLOAT4E2M1" else 21
+    there = helper.make_node("Cast", ["x"], ["narrow"], "narrow", to=kind)
+    back = helper.make_node("Cast", ["made"], ["y"], "widen", to=TensorProto.FLOAT)
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 8]) for name in "xy"]
+    made = [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()]
+    graph = helper.make_graph([there, *nodes, back], "between_casts", infos[:1], infos[1:], made)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+ROUNDED = ("BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2", "FLOAT4E2M1")
+ROUNDED_BETWEEN = [(kind, op) for kind in ROUNDED if hasattr(TensorProto, kind) for op in ("Identity", "Reshape")]
+
+
+@pytest.mark.parametrize(("kind", "op"), [*ROUNDED_BETWEEN, ("BFLOAT16", "Add")])
+def test_floats_that_tvm_does_not_round_are_refused(kind, op):
+    """To bfloat16 and back, x kept its digits."""
+    shape = {"shape": np.array([2, 8])} if op == "Reshape" else {}
+    inputs = {"Identity": ["narrow"], "Add": ["narrow", "narrow"], "Reshape": ["narrow", "shape"]}[op]
+    model = between_casts(getattr(TensorProto, kind), [helper.make_node(op, inputs, ["made"])], **shape)
+    name = helper.tensor_dtype_to_np_dtype(getattr(TensorProto, kind)).name
+    with pytest.raises(CompileError, match=rf"'narrow' \(Cast\): 'narrow' is {name} at run time.*Cast to float32"):
+        lower(model, host_features())
+
+
+def test_codes_dequantized_to_bfloat16_are_refused():
+    scale = helper.make_tensor("scale", TensorProto.BFLOAT16, [], [0.3])
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "scale"], ["made"], "codes"),
+        helper.make_node("Cast", ["made"], ["y"], "widen", to=TensorProto.FLOAT),
+    ]
+    infos = [helper.make_tensor_value_info(n, kind, [2, 8]) for n, kind in (("x", TensorProto.INT8), ("y", 1))]
+    graph = helper.make_graph(nodes, "codes", infos[:1], infos[1:], [scale])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with pytest.raises(CompileError, match=r"'made' is bfloat16 at run time.*Cast to float32"):
+        lower(model, host_features())
+
+
+def test_constants_of_bfloat16_are_rounded():
+    values = np.linspace(-3, 3, 8, dtype=np.float32)
+    nodes = [
+        helper.make_node("Cast", ["w"], ["rounded"], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", ["rounded"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "wide"], ["y"], "node"),
+    ]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 8]) for name in "xy"]
+    graph = helper.make_graph(nodes, "constants", infos[:1], infos[1:], [onnx.numpy_helper.from_array(values, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    bits = values.view(np.uint32).astype(np.uint64)
+    kept = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)  # nearest, ties to even
+    assert (kept != values).any()
+    x = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    np.testing.assert_array_equal(run_plan(lower(model, host_features()), {"x": x})[0]["y"], x * kept)
+
+
+def test_float16_in_memory_names_its_node(tmp_path):
+    weights = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float16)
+    model = between_casts(TensorProto.FLOAT16, [helper.make_node("MatMul", ["narrow", "w"], ["made"], "m")], w=weights)
+    with pytest.raises(CompileError, match=r"of node 'narrow' .*float16 in memory.*export that part.* in float32"):
+        subbyte.compile(model, tmp_path / "m.subbyte", replay=False)
