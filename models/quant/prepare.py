@@ -67,7 +67,7 @@ FLOAT_ONLY: tuple[tuple[type[nn.Module], str], ...] = (
 def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.Module:
     """Prepare `model` in place for quantization-aware training with `scheme` (a name or a Scheme), and return it.
 
-    Linear, Conv1d and Conv2d layers get quantized weights and inputs; average pools become exact; batch norms are
+    Linear, Conv1d and Conv2d layers get quantized weights and inputs; 2-D average pools become exact; batch norms are
     computed with constants in eval mode. With `example` (a tensor, a tuple of arguments or a dict of keyword
     arguments) the model is run once in eval mode: first and last layer are then those that execute first and last,
     layers that never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of
