@@ -15,12 +15,14 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
 from subbyte.errors import UsageError
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.plan import Tensor
+from subbyte.tvm_kernels.rewrites.indices import INDEXED, Call
 from subbyte.tvm_kernels.rewrites.levels import RANGES
 
 Array = npt.NDArray[Any]
@@ -57,10 +59,9 @@ def index_ranges(model: str | Path | onnx.ModelProto) -> dict[str, Range]:
     view = _View(onnx.shape_inference.infer_shapes(load_model(model)))
     for node in view.nodes:
         if node.op_type in _INDEXED and not node.domain:
-            place, limit = _INDEXED[node.op_type]
-            size = limit(view, node) if len(node.input) > place and node.input[place] else None
-            if size:
-                view.restrict(node.input[place], 0, size - 1)
+            name, size = _index(view, node) or ("", 0)
+            if name and size:
+                view.restrict(name, 0, size - 1)
     return {name: (max(0, low) if high >= 0 else low, high) for name, (low, high) in view.ranges.items()}
 
 
@@ -69,7 +70,7 @@ def _indexes_by_input(model: onnx.ModelProto) -> bool:
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     kinds = {node.op_type for node in nodes}
     types = {value.type.tensor_type.elem_type for value in model.graph.input}
-    return bool(kinds & _INDEXED.keys()) and ("Cast" in kinds or types != {onnx.TensorProto.FLOAT})
+    return bool(kinds & _INDEXED) and ("Cast" in kinds or types != {onnx.TensorProto.FLOAT})
 
 
 class _View:
@@ -112,41 +113,28 @@ class _View:
                 self.restrict(source, least, most)
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
+# ---- what is indexed ----
 
 
-# ---- what is indexed: place of the indices, and how many rows they may name ----
-
-
-def _along_axis(view: _View, node: onnx.NodeProto) -> int | None:
-    shape = view.shapes.get(node.input[0])
-    axis = _attribute(node, "axis", 0)
-    return shape[axis] if shape and -len(shape) <= axis < len(shape) else None
-
-
-def _leading(view: _View, node: onnx.NodeProto) -> int | None:
-    """The smallest of the axes that the last axis of the indices names."""
-    shape, indices = view.shapes.get(node.input[0]), view.shapes.get(node.input[1])
-    if not shape or not indices:
+def _index(view: _View, node: onnx.NodeProto) -> tuple[str, int] | None:
+    """The indices that a node reads, and how many rows the least of their axes has; None where these are not known."""
+    if node.op_type == "OneHot":  # no error beyond its depth, but a row of off values
+        depth = view.constant(node.input[1])
+        return None if depth is None or depth.size != 1 else (node.input[0], int(depth.reshape(())))
+    indexed = INDEXED[node.op_type]
+    names = (node.input[0], node.input[indexed.input], node.output[0])
+    data, indices, output = (view.shapes.get(name) for name in names)
+    if data is None or indices is None or output is None:
         return None
-    start = _attribute(node, "batch_dims", 0)
-    return min(shape[start : start + indices[-1]], default=None)
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    try:
+        sizes = indexed.sizes(Call(data, indices, output, attributes))
+    except IndexError:
+        return None  # an axis that the file does not have is refused elsewhere
+    return (names[1], min(sizes)) if sizes else None
 
 
-def _depth(view: _View, node: onnx.NodeProto) -> int | None:
-    depth = view.constant(node.input[1])
-    return None if depth is None or depth.size != 1 else int(depth.reshape(()))
-
-
-_INDEXED: dict[str, tuple[int, Callable[[_View, onnx.NodeProto], int | None]]] = {
-    "Gather": (1, _along_axis),
-    "GatherElements": (1, _along_axis),
-    "ScatterElements": (1, _along_axis),
-    "GatherND": (1, _leading),
-    "ScatterND": (1, _leading),
-    "OneHot": (0, _depth),
-}
+_INDEXED = {*INDEXED, "OneHot"}
 
 
 # ---- what an index is made of: which inputs must lie where ----

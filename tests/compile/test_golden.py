@@ -73,6 +73,21 @@ def test_an_index_is_followed_to_the_input_that_it_is_made_of(body: str, expecte
     assert index_ranges(made) == ({} if expected is None else {"i": expected})
 
 
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("y = MaxUnpool<kernel_shape = [2, 2], strides = [2, 2]>(x, i)", (0, 95)),  # elements of [2, 3, 4, 4]
+        ("y = RoiAlign<output_height = 2, output_width = 2>(x, rois, i)", (0, 1)),
+    ],
+)
+def test_indices_of_whole_outputs_and_of_images(text: str, images: tuple[int, int]) -> None:
+    shape = "2, 3, 2, 2" if "MaxUnpool" in text else "4"
+    made = model(
+        f"g (float[2, 3, 2, 2] x, float[4, 4] rois, int64[{shape}] i) => (float[a, b, c, d] y) {{ {text} }}", {}
+    )
+    assert index_ranges(made) == {"i": images}
+
+
 def test_two_tables_leave_the_indices_of_both() -> None:
     made = model("g (int64[3] i) => (float a, float b) { a = Gather(w, i) b = Gather<axis = 1>(w, i) }", TABLE)
     assert index_ranges(made) == {"i": (0, 3)}

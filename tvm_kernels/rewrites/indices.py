@@ -9,42 +9,56 @@ take indices as they are. (OneHot is not among them: an index out of its range i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from subbyte.errors import InputError, ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels import reference
 
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the indices of a node depend on."""
+
+    data: Shape  # of input 0
+    indices: Shape
+    output: Shape
+    attributes: Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Indices:
     """Where an operator's indices are, how many elements each chooses among, and whether it may count from the end.
 
-    `sizes(graph, node)`: one number for all indices, or one for each place of their last axis.
+    `sizes(call)`: one number for all indices, or one for each place of their last axis.
     """
 
     input: int
-    sizes: Callable[[Graph, Node], tuple[int, ...]]
+    sizes: Callable[[Call], Shape]
     negative: bool = True
 
 
-def _along_axis(graph: Graph, node: Node) -> tuple[int, ...]:
-    return (graph.values[node.inputs[0]].shape[int(node.attributes.get("axis", 0))],)
+def _along_axis(call: Call) -> Shape:
+    return (call.data[int(call.attributes.get("axis", 0))],)
 
 
-def _coordinates(graph: Graph, node: Node) -> tuple[int, ...]:
-    first = int(node.attributes.get("batch_dims", 0))
-    return graph.values[node.inputs[0]].shape[first : first + graph.values[node.inputs[1]].shape[-1]]
+def _coordinates(call: Call) -> Shape:
+    first = int(call.attributes.get("batch_dims", 0))
+    return call.data[first : first + call.indices[-1]]
 
 
-def _whole_output(graph: Graph, node: Node) -> tuple[int, ...]:
-    return (graph.values[node.outputs[0]].size,)
+def _whole_output(call: Call) -> Shape:
+    return (math.prod(call.output),)
 
 
-def _images(graph: Graph, node: Node) -> tuple[int, ...]:
-    return (graph.values[node.inputs[0]].shape[0],)
+def _images(call: Call) -> Shape:
+    return call.data[:1]
 
 
 INDEXED = {
@@ -67,7 +81,8 @@ def _operators(graph: Graph, constant: bool) -> list[tuple[Node, Indices, ops.Ch
             continue
         value = graph.values[node.inputs[indexed.input]]
         if value.size and value.is_constant == constant:
-            sizes = indexed.sizes(graph, node)
+            shapes = (graph.values[name].shape for name in (node.inputs[0], value.name, node.outputs[0]))
+            sizes = indexed.sizes(Call(*shapes, node.attributes))
             check = ops.CheckIndices(node.name, value.size, sizes, value.memory_dtype, indexed.negative)  # type: ignore[arg-type]
             found.append((node, indexed, check))
     return found
