@@ -12,9 +12,11 @@ from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, levels_of
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind
+from subbyte.tvm_kernels.rewrites.float_levels import Levels, low_bit
+from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind, lacks_quantizer
 
-PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN", "Attention"}
+RECURRENT = {"LSTM", "GRU", "RNN"}
+PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
 INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 
 
@@ -47,8 +49,27 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
         elif len(coded) > 1 or (coded and isinstance(node.operator, ops.BatchMatMul)):
             node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by what is computed at run time"
+        elif (levels := _float_levels(graph, node)) is not None:
+            lacks = f"no kernel is a {node.op} with them"
+            if isinstance(node.operator, ops.FloatProduct):
+                lacks = f"its activation '{node.inputs[0]}' {lacks_quantizer(graph, node.inputs[0])}"
+            node.fallback = f"weights are {levels} in float32, but {lacks}"
         elif coded:
             node.fallback = f"its activation '{coded[0]}' is quantized, but its weights are float32"
+
+
+def _float_levels(graph: Graph, node: Node) -> Levels | None:
+    """The levels of float weights that were dequantized before export, whichever of its inputs and axes has them."""
+    if isinstance(node.operator, ops.FloatProduct):
+        found = low_bit(node.operator.weight, 0)
+        return found if found is not None and found.trained else None
+    places = slice(1, 3) if node.op in RECURRENT else slice(0, None if node.op == "Einsum" else 2)
+    for data in [graph.constant_of(name) for name in node.inputs[places] if name]:
+        for axis in dict.fromkeys((0, 1, data.ndim - 1)) if data is not None and data.ndim > 1 else ():
+            found = low_bit(data, axis)
+            if found is not None and found.trained:
+                return found
+    return None
 
 
 def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:

@@ -9,6 +9,8 @@ import onnx
 import onnx.helper as helper
 import onnx.numpy_helper
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lowered import kernels
 from run_plan import onnxruntime_outputs, random_inputs
 
@@ -16,6 +18,7 @@ from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
+from subbyte.tvm_kernels.rewrites.float_levels import as_weight, low_bit
 
 RNG = np.random.default_rng(3)
 KINDS = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3}
@@ -186,37 +189,126 @@ def test_a_product_that_tvm_fuses_with_what_follows_is_still_named() -> None:
 # ---- float weights of few levels ----
 
 
+KINDS_OF_LEVELS = {
+    "binary": [-1, 1],
+    "ternary": [-1, 0, 1],
+    "int2": range(-2, 2),
+    "int4": range(-8, 8),
+    "pow2_4": [0, *(sign * 2**e for sign in (-1, 1) for e in range(7))],
+    "int5": range(-11, 5),  # uint4 with zero point 11
+    "int8": range(-127, 128),
+}
+
+
 def few(kind: str, *shape: int) -> Any:
-    """Float weights of -s, 0, s by output channel (the first axis)."""
-    levels = RNG.integers(-1, 2, shape) if kind.startswith("ternary") else RNG.choice([-1, 1], shape)
-    by = 1 if kind.endswith("tensor") else shape[0]
-    scale = RNG.uniform(0.01, 0.3, by).astype(np.float32)
+    """Float weights, levels times a scale by output channel (the first axis) or for all; the largest are in each."""
+    name, _, by = kind.partition(" by ")
+    row = np.resize(sorted(KINDS_OF_LEVELS[name], key=lambda level: -abs(level)), np.prod(shape[1:]))
+    levels = RNG.permuted(np.tile(row, (shape[0], 1)), axis=1).reshape(shape)
+    scale = RNG.uniform(0.01, 0.3, 1 if by == "tensor" else shape[0]).astype(np.float32)
     return levels.astype(np.float32) * scale.reshape(-1, *([1] * (len(shape) - 1)))
 
 
-@pytest.mark.parametrize("kind", ["ternary", "binary", "ternary tensor", "binary tensor"])
+@pytest.mark.parametrize("by", ["channel", "tensor"])
+@pytest.mark.parametrize("kind", KINDS_OF_LEVELS)
 @pytest.mark.parametrize("product", ["Conv", "depthwise", "MatMul", "Gemm"])
-def test_float_weights_of_few_levels_are_low_bit_weights(product: str, kind: str) -> None:
-    f = File(*((1, 6, 7, 7) if product in ("Conv", "depthwise") else (5, 6)))
+def test_float_weights_of_few_levels_are_low_bit_weights(product: str, kind: str, by: str) -> None:
+    f = File(*((1, 6, 9, 9) if product in ("Conv", "depthwise") else (5, 32)))
     x = f.quantized("x", zero=5)
     if product == "Conv":
-        y = f.node("Conv", x, f.constant(few(kind, 8, 6, 3, 3)))
+        w = few(f"{kind} by {by}", 8, 6, 7, 7)
+        y = f.node("Conv", x, f.constant(w))
     elif product == "depthwise":
-        y = f.node("Conv", x, f.constant(few(kind, 6, 1, 3, 3)), group=6)
+        w = few(f"{kind} by {by}", 6, 1, 7, 7)
+        y = f.node("Conv", x, f.constant(w), group=6)
     elif product == "Gemm":
-        y = f.node("Gemm", x, f.constant(few(kind, 8, 6)), f.constant(RNG.uniform(-1, 1, 8)), transB=1)
+        w = few(f"{kind} by {by}", 8, 32)
+        y = f.node("Gemm", x, f.constant(w), f.constant(RNG.uniform(-1, 1, 8)), transB=1)
     else:
-        y = f.node("MatMul", x, f.constant(few(kind, 8, 6).T.copy()))
+        w = few(f"{kind} by {by}", 8, 32)
+        y = f.node("MatMul", x, f.constant(w.T.copy()))
     (node,) = assert_close(f.model(y), "QuantizedProduct")
-    assert node.operator.weight.format.name == kind.split()[0]
+    if kind != "int8" or product == "Conv":  # fewer elements than levels of 8 bits leave some out
+        assert node.operator.weight.format.name == kind
+
+
+@given(st.data())
+def test_levels_of_float_weights_give_the_weights_bit_for_bit(data: st.DataObject) -> None:
+    rows, depth, axis = data.draw(st.integers(1, 9)), data.draw(st.integers(2, 40)), data.draw(st.integers(0, 1))
+    most = data.draw(st.sampled_from([1, 2, 3, 7, 8, 15, 64, 100, 127]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    scale = np.exp(rng.uniform(-20, 20, (rows, 1))).astype(np.float32)
+    w = rng.integers(-most, most + 1, (rows, depth)).astype(np.float32) * scale
+    w = w if axis == 0 else np.ascontiguousarray(w.T)
+    found = low_bit(w, axis)
+    if not w.any():
+        assert found is None
+        return
+    assert found is not None
+    np.testing.assert_array_equal(as_weight(found, w.shape, axis).value(), w)
+    assert int(np.abs(found.rows).max()) <= most
+
+
+def test_one_element_off_by_its_last_bit_is_no_level() -> None:
+    for kind in KINDS_OF_LEVELS:
+        w = few(f"{kind} by channel", 8, 32)
+        place = np.abs(w[3]).argmax()
+        w[3, place] = np.nextafter(w[3, place], np.float32(9))
+        assert low_bit(w, 0) is None
 
 
 def test_other_float_weights_stay_float() -> None:
-    """One element off by its last bit, an average, a single column, weights without a quantized activation."""
-    off = few("ternary", 8, 6)
+    """One element off by its last bit, an average: named as floats behind codes."""
+    off = few("ternary by channel", 8, 32)
     off[off != 0] = np.concatenate([np.nextafter(off[off != 0][:1], np.float32(9)), off[off != 0][1:]])
-    for weights, quantized in ((off, True), (np.full((8, 6), 0.25), True), (few("binary", 8, 6), False)):
-        f = File(5, 6)
-        y = f.node("Gemm", f.quantized("x") if quantized else "x", f.constant(weights), transB=1)
-        (node,) = assert_close(f.model(y), "FloatProduct", strict=False)
-        assert (node.fallback is not None) == quantized
+    for weights in (off, np.full((8, 32), 0.25)):
+        f = File(5, 32)
+        model = f.model(f.node("Gemm", f.quantized("x"), f.constant(weights), transB=1))
+        (node,) = assert_close(model, "FloatProduct", strict=False)
+        assert node.fallback == f"its activation '{node.inputs[0]}' is quantized, but its weights are float32"
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_LEVELS)
+@pytest.mark.parametrize("product", ["Conv", "Gemm", "ConvTranspose", "MatMul of 3 axes", "LSTM"])
+def test_float_weights_of_few_levels_behind_floats_are_named(product: str, kind: str) -> None:
+    f = File(*((1, 6, 9, 9) if product.startswith("Conv") else (1, 5, 64)))
+    if product.startswith("Conv"):
+        f.node(product, "x", f.constant(few(f"{kind} by tensor", 6, 6, 7, 7)))
+    elif product == "Gemm":
+        f.node("Gemm", f.node("Reshape", "x", ints(f, 5, 64)), f.constant(few(f"{kind} by channel", 32, 64)), transB=1)
+    elif product == "LSTM":
+        w, r = f.constant(few(f"{kind} by tensor", 1, 64, 64)), f.constant(few(f"{kind} by tensor", 1, 64, 16))
+        f.node("LSTM", "x", w, r, hidden_size=16)
+    else:
+        f.node("MatMul", "x", f.constant(few(f"{kind} by tensor", 1, 64, 64)))
+    model = f.model(f.nodes[-1].output[0])
+    graph = lower_graph(model)
+    reasons = [node.fallback for node in graph.order() if node.fallback]
+    assert len(reasons) == 1
+    assert reasons[0].startswith(f"weights are {kind} (")
+    assert ("'x' has no quantizer" in reasons[0]) == (product == "Conv")
+    with pytest.raises(CompileError, match="1 layer would run in float"):
+        lower_graph(model, strict=True)
+
+
+SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+BLUR = np.outer([1, 2, 1], [1, 2, 1]) / 16
+
+
+@pytest.mark.parametrize(
+    ("w", "group"),
+    [
+        (np.stack([SOBEL, SOBEL.T])[:, None], 1),
+        (np.broadcast_to(BLUR, (64, 1, 3, 3)), 64),
+        (np.ones((64, 1, 3, 3)) / 9, 64),
+        (np.eye(64)[RNG.permutation(64)][:, :, None, None], 1),  # channels in another order
+        (np.kron(np.eye(8), np.ones((8, 8)))[:, :, None, None], 1),  # sums of groups
+        (np.zeros((16, 16, 3, 3)), 1),
+        (RNG.standard_normal((16, 16, 3, 3)), 1),
+        (RNG.standard_normal((16, 16, 3, 3)).astype(np.float16), 1),
+        (np.array([[[[1]], [[-1]]]]), 1),
+    ],
+)
+def test_filters_made_by_hand_are_no_low_bit_weights(w: Any, group: int) -> None:
+    f = File(1, w.shape[1] * group, 8, 8)
+    assert_close(f.model(f.node("Conv", "x", f.constant(w), group=group)), "FloatProduct")

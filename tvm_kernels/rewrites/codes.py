@@ -15,9 +15,10 @@ from dataclasses import replace
 import numpy as np
 
 from subbyte.formats import PerGroup
+from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
-from subbyte.tvm_kernels.rewrites.foreign import weight_of
+from subbyte.tvm_kernels.rewrites.float_levels import as_weight, low_bit
 from subbyte.tvm_kernels.rewrites.levels import MOVES
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
 from subbyte.tvm_kernels.rewrites.standard import after, channels_on_axis_1
@@ -82,22 +83,15 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
 
 
 def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> bool:
-    """Float weights that are -1, 0 and 1 times one scale for each output channel are low-bit weights, exactly."""
+    """Float weights that are levels times a scale for each output channel are low-bit weights, exactly."""
     axis = 0 if node.op == "Conv" else w.ndim - 1
-    if w.dtype != np.float32 or w.ndim < 2 or (node.op == "MatMul" and w.ndim != 2):
-        return False
-    rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
-    sizes = np.abs(rows)
-    scale = sizes.max(axis=1, initial=0)
-    if rows.shape[1] < 2 or (w == w.flat[0]).all() or not ((sizes == 0) | (sizes == scale[:, None])).all():
+    if (node.op == "MatMul" and w.ndim != 2) or (w == w.flat[:1]).all():
         return False  # what is the same everywhere is an average, not weights
-    levels = np.sign(w).astype(np.int32)
-    if len(set(scale[scale > 0].tolist())) == 1:
-        scale = scale.max(keepdims=True)
-    scale = np.where(scale > 0, scale, np.float32(1))
+    levels = low_bit(w, axis)
+    if levels is None or levels.rows.shape[1] * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
+        return False
     name = graph.fresh(node.inputs[1])
-    weight = weight_of(levels, scale, np.zeros(1, np.int32), axis, "ternary" if (levels == 0).any() else "binary")
-    graph.add_value(name, "float32", w.shape, weight=weight)
+    graph.add_value(name, "float32", w.shape, weight=as_weight(levels, w.shape, axis))
     graph.set_inputs(node, [node.inputs[0], name, *node.inputs[2:]])
     return True
 

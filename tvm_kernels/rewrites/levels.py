@@ -75,6 +75,11 @@ def codes_behind(graph: Graph, name: str) -> bool:
         name = inputs[0]
 
 
+def lacks_quantizer(graph: Graph, x: str) -> str:
+    """Why a value in float32 is no activation of an integer product: "'x' has no quantizer"."""
+    return "is quantized by axis, or joined of several steps" if codes_behind(graph, x) else "has no quantizer"
+
+
 # ---- the same bytes, looked at otherwise ----
 
 

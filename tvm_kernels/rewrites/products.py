@@ -18,7 +18,7 @@ from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight, levels_of
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
-from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind
+from subbyte.tvm_kernels.rewrites.levels import as_float, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
 
 # ---- weights ----
@@ -193,8 +193,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: Weight, reason: 
 def no_quantizer(graph: Graph, node: Node, x: str, weight: Weight) -> bool:
     if not isinstance(graph.values[x].storage, ops.Float):
         return False
-    lacks = "is quantized by axis, or joined of several steps" if codes_behind(graph, x) else "has no quantizer"
-    reason = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lacks}"
+    reason = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lacks_quantizer(graph, x)}"
     return without_quantizer(graph, node, x, weight, reason)
 
 
