@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -118,6 +119,19 @@ def operating_system() -> str:
     return _SYSTEMS.get(sys.platform, sys.platform)
 
 
+def system_glibc() -> str | None:
+    """The version of this system's C library, as "2.36"; None where it is not glibc."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, ValueError, OSError):  # Windows; musl; macOS
+        return None
+    return version if name == "glibc" and re.fullmatch(r"\d+\.\d+.*", version) else None
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
 def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
     """Raise BundleError unless native code for `target` can run here: operating system, processor, CPU features."""
     recompile = "Compile the model again for this machine: `subbyte compile model.onnx --target host`"
@@ -137,6 +151,12 @@ def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
         raise BundleError(
             f"the bundle is for {target.triple} (target '{target.name}'), this machine is {here}. {recompile} "
             f"on this machine, or with the target that fits it (`subbyte targets`)."
+        )
+    glibc = system_glibc()
+    if target.glibc and glibc and _version(glibc) < _version(target.glibc):
+        raise BundleError(
+            f"the bundle's library needs glibc {target.glibc}, this system has {glibc}. {recompile} on this machine, "
+            f"or anywhere with ziglang, which links for older systems (`pip install ziglang`)."
         )
     if not target.features:
         return

@@ -35,6 +35,7 @@ LAYOUTS = ("as-is", "NHWC")
 SPACES = ("arena", "weights", "input", "output", "workspace")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_GLIBC = re.compile(r"\d{1,3}\.\d{1,3}", re.ASCII)
 _REBUILD = "Build the bundle again with `subbyte compile`, or update subbyte."
 
 T = TypeVar("T")
@@ -102,6 +103,7 @@ class TargetInfo:
     triple: str
     emitter: str
     features: tuple[str, ...]
+    glibc: str | None = None  # the oldest that the library loads on, as "2.17"; None where it does not say
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,15 @@ def _target(d: Mapping[str, Any]) -> TargetInfo:
     features = d.get("features")
     if not isinstance(features, (list, tuple)) or not all(isinstance(f, str) and f for f in features):
         raise _wrong("target.features", features, "a list of feature names")
+    glibc = d.get("glibc")
+    if glibc is not None and not (isinstance(glibc, str) and _GLIBC.fullmatch(glibc)):
+        raise _wrong("target.glibc", glibc, "a version such as '2.17'")
     return TargetInfo(
         _text(d, "name", "target"),
         _text(d, "triple", "target"),
         _one_of(d, "emitter", "target", EMITTERS),
         tuple(features),
+        glibc,
     )
 
 

@@ -54,6 +54,8 @@ class CompileReport:
     weights_bytes: int
     golden: str  # what made the golden outputs
     not_replayed: str | None  # why the bundle was not run on them; None: it was, and gave them
+    compiler: str | None = None  # what compiled the library's C and linked it, and why not another
+    glibc: str | None = None  # the oldest that the library loads on; None where it needs none
     sizes: dict[str, int] = field(default_factory=dict)  # of a microcontroller: text, data, bss, weights, ram
     notes: tuple[str, ...] = ()  # about the file as a whole
     path: Path | None = None
@@ -84,6 +86,14 @@ class CompileReport:
         outputs = f"golden outputs of {self.golden}"
         return f"{outputs}: replayed" if self.not_replayed is None else f"{outputs}: not replayed, {self.not_replayed}"
 
+    @property
+    def library(self) -> str | None:
+        """A sentence on library.so; None where there is none."""
+        if self.compiler is None:
+            return None
+        loads = f", for glibc {self.glibc} and later" if self.glibc else ""
+        return f"library.so{loads}: compiled by {self.compiler}"
+
     def __str__(self) -> str:
         products = [row for row in self.rows if row.macs]
         width = max((len(row.name) for row in products), default=0)
@@ -95,6 +105,7 @@ class CompileReport:
                 *(f"{row.name:{width}}  {row.activation} x {row.weights}: {row.kernel}" for row in products),
                 *(f"in float: {line}" for line in self.fallbacks),
                 *(f"note: {line}" for line in self.notes),
+                *([self.library] if self.library else []),
                 self.replay,
             ]
         )
@@ -212,8 +223,10 @@ def _report(
         weights_bytes=len(plan.weights),
         golden=engine,
         not_replayed=not_replayed,
+        compiler=emitted.compiler,
+        glibc=emitted.glibc,
         sizes=emitted.sizes,
-        notes=plan.notes,
+        notes=(*plan.notes, *emitted.notes),
         path=path,
     )
 
@@ -274,6 +287,7 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str,
             "triple": target.triple,
             "emitter": target.emitter,
             "features": sorted(target.features),
+            **({"glibc": emitted.glibc} if emitted.glibc else {}),
         },
         "source": {**plan.source, **source},
         "inputs": [_tensor(t) for t in plan.inputs],

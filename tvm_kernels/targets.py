@@ -59,6 +59,9 @@ X86_64_V4 = X86_64_V3 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512v
 
 Emitter = Literal["library", "source"]
 
+# The oldest glibc on which a linked library loads, by architecture: that of manylinux2014, and RISC-V's first.
+GLIBC_FLOORS = {"x86_64": (2, 17), "aarch64": (2, 17), "riscv64": (2, 27)}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -87,6 +90,11 @@ class Target:
     def architecture(self) -> str:
         """The first part of the triple: x86_64, aarch64, ..."""
         return self.triple.split("-")[0]
+
+    @property
+    def glibc_floor(self) -> tuple[int, int] | None:
+        """The oldest glibc that a library for this target shall load on; None where the system has no glibc."""
+        return GLIBC_FLOORS.get(self.architecture) if self.triple.endswith("-linux-gnu") else None
 
     @property
     def is_native(self) -> bool:

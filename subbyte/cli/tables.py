@@ -122,6 +122,8 @@ def print_compile_report(report: CompileReport) -> None:
     )
     if report.flash_bytes is not None:
         console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes")
+    if report.library is not None:
+        console.print(report.library)
     console.print(report.replay)
 
 

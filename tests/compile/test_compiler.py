@@ -107,12 +107,15 @@ def test_the_model_is_not_replaced_by_its_bundle(model: onnx.ModelProto, tmp_pat
 
 def test_a_report_prints_a_line_for_each_product(model: onnx.ModelProto, tmp_path: Path) -> None:
     report = compile(model, tmp_path / "m.subbyte")
-    first, _, *others, last = str(report).splitlines()
+    first, _, *others, library, last = str(report).splitlines()
     assert first.startswith(f"{report.name} for host: {len(report.rows)} operators")
     assert others == [
         line for line in others if any(line.startswith(row.name) and row.kernel in line for row in report.rows)
     ]
     assert len(others) == sum(bool(row.macs) for row in report.rows) > 0
+    assert library.startswith("library.so, for glibc 2.")
+    assert report.compiler
+    assert library.endswith(f": compiled by {report.compiler}")
     assert last == f"golden outputs of {report.golden}: replayed"
 
 

@@ -89,7 +89,7 @@ def test_zig_serves_when_there_is_no_system_compiler(monkeypatch: pytest.MonkeyP
     toolchain = find_toolchain(get_target("cortex-a53"))
     assert toolchain.is_zig
     assert toolchain.c_flags == ("-mcpu=cortex_a53",)
-    assert "aarch64-linux-gnu" in toolchain.compiler
+    assert "aarch64-linux-gnu.2.17" in toolchain.compiler
     assert "aarch64-linux-musl" in find_static_toolchain(get_target("cortex-a53")).compiler
 
 

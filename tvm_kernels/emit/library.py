@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,12 @@ from subbyte.tvm_kernels.emit.emitted import (
     symbols,
     workspace_bytes,
 )
+from subbyte.tvm_kernels.emit.glibc import Version, needed_glibc, version_text
 from subbyte.tvm_kernels.emit.model_c import c_string, model_c
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
-from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain
+from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain, find_zig
 
 CORE = ("run.c", "needs.c", "session.c", "threads.c", "cores.c")
 BENCH = (
@@ -62,8 +65,56 @@ def _compile(toolchain: Toolchain, sources: list[str], folder: Path) -> list[Pat
     return [folder / f"{Path(source).stem}.o" for source in sources]
 
 
-def _link_shared(toolchain: Toolchain, target: Target, objects: list[Path], folder: Path) -> bytes:
-    command: list[str | Path] = ["-shared", *toolchain.c_flags, "-o", "library.so", *objects]
+@dataclass(frozen=True)
+class _Shared:
+    """library.so, and what the report and the manifest say of it."""
+
+    data: bytes
+    compiler: str
+    glibc: str | None
+    notes: tuple[str, ...] = ()
+
+
+def _shared(toolchain: Toolchain, target: Target, sources: list[str], objects: list[Path], folder: Path) -> _Shared:
+    """library.so from the objects; from the sources by zig where it would need a newer glibc than the target's oldest.
+
+    Sources, because objects that were compiled with the headers of a new glibc may call what an older one lacks.
+    """
+    floor = target.glibc_floor
+    data = _link_shared(toolchain, target, objects, folder)
+    needed = needed_glibc(data) if floor else {}
+    if floor is None or not needed:
+        return _Shared(data, str(toolchain), None)
+    why = _needs_newer(toolchain, needed, floor)
+    if why is None:
+        return _Shared(data, str(toolchain), version_text(floor))
+    zig = None if toolchain.is_chosen else find_zig(target)
+    if zig is None:
+        remedy = "leave out CC" if toolchain.is_chosen else "pip install ziglang"
+        note = f"library.so does not load on older systems: {why}; to link for {version_text(floor)}, {remedy}"
+        return _Shared(data, str(toolchain), _newest(needed), (note,))
+    kernels = [path for path in objects if path.name == "kernels.o"]
+    data = _link_shared(zig, target, [*sources, *kernels], folder)
+    needed = needed_glibc(data)
+    still = _needs_newer(zig, needed, floor)
+    if still is not None:
+        return _Shared(data, str(zig), _newest(needed), (f"library.so does not load on older systems: {still}",))
+    return _Shared(data, f"{zig}, because {why}", version_text(floor))
+
+
+def _needs_newer(toolchain: Toolchain, needed: dict[str, Version], floor: Version) -> str | None:
+    names = sorted(name for name, version in needed.items() if version > floor)
+    return f"{toolchain} needs glibc {_newest(needed)} ({', '.join(names)})" if names else None
+
+
+def _newest(needed: dict[str, Version]) -> str:
+    return version_text(max(needed.values()))
+
+
+def _link_shared(toolchain: Toolchain, target: Target, parts: Sequence[str | Path], folder: Path) -> bytes:
+    """library.so from sources and objects."""
+    command: list[str | Path] = [*C_FLAGS, *toolchain.c_flags, f"-I{core_folder()}", "-shared", "-o", "library.so"]
+    command += parts
     if "linux" in target.triple:
         script = "{ global: " + " ".join(f"{name};" for name in EXPORTS) + " local: *; };"
         (folder / "exports.map").write_text(script)
@@ -171,14 +222,21 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None) -> Em
         folder = Path(name)
         (folder / "model.c").write_text(model_c(plan, target, made, signatures))
         (folder / "get_model.c").write_text(_get_model_c(plan))
-        objects = _compile(toolchain, ["model.c", "get_model.c", *(str(core_folder() / part) for part in CORE)], folder)
+        sources = ["model.c", "get_model.c", *(str(core_folder() / part) for part in CORE)]
+        objects = _compile(toolchain, sources, folder)
         if kernels:
             (folder / "kernels.o").write_bytes(kernels.code)
             objects.append(folder / "kernels.o")
-        members = {"weights.bin": plan.weights, "library.so": _link_shared(toolchain, target, objects, folder)}
+        shared = _shared(toolchain, target, sources, objects, folder)
+        members = {"weights.bin": plan.weights, "library.so": shared.data}
         toolchain.archive(folder / "library.a", objects)
         members["library.a"] = (folder / "library.a").read_bytes()
         if "linux" in target.triple:
             members["bench"] = _bench(plan, target, objects, golden, folder)
     tiles = tuple(signatures[index].tiles for index in made.of_call)
-    return Emitted(members, tiles, workspace_bytes(plan, signatures))
+    return Emitted(
+        *(members, tiles, workspace_bytes(plan, signatures)),
+        compiler=shared.compiler,
+        glibc=shared.glibc,
+        notes=shared.notes,
+    )
