@@ -16,6 +16,7 @@ import onnx
 
 from subbyte import dialect
 from subbyte.errors import ModelError
+from subbyte.exactness import MOVES
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx, read_onnx
 from subbyte.formats import integer
@@ -173,18 +174,7 @@ def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]
 # ---- layers ----
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
-_PASS_THROUGH = (
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "Pad",
-    "Slice",
-    "MaxPool",
-    "Cast",
-)
+_PASS_THROUGH = {*MOVES, "MaxPool", "Cast"}
 
 
 def _layers(graph: GraphView) -> Iterable[Layer]:

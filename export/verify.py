@@ -20,7 +20,7 @@ from torch import nn
 
 from subbyte.dialect import DOMAIN
 from subbyte.errors import ExportError
-from subbyte.exactness import EXACT_OPERATORS
+from subbyte.exactness import EXACT_OPERATORS, MOVES
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
 from subbyte.export.graph import GraphView, view
 from subbyte.export.outputs import output_arrays
@@ -179,12 +179,9 @@ def _integer_valued(graph: GraphView, name: str) -> bool:
     if constant is not None:
         return bool(np.all(constant == np.rint(constant)))
     node = graph.producers.get(name)
-    while node is not None and not node.domain and node.op_type in _MOVES:
+    while node is not None and not node.domain and node.op_type in MOVES | {"MaxPool"}:
         node = graph.producers.get(node.input[0])
     return node is not None and node.domain == DOMAIN and not node.op_type.startswith("Dequantize")
-
-
-_MOVES = ("Transpose", "Reshape", "Pad", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "MaxPool", "Identity")
 
 
 def _judge(result: Verification) -> None:

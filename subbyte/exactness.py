@@ -23,21 +23,23 @@ Array = npt.NDArray[Any]
 
 OF_LARGEST = 5e-2  # a tie in front of other layers moves an output by at most this part of its largest magnitude
 
-_EXACT_OPERATORS = """
-    Abs Add Cast Clip Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual
-    Identity LeakyRelu Less LessOrEqual Max MaxPool Min Mul Neg Not PRelu Pad ReduceMax ReduceMin Relu Reshape Round
-    Shape Sign Size Slice Split Squeeze Sub Tile Transpose Unsqueeze Where
-"""
-EXACT_OPERATORS = frozenset(_EXACT_OPERATORS.split())  # one rounding an element, or none
-
 _MOVES = """
-    Abs Clip Concat Expand Flatten Gather Identity Max MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape Slice Split
-    Squeeze Tile Transpose Unsqueeze Where
+    Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth Split
+    Squeeze Tile Transpose Unsqueeze
 """
-MOVES = frozenset(_MOVES.split())  # whose results are among their inputs, but for the sign
+_CHOICES = "Abs Clip GlobalMaxPool Max MaxPool Min Neg ReduceMax ReduceMin Relu Where"
+_ONE_ROUNDING = """
+    Add Cast Ceil Constant ConstantOfShape Div Equal Floor Greater GreaterOrEqual LeakyRelu Less LessOrEqual Mul Not
+    PRelu Round Shape Sign Size Sub
+"""
+MOVES = frozenset(_MOVES.split())  # put elements of their first input (Concat: of all) elsewhere, and compute nothing
+CHOICES = frozenset(_CHOICES.split())  # whose results are among their inputs, but for the sign
+EXACT_OPERATORS = MOVES | CHOICES | frozenset(_ONE_ROUNDING.split())  # one rounding an element, or none
+
 SUMS = {"Add", "Sub", "Mul"}  # of whole numbers: whole numbers
 PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "ReduceSum"}
-INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger"}
+INTEGER_SUMS = {"MatMulInteger", "ConvInteger"}  # products of 8-bit integers as int32
+INTEGER_PRODUCTS = INTEGER_SUMS | {"QLinearMatMul", "QLinearConv"}
 PLACES = {"ArgMax", "ArgMin", "NonZero"}  # integers that no step measures
 ROUNDING = {"", "com.microsoft", "ai.onnx"}
 QUANTIZERS = {
@@ -133,7 +135,7 @@ class _Walk:
             return _Facts(True, 2 if ties or kind in self.rounding else 0)
         if kind[1] in PLACES:
             return _Facts(whole=True)
-        if kind[1] in INTEGER_PRODUCTS:
+        if kind[1] in INTEGER_SUMS:
             return _Facts(ties=ties, whole=True)
         if kind[1] in PRODUCTS:
             factors = node.input[:1] if kind[1] == "ReduceSum" else node.input[:2]
@@ -141,8 +143,10 @@ class _Walk:
             return _Facts(not exact, ties, whole=exact)
         if kind[1] not in EXACT_OPERATORS:
             return _Facts(True, ties)
-        whole = kind[1] in MOVES | SUMS | {"Cast"} and all(self._is_whole(name) for name in node.input if name)
-        if kind[1] in MOVES or kind[1] == "Cast":
+        whole = kind[1] in MOVES | CHOICES | SUMS | {"Cast"} and all(
+            self._is_whole(name) for name in node.input if name
+        )
+        if kind[1] in MOVES | CHOICES | {"Cast"}:
             same = max(inputs, key=lambda x: (x.ties, x.step), default=first)
             return replace(same, inexact=inexact, whole=whole)
         return _Facts(inexact, ties, whole=whole)

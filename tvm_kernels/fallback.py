@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from subbyte.errors import CompileError
+from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, levels_of
@@ -17,7 +18,6 @@ from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind, lacks_qu
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
-INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 
 
 def other_floats(graph: Graph) -> list[str]:

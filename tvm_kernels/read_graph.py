@@ -25,18 +25,15 @@ from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.node_shapes import check_shapes
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS, body_of
+from subbyte.tvm_kernels.rewrites.levels import NARROW
 
 Array = npt.NDArray[Any]
 HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
 CONTROL_FLOW = {"If", "Loop", "Scan"}
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-# Types that NumPy does not have; UINT2 and INT2 are younger than the oldest onnx package we take.
-NARROW_NAMES = ("int4", "uint4", "int2", "uint2")
-NARROW = {
-    getattr(onnx.TensorProto, name.upper()): name for name in NARROW_NAMES if hasattr(onnx.TensorProto, name.upper())
-}
-
-_ELEMENTS = {name: element for element, name in NARROW.items()} | {"bfloat16": onnx.TensorProto.BFLOAT16}
+# UINT2 and INT2 are younger than the oldest onnx package we take.
+_NARROW = {getattr(onnx.TensorProto, name.upper()): name for name in NARROW if hasattr(onnx.TensorProto, name.upper())}
+_ELEMENTS = {name: element for element, name in _NARROW.items()} | {"bfloat16": onnx.TensorProto.BFLOAT16}
 
 
 def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
@@ -49,7 +46,7 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
         data = _array(tensor)
         if tensor.name in read:  # here, so that it is named as in the file, whatever is folded of it
             _refuse_meaningless(tensor.name, data, infinite=False)
-        declared = NARROW.get(tensor.data_type, "")
+        declared = _NARROW.get(tensor.data_type, "")
         graph.add_value(tensor.name, data.dtype.name, data.shape, data=data, declared=declared)
     for value in model.graph.input:
         if value.name not in graph.values:
@@ -109,7 +106,7 @@ def _array(tensor: onnx.TensorProto) -> Array:
         array = onnx.numpy_helper.to_array(tensor)
     except Exception as error:  # to_array raises what NumPy raises on a payload that does not fit its shape
         raise ModelError(f"initializer '{tensor.name}' does not hold what its shape says: {error}") from error
-    if array.dtype.name in NARROW_NAMES:  # ml_dtypes: kept as bytes from here on
+    if array.dtype.name in NARROW:  # ml_dtypes: kept as bytes from here on
         return array.astype(np.int8 if array.dtype.name.startswith("int") else np.uint8)
     return array
 

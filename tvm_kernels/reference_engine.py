@@ -18,18 +18,18 @@ import onnx
 from onnx import TensorProto
 
 from subbyte.errors import ModelError
+from subbyte.exactness import INTEGER_PRODUCTS, MOVES
 from subbyte.saturation import onnxruntime_saturates
-from subbyte.tvm_kernels.rewrites.levels import MOVES
 
 Array = npt.NDArray[Any]
 
 # Products of 8-bit integers in onnxruntime, as they stand in a file.
-INTEGER_PRODUCTS = {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
-INTEGER_PRODUCTS |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QAttention", "QLinearGemm"}
+_INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QAttention", "QLinearGemm"}
+_INTEGER_PRODUCTS |= INTEGER_PRODUCTS
 FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
 # onnxruntime computes these in float32, by Casts that it puts in and removes between two nodes: rounded too late.
 HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
-COMPUTES_NOTHING = {*MOVES, "Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+COMPUTES_NOTHING = {*MOVES, "Cast", "Constant"}
 _STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 
 
@@ -75,7 +75,7 @@ def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
             level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
             if level not in FLOAT32_LEVELS:
                 return f"MatMulNBits of accuracy_level {level} rounds activations"
-        if node.op_type in INTEGER_PRODUCTS and _saturates():
+        if node.op_type in _INTEGER_PRODUCTS and _saturates():
             return f"{node.op_type} saturates on this CPU"
     return _computes_in_halves(model)
 

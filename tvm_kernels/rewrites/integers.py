@@ -21,7 +21,17 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.foreign import QDQ
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
-from subbyte.tvm_kernels.rewrites.levels import MOVES, as_codes, as_levels, codes_of, each_element, encoded, held, moved
+from subbyte.tvm_kernels.rewrites.levels import (
+    MOVES,
+    NARROW,
+    as_codes,
+    as_levels,
+    codes_of,
+    each_element,
+    encoded,
+    held,
+    moved,
+)
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Rule, rule
 from subbyte.tvm_kernels.rewrites.pools import pool_window
 
@@ -103,8 +113,7 @@ def _quantize_in_float(graph: Graph, node: Node, x: str) -> bool:
     limits = OTHERS.get(output.dtype) or (_range(output.dtype).low, _range(output.dtype).high)
     bounds = [graph.constant(np.float32(limit)) for limit in limits]
     y = graph.emit("Clip", [y, *bounds], output.shape, x, node)
-    narrow = output.dtype in ("int4", "uint4", "int2", "uint2")
-    if narrow:
+    if output.dtype in NARROW:
         raise ModelError(f"node '{node.name}' quantizes to {output.dtype} by axis or by block; export it per tensor")
     to = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6}[output.dtype]
     graph.replace_node(node, Node("Cast", [y], node.outputs, {"to": to}, node.name))

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from subbyte import exactness
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
-NARROW = ("uint4", "int4", "uint2", "int2")
-# Operators that put elements of their first input (Concat: of all) elsewhere and compute nothing.
-MOVES = (
-    *("View", "Transpose", "Slice", "Gather", "Split", "Concat", "Pad"),
-    *("Expand", "Tile", "DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND"),
-)
+NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a View
+MOVES = ("View", *sorted(exactness.MOVES - {*VIEWS, "Identity"}))
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
 
 

@@ -15,9 +15,8 @@ import numpy as np
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.memory import ALIGNMENT
+from subbyte.tvm_kernels.rewrites.levels import VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Const, Near, Op, Outcome, Rule, rule
-
-VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def after(graph: Graph, node: Node, op: str, *constants: Array) -> None:
