@@ -110,7 +110,7 @@ class _Walk:
         return self.facts.get(name, _Facts())
 
     def _is_whole(self, name: str) -> bool:
-        return self._of(name).whole or (name in self.constants and _holds_integers(self.constants[name]))
+        return self._of(name).whole or (name in self.constants and holds_integers(self.constants[name]))
 
     def _step(self, node: onnx.NodeProto) -> float:
         """The largest of the constant scales of a quantizer, 1 where there is none."""
@@ -162,7 +162,8 @@ def _to_integer(node: onnx.NodeProto) -> bool:
     return bool(kind) and onnx.helper.tensor_dtype_to_np_dtype(kind).kind in "iu"
 
 
-def _holds_integers(tensor: onnx.TensorProto) -> bool:
+def holds_integers(tensor: onnx.TensorProto) -> bool:
+    """Whether every element is a whole number, in whatever dtype."""
     array = onnx.numpy_helper.to_array(tensor).reshape(-1)
     if array.dtype.kind in "iub":
         return True

@@ -8,7 +8,7 @@ is computed in float32).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,8 @@ COMPUTES_NOTHING = {*MOVES, "Cast", "Constant"}
 _STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 
 
-Outputs = list[list[Array]]  # of each run, in the order of the names
-
-
 def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
     """The outputs `names` of a file or model, and what computed them; raises ModelError with the engines' reasons."""
-    (outputs,), engine = runs(source, names, [feeds])
-    return outputs, engine
-
-
-def runs(
-    source: str | Path | onnx.ModelProto, names: list[str], feeds: Sequence[Mapping[str, Array]]
-) -> tuple[Outputs, str]:
-    """As `run`, for several feeds."""
     reasons = []
     model = loaded(source)
     inexact = inexact_in_onnxruntime(model)
@@ -119,8 +108,8 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _onnxruntime(
-    source: str | Path | onnx.ModelProto, names: list[str], feeds: Sequence[Mapping[str, Array]]
-) -> tuple[Outputs, str]:
+    source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]
+) -> tuple[list[Array], str]:
     import onnxruntime
 
     loadable = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(source)
@@ -131,12 +120,10 @@ def _onnxruntime(
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
-    return [
-        session.run(names, dict(feed)) for feed in feeds
-    ], f"onnxruntime {onnxruntime.__version__} without optimisation"
+    return session.run(names, dict(feeds)), f"onnxruntime {onnxruntime.__version__} without optimisation"
 
 
-def _evaluator(model: onnx.ModelProto, names: list[str], feeds: Sequence[Mapping[str, Array]]) -> tuple[Outputs, str]:
+def _evaluator(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
     from onnx.reference import ReferenceEvaluator
 
     from subbyte.tvm_kernels.foreign_reference import OPERATORS
@@ -148,8 +135,8 @@ def _evaluator(model: onnx.ModelProto, names: list[str], feeds: Sequence[Mapping
         model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in missing if domain)
     with np.errstate(all="ignore"):
         evaluator = ReferenceEvaluator(model, new_ops=list(OPERATORS))
-        made = [evaluator.run(names, dict(feed)) for feed in feeds]
-    return [[np.asarray(output) for output in outputs] for outputs in made], f"onnx.reference {onnx.__version__}"
+        made = evaluator.run(names, dict(feeds))
+    return [np.asarray(output) for output in made], f"onnx.reference {onnx.__version__}"
 
 
 def _first_line(error: BaseException) -> str:

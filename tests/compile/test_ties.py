@@ -16,8 +16,10 @@ from onnx import numpy_helper
 import subbyte
 from subbyte.exactness import tie_allowances
 from subbyte.runtime.bundle import open_bundle, write_bundle
+from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan
-from subbyte.tvm_kernels.lowering import lower
+from subbyte.tvm_kernels.golden import golden_tensors
+from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.targets import get_target
 
 Array = npt.NDArray[Any]
@@ -61,6 +63,30 @@ def test_what_a_tie_may_move_follows_from_the_graph(body: str, example: Array, e
     assert tie_allowances(made, {"y": example}) == {"y": expected}
     made.graph.node.reverse()
     assert tie_allowances(made, {"y": example}) == {"y": expected}
+
+
+@pytest.mark.parametrize(("fraction", "ties"), [(0.5, True), (0.25, False)])
+def test_how_far_ties_move_floats_is_measured_behind_the_first_quantizer_too(fraction: float, ties: bool) -> None:
+    """Inputs are codes: no move of them crosses a tie. The second quantizer sees values at one, or far from one."""
+    tensors = {
+        "sx": np.float32(0.03),
+        "w1": np.eye(16, dtype=np.float32),
+        "b": np.float32(fraction * 0.3),  # of the step of q: 0.03 times multiples of 10, and this part of a step
+        "s": np.float32(0.3),
+        "z": np.uint8(128),
+        "w2": np.full((16, 2), 1.1, np.float32),
+    }
+    made = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[4, 16] x) => (float[4, 2] y) { a = DequantizeLinear(x, sx, z) m = MatMul(a, w1) n = Add(m, b)
+        q = QuantizeLinear(n, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, w2) }""")
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n) for n, a in tensors.items())
+    x = (128 + 10 * np.random.default_rng(0).integers(-10, 11, (4, 16))).astype(np.uint8)
+    host = get_target("host")
+    golden, _ = golden_tensors(made, assemble(lower_graph(made, host.features), host.features), [x])
+    (found,) = golden.ties
+    one = 0.3 * 1.1  # what one code of q moves y by
+    assert found <= tie_allowances(made, {"y": golden.outputs[0]})["y"]
+    assert (found >= one) if ties else (0 < found < 1e-2 * one)
 
 
 CODES = model("a = MatMul(x, w) y = QuantizeLinear(a, s, z)", y="uint8[4, 8] y")
