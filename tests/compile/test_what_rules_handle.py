@@ -15,7 +15,7 @@ import subbyte
 from subbyte.errors import CompileError, ModelError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.lowering import STAGES, lower, lower_graph
-from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, other_than_default, rule
 from subbyte.tvm_kernels.targets import host_features
 
 
@@ -69,6 +69,21 @@ def test_the_matcher_declines_what_a_rule_does_not_state(made, states, reason):
     applied = apply(graph, [rule("toy", Op("LeakyRelu", Any("x"), **states), to=taken)])
     assert applied == ([] if reason else ["toy"])
     assert node.declined == ({"toy": reason} if reason else {})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "others"),
+    [
+        ({"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}, []),
+        ({"strides": [1, 2], "pads": [0, 0, 0, 0]}, ["strides"]),
+        ({"strides": [1, 1], "pads": [0, 0, 0, 1]}, ["pads"]),
+        ({"dilations": [2, 1], "kernel_shape": [1, 1]}, ["dilations", "kernel_shape"]),
+    ],
+)
+def test_defaults_that_onnx_states_in_words_alone(attributes, others):
+    graph, node = small_graph()
+    node.op, node.attributes = "LpPool", attributes
+    assert sorted(other_than_default(graph, node)) == sorted(others)
 
 
 def test_a_rewrite_declines_with_its_reason():

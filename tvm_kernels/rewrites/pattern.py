@@ -184,16 +184,22 @@ class Op:
         return ""
 
 
+# Defaults that ONNX states in words alone: this along each spatial axis.
+ALONG_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
+
+
 def other_than_default(graph: Graph, node: Node) -> dict[str, typing.Any]:
     """The attributes of an ONNX node that have not the default of its schema; none of our own nodes."""
     if node.domain == "subbyte" or node.operator is not None:
         return {}
     defaults = _defaults(node.op, graph.opset) if not node.domain else {}
-    return {
-        name: value
-        for name, value in node.attributes.items()
-        if name not in defaults or not np.array_equal(defaults[name], value)
-    }
+
+    def is_default(name: str, value: typing.Any) -> bool:
+        if name in ALONG_EACH_AXIS and not node.domain:
+            return bool(np.all(np.equal(value, ALONG_EACH_AXIS[name])))
+        return name in defaults and np.array_equal(defaults[name], value)
+
+    return {name: value for name, value in node.attributes.items() if not is_default(name, value)}
 
 
 @functools.cache
