@@ -1,21 +1,25 @@
 """What the compiler is at work on: an exception that nobody foresaw becomes a CompileError that names it.
 
-with named_errors():                 # once, around all of `compile`
-    ...
+@names_its_errors                    # once, on `compile`
+def compile(...):
     at_work("rule 'scale'", node)    # wherever work on another step, node or kernel begins
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from subbyte.errors import CompileError, SubbyteError
 
 LONGEST = 300  # characters of a foreign message
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,16 @@ def named_errors() -> Iterator[None]:
         ) from error
     finally:
         _work.reset(token)
+
+
+def names_its_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` within `named_errors`; a call that its signature does not take is the caller's TypeError."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def named(*args: P.args, **kwargs: P.kwargs) -> R:
+        signature.bind(*args, **kwargs)
+        with named_errors():
+            return function(*args, **kwargs)
+
+    return named

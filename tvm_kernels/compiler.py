@@ -17,7 +17,7 @@ import numpy as np
 from subbyte.errors import CompileError, UsageError
 from subbyte.runtime.bundle import write_bundle
 from subbyte.runtime.manifest import OperatorRow
-from subbyte.tvm_kernels.at_work import at_work, named_errors
+from subbyte.tvm_kernels.at_work import at_work, names_its_errors
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.names import check_name
 from subbyte.tvm_kernels.golden import golden_tensors
@@ -123,7 +123,7 @@ class CompileReport:
         }
 
 
-@named_errors()
+@names_its_errors
 def compile(
     model: Model,
     output: str | Path | None = None,

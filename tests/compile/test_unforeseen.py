@@ -56,6 +56,11 @@ def test_work_of_one_compilation_is_not_that_of_the_next() -> None:
             fail(ValueError(), ("lowering", "a"))
 
 
+def test_a_call_that_the_signature_does_not_take_is_the_callers_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'out'"):
+        subbyte.compile("model.onnx", out="model.subbyte")  # type: ignore[call-arg]
+
+
 # ---- LLVM ----
 
 
