@@ -203,6 +203,14 @@ def demo() -> list[str]:
     return [f"On {machine_of(data)} Other programs: {load}.", "", "```", *lines[:-1], "```"]
 
 
+def limits_of_files() -> list[str]:
+    """What a file from outside may ask for, not from JSON but from the program that checks it."""
+    from subbyte import limits
+
+    rows = [[meaning, f"{getattr(limits, name):,}", f"`{name}`"] for name, meaning in limits.MEANINGS.items()]
+    return table(["at most", "", "in `subbyte/limits.py`"], rows)
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "demo": demo,
     "accuracy": accuracy,
@@ -214,6 +222,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "sizes": sizes,
     "start_up": start_up,
     "cortex_m4": cortex_m4,
+    "limits": limits_of_files,
 }
 
 

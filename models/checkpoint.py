@@ -27,6 +27,7 @@ from subbyte.models.data import Normalization
 from subbyte.models.options import mistyped
 from subbyte.models.quant.state import upgraded
 from subbyte.models.zoo import create, get_model
+from subbyte.plain_file import open_plain
 
 VERSION = 2  # 1 held steps instead of their change from the start; it is read, too
 WEIGHTS, DESCRIPTION = "model.safetensors", "checkpoint.json"
@@ -221,7 +222,8 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        with open_plain(folder / name) as file:
+            return file.read()
     except OSError as error:
         kind = kind_of(folder)
         if kind is not None and kind != CHECKPOINT:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from subbyte.errors import DataError, MissingDependencyError, UnknownNameError, UsageError
+from subbyte.plain_file import open_plain
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -255,7 +256,7 @@ def read_idx(file: Path, magic: int) -> npt.NDArray[np.uint8]:
     Raises `DataError` for another magic number, or a length other than the header's.
     """
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        with open_plain(file) as plain, gzip.open(plain) if file.suffix == ".gz" else plain as stream:
             content = stream.read(_IDX_LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read ({error}). {_REINSTALL}") from error
@@ -301,7 +302,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
         file, label = self.files[index]
         try:
-            with Image.open(file) as opened:
+            with open_plain(file) as stream, Image.open(stream) as opened:
                 image = opened.convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file}: cannot be decoded ({error}); remove the file or replace it.") from error

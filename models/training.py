@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import signal
@@ -34,6 +35,7 @@ from subbyte.models.checkpoint import (
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import create_loss, get_loss
 from subbyte.models.zoo import create, options_for_scheme
+from subbyte.plain_file import open_plain
 
 EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
 
@@ -299,7 +301,7 @@ def _check_free(folder: Path, resume: bool) -> None:
 
 
 def _read_log(file: Path) -> tuple[dict[str, float], ...]:
-    with file.open(newline="") as stream:
+    with io.TextIOWrapper(open_plain(file), newline="") as stream:
         return tuple({name: float(value) for name, value in row.items()} for row in csv.DictReader(stream))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from subbyte.errors import CheckpointError
 from subbyte.models.checkpoint import write_atomically
+from subbyte.plain_file import open_plain
 
 _KIND = "subbyte training state 2"  # 1 held steps instead of their change from the start
 
@@ -35,6 +36,7 @@ class TrainingStateIO(CheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read `path` on the CPU; raises `CheckpointError` for a file that is missing, damaged or of another kind."""
         try:
+            open_plain(path).close()  # safe_open would wait for the writer of a pipe
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import mmap
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from subbyte.errors import BundleError, UsageError
 from subbyte.file_kinds import ONNX, kind_of
+from subbyte.plain_file import open_plain, size_of
 from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
 from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, Payload
@@ -118,10 +118,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BundleError(f"'{path}' is not a plain file; give the path of a `.subbyte` file")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_plain(path) as file:
+            size = size_of(file)
             entries = archive.read_entries(file, size)
             raw = _read_manifest(file, entries)
             checked = checks.from_dict(raw)

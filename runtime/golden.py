@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import BundleError
+from subbyte.runtime.archive import REBUILD
 from subbyte.runtime.bundle import Bundle
 from subbyte.runtime.manifest import TensorInfo
+from subbyte.runtime.npy import read_npy
 
 if TYPE_CHECKING:
     from subbyte.runtime.session import Session
@@ -150,18 +152,7 @@ def _difference(got: Array, want: Array) -> Array:
 
 
 def _read(bundle: Bundle, member: str, info: TensorInfo) -> Array:
-    """A `.npy` member of the dtype and shape that the manifest gives; allocates nothing on the file's word."""
-    data = bundle.read(member)
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-            version
-        ]
-        shape, fortran, dtype = read_header(file)
-    except Exception as error:  # NumPy's header parser raises many kinds
-        raise BundleError(f"member '{member}' is not a .npy file of version 1 or 2: {error}") from error
-    if shape != info.shape or dtype != np.dtype(info.dtype) or len(data) - file.tell() != info.nbytes:
-        raise BundleError(f"member '{member}' is {dtype} {shape}, the manifest says {info.dtype} {info.shape}")
-    flat = np.frombuffer(data, dtype, offset=file.tell())
-    return np.asarray(flat.reshape(shape, order="F" if fortran else "C"), order="C")
+        return read_npy(io.BytesIO(bundle.read(member)), info.dtype, info.shape)
+    except ValueError as error:
+        raise BundleError(f"member '{member}' {error}, by the manifest. {REBUILD}") from error

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from subbyte import limits
 from subbyte.errors import EnergyError
+from subbyte.plain_file import read_plain
 from subbyte.runtime.energy import Energy, Reading, checked, energy_of
 from subbyte.runtime.meter_table import Log, numbers, read_log
 
 Float64 = npt.NDArray[np.float64]
 
-MAX_BYTES = 1 << 30
 _MICRO = str.maketrans("\u00b5\u03bc", "uu")  # the micro sign, and the Greek letter that looks like it
 
 
@@ -49,11 +50,7 @@ def read_csv(path: Path, volts: float | None = None) -> tuple[Float64, Float64]:
     if volts is not None and not (math.isfinite(volts) and volts > 0):
         raise EnergyError(f"the supply's voltage is {volts}, expected volts above 0")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise EnergyError(
-                f"'{path}' has more than {MAX_BYTES} bytes: export only the part of the log that is needed"
-            )
-        log = read_log(path.read_bytes())
+        log = read_log(read_plain(path, limits.METER_LOG_BYTES))
         seconds_in = _column(log, TIME)
         factors = [found] if (found := _column(log, POWER)) else [_column(log, CURRENT), _column(log, VOLTAGE)]
         if len(factors) == 2 and factors[1] is None and volts is not None:

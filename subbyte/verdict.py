@@ -8,6 +8,7 @@ on the same inputs in turn, so that a drift of the machine meets them alike; wha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.plain_file import open_plain
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -62,14 +64,16 @@ class Verdict:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_onnx(bundle: Path, recorded: str) -> Path:
     """The ONNX file beside a bundle that has the recorded hash; raises UsageError when there is none."""
     for path in sorted(bundle.resolve().parent.glob("*.onnx")):
-        if sha256(path) == recorded:
-            return path
+        with contextlib.suppress(OSError):
+            if sha256(path) == recorded:
+                return path
     raise UsageError(f"the ONNX file that '{bundle}' was made from does not lie beside it; name it with --onnx FILE")
 
 

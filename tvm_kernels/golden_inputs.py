@@ -7,10 +7,11 @@ in a range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from subbyte.errors import UsageError
+from subbyte.file_kinds import ARCHIVE_OF_ARRAYS, kind_of
+from subbyte.plain_file import open_plain, size_of
+from subbyte.runtime.npy import load_npy, read_npy
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.plan import Tensor
 from subbyte.tvm_kernels.rewrites.indices import INDEXED, Call
@@ -231,26 +235,33 @@ def read_inputs(given: Given, inputs: Sequence[Tensor]) -> list[Array]:
     A single .npy file or array serves a model with one input. Raises UsageError that names the input for one that is
     missing, unknown, or of another shape or dtype.
     """
-    names = [tensor.name for tensor in inputs]
-    found: Any = _read(given) if isinstance(given, str | Path) else given
+    found: Any = given
+    if isinstance(given, str | Path):
+        archived = _archived(Path(given), inputs)
+        found = [given] if archived is None else archived
     if isinstance(found, Mapping):
-        for name in found:
-            if name not in names:
-                raise UsageError(f"golden input '{name}' is no input of the model; it has: {', '.join(names)}")
-        for name in names:
-            if name not in found:
-                raise UsageError(f"golden input '{name}' is missing; the model has: {', '.join(names)}")
-        found = [found[name] for name in names]
+        _check_names(found, inputs)
+        found = [found[tensor.name] for tensor in inputs]
     listed = [found] if isinstance(found, np.ndarray) else list(found)
     if len(listed) != len(inputs):
         raise UsageError(f"{len(listed)} golden inputs for a model with {len(inputs)}: give one for each")
     return [_checked(value, tensor) for value, tensor in zip(listed, inputs, strict=True)]
 
 
+def _check_names(found: Collection[str], inputs: Sequence[Tensor]) -> None:
+    names = [tensor.name for tensor in inputs]
+    for name in found:
+        if name not in names:
+            raise UsageError(f"golden input '{name}' is no input of the model; it has: {', '.join(names)}")
+    for name in names:
+        if name not in found:
+            raise UsageError(f"golden input '{name}' is missing; the model has: {', '.join(names)}")
+
+
 def _checked(value: Any, tensor: Tensor) -> Array:
-    array = _read(value) if isinstance(value, str | Path) else np.asarray(value)
-    if isinstance(array, dict):
-        raise UsageError(f"golden input '{tensor.name}': {value} is an archive of arrays; give it as the only file")
+    if isinstance(value, str | Path):
+        return _of_file(Path(value), tensor)
+    array = np.asarray(value)
     if array.shape != tuple(tensor.shape) or str(array.dtype) != tensor.dtype:
         raise UsageError(
             f"golden input '{tensor.name}' is {array.dtype} {list(array.shape)}, "
@@ -259,13 +270,39 @@ def _checked(value: Any, tensor: Tensor) -> Array:
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 
 
-def _read(path: str | Path) -> Any:
-    """The array of a .npy file, or the arrays by name of an .npz file."""
+def _of_file(path: Path, tensor: Tensor) -> Array:
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            return dict(found)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UsageError(f"golden input {path} is not a readable .npy or .npz file: {error}") from error
+        return load_npy(path, tensor.dtype, tensor.shape)
+    except OSError as error:
+        raise UsageError(f"golden input {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        kind = f"; it is {kind_of(path)}" if kind_of(path) == ARCHIVE_OF_ARRAYS else ""
+        raise UsageError(f"golden input '{tensor.name}': {path} {error}{kind}") from error
+
+
+def _archived(path: Path, inputs: Sequence[Tensor]) -> dict[str, Array] | None:
+    """The arrays by name of an .npz file; None for a file of another kind."""
+    if kind_of(path) != ARCHIVE_OF_ARRAYS:
+        return None
+    # Stored they take what the inputs take, compressed hardly more; each has a header and a row of the directory.
+    most = sum(2 * math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize + (1 << 16) for tensor in inputs)
+    try:
+        with open_plain(path) as file:
+            if size_of(file) > most:
+                raise UsageError(f"golden inputs {path} have {size_of(file)} bytes; the model's take at most {most}")
+            with ZipFile(file) as archive:
+                members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+                _check_names(members, inputs)
+                return {tensor.name: _member(archive, members[tensor.name], path, tensor) for tensor in inputs}
+    except UsageError:
+        raise
+    except Exception as error:  # zipfile raises whatever it likes
+        raise UsageError(f"golden inputs {path} are not a readable .npz file: {error}") from error
+
+
+def _member(archive: ZipFile, name: str, path: Path, tensor: Tensor) -> Array:
+    with archive.open(name) as member:
+        try:
+            return read_npy(member, tensor.dtype, tensor.shape)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UsageError(f"golden input '{tensor.name}': member {name} of {path} {error}") from error

@@ -10,6 +10,8 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
+    from subbyte.runtime.manifest import TensorInfo
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -20,38 +22,28 @@ if TYPE_CHECKING:
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int) -> None:
     """Run BUNDLE on arrays saved by NumPy."""
-    from zipfile import BadZipFile
-
     import numpy as np
 
     import subbyte
     from subbyte.cli.output import check_place, replace_file
-    from subbyte.errors import InputError, UnknownNameError, UsageError
+    from subbyte.errors import UnknownNameError, UsageError
 
     check_place(output, "--output", bundle, *(Path(item.rpartition("=")[2]) for item in inputs))
-    arrays: dict[str, np.ndarray] = {}
-    positional: list[np.ndarray] = []
+    named: dict[str, Path] = {}
+    positional: list[Path] = []
     for item in inputs:
         name, equals, path = item.rpartition("=")
-        try:
-            array = np.load(path if equals else item, allow_pickle=False)
-        except FileNotFoundError as error:
-            raise UsageError(f"no file '{error.filename}'; --input takes a .npy file") from error
-        except (ValueError, OSError, EOFError, BadZipFile) as error:
-            raise InputError(f"'{item}' is not an array saved by numpy.save: {error}") from error
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"'{item}' is an archive of arrays; save each by itself with numpy.save")
-        if equals and name in arrays:
+        if equals and name in named:
             raise UsageError(f"--input {name}=... is given twice")
         if equals:
-            arrays[name] = array
+            named[name] = Path(path)
         else:
-            positional.append(array)
-    if arrays and positional:
+            positional.append(Path(path))
+    if named and positional:
         raise UsageError("name every --input (NAME=file.npy) or none")
     with subbyte.load(bundle, threads=threads) as session:
         wanted, names = [info.name for info in session.inputs], [info.name for info in session.outputs]
-        for name in arrays:
+        for name in named:
             if name not in wanted:
                 raise UnknownNameError("input", name, wanted)
         if len(inputs) != len(wanted):
@@ -61,9 +53,11 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
                 f"--output {output}: the model has {len(names)} outputs ({', '.join(names)}), a .npz file holds them: "
                 f"--output {output.with_suffix('.npz')}"
             )
-        for name, array in arrays.items() or zip(wanted, positional, strict=True):
+        files = named or dict(zip(wanted, positional, strict=True))
+        arrays = {info.name: _read(files[info.name], info) for info in session.inputs}
+        for name, array in arrays.items():
             _check_finite(name, array)
-        result = session.run(arrays or positional)
+        result = session.run(arrays)
     results = result if isinstance(result, dict) else {names[0]: result}
     if output is None:
         for name, array in results.items():
@@ -86,6 +80,19 @@ def _save_all(file: BinaryIO, results: dict[str, np.ndarray]) -> None:
         for name, array in results.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+def _read(path: Path, info: TensorInfo) -> np.ndarray:
+    from subbyte.errors import InputError, UsageError
+    from subbyte.runtime.npy import load_npy
+
+    try:
+        return load_npy(path, info.dtype, info.shape)
+    except FileNotFoundError as error:
+        raise UsageError(f"no file '{path}'; --input takes a .npy file") from error
+    except (OSError, ValueError) as error:
+        text = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise InputError(f"input '{info.name}': '{path}' {text}. Save it with numpy.save") from error
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

@@ -1,0 +1,19 @@
+"""What a file from outside may ask of this machine, in one place; docs/security.md has the same numbers.
+
+A limit is a name, its value and what it counts. Whoever checks one reads it here at that time: `limits.NODES`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MEANINGS: Final[dict[str, str]] = {}
+
+
+def _limit(name: str, value: int, meaning: str) -> int:
+    MEANINGS[name] = meaning
+    return value
+
+
+METER_LOG_BYTES = _limit("METER_LOG_BYTES", 1 << 30, "bytes of a meter's log in CSV")
+NPY_HEADER_BYTES = _limit("NPY_HEADER_BYTES", 10_000, "bytes of the header of a `.npy` array")
