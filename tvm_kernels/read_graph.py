@@ -152,7 +152,14 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
             return
     _check_shapes(graph, label, proto)
     domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain
-    graph.add(Node(proto.op_type, list(proto.input), list(proto.output), attrs, label, domain))
+    graph.add(Node(proto.op_type, _given(graph, proto), list(proto.output), attrs, label, domain))
+
+
+def _given(graph: Graph, proto: onnx.NodeProto) -> list[str]:
+    """A node's inputs: what a Resize does not have (roi, scales or sizes) may stand there as an empty tensor."""
+    if proto.op_type != "Resize" or proto.domain:
+        return list(proto.input)
+    return [name if name and graph.values[name].size else "" for name in proto.input]
 
 
 def add_body(graph: Graph, proto: onnx.NodeProto, label: str, body: Sequence[onnx.NodeProto]) -> None:

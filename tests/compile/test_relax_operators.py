@@ -30,6 +30,7 @@ def scalar(value: int) -> Any:
 
 IMAGE, ROWS, MATRIX = numbers(1, 16, 32, 32), numbers(2, 64, 48), numbers(64, 128)
 TABLE = numbers(50, 4)
+EMPTY = np.array([], np.float32)
 
 
 def case(op: str, *inputs: Any, outputs: int = 1, opset: int = 21, **attributes: Any) -> Any:
@@ -56,6 +57,11 @@ CASES: list[Any] = [
     case("Split", ROWS, np.array([20, 44]), outputs=2, axis=1),
     *[case("Trilu", numbers(2, 40, 50), k, upper=1) for k in (scalar(0), np.array([2]), scalar(-3), scalar(200))],
     *[case("Resize", IMAGE, "", np.array([1, 1, 2, 2], np.float32), mode=mode) for mode in ("nearest", "linear")],
+    *[  # what is not given, as exporters to opset 11 write it
+        case("Resize", IMAGE, EMPTY, *given, opset=opset, mode=mode)
+        for given in ([EMPTY, np.array([1, 16, 64, 96])], [np.array([1, 1, 2, 3], np.float32)])
+        for opset, mode in ((11, "nearest"), (13, "linear"), (19, "linear"))
+    ],
     *[case("Softmax", numbers(2, 64, 48), axis=axis) for axis in (0, 1)],
     case("LayerNormalization", ROWS, numbers(48), numbers(48), outputs=3),
     case("LayerNormalization", ROWS, numbers(64, 48), numbers(64, 48), axis=1),
