@@ -233,7 +233,7 @@ def read_inputs(given: Given, inputs: Sequence[Tensor]) -> list[Array]:
     """Given inputs in the model's order: arrays or .npy files in a list, arrays by name in a dict or an .npz file.
 
     A single .npy file or array serves a model with one input. Raises UsageError that names the input for one that is
-    missing, unknown, or of another shape or dtype.
+    missing, unknown, of another shape or dtype, or holds NaN.
     """
     found: Any = given
     if isinstance(given, str | Path):
@@ -266,6 +266,12 @@ def _checked(value: Any, tensor: Tensor) -> Array:
         raise UsageError(
             f"golden input '{tensor.name}' is {array.dtype} {list(array.shape)}, "
             f"the model takes {tensor.dtype} {list(tensor.shape)}"
+        )
+    nans = int(np.isnan(array).sum()) if array.dtype.kind == "f" else 0
+    if nans:
+        raise UsageError(
+            f"golden input '{tensor.name}': {nans:,} of its {array.size:,} elements are NaN, which Relu, Max and "
+            "Clip do not hand on as ONNX does, and which the runtime refuses; give numbers or infinities"
         )
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 

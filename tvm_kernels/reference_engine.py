@@ -19,6 +19,7 @@ from onnx import TensorProto
 
 from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS, MOVES
+from subbyte.function_calls import inline_all_but_ours
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -30,6 +31,8 @@ FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
 # onnxruntime computes these in float32, by Casts that it puts in and removes between two nodes: rounded too late.
 HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 COMPUTES_NOTHING = {*MOVES, "Cast", "Constant"}
+# Under a name of these domains an engine runs its own kernel; a function that the file gives under it comes first.
+ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
 _STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 
 
@@ -37,6 +40,8 @@ def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[s
     """The outputs `names` of a file or model, and what computed them; raises ModelError with the engines' reasons."""
     reasons = []
     model = loaded(source)
+    if any(function.domain.startswith(ENGINES_OWN) for function in model.functions):
+        source = model = inline_all_but_ours(model)
     inexact = inexact_in_onnxruntime(model)
     if inexact is None:
         try:

@@ -41,7 +41,11 @@ import subbyte.cli.check, subbyte.runtime.golden, subbyte.runtime.session
 from subbyte.cli import main
 main(json.loads(sys.stdin.readline()), "subbyte")
 """
-ASK = "Please report it with the model; --no-replay (replay=False) writes the bundle all the same"
+ASK = (
+    "Random inputs may be none that the model is made for: give others with --golden-inputs FILE.npz (golden_inputs=). "
+    "If these differ too, please report it with the model; --no-replay (replay=False) writes the bundle all the same, "
+    "and `subbyte check BUNDLE --trace FOLDER` what each of its operators gives"
+)
 
 
 def why_not(target: Target, golden: Golden | None) -> str | None:

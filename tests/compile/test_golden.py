@@ -126,12 +126,24 @@ def test_golden_inputs_come_by_name_or_from_one_file(tmp_path: Path) -> None:
         ({"a": np.zeros(2, np.float32)}, "golden input 'b' is missing"),
         ({"a": np.zeros(2, np.float32), "c": np.zeros(2, np.float32)}, "'c' is no input of the model; it has: a, b"),
         ({"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}, r"golden input 'b' is float32 \[3\]"),
+        (
+            [np.zeros(2, np.float32), np.array([1, np.nan], np.float32)],
+            "'b': 1 of its 2 elements are NaN.*; give",
+        ),
     ],
 )
-def test_golden_inputs_of_wrong_names_or_shapes_are_refused(given: Any, message: str, tmp_path: Path) -> None:
+def test_golden_inputs_of_wrong_names_shapes_or_values_are_refused(given: Any, message: str, tmp_path: Path) -> None:
     made = model("g (float[2] a, float[2] b) => (float[2] y) { y = Sub(a, b) }")
     with pytest.raises(UsageError, match=message):
         subbyte.compile(made, tmp_path / "m.subbyte", golden_inputs=given)
+
+
+def test_golden_inputs_may_be_infinite(tmp_path: Path) -> None:
+    made = model("g (float[3] a) => (float[3] y) { b = Relu(a) y = Neg(b) }")
+    x = np.array([-np.inf, np.inf, 2], np.float32)
+    assert subbyte.compile(made, tmp_path / "m.subbyte", golden_inputs=x).not_replayed is None
+    with subbyte.load(tmp_path / "m.subbyte") as session:
+        np.testing.assert_array_equal(golden_outputs(session.bundle)[0], [0, -np.inf, -2])
 
 
 def test_inputs_that_the_reference_refuses_are_named(tmp_path: Path) -> None:
@@ -246,6 +258,24 @@ def test_int8_activations_of_onnxruntime_are_no_reference() -> None:
     (found,), engine = reference_engine.run(made, ["y"], {"x": x})
     assert engine.startswith("onnx.reference")
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("called", ["com.microsoft.Gelu(x)", f"{QONNX}.BipolarQuant(x, x)", "com.microsoft.Other(x)"])
+def test_a_body_in_the_file_comes_before_the_kernel_of_an_engine(called: str, tmp_path: Path) -> None:
+    """onnxruntime would compute its own Gelu, onnx's evaluator our BipolarQuant."""
+    domain, _, call = called.rpartition(".")
+    name, inputs = call[:-1].split("(")
+    made = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17, "{domain}" : 1]>
+        g (float[6] x) => (float[6] y) {{ y = {called} }}
+        <domain: "{domain}", opset_import: ["" : 17]>
+        {name} ({", ".join(f"v{i}" for i in range(inputs.count("x")))}) => (w) {{ w = Neg(v0) }}""")
+    x = np.linspace(-2, 2, 6).astype(np.float32)
+    (found,), _ = reference_engine.run(made, ["y"], {"x": x})
+    np.testing.assert_array_equal(found, -x)
+    assert subbyte.compile(made, tmp_path / "m.subbyte", golden_inputs=[x]).not_replayed is None
+    with subbyte.load(tmp_path / "m.subbyte") as session:
+        np.testing.assert_array_equal(session.run(x), -x)
 
 
 INTEGERS = {
