@@ -51,7 +51,7 @@ class Inspection:
     ir_version: int
     nodes: int
     macs: int
-    parameters: int  # elements of all weights, low-bit ones counted as elements
+    parameters: int  # elements of all weights, low-bit ones counted as elements; without scales and zero points
     parameter_bytes: int  # all tensors stored in the file
     float_bytes: int  # all parameters in float32
     file_bytes: int
@@ -86,7 +86,9 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
     tensors = list(model.graph.initializer)
     weights = [weight for node in graph.nodes for weight in [_decoded(graph, node)] if weight is not None]
     payloads = {weight.stored[0]: weight.shape for weight in weights}
-    elements = sum(prod(payloads.get(t.name, tuple(t.dims))) for t in tensors if _is_parameter(t))
+    scales = _scales(graph)
+    parameters = [t for t in tensors if _is_parameter(t) and t.name not in scales]
+    elements = sum(prod(payloads.get(t.name, tuple(t.dims))) for t in parameters)
     size = model.ByteSize() if isinstance(path, onnx.ModelProto) else Path(path).stat().st_size
     return Inspection(
         path="" if isinstance(path, onnx.ModelProto) else str(path),
@@ -165,6 +167,36 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
 def _is_parameter(tensor: onnx.TensorProto) -> bool:
     """Shapes and axes are int64 in ONNX; parameters never are."""
     return tensor.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
+
+
+# Quantizers and decoders, and how many of their first inputs are values; what follows are scales, zero points, bounds.
+_QUANTIZERS: dict[tuple[str, str], int] = {
+    **{(domain, op): 1 for domain in ("", "com.microsoft") for op in ("QuantizeLinear", "DequantizeLinear")},
+    **{("qonnx.custom_op.general", op): 1 for op in ("Quant", "IntQuant", "BipolarQuant", "Trunc")},
+    **{("", op): 2 for op in ("MatMulInteger", "ConvInteger")},
+    ("com.microsoft", "MatMulNBits"): 2,
+    ("com.microsoft", "GatherBlockQuantized"): 2,
+}
+_IN_STEPS = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
+
+
+def _scales(graph: GraphView) -> set[str]:
+    """The initializers that belong to quantization, which the same network in float32 does not have."""
+    steps: set[str] = set()  # values that count in steps: codes, their sums and products, these times steps of run time
+    read: dict[str, list[bool]] = {}
+    for node in graph.nodes:
+        values = 1 if node.domain == dialect.DOMAIN else _QUANTIZERS.get((node.domain, node.op_type), len(node.input))
+        counts = not node.domain and not steps.isdisjoint(node.input)
+        if counts and node.op_type == "Mul":
+            constants = [name for name in node.input if graph.constant(name) is not None]
+            values, counts = 0 if constants else values, not constants
+        elif counts:
+            counts = node.op_type in {*_PASS_THROUGH, *_PRODUCTS, "Round", "ReduceSum"}
+        if counts or node.domain == dialect.DOMAIN or node.op_type in _IN_STEPS:
+            steps.update(node.output)
+        for place, name in enumerate(node.input):
+            read.setdefault(name, []).append(place >= values)
+    return {name for name, uses in read.items() if all(uses) and name in graph.initializers}
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:

@@ -56,6 +56,13 @@ def test_a_float_file_is_as_large_as_its_parameters():
     assert found.float_bytes == 4 * found.parameters
 
 
+def test_scales_zero_points_and_steps_are_no_weights():
+    """The same network has as many weights in every file."""
+    float_file = float_twin(quantized_cnn())
+    files = [quantized_cnn(), quantized_cnn("binary"), float_file, int8_twin(float_file, [X])]
+    assert [inspect(file).parameters for file in files] == [8 * 27 + 8 + 4 * 8 + 4] * 4
+
+
 def test_qdq_files_of_onnxruntime_are_read():
     found = inspect(int8_twin(float_twin(quantized_cnn()), [X]))
     conv = found.layers[0]
