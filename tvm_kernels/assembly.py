@@ -54,6 +54,7 @@ class Step:
     needs: frozenset[str] = frozenset()
     workspace: int = 0
     sizes: dict[str, int] = field(default_factory=dict)  # of tensors that are no values of the graph
+    constants: int = 0  # bytes of weights.bin that one run reads
     fallback: str | None = None
 
 
@@ -118,7 +119,7 @@ def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step
     built = choice.kernel.build(operator)
     own = dict(zip(OWN_INPUTS, node.inputs[: node.own_inputs], strict=False))
     arguments: list[str | Argument] = []
-    scratch = 0
+    scratch = constants = 0
     for parameter in built.parameters:
         if isinstance(parameter, Input):
             arguments.append(own.get(parameter.tensor, parameter.tensor))
@@ -126,6 +127,7 @@ def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step
             arguments.append(node.outputs[parameter.index])
         elif isinstance(parameter, Constant):
             arguments.append(Argument("weights", weights.add(parameter.values)))
+            constants += parameter.values.nbytes
         else:
             assert isinstance(parameter, Workspace)
             arguments.append(Argument("workspace", scratch))
@@ -145,6 +147,7 @@ def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step
         row.needs,
         scratch,
         fallback=node.fallback,
+        constants=constants,
     )
 
 
@@ -175,6 +178,7 @@ def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list
             if tensor.dtype:
                 size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
                 step.sizes[tensor.name] = size
+        step.constants = sum(_read_bytes(graph, run, a) for a in call.inputs if not isinstance(a, str))
         step.fallback = node.fallback if set(node.outputs) & set(names) else None
         steps.append(step)
     written = {name for step in steps for name in step.writes}
@@ -182,6 +186,16 @@ def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list
     if fused:  # into a call that is named after what it ends in
         steps[-1].fallback = "; ".join(filter(None, [steps[-1].fallback, *fused]))
     return steps
+
+
+def _read_bytes(graph: Graph, run: Sequence[Node], constant: Array) -> int:
+    """How many bytes of a constant one run reads: of a table that is indexed, as many as its rows have."""
+    rows = 0
+    for node in run:
+        table = graph.constant_of(node.inputs[0]) if node.op.startswith("Gather") and not node.domain else None
+        if table is not None and (table.shape, table.dtype) == (constant.shape, constant.dtype):
+            rows += graph.values[node.outputs[0]].nbytes
+    return min(rows, constant.nbytes) if rows else constant.nbytes
 
 
 # ---- places ----
@@ -306,10 +320,16 @@ def _storage_name(storage: ops.Storage) -> str:
     return "binary" if isinstance(storage, ops.Bits) else "float32"
 
 
+def _held_as(value: Value) -> str:
+    return value.dtype if isinstance(value.storage, ops.Float) else _storage_name(value.storage)
+
+
 def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
     node, operator = step.node, step.node.operator
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
-    facts: dict[str, Any] = {}
+    given = next((graph.values[name] for name in read if name in graph.values), None)
+    activation = "float32" if given is None else _held_as(given)
+    facts: dict[str, Any] = {"weight_bytes": step.constants, "activation": activation}
     if isinstance(operator, ops.BinarizedProduct):
         operator = operator.product
     if isinstance(operator, ops.QuantizedProduct):
@@ -320,11 +340,7 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
             "weight_bytes": int(operator.weight.nbytes),
         }
     elif isinstance(operator, ops.FloatProduct):
-        facts = {"weights": "float32", "weight_bytes": int(operator.weight.nbytes)}
-    elif isinstance(operator, ops.CheckIndices):
-        facts = {"activation": operator.dtype}
-    elif isinstance(operator, ops.Pool2d):
-        facts = {"activation": _storage_name(operator.activation)}
+        facts |= {"weights": "float32", "weight_bytes": int(operator.weight.nbytes)}
     return Call(
         name=node.name,
         kind=step.kind,

@@ -42,7 +42,7 @@ def name_float_products(graph: Graph) -> None:
         if node.fallback or not (product or (node.operator is None and node.op in PRODUCTS | INTEGER_PRODUCTS)):
             continue
         weights = [weight for name in node.inputs if name and (weight := graph.values[name].weight) is not None]
-        coded = [name for name in node.inputs if name and codes_behind(graph, name)]
+        coded = [name for name in node.inputs if name and codes_behind(graph, name) is not None]
         if node.op in INTEGER_PRODUCTS:
             node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels"
         elif weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from lowered import kernels
 from run_plan import onnxruntime_outputs, random_inputs
 
+import subbyte
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.interpret import interpret
@@ -124,6 +126,88 @@ def test_layers_behind_moves_of_data_are_integer_products(move: str, dtype: Any,
     f = File(1, 8, 8, 16)
     x = MOVES[move](f, f.quantized("x", zero=zero, dtype=dtype))
     assert_close(f.model(f.node("Conv", x, f.weight(8, 16, 3, 3), pads=[1] * 4)), "QuantizedProduct")
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.int8, "int8"), (np.uint8, "uint8")])
+@pytest.mark.parametrize("move", ["reflect", "Concat"])
+def test_calls_that_move_codes_are_reported_as_such(move: str, dtype: Any, name: str) -> None:
+    f = File(1, 8, 8, 16)
+    x = MOVES[move](f, f.quantized("x", dtype=dtype))
+    plan = lower(f.model(f.node("Conv", x, f.weight(8, 16, 3, 3))), frozenset())
+    moves = [call.activation for call in plan.calls if call.kind == "relax" and call.outputs[0].dtype == "uint8"]
+    assert moves
+    assert set(moves) == {name}
+
+
+def clip(low: float | None, high: float | None) -> Any:
+    return lambda f, x: f.node("Clip", x, *["" if bound is None else f.constant(bound) for bound in (low, high)])
+
+
+BETWEEN = {
+    "Relu": lambda f, x: f.node("Relu", x),
+    "Clip to levels": clip(-0.25, 1.5),
+    "Clip to nothing": clip(-100, 100),
+    "Relu6 beyond every code": clip(0, 6),
+    "Clip from above": clip(None, 0.75),
+    "Clip, Transpose, Relu": lambda f, x: f.node("Relu", f.node("Transpose", clip(-0.5, 0.5)(f, x), perm=[0, 1, 3, 2])),
+    "Pad with a level": lambda f, x: f.node("Pad", x, ints(f, 0, 0, 1, 2, 0, 0, 2, 1), f.constant(-0.5)),
+    "Relu, MaxPool": lambda f, x: f.node("MaxPool", f.node("Relu", x), kernel_shape=[2, 2]),
+}
+GLOBAL = {
+    "GlobalMaxPool": lambda f, x: f.node("GlobalMaxPool", x),
+    "ReduceMax": lambda f, x: f.node("ReduceMax", x, axes=[2, 3]),
+    "ReduceMax to a matrix": lambda f, x: f.node("ReduceMax", x, axes=[2, 3], keepdims=0),
+}
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [(np.int8, 0), (np.int8, -7), (np.uint8, 100)])
+@pytest.mark.parametrize("between", [*BETWEEN, *GLOBAL])
+def test_layers_behind_bounds_and_largest_codes_are_integer_products(between: str, dtype: Any, zero: int) -> None:
+    f = File(1, 16, 8, 8)
+    x = {**BETWEEN, **GLOBAL}[between](f, f.quantized("x", 1 / 64, zero, dtype))
+    if between == "ReduceMax to a matrix":
+        y = f.node("Gemm", x, f.weight(8, 16), transB=1)
+    else:
+        y = f.node("Conv", x, f.weight(8, 16, *([1, 1] if between in GLOBAL else [3, 3])))
+    assert_close(f.model(y), "QuantizedProduct")
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [(np.int8, -7), (np.uint8, 100)])
+def test_bounds_and_largest_codes_are_compiled(dtype: Any, zero: int, tmp_path: Path) -> None:
+    f = File(1, 16, 8, 8)
+    x = f.quantized("x", 1 / 64, zero, dtype)
+    for between in ("Clip to levels", "Pad with a level", "Relu, MaxPool"):
+        x = BETWEEN[between](f, x)
+    pooled = f.node("Conv", f.node("GlobalMaxPool", x), f.weight(8, 16, 1, 1))
+    model = f.model(f.node("Add", f.node("Conv", x, f.weight(8, 16, 3, 3)), pooled))
+    inputs = some_inputs(model)
+    subbyte.compile(model, tmp_path / "m.subbyte", golden_inputs=[inputs["x"]], strict=True)
+    with subbyte.load(tmp_path / "m.subbyte", threads=1) as session:
+        got = session.run(inputs["x"])
+    (wanted,) = onnxruntime_outputs(model, inputs).values()
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-6 * np.abs(wanted).max())
+
+
+NOT_ON_CODES = {
+    "Clip": clip(-0.3, 0.7),  # no multiples of 1/64
+    "Max": lambda f, x: f.node("Max", x, f.constant(0.7)),
+    "Abs": lambda f, x: f.node("Abs", x),
+    "Resize": lambda f, x: f.node("Resize", x, "", f.constant([1, 1, 2, 2])),
+}
+
+
+@pytest.mark.parametrize("weights", ["int8", "float32"])
+@pytest.mark.parametrize("between", NOT_ON_CODES)
+def test_what_stands_between_codes_and_a_product_of_floats_is_named(between: str, weights: str) -> None:
+    f = File(1, 6, 8, 8)
+    x = NOT_ON_CODES[between](f, f.quantized("x", 1 / 64))
+    w = f.weight(8, 6, 3, 3) if weights == "int8" else f.constant(RNG.standard_normal((8, 6, 3, 3)))
+    (product,) = assert_close(f.model(f.node("Conv", x, w)), "FloatProduct", strict=False)
+    if weights == "int8":
+        assert f"is quantized, but '{x}' ({between}) in between is computed in float32" in product.fallback
+        assert ("no multiples of the step 0.015625" in product.fallback) == (between == "Clip")
+    else:
+        assert product.fallback == f"its activation '{x}' is quantized, but its weights are float32"
 
 
 @pytest.mark.parametrize("moved", [False, True])

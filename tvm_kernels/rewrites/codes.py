@@ -3,7 +3,7 @@
 Quantize, Binarize, QuantizePerToken   mark their output with its storage
 Pad in front of a convolution          becomes its pads: level 0 for codes, +1 for signs
 product(Mul(codes, step), weights)     ->  Mul(product(codes, levels), step x scales)
-move(Mul(codes, step))                 ->  Mul(move(codes), step), a MaxPool likewise
+move(Mul(codes, step))                 ->  Mul(move(codes), step), a max pool, Relu and Clip likewise
 Quantize behind a view                 moves in front of it, to what makes the value
 """
 
@@ -19,9 +19,22 @@ from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
 from subbyte.tvm_kernels.rewrites.float_levels import as_weight, low_bit
-from subbyte.tvm_kernels.rewrites.levels import MOVES
-from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
-from subbyte.tvm_kernels.rewrites.standard import after, channels_on_axis_1
+from subbyte.tvm_kernels.rewrites.integers import clip_limits
+from subbyte.tvm_kernels.rewrites.levels import BEHIND_BOUNDS, MOVES
+from subbyte.tvm_kernels.rewrites.pattern import (
+    EVERY,
+    LEVELS,
+    WINDOW,
+    Any,
+    Coded,
+    Const,
+    Op,
+    Outcome,
+    Rule,
+    Weights,
+    rule,
+)
+from subbyte.tvm_kernels.rewrites.standard import after, channels_on_axis_1, global_pool, skip
 
 SCALAR_OPERATORS = ("Relu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Erf", "LeakyRelu", "HardSigmoid")
 
@@ -101,11 +114,15 @@ def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: obj
     storage = graph.values[codes].storage
     if step.size != 1 or not isinstance(storage, ops.Codes):
         return False
-    if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant" and not _pads_with_zero(graph, node):
-        return False
-    if node.op == "MaxPool" and (any(node.outputs[1:]) or not float(step.reshape(-1)[0]) > 0):
-        return False
     inputs = [codes, *node.inputs[1:]]
+    if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant" and len(inputs) > 2 and inputs[2]:
+        fill = graph.constant_of(inputs[2])
+        level = None if fill is None else _level(float(fill.reshape(-1)[0]), storage, step)
+        if level is None:
+            return False
+        inputs[2] = graph.constant(np.float32(level))
+    if node.op in ("MaxPool", "GlobalMaxPool") and (any(node.outputs[1:]) or not float(step.reshape(-1)[0]) > 0):
+        return False
     if node.op == "Concat":
         found = [_step_of(graph, name) for name in node.inputs]
         if any(one is None or one[1] != step or graph.values[one[0]].storage != storage for one in found):
@@ -130,10 +147,42 @@ def _step_of(graph: Graph, name: str) -> tuple[str, Array] | None:
     return found["codes"], found["step"]
 
 
-def _pads_with_zero(graph: Graph, node: Node) -> bool:
-    fill = node.inputs[2] if len(node.inputs) > 2 else ""
-    value = graph.constant_of(fill) if fill else np.zeros(1)
-    return value is not None and not value.any()
+def _level(value: float, storage: ops.Codes, step: Array) -> int | None:
+    """The level of which this float is the multiple of the step; None where it is none."""
+    levels = np.arange(storage.low, storage.high + 1)
+    same = levels.astype(np.float32) * step.reshape(()) == np.float32(value)
+    return int(levels[same][0]) if same.any() else None
+
+
+def step_behind_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
+    """Relu or Clip of Mul(codes, step) in front of a product: Mul(Clip(codes), step), where bounds are levels."""
+    storage, within = graph.values[codes].storage, clip_limits(graph, node)
+    if not isinstance(storage, ops.Codes) or within is None or not _reaches_product(graph, node.outputs[0]):
+        return False
+    if step.size != 1 or not float(step.reshape(-1)[0]) > 0:
+        return "its step is no positive number for all"
+    numbers = np.arange(storage.low, storage.high + 1).astype(np.float32) * step.reshape(())
+    bounds = [_level(float(number), storage, step) for number in np.clip(numbers[[0, -1]], *np.float32(within))]
+    if None in bounds or within[0] > within[1]:
+        return f"its bounds {within[0]:g} and {within[1]:g} are no multiples of the step {float(step.reshape(-1)[0]):g}"
+    if bounds == [storage.low, storage.high] and skip(graph, node, node.inputs[0]):
+        return True
+    limits = [graph.constant(np.float32(bound)) for bound in bounds]
+    clipped = graph.emit("Clip", [codes, *limits], graph.values[codes].shape, codes, node)
+    factor = graph.constant(step.reshape((1,) * bool(graph.values[codes].shape)), "step")
+    graph.replace_node(node, Node("Mul", [clipped, factor], node.outputs, {}, node.name))
+    return True
+
+
+def _reaches_product(graph: Graph, name: str) -> bool:
+    """Whether a product with constant weights reads a value, behind moves, pools and bounds."""
+    for user in graph.users(name):
+        product = user.op in ("Conv", "MatMul", "Gemm") and user.inputs[0] == name
+        if product and graph.values[user.inputs[1]].is_constant:
+            return True
+        if user.op in (*MOVES, *POOLS, *BOUNDS) and any(_reaches_product(graph, output) for output in user.outputs):
+            return True
+    return False
 
 
 def scales_behind(graph: Graph, node: Node, codes: str, weight: Weight) -> bool:
@@ -207,6 +256,7 @@ def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> bool:
     return True
 
 
+POOLS, BOUNDS = ("MaxPool", "GlobalMaxPool"), ("Relu", "Clip")
 PRODUCTS = {"Conv": WINDOW, "MatMul": ()}
 _PAD = Op("Pad", Any("x"), key="pad", rest=True, dtypes=LEVELS, attributes=("mode",))
 _STEP = Op("Mul", Coded("codes"), Const("step"))
@@ -241,8 +291,14 @@ RULES: list[Rule] = [
             Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
             to=step_behind_move,
         )
-        for op in (*MOVES, "MaxPool")
+        for op in (*MOVES, *POOLS)
     ],
+    *[rule(BEHIND_BOUNDS, Op(op, _STEP, rest=True), to=step_behind_bounds) for op in BOUNDS],
+    rule(
+        "global max of codes",
+        Op("ReduceMax", _STEP, rest=True, attributes=("axes", "keepdims")),
+        to=global_pool("GlobalMaxPool"),
+    ),
     rule("same codes again", Op("QuantizeCodes", _STEP, domain="subbyte"), to=requantized),
     # ---- elementwise before views ----
     rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain="subbyte"), to=move_above_view),

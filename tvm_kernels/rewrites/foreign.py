@@ -1,6 +1,7 @@
 """Other people's files, brought to our own form: constants of QDQ files, MatMulNBits, QONNX.
 
     DequantizeLinear of an initializer                    ->  a Weight with scales (by channel or block), or a constant
+    Gather(Weight, i)                                     ->  Mul(Gather(levels, i), scales)
 
 QuantizeLinear and DequantizeLinear of activations are in integers.py.
 """
@@ -15,11 +16,11 @@ import numpy.typing as npt
 
 from subbyte import formats
 from subbyte.errors import ModelError
-from subbyte.formats import LowBitTensor, PerChannel, PerTensor
+from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight, levels_of
 from subbyte.tvm_kernels.rewrites.levels import RANGES
-from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, Weights, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
 QONNX = "qonnx.custom_op.general"
 
@@ -160,6 +161,44 @@ def scaled_weight(graph: Graph, node: Node, w: Weight, scale: Array) -> bool:
     tensor = replace(w.tensor, scale=values, granularity=granularity)
     graph.values[node.outputs[0]].weight = replace(w, tensor=tensor, scaled=True)
     graph.remove(node)
+    return True
+
+
+def gathered_weight(graph: Graph, node: Node, w: Weight, i: str) -> Outcome:
+    """Gather of a quantized table: of its levels, a byte each, and of what goes along its axis of scales."""
+    tensor, output = w.tensor, graph.values[node.outputs[0]]
+    if isinstance(tensor.granularity, PerGroup):
+        return "its scales are by group"
+    levels, behind = levels_of(tensor), [("Mul", tensor.scale)] if w.scaled else []
+    if levels.size and np.ptp(levels) > 255:  # zero points by row: levels of the file, and a Sub
+        assert tensor.zero_point is not None
+        levels, behind = tensor.levels(), [("Sub", tensor.zero_point), *behind]
+    low, high = min(0, int(levels.min(initial=0))), int(levels.max(initial=0))
+    storage = ops.Codes(-128, 127, 128) if -128 <= low < 0 and high <= 127 else ops.Codes(low, high, -low)
+    table = np.transpose(levels + storage.zero_point, w.order).astype(np.uint8)
+    axis = int(node.attributes.get("axis", 0)) % table.ndim
+    chosen = graph.values[i].shape
+
+    def rows(values: Array, shape: Shape) -> str:
+        return graph.emit("Gather", [graph.constant(values), i], shape, output.name, node, attributes={"axis": axis})
+
+    def beside(values: Array) -> str:
+        """What is by channel of the table, to broadcast over its rows."""
+        if values.size == 1:
+            return graph.constant(values.astype(np.float32).reshape((1,) * bool(output.shape)))
+        channel = w.order.index(0)
+        spread = _along(values.astype(np.float32).reshape(-1), channel, table.ndim)
+        shape = (*spread.shape[:axis], *(chosen if channel == axis else [1] * len(chosen)), *spread.shape[axis + 1 :])
+        return rows(spread, shape) if channel == axis else graph.constant(spread.reshape(shape))
+
+    x = rows(table, output.shape)
+    graph.values[x].storage = storage
+    for op, values in behind:
+        x = graph.emit(op, [x, beside(values)], output.shape, output.name, node)
+    last, output.storage = graph.producer(x), graph.values[x].storage
+    assert last is not None
+    graph.remove(node)
+    graph.set_outputs(last, node.outputs)
     return True
 
 
@@ -330,4 +369,9 @@ RULES: list[Rule] = [
     # ---- weights that are moved about ----
     rule("transposed weight", Op("Transpose", Weights("w"), attributes=("perm",)), to=transposed_weight),
     rule("scaled weight", Op("Mul", Weights("w"), Const("scale")), to=scaled_weight),
+    rule(
+        "rows of a table",
+        Op("Gather", Weights("w"), Any("i", constants=True), dtypes=EVERY, attributes=("axis",)),
+        to=gathered_weight,
+    ),
 ]

@@ -12,7 +12,6 @@ ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, 
 from subbyte.tvm_kernels.rewrites.pools import pool_window
 
 _CODES, _LEVELS = Coded("codes", integers=True), Coded("codes")
+BEYOND = (-256.0, 256.0)  # every code
 FLOAT = 1  # an ONNX element type
 OTHERS = {"uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**31), 2**31 - 1)}  # spelled out in float
 
@@ -182,7 +182,8 @@ def cast_codes(graph: Graph, node: Node, codes: str) -> bool:
 def pool_codes(graph: Graph, node: Node, codes: str) -> bool:
     """The largest code of each window is the largest level."""
     storage, attributes = graph.values[codes].storage, node.attributes
-    if any(node.outputs[1:]) or not isinstance(storage, ops.Codes) or "explicit" not in attributes:
+    written_out = node.op == "GlobalMaxPool" or "explicit" in attributes
+    if any(node.outputs[1:]) or not isinstance(storage, ops.Codes) or not written_out:
         return False
     geometry = pool_window(graph, node, codes)
     if geometry is None:
@@ -193,24 +194,22 @@ def pool_codes(graph: Graph, node: Node, codes: str) -> bool:
     return True
 
 
-def clip_codes(limits: Callable[[Graph, Node], tuple[float, float] | None]) -> Callable[..., bool]:
-    """Codes kept within limits: on the way through float32, where every code is exact."""
-
-    def to(graph: Graph, node: Node, codes: str, **_: object) -> bool:
-        storage, within = graph.values[codes].storage, limits(graph, node)
-        if within is None or not isinstance(storage, ops.Codes):
-            return False
-        epilogue = ops.Epilogue((ops.Clip(*within),), (ops.ToCodes(1.0, storage),))
-        window = each_element(graph, codes)
-        kernel_node(graph, node, ops.Pool2d(node.name, "sum", window, storage, epilogue), [codes], None, "same")
-        graph.values[node.outputs[0]].storage = storage
-        return True
-
-    return to
+def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
+    """Codes kept within bounds: on the way through float32, where every code is exact."""
+    storage, within = graph.values[codes].storage, clip_limits(graph, node)
+    if within is None or not isinstance(storage, ops.Codes):
+        return False
+    within = (max(within[0], BEYOND[0]), min(within[1], BEYOND[1]))
+    epilogue = ops.Epilogue((ops.Clip(*within),), (ops.ToCodes(1.0, storage),))
+    window = each_element(graph, codes)
+    kernel_node(graph, node, ops.Pool2d(node.name, "sum", window, storage, epilogue), [codes], None, "same")
+    graph.values[node.outputs[0]].storage = storage
+    return True
 
 
-def _clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
-    limits = [-256.0, 256.0]  # beyond every code
+def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
+    """The bounds of a Clip or Relu; None where one is made at run time."""
+    limits = [0.0 if node.op == "Relu" else -np.inf, np.inf]
     for index, name in enumerate(node.inputs[1:3]):
         data = graph.constant_of(name) if name else None
         if name and data is None:
@@ -254,8 +253,10 @@ RULES: list[Rule] = [
         rule("max pool of codes", Op("MaxPool", x, dtypes=EVERY, attributes=WINDOW, outputs=EVERY), to=pool_codes)
         for x in (_CODES, _LEVELS)
     ],
-    rule("clipped codes", Op("Clip", _CODES, rest=True, dtypes=EVERY), to=clip_codes(_clip_limits)),
-    rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes(lambda graph, node: (0.0, 256.0))),
+    rule("global max pool of codes", Op("GlobalMaxPool", _LEVELS), to=pool_codes),
+    rule("clipped codes", Op("Clip", _CODES, rest=True, dtypes=EVERY), to=clip_codes),
+    rule("clipped levels", Op("Clip", _LEVELS, rest=True, dtypes=EVERY), to=clip_codes),
+    rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes),
     # ---- moves ----
     *[
         rule("moved codes", Op(op, x, rest=True, domain="subbyte" * (op == "View"), **_EVERY), to=carry_storage)

@@ -17,12 +17,13 @@ import numpy as np
 from subbyte import exactness
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a View
 MOVES = ("View", *sorted(exactness.MOVES - {*VIEWS, "Identity"}))
+BEHIND_BOUNDS = "step behind bounds"  # a rule, whose reason is shown
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
 
 
@@ -54,28 +55,47 @@ def moved(node: Node) -> list[str]:
     return node.inputs if node.op == "Concat" else node.inputs[:1]
 
 
-def codes_behind(graph: Graph, name: str) -> bool:
-    """Whether a value is codes, or their levels times steps, whatever moves stand in between."""
-    while True:
+def codes_behind(graph: Graph, name: str) -> list[Node] | None:
+    """The nodes from codes to a value that is made of their numbers; None where no codes are behind it.
+
+    An image in bytes that a float model takes is no quantized activation.
+    """
+    ways: list[tuple[str, list[Node]]] = [(name, [])]
+    seen: set[str] = set()
+    while ways:
+        name, way = ways.pop()
         value, node = graph.values[name], graph.producer(name)
-        if not isinstance(value.storage, ops.Float):
-            return True
-        if node is None:
-            return False  # an image in bytes that a float model takes is no quantized activation
-        if value.dtype in RANGES:
-            return True
-        if node.op in ("Mul", "Sub", "Cast"):  # (code - zero point) x step, as DequantizeLinear
-            inputs = [other for other in node.inputs if not graph.values[other].is_constant]
-        else:
-            inputs = moved(node) if node.op in (*MOVES, "MaxPool") else []
-        if len(inputs) != 1:
-            return any(codes_behind(graph, other) for other in inputs) if node.op == "Concat" else False
-        name = inputs[0]
+        if not isinstance(value.storage, ops.Float) or (node is not None and value.dtype in RANGES):
+            return way
+        if node is not None and name not in seen:
+            ways += [(other, [node, *way]) for other in _same_numbers(graph, node)]
+        seen.add(name)
+    return None
+
+
+def _same_numbers(graph: Graph, node: Node) -> list[str]:
+    """The inputs whose numbers, or these as DequantizeLinear scales them, are those of the output."""
+    if node.op in MOVES:
+        return moved(node)
+    if isinstance(node.operator, ops.Pool2d) or node.op == "Resize":
+        largest = isinstance(node.operator, ops.Pool2d) and node.operator.function == "max"
+        return node.inputs[:1] if largest or node.attributes.get("mode", "nearest") == "nearest" else []
+    inputs = [name for name in node.inputs if name and not graph.values[name].is_constant]
+    if node.op in ("Mul", "Sub", "Cast"):  # (code - zero point) x step
+        return inputs if len(inputs) == 1 else []
+    return inputs[node.op == "Where" :] if node.op in exactness.CHOICES else []
 
 
 def lacks_quantizer(graph: Graph, x: str) -> str:
     """Why a value in float32 is no activation of an integer product: "'x' has no quantizer"."""
-    return "is quantized by axis, or joined of several steps" if codes_behind(graph, x) else "has no quantizer"
+    way = codes_behind(graph, x)
+    if way is None:
+        return "has no quantizer"
+    for node in way:
+        if node.op in exactness.CHOICES - {"MaxPool", "GlobalMaxPool"} or node.op == "Resize":
+            why = f": {node.declined[BEHIND_BOUNDS]}" if BEHIND_BOUNDS in node.declined else ""
+            return f"is quantized, but '{node.name}' ({node.op}) in between is computed in float32{why}"
+    return "is quantized by axis, or joined of several steps"
 
 
 # ---- the same bytes, looked at otherwise ----
@@ -156,12 +176,24 @@ def settle(graph: Graph) -> None:
         for name in dict.fromkeys(node.inputs):
             value = graph.values[name] if name else None
             if value is not None and value.weight is not None and value.data is None:
-                value.data, value.weight = np.ascontiguousarray(value.weight.value(), np.float32), None
+                _spell_out(graph, value, node)
         if node.operator is None and not _moves_codes(graph, node):
             _read_values(graph, node, integers)
     for index, name in enumerate(graph.outputs):
         if not isinstance(graph.values[name].storage, ops.Float) and graph.producer(name) is not None:
             _settle_output(graph, index)
+
+
+def _spell_out(graph: Graph, value: Value, user: Node) -> None:
+    """Make low-bit weights a float32 constant, named where their user is no product, which is named before."""
+    assert value.weight is not None
+    tensor = value.weight.tensor
+    value.data, value.weight = np.ascontiguousarray(value.weight.value(), np.float32), None
+    said = f"'{value.name}' is {tensor.format.name} in the file and float32 here"
+    if user.op.startswith("Gather") and not user.fallback:
+        user.fallback = ": ".join([f"its table {said}", *user.declined.values()])
+    elif not user.fallback:
+        graph.notes.append(f"{said}: {user.op} '{user.name}' has no kernel for it")
 
 
 def _moves_codes(graph: Graph, node: Node) -> bool:

@@ -240,16 +240,21 @@ def _axes(graph: Graph, reduction: Node) -> list[int]:
     return [] if axes is None else sorted(int(axis) % rank for axis in np.reshape(axes, -1))
 
 
-def global_mean(graph: Graph, node: Node, x: str, **_: object) -> bool:
-    """ReduceMean over the spatial axes is a global average pool."""
-    shape = graph.values[x].shape
-    if len(shape) not in (3, 4) or _axes(graph, node) != list(range(2, len(shape))):
-        return False
-    pooled = graph.fresh(node.outputs[0])
-    graph.add_value(pooled, "float32", (*shape[:2], *([1] * (len(shape) - 2))))
-    pool = Node("GlobalAveragePool", [x], [pooled], {}, node.name)
-    graph.replace_node(node, pool, Node("View", [pooled], node.outputs, {}, node.name, "subbyte"))
-    return True
+def global_pool(op: str) -> Callable[..., bool]:
+    """A rewrite of what reduces the spatial axes: `op`, and a view of what it makes."""
+
+    def to(graph: Graph, node: Node, **_: object) -> bool:
+        x = node.inputs[0]
+        shape = graph.values[x].shape
+        if len(shape) not in (3, 4) or _axes(graph, node) != list(range(2, len(shape))):
+            return False
+        pooled = graph.fresh(node.outputs[0])
+        graph.add_value(pooled, "float32", (*shape[:2], *([1] * (len(shape) - 2))))
+        pool = Node(op, [x], [pooled], {}, node.name)
+        graph.replace_node(node, pool, Node("View", [pooled], node.outputs, {}, node.name, "subbyte"))
+        return True
+
+    return to
 
 
 GEMM = ("alpha", "beta", "transA", "transB")
@@ -297,7 +302,7 @@ RULES: list[Rule] = [
     rule(
         "global mean",
         Op("ReduceMean", Any("x"), rest=True, dtypes=LEVELS, attributes=("axes", "keepdims")),
-        to=global_mean,
+        to=global_pool("GlobalAveragePool"),
     ),
     # ---- spelled-out activations and norms ----
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF), Near(0.5)), to=becomes("Gelu")),
