@@ -20,21 +20,6 @@ RECURRENT = {"LSTM", "GRU", "RNN"}
 PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
 
 
-def other_floats(graph: Graph) -> list[str]:
-    """A line for the report on what is computed in float64 or float16, as the file asks: without kernels of ours."""
-    found: dict[str, list[str]] = {}
-    for node in graph.order():
-        dtypes = {graph.values[name].dtype for name in (*node.inputs, *node.outputs) if name}
-        for dtype in ("float64", "float16"):
-            if node.operator is None and dtype in dtypes and node.op not in ("Cast", "View"):
-                found.setdefault(dtype, []).append(f"'{node.name}'")
-    return [
-        f"computed in {dtype} as the file says, without kernels: {', '.join(names[:6])}{', ...' * (len(names) > 6)}; "
-        "export these in float32"
-        for dtype, names in found.items()
-    ]
-
-
 def name_float_products(graph: Graph) -> None:
     """Give products of floats that read codes or low-bit weights the reason; before `levels.settle` hides these."""
     for node in graph.order():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from subbyte.errors import ModelError, SubbyteError
-from subbyte.tvm_kernels import layout
+from subbyte.tvm_kernels import layout, precision
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
@@ -98,13 +98,15 @@ def lower_graph(
     if features is not None:
         quantizers.into_products(graph, features)
     indices.at_run_time(graph)
-    graph.notes.extend(fallback.other_floats(graph))
+    graph.notes.extend(precision.what_stays(graph))
     return graph
 
 
 def _rewrite(graph: Graph) -> None:
     from subbyte.tvm_kernels import fallback
 
+    at_work("choosing the types of floats")
+    precision.to_float32(graph)
     indices.constants(graph)
     for stage, rules in STAGES:
         at_work(f"stage '{stage}'")

@@ -312,7 +312,9 @@ def _need(graph: Graph, proto: onnx.NodeProto, index: int, what: str) -> Array:
 
 
 def _like_input(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-    graph.add_value(proto.output[0], "float32", graph.values[proto.input[0]].shape)
+    """Ours and QONNX's are float32; onnxruntime has some in float16, too."""
+    x = graph.values[proto.input[0]]
+    graph.add_value(proto.output[0], x.dtype if proto.domain == "com.microsoft" else "float32", x.shape)
 
 
 def _per_token(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -323,7 +325,8 @@ def _per_token(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> No
 
 
 def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-    graph.add_value(proto.output[0], "float32", (*graph.values[proto.input[0]].shape[:-1], int(attrs["N"])))
+    x = graph.values[proto.input[0]]
+    graph.add_value(proto.output[0], x.dtype, (*x.shape[:-1], int(attrs["N"])))
 
 
 def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto
 
 from subbyte.errors import ModelError
-from subbyte.exactness import INTEGER_PRODUCTS, MOVES
+from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.function_calls import inline_all_but_ours
 from subbyte.saturation import onnxruntime_saturates
 
@@ -28,9 +28,10 @@ Array = npt.NDArray[Any]
 _INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QAttention", "QLinearGemm"}
 _INTEGER_PRODUCTS |= INTEGER_PRODUCTS
 FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
-# onnxruntime computes these in float32, by Casts that it puts in and removes between two nodes: rounded too late.
+# onnxruntime computes these in float32, also a Pad: by Casts that it puts in and removes between two nodes, so that
+# values are rounded too late or not at all.
 HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
-COMPUTES_NOTHING = {*MOVES, "Cast", "Constant"}
+COMPUTES_NOTHING = {"Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 # Under a name of these domains an engine runs its own kernel; a function that the file gives under it comes first.
 ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
 _STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
@@ -75,7 +76,7 @@ def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
 
 
 def _computes_in_halves(model: onnx.ModelProto) -> str | None:
-    """The first node that computes in float16 or bfloat16: what only casts or moves these is exact."""
+    """The first node in float16 or bfloat16, but for Casts and what onnxruntime has in these types, too."""
     halves = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     halves |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     halves = {name: kind for name, kind in halves.items() if kind in HALVES}

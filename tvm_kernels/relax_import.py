@@ -19,7 +19,8 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import tvm
-from tvm import relax
+import tvm_ffi
+from tvm import relax, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
@@ -28,6 +29,7 @@ from subbyte.tvm_kernels.interpret import node_proto
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
 
 Array = npt.NDArray[Any]
+WORDS = {"float32": "uint32", "float64": "uint64"}  # of the same bits
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,11 @@ def run_of(graph: Graph, nodes: Sequence[Node]) -> Run:
             proto.attribute.append(onnx.helper.make_attribute("channels", channels))
         if node.op in ("Part", "MaxUnpool"):
             proto.attribute.append(onnx.helper.make_attribute("shape", graph.values[node.outputs[0]].memory_shape))
-        if node.domain:  # TVM looks at operator types alone
+        kinds = [graph.values[name].dtype for name in (*node.inputs, *node.outputs)] if node.op == "Cast" else []
+        if "float16" in kinds:
+            proto.op_type = "subbyte::ToFloat16" if kinds[1] == "float16" else "subbyte::FromFloat16"
+            del proto.attribute[:]
+        elif node.domain:  # TVM looks at operator types alone
             proto.op_type, proto.domain = f"{node.domain}::{node.op}", ""
         del proto.input[:], proto.output[:]
         proto.input.extend(names[name] for name in node.inputs)
@@ -106,14 +112,31 @@ def run_of(graph: Graph, nodes: Sequence[Node]) -> Run:
 
     def info(name: str) -> onnx.ValueInfoProto:
         value = graph.values[name]
-        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.memory_dtype))
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(_in_tvm(value)))
         return onnx.helper.make_tensor_value_info(names[name], kind, value.memory_shape)
 
     proto = onnx.helper.make_graph(protos, "run", [info(n) for n in inputs], [info(n) for n in outputs], constants)
     return Run(nodes, proto, names, inputs, outputs)
 
 
+def _in_tvm(value: Value) -> str:
+    """The type of a value's elements in TVM: float16 is its bits."""
+    return "uint16" if value.memory_dtype == "float16" else value.memory_dtype
+
+
 # ---- Relax ----
+
+
+def _unfolded(function: Any) -> Any:
+    """The function with differences of floats that TVM does not simplify: it makes x of (x + y) - y, 0 of x - x."""
+
+    def difference(node: Any) -> Any:
+        kind = str(node.ty.dtype)
+        if kind not in WORDS:
+            return node
+        return tirx.Sub(node.a, tirx.reinterpret(kind, tirx.reinterpret(WORDS[kind], node.b)))
+
+    return tvm_ffi.structural_map(function, ((tirx.Sub, difference),))
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
@@ -145,7 +168,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         got = f"a {type(kind).__name__}"
         if isinstance(kind, relax.TensorType) and kind.shape is not None:
             got = f"{kind.dtype} {[int(d) if isinstance(d, tvm.tirx.IntImm) else str(d) for d in kind.shape]}"
-        wanted = f"{value.memory_dtype} {list(value.memory_shape)}"
+        wanted = f"{_in_tvm(value)} {list(value.memory_shape)}"
         if got != wanted:
             raise CompileError(
                 f"'{node.name}' ({node.op}): TVM makes '{value.name}' {got}, ONNX makes it {wanted}: its numbers would "
@@ -240,7 +263,7 @@ def _bound(
     )
     arguments = tuple(_resolve(argument, known) for argument in value.args[1])
     label = value.args[0].name_hint
-    calls.append(TirCall(label, module[value.args[0]], arguments, made))
+    calls.append(TirCall(label, _unfolded(module[value.args[0]]), arguments, made))
     names = [tensor.name for tensor in made]
     return names if isinstance(kind, relax.TupleType) else names[0]
 

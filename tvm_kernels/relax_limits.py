@@ -108,10 +108,10 @@ def _max_unpool(graph: Graph, node: Node) -> str:
 
 # What TVM casts there and back keeps float32's digits; 8-bit and 4-bit floats it cannot generate code for.
 UNROUNDED = ("bfloat16", "float8", "float4")
-FLOATS = ("float32", "float64", "float16")
+FLOATS = ("float32", "float64")  # precision.py leaves no float16
 LIMITS: dict[str, Limit] = {
     "Attention": never("TVM looks at none of its attributes"),
-    "LayerNormalization": Limit(dtypes=("float32", "float16"), attributes={"stash_type": ()}, outputs=1),
+    "LayerNormalization": Limit(dtypes=("float32",), attributes={"stash_type": ()}, outputs=1),
     **dict.fromkeys(("Elu", "Selu", "ThresholdedRelu", "LRN"), Limit(dtypes=("float32",))),
     "ReduceMean": Limit(dtypes=FLOATS, indices=(1,)),
     "BatchNormalization": Limit(attributes={"training_mode": ()}, outputs=1),

@@ -1,0 +1,332 @@
+"""Parts of a graph in float64 or float16: computed in float32, where that gives the numbers of the file.
+
+A part is what hangs together through values of that type; it is entered and left by Casts, inputs and outputs of the
+graph, and has constants. It is computed in float32 where every operator is arithmetic (ARITHMETIC). To add one: a name.
+
+float64 stays, without kernels, where float32 would give other numbers: where an operator decides something (an integer,
+a truth, a step such as Floor), where a sum has more than LONGEST_SUM terms, where a constant is out of what float32
+holds, and where integers of 32 bits or more come in. A part that only moves data stays, too.
+
+float16 is never computed in: float32 holds every float16. Values are rounded to float16 where they come in and leave,
+and after every operator where that makes them exactly the file's: in a part without sums and functions such as Exp,
+and in one that decides something. At run time only Casts between float32 and float16 are left of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.graph import Array, Graph, Node
+
+FLOAT, FLOAT16, DOUBLE = 1, 10, 11  # ONNX element types
+ELEMENTS = {"float64": DOUBLE, "float16": FLOAT16}
+LONGEST_SUM = 1 << 16  # terms: float32 sums of so many, one after the other, keep four digits
+LARGEST_CONSTANT = 2.0**24  # from there on float32 does not hold every integer
+SMALLEST_CONSTANT = float(np.finfo(np.float32).tiny)
+
+_MOVES = """
+    Cast CenterCropPad Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxUnpool Pad
+    Reshape ReverseSequence ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze
+    View Where
+"""
+MOVES = frozenset(_MOVES.split())
+# Whose results are among their inputs, but for the sign; and whose float32 results, rounded to float16, are float16's.
+CHOOSES = frozenset({"Abs", "Clip", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin", "Relu"})
+ROUNDED_ONCE = CHOOSES | {"Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub"}
+_OTHERS = """
+    Acos Acosh AffineGrid Asin Asinh Atan Atanh Attention AveragePool BatchNormalization Celu Col2Im Conv ConvTranspose
+    Cos Cosh DeformConv DequantizeLinear Einsum Elu Erf Exp GRU Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
+    GridSample GroupNormalization HardSigmoid HardSwish InstanceNormalization LRN LSTM LayerNormalization Log LogSoftmax
+    LpNormalization LpPool MatMul MatMulNBits Mean MeanVarianceNormalization Mish NegativeLogLikelihoodLoss Pow
+    QuantizeLinear RMSNormalization RNN ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean ReduceProd ReduceSum
+    ReduceSumSquare Resize RotaryEmbedding Selu Sigmoid Sin Sinh Softmax SoftmaxCrossEntropyLoss Softplus Softsign Sum
+    Swish Tan Tanh
+"""
+ARITHMETIC = MOVES | ROUNDED_ONCE | frozenset(_OTHERS.split())
+FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), ("subbyte", "View")}
+# Beside what makes integers or truths: results that jump where an input moves by a digit.
+JUMPS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
+STATES_A_DTYPE = ("to", "dtype", "output_dtype", "precision", "softmax_precision", "stash_type")
+WIDE_INTEGERS = ("int32", "int64", "uint32", "uint64")
+
+
+@dataclass(eq=False)
+class Part:
+    """Nodes that share values of a type, in the graph's order; the Casts that lead into it, and out of it."""
+
+    dtype: str
+    nodes: list[Node] = field(default_factory=list)
+    entries: list[Node] = field(default_factory=list)
+    exits: list[Node] = field(default_factory=list)
+
+    @property
+    def members(self) -> list[Node]:
+        return [*self.entries, *self.nodes, *self.exits]
+
+    @property
+    def operators(self) -> list[Node]:
+        """The nodes that compute."""
+        return [node for node in self.nodes if node.op not in MOVES]
+
+    def take(self, other: Part) -> None:
+        self.nodes += other.nodes
+        self.entries += other.entries
+        self.exits += other.exits
+
+
+def to_float32(graph: Graph) -> None:
+    """Compute parts in float32, with a line in the notes for each.
+
+    Raises CompileError for an operator in float16 of which it is not known what float32 makes of it.
+    """
+    for node in graph.order():
+        dtype = graph.values[node.outputs[0]].dtype
+        if node.op == "CastLike" and dtype in ELEMENTS:
+            graph.replace_node(node, Node("Cast", node.inputs[:1], node.outputs, {"to": ELEMENTS[dtype]}, node.name))
+    for part in parts(graph, "float64"):
+        if part.operators and not why_it_stays(graph, part):
+            graph.notes.append(_line(part, "computed in float32"))
+            _widen(graph, part)
+    for part in parts(graph, "float16"):
+        if part.nodes or not all(_is_plain(graph, cast) for cast in part.members):
+            _check_float16(graph, part)
+            _round(graph, part, _widen(graph, part))
+
+
+def what_stays(graph: Graph) -> list[str]:
+    """A line for the report on every part that is computed in float64: without kernels of ours."""
+    left = [(part, why_it_stays(graph, part)) for part in parts(graph, "float64") if part.operators]
+    return [_line(part, f"computed in float64, without kernels, as {why}") for part, why in left]
+
+
+def _line(part: Part, how: str) -> str:
+    count, first = len(part.operators), part.operators[0]
+    return f"{count} {part.dtype} operator{'s' * (count != 1)} from '{first.name}' ({first.op}) on: {how}"
+
+
+# ---- finding parts ----
+
+
+def parts(graph: Graph, dtype: str) -> list[Part]:
+    """The parts of a graph in that type, in its order; a constant that two of them read joins none."""
+    at: dict[str, Part] = {}
+    every: list[Part] = []
+    for node in (node for node in graph.order() if node.operator is None):
+        read, made = ([name for name in names if _is(graph, name, dtype)] for names in (node.inputs, node.outputs))
+        if not read and not made:
+            continue
+        shared = _run_time(graph, (*read, *made))
+        joined = list(dict.fromkeys(at[name] for name in shared if name in at)) or [Part(dtype)]
+        part = joined[0]
+        for other in joined[1:]:
+            part.take(other)
+            at.update({name: part for name, owner in at.items() if owner is other})
+        every = [one for one in every if one not in joined] + [part]
+        kind = part.nodes if node.op != "Cast" or (read and made) else part.entries if made else part.exits
+        kind.append(node)
+        at.update(dict.fromkeys(shared, part))
+    place = {node: index for index, node in enumerate(graph.order())}
+    for part in every:
+        part.nodes.sort(key=place.__getitem__)
+    return every
+
+
+def _is(graph: Graph, name: str, dtype: str) -> bool:
+    return bool(name) and graph.values[name].dtype == dtype
+
+
+def _run_time(graph: Graph, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name and not graph.values[name].is_constant]
+
+
+# ---- what decides ----
+
+
+def why_it_stays(graph: Graph, part: Part) -> str:
+    """Why float32 would give other numbers than float64; empty where it does not."""
+    for cast in part.entries:
+        source = graph.values[cast.inputs[0]].dtype
+        if source in WIDE_INTEGERS:
+            return f"'{cast.inputs[0]}' is {source}, of which float32 does not hold every value"
+    if cast_away := _decides_by_cast(graph, part):
+        return cast_away
+    for node in part.operators:
+        if reason := _decides(graph, node):
+            return reason
+        if not _is_arithmetic(node):
+            return f"'{node.name}' ({node.op}) is not known to give the same in float32"
+        if (count := terms(graph, node)) > LONGEST_SUM:
+            return f"'{node.name}' ({node.op}) adds up {count} terms; in float32 at most {LONGEST_SUM}"
+    for node in part.nodes:
+        for data in _constants(graph, node, part.dtype):
+            size = np.abs(data[np.isfinite(data) & (data != 0)])
+            if size.size and (size.max() > LARGEST_CONSTANT or size.min() < SMALLEST_CONSTANT):
+                worst = size.max() if size.max() > LARGEST_CONSTANT else size.min()
+                return f"'{node.name}' ({node.op}) has the constant {worst:g}; float32 takes 2^-126 to 2^24"
+    return ""
+
+
+def _is_arithmetic(node: Node) -> bool:
+    return node.op in ARITHMETIC and (not node.domain or (node.domain, node.op) in FOREIGN)
+
+
+def _decides_by_cast(graph: Graph, part: Part) -> str:
+    for cast in part.exits:
+        target = graph.values[cast.outputs[0]].dtype
+        if "float" not in target:
+            return f"'{cast.name}' (Cast) makes {target} of it"
+    return ""
+
+
+def _decides(graph: Graph, node: Node) -> str:
+    """What a node decides by a float; empty where nothing."""
+    if node.op in JUMPS or (node.op == "GridSample" and node.attributes.get("mode") == "nearest"):
+        return f"'{node.name}' ({node.op}) jumps where its input moves by a digit"
+    if node.op in ("QuantizeLinear", "DequantizeLinear", *MOVES):
+        return ""
+    for name in node.outputs:
+        made = graph.values[name].dtype if name else "float"
+        if "float" not in made and (graph.users(name) or name in graph.outputs):
+            return f"'{node.name}' ({node.op}) makes {made} of it"
+    return ""
+
+
+def _constants(graph: Graph, node: Node, dtype: str) -> list[Array]:
+    found = [graph.constant_of(name) for name in node.inputs if name]
+    return [data for data in found if data is not None and data.dtype == dtype]
+
+
+def terms(graph: Graph, node: Node) -> int:
+    """How many products or elements an element of the result adds up."""
+    x, y = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
+    op, rank = node.op, len(x.shape)
+    if op.startswith(("Reduce", "Global")):
+        return x.size // max(1, y.size)
+    if op in ("AveragePool", "LpPool"):
+        return int(np.prod(node.attributes["kernel_shape"], dtype=np.int64))
+    if op in ("Conv", "ConvTranspose"):
+        weight = graph.values[node.inputs[1]].shape
+        return int(np.prod(weight, dtype=np.int64)) // weight[0 if op == "Conv" else 1]
+    if op == "Gemm":
+        return x.size // y.shape[0]
+    if op == "MatMul":
+        return x.shape[-1]
+    if op == "Einsum":
+        return _einsum_terms(graph, node)
+    if op.endswith("oftmax"):
+        return x.shape[int(node.attributes.get("axis", -1)) % rank]
+    if op.endswith("Normalization"):
+        return x.size // max(1, x.shape[0])
+    return 1
+
+
+def _einsum_terms(graph: Graph, node: Node) -> int:
+    inputs, _, output = str(node.attributes["equation"]).replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for letters, name in zip(inputs.split(","), node.inputs, strict=True):
+        before, _, behind = letters.partition("...")
+        shape = graph.values[name].shape
+        sizes.update(zip(before, shape, strict=False))
+        sizes.update(zip(reversed(behind), reversed(shape), strict=False))
+    return int(np.prod([size for letter, size in sizes.items() if letter not in output], dtype=np.int64))
+
+
+# ---- in float32 ----
+
+
+def _widen(graph: Graph, part: Part) -> set[str]:
+    """Let every value of the part be float32; inputs and outputs of the graph, which keep their type, behind and in
+    front of a Cast. Returns the values that such a Cast of an input makes."""
+    element, members = ELEMENTS[part.dtype], part.members
+    made = {name for node in members for name in node.outputs if name and graph.values[name].dtype == part.dtype}
+    read = {name for node in members for name in _run_time(graph, node.inputs)}
+    entered = set()
+    for name in graph.inputs:
+        if name in read and graph.values[name].dtype == part.dtype:
+            wide = _cast(graph, name, FLOAT, members[0])
+            graph.replace_uses(name, wide, [node for node in members if name in node.inputs])
+            entered.add(wide)
+    for name in [name for name in graph.outputs if name in made]:
+        maker = graph.producer(name)
+        assert maker is not None
+        inner = graph.fresh(name)
+        graph.add_value(inner, part.dtype, graph.values[name].shape)
+        graph.set_outputs(maker, [inner if output == name else output for output in maker.outputs])
+        graph.replace_uses(name, inner)
+        graph.add(Node("Cast", [inner], [name], {"to": element}, maker.name))
+        made = made - {name} | {inner}
+    for node in members:
+        inputs = list(node.inputs)
+        for index, name in enumerate(inputs):
+            data = graph.constant_of(name) if name else None
+            if data is not None and data.dtype == part.dtype:
+                inputs[index] = graph.constant(data.astype(np.float32), name)
+        graph.set_inputs(node, inputs)
+        for key, value in node.attributes.items():
+            if key in STATES_A_DTYPE and value == element:
+                node.attributes[key] = FLOAT
+            elif isinstance(value, np.ndarray) and value.dtype == part.dtype:
+                node.attributes[key] = value.astype(np.float32)
+    for name in made:
+        graph.values[name].dtype = "float32"
+    return entered
+
+
+def _cast(graph: Graph, name: str, element: int, like: Node) -> str:
+    dtype = {FLOAT: "float32", FLOAT16: "float16"}[element]
+    return graph.emit("Cast", [name], graph.values[name].shape, name, like, dtype=dtype, attributes={"to": element})
+
+
+# ---- rounded to float16 ----
+
+
+def _is_plain(graph: Graph, cast: Node) -> bool:
+    return {graph.values[name].dtype for name in (cast.inputs[0], cast.outputs[0])} == {"float16", "float32"}
+
+
+def _check_float16(graph: Graph, part: Part) -> None:
+    for node in part.operators:
+        if not _is_arithmetic(node) and not _decides(graph, node):
+            raise CompileError(
+                f"'{node.name}' ({node.op}) is in float16, and is not known to give the same in float32; Cast to "
+                "float32 in front of it"
+            )
+
+
+def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
+    """Round what enters a part that is float32 by now, and what leaves it; or what every operator of it makes.
+
+    `rounded`: values that are float16 numbers as they are.
+    """
+    exact = all(node.op in ROUNDED_ONCE or _decides(graph, node) for node in part.operators)
+    decides = _decides_by_cast(graph, part) or any(_decides(graph, node) for node in part.operators)
+    everywhere = bool(exact or decides)
+    for node in (*part.entries, *part.nodes):
+        floats = [name for name in node.outputs if name and graph.values[name].dtype == "float32"]
+        moves = node.op in MOVES | CHOOSES and node not in part.entries
+        if moves and rounded.issuperset(n for n in _run_time(graph, node.inputs) if _is(graph, n, "float32")):
+            rounded.update(floats)
+        elif everywhere or node in part.entries:
+            for name in floats:
+                _round_behind(graph, node, name)
+            rounded.update(floats)
+    for cast in part.exits:
+        if cast.inputs[0] not in rounded:
+            half = _cast(graph, cast.inputs[0], FLOAT16, cast)
+            graph.set_inputs(cast, [_cast(graph, half, FLOAT, cast)])
+    if part.operators:
+        where = "after each" if everywhere else "where the next is in another type"
+        graph.notes.append(_line(part, f"computed in float32, rounded to float16 {where}"))
+
+
+def _round_behind(graph: Graph, node: Node, name: str) -> None:
+    """Let `name` be what the node makes, rounded to float16."""
+    exact = graph.fresh(name)
+    graph.add_value(exact, "float32", graph.values[name].shape)
+    graph.set_outputs(node, [exact if output == name else output for output in node.outputs])
+    half = _cast(graph, exact, FLOAT16, node)
+    graph.add(Node("Cast", [half], [name], {"to": FLOAT}, node.name))
