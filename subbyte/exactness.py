@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+from onnx import TensorProto
 
 from subbyte.dialect import DOMAIN
 
@@ -41,6 +42,8 @@ PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "ReduceSum"}
 INTEGER_SUMS = {"MatMulInteger", "ConvInteger"}  # products of 8-bit integers as int32
 INTEGER_PRODUCTS = INTEGER_SUMS | {"QLinearMatMul", "QLinearConv"}
 PLACES = {"ArgMax", "ArgMin", "NonZero"}  # integers that no step measures
+VALUES_AND_PLACES = {"TopK", "MaxPool"}  # moves whose second output is places
+STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 ROUNDING = {"", "com.microsoft", "ai.onnx"}
 QUANTIZERS = {
     *((domain, op) for domain in ROUNDING for op in ("QuantizeLinear", "DynamicQuantizeLinear")),
@@ -58,20 +61,26 @@ class _Facts:
     ties: int = 0  # quantizers in a row that rounded such a float: 1, or 2 for more
     step: float = 0.0  # of the last of them, where the value is still a multiple of it
     whole: bool = False  # integers, in whatever dtype
+    place: bool = False  # where an inexact value stands among others: it moves only where two are next to each other
+    half: bool = False  # in float16
+    coarse: bool = False  # it depends on what is computed in float16
 
 
 def tie_allowances(model: onnx.ModelProto, outputs: Mapping[str, Array]) -> dict[str, float]:
     """How far a rounding tie may move an element of each output, of which `outputs` are examples; 0: not at all.
 
     Integers that one quantizer makes move by one code. What lies behind more layers moves by a part of its largest
-    magnitude, or by a step where that is larger.
+    magnitude, or by a step where that is larger; so does what is computed in float16. Places may move anywhere: how far
+    is to be measured, and is 0 here.
     """
-    facts = _Walk(model).facts
-    found = {}
+    walk = _Walk(model)
+    facts, found = walk.facts, {}
     for name, array in outputs.items():
         known = facts.get(name, _Facts(inexact=True, ties=2))
-        largest = OF_LARGEST * float(np.abs(array.astype(np.float64)).max(initial=0.0)) if array.size else 0.0
-        if not known.ties:
+        largest = OF_LARGEST * largest_of(array)
+        if walk.coarse and known.coarse and array.dtype.kind == "f":
+            found[name] = max(largest, known.step)
+        elif not known.ties:
             found[name] = 0.0
         elif array.dtype.kind == "f":
             found[name] = max(largest, known.step)
@@ -80,18 +89,41 @@ def tie_allowances(model: onnx.ModelProto, outputs: Mapping[str, Array]) -> dict
     return found
 
 
+def largest_of(array: Array) -> float:
+    """The largest finite magnitude; 0 where there is none."""
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    return float(np.abs(finite.astype(np.float64)).max(initial=0.0))
+
+
+def coarse_values(model: onnx.ModelProto) -> set[str]:
+    """The values that depend on float16 where it is not rounded once: engines round such values more or less often."""
+    walk = _Walk(model)
+    return {name for name, known in walk.facts.items() if walk.coarse and known.coarse}
+
+
+def places(model: onnx.ModelProto) -> set[str]:
+    """The values that say where an inexact value stands among others."""
+    return {name for name, known in _Walk(model).facts.items() if known.place}
+
+
 class _Walk:
     """The facts of every value of a graph; nodes may stand in any order."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.coarse = False  # whether anything in float16 rounds more than once
         self.rounding = {
             (f.domain, f.name) for f in model.functions if any((n.domain, n.op_type) in QUANTIZERS for n in f.node)
         }
-        self.facts = {value.name: _Facts(whole=_is_integer(value)) for value in graph.input}
-        for name in self.constants:
+        self.facts = {
+            value.name: _Facts(whole=_is_integer(value), half=value.type.tensor_type.elem_type == TensorProto.FLOAT16)
+            for value in graph.input
+        }
+        for name, tensor in self.constants.items():
             self.facts.pop(name, None)
+            if tensor.data_type == TensorProto.FLOAT16:
+                self.facts[name] = _Facts(half=True)
         waiting = list(graph.node)
         made = {name for node in waiting for name in node.output}
         while waiting:
@@ -100,11 +132,24 @@ class _Walk:
                 if any(name in made and name not in self.facts for name in node.input):
                     later.append(node)
                     continue
-                result = self._result(node, [self._of(name) for name in node.input if name])
+                inputs = [self._of(name) for name in node.input if name]
+                result = self._in_float16(node, inputs, self._result(node, inputs))
                 self.facts.update(dict.fromkeys(node.output, result))
+                if node.op_type in VALUES_AND_PLACES and len(node.output) > 1:
+                    self.facts[node.output[1]] = _place(inputs[0])
             if len(later) == len(waiting):
                 break  # a cycle, which is refused elsewhere
             waiting = later
+
+    def _in_float16(self, node: onnx.NodeProto, inputs: list[_Facts], result: _Facts) -> _Facts:
+        """The facts with those of float16."""
+        stated = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_A_DTYPE]
+        reads = any(x.half for x in inputs)
+        half = TensorProto.FLOAT16 in stated if stated else reads
+        computes = (half or reads) and node.op_type not in MOVES | CHOICES | {"Cast"}
+        self.coarse = self.coarse or (computes and node.op_type not in EXACT_OPERATORS)
+        coarse = not result.whole and (computes or any(x.coarse for x in inputs))
+        return replace(result, half=half, coarse=coarse)
 
     def _of(self, name: str) -> _Facts:
         return self.facts.get(name, _Facts())
@@ -134,7 +179,9 @@ class _Walk:
         if kind[0]:
             return _Facts(True, 2 if ties or kind in self.rounding else 0)
         if kind[1] in PLACES:
-            return _Facts(whole=True)
+            return _place(first)
+        if kind[1] == "TopK":
+            return replace(first, place=False)
         if kind[1] in INTEGER_SUMS:
             return _Facts(ties=ties, whole=True)
         if kind[1] in PRODUCTS:
@@ -150,6 +197,10 @@ class _Walk:
             same = max(inputs, key=lambda x: (x.ties, x.step), default=first)
             return replace(same, inexact=inexact, whole=whole)
         return _Facts(inexact, ties, whole=whole)
+
+
+def _place(of: _Facts) -> _Facts:
+    return _Facts(whole=True, place=of.inexact or of.ties > 0)
 
 
 def _is_integer(value: onnx.ValueInfoProto) -> bool:

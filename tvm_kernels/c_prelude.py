@@ -193,7 +193,19 @@ static inline {number} subbyte_{name}_{dtype}({number} a, {number} b) {{
     for name, sign in (("min", "<"), ("max", ">"))
     for dtype, number in NUMBERS.items()
 }
+_AS_BITS = {
+    f"subbyte_{source}_as_{target}": f"""
+static inline {NUMBERS[target]} subbyte_{source}_as_{target}({NUMBERS[source]} x) {{
+  {NUMBERS[target]} y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}}
+"""
+    for pair in (("float32", "uint32"), ("float64", "uint64"))
+    for source, target in (pair, pair[::-1])
+}
 _FUNCTIONS = {
+    **_AS_BITS,
     **_SMALLER_AND_LARGER,
     "subbyte_popcount": _POPCOUNT,
     "subbyte_opaque": _OPAQUE,

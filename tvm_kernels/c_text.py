@@ -62,8 +62,8 @@ def printable(module: Any) -> Any:
 
     The printer puts both operands of a min or max into variables first, and takes such a variable again wherever an
     operand of the same text stands: also behind a store to the buffer that it was loaded from, and in loops. Calls are
-    printed where they stand. A float product passes through a function that keeps the C compiler from fusing it with an
-    addition. Raises CompileError for a type that there is no such C function for.
+    printed where they stand. Bits of floats come from a function. A float product passes through a function that keeps
+    the C compiler from fusing it with an addition. Raises CompileError for a type that there is no such C function for.
     """
     missing: list[str] = []  # an error that a callback raises does not come through TVM as what it is
 
@@ -88,7 +88,19 @@ def printable(module: Any) -> Any:
             return product
         return tirx.call_pure_extern(dtype, function_of("unfused", dtype), product)
 
-    rows = ((tirx.Min, called("min")), (tirx.Max, called("max")), (tirx.For, _bound))
+    def bits(call: Any) -> Any:
+        """There and back, which kept TVM from simplifying, is nothing: C compilers do not."""
+        if call.op != tvm.ir.Op.get("tirx.reinterpret"):
+            return call
+        (value,) = call.args
+        source, target = str(value.ty.dtype), str(call.ty.dtype)
+        called = isinstance(value, Call) and value.op == tvm.ir.Op.get("tirx.call_pure_extern")
+        if called and str(value.args[0].value) == f"subbyte_{target}_as_{source}":
+            return value.args[1]
+        function = f"subbyte_{source}_as_{target}"
+        return tirx.call_pure_extern(target, function, value) if has(function) else call
+
+    rows = ((tirx.Min, called("min")), (tirx.Max, called("max")), (tirx.For, _bound), (Call, bits))
     products = ((tirx.Mul, unfused),)  # afterwards: with such a call in it, a min or max would count as one that reads
     made = {
         var: tvm_ffi.structural_map(tvm_ffi.structural_map(function, rows), products)

@@ -11,7 +11,7 @@ import onnx
 import onnx.numpy_helper
 
 from subbyte.errors import ModelError
-from subbyte.exactness import PRODUCTS, holds_integers, tie_allowances
+from subbyte.exactness import PRODUCTS, coarse_values, holds_integers, largest_of, places, tie_allowances
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
@@ -49,8 +49,8 @@ def golden_tensors(
 
 # Float sums differ between engines by some 1e-7 of their terms. A model whose float constants and inputs are moved by a
 # hundred times that crosses the ties that an engine may cross, and others: one run tells. Its smooth part stays below
-# the tolerance of any float.
-MOVED_BY, MARGIN = 1e-5, 4.0
+# the tolerance of any float. What is computed in float16 differs by its digits.
+MOVED_BY, MOVED_BY_IN_FLOAT16, MARGIN = 1e-5, 2.0**-10, 4.0
 # What a moved constant of these moves is a value; of others, say of Resize, it may be a shape.
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "BatchNormalization", "LayerNormalization", "InstanceNormalization"}
 _ARITHMETIC |= {"GroupNormalization", "QuantizeLinear", "DequantizeLinear", *PRODUCTS}
@@ -59,39 +59,51 @@ _ARITHMETIC |= {"GroupNormalization", "QuantizeLinear", "DequantizeLinear", *PRO
 def _measured(
     model: onnx.ModelProto, feeds: dict[str, Array], outputs: dict[str, Array], allowed: dict[str, float], seed: int
 ) -> tuple[float, ...]:
-    """What ties may move each float output, of what is `allowed`: as far as moves of all floats by MOVED_BY do."""
+    """What ties, and rounding to float16, may move each output: as far as moves of all floats by MOVED_BY do.
+
+    Of what is `allowed` for a float; for an integer that says where an inexact value stands, as far as it moved.
+    """
+    coarse, elsewhere = coarse_values(model), places(model)
     floats = [name for name, output in outputs.items() if allowed[name] and output.dtype.kind == "f"]
-    if not floats:
+    names = floats + [name for name in outputs if name in elsewhere]
+    if not names:
         return tuple(allowed.values())
     rng = np.random.default_rng(seed)
-    moved = {name: _moved(array, rng) for name, array in feeds.items()}
+    by = MOVED_BY_IN_FLOAT16 if coarse else MOVED_BY
+    moved = {name: _moved(array, rng, by) for name, array in feeds.items()}
     try:
-        found, _ = reference_engine.run(_moved_model(model, rng), floats, moved)
+        found, _ = reference_engine.run(_moved_model(model, rng, by), names, moved)
     except ModelError:  # a constant that must be what it is
         return tuple(allowed.values())
     measured = {}
-    for name, output in zip(floats, found, strict=True):
+    for name, output in zip(names, found, strict=True):
         if output.shape == outputs[name].shape:
-            reach = float(np.abs(output.astype(np.float64) - outputs[name]).max(initial=0.0))
-            measured[name] = min(allowed[name], MARGIN * reach) if np.isfinite(reach) else allowed[name]
+            apart = output != outputs[name]
+            reach = float(np.abs(output[apart].astype(np.float64) - outputs[name][apart]).max(initial=0.0))
+            if name in elsewhere:
+                measured[name] = reach
+            elif np.isfinite(reach):
+                least = MOVED_BY_IN_FLOAT16 * largest_of(outputs[name]) if name in coarse else 0.0
+                measured[name] = min(allowed[name], max(least, MARGIN * reach))
     return tuple({**allowed, **measured}.values())
 
 
-def _moved(array: Array, rng: np.random.Generator) -> Array:
+def _moved(array: Array, rng: np.random.Generator, by: float) -> Array:
     if array.dtype.kind != "f":
         return array
-    factor = 1 + MOVED_BY * (2.0 * rng.integers(0, 2, array.shape) - 1)
+    factor = 1 + by * (2.0 * rng.integers(0, 2, array.shape) - 1)
     return np.asarray(array * factor).astype(array.dtype)
 
 
-def _moved_model(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
+def _moved_model(model: onnx.ModelProto, rng: np.random.Generator, by: float) -> onnx.ModelProto:
     """A copy whose float factors, scales and offsets are moved; integers that are stored as floats stay."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     read = {name for n in copy.graph.node if n.domain or n.op_type in _ARITHMETIC for name in n.input}
     for tensor in copy.graph.initializer:
         if tensor.name in read and not holds_integers(tensor):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(_moved(onnx.numpy_helper.to_array(tensor), rng), tensor.name))
+            values = _moved(onnx.numpy_helper.to_array(tensor), rng, by)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     return copy
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from subbyte import exactness
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 
@@ -28,19 +29,17 @@ LONGEST_SUM = 1 << 16  # terms: float32 sums of so many, one after the other, ke
 LARGEST_CONSTANT = 2.0**24  # from there on float32 does not hold every integer
 SMALLEST_CONSTANT = float(np.finfo(np.float32).tiny)
 
-_MOVES = """
-    Cast CenterCropPad Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxUnpool Pad
-    Reshape ReverseSequence ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze
-    View Where
+_OTHER_MOVES = """
+    Cast CenterCropPad Dropout MaxUnpool ReverseSequence ScatterElements ScatterND Trilu View Where
 """
-MOVES = frozenset(_MOVES.split())
-# Whose results are among their inputs, but for the sign; and whose float32 results, rounded to float16, are float16's.
-CHOOSES = frozenset({"Abs", "Clip", "Max", "MaxPool", "Min", "Neg", "ReduceMax", "ReduceMin", "Relu"})
-ROUNDED_ONCE = CHOOSES | {"Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub"}
+MOVES = exactness.MOVES | frozenset(_OTHER_MOVES.split())
+CHOICES = exactness.CHOICES - {"Where"}
+# Whose float32 results, rounded to float16, are float16's.
+ROUNDED_ONCE = CHOICES | {"Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub"}
 _OTHERS = """
     Acos Acosh AffineGrid Asin Asinh Atan Atanh Attention AveragePool BatchNormalization Celu Col2Im Conv ConvTranspose
-    Cos Cosh DeformConv DequantizeLinear Einsum Elu Erf Exp GRU Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool
-    GridSample GroupNormalization HardSigmoid HardSwish InstanceNormalization LRN LSTM LayerNormalization Log LogSoftmax
+    Cos Cosh DeformConv DequantizeLinear Einsum Elu Erf Exp GRU Gelu Gemm GlobalAveragePool GlobalLpPool GridSample
+    GroupNormalization HardSigmoid HardSwish InstanceNormalization LRN LSTM LayerNormalization Log LogSoftmax
     LpNormalization LpPool MatMul MatMulNBits Mean MeanVarianceNormalization Mish NegativeLogLikelihoodLoss Pow
     QuantizeLinear RMSNormalization RNN ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean ReduceProd ReduceSum
     ReduceSumSquare Resize RotaryEmbedding Selu Sigmoid Sin Sinh Softmax SoftmaxCrossEntropyLoss Softplus Softsign Sum
@@ -307,7 +306,7 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
     everywhere = bool(exact or decides)
     for node in (*part.entries, *part.nodes):
         floats = [name for name in node.outputs if name and graph.values[name].dtype == "float32"]
-        moves = node.op in MOVES | CHOOSES and node not in part.entries
+        moves = node.op in MOVES | CHOICES and node not in part.entries
         if moves and rounded.issuperset(n for n in _run_time(graph, node.inputs) if _is(graph, n, "float32")):
             rounded.update(floats)
         elif everywhere or node in part.entries:
@@ -319,7 +318,7 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
             half = _cast(graph, cast.inputs[0], FLOAT16, cast)
             graph.set_inputs(cast, [_cast(graph, half, FLOAT, cast)])
     if part.operators:
-        where = "after each" if everywhere else "where the next is in another type"
+        where = "after each" if everywhere else "where it is left"
         graph.notes.append(_line(part, f"computed in float32, rounded to float16 {where}"))
 
 

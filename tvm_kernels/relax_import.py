@@ -26,6 +26,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Graph, Node, Value
 from subbyte.tvm_kernels.interpret import node_proto
+from subbyte.tvm_kernels.kernels.vectors import reinterpret
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
 
 Array = npt.NDArray[Any]
@@ -130,11 +131,11 @@ def _in_tvm(value: Value) -> str:
 def _unfolded(function: Any) -> Any:
     """The function with differences of floats that TVM does not simplify: it makes x of (x + y) - y, 0 of x - x."""
 
-    def difference(node: Any) -> Any:
+    def difference(node: Any) -> Any:  # inner ones come first
         kind = str(node.ty.dtype)
         if kind not in WORDS:
             return node
-        return tirx.Sub(node.a, tirx.reinterpret(kind, tirx.reinterpret(WORDS[kind], node.b)))
+        return tirx.Sub(*(reinterpret(kind, reinterpret(WORDS[kind], side)) for side in (node.a, node.b)))
 
     return tvm_ffi.structural_map(function, ((tirx.Sub, difference),))
 

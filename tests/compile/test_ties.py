@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import subbyte
-from subbyte.exactness import tie_allowances
+from subbyte.exactness import places, tie_allowances
 from subbyte.runtime.bundle import open_bundle, write_bundle
 from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan
@@ -30,6 +30,7 @@ TENSORS = {
     "s": np.float32(0.5),
     "big": np.float32(3.0),
     "z": np.uint8(128),
+    "two": np.array([2]),
 }
 UINT8 = np.array([3, 250], np.uint8)
 FLOAT = np.array([2.0, -40.0], np.float32)
@@ -56,6 +57,10 @@ def model(body: str, x: str = "float[4, 8] x", y: str = "float[4, 8] y") -> onnx
         ("a = Exp(x) b = QuantizeLinear(a, s, z) c = DequantizeLinear(b, s, z) y = MatMul(c, w)", FLOAT, 2),
         ("a = Round(x) b = MatMul(a, levels) y = QuantizeLinear(b, s, z)", UINT8, 0),  # sums of integers
         ("a = Exp(x) b = QuantizeLinear(a, s, z) y = ArgMax(b)", UINT8, 0),
+        ("a = Exp(x) b = QuantizeLinear(a, s, z) c = Cast<to = 1>(b) y, i = TopK(c, two)", FLOAT, 2),  # 5% of 40
+        ("a = Exp(x) v, y = TopK(a, two)", UINT8, 0),
+        ("h = Cast<to = 10>(x) a = Exp(h) y = Cast<to = 1>(a)", FLOAT, 2),  # float16: 5% of 40
+        ("h = Cast<to = 10>(x) a = Mul(h, h) y = Cast<to = 1>(a)", FLOAT, 0),  # one rounding
     ],
 )
 def test_what_a_tie_may_move_follows_from_the_graph(body: str, example: Array, expected: float) -> None:
@@ -87,6 +92,31 @@ def test_how_far_ties_move_floats_is_measured_behind_the_first_quantizer_too(fra
     one = 0.3 * 1.1  # what one code of q moves y by
     assert found <= tie_allowances(made, {"y": golden.outputs[0]})["y"]
     assert (found >= one) if ties else (0 < found < 1e-2 * one)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("v, y = TopK(x, two)", set()),  # of an input: exact
+        ("a = Round(x) v, y = TopK(a, two)", set()),
+        ("a = Exp(x) v, y = TopK(a, two)", {"y"}),
+        ("a = Exp(x) y = ArgMax(a)", {"y"}),
+        ("a = MatMul(x, w) b = QuantizeLinear(a, s, z) y = ArgMax(b)", {"y"}),
+    ],
+)
+def test_places_of_what_is_exact_are_exact(body: str, expected: set[str]) -> None:
+    assert places(model(body)) == expected
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(0.0, 2.0), (1e-8, 2.0), (0.1, 0.0)])
+def test_a_place_moves_where_two_values_are_next_to_each_other(gap: float, expected: float, tmp_path: Path) -> None:
+    """As far as it does in some rows when the inputs move."""
+    made = model("a = Exp(x) y = ArgMax<axis = 1, keepdims = 0>(a)", "float[64, 8] x", "int64[64] y")
+    x = np.zeros((64, 8), np.float32)
+    x[:, 3], x[:, 5] = 1.0 + gap, 1.0
+    subbyte.compile(made, tmp_path / "m.subbyte", golden_inputs=[x])
+    with open_bundle(tmp_path / "m.subbyte") as bundle:
+        assert bundle.manifest.golden_ties == (expected,)
 
 
 CODES = model("a = MatMul(x, w) y = QuantizeLinear(a, s, z)", y="uint8[4, 8] y")

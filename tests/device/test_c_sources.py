@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import pytest
 from plan_of_rows import PlanOfRows
 from row_cases import CASES
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+import subbyte
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
@@ -78,6 +80,34 @@ def test_no_option_changes_a_bit_or_warns(name: str, options: str, sources: Path
     ran = call(["./example"], sources)
     assert ran.stdout.splitlines()[-1] == "golden ok", ran.stdout
     assert ran.stdout.count(" differing 0\n") == ran.stdout.count(" differing ") > 10
+
+
+MIXED = """
+<ir_version: 10, opset_import: ["": 21]> g (float[3,64] x) => (float[3,64] y, float[3,64] z) {
+  h = Cast<to = 10>(x)
+  t = Mul(h, h) s = Sub(t, h) y = Cast<to = 1>(s)
+  d = Cast<to = 11>(x)
+  f = Floor(d) r = Sub(d, f) q = Sub(r, d) z = Cast<to = 1>(q)
+}
+"""
+
+
+@pytest.mark.parametrize("options", ["-O0", "-O3 -march=native"])
+def test_float16_and_float64_are_the_same_numbers_in_c(options: str, tmp_path: Path) -> None:
+    """C has no float16: it is rounded to by integer arithmetic."""
+    x = np.concatenate([np.linspace(-300, 300, 96), np.geomspace(1e-8, 7e4, 96)]).reshape(3, 64).astype(np.float32)
+    model = onnx.parser.parse_model(MIXED)
+    subbyte.compile(model, tmp_path / "m.subbyte", target="cortex-m4", golden_inputs=[x], keep=tmp_path)
+    command = ["gcc", "-std=c99", *options.split(), *WARNINGS, *FILES, "-o", "example", "-lm"]
+    built = call(command, tmp_path / "source")
+    assert built.returncode == 0, built.stderr
+    ran = call(["./example"], tmp_path / "source")
+    assert ran.stdout.splitlines()[-1] == "golden ok", ran.stdout
+    assert ran.stdout.count(" differing 0\n") == 2
+    with np.errstate(over="ignore", invalid="ignore"):  # 7e4 is infinity
+        half = x.astype(np.float16)
+        wanted = (half * half - half).astype(np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "golden" / "output_0.npy"), wanted)
 
 
 @pytest.mark.parametrize("name", COMPILERS)
