@@ -29,11 +29,13 @@ from subbyte.export.onnx_file import save_onnx
 from subbyte.export.outputs import INPUT, named_outputs
 from subbyte.export.verify import Verification, canonical_paths, quantized_layer, verify
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
+from subbyte.models.checkpoint_files import files_of
 from subbyte.models.quant.constants import named_constants, refresh
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.functional import exporting
 from subbyte.models.quant.observe import Observation, observe
 from subbyte.models.quant.quantizer import ActivationQuantizer
+from subbyte.output_file import check_output
 
 Array = npt.NDArray[Any]
 
@@ -86,8 +88,8 @@ def export(
     if batch < 1:
         raise UsageError(f"the batch must be at least 1, got {batch}")
     target = Path(output)
-    if not target.parent.is_dir():
-        raise UsageError(f"there is no folder '{target.parent}' for '{target.name}'; create it first")
+    read = files_of(Path(source)) if isinstance(source, (str, os.PathLike)) else []
+    check_output(target, "output", *read)
     checkpoint = _checkpoint(source)
     module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
@@ -113,13 +115,13 @@ def export(
     finally:
         for name, part in module.named_modules():
             part.training = training.get(name, False)
-    nbytes = save_onnx(model, target)
+    written = save_onnx(model, target)
     for note in notes:
         warnings.warn(note, ExportWarning, stacklevel=2)
     return ExportReport(
         path=target,
-        nbytes=nbytes,
-        sha256=hashlib.sha256(target.read_bytes()).hexdigest(),
+        nbytes=len(written),
+        sha256=hashlib.sha256(written).hexdigest(),
         input_shape=(batch, *shape),
         nodes=len(model.graph.node),
         functions=tuple(f.name for f in model.functions),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -14,6 +13,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from subbyte.errors import ExportError, ModelError, UsageError
 from subbyte.file_kinds import CHECKPOINT, ONNX, kind_of
 from subbyte.function_calls import foreign_functions, inline_all_but_ours
+from subbyte.output_file import write_file
 
 MAXIMUM_BYTES = (1 << 31) - 1  # protobuf's own limit, and ours for a file with its external data
 
@@ -107,27 +107,20 @@ def node_on_cycle(graph: onnx.GraphProto) -> onnx.NodeProto | None:
     return found
 
 
-def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> int:
-    """Write the model under a temporary name in the same folder, then put it in place; the number of bytes written.
+def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> bytes:
+    """Write the model as `subbyte.output_file` does; returns what was written.
 
-    Raises ExportError when the folder is missing or the model is over 2 GB.
+    Raises ExportError when the model is over 2 GB, WriteError when the folder is missing or the disk full.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise ExportError(f"there is no folder '{target.parent}' to write '{target.name}' in; create it first")
     try:
         payload = model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise ExportError(f"'{target}' would have over {MAXIMUM_BYTES} bytes, the limit of ONNX: {error}") from error
     if len(payload) > MAXIMUM_BYTES:
         raise ExportError(f"'{target}' would have {len(payload)} bytes, over the limit of {MAXIMUM_BYTES}")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(payload)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return len(payload)
+    write_file(target, payload)
+    return bytes(payload)
 
 
 def _load_external(model: onnx.ModelProto, path: Path, size: int) -> None:

@@ -1,6 +1,8 @@
-"""Checkpoints: `model.safetensors` with the tensors, `checkpoint.json` with what is needed to make the model again.
+"""Checkpoints: `checkpoint.json` with what is needed to make the model again, and the file of tensors that it names.
 
 A checkpoint never runs code: no pickle, and a model is only ever made by name from the zoo, or handed in by the caller.
+It takes no memory before it is known to be right: shapes are compared first, those of the file's header with those of
+the float model on torch's meta device.
 """
 
 from __future__ import annotations
@@ -8,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -21,17 +22,26 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from subbyte.errors import CheckpointError, SubbyteError, UsageError
-from subbyte.file_kinds import CHECKPOINT, kind_of
+from subbyte import limits
+from subbyte.errors import CheckpointError, DataError, SubbyteError, UsageError
+from subbyte.models.checkpoint_files import (
+    DESCRIPTION,
+    commit,
+    is_weights_name,
+    open_file,
+    parse,
+    read_description,
+    read_header,
+    weights_name,
+)
 from subbyte.models.data import Normalization
+from subbyte.models.on_meta import refuse_other_shapes
 from subbyte.models.options import mistyped
 from subbyte.models.quant.state import upgraded
 from subbyte.models.zoo import create, get_model
-from subbyte.plain_file import open_plain
+from subbyte.output_file import make_folder
 
-VERSION = 2  # 1 held steps instead of their change from the start; it is read, too
-WEIGHTS, DESCRIPTION = "model.safetensors", "checkpoint.json"
-LARGEST_DESCRIPTION = 16 << 20  # bytes
+VERSION = 3  # 1 held steps instead of their change from the start; 1 and 2 named all tensors alike; they are read, too
 
 
 @dataclass(frozen=True)
@@ -66,27 +76,41 @@ class Checkpoint:
     config: Config
     metrics: dict[str, float]
     folder: Path
-    sha256: str  # of model.safetensors
+    sha256: str  # of the file of tensors
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `checkpoint.json` says."""
+
+    config: Config
+    metrics: dict[str, float]
+    weights: str  # name of the file of tensors
+    sha256: str
 
 
 def save_checkpoint(
     folder: str | Path, model: nn.Module, config: Config, metrics: Mapping[str, float] | None = None
 ) -> Path:
-    """Write `model` (quantized as `config` says) to `folder`, each file atomically; returns the folder."""
+    """Write `model` (quantized as `config` says) to `folder`; returns the folder.
+
+    At any moment the folder holds this checkpoint whole, or the one before. Raises WriteError for a full or read-only
+    disk and the like.
+    """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     tensors = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
     weights = save_tensors(tensors)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    name = weights_name(sha256)
     description = {
         "kind": "subbyte checkpoint",
         "version": VERSION,
         "config": dataclasses.asdict(config),
         "metrics": dict(metrics or {}),
-        "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()},
+        "weights": {"file": name, "sha256": sha256},
     }
-    text = json.dumps(description, indent=2) + "\n"
-    write_atomically(target / WEIGHTS, weights)
-    write_atomically(target / DESCRIPTION, text.encode())
+    commit(target, name, weights, (json.dumps(description, indent=2) + "\n").encode())
     return target
 
 
@@ -98,63 +122,73 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
     folder, `UnknownNameError` for an unknown model or scheme.
     """
     source = Path(folder)
-    config, metrics, expected_hash = _read_description(source)
-    weights = _read(source, WEIGHTS)
+    description, file = _opened(source)
+    with file:
+        path = source / description.weights
+        header = read_header(file, path)
+        if model is None:
+            config = description.config
+            refuse_other_shapes(lambda: _float_model(config, source), config.input_shape, header, path)
+        made = build_model(description.config, model, source)
+        check_tensors(made, upgraded(made, header), path)
+        file.seek(0)
+        weights = file.read()
     actual_hash = hashlib.sha256(weights).hexdigest()
+    if actual_hash != description.sha256:
+        raise CheckpointError(
+            f"{path}: its SHA-256 is {actual_hash[:12]}..., {DESCRIPTION} says {description.sha256[:12]}...; "
+            "the two files are not of one save, or one is damaged. Copy both again."
+        )
     try:
         tensors = load_tensors(weights)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{source / WEIGHTS}: damaged or truncated ({error}); copy or train it again.") from error
-    if actual_hash != expected_hash:
-        raise CheckpointError(
-            f"{source / WEIGHTS}: its SHA-256 is {actual_hash[:12]}..., {DESCRIPTION} says {expected_hash[:12]}...; "
-            "the two files are not of one save, or one is damaged. Copy both again."
-        )
-    made = build_model(config, model, source)
-    tensors = upgraded(made, tensors)
-    check_tensors(made, tensors, source / WEIGHTS)
-    made.load_state_dict(tensors)
-    return Checkpoint(made.eval(), config, metrics, source, actual_hash)
+        raise CheckpointError(f"{path}: damaged or truncated ({error}); copy or train it again.") from error
+    made.load_state_dict(upgraded(made, tensors))
+    return Checkpoint(made.eval(), description.config, description.metrics, source, actual_hash)
+
+
+def weights_file(folder: str | Path) -> Path:
+    """The file of tensors of the checkpoint in `folder`; raises `CheckpointError`."""
+    return Path(folder) / _read_description(Path(folder)).weights
 
 
 def read_config(folder: str | Path) -> Config:
     """The description of the checkpoint in `folder`, without its tensors; raises `CheckpointError`."""
-    return _read_description(Path(folder))[0]
+    return _read_description(Path(folder)).config
 
 
 def read_metrics(folder: str | Path) -> dict[str, float]:
     """What the checkpoint in `folder` reached, without its tensors; raises `CheckpointError`."""
-    return _read_description(Path(folder))[1]
+    return _read_description(Path(folder)).metrics
 
 
 def build_model(config: Config, model: nn.Module | None = None, source: Path | None = None) -> nn.Module:
     """The quantized model of `config` with tensors that are not yet filled in."""
     from subbyte.models.quant import quantize
 
-    place = f"{source}: " if source else ""
-    if model is None and config.model is None:
-        raise CheckpointError(f"{place}the model is not of the zoo; pass it: load_checkpoint(folder, model=MyModel()).")
     if model is None:
-        assert config.model is not None
-        wrong = mistyped(get_model(config.model).build, config.model_options)
-        if wrong:
-            raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {wrong}.")
-        try:
-            model = create(
-                config.model,
-                classes=config.classes,
-                channels=config.channels,
-                size=config.size,
-                **config.model_options,
-            )
-        except UsageError:
-            raise  # an unknown name or option: the message says which
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {error}") from error
+        model = _float_model(config, source)
     if config.scheme == "float" and not config.scheme_options:
         return model
     # The example only gives quantizer state its shapes; every value is then replaced by the file's.
     return quantize(model, scheme_of(config), example=torch.zeros(config.input_shape))
+
+
+def _float_model(config: Config, source: Path | None) -> nn.Module:
+    place = f"{source}: " if source else ""
+    if config.model is None:
+        raise CheckpointError(f"{place}the model is not of the zoo; pass it: load_checkpoint(folder, model=MyModel()).")
+    wrong = mistyped(get_model(config.model).build, config.model_options)
+    if wrong:
+        raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {wrong}.")
+    try:
+        return create(
+            config.model, classes=config.classes, channels=config.channels, size=config.size, **config.model_options
+        )
+    except UsageError:
+        raise  # an unknown name or option: the message says which
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {error}") from error
 
 
 def scheme_of(config: Config) -> Any:
@@ -201,48 +235,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: a reader sees the old file or the whole new one."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        with open_plain(folder / name) as file:
-            return file.read()
-    except OSError as error:
-        kind = kind_of(folder)
-        if kind is not None and kind != CHECKPOINT:
-            wrong = UsageError if folder.is_file() else CheckpointError
-            raise wrong(
-                f"{folder} is not a checkpoint, it is {kind}; expected the folder that `subbyte train --out` made."
-            ) from error
-        raise CheckpointError(f"{folder} is not a checkpoint: cannot read {name} ({error.strerror}).") from error
+def _opened(source: Path) -> tuple[Description, BinaryIO]:
+    """The description and the tensors that it names, open: a save that comes now deletes a name, not what is read."""
+    description = _read_description(source)
+    while True:
+        try:
+            return description, open_file(source, description.weights)
+        except CheckpointError:
+            before, description = description, _read_description(source)
+            if before == description:
+                raise
 
 
-def _read_description(folder: Path) -> tuple[Config, dict[str, float], str]:
+def _read_description(folder: Path) -> Description:
     file = folder / DESCRIPTION
-    content = _read(folder, DESCRIPTION)
-    if len(content) > LARGEST_DESCRIPTION:
-        raise CheckpointError(f"{file}: {len(content)} bytes, at most {LARGEST_DESCRIPTION} are accepted.")
-    try:
-        raw = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: damaged JSON ({error}); copy or train it again.") from error
+    raw = parse(read_description(folder), file)
     if not isinstance(raw, dict) or raw.get("kind") != "subbyte checkpoint":
         raise CheckpointError(f"{file}: not the description of a subbyte checkpoint.")
     if raw.get("version") not in range(1, VERSION + 1):
@@ -252,11 +263,14 @@ def _read_description(folder: Path) -> tuple[Config, dict[str, float], str]:
     config = _read_config(_field(raw, "config", dict, file), file)
     metrics = _field(raw, "metrics", dict, file)
     weights = _field(raw, "weights", dict, file)
+    name = _field(weights, "file", str, file)
+    if not is_weights_name(name):
+        raise CheckpointError(f"{file}: its tensors lie in {name[:80]!r}, no file that a checkpoint writes.")
     try:
         numbers = {str(name): float(value) for name, value in metrics.items()}
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: metrics are malformed ({error}).") from error
-    return config, numbers, _field(weights, "sha256", str, file)
+    return Description(config, numbers, name, _field(weights, "sha256", str, file))
 
 
 def _read_config(raw: dict[str, Any], file: Path) -> Config:
@@ -287,11 +301,29 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
             training=_field(raw, "training", dict, file),
             versions=_field(raw, "versions", dict, file),
         )
+    except DataError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     except SubbyteError:
         raise
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise CheckpointError(f"{file}: config is malformed ({type(error).__name__}: {error}).") from error
+    _refuse_sizes(config, file)
     return config
+
+
+def _refuse_sizes(config: Config, file: Path) -> None:
+    for name, number in (("classes", config.classes), ("channels", config.channels), ("size", min(config.size))):
+        if number < 1:
+            raise CheckpointError(f"{file}: '{name}' is {number}, expected at least 1.")
+    values = math.prod(config.input_shape)
+    if values > limits.IMAGE_VALUES:
+        raise CheckpointError(f"{file}: an image has {values} values, at most {limits.IMAGE_VALUES} are accepted.")
+    for name in ("mean", "deviation") if config.normalization else ():
+        length = len(getattr(config.normalization, name))
+        if length not in (1, config.channels):
+            raise CheckpointError(
+                f"{file}: the normalisation has {length} values of {name}, expected 1 or {config.channels}."
+            )
 
 
 def _field(raw: Mapping[str, Any], name: str, kind: Callable[..., Any], file: Path) -> Any:

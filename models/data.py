@@ -7,6 +7,7 @@ images, one a class. To add a data set: write a function that returns a `Data` a
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ class Normalization:
     largest: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        divisors = (self.largest, *self.deviation)
+        if not all(map(math.isfinite, (*divisors, *self.mean))) or any(value <= 0 for value in divisors):
+            raise DataError(
+                f"normalisation by largest {self.largest}, mean {self.mean}, deviation {self.deviation}: expected "
+                "finite numbers, largest and deviation above 0."
+            )
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalise pixels [..., channels, height, width] of any dtype to float32."""

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from subbyte.errors import UsageError
 from subbyte.models.batches import batch_loader
-from subbyte.models.checkpoint import Config, save_checkpoint, write_atomically
+from subbyte.models.checkpoint import Config, save_checkpoint
+from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import Data
 from subbyte.models.losses import Loss, Outputs, Targets
 from subbyte.models.quant import set_progress
+from subbyte.output_file import write_file
 
-STATE, LOG = "training.safetensors", "log.csv"
+LOG = "log.csv"
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class EpochReport(Callback):
         writer = csv.DictWriter(text, list(row))
         writer.writeheader()
         writer.writerows(self.history)
-        write_atomically(self.folder / LOG, text.getvalue().encode())
+        write_file(self.folder / LOG, text.getvalue().encode())
         metrics = {"accuracy": row["test_accuracy"], "loss": row["test_loss"], "epochs": row["epoch"]}
         save_checkpoint(self.folder, model, self.config, metrics)
 

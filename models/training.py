@@ -22,7 +22,6 @@ from subbyte.errors import CheckpointError, FormatError, MissingDependencyError,
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
     DESCRIPTION,
-    WEIGHTS,
     Checkpoint,
     Config,
     check_tensors,
@@ -32,9 +31,11 @@ from subbyte.models.checkpoint import (
     scheme_of,
     versions,
 )
+from subbyte.models.checkpoint_files import STATE, files_of
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import create_loss, get_loss
 from subbyte.models.zoo import create, options_for_scheme
+from subbyte.output_file import check_output_folder, make_folder
 from subbyte.plain_file import open_plain
 
 EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
@@ -104,7 +105,7 @@ def train(
         from lightning.pytorch import Trainer
     except ImportError as error:
         raise MissingDependencyError("lightning", "train") from error
-    from subbyte.models.learner import LOG, STATE, EpochReport, Learner, ProgressBar, Recipe
+    from subbyte.models.learner import LOG, EpochReport, Learner, ProgressBar, Recipe
     from subbyte.models.quant import get_scheme, quantize, set_progress
     from subbyte.models.training_state import TrainingStateIO
 
@@ -139,6 +140,8 @@ def train(
     start = None if init is None else _float_checkpoint(init)
     config = _config(model, source, scheme, scheme_options, model_options, start, recipe, loss, loss_options)
     folder = Path(out) if out is not None else Path("runs") / f"{config.model or 'custom'}-{source.name}-{scheme}"
+    check_output_folder(folder, "out")
+    _refuse_replacing(folder, init=init, teacher=teacher)
     state = folder / STATE
     going_on = resume and state.is_file()
     if going_on:
@@ -151,7 +154,7 @@ def train(
         module = model if isinstance(model, nn.Module) else _create(config)
         if start is not None:
             tensors = start.model.state_dict()
-            check_tensors(module, tensors, Path(init or "") / "model.safetensors")
+            check_tensors(module, tensors, start.folder)
             module.load_state_dict(tensors)
         module.train()
         example = next(iter(batch_loader(source.train, min(EXAMPLE_SAMPLES, size), shuffle=True, seed=seed)))[0]
@@ -182,7 +185,7 @@ def train(
             asked = ", ".join(f"{name} {value}" for name, value in given.items() if value not in ("auto", 1))
             raise UsageError(f"Lightning cannot train with {asked or precision}: {error}") from error
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             if not going_on:
                 state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
         learner = Learner(module, source, criterion, recipe, _teacher(teacher))
@@ -282,11 +285,16 @@ def _check_same_run(folder: Path, config: Config) -> None:
             )
 
 
+def _refuse_replacing(folder: Path, **read: str | Path | nn.Module | None) -> None:
+    """Raise `UsageError` if training reads a checkpoint from the folder that it writes to."""
+    for name, source in read.items():
+        if isinstance(source, (str, Path)) and folder.exists() and folder.samefile(source):
+            raise UsageError(f"out '{folder}' is the folder of {name}, which training would replace; name another out.")
+
+
 def _check_free(folder: Path, resume: bool) -> None:
     """Raise `UsageError` if `folder` holds a checkpoint, which training anew would replace."""
-    from subbyte.models.learner import STATE
-
-    if not any((folder / name).exists() for name in (DESCRIPTION, WEIGHTS, STATE)):
+    if not files_of(folder):
         return
     try:
         config, metrics = read_config(folder), read_metrics(folder)

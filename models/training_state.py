@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from subbyte.errors import CheckpointError
-from subbyte.models.checkpoint import write_atomically
+from subbyte.output_file import write_file
 from subbyte.plain_file import open_plain
 
 _KIND = "subbyte training state 2"  # 1 held steps instead of their change from the start
@@ -31,7 +31,7 @@ class TrainingStateIO(CheckpointIO):
         tensors: dict[str, Tensor] = {}
         tree = _encode(checkpoint, "state", tensors)
         content = save(tensors, metadata={"kind": _KIND, "tree": json.dumps(tree)})
-        write_atomically(Path(path), content)
+        write_file(path, content)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read `path` on the CPU; raises `CheckpointError` for a file that is missing, damaged or of another kind."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from subbyte.errors import BundleError, UsageError
 from subbyte.file_kinds import ONNX, kind_of
+from subbyte.output_file import output_file
 from subbyte.plain_file import open_plain, size_of
 from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
@@ -203,9 +204,9 @@ def write_bundle(
 ) -> Path:
     """Write a bundle: `manifest`, whose "schema" and "members" are filled in, and members as bytes or files to copy.
 
-    Written to a temporary name, opened and checked as a reader would and by `check`, then renamed: there is never half
-    a bundle at `path`, and none when `check` raises. Raises BundleError when the manifest or a member breaks a rule of
-    docs/bundle.md.
+    Written as `subbyte.output_file` does, but opened and checked as a reader would and by `check` before it gets its
+    name: there is never half a bundle at `path`, and none when `check` raises. Raises BundleError when the manifest or
+    a member breaks a rule of docs/bundle.md, WriteError for a full disk.
     """
     path = Path(path)
     payloads, rows = [], {}
@@ -220,17 +221,12 @@ def write_bundle(
         text = json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise BundleError(f"the manifest cannot be written as JSON: {error}") from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            archive.write_entries(file, [_payload(MANIFEST, text)[0], *payloads])
-            file.flush()
-            os.fsync(file.fileno())
-        open_bundle(temporary).close()
-        check(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with output_file(path) as file:
+        archive.write_entries(file, [_payload(MANIFEST, text)[0], *payloads])
+        file.flush()
+        written = Path(file.name)
+        open_bundle(written).close()
+        check(written)
     return path
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import BundleError
+from subbyte.output_file import write_file
 from subbyte.runtime.archive import REBUILD
 from subbyte.runtime.bundle import Bundle
 from subbyte.runtime.manifest import TensorInfo
@@ -89,7 +90,9 @@ def write_trace(session: Session, folder: Path) -> None:
     def write(index: int, results: dict[str, Array]) -> None:
         for number, output in enumerate(operators[index].outputs):
             if output.tensor in results:
-                np.save(folder / f"{index}-{number}.npy", results[output.tensor], allow_pickle=False)
+                held = io.BytesIO()
+                np.save(held, results[output.tensor], allow_pickle=False)
+                write_file(folder / f"{index}-{number}.npy", held.getvalue())
         (folder / str(index)).touch()
 
     session.watch(golden_inputs(session.bundle), write, check_finite=False)

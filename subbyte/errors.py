@@ -81,6 +81,10 @@ class SessionError(SubbyteError):
     """A session used after close or in a forked process, or that failed while it was made or run."""
 
 
+class WriteError(SubbyteError):
+    """A file that cannot be written: a full or read-only disk, no permission, a folder that is gone."""
+
+
 class EnergyError(SubbyteError):
     """An energy counter that is absent, unreadable, or whose window is too short to trust."""
 

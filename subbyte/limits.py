@@ -17,3 +17,8 @@ def _limit(name: str, value: int, meaning: str) -> int:
 
 METER_LOG_BYTES = _limit("METER_LOG_BYTES", 1 << 30, "bytes of a meter's log in CSV")
 NPY_HEADER_BYTES = _limit("NPY_HEADER_BYTES", 10_000, "bytes of the header of a `.npy` array")
+DESCRIPTION_BYTES = _limit("DESCRIPTION_BYTES", 16 << 20, "bytes of a checkpoint's `checkpoint.json`")
+TENSORS_HEADER_BYTES = _limit("TENSORS_HEADER_BYTES", 16 << 20, "bytes of the header of a `.safetensors` file")
+NUMBER_CHARACTERS = _limit("NUMBER_CHARACTERS", 40, "characters of a number in a checkpoint's JSON")
+IMAGE_VALUES = _limit("IMAGE_VALUES", 1 << 26, "values of the image that a checkpoint's model takes")
+RESULT_BYTES = _limit("RESULT_BYTES", 1 << 30, "bytes that an operator of a checkpoint's model makes of one image")

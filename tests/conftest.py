@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     reports = terminalreporter.stats.get("skipped", [])
     lines = not_run(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
     if lines:
-        terminalreporter.section("tests not run: what this CPU lacks")
+        terminalreporter.section("tests not run: what this machine lacks")
         for line in lines:
             terminalreporter.write_line(line)
     without = config.getoption("--without")

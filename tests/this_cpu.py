@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -35,8 +36,9 @@ def needs(features: Iterable[str]) -> pytest.MarkDecorator:
 
 
 def not_run(reasons: Iterable[str]) -> list[str]:
-    """A line for each set of features that tests were skipped for: how many tests, which features."""
-    counted = Counter(reason.split(LACKS, 1)[1] for reason in reasons if LACKS in reason)
+    """A line for each thing that tests were skipped for the lack of: how many tests, what."""
+    found = (re.search(r"this (?:CPU|machine) lacks (.*)", reason) for reason in reasons)
+    counted = Counter(match[1] for match in found if match)
     return [f"{count:5} {features}" for features, count in sorted(counted.items())]
 
 

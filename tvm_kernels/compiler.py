@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subbyte.errors import CompileError, UsageError
-from subbyte.runtime.bundle import write_bundle
+from subbyte.output_file import check_output, write_file
+from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.at_work import at_work, names_its_errors
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
@@ -157,10 +158,7 @@ def compile(
         output = Path(str(model)).with_suffix(".subbyte")
     if output is None:
         raise UsageError("a model in memory has no path: say where the bundle goes with output=")
-    if is_file and Path(output).resolve() == Path(str(model)).resolve():
-        raise UsageError(f"the bundle would replace the model '{model}'; name another output")
-    if not Path(output).parent.is_dir():
-        raise UsageError(f"no folder {Path(output).parent} for the bundle; make it first")
+    check_output(output, "output", *_paths(model), *_paths(golden_inputs))
 
     with code_generator("c") if chosen.code_generator == "c" else nullcontext():
         graph = lower_graph(model, chosen.features, strict=strict, name=name_of(model) if name is None else name)
@@ -208,6 +206,12 @@ def bundle_plan(
             manifest["golden"] = {"ties": list(golden.ties)}
         write_bundle(output, manifest, members, check)
     return report
+
+
+def _paths(given: object) -> list[str | Path]:
+    """The files among what `compile` was given: one, in a list, or in a dict."""
+    held = given.values() if isinstance(given, Mapping) else given if isinstance(given, (list, tuple)) else [given]
+    return [one for one in held if isinstance(one, (str, Path))]
 
 
 def _report(
@@ -315,8 +319,6 @@ def _keep(members: Mapping[str, bytes], folder: Path) -> None:
         path = folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
         except OSError as error:
             raise CompileError(f"cannot keep {name} in {folder}: {error}") from error
-        if name == "bench":
-            path.chmod(0o755)
+        write_file(path, data, executable=name == BENCH)

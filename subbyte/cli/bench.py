@@ -52,34 +52,38 @@ def bench(
 ) -> None:
     """Measure BUNDLE: latency percentiles, where the time goes, energy with its provenance."""
     import subbyte
-    from subbyte.cli.output import check_place
+    from subbyte.cli.output import printing_beside
     from subbyte.cli.tables import open_console
     from subbyte.errors import UsageError
+    from subbyte.output_file import check_output, write_file
     from subbyte.runtime.report import print_bench, print_energy_model
 
-    check_place(json_path, "--json", bundle, onnx, float_model)
+    if json_path is not None:
+        check_output(json_path, "--json", bundle, onnx, float_model)
     given = {"--onnx": onnx, "--float-model": float_model, "--data": data, "--data-path": data_path}
     for option, value in given.items():
         if value is not None and not baseline:
             raise UsageError(f"{option} says what to compare with: it needs --baseline onnxruntime")
     ready = _ready_to_compare(bundle, onnx, float_model, data, data_path) if baseline else None
-    console = open_console(markup=True)
-    result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations, meter=meter)
-    print_bench(result, console)
-    print_energy_model(result, console)
-    saved: dict[str, Any] = result.to_json()
-    # Saved before the comparison, which may fail after minutes of measuring.
-    _save(saved, json_path)
-    if ready is not None:
-        from subbyte.cli.tables import print_verdict
-        from subbyte.verdict import compare
+    with printing_beside(json_path):
+        console = open_console(markup=True)
+        result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations, meter=meter)
+        print_bench(result, console)
+        print_energy_model(result, console)
+        saved: dict[str, Any] = result.to_json()
+        try:
+            if ready is not None:
+                from subbyte.cli.tables import print_verdict
+                from subbyte.verdict import compare
 
-        found = compare(ready, threads=threads, seconds=seconds)
-        print_verdict(found, open_console())
-        saved["verdict"] = found.to_json()
-        _save(saved, json_path)
-    if json_path:
-        click.echo(f"saved {json_path}")
+                found = compare(ready, threads=threads, seconds=seconds)
+                print_verdict(found, open_console())
+                saved["verdict"] = found.to_json()
+        finally:  # the comparison may fail after minutes of measuring
+            if json_path is not None:
+                write_file(json_path, jsonlib.dumps(saved, indent=1).encode())
+        if json_path is not None:
+            click.echo(f"saved {json_path}")
 
 
 def _ready_to_compare(
@@ -91,10 +95,3 @@ def _ready_to_compare(
     for module in ("onnx", "onnxruntime"):
         import_module(module)
     return prepare(bundle, onnx=onnx, float_model=float_model, data=data, data_path=data_path)
-
-
-def _save(saved: dict[str, Any], path: Path | None) -> None:
-    from subbyte.cli.output import replace_file
-
-    if path is not None:
-        replace_file(path, lambda file: file.write(jsonlib.dumps(saved, indent=1).encode()))

@@ -36,19 +36,21 @@ def compile(
     is refused, and the first operator that differs is named.
     """
     import subbyte
-    from subbyte.cli.output import check_place
+    from subbyte.cli.output import printing_beside
 
     output = output or model.with_suffix(".subbyte")
-    check_place(output, "--output", model, golden_inputs)
-    report = subbyte.compile(
-        model, output, target=target, strict=strict, name=name, golden_inputs=golden_inputs, replay=not no_replay
-    )
-    if not quiet:
-        from subbyte.cli.tables import print_compile_report
+    with printing_beside(output):
+        report = subbyte.compile(
+            model, output, target=target, strict=strict, name=name, golden_inputs=golden_inputs, replay=not no_replay
+        )
+        if not quiet:
+            from subbyte.cli.tables import print_compile_report
 
-        print_compile_report(report)
-    from subbyte.runtime import open_bundle
+            print_compile_report(report)
+        if not output.is_file():  # a pipe: what went into it cannot be opened
+            return
+        from subbyte.runtime import open_bundle
 
-    with open_bundle(output) as bundle:
-        members = ", ".join(f"{name} {member.bytes:,}" for name, member in bundle.manifest.members.items())
-    click.echo(f"{output}: {output.stat().st_size:,} bytes for {target} ({members})")
+        with open_bundle(output) as bundle:
+            members = ", ".join(f"{name} {member.bytes:,}" for name, member in bundle.manifest.members.items())
+        click.echo(f"{output}: {output.stat().st_size:,} bytes for {target} ({members})")

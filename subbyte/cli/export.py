@@ -18,11 +18,10 @@ from subbyte.errors import ExportWarning
 def export(checkpoint: Path, output: Path, batch: int, check: bool) -> None:
     """Write the CHECKPOINT folder as ONNX that runs in plain onnxruntime, low-bit weights packed."""
     import subbyte
-    from subbyte.cli.output import check_place
+    from subbyte.cli.output import printing_beside
 
-    read = (checkpoint / name for name in ("checkpoint.json", "model.safetensors", "training.safetensors"))
-    check_place(output, "--output", *read)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExportWarning)  # the report says the same
-        report = subbyte.export(checkpoint, output, batch=batch, check=check)
-    click.echo(str(report))
+    with printing_beside(output):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExportWarning)  # the report says the same
+            report = subbyte.export(checkpoint, output, batch=batch, check=check)
+        click.echo(str(report))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int) -> None:
     """Run BUNDLE on arrays saved by NumPy."""
-    import numpy as np
-
     import subbyte
-    from subbyte.cli.output import check_place, replace_file
+    from subbyte.cli.output import printing_beside
     from subbyte.errors import UnknownNameError, UsageError
+    from subbyte.output_file import check_output, write_file
 
-    check_place(output, "--output", bundle, *(Path(item.rpartition("=")[2]) for item in inputs))
+    if output is not None:
+        check_output(output, "--output", bundle, *(item.rpartition("=")[2] for item in inputs))
     named: dict[str, Path] = {}
     positional: list[Path] = []
     for item in inputs:
@@ -63,23 +64,28 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
         for name, array in results.items():
             click.echo(f"{name} {array.dtype} {list(array.shape)}\n{array}")
         return
-    if output.suffix == ".npz":
-        replace_file(output, lambda file: _save_all(file, results))
-    else:
-        replace_file(output, lambda file: np.save(file, results[names[0]]))
-    click.echo(f"{output}: " + ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in results.items()))
+    write_file(output, _npz(results) if output.suffix == ".npz" else _npy(results[names[0]]))
+    with printing_beside(output):
+        click.echo(f"{output}: " + ", ".join(f"{n} {a.dtype} {list(a.shape)}" for n, a in results.items()))
 
 
-def _save_all(file: BinaryIO, results: dict[str, np.ndarray]) -> None:
+def _npy(array: np.ndarray) -> bytes:
+    import numpy as np
+
+    file = BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _npz(results: dict[str, np.ndarray]) -> bytes:
     """What numpy.savez writes; that takes names as keyword arguments, of which it has some for itself ('file')."""
     from zipfile import ZipFile
 
-    import numpy as np
-
+    file = BytesIO()
     with ZipFile(file, "w") as archive:
         for name, array in results.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+            archive.writestr(f"{name}.npy", _npy(array))
+    return file.getvalue()
 
 
 def _read(path: Path, info: TensorInfo) -> np.ndarray:

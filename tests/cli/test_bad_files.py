@@ -20,7 +20,7 @@ from onnx import helper
 
 import subbyte
 from subbyte.cli import main
-from subbyte.models.checkpoint import Config, build_model, load_checkpoint, save_checkpoint
+from subbyte.models.checkpoint import Config, build_model, load_checkpoint, save_checkpoint, weights_file
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -178,7 +178,7 @@ def checkpoint_of_another_model(good: Good, folder: Path) -> Path:
 
 def damaged_checkpoint(good: Good, folder: Path) -> Path:
     shutil.copytree(good.run, folder / "run")
-    path = folder / "run" / "model.safetensors"
+    path = weights_file(folder / "run")
     _file(path, path.read_bytes()[:-100])
     return folder / "run"
 
@@ -230,8 +230,8 @@ CASES: list[tuple[Callable[[Good, Path], Path], tuple[str, ...], str]] = [
     (external_data_outside, COMPILE, "outside"),
     (wrong_payload, INSPECT, "uint8"),
     (wrong_payload, COMPILE, "uint8"),
-    (checkpoint_of_another_model, EXPORT, "model.safetensors"),
-    (damaged_checkpoint, EXPORT, "model.safetensors"),
+    (checkpoint_of_another_model, EXPORT, ".safetensors: tensor '5."),
+    (damaged_checkpoint, EXPORT, ".safetensors: damaged or truncated"),
     (damaged_description, EXPORT, "checkpoint.json"),
 ]
 

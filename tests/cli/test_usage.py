@@ -111,7 +111,7 @@ def test_a_file_that_is_read_is_never_replaced(tmp_path: Path) -> None:
     here = tmp_path / "x"
     run = tmp_path / "run"
     run.mkdir()
-    for path in (here, run / "model.safetensors"):
+    for path in (here, run / "model-0123456789abcdef.safetensors"):
         path.write_bytes(b"precious")
     link = tmp_path / "link"
     link.symlink_to(here)
@@ -122,12 +122,12 @@ def test_a_file_that_is_read_is_never_replaced(tmp_path: Path) -> None:
         ("run", tmp_path / "link", "--input", f"image={here}", "--output", here),
         ("bench", here, "--json", here),
         ("bench", here, "--baseline", "onnxruntime", "--onnx", link, "--json", link),
-        ("export", run, "-o", run / "model.safetensors"),
+        ("export", run, "-o", run / "model-0123456789abcdef.safetensors"),
     ):
         result = call(*map(str, arguments))
         assert result.exit_code == 2, (arguments, result.output)
         assert "a file this command reads" in result.output
-    assert here.read_bytes() == (run / "model.safetensors").read_bytes() == b"precious"
+    assert here.read_bytes() == (run / "model-0123456789abcdef.safetensors").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
 
 
 def test_layers_of_a_quantized_file(tmp_path):
-    size = save_onnx(quantized_cnn(), tmp_path / "m.onnx")
+    size = len(save_onnx(quantized_cnn(), tmp_path / "m.onnx"))
     found = inspect(tmp_path / "m.onnx")
     conv, head = found.layers
     assert (conv.op, conv.weight_format, conv.activation_format, conv.shape) == (

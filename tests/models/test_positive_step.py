@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from subbyte.formats import PerChannel
-from subbyte.models.checkpoint import Config, load_checkpoint, save_checkpoint
+from subbyte.models.checkpoint import Config, load_checkpoint, save_checkpoint, weights_file
 from subbyte.models.quant import LearnedStep, quantize
 from subbyte.models.quant.positive_step import PositiveStep
 from subbyte.models.zoo import create_for_scheme
@@ -125,15 +125,17 @@ def test_a_checkpoint_of_version_1_has_the_same_steps(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "new", model, Config("mlp", "int4", 10, 1, (8, 8)))
     # as version 1 wrote it: the steps themselves, and nothing of `called`
     old = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
+    for name, tensor in load_file(weights_file(folder)).items():
         path, _, last = name.rpartition(".")
         if last == "change":
             old[f"{path}.step"] = model.get_submodule(path).step.detach()
         elif last not in ("first_step", "called"):
             old[name] = tensor
+    weights_file(folder).unlink()
     save_file(old, folder / "model.safetensors")
     description = json.loads((folder / "checkpoint.json").read_text())
     description["version"] = 1
+    description["weights"]["file"] = "model.safetensors"
     description["weights"]["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "checkpoint.json").write_text(json.dumps(description))
     loaded = load_checkpoint(folder).model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import pickle
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from subbyte.errors import CheckpointError, UnknownNameError, UsageError
+from subbyte.errors import CheckpointError, UnknownNameError, UsageError, WriteError
 from subbyte.models import Data, from_datasets, load_checkpoint, load_data, train
+from subbyte.models.checkpoint import weights_file
+from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import ImageTensors
-from subbyte.models.learner import LOG, STATE, Recipe, parameter_groups, warmup_cosine
+from subbyte.models.learner import LOG, Recipe, parameter_groups, warmup_cosine
 from subbyte.models.quant import quantize, quantized_layers
 from subbyte.models.training_state import TrainingStateIO
 
@@ -85,8 +88,8 @@ def test_a_resumed_run_gives_the_same_bits(tmp_path: Path, few_digits: Data) -> 
         quick(few_digits, tmp_path / "broken", epochs=4, callbacks=[StopAt(2)])
     assert load_checkpoint(tmp_path / "broken").metrics["epochs"] == 2
     resumed = quick(few_digits, tmp_path / "broken", epochs=4, resume=True)
-    expected = load_file(whole.folder / "model.safetensors")
-    got = load_file(resumed.folder / "model.safetensors")
+    expected = load_file(weights_file(whole.folder))
+    got = load_file(weights_file(resumed.folder))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     for before, after in zip(whole.history, resumed.history, strict=True):
@@ -173,7 +176,7 @@ def test_a_damaged_or_hostile_state_is_refused(tmp_path: Path, few_digits: Data)
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (witness,))
 
-    for content in (whole[:-10], b"", pickle.dumps(Attack()), (tmp_path / "model.safetensors").read_bytes()):
+    for content in (whole[:-10], b"", pickle.dumps(Attack()), weights_file(tmp_path).read_bytes()):
         (tmp_path / STATE).write_bytes(content)
         with pytest.raises(CheckpointError, match="train again without resume"):
             quick(few_digits, tmp_path, epochs=2, resume=True)
@@ -206,7 +209,7 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_numbers
     assert torch.equal(torch.rand(3), expected)
     two = quick(few_digits, tmp_path / "2", epochs=1, seed=4)
     other = quick(few_digits, tmp_path / "3", epochs=1, seed=5)
-    first, second, third = (load_file(r.folder / "model.safetensors") for r in (one, two, other))
+    first, second, third = (load_file(weights_file(r.folder)) for r in (one, two, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
@@ -305,6 +308,34 @@ def test_any_module_and_any_datasets(tmp_path: Path) -> None:
 # ---- what is written ----
 
 
+def test_training_does_not_replace_what_it_reads(tmp_path: Path, few_digits: Data) -> None:
+    made = quick(few_digits, tmp_path / "f", epochs=1, scheme="float").folder
+    (tmp_path / "link").symlink_to("f")
+    before = {file.name: file.read_bytes() for file in made.iterdir()}
+    for options in ({"init": made}, {"init": str(tmp_path / "link")}, {"teacher": made, "loss": "kd"}):
+        for how in ("overwrite", "resume"):
+            with pytest.raises(UsageError, match="which training would replace; name another out"):
+                quick(few_digits, made, epochs=1, **options, **{how: True})
+    assert {file.name: file.read_bytes() for file in made.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_known_before_the_training(tmp_path: Path, few_digits: Data) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        quick(few_digits, tmp_path / "file" / "run", epochs=1)
+    with pytest.raises(WriteError, match="the name is too long"):
+        quick(few_digits, tmp_path / ("run" * 100), epochs=1)
+
+
+def test_a_run_is_as_private_as_the_umask_says(tmp_path: Path, few_digits: Data) -> None:
+    before = os.umask(0o077)
+    try:
+        folder = quick(few_digits, tmp_path / "run", epochs=1).folder
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
+
+
 def test_the_log_has_a_row_for_every_epoch(tmp_path: Path, few_digits: Data) -> None:
     result = quick(few_digits, tmp_path, epochs=2)
     with (tmp_path / LOG).open(newline="") as stream:
@@ -312,7 +343,7 @@ def test_the_log_has_a_row_for_every_epoch(tmp_path: Path, few_digits: Data) -> 
     assert [float(row["epoch"]) for row in rows] == [1, 2]
     assert float(rows[-1]["test_accuracy"]) == result.accuracy
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        ["checkpoint.json", "model.safetensors", LOG, STATE]
+        ["checkpoint.json", weights_file(tmp_path).name, LOG, STATE]
     )
 
 

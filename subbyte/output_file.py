@@ -1,0 +1,206 @@
+"""The one writer of files: a name appears with its whole content, or not at all.
+
+A plain file is written under a random name in the same folder, synced, and renamed, by the umask, and never more open
+than the file that it replaces. Links are followed: they stay, and what they name is replaced. What is no plain file (a
+pipe, a device, an open file such as /dev/stdout) is written into, once all of the content is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from subbyte.errors import UsageError, WriteError
+
+_MOST_LINKS = 40  # in a row, as Linux has it
+_CHUNK = 1 << 20  # bytes
+_TRIED = 1 << 12  # bytes that a disk with any room takes
+
+_TO_DO = {
+    errno.ENOSPC: "the disk is full; free some space, or name another place",
+    errno.EDQUOT: "the quota of the disk is used up; free some space, or name another place",
+    errno.EFBIG: "it is larger than a file may be here (ulimit -f, or the file system); name another place",
+    errno.EROFS: "the disk is read-only; name another place",
+    errno.EACCES: "no permission; name another place, or change who may write there",
+    errno.EPERM: "it is not permitted; name another place, or change who may write there",
+    errno.ENOENT: "its folder is not there, or was deleted; make it first",
+    errno.EEXIST: "there is a file of that name; name another place",
+    errno.ENOTDIR: "what should be its folder is none; name another place",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "its links lead in a circle; name another place",
+    errno.EPIPE: "its reader went away before all of it was read; start the reader again",
+    errno.ENXIO: "nothing reads from it; start the reader first",
+}
+
+
+@contextmanager
+def output_file(path: str | os.PathLike[str], *, executable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write and seek in, which appears as `path` when the context ends well; else nothing is left of it.
+
+    Until then it lies, whole or in part, at its `name`. Raises WriteError for a full or read-only disk and the like,
+    UsageError for a folder and for a link that another user planted.
+    """
+    path = Path(path)
+    with _explained(path):
+        target, plain = _target(path)
+        folder = target.parent if plain else Path(tempfile.gettempdir())
+        temporary = folder / f".subbyte-{os.urandom(8).hex()}.tmp"
+        mode = (0o777 if executable else 0o666) if plain else 0o600
+        try:
+            with open(temporary, "x+b", opener=lambda name, flags: _create(name, flags, mode)) as file:
+                yield file
+                file.flush()
+                if plain:
+                    _keep_closed(file.fileno(), target)
+                    os.fsync(file.fileno())
+                else:
+                    _pour(file, target)
+            if plain:
+                os.replace(temporary, target)
+                _sync_folder(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_file(path: str | os.PathLike[str], content: bytes, *, executable: bool = False) -> None:
+    """Write `content` to `path`; raises as `output_file`."""
+    with output_file(path, executable=executable) as file:
+        file.write(content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents, if they are not there; raises WriteError."""
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_output(path: str | os.PathLike[str], what: str, *inputs: str | os.PathLike[str] | None) -> None:
+    """Ask, before any work, whether `path` can be written; what cannot be known before is an error of the writing.
+
+    `what` names it in the message, such as "--output"; `inputs` are the files that are read: none may be replaced.
+    Raises UsageError for a place that cannot be, WriteError for a full or read-only disk and the like.
+    """
+    path = Path(path)
+    with _explained(path, what):
+        target, plain = _target(path)
+        if not path.parent.is_dir():
+            raise UsageError(f"{what} {path}: there is no folder '{path.parent}'; make it first")
+        for read in inputs:
+            if read is not None and os.path.exists(read) and target.exists() and target.samefile(read):
+                raise UsageError(f"{what} {path}: that is a file this command reads; name another one")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if plain:
+            _try(target.parent)
+
+
+def check_output_folder(path: str | os.PathLike[str], what: str) -> None:
+    """As `check_output`, for a folder that is there or will be made with its parents."""
+    path = Path(path)
+    with _explained(path, what):
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not there.is_dir():
+            raise UsageError(f"{what} {path}: '{there}' is a file; name a folder")
+        _try(there)
+
+
+def is_stdout(path: str | os.PathLike[str]) -> bool:
+    """Whether what is written to `path` comes out where this process prints."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1)) and not _target(Path(path))[1]
+    except (OSError, UsageError):
+        return False
+
+
+@contextmanager
+def _explained(path: Path, what: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        known = _TO_DO.get(error.errno or 0, error.strerror or str(error))
+        raise WriteError(f"{what} {path}: {known}" if what else f"cannot write '{path}': {known}") from error
+
+
+def _target(path: Path) -> tuple[Path, bool]:
+    """What `path` names behind its links, and whether that is (to be) a plain file, which a rename replaces."""
+    if "\0" in str(path):
+        raise UsageError(f"the name {str(path)!r} has a null byte; choose another one")
+    for _ in range(_MOST_LINKS):
+        if os.path.realpath(path.parent).startswith("/proc/"):  # of an open file: its name may be gone, or a pipe's
+            return path, False
+        if not path.is_symlink():
+            break
+        _refuse_planted(path)
+        path = path.parent / path.readlink()
+    else:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if path.is_dir():
+        raise UsageError(f"{path}: that is a folder; name a file in it")
+    return path, not path.exists() or path.is_file()
+
+
+def _refuse_planted(link: Path) -> None:
+    """Linux's rule of protected_symlinks, which holds for opening a file, not for reading where a link leads."""
+    folder, owner = link.parent.stat(), link.lstat().st_uid
+    anyones = stat.S_ISVTX | stat.S_IWOTH
+    if folder.st_mode & anyones == anyones and hasattr(os, "geteuid") and owner not in (os.geteuid(), folder.st_uid):
+        raise UsageError(f"{link}: that is a link of another user, in a folder that all may write; name another place")
+
+
+def _create(name: str, flags: int, mode: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
+
+def _keep_closed(descriptor: int, target: Path) -> None:
+    """Take from a new file the permissions that the file it replaces did not give."""
+    if hasattr(os, "fchmod") and target.exists():
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & stat.S_IMODE(target.stat().st_mode))
+
+
+def _pour(file: BinaryIO, target: Path) -> None:
+    """Copy all of `file` into `target`; an open file of this process goes on where it is, behind what was printed."""
+    file.seek(0)
+    if target.name.isdigit() and os.path.realpath(target.parent) == f"/proc/{os.getpid()}/fd":
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        descriptor = os.dup(int(target.name))
+    else:
+        descriptor = os.open(target, os.O_WRONLY)
+    with open(descriptor, "wb") as into:
+        while chunk := file.read(_CHUNK):
+            into.write(chunk)
+
+
+def _try(folder: Path) -> None:
+    """Raise OSError unless a file can be made in `folder` and holds something."""
+    temporary = folder / f".subbyte-{os.urandom(8).hex()}.tmp"
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: _create(name, flags, 0o600)) as file:
+            file.write(bytes(_TRIED))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlive a power cut; where a folder cannot be opened or synced (Windows, some network disks), it
+    is up to the system."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
