@@ -10,6 +10,7 @@ makes its lines, put it into TABLES, and put the two marks into the document.
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import re
 import sys
@@ -211,6 +212,22 @@ def limits_of_files() -> list[str]:
     return table(["at most", "", "in `subbyte/limits.py`"], rows)
 
 
+def fuzzers() -> list[str]:
+    """How many drawn files every reader has been given, of those that are owed, and what came of them."""
+    rows, done, owed = [], 0, 0
+    for name, kind in saved("fuzz").items():
+        words: collections.Counter[str] = collections.Counter()
+        for piece in kind["pieces"]:
+            words.update(piece["words"])
+        faults = sum(len(piece["faults"]) for piece in kind["pieces"])
+        right = sum(count for word, count in words.items() if word.startswith(("read", "right")))
+        cells = [f"{count:,}" for count in (words.total(), kind["wanted"], right, words["refused"], faults)]
+        rows.append([name, kind["read_by"], *cells])
+        done, owed = done + words.total(), owed + kind["wanted"]
+    header = ["kind", "read by", "cases", "of", "right", "refused", "faults"]
+    return [*table(header, rows), "", f"{done:,} cases of {owed:,} in all."]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "demo": demo,
     "accuracy": accuracy,
@@ -223,6 +240,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "start_up": start_up,
     "cortex_m4": cortex_m4,
     "limits": limits_of_files,
+    "fuzzers": fuzzers,
 }
 
 

@@ -138,7 +138,8 @@ def within_tolerance(got: Array, want: Array) -> Array:
     """
     if want.dtype.kind != "f":
         return np.asarray(got == want)
-    size = np.abs(want.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        size = np.abs(want.astype(np.float64))
     scale = np.max(size, initial=1.0, where=np.isfinite(size))
     error = _difference(got, want)
     with np.errstate(over="ignore"):

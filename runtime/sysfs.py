@@ -16,7 +16,7 @@ def text_of(path: Path) -> str | None:
     """The file's text without white space at its ends; None when it cannot be read or is empty."""
     try:
         return path.read_text(errors="replace").strip() or None
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a byte 0 in the path, which another file of the system has named
         return None
 
 

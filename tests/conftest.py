@@ -62,6 +62,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.write_line(f"the deep sample was --sample {config.stash[SAMPLE]}{held}")
 
 
+@pytest.fixture(scope="session")
+def sample(request: pytest.FixtureRequest) -> int:
+    """The seed of the deep sample."""
+    return request.config.stash[SAMPLE]
+
+
 def _day_of_last_commit() -> int:
     """Days since 1970; 0 where the tests are no checkout of git."""
     command = ["git", "-C", str(Path(__file__).parent), "log", "-1", "--format=%ct"]

@@ -96,3 +96,9 @@ def test_scalars_and_empty_outputs_compare_as_others(dtype: str, got: list[Any],
     empty = np.empty((0, 3), dtype)
     row = _compare(TensorInfo("y", dtype, (0, 3)), empty, empty, tie)
     assert (row.ok, row.elements, row.max_abs_error) == (True, 0, 0.0)
+
+
+def test_a_signalling_nan_is_within_the_tolerance_of_any_nan_without_a_warning() -> None:
+    want = np.array([0x7F800001, 0xFFC00000, 0x3F800000], np.uint32).view(np.float32)
+    got = np.array([0x7FC00000, 0x7F800001, 0x7F800001], np.uint32).view(np.float32)
+    assert within_tolerance(got, want).tolist() == [True, True, False]

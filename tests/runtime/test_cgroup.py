@@ -80,3 +80,9 @@ print(cpu_group().quota(), watch.stop().throttled > 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.stdout.split() == ["0.02", "True"], done.stderr
+
+
+def test_a_byte_0_in_the_path_of_a_mount_is_no_group(tmp_path: Path) -> None:
+    mount = "31 23 0:28 / /sys/fs\\000cgroup rw - cgroup2 cgroup2 rw\n"
+    group = cpu_group(planted(tmp_path, {"proc/self/cgroup": "0::/a\n", "proc/self/mountinfo": mount}))
+    assert (group.quota(), group.throttled()) == (None, None)

@@ -1,39 +1,21 @@
 """Graphs of one operator, drawn from the schemas of ONNX: what `compile` takes is right, the rest is refused by name.
 
-    python tests/compile/any_node.py [--sample N] [--count 500] [--only Resize ...]
-
-Case i of sample N is always the same graph: operator, dtypes, shapes, attributes, which inputs are constants. Inputs
-are cast from dtypes that a model may have as input, its outputs to those it may have as output. The result must equal
-onnxruntime's or that of ONNX's reference evaluator, or compile must raise one of our errors. Cases run in a child
-process, which is started again when a case kills it. A line for each that is wrong; exits with 1 if there is one.
+Operator, dtypes, shapes, attributes, and which inputs are constants are drawn. Inputs are cast from dtypes that a model
+may have as input, its outputs to those it may have as output.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import contextlib
-import multiprocessing
-import os
-import signal
-import sys
-import tempfile
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from engines import Case, judged
 from onnx import TensorProto, helper, numpy_helper
 
-import subbyte
-from subbyte.errors import SubbyteError
-from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-
 OPSET = 21
-FAULTS = ("wrong", "untyped", "crash", "time-out")
 LEFT_OUT = {
     # other types than tensors, subgraphs, random numbers, text
     *("If", "Loop", "Scan", "SequenceMap", "Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform"),
@@ -64,19 +46,21 @@ SPATIAL = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "MaxPool", "Av
 NORMALIZE = ("BatchNormalization", "InstanceNormalization", "GroupNormalization")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model and its run-time inputs."""
+def prepare(folder: Path) -> list[onnx.defs.OpSchema]:
+    """The operators."""
+    return operators()
 
-    model: onnx.ModelProto
-    inputs: dict[str, np.ndarray]
-    label: str
+
+def case(state: list[onnx.defs.OpSchema], rng: np.random.Generator, folder: Path) -> str:
+    """A graph, compiled and run."""
+    drawn = draw(rng, state)
+    return "no valid graph" if drawn is None else judged(drawn, folder)
 
 
 # ---- drawing ----
 
 
-def operators(only: Sequence[str] = ()) -> list[onnx.defs.OpSchema]:
+def operators() -> list[onnx.defs.OpSchema]:
     """The operators of opset 21, by name."""
     newest: dict[str, onnx.defs.OpSchema] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
@@ -85,18 +69,16 @@ def operators(only: Sequence[str] = ()) -> list[onnx.defs.OpSchema]:
             if known is None or known.since_version < schema.since_version:
                 newest[schema.name] = schema
     found = [s for s in newest.values() if not s.deprecated and s.name not in LEFT_OUT and "Sequence" not in s.name]
-    return sorted((s for s in found if not only or s.name in only), key=lambda schema: schema.name)
+    return sorted(found, key=lambda schema: schema.name)
 
 
-def draw(sample: int, index: int, only: Sequence[str] = ()) -> Case | None:
-    """Case `index` of a sample; None where forty attempts made no valid graph."""
-    rng = np.random.default_rng([sample, index])
-    schemas = operators(only)
+def draw(rng: np.random.Generator, schemas: Sequence[onnx.defs.OpSchema]) -> Case | None:
+    """A graph of one of these operators; None where forty attempts made no valid one."""
     schema = schemas[int(rng.integers(len(schemas)))]
     for _ in range(40):
-        case = _attempt(schema, rng)
-        if case is not None:
-            return case
+        drawn = _attempt(schema, rng)
+        if drawn is not None:
+            return drawn
     return None
 
 
@@ -280,134 +262,5 @@ def _model(
             kind.elem_type, output.name = NUMBERS[stands], f"{output.name}_cast"
         model.graph.output.append(output)
     label = f"{schema.name} {[None if a is None else f'{a.dtype}{list(a.shape)}' for a in arrays]} {attributes}"
-    return Case(model, feeds, label + (", constants" if constant else ""))
-
-
-# ---- judging ----
-
-
-def references(case: Case) -> list[list[np.ndarray]]:
-    """What onnxruntime and the reference evaluator give, where they can."""
-    import onnxruntime
-    from onnx.reference import ReferenceEvaluator
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    found = []
-    with contextlib.suppress(Exception):
-        session = onnxruntime.InferenceSession(case.model.SerializeToString(), options, ["CPUExecutionProvider"])
-        found.append(session.run(None, case.inputs))
-    with contextlib.suppress(Exception), np.errstate(all="ignore"):
-        found.append([np.asarray(y) for y in ReferenceEvaluator(case.model).run(None, case.inputs)])
-    return found
-
-
-def equal(got: np.ndarray, wanted: np.ndarray, half: bool) -> bool:
-    """Integers alike; floats within the tolerance of bundles, or of half precision, which engines round elsewhere."""
-    if got.dtype != wanted.dtype or got.shape != wanted.shape:
-        return False
-    if got.dtype != np.float32:
-        return bool(np.array_equal(got, wanted))
-    with np.errstate(all="ignore"):
-        finite = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
-        relative, absolute = (1e-2, 1e-2) if half else (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
-        return bool(np.allclose(got, wanted, relative, absolute * max(1.0, finite), equal_nan=True))
-
-
-def judge(case: Case, folder: Path) -> tuple[str, str]:
-    """A word and a line on one case."""
-    expected = references(case)
-    try:
-        subbyte.compile(case.model, folder / "c.subbyte", golden_inputs=list(case.inputs.values()), replay=False)
-        with subbyte.load(folder / "c.subbyte", threads=1) as session:
-            made: Any = session.run(case.inputs, check_finite=False)
-    except SubbyteError as error:
-        return "refused", f"{type(error).__name__}: {error}"
-    except Exception as error:
-        return "untyped", f"{type(error).__name__}: {error}"
-    got = list(made.values()) if isinstance(made, dict) else [made]
-    if not expected:
-        return "no reference", ""
-    half = "float16" in case.label  # or bfloat16
-    for wanted in expected:
-        if len(wanted) == len(got) and all(equal(g, w, half) for g, w in zip(got, wanted, strict=True)):
-            return "right", ""
-    return "wrong", f"{_start(got)} for {' or '.join(map(_start, expected))}"
-
-
-def _start(arrays: Sequence[np.ndarray]) -> str:
-    return str([f"{a.dtype}{list(a.shape)} {a.reshape(-1)[:6].tolist()}" for a in arrays])
-
-
-# ---- running ----
-
-
-def child(pipe: Any) -> None:
-    """Answers every case with a word and a line."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            pipe.send(judge(pipe.recv(), Path(folder)))
-
-
-def run(cases: Sequence[Case], limit: float = 300.0) -> list[tuple[str, str]]:
-    """A word and a line on each case; a case may end its process, or take longer than `limit` seconds."""
-    context = multiprocessing.get_context("spawn")
-    process: Any = None
-    found = []
-    for case in cases:
-        if process is None:
-            pipe, theirs = context.Pipe()
-            process = context.Process(target=child, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-        pipe.send(case)
-        answer: tuple[str, str] | None = None
-        late = False
-        with contextlib.suppress(EOFError, ConnectionError):
-            late = not pipe.poll(limit)
-            answer = None if late else pipe.recv()
-        if answer is None:
-            process.kill()
-            process.join()
-            answer = (
-                ("time-out", "")
-                if late
-                else ("crash", signal.Signals(-process.exitcode).name if process.exitcode < 0 else "")
-            )
-            process = None
-        found.append(answer)
-    if process is not None:
-        process.kill()
-        process.join()
-    return found
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", type=int, default=0)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--only", nargs="*", default=(), metavar="OPERATOR")
-    parser.add_argument("--verbose", action="store_true", help="a line for every case")
-    options = parser.parse_args()
-    words: collections.Counter[str] = collections.Counter()
-    for first in range(0, options.count, 50):
-        indices = range(first, min(first + 50, options.count))
-        drawn = [(i, draw(options.sample, i, options.only)) for i in indices]
-        cases = [(i, case) for i, case in drawn if case is not None]
-        words["no valid graph"] += len(drawn) - len(cases)
-        for (index, case), (word, line) in zip(cases, run([case for _, case in cases]), strict=True):
-            words[word] += 1
-            if options.verbose or word in FAULTS:
-                print(f"{index}: {word}: {case.label}: {' '.join(line.split())[:300]}", flush=True)
-    print(dict(words))
-    return int(any(words[word] for word in FAULTS))
-
-
-if __name__ == "__main__":
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sys.exit(main())
+    half = "float16" in label  # or bfloat16
+    return Case(model, feeds, label + (", constants" if constant else ""), half)

@@ -1,0 +1,82 @@
+"""A graph compiled and run by us, beside what onnxruntime and ONNX's reference evaluator give for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from kinds import Fault
+
+import subbyte
+from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its run-time inputs; `half`: some of it is in half precision, which engines round elsewhere."""
+
+    model: onnx.ModelProto
+    inputs: dict[str, np.ndarray]
+    label: str
+    half: bool = False
+
+
+def references(case: Case) -> list[list[np.ndarray]]:
+    """What onnxruntime and the reference evaluator give, where they can."""
+    import onnxruntime
+    from onnx.reference import ReferenceEvaluator
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    found = []
+    with contextlib.suppress(Exception):
+        session = onnxruntime.InferenceSession(case.model.SerializeToString(), options, ["CPUExecutionProvider"])
+        found.append(session.run(None, case.inputs))
+    with contextlib.suppress(Exception), np.errstate(all="ignore"):
+        found.append([np.asarray(y) for y in ReferenceEvaluator(case.model).run(None, case.inputs)])
+    return found
+
+
+def equal(got: np.ndarray, wanted: np.ndarray, half: bool, tie: float = 0.0) -> bool:
+    """Integers alike; floats within the tolerance of bundles, or that of half precision. `tie` may be added to both."""
+    if got.dtype != wanted.dtype or got.shape != wanted.shape:
+        return False
+    if got.dtype != np.float32:
+        return bool(np.array_equal(got, wanted)) or bool(
+            tie and (np.abs(got.astype(np.float64) - wanted.astype(np.float64)) <= tie).all()
+        )
+    with np.errstate(all="ignore"):
+        finite = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
+        relative, absolute = (1e-2, 1e-2) if half else (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
+        return bool(np.allclose(got, wanted, relative, absolute * max(1.0, finite) + tie, equal_nan=True))
+
+
+def judged(case: Case, folder: Path) -> str:
+    """What came of it: "right", or that no other engine takes the graph. Raises our errors; Fault where it is wrong.
+
+    Where a rounding tie of a quantizer may move an output, the bundle says by how much; engines may differ by that.
+    """
+    expected = references(case)
+    path = folder / "made.subbyte"
+    subbyte.compile(case.model, path, golden_inputs=list(case.inputs.values()), replay=False)
+    with subbyte.load(path, threads=1) as session:
+        made: Any = session.run(case.inputs, check_finite=False)
+        ties = session.manifest.golden_ties
+    path.unlink()
+    got = list(made.values()) if isinstance(made, dict) else [made]
+    if not expected:
+        return "no reference"
+    for wanted in expected:
+        if len(wanted) == len(got) and all(map(equal, got, wanted, [case.half] * len(got), ties)):
+            return "right"
+    raise Fault(f"{case.label}: {_start(got)} for {' or '.join(map(_start, expected))}")
+
+
+def _start(arrays: Sequence[np.ndarray]) -> str:
+    return str([f"{a.dtype}{list(a.shape)} {a.reshape(-1)[:6].tolist()}" for a in arrays])

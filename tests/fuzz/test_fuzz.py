@@ -1,0 +1,125 @@
+"""A short run of every fuzzer, other cases each day; `make fuzz` goes on with the long one. What its runner sees."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pieces
+import pytest
+from engines import Case, equal, judged
+from faulty_cases import FAULTY
+from kinds import KINDS, Fault, Kind, find_neighbours
+from one_node import draw, operators
+
+from subbyte.errors import SubbyteError
+
+find_neighbours()
+
+SHORT = {  # cases of each kind
+    **{"bundle": 500, "npy": 1000, "images": 400, "meters": 500},
+    **{"compile": 10, "nodes": 25},
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_drawn_file_is_read_right_or_refused(name: str, sample: int) -> None:
+    piece = pieces.run_piece(KINDS[name], 1 + sample, 0, SHORT[name])  # sample 0 is the long run's
+    assert piece.faults == []
+    assert piece.words.total() == SHORT[name]
+    assert piece.words["read"] + piece.words["right"] > 0
+    assert piece.words["refused"] > 0 or SHORT[name] < 100
+
+
+@pytest.mark.parametrize("name", ["bundle", "npy", "images", "meters", "checkpoint", "inspect"])
+def test_a_case_is_always_the_same(name: str, tmp_path: Path) -> None:
+    module = importlib.import_module(KINDS[name].module)
+    state = module.prepare(tmp_path)
+    for index in range(5):
+        made = []
+        for turn in ("first", "second"):
+            folder = tmp_path / f"{turn}{index}"
+            folder.mkdir()
+            with contextlib.suppress(SubbyteError, UserWarning):
+                module.case(state, pieces.generator(KINDS[name], 7, index), folder)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            made.append([(path.relative_to(folder), path.read_bytes()) for path in files])
+        assert made[0] == made[1] != []
+
+
+def test_a_graph_is_always_the_same() -> None:
+    first, second = (draw(pieces.generator(KINDS["nodes"], 3, 5), operators()) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.model == second.model
+    assert all(np.array_equal(array, second.inputs[name]) for name, array in first.inputs.items())
+    from fuzz_compile import network
+
+    made = [network(pieces.generator(KINDS["compile"], 3, 5)) for _ in range(2)]
+    assert made[0] == made[1]
+
+
+# ---- the runner ----
+
+
+def test_every_way_to_fail_is_seen_and_the_next_cases_run() -> None:
+    piece = pieces.run_piece(FAULTY, 0, 0, FAULTY.wanted)
+    assert [fault[:2] for fault in piece.faults] == [
+        *[(1, "untyped"), (2, "left behind"), (3, "left behind"), (4, "wrong"), (5, "crash"), (6, "hang")],
+        *[(7, "untyped"), (8, "untyped")],
+    ]
+    lines = {case: line for case, _, line in piece.faults}
+    assert "KeyError: 'oops' (faulty_cases.py:" in lines[1]
+    assert lines[2] == "beside"
+    assert lines[5] == "SIGSEGV"
+    assert "MemoryError" in lines[7]
+    assert "RuntimeWarning" in lines[8]
+    assert piece.words.total() == 10
+    assert piece.words["refused"] + piece.words["right or refused"] == 2
+
+
+def test_a_piece_is_saved_once_and_run_again_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "RESULTS", tmp_path / "fuzz.json")
+    kind = Kind("bundle", "fuzz_bundle", "", 30, 10)
+    good = pieces.Piece(0, 10, 10)
+    good.words.update({"read": 10})
+    bad = pieces.Piece(0, 0, 10)
+    bad.words.update({"wrong": 10})
+    bad.faults = [(3, "wrong", "so")]
+    for piece in (good, bad, bad):
+        pieces.save(kind, piece)
+    assert pieces.missing(kind, 0) == [0, 20]
+    assert pieces.missing(kind, 1) == [0, 10, 20]
+    assert [row["first"] for row in json.loads(pieces.RESULTS.read_text())["bundle"]["pieces"]] == [0, 10]
+    bad.faults = []
+    pieces.save(kind, bad)
+    assert pieces.missing(kind, 0) == [20]
+
+
+# ---- comparing with other engines ----
+
+
+def test_what_is_wrong_is_found() -> None:
+    one = np.float32([1.0, np.nan, np.inf])
+    assert equal(one, one.copy(), half=False)
+    assert not equal(one, np.float32([1.001, np.nan, np.inf]), half=False)
+    assert equal(one, np.float32([1.001, np.nan, np.inf]), half=False, tie=0.002)
+    assert not equal(one, np.float32([1.0, 0.0, np.inf]), half=False)
+    assert not equal(np.int8([1]), np.int8([2]), half=True)
+    assert equal(np.int8([1]), np.int8([2]), half=False, tie=1.0)
+    assert not equal(np.int8([1]), np.uint8([1]), half=False)
+    assert not equal(one, one[:2], half=False)
+
+
+def test_a_wrong_result_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
+    case = Case(onnx.parser.parse_model(text), {"x": np.float32([1, -2])}, "Neg")
+    assert judged(case, tmp_path) == "right"
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("engines.references", lambda case: [[case.inputs["x"]]])
+    with pytest.raises(Fault, match=r"Neg: .*-1\.0, 2\.0.* for .*1\.0, -2\.0"):
+        judged(case, tmp_path)
