@@ -13,7 +13,8 @@ import onnxruntime as ort
 from subbyte.dialect import DOMAIN
 from subbyte.errors import ExportError, InputError
 from subbyte.export.graph import GraphView, view
-from subbyte.export.onnx_file import Model, load_onnx
+from subbyte.export.onnx_file import load_onnx
+from subbyte.onnx_file import Source
 
 Array = npt.NDArray[Any]
 Inputs = Array | Mapping[str, Array]
@@ -21,13 +22,13 @@ Inputs = Array | Mapping[str, Array]
 QUANTIZERS = ("Quantize", "QuantizePerToken", "Binarize")
 
 
-def onnx_codes(path: Model) -> list[str]:
+def onnx_codes(path: Source) -> list[str]:
     """The values that hold activation codes, in the order of the graph: first outputs of the subbyte quantizers."""
     model = load_onnx(path)
     return [node.output[0] for node in model.graph.node if node.domain == DOMAIN and node.op_type in QUANTIZERS]
 
 
-def products(path: Model) -> list[str]:
+def products(path: Source) -> list[str]:
     """The values that hold the integer sums of quantized products: what a `Round` is fed with by Conv or MatMul."""
     return _products(view(load_onnx(path)))
 
@@ -42,7 +43,7 @@ def _products(graph: GraphView) -> list[str]:
 
 
 def run_onnx(
-    path: Model, inputs: Inputs, extra_outputs: Iterable[str] = (), *, optimized: bool = False
+    path: Source, inputs: Inputs, extra_outputs: Iterable[str] = (), *, optimized: bool = False
 ) -> dict[str, Array]:
     """Run a file in onnxruntime: name -> array for its outputs and any other values asked for.
 
@@ -83,7 +84,7 @@ def joined(parts: Sequence[Array], batch: int, samples: int) -> Array:
     return np.concatenate([*whole[:-1], whole[-1][: -(-len(whole[-1]) * kept // batch)]])
 
 
-def largest_accumulators(path: Model, inputs: Inputs) -> dict[str, float]:
+def largest_accumulators(path: Source, inputs: Inputs) -> dict[str, float]:
     """Value name -> largest absolute sum seen, for every quantized product of the file; exact below 2^24."""
     model = load_onnx(path)
     names = products(model)

@@ -5,11 +5,9 @@ Reads our dialect and QDQ files of other tools. To describe another way of stori
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,9 +16,11 @@ from subbyte import dialect
 from subbyte.errors import ModelError
 from subbyte.exactness import MOVES
 from subbyte.export.graph import GraphView, attribute, view
-from subbyte.export.onnx_file import load_onnx, read_onnx
+from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import integer
 from subbyte.function_calls import foreign_functions
+from subbyte.onnx_file import Source, open_onnx
+from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Inspection:
     parameters: int  # elements of all weights, low-bit ones counted as elements; without scales and zero points
     parameter_bytes: int  # all tensors stored in the file
     float_bytes: int  # all parameters in float32
-    file_bytes: int
+    file_bytes: int  # with external data
     warnings: tuple[str, ...] = ()  # what the figures leave out, and why
 
     @property
@@ -73,13 +73,13 @@ class _Weight:
     stored: tuple[str, ...]
 
 
-def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
+def inspect(path: Source) -> Inspection:
     """Describe an ONNX file.
 
     A dynamic shape is a warning; its MACs count 0. Raises ModelError for a file that cannot be read, or whose shapes do
     not fit each other.
     """
-    file = read_onnx(path)
+    file = open_onnx(path)
     model = load_onnx(file)
     graph = view(_inferred(model))
     layers = tuple(_layers(graph))
@@ -89,9 +89,8 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
     scales = _scales(graph)
     parameters = [t for t in tensors if _is_parameter(t) and t.name not in scales]
     elements = sum(prod(payloads.get(t.name, tuple(t.dims))) for t in parameters)
-    size = model.ByteSize() if isinstance(path, onnx.ModelProto) else Path(path).stat().st_size
     return Inspection(
-        path="" if isinstance(path, onnx.ModelProto) else str(path),
+        path="" if file.path is None else str(file.path),
         layers=layers,
         inputs=_shapes(model.graph.input),
         outputs=_shapes(graph.model.graph.output),
@@ -103,8 +102,8 @@ def inspect(path: str | os.PathLike[str] | onnx.ModelProto) -> Inspection:
         parameters=elements,
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
-        file_bytes=size,
-        warnings=(*foreign_functions(file), *_dynamic(model.graph), *_meaningless(tensors)),
+        file_bytes=file.nbytes + file.external_bytes,
+        warnings=(*foreign_functions(file.model), *_dynamic(model.graph), *_meaningless(tensors)),
     )
 
 
@@ -118,8 +117,7 @@ def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with the shapes that engines infer; those that the file states, which may be stale, only for the rest."""
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
+    plain = without_payloads(model)
     del plain.graph.value_info[:]
     for output in plain.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -133,7 +131,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     for output, stated in zip(plain.graph.output, model.graph.output, strict=True):
         if not output.type.tensor_type.HasField("shape"):
             output.CopyFrom(stated)
-    return plain
+    return with_payloads(plain, model)
 
 
 def _dynamic(graph: onnx.GraphProto) -> Iterable[str]:
@@ -146,22 +144,6 @@ def _dynamic(graph: onnx.GraphProto) -> Iterable[str]:
                 f"input '{value.name}' has a dynamic shape [{shape}]: MACs that depend on it are counted as 0, and "
                 "`subbyte compile` will ask for a fixed shape"
             )
-
-
-_SMALL_BITS: dict[int, int] = {
-    getattr(onnx.TensorProto, name): bits
-    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
-    if hasattr(onnx.TensorProto, name)
-}
-
-
-def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes that a tensor's elements take when packed (int4: two a byte)."""
-    kind = tensor.data_type
-    if kind == onnx.TensorProto.STRING:
-        return sum(map(len, tensor.string_data))
-    bits = _SMALL_BITS.get(kind) or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
-    return (int(prod(tensor.dims)) * bits + 7) // 8
 
 
 def _is_parameter(tensor: onnx.TensorProto) -> bool:

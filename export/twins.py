@@ -28,7 +28,8 @@ from onnx import helper, numpy_helper
 from subbyte import dialect
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.graph import GraphView, attribute, view
-from subbyte.export.onnx_file import Model, load_onnx
+from subbyte.export.onnx_file import load_onnx
+from subbyte.onnx_file import Source
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -92,7 +93,7 @@ class _Twin:
         return users[0] if len(users) == 1 else None
 
 
-def float_twin(path: Model) -> onnx.ModelProto:
+def float_twin(path: Source) -> onnx.ModelProto:
     """The architecture of an exported file in plain float32: no quantizers, weights x scales as float initializers.
 
     Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read, and

@@ -43,7 +43,7 @@ def read_npy(file: BinaryIO, dtype: str, shape: Sequence[int]) -> Array:
     if found != tuple(shape) or kind != np.dtype(dtype):
         raise ValueError(f"is {kind} {list(found)}, expected {dtype} {list(shape)}")
     values = np.empty(math.prod(found), kind)
-    room = memoryview(values.view(np.uint8))
+    room = values.view(np.uint8).data
     rest = start[head.tell() :]
     at = min(len(rest), len(room))
     room[:at] = rest[:at]

@@ -6,14 +6,17 @@ inlined is computed as the file says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import onnx.inliner
 
-from subbyte import dialect
+from subbyte import dialect, limits
 from subbyte.errors import ModelError
+from subbyte.onnx_walk import all_nodes, every_node
+from subbyte.payloads import with_payloads, without_payloads
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -69,13 +72,66 @@ def inline_all_but_ours(model: onnx.ModelProto) -> onnx.ModelProto:
     del made.functions[:]
     made.functions.extend(_in_opset_of(made, function) for function in others)
     try:
-        made = onnx.inliner.inline_local_functions(made)
+        made = with_payloads(onnx.inliner.inline_local_functions(without_payloads(made)), made)
     except Exception as error:  # the inliner raises whatever it likes
         text = " ".join(str(error).split())[:300]
         raise ModelError(f"the file's functions cannot be inlined: {text}; export it without functions") from error
-    called = {node.op_type for node in _nodes(made) if node.domain == dialect.DOMAIN}
+    called = {node.op_type for node in every_node(made) if node.domain == dialect.DOMAIN}
     made.functions.extend(function for function in ours.values() if function.name in called)
     return made
+
+
+def expanded(model: onnx.ModelProto) -> tuple[int, int]:
+    """How many nodes the graph has with every function in the place of its calls, and their bytes: nothing is expanded.
+
+    Raises ModelError for functions that call themselves, or one another more than `limits.CALL_DEPTH` in a row.
+    """
+    bodies = {_id(function): function.node for function in model.functions}
+    sizes: dict[Id, _Size] = {}
+    for root in bodies:
+        path = {root: _called(bodies[root], bodies)} if root not in sizes else {}
+        while path:
+            at = next(reversed(path))
+            inner = next((id_ for id_ in path[at] if id_ not in sizes), None)
+            if inner in path:
+                raise ModelError(f"function {at[0]}.{at[1]} calls itself, by way of others or none; ONNX allows it not")
+            if inner is not None:
+                path[inner] = _called(bodies[inner], bodies)
+                continue
+            sizes[at] = _size(bodies[at], sizes)
+            del path[at]
+            if sizes[at].depth > limits.CALL_DEPTH:
+                raise ModelError(
+                    f"function {at[0]}.{at[1]} calls functions that call others, {sizes[at].depth} in a row, at most "
+                    f"{limits.CALL_DEPTH} are accepted; export the model without functions"
+                )
+    whole = _size(model.graph.node, sizes)
+    return whole.nodes, whole.nbytes
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of nodes, with every function in the place of its calls."""
+
+    nodes: int
+    nbytes: int
+    depth: int  # functions in a row
+
+
+def _called(nodes: Iterable[onnx.NodeProto], bodies: Collection[Id]) -> Iterator[Id]:
+    """The functions that nodes call, each once."""
+    found = ((node.domain, node.op_type, node.overload) for node in all_nodes(nodes))
+    return iter(dict.fromkeys(id_ for id_ in found if id_ in bodies))
+
+
+def _size(nodes: Iterable[onnx.NodeProto], sizes: dict[Id, _Size]) -> _Size:
+    found = [sizes.get((node.domain, node.op_type, node.overload)) for node in all_nodes(nodes)]
+    calls = [size for size in found if size is not None]
+    return _Size(
+        len(found) - len(calls) + sum(size.nodes for size in calls),
+        sum(node.ByteSize() for node in nodes) + sum(size.nbytes for size in calls),
+        1 + max((size.depth for size in calls), default=0),
+    )
 
 
 def _refuse_standard(model: onnx.ModelProto) -> None:
@@ -112,18 +168,7 @@ def _complete(node: onnx.NodeProto, function: onnx.FunctionProto) -> bool:
 
 
 def _calls(model: onnx.ModelProto, id_: Id) -> Iterator[onnx.NodeProto]:
-    return (node for node in _nodes(model) if (node.domain, node.op_type, node.overload) == id_)
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of graph, subgraphs and functions."""
-    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for attribute in node.attribute:
-            graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-            waiting += [inner for graph in graphs for inner in graph.node]
+    return (node for node in every_node(model) if (node.domain, node.op_type, node.overload) == id_)
 
 
 def _in_opset_of(model: onnx.ModelProto, function: onnx.FunctionProto) -> onnx.FunctionProto:

@@ -15,6 +15,11 @@ def _limit(name: str, value: int, meaning: str) -> int:
     return value
 
 
+ONNX_BYTES = _limit("ONNX_BYTES", 2**31 - 1, "bytes of an ONNX file without its external data: protobuf's own limit")
+EXTERNAL_BYTES = _limit("EXTERNAL_BYTES", 16 << 30, "bytes of the external data of an ONNX file")
+NODES = _limit("NODES", 200_000, "nodes of an ONNX file, with every function in the place of its calls")
+CALL_DEPTH = _limit("CALL_DEPTH", 64, "functions of an ONNX file that call one another in a row")
+ELEMENTS = _limit("ELEMENTS", 2**31 - 1, "elements of one tensor: kernels count in 32 bits")
 METER_LOG_BYTES = _limit("METER_LOG_BYTES", 1 << 30, "bytes of a meter's log in CSV")
 NPY_HEADER_BYTES = _limit("NPY_HEADER_BYTES", 10_000, "bytes of the header of a `.npy` array")
 DESCRIPTION_BYTES = _limit("DESCRIPTION_BYTES", 16 << 20, "bytes of a checkpoint's `checkpoint.json`")

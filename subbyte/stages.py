@@ -8,17 +8,19 @@ from a tie, something computes wrongly.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import UsageError
+
+if TYPE_CHECKING:
+    from subbyte.onnx_file import OnnxFile
 
 Array = npt.NDArray[Any]
 
@@ -123,10 +125,12 @@ def check(
     from subbyte.export import largest_accumulators, load_onnx, torch_observations
     from subbyte.export.verify import inexact_nodes, output_shapes
     from subbyte.models.checkpoint import load_checkpoint
+    from subbyte.onnx_file import open_onnx
 
     loaded = load_checkpoint(checkpoint)
     model = loaded.model.eval()
-    file = load_onnx(str(onnx))
+    opened = open_onnx(onnx)
+    file = load_onnx(opened)
     images, labels = _inputs(loaded, data, data_path, limit)
     shapes = output_shapes(file)
     if labels is not None:
@@ -135,7 +139,7 @@ def check(
     layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
     largest = 0
     names: list[str] = []
-    _refuse_a_stranger(bundle, onnx)
+    _refuse_a_stranger(bundle, opened)
     with _open(bundle) as session, torch.no_grad():
         for start in range(0, len(images), CHUNK):
             x = images[start : start + CHUNK]
@@ -196,7 +200,7 @@ def _predictions(output: Array) -> Array:
     return np.asarray(np.atleast_1d(output).argmax(-1))
 
 
-def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
+def _refuse_a_stranger(bundle: str | Path | None, onnx: OnnxFile) -> None:
     """Raise UsageError for a bundle that was not compiled from this ONNX file."""
     if bundle is None:
         return
@@ -204,8 +208,10 @@ def _refuse_a_stranger(bundle: str | Path | None, onnx: str | Path) -> None:
 
     with open_bundle(bundle) as opened:
         recorded = opened.manifest.source.get("onnx_sha256")
-    if recorded != hashlib.sha256(Path(onnx).read_bytes()).hexdigest():
-        raise UsageError(f"'{bundle}' was not compiled from '{onnx}': name the file it was made from, or compile again")
+    if recorded != onnx.sha256:
+        raise UsageError(
+            f"'{bundle}' was not compiled from '{onnx.path}': name the file it was made from, or compile again"
+        )
 
 
 def _outputs_differ(stages: Sequence[Stage], file: Any) -> list[str]:

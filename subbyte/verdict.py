@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from subbyte import limits
 from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import DataError, UnknownNameError, UsageError
-from subbyte.plain_file import open_plain
+from subbyte.plain_file import read_plain
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -63,9 +64,8 @@ class Verdict:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open_plain(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of an ONNX file, in hexadecimal; raises OSError for what is not read."""
+    return hashlib.sha256(read_plain(path, limits.ONNX_BYTES)).hexdigest()
 
 
 def find_onnx(bundle: Path, recorded: str) -> Path:
@@ -83,7 +83,7 @@ class Comparison:
 
     bundle: Path
     manifest: Any
-    onnx_file: Path
+    file: Any  # OnnxFile
     floating: Any  # onnx.ModelProto
     float_source: str
     data: str | None
@@ -107,16 +107,17 @@ def prepare(
     DataError; ModelError for a damaged `float_model`.
     """
     from subbyte.export import float_twin, load_onnx
+    from subbyte.onnx_file import open_onnx
     from subbyte.runtime import open_bundle
 
     bundle = Path(bundle)
     with open_bundle(bundle) as opened:
         manifest = opened.manifest
     recorded = str(manifest.source.get("onnx_sha256", ""))
-    onnx_file = Path(onnx) if onnx else find_onnx(bundle, recorded)
-    if sha256(onnx_file) != recorded:
-        raise UsageError(f"'{bundle}' was not compiled from '{onnx_file}': name the file it was made from with --onnx")
-    floating = load_onnx(str(float_model)) if float_model else float_twin(onnx_file)
+    file = open_onnx(Path(onnx) if onnx else find_onnx(bundle, recorded))
+    if file.sha256 != recorded:
+        raise UsageError(f"'{bundle}' was not compiled from '{file.path}': name the file it was made from with --onnx")
+    floating = load_onnx(str(float_model)) if float_model else float_twin(file)
     source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
     shape = tuple(manifest.inputs[0].shape)
     test: tuple[Array, Array] | None
@@ -135,7 +136,7 @@ def prepare(
                 _refuse_unscorable(manifest, floating, test[1], data)
         except UsageError:
             test = None
-    return Comparison(bundle, manifest, onnx_file, floating, source, data if test is not None else None, test)
+    return Comparison(bundle, manifest, file, floating, source, data if test is not None else None, test)
 
 
 def compare(
@@ -165,12 +166,12 @@ def compare(
         found = {"onnx": onnx, "float_model": float_model, "data": data, "data_path": data_path, "limit": limit}
         bundle = prepare(bundle, **found)  # type: ignore[arg-type]
     ready, bundle = bundle, bundle.bundle
-    manifest, onnx_file, floating, test = ready.manifest, ready.onnx_file, ready.floating, ready.test
+    manifest, file, floating, test = ready.manifest, ready.file, ready.floating, ready.test
     shape = tuple(manifest.inputs[0].shape)
     sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
     calibration = [sample] if test is None else [test[0][i : i + shape[0]] for i in range(0, 32 * shape[0], shape[0])]
 
-    original = load_onnx(onnx_file)
+    original = load_onnx(file)
     itself = is_qdq(original)
     integer = original if itself else int8_twin(floating, calibration)
     integer_name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
@@ -196,9 +197,9 @@ def compare(
         times = interleave(calls, seconds, turn)
         scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
     sizes = {
-        "subbyte": onnx_file.stat().st_size,
+        "subbyte": file.nbytes,
         "onnxruntime float32": floating.ByteSize(),
-        integer_name: onnx_file.stat().st_size if itself else integer.ByteSize(),
+        integer_name: file.nbytes if itself else integer.ByteSize(),
     }
     mine = times["subbyte"]
     contenders = tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subbyte.errors import CompileError, UsageError
+from subbyte.onnx_file import OnnxFile, Source, open_onnx
 from subbyte.output_file import check_output, write_file
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorRow
@@ -160,12 +160,14 @@ def compile(
         raise UsageError("a model in memory has no path: say where the bundle goes with output=")
     check_output(output, "output", *_paths(model), *_paths(golden_inputs))
 
+    at_work("reading the file")
+    file = open_onnx(model)
     with code_generator("c") if chosen.code_generator == "c" else nullcontext():
-        graph = lower_graph(model, chosen.features, strict=strict, name=name_of(model) if name is None else name)
+        graph = lower_graph(file, chosen.features, strict=strict, name=name_of(model) if name is None else name)
         plan = assemble(graph, chosen.features)
     at_work("computing golden outputs")
-    golden, engine = golden_tensors(model, plan, golden_inputs, seed)
-    return bundle_plan(plan, chosen, output, golden, engine, _source(model), keep, graph, model, replay)
+    golden, engine = golden_tensors(file, plan, golden_inputs, seed)
+    return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, graph, file, replay)
 
 
 def bundle_plan(
@@ -177,7 +179,7 @@ def bundle_plan(
     source: Mapping[str, Any] | None = None,
     keep: str | Path | None = None,
     graph: Graph | None = None,
-    model: Model | None = None,
+    model: Source | None = None,
     replay: bool = True,
 ) -> CompileReport:
     """Generate code for a plan, replay the golden run and write the bundle; what `compile` does after lowering.
@@ -303,9 +305,8 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str,
     }
 
 
-def _source(model: Model) -> dict[str, Any]:
-    data = Path(model).read_bytes() if isinstance(model, (str, Path)) else model.SerializeToString()
-    return {"onnx_sha256": hashlib.sha256(data).hexdigest(), "onnx_bytes": len(data)}
+def _source(file: OnnxFile) -> dict[str, Any]:
+    return {"onnx_sha256": file.sha256, "onnx_bytes": file.nbytes}
 
 
 def _npy(array: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import onnx.numpy_helper
 
 from subbyte.errors import ModelError
 from subbyte.exactness import PRODUCTS, coarse_values, holds_integers, largest_of, places, tie_allowances
+from subbyte.onnx_file import Source
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
@@ -21,9 +21,7 @@ from subbyte.tvm_kernels.plan import Plan
 Array = npt.NDArray[Any]
 
 
-def golden_tensors(
-    model: str | Path | onnx.ModelProto, plan: Plan, given: Given | None = None, seed: int = 0
-) -> tuple[Golden, str]:
+def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: int = 0) -> tuple[Golden, str]:
     """Inputs (given, or random from `seed`), the outputs, and what made those (see reference_engine.py).
 
     Raises UsageError for given inputs that do not fit, ModelError when no engine takes the inputs.

@@ -22,6 +22,8 @@ import onnx.shape_inference
 
 from subbyte.errors import UsageError
 from subbyte.file_kinds import ARCHIVE_OF_ARRAYS, kind_of
+from subbyte.onnx_file import Source, open_onnx
+from subbyte.payloads import with_payloads, without_payloads
 from subbyte.plain_file import open_plain, size_of
 from subbyte.runtime.npy import load_npy, read_npy
 from subbyte.tvm_kernels.onnx_model import load_model
@@ -55,12 +57,13 @@ def random_inputs(inputs: Sequence[Tensor], seed: int = 0, ranges: Mapping[str, 
     return made
 
 
-def index_ranges(model: str | Path | onnx.ModelProto) -> dict[str, Range]:
+def index_ranges(model: Source) -> dict[str, Range]:
     """The range of every input that indexes, not below 0 where it may be above."""
-    loaded = model if isinstance(model, onnx.ModelProto) else onnx.load(str(model), load_external_data=False)
-    if not _indexes_by_input(loaded):
+    file = open_onnx(model)
+    if not _indexes_by_input(file.model):
         return {}
-    view = _View(onnx.shape_inference.infer_shapes(load_model(model)))
+    loaded = load_model(file)
+    view = _View(with_payloads(onnx.shape_inference.infer_shapes(without_payloads(loaded)), loaded))
     for node in view.nodes:
         if node.op_type in _INDEXED and not node.domain:
             name, size = _index(view, node) or ("", 0)
@@ -70,7 +73,7 @@ def index_ranges(model: str | Path | onnx.ModelProto) -> dict[str, Range]:
 
 
 def _indexes_by_input(model: onnx.ModelProto) -> bool:
-    """Whether an input may be an index: known at a glance of most models, which are then not read again."""
+    """Whether an input may be an index: known at a glance of most models, whose shapes are then not inferred."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     kinds = {node.op_type for node in nodes}
     types = {value.type.tensor_type.elem_type for value in model.graph.input}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from subbyte.errors import ModelError, SubbyteError
+from subbyte.onnx_file import OnnxFile, Source, naming, open_onnx
 from subbyte.tvm_kernels import layout, precision
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph
@@ -50,9 +50,7 @@ STAGES: tuple[tuple[str, list[Rule]], ...] = (
 )
 
 
-def lower(
-    model: str | Path | onnx.ModelProto, features: frozenset[str], *, strict: bool = False, name: str | None = None
-) -> Plan:
+def lower(model: Source, features: frozenset[str], *, strict: bool = False, name: str | None = None) -> Plan:
     """The plan of a model for a CPU with these features.
 
     Raises UsageError, ModelError for a file that is wrong, and CompileError for a layer that cannot be compiled; with
@@ -64,13 +62,15 @@ def lower(
     return assemble(lower_graph(model, features, strict=strict, name=name), features)
 
 
-def name_of(model: str | Path | onnx.ModelProto) -> str:
+def name_of(model: Source) -> str:
     """What a compiled model is called: after its file, or the graph's name if it is in memory."""
-    return Path(model).stem if isinstance(model, str | Path) else str(model.graph.name)
+    if isinstance(model, OnnxFile):
+        return str(model.model.graph.name) if model.path is None else model.path.stem
+    return str(model.graph.name) if isinstance(model, onnx.ModelProto) else Path(model).stem
 
 
 def lower_graph(
-    model: str | Path | onnx.ModelProto,
+    model: Source,
     features: frozenset[str] | None = None,
     *,
     strict: bool = False,
@@ -116,18 +116,11 @@ def _rewrite(graph: Graph) -> None:
             levels.settle(graph)
 
 
-# What protobuf, NumPy and ONNX raise on fields that no valid file has.
-_DAMAGE = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, MemoryError)
-
-
-def _read(model: str | Path | onnx.ModelProto, name: str | None) -> Graph:
+def _read(model: Source, name: str | None) -> Graph:
     notes: list[str] = []
-    try:
-        graph = read_graph(load_model(model, notes), name)
-        graph.notes.extend(notes)
-        return graph
-    except SubbyteError:
-        raise
-    except _DAMAGE as error:
-        text = " ".join(str(error).split())[:200]
-        raise ModelError(f"the model cannot be read ({type(error).__name__}: {text}); the file is damaged") from error
+    file = open_onnx(model)
+    loaded = load_model(file, notes)
+    with naming(file.path):
+        graph = read_graph(loaded, name)
+    graph.notes.extend(notes)
+    return graph

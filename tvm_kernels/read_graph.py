@@ -7,6 +7,7 @@ Reshape) disappears here. A shape that stays unknown is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx.numpy_helper
 import onnx.reference
 import onnx.shape_inference
 
-from subbyte import dialect, formats
+from subbyte import dialect, formats, limits
 from subbyte.dialect import DOMAIN
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
@@ -24,7 +25,7 @@ from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.node_shapes import check_shapes
-from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, MAX_ELEMENTS, body_of
+from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, body_of
 from subbyte.tvm_kernels.rewrites.levels import NARROW
 
 Array = npt.NDArray[Any]
@@ -249,8 +250,11 @@ def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None
         )
     tensor = kind.tensor_type
     shape = [dim.dim_value for dim in tensor.shape.dim]
-    if int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
-        raise ModelError(f"'{name}' (node '{label}') would have shape {shape}, more than {MAX_ELEMENTS} elements")
+    if prod(shape) > limits.ELEMENTS:
+        raise ModelError(
+            f"'{name}' (node '{label}') would have shape {shape}, {prod(shape)} elements; at most {limits.ELEMENTS} "
+            "are accepted: make the tensor smaller"
+        )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     graph.add_value(name, dtype, shape)
 
@@ -338,7 +342,7 @@ def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         raise ModelError(f"node '{label}' calls {DOMAIN}.{proto.op_type}, which decodes no weights")
     packed = _need(graph, proto, 0, "the packed payload")
     shape = tuple(int(d) for d in _need(graph, proto, 1, "the shape").reshape(-1))
-    if not shape or min(shape) < 1 or int(np.prod(shape, dtype=np.float64)) > MAX_ELEMENTS:
+    if not shape or min(shape) < 1 or prod(shape) > limits.ELEMENTS:
         raise ModelError(f"node '{label}': a weight cannot have shape {list(shape)}")
     depth = int(np.prod(shape[1:], dtype=np.int64))
     expected = (shape[0], formats.packed_length(depth, fmt.code_bits))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from onnx import TensorProto
 from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.function_calls import inline_all_but_ours
+from subbyte.onnx_file import Source, open_onnx
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -37,16 +37,16 @@ ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
 _STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 
 
-def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
+def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
     """The outputs `names` of a file or model, and what computed them; raises ModelError with the engines' reasons."""
     reasons = []
     model = loaded(source)
     if any(function.domain.startswith(ENGINES_OWN) for function in model.functions):
-        source = model = inline_all_but_ours(model)
+        model = inline_all_but_ours(model)
     inexact = inexact_in_onnxruntime(model)
     if inexact is None:
         try:
-            return _onnxruntime(source, names, feeds)
+            return _onnxruntime(model, names, feeds)
         except ImportError:
             reasons.append("onnxruntime is not installed")
         except Exception as error:  # its own kinds: an operator or version that it lacks, an index out of bounds
@@ -58,9 +58,9 @@ def run(source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[s
     raise ModelError("; ".join(reasons))
 
 
-def loaded(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+def loaded(source: Source) -> onnx.ModelProto:
     """The file as it came."""
-    return source if isinstance(source, onnx.ModelProto) else onnx.load(str(source))
+    return source if isinstance(source, onnx.ModelProto) else open_onnx(source).model
 
 
 def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
@@ -113,19 +113,15 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from inside(function.node)
 
 
-def _onnxruntime(
-    source: str | Path | onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]
-) -> tuple[list[Array], str]:
+def _onnxruntime(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
     import onnxruntime
-
-    loadable = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(source)
 
     options = onnxruntime.SessionOptions()
     # Optimised, it fuses DequantizeLinear and MatMul into products with int8 activations: other numbers.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(names, dict(feeds)), f"onnxruntime {onnxruntime.__version__} without optimisation"
 
 

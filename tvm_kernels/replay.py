@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from subbyte.errors import CompileError, ModelError
+from subbyte.onnx_file import Source
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.golden import within_tolerance
 from subbyte.runtime.npy import load_npy
@@ -83,7 +84,7 @@ def replay(
     plan: Plan,
     golden: Golden,
     graph: Graph | None = None,
-    model: str | Path | onnx.ModelProto | None = None,
+    model: Source | None = None,
     seconds: float | None = None,
 ) -> None:
     """Raise CompileError unless the bundle gives its golden outputs.
@@ -158,7 +159,7 @@ def _first_difference(
     plan: Plan,
     golden: Golden,
     graph: Graph | None,
-    model: str | Path | onnx.ModelProto | None,
+    model: Source | None,
     trace: Path,
 ) -> str:
     """A sentence that names the first operator whose result is not the reference implementation's.
@@ -175,7 +176,7 @@ def _first_difference(
     return f"{_called(call)} is the first operator that differs from its reference implementation: {text}"
 
 
-def _first_wrong_value(plan: Plan, golden: Golden, model: str | Path | onnx.ModelProto, trace: Path) -> str:
+def _first_wrong_value(plan: Plan, golden: Golden, model: Source, trace: Path) -> str:
     """Which value of the file is the first that differs from the reference engine's, of those that can be compared."""
     copy = onnx.ModelProto()
     copy.CopyFrom(reference_engine.loaded(model))

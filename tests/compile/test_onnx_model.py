@@ -13,8 +13,8 @@ from hand_graphs import Builder, cnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subbyte import limits
 from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError
-from subbyte.tvm_kernels import onnx_model
 from subbyte.tvm_kernels.lowering import lower_graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
@@ -30,7 +30,7 @@ def model_of(nodes, inputs=("x",), shape=(1, 4), constants=(), rank=2, **options
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match=r"no such file.*m\.onnx"):
+    with pytest.raises(UsageError, match=r"there is no ONNX file .*m\.onnx"):
         load_model(tmp_path / "m.onnx")
 
 
@@ -50,7 +50,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path):
 def test_other_files_are_refused_with_what_they_are(tmp_path, content, words):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=f"m.onnx is not an ONNX file, .*{words}"):
+    with pytest.raises(ModelError, match=f"m.onnx. is not an ONNX file, .*{words}"):
         load_model(path)
 
 
@@ -81,16 +81,16 @@ def test_damaged_bytes_never_escape_as_other_errors(data):
 def test_too_large_and_too_many(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     onnx.save(cnn(), path)
-    monkeypatch.setattr(onnx_model, "MAX_NODES", 3)
-    with pytest.raises(ModelError, match="at most 3"):
+    monkeypatch.setattr(limits, "NODES", 3)
+    with pytest.raises(ModelError, match=r"has \d+ nodes, at most 3 are accepted"):
         load_model(path)
-    monkeypatch.setattr(onnx_model, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(limits, "ONNX_BYTES", 100)
     with pytest.raises(ModelError, match="holds at most 100"):
         load_model(path)
 
 
 def test_an_unknown_operator_is_named_with_the_nearest():
-    with pytest.raises(ModelError, match=r"'Sofmax' \(node 'bad'\).*Did you mean 'Softmax'"):
+    with pytest.raises(ModelError, match=r"'Sofmax' in opset 21 \(node 'bad'\).*Did you mean 'Softmax'"):
         load_model(model_of([helper.make_node("Sofmax", ["x"], ["y"], "bad")]))
 
 
@@ -152,50 +152,6 @@ def test_a_missing_initializer_is_named():
 def test_two_makers_of_one_value_are_refused():
     with pytest.raises(ModelError, match="'y' is made by two nodes"):
         load_model(model_of([helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["y"])]))
-
-
-@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "sub/../../secret", ""])
-def test_external_data_outside_the_folder_is_refused(tmp_path, location):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (tmp_path / "secret").write_bytes(b"\x00" * 64)
-    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", location)])
-    (folder / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="outside of the model's folder"):
-        load_model(folder / "m.onnx")
-
-
-def test_a_link_out_of_the_folder_is_refused(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (tmp_path / "secret").write_bytes(b"\x00" * 64)
-    (folder / "w.bin").symlink_to(tmp_path / "secret")
-    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
-    (folder / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="outside of the model's folder"):
-        load_model(folder / "m.onnx")
-
-
-def test_external_data_beside_the_model_is_read(tmp_path):
-    (tmp_path / "w.bin").write_bytes(np.arange(16, dtype=np.float32).tobytes())
-    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    graph = read_graph(load_model(tmp_path / "m.onnx"))
-    assert np.array_equal(graph.values["w"].data, np.arange(16, dtype=np.float32).reshape(4, 4))
-
-
-def test_external_data_that_is_too_short_is_refused(tmp_path):
-    (tmp_path / "w.bin").write_bytes(b"\x00" * 8)
-    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], constants=[external("w", "w.bin")])
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match=r"tensor name: w.*too small"):
-        read_graph(load_model(tmp_path / "m.onnx"))
-
-
-def external(name, location):
-    tensor = onnx.TensorProto(name=name, data_type=FLOAT, dims=[4, 4], data_location=onnx.TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=location)
-    return tensor
 
 
 # ---- graphs that are ONNX, but make no sense ----

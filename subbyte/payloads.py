@@ -1,0 +1,73 @@
+"""What the tensors of an ONNX model weigh, and a model without the heavy ones.
+
+ONNX's C++ functions take a serialized model, of 2 GB at most, and copy it: meanwhile large initializers stand aside, as
+inputs of the same type.
+
+    made = with_payloads(onnx.inliner.inline_local_functions(without_payloads(model)), model)
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx
+
+from subbyte.errors import ModelError
+
+LARGE = 1 << 16  # bytes of a tensor that stands aside; shape inference reads the values of far smaller ones
+
+_SMALL_BITS: dict[int, int] = {
+    getattr(onnx.TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(onnx.TensorProto, name)
+}
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes that a tensor's elements take when packed (int4: two a byte); raises ModelError for an unknown type."""
+    kind = tensor.data_type
+    if kind == onnx.TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    try:
+        bits = _SMALL_BITS.get(kind) or 8 * int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+    except KeyError as error:
+        raise ModelError(
+            f"tensor '{tensor.name}' has type {kind}, which ONNX does not know; export it again"
+        ) from error
+    return (int(prod(tensor.dims)) * bits + 7) // 8
+
+
+def without_payloads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers are inputs; their data are not copied."""
+    light = onnx.ModelProto()
+    _copy(model, light, but="graph")
+    _copy(model.graph, light.graph, but="initializer")
+    inputs = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= LARGE:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return light
+
+
+def with_payloads(light: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    """What was made of `without_payloads(model)`, in place, with the large initializers of `model`."""
+    large = [tensor for tensor in model.graph.initializer if tensor.ByteSize() > LARGE]
+    added = {tensor.name for tensor in large} - {value.name for value in model.graph.input}
+    for index in reversed([i for i, value in enumerate(light.graph.input) if value.name in added]):
+        del light.graph.input[index]
+    light.graph.initializer.extend(large)
+    return light
+
+
+def _copy(source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, but: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        if hasattr(value, "MergeFrom") and not hasattr(value, "extend"):
+            getattr(target, field.name).CopyFrom(value)
+        elif hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        else:
+            setattr(target, field.name, value)
