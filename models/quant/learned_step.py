@@ -2,7 +2,8 @@
 
 value = code x step, code = clip(round(x / step), low, high). The gradient of the step is scaled by
 1 / sqrt(n high), where n elements share the step (estimators.LearnedStepFunction). The paper's parameter is the step
-itself, which an update may make negative; ours is positive (positive_step.py).
+itself, which an update may make negative; ours is positive, and its gradient is scaled by 1 / sqrt(n) in all:
+positive_step.py says why, with what the paper's scale did.
 
 The paper starts at step = 2 mean|x| / sqrt(high) (initial="mean"; 4 instead of 2 for unsigned codes, as OFQ and TBT
 do). At 8 bits that leaves most codes unused: the mean |x| gets code 5 of 127. We start at the step of least squared

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ from hand_graphs import Builder
 from lowered import kernels, kinds
 from run_plan import onnxruntime_outputs, random_inputs
 
+import subbyte
 from subbyte.errors import ModelError
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower_graph
@@ -179,6 +182,49 @@ def test_matmul_nbits_is_dequantized_and_named():
     np.testing.assert_allclose(interpret(graph, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(onnxruntime_outputs(model, inputs)["y"], inputs["x"] @ weight.T, rtol=1e-4, atol=1e-4)
     assert "weight-only MatMulNBits" in kernels(graph)[0].fallback
+
+
+@pytest.mark.parametrize("narrow", [0, 1])
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_qonnx_quantizers_are_those_of_the_reference(bits: int, signed: int, narrow: int, tmp_path: Path) -> None:
+    """Also of one bit: signed, QONNX makes it -1 and +1, whether narrow or not."""
+    b, domain = Builder(), "qonnx.custom_op.general"
+    x = b.input(5, 12)
+    a = b.node(
+        *("Quant", x, b.constant(0.25), b.constant(0.0), b.constant(float(bits))),
+        domain=domain,
+        signed=signed,
+        narrow=narrow,
+        rounding_mode="ROUND",
+    )
+    weight = b.constant(b.rng.normal(0, 0.4, (12, 5)).astype(np.float32))
+    if signed:
+        quantizer = {"domain": domain, "signed": 1, "narrow": narrow, "rounding_mode": "ROUND"}
+        weight = b.node("Quant", weight, b.constant(0.125), b.constant(0.0), b.constant(float(bits)), **quantizer)
+    y = b.node("MatMul", a, weight)
+    infos = [helper.make_tensor_value_info(name, 1, (5, n)) for name, n in ((a, 12), (y, 5))]
+    graph = helper.make_graph(b.nodes, "g", b.inputs, infos, b.constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    subbyte.compile(model, tmp_path / "m.subbyte")  # replayed against the reference
+    span = 1 << bits
+    low, high = (narrow - span // 2, span // 2 - 1) if signed else (0, span - 1 - narrow)
+    inputs = random_inputs(model)
+    codes = np.clip(np.rint(inputs[x] / np.float32(0.25)), low, high)
+    codes = np.where(inputs[x] >= 0, 1, -1) if signed and bits == 1 else codes
+    got = interpret(lower_graph(model), inputs)
+    assert np.array_equal(got[a], codes.astype(np.float32) * np.float32(0.25))
+
+
+@pytest.mark.parametrize("bits", [0.0, 2.5, 9.0, [2.0, 4.0]])
+def test_qonnx_bits_that_are_no_number_of_bits_are_refused(bits: Any) -> None:
+    b, domain = Builder(), "qonnx.custom_op.general"
+    y = b.node("Quant", b.input(3, 2), b.constant(0.25), b.constant(0.0), b.constant(bits), domain=domain)
+    graph = helper.make_graph(b.nodes, "g", b.inputs, [helper.make_tensor_value_info(y, 1, (3, 2))], b.constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    with pytest.raises(ModelError, match="handled: one whole number of 1 to 8 bits"):
+        lower_graph(helper.make_model(graph, opset_imports=opsets, ir_version=10))
 
 
 def test_qonnx_quantizers_become_integer_products():

@@ -197,6 +197,8 @@ def test_qonnx_rounds_as_its_mode_says(mode: str, expected: list[int]) -> None:
         (0, 1, 4, 0, [0, 0, 14]),
         (0, 0, 4, 3, [-3, -0.5, 12]),
         (1, 0, 1, 0, [-1, -1, 1]),
+        (1, 1, 1, 0, [-1, -1, 1]),
+        (0, 0, 1, 0, [0, 0, 1]),
     ],
 )
 def test_qonnx_clips_to_the_range_of_its_attributes(

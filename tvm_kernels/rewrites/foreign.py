@@ -279,10 +279,31 @@ def _quant_range(node: Node, bits: int) -> tuple[int, int]:
     return 0, (1 << bits) - 1 - narrow
 
 
+def _width(node: Node, bits: Array) -> int:
+    """One number of bits, 1 to 8."""
+    given = bits.reshape(-1)
+    if not given.size or (given != given[0]).any() or given[0] not in range(1, 9):
+        listed = ", ".join(f"{value:g}" for value in np.unique(given)[:4])
+        raise ModelError(
+            f"node '{node.name}': QONNX Quant to {listed} bits; handled: one whole number of 1 to 8 bits for a tensor"
+        )
+    return int(given[0])
+
+
+def _is_sign(node: Node, width: int, scale: Array, zero: Array) -> bool:
+    """Whether a Quant is a BipolarQuant: QONNX gives one signed bit, narrow or not, the levels -1 and +1."""
+    return width == 1 and bool(node.attributes.get("signed", 1)) and bool((scale > 0).all()) and not np.any(zero)
+
+
 def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, bits: Array) -> bool:
-    width = int(bits.reshape(-1)[0])
-    if np.any(zero) or width > 8 or width < 2 or w.ndim < 2:
-        raise ModelError(f"node '{node.name}': QONNX Quant of weights is supported for 2 to 8 bits and zero point 0")
+    width = _width(node, bits)
+    if w.ndim > 1 and _is_sign(node, width, scale, zero):
+        return qonnx_binary_weight(graph, node, w, scale)
+    if np.any(zero) or width < 2 or w.ndim < 2:
+        raise ModelError(
+            f"node '{node.name}': QONNX Quant of weights is supported for 2 to 8 bits, or 1 signed bit with positive "
+            "scales, and zero point 0"
+        )
     low, high = _quant_range(node, width)
     levels = np.clip(np.rint(w.astype(np.float32) / scale.astype(np.float32)), low, high).astype(np.int32)
     fmt = formats.get(f"int{width}" if low < 0 else f"uint{width}")
@@ -304,8 +325,11 @@ def _scaled_constant(graph: Graph, node: Node, weight: Weight, scale: Array) -> 
 
 
 def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array, bits: Array) -> bool:
-    width = int(bits.reshape(-1)[0])
-    if scale.size != 1 or np.any(zero) or width > 8:
+    width = _width(node, bits)
+    if _is_sign(node, width, scale, zero):
+        return qonnx_binary_activation(graph, node, x, scale)
+    signed_bit = width == 1 and node.attributes.get("signed", 1)
+    if scale.size != 1 or np.any(zero) or signed_bit:
         raise ModelError(
             f"node '{node.name}': QONNX Quant of activations is supported per tensor, zero point 0, to 8 bits"
         )
