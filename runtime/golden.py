@@ -114,7 +114,7 @@ def has_golden(bundle: Bundle) -> bool:
 
 
 def _compare(info: TensorInfo, got: Array, want: Array, tie: float) -> GoldenOutput:
-    """runtime/c/bench.c and runtime/c/example.c compare in the same way."""
+    """runtime/c/compare.h compares in the same way."""
     bits = f"V{got.dtype.itemsize}"  # bits, so that NaN equals NaN and +0 is not -0
     equal = got.reshape(-1).view(bits) == want.reshape(-1).view(bits)
     error = _difference(got, want).reshape(-1)

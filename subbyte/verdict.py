@@ -102,9 +102,10 @@ def prepare(
     """Find what the bundle is compared with, before anything is measured.
 
     Without `data` the test set is that of the data the model was trained on, if the bundle names it and it is here.
-    Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, when no
-    float model can be made of it and none is given, or when the images or labels of `data` do not fit the model;
-    DataError; ModelError for a damaged `float_model`.
+    Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, when the
+    model has other inputs than one of float32, when no float model can be made of it and none is given, when that does
+    not run or has other inputs or outputs, or when the images or labels of `data` do not fit the model; DataError;
+    ModelError for a damaged `float_model`.
     """
     from subbyte.export import float_twin, load_onnx
     from subbyte.onnx_file import open_onnx
@@ -119,6 +120,8 @@ def prepare(
         raise UsageError(f"'{bundle}' was not compiled from '{file.path}': name the file it was made from with --onnx")
     floating = load_onnx(str(float_model)) if float_model else float_twin(file)
     source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
+    _refuse_other_inputs(manifest)
+    _refuse_another_model(manifest, floating, source)
     shape = tuple(manifest.inputs[0].shape)
     test: tuple[Array, Array] | None
     if data:
@@ -287,6 +290,35 @@ def _bound(session: Any, x: Array) -> Callable[[], object]:
     for output in session.get_outputs():
         binding.bind_output(output.name, "cpu")
     return partial(session.run_with_iobinding, binding)
+
+
+def _refuse_other_inputs(manifest: Any) -> None:
+    """Raise UsageError unless the bundle has one input of float32, which all versions of the model are run on."""
+    if [tensor.dtype for tensor in manifest.inputs] != ["float32"]:
+        given = ", ".join(f"'{tensor.name}' {tensor.dtype}" for tensor in manifest.inputs)
+        raise UsageError(
+            f"the bundle's inputs are {given}; the comparison runs models of one float32 input. Leave --baseline out"
+        )
+
+
+def _refuse_another_model(manifest: Any, floating: Any, source: str) -> None:
+    """Raise UsageError unless the float model runs on the bundle's input, to a first output of the bundle's shape."""
+    wanted = list(manifest.outputs[0].shape)
+    zeros = np.zeros(manifest.inputs[0].shape, np.float32)
+    session = _onnx_session(floating, 1)
+    try:
+        got = list(_onnx_run(session, zeros).shape)
+    except Exception as error:  # onnxruntime has kinds of its own
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"{source} does not run on the bundle's input, float32 {list(zeros.shape)}: {reason}. Name the float "
+            "version of the same model with --float-model"
+        ) from error
+    if got != wanted:
+        raise UsageError(
+            f"the first output of {source} is {got}, the bundle's {wanted}: name the float version of the same model "
+            "with --float-model"
+        )
 
 
 def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:

@@ -209,8 +209,10 @@ def test_a_node_named_like_markup_is_shown_as_it_is(ternary: tuple[Path, Path, P
     assert "/x[/bold]" in call("inspect", tmp_path / "named.onnx")
 
 
-def test_a_bundle_alone_replays_its_golden_run(ternary: tuple[Path, Path, Path]) -> None:
+def test_a_bundle_alone_replays_its_golden_run(ternary: tuple[Path, Path, Path], tmp_path: Path) -> None:
     assert call("check", ternary[2]).endswith("golden outputs: equal\n")
+    call("check", ternary[2], "--trace", tmp_path / "new" / "trace")
+    assert (tmp_path / "new" / "trace" / "0-0.npy").is_file()
     result = CliRunner().invoke(main, ["check", str(ternary[2]), "--data", "digits"])
     assert result.exit_code == 2, result.output
 

@@ -44,6 +44,46 @@ def test_a_qdq_file_is_its_own_int8_contender(tmp_path: Path, caplog: pytest.Log
     assert 4 * 128 * 128 < sizes["onnxruntime float32"] < 4 * 128 * 128 + 1000
 
 
+def product(path: Path, features: int, wide: int) -> Path:
+    """A float product of `features` inputs and `wide` outputs."""
+    file = saved(
+        path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((features, wide), "f4")}, features
+    )
+    model = onnx.load(file)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = wide
+    onnx.save(model, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("features", "wide", "message"),
+    [
+        (16, 32, r"does not run on the bundle's input, float32 \[1, 32\]"),
+        (32, 5, r"is \[1, 5\], the bundle's \[1, 32\]"),
+    ],
+)
+def test_another_float_model_is_refused_before_anything_is_measured(
+    features: int, wide: int, message: str, tmp_path: Path
+) -> None:
+    subbyte.compile(product(tmp_path / "m.onnx", 32, 32), tmp_path / "m.subbyte")
+    other = product(tmp_path / "other.onnx", features, wide)
+    with pytest.raises(UsageError, match=message):
+        prepare(tmp_path / "m.subbyte", onnx=tmp_path / "m.onnx", float_model=other)
+    right = prepare(tmp_path / "m.subbyte", onnx=tmp_path / "m.onnx", float_model=product(tmp_path / "r.onnx", 32, 32))
+    assert right.float_source == str(tmp_path / "r.onnx")
+
+
+def test_inputs_that_are_no_float_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    node = helper.make_node("Gather", ["w", "x"], ["y"])
+    file = saved(tmp_path / "m.onnx", [node], {"w": np.ones((9, 1), np.float32)}, 1)
+    model = onnx.load(file)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.INT64, [1]))
+    onnx.save(model, file)
+    subbyte.compile(file, tmp_path / "m.subbyte")
+    with pytest.raises(UsageError, match=r"inputs are 'x' int64; .* one float32 input"):
+        prepare(tmp_path / "m.subbyte")
+
+
 def test_a_file_without_a_float_version_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     constants = {"w": np.full((32, 1, 16), 0x9A, np.uint8), "s": np.ones(32, np.float32)}
     product = helper.make_node(

@@ -104,85 +104,6 @@ static options parse(int argc, char **argv) {
   return o;
 }
 
-/* ---- golden outputs ---- */
-
-static size_t element_bytes(int32_t dtype) {
-  switch (dtype) {
-    case SUBBYTE_UINT8:
-    case SUBBYTE_INT8: return 1;
-    case SUBBYTE_INT64: return 8;
-    default: return 4;
-  }
-}
-
-static int64_t integer(int32_t dtype, const void *values, size_t i) {
-  switch (dtype) {
-    case SUBBYTE_UINT8: return ((const uint8_t *)values)[i];
-    case SUBBYTE_INT8: return ((const int8_t *)values)[i];
-    case SUBBYTE_INT64: return ((const int64_t *)values)[i];
-    default: return ((const int32_t *)values)[i];
-  }
-}
-
-/* |got - want| of two integers: as a double it would be rounded. */
-static uint64_t distance(int64_t got, int64_t want) {
-  return got > want ? (uint64_t)got - (uint64_t)want : (uint64_t)want - (uint64_t)got;
-}
-
-/* The largest finite magnitude of an output, or 1 if that is larger: the absolute tolerance grows with it. */
-static double scale_of(const float *values, size_t count) {
-  double largest = 1.0;
-  size_t i;
-  for (i = 0; i < count; ++i) {
-    const double size = fabs((double)values[i]);
-    if (size > largest && size < HUGE_VAL) largest = size;
-  }
-  return largest;
-}
-
-enum { MOST_MOVED = 20 }; /* as in runtime/golden.py: of integers one in so many, or one, may have moved over a tie */
-
-/* Integers must be the same; floats may differ by relative * |want| + absolute * scale_of(want), and NaN is NaN whatever its bits. Either may differ by
- * `tie` where a rounding tie may move them. */
-static void compare(const subbyte_tensor *tensor, const void *got, const void *want, double tie, bench_golden *g) {
-  const size_t size = element_bytes(tensor->dtype);
-  const size_t count = tensor->nbytes / size;
-  const int is_float = tensor->dtype == SUBBYTE_FLOAT32;
-  const double relative = subbyte_bench_data.relative;
-  const double absolute = is_float ? subbyte_bench_data.absolute * scale_of((const float *)want, count) : 0.0;
-  const int tolerant = is_float && (absolute > 0 || relative > 0);
-  const uint64_t steps = tie < 18446744073709551616.0 ? (uint64_t)tie : UINT64_MAX; /* what an integer moves by */
-  unsigned long moved = 0, most = (unsigned long)(count / MOST_MOVED);
-  size_t i;
-  for (i = 0; i < count; ++i) {
-    const int same = memcmp((const char *)got + i * size, (const char *)want + i * size, size) == 0;
-    int near = 0, within;
-    double error;
-    if (is_float) {
-      const double g_value = (double)((const float *)got)[i], w_value = (double)((const float *)want)[i];
-      error = g_value == w_value ? 0.0 : fabs(g_value - w_value);
-      if (!(error < HUGE_VAL)) error = HUGE_VAL; /* NaN too */
-      near = tolerant && ((error < HUGE_VAL && error <= relative * fabs(w_value) + absolute) ||
-                          (g_value != g_value && w_value != w_value));
-      within = error < HUGE_VAL && error <= tie;
-    } else {
-      const uint64_t apart = distance(integer(tensor->dtype, got, i), integer(tensor->dtype, want, i));
-      error = (double)apart;
-      within = apart <= steps;
-    }
-    if (error > g->largest) g->largest = error;
-    if (same) continue;
-    ++g->differing;
-    if (near) continue;
-    if (tie > 0.0 && within)
-      ++moved;
-    else
-      g->ok = 0;
-  }
-  if (!is_float && moved > (most ? most : 1)) g->ok = 0;
-  g->moved += moved;
-}
-
 static void dump_outputs(const subbyte_model *model, void *const *outputs, const char *folder) {
   int32_t i;
   for (i = 0; i < model->output_count; ++i) {
@@ -311,8 +232,8 @@ int main(int argc, char **argv) {
   run(&r, NULL, NULL);
   result.golden.ok = 1;
   for (i = 0; subbyte_bench_data.has_golden && i < model->output_count; ++i)
-    compare(&model->outputs[i], r.outputs[i], subbyte_bench_data.outputs[i], subbyte_bench_data.ties[i],
-            &result.golden);
+    subbyte_compare(&model->outputs[i], r.outputs[i], subbyte_bench_data.outputs[i], &subbyte_bench_data.tolerance,
+                    subbyte_bench_data.ties[i], &result.golden);
   if (o.dump) dump_outputs(model, r.outputs, o.dump);
 
   result.warmup = warm_up(&r, o.warmup, o.iterations ? 0.0 : WARMUP_SHARE * o.seconds);

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "compare.h"
 #include "subbyte.h"
 
 /* What the compiler knows of an operator: the fields of its row in the manifest. */
@@ -19,8 +20,7 @@ typedef struct {
   const void *weights;
   const void *const *inputs;  /* [model->input_count] */
   const void *const *outputs; /* [model->output_count], golden values; or NULL */
-  double relative;            /* a float32 output may differ by relative * |golden| + absolute * max(1, its largest */
-  double absolute;            /* finite |golden|); 0, 0: not by one bit */
+  subbyte_tolerance tolerance; /* relative and absolute 0: a float32 may not differ by one bit */
   const double *ties;         /* [model->output_count]: how far a rounding tie may move an element, 0: not at all */
   int has_golden;
   const subbyte_bench_operator *operators; /* [model->operator_count] */

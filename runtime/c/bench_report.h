@@ -4,14 +4,6 @@
 
 #include "bench.h"
 
-/* All outputs against their golden values. */
-typedef struct {
-  unsigned long differing; /* elements that are not the same bits */
-  unsigned long moved;     /* elements beyond the tolerance, but within what a rounding tie moves them by */
-  double largest;          /* difference of an element; infinite where it cannot be measured: NaN */
-  int ok;                  /* all are equal, floats within the tolerance, or moved */
-} bench_golden;
-
 typedef struct {
   long long ns; /* the fastest of the profiled runs */
   long long ns_median;
@@ -25,7 +17,7 @@ typedef struct {
   double min, mean, p50, p90, p99, std; /* ms */
   bench_warnings warnings;
   bench_times *times; /* [model->operator_count] */
-  bench_golden golden;
+  subbyte_comparison golden;
   bench_start start;
   bench_energy energy;
   int has_energy;

@@ -14,8 +14,8 @@ import click
 @click.option("--limit", type=click.IntRange(1), help="Only the first samples.")
 @click.option(
     "--trace",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    help="Of a bundle alone: a folder that gets the result of every operator of the golden run, as .npy.",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Of a bundle alone: a folder, made if need be, for the result of every operator of the golden run, as .npy.",
 )
 def check(
     files: tuple[Path, ...], data: str | None, data_path: Path | None, limit: int | None, trace: Path | None
@@ -57,6 +57,11 @@ def _golden(bundle: Path, trace: Path | None) -> bool:
     from subbyte.runtime.golden import write_trace
     from subbyte.runtime.session import load
 
+    if trace is not None:
+        from subbyte.output_file import check_output_folder, make_folder
+
+        check_output_folder(trace, "--trace")
+        make_folder(trace)
     with load(bundle, threads=1) as session:
         if trace is not None:
             write_trace(session, trace)

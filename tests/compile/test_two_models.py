@@ -133,6 +133,19 @@ def test_sources_of_two_models_link(files: Path) -> None:
     check(folders, files)
 
 
+def test_names_that_differ_by_case_alone_are_told_apart(files: Path) -> None:
+    """The symbols differ, the macros do not: #error, not the first model's sizes for both."""
+    for name in ("a", "A"):
+        report = compile(files / "first.onnx", files / "m.subbyte", target="cortex-m4", name=name, keep=files / name)
+        assert report.name == name
+    includes = '#include "a/source/model.h"\n#include "A/source/model.h"\n'
+    for text, status in ((includes.splitlines()[0], 0), (includes, 1)):
+        (files / "main.c").write_text(f"{text}\nint main(void) {{ return 0; }}\n")
+        done = subprocess.run(["gcc", *FLAGS, "-c", "main.c"], cwd=files, capture_output=True, text=True)
+        assert done.returncode == status
+    assert "another model's name is 'A' but for case" in done.stderr
+
+
 def test_archives_of_two_models_link(files: Path) -> None:
     folders = compiled(files, "host")
     names = {name: f"subbyte_get_my_{name}_model" for name in NAMES}

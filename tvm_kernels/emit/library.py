@@ -17,6 +17,7 @@ import numpy as np
 import subbyte.runtime
 from subbyte import __version__
 from subbyte.runtime.energy_model import model_operators
+from subbyte.runtime.golden import MOST_MOVED
 from subbyte.tvm_kernels.abi import compile_objects
 from subbyte.tvm_kernels.emit.emitted import (
     Emitted,
@@ -171,7 +172,8 @@ def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]
     content.append(f"static const double ties[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};")
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
     values = (
-        f"subbyte_data_weights, inputs, outputs, {float(relative)!r}, {float(absolute)!r}, ties, {int(bool(golden))}"
+        f"subbyte_data_weights, inputs, outputs, {{{float(relative)!r}, {float(absolute)!r}, {MOST_MOVED}}}, ties, "
+        f"{int(bool(golden))}"
     )
     values += f", operators, (const char *)subbyte_data_modelled, {c_string(__version__)}"
     content.append(f"const subbyte_bench_content subbyte_bench_data = {{{values}}};\n")

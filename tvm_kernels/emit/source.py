@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from subbyte.errors import ToolchainError
+from subbyte.runtime.golden import MOST_MOVED
 from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import compile_source
 from subbyte.tvm_kernels.emit.emitted import (
@@ -31,7 +32,7 @@ from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
-COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "console.h", "startup.c", "mps2.ld")
+COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "compare.h", "console.h", "startup.c", "mps2.ld")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
 EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against
@@ -71,7 +72,7 @@ def _golden_c(plan: Plan, golden: Golden | None) -> str:
         listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(count)) or "0"
         parts.append(f"const void *const {symbol(f'golden_{kind}s')}[] = {{{listed}}};\n")
     ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
-    parts.append(f"const float {symbol('golden_ties')}[] = {{{', '.join(f'{float(tie)!r}f' for tie in ties)}}};\n")
+    parts.append(f"const double {symbol('golden_ties')}[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};\n")
     return "".join(parts)
 
 
@@ -84,10 +85,14 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
     names = names_of(plan.name)
     macro, symbol = names.macro, names.symbol
     return f"""/* The memory this model needs and its constants. */
-#ifndef {macro("MODEL_H")}
-#define {macro("MODEL_H")}
+#ifndef {symbol("MODEL_H")}
+#define {symbol("MODEL_H")}
 
 #include "subbyte.h"
+
+#ifdef {macro("ARENA_BYTES")}
+#error "macros are in capitals: another model's name is '{names.model}' but for case; compile with another --name"
+#endif
 
 #define {macro("ARENA_BYTES")} {plan.arena_bytes}
 #define {macro("WORKSPACE_BYTES")} {workspace}
@@ -97,9 +102,10 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
 
 /* A float32 output may differ from its golden value by relative * |golden| + absolute * max(1, the largest finite
  * |golden| of the output); integers by nothing. Either may differ by {symbol("golden_ties")}[output], where a rounding
- * tie may move it. */
-#define {macro("GOLDEN_RELATIVE")} {float(relative)!r}f
-#define {macro("GOLDEN_ABSOLUTE")} {float(absolute)!r}f
+ * tie may move it: of the integers of an output at most one in so many, or one. */
+#define {macro("GOLDEN_RELATIVE")} {float(relative)!r}
+#define {macro("GOLDEN_ABSOLUTE")} {float(absolute)!r}
+#define {macro("GOLDEN_MOST_MOVED")} {MOST_MOVED}
 
 /* The model itself, and its constants. */
 const subbyte_model *{names.get_model}(void);
@@ -108,7 +114,7 @@ extern const uint32_t {symbol("weights")}[];
 /* Of golden.c: what example.c runs and compares with. An output without a golden value is null. */
 extern const void *const {symbol("golden_inputs")}[];
 extern const void *const {symbol("golden_outputs")}[];
-extern const float {symbol("golden_ties")}[];
+extern const double {symbol("golden_ties")}[];
 
 #endif
 """
