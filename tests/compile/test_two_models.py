@@ -111,7 +111,7 @@ def compiled(files: Path, target: str) -> dict[str, Path]:
 
 def check(folders: dict[str, Path], files: Path) -> None:
     """The program's outputs are the golden ones, and the two models have others."""
-    subprocess.run(["./program"], cwd=files, check=True, timeout=60)
+    subprocess.run(["./program"], cwd=files, check=True, timeout=600)
     golden = {name: np.load(folder / "golden/output_0.npy") for name, folder in folders.items()}
     for name, folder in folders.items():
         got = np.fromfile(folder / "output", np.float32).reshape(golden[name].shape)
@@ -129,7 +129,7 @@ def test_sources_of_two_models_link(files: Path) -> None:
     (files / "main.c").write_text(MAIN.format(includes=includes, calls=calls))
     own = [f"{name}/source/{part}.c" for name in NAMES for part in ("kernels", "model", "weights")]
     core = [f"first/source/{part}.c" for part in ("run", "needs")]
-    subprocess.run(["gcc", *FLAGS, "main.c", *own, *core, "-lm", "-o", "program"], cwd=files, check=True, timeout=120)
+    subprocess.run(["gcc", *FLAGS, "main.c", *own, *core, "-lm", "-o", "program"], cwd=files, check=True, timeout=600)
     check(folders, files)
 
 
@@ -158,7 +158,7 @@ def test_archives_of_two_models_link(files: Path) -> None:
     (files / "main.c").write_text(MAIN.format(includes=f'#include "subbyte.h"\n{declared}', calls=calls))
     archives = [f"{name}/library.a" for name in NAMES]
     command = ["gcc", *FLAGS, f"-I{core_folder()}", "main.c", *archives, "-lm", "-lpthread", "-o", "program"]
-    subprocess.run(command, cwd=files, check=True, timeout=120)
+    subprocess.run(command, cwd=files, check=True, timeout=600)
     check(folders, files)
 
 

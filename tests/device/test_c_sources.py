@@ -64,7 +64,7 @@ def compiler(name: str) -> list[str]:
 
 
 def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 COMPILERS = ["gcc", pytest.param("clang", marks=pytest.mark.device)]
