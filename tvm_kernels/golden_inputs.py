@@ -212,9 +212,25 @@ def _clip(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [] if inside else [(node.input[0], (low, high))]
 
 
+def _reduce_sum(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    """Each of the terms gets its part of the room."""
+    terms, sums = (view.shapes.get(name) for name in (node.input[0], node.output[0]))
+    count = math.prod(terms) // max(1, math.prod(sums)) if terms is not None and sums is not None else 0
+    return [(node.input[0], (-(-low // count), high // count))] if count else []
+
+
+def _cum_sum(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    """The first sum is one term (or none), the last is of all."""
+    shape, axis = view.shapes.get(node.input[0]), view.constant(node.input[1])
+    if not shape or axis is None or axis.size != 1 or not -len(shape) <= int(axis.reshape(())) < len(shape):
+        return []
+    count = max(1, shape[int(axis.reshape(()))])
+    return [(node.input[0], (low if low > 0 else -(-low // count), high if high < 0 else high // count))]
+
+
 _SAME_NUMBERS = """
-    Abs Cast Ceil Expand Flatten Floor Gather GatherElements GatherND Identity MaxPool Pad ReduceMax ReduceMin Relu
-    Reshape Round Slice Split Squeeze Tile Transpose Unsqueeze
+    Abs Cast Ceil Expand Flatten Floor Gather GatherElements GatherND Identity MaxPool Pad ReduceMax ReduceMean
+    ReduceMin Relu Reshape Round Slice Split Squeeze Tile Transpose Unsqueeze
 """  # as their first input, or nearly
 _BACK: dict[str, _Back] = {
     **dict.fromkeys(_SAME_NUMBERS.split(), _first),
@@ -226,6 +242,8 @@ _BACK: dict[str, _Back] = {
     "Div": _div,
     "Mod": _mod,
     "Clip": _clip,
+    "ReduceSum": _reduce_sum,
+    "CumSum": _cum_sum,
 }
 
 

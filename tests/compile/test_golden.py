@@ -60,6 +60,9 @@ TABLE = {"w": np.arange(20, dtype=np.float32).reshape(5, 4)}
         ("r = Unsqueeze(i, one) y = GatherND(w, r)", (0, 4)),
         ("r = Reshape(i, square) y = GatherElements<axis = 1>(w, r)", (0, 3)),
         ("y = OneHot(i, six, ends)", (0, 5)),
+        ("a = ReduceSum<keepdims = 0>(i) y = Gather(w, a)", (0, 1)),  # four terms, together 4 at most
+        ("r = Reshape(i, square) a = ReduceSum(r, one) y = Gather(w, a)", (0, 2)),
+        ("a = CumSum(i, nought) y = Gather(w, a)", (0, 1)),
         ("a = Add(i, two) y = Identity(a)", None),
     ],
 )
