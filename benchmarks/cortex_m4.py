@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from subbyte.output_file import write_file
 from subbyte.tvm_kernels.compiler import compile
 
 INSTRUCTIONS_PER_TICK = 40
@@ -85,7 +86,7 @@ def main(
             _print(rows[-1], operators)
     if output:
         tools = {name: _version(name) for name in ("arm-none-eabi-gcc", "qemu-system-arm")}
-        output.write_text(json.dumps({"tools": tools, "rows": rows}, indent=1) + "\n")
+        write_file(output, (json.dumps({"tools": tools, "rows": rows}, indent=1) + "\n").encode())
 
 
 def _version(tool: str) -> str:

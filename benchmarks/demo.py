@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +43,7 @@ def main() -> None:
         ["sh", "examples/demo.sh", "runs/demo"], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
     saved = {"machine": machine().to_json(), "steps": steps(done.stdout)}
-    output.write_text(json.dumps(saved, indent=1, default=str) + "\n")
+    write_file(output, (json.dumps(saved, indent=1, default=str) + "\n").encode())
 
 
 if __name__ == "__main__":

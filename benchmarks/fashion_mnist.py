@@ -25,8 +25,9 @@ import torch
 
 from subbyte.errors import CheckpointError
 from subbyte.models import Data, load_data, train
-from subbyte.models.checkpoint import read_config, read_metrics, versions, write_atomically
+from subbyte.models.checkpoint import read_config, read_metrics, versions
 from subbyte.models.data import ImageTensors
+from subbyte.output_file import write_file
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "float": {"epochs": 8, "learning_rate": 3e-3},
@@ -121,7 +122,7 @@ def check_stages(folder: Path, data_path: Path | None) -> None:
     subbyte.export(folder, file)
     subbyte.compile(file, bundle, strict=True)
     report = subbyte.check(folder, file, bundle, data="fashion-mnist", data_path=data_path)
-    write_atomically(folder / "stages.json", (json.dumps(dataclasses.asdict(report), indent=2) + "\n").encode())
+    write_file(folder / "stages.json", (json.dumps(dataclasses.asdict(report), indent=2) + "\n").encode())
     for stage in report.stages:
         print(
             f"{folder.name:17} {stage.name:22} {100 * (stage.accuracy or 0):6.2f}%  changed predictions "
@@ -142,7 +143,7 @@ def save(file: Path, rows: dict[str, dict[str, float]], images: int | None) -> N
         "versions": versions(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def show(rows: dict[str, dict[str, float]]) -> None:

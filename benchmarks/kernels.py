@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
+from subbyte.onnx_runtime import onnxruntime
+from subbyte.output_file import write_file
 from subbyte.tvm_kernels.kernels.execute import compile_kernel
 from subbyte.tvm_kernels.operators import (
     Bias,
@@ -49,6 +50,7 @@ from subbyte.tvm_kernels.targets import host_features
 
 Run = Callable[[], None]
 Geometry = MatMul | Conv2d
+ORT = onnxruntime()
 
 
 def square(size: int, channels: int, out_channels: int, kernel: int = 3, stride: int = 1, **more: Any) -> Conv2d:
@@ -136,14 +138,14 @@ def _session(nodes: list[Any], inputs: list[Any], outputs: list[Any], tensors: d
     graph = helper.make_graph(nodes, "layer", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
+    options = ORT.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ORT.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _runner(session: Any, feed: np.ndarray) -> Run:
     binding = session.io_binding()
-    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(feed))
+    binding.bind_ortvalue_input("x", ORT.OrtValue.ortvalue_from_numpy(feed))
     binding.bind_output("y")
     return lambda: session.run_with_iobinding(binding)
 
@@ -278,11 +280,9 @@ def main() -> None:
         machine = {
             "cpu": platform.processor(),
             "features": sorted(host_features()),
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": ORT.__version__,
         }
-        temporary = options.json.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"machine": machine, "pinned_cpu": cpu, "rows": report}, indent=1))
-        os.replace(temporary, options.json)
+        write_file(options.json, json.dumps({"machine": machine, "pinned_cpu": cpu, "rows": report}, indent=1).encode())
 
 
 if __name__ == "__main__":

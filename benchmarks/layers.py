@@ -21,6 +21,7 @@ import torch
 
 import subbyte
 from subbyte.models.quant import get_scheme, quantize
+from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels import get_target
 from subbyte.verdict import compare
@@ -82,7 +83,7 @@ def main() -> None:
                     )
     if arguments.json:
         context = machine().to_json()
-        arguments.json.write_text(json.dumps({"machine": context, "rows": rows}, indent=1, default=str))
+        write_file(arguments.json, json.dumps({"machine": context, "rows": rows}, indent=1, default=str).encode())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 
 import subbyte
 from subbyte.models import untrained
+from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 from subbyte.verdict import compare
 
@@ -58,7 +59,8 @@ def main() -> None:
             )
         print("  " + " ".join([*found.sentences, *found.warnings]), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine().to_json(), "rows": rows}, indent=1, default=str))
+        report = {"machine": machine().to_json(), "rows": rows}
+        write_file(arguments.json, json.dumps(report, indent=1, default=str).encode())
 
 
 if __name__ == "__main__":

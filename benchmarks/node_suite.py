@@ -33,6 +33,7 @@ import onnx.numpy_helper
 
 import subbyte
 from subbyte.errors import ModelError, SubbyteError
+from subbyte.output_file import write_file
 
 RESULTS = Path(__file__).parent / "results" / "node_suite.json"
 TRIES = ("right", "right with golden inputs", "right with constants")
@@ -172,9 +173,7 @@ class Worker:
 def save(path: Path, results: dict[str, str]) -> None:
     counts = collections.Counter(text.split(":")[0] for text in results.values())
     data = {"onnx": onnx.__version__, "summary": dict(sorted(counts.items())), "cases": dict(sorted(results.items()))}
-    fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(data, indent=0) + "\n")
-    fresh.replace(path)
+    write_file(path, (json.dumps(data, indent=0) + "\n").encode())
 
 
 def main() -> None:

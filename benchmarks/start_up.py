@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from subbyte.output_file import write_file
+
 CHILD = {
     "subbyte": """
 import subbyte
@@ -23,7 +25,9 @@ import numpy as np
 session.run([np.zeros(tuple(t.shape), t.dtype) for t in session.inputs])
 """,
     "onnxruntime": """
-import numpy as np, onnxruntime
+import numpy as np, os
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvider"])
 session.run(None, {{i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()}})
 """,
@@ -34,6 +38,8 @@ start = time.perf_counter()
 {body}
 taken = time.perf_counter() - start
 import json, resource
+
+from subbyte.output_file import write_file
 print(json.dumps([1e3 * taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 
@@ -66,7 +72,7 @@ def main() -> None:
         rows[kind] = {"ms_min": min(times), "ms_median": statistics.median(times), "rss_mib": max(sizes)}
         print(f"{kind:<12} {min(times):8.1f} ms min {statistics.median(times):8.1f} ms median {max(sizes):8.1f} MiB")
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        write_file(arguments.json, json.dumps(rows, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from subbyte.output_file import write_file
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -273,7 +275,7 @@ def main() -> None:
     for path in DOCUMENTS:
         text = path.read_text()
         if (made := written(text)) != text:
-            path.write_text(made)
+            write_file(path, made.encode())
             print(f"wrote the tables of {path.relative_to(ROOT)}")
 
 

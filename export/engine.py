@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 
 from subbyte.dialect import DOMAIN
 from subbyte.errors import ExportError, InputError
 from subbyte.export.graph import GraphView, view
 from subbyte.export.onnx_file import load_onnx
 from subbyte.onnx_file import Source
+from subbyte.onnx_runtime import onnxruntime
 
 Array = npt.NDArray[Any]
 Inputs = Array | Mapping[str, Array]
@@ -109,8 +109,9 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return copy
 
 
-def open_session(model: onnx.ModelProto, *, optimized: bool) -> ort.InferenceSession:
+def open_session(model: onnx.ModelProto, *, optimized: bool) -> Any:
     """An onnxruntime session on one CPU thread; raises ExportError when onnxruntime refuses the model."""
+    ort = onnxruntime()
     options = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
@@ -122,7 +123,7 @@ def open_session(model: onnx.ModelProto, *, optimized: bool) -> ort.InferenceSes
         raise ExportError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
-def _feeds(session: ort.InferenceSession, inputs: Inputs) -> dict[str, Array]:
+def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
     wanted = session.get_inputs()
     if isinstance(inputs, Mapping):
         given = {name: np.asarray(array) for name, array in inputs.items()}
@@ -145,6 +146,6 @@ def _feeds(session: ort.InferenceSession, inputs: Inputs) -> dict[str, Array]:
     return given
 
 
-def _batch(session: ort.InferenceSession) -> int | None:
+def _batch(session: Any) -> int | None:
     first = session.get_inputs()[0].shape if session.get_inputs() else []
     return first[0] if first and isinstance(first[0], int) else None

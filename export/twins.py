@@ -30,6 +30,7 @@ from subbyte.errors import ModelError, UsageError
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
 from subbyte.onnx_file import Source
+from subbyte.onnx_runtime import onnxruntime
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -434,19 +435,11 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
     `calibration` holds batches as the model takes them (arrays, or dicts by input name); only a CNN looks at them.
     Weights have seven bits (`reduce_range`) where onnxruntime's products of eight would saturate on this CPU.
     """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_dynamic,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    tools = onnxruntime("quantization")
     name = float_model.graph.input[0].name
     batches = [dict(b) if isinstance(b, Mapping) else {name: np.asarray(b, np.float32)} for b in calibration]
 
-    class Batches(CalibrationDataReader):  # type: ignore[misc]
+    class Batches(tools.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = iter(batches)
 
@@ -458,28 +451,28 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, out = (str(Path(folder) / f"{stem}.onnx") for stem in ("float", "prepared", "int8"))
         onnx.save(float_model, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        onnxruntime("quantization.shape_inference").quant_pre_process(source, prepared, skip_symbolic_shape=True)
         if transformer:
             # ConvInteger, which it would make of the patch embedding, is slower than the float convolution
-            quantize_dynamic(
+            tools.quantize_dynamic(
                 prepared,
                 out,
                 per_channel=True,
                 reduce_range=onnxruntime_saturates(),
-                weight_type=QuantType.QInt8,
+                weight_type=tools.QuantType.QInt8,
                 op_types_to_quantize=["MatMul", "Gemm"],
             )
         else:
             if not batches:
                 raise ModelError("an int8 CNN needs calibration inputs; give some batches of the training data")
-            quantize_static(
+            tools.quantize_static(
                 prepared,
                 out,
                 Batches(),
-                quant_format=QuantFormat.QDQ,
+                quant_format=tools.QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=onnxruntime_saturates(),
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                activation_type=tools.QuantType.QUInt8,
+                weight_type=tools.QuantType.QInt8,
             )
         return onnx.load(out)

@@ -57,6 +57,10 @@ class ExportWarning(UserWarning):
     """What an export has to say about a file that was written and is right."""
 
 
+class TelemetryWarning(UserWarning):
+    """Another program imported a library in a way that lets it report to its makers."""
+
+
 class ModelError(SubbyteError):
     """An ONNX file that is malformed or outside what the compiler accepts."""
 

@@ -11,11 +11,12 @@ import functools
 
 import numpy as np
 
+from subbyte.onnx_runtime import onnxruntime
+
 
 @functools.cache
 def onnxruntime_saturates() -> bool:
     """Whether a MatMulInteger of the largest uint8 and int8 differs from the integer product; needs onnxruntime."""
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     codes, weights = np.full((8, 64), 255, np.uint8), np.full((64, 32), 127, np.int8)
@@ -27,6 +28,6 @@ def onnxruntime_saturates() -> bool:
         [numpy_helper.from_array(weights, "w")],  # a constant, which it packs as it does those of a model
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": codes})
     return not np.array_equal(found, codes.astype(np.int32) @ weights.astype(np.int32))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from subbyte import limits
 from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.onnx_runtime import onnxruntime
 from subbyte.plain_file import read_plain
 from subbyte.saturation import onnxruntime_saturates
 
@@ -268,14 +269,13 @@ def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str
 
 
 def _onnx_session(model: Any, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    ort = onnxruntime()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Two spinning pools in one process would steal each other's cores: ours spins for at most 50 us, so may not theirs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _onnx_run(session: Any, x: Array) -> Array:

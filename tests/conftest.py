@@ -6,6 +6,7 @@ pytest --sample 20784           the sample of another day
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from this_cpu import hold_down, not_run
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before any test imports onnxruntime
 
 # A loaded machine is no failure.
 settings.register_profile("subbyte", deadline=None)

@@ -20,6 +20,7 @@ from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.function_calls import inline_all_but_ours
 from subbyte.onnx_file import Source, open_onnx
+from subbyte.onnx_runtime import onnxruntime
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -114,15 +115,14 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _onnxruntime(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    ort = onnxruntime()
+    options = ort.SessionOptions()
     # Optimised, it fuses DequantizeLinear and MatMul into products with int8 activations: other numbers.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(names, dict(feeds)), f"onnxruntime {onnxruntime.__version__} without optimisation"
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(names, dict(feeds)), f"onnxruntime {ort.__version__} without optimisation"
 
 
 def _evaluator(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:

@@ -90,8 +90,9 @@ def _ready_to_compare(
     bundle: Path, onnx: Path | None, float_model: Path | None, data: str | None, data_path: Path | None
 ) -> Comparison:
     """What the verdict needs, looked for before anything is measured."""
+    from subbyte.onnx_runtime import onnxruntime
     from subbyte.verdict import prepare
 
-    for module in ("onnx", "onnxruntime"):
-        import_module(module)
+    import_module("onnx")
+    onnxruntime()
     return prepare(bundle, onnx=onnx, float_model=float_model, data=data, data_path=data_path)

@@ -100,7 +100,7 @@ def test_the_model_is_not_replaced_by_its_bundle(model: onnx.ModelProto, tmp_pat
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="would replace the model"):
+    with pytest.raises(UsageError, match="that is a file this command reads"):
         compile(path, tmp_path / "." / "model.onnx")
     assert path.read_bytes() == before
 
