@@ -49,8 +49,8 @@ def _float_levels(graph: Graph, node: Node) -> Levels | None:
         found = low_bit(node.operator.weight, 0)
         return found if found is not None and found.trained else None
     places = slice(1, 3) if node.op in RECURRENT else slice(0, None if node.op == "Einsum" else 2)
-    for data in [graph.constant_of(name) for name in node.inputs[places] if name]:
-        for axis in dict.fromkeys((0, 1, data.ndim - 1)) if data is not None and data.ndim > 1 else ():
+    for data in [data for name in node.inputs[places] if (data := graph.constant_of(name)) is not None]:
+        for axis in dict.fromkeys((0, 1, data.ndim - 1)) if data.ndim > 1 else ():
             found = low_bit(data, axis)
             if found is not None and found.trained:
                 return found

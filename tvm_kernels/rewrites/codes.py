@@ -98,10 +98,10 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
 def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> bool:
     """Float weights that are levels times a scale for each output channel are low-bit weights, exactly."""
     axis = 0 if node.op == "Conv" else w.ndim - 1
-    if (node.op == "MatMul" and w.ndim != 2) or (w == w.flat[:1]).all():
+    levels = low_bit(w, axis) if node.op != "MatMul" or w.ndim == 2 else None
+    if levels is None or (w == w.flat[0]).all():
         return False  # what is the same everywhere is an average, not weights
-    levels = low_bit(w, axis)
-    if levels is None or levels.rows.shape[1] * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
+    if levels.rows.shape[1] * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
         return False
     name = graph.fresh(node.inputs[1])
     graph.add_value(name, "float32", w.shape, weight=as_weight(levels, w.shape, axis))
@@ -162,7 +162,7 @@ def step_behind_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: o
     if step.size != 1 or not float(step.reshape(-1)[0]) > 0:
         return "its step is no positive number for all"
     numbers = np.arange(storage.low, storage.high + 1).astype(np.float32) * step.reshape(())
-    bounds = [_level(float(number), storage, step) for number in np.clip(numbers[[0, -1]], *np.float32(within))]
+    bounds = [_level(float(number), storage, step) for number in np.clip(numbers[[0, -1]], *within)]
     if None in bounds or within[0] > within[1]:
         return f"its bounds {within[0]:g} and {within[1]:g} are no multiples of the step {float(step.reshape(-1)[0]):g}"
     if bounds == [storage.low, storage.high] and skip(graph, node, node.inputs[0]):

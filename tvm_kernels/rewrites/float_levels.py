@@ -60,8 +60,11 @@ def low_bit(w: Array, axis: int) -> Levels | None:
     """The levels of float32 weights whose output channels are `axis`; None where an element is no level exactly."""
     if w.dtype != np.float32 or w.ndim < 2 or not w.size:
         return None
+    first = np.take(w, 0, axis).reshape(-1)
+    if first.size < 2 or (first.any() and _first_fit(first, np.abs(first).max()) is None):
+        return None  # most float weights end here
     rows = np.ascontiguousarray(np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1))
-    if rows.shape[1] < 2 or not w.any():
+    if not rows.any():
         return None
     by_channel = _scaled(rows)
     if by_channel is None:
@@ -86,7 +89,7 @@ def _scaled(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.N
     for row in np.flatnonzero(largest > 0):
         fit = _first_fit(rows[row], largest[row])
         if fit is None:
-            return None  # at the first row, for most float weights
+            return None
         scale[row] = fit
     return np.rint(rows / scale[:, None]).astype(np.int32), scale
 
@@ -101,7 +104,8 @@ def _first_fit(row: npt.NDArray[np.float32], largest: np.float32) -> np.float32 
         scales = scales[_fits(row[:FIRST], scales)]
         for scale in scales:
             if _fits(row, scale[None])[0]:
-                return np.float32(scale)
+                found: np.float32 = scale
+                return found
     return None
 
 

@@ -169,7 +169,8 @@ def gathered_weight(graph: Graph, node: Node, w: Weight, i: str) -> Outcome:
     tensor, output = w.tensor, graph.values[node.outputs[0]]
     if isinstance(tensor.granularity, PerGroup):
         return "its scales are by group"
-    levels, behind = levels_of(tensor), [("Mul", tensor.scale)] if w.scaled else []
+    levels = levels_of(tensor)
+    behind: list[tuple[str, Array]] = [("Mul", tensor.scale)] if w.scaled else []
     if levels.size and np.ptp(levels) > 255:  # zero points by row: levels of the file, and a Sub
         assert tensor.zero_point is not None
         levels, behind = tensor.levels(), [("Sub", tensor.zero_point), *behind]

@@ -81,8 +81,8 @@ def _operators(graph: Graph, constant: bool) -> list[tuple[Node, Indices, ops.Ch
             continue
         value = graph.values[node.inputs[indexed.input]]
         if value.size and value.is_constant == constant:
-            shapes = (graph.values[name].shape for name in (node.inputs[0], value.name, node.outputs[0]))
-            sizes = indexed.sizes(Call(*shapes, node.attributes))
+            data, output = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
+            sizes = indexed.sizes(Call(data.shape, value.shape, output.shape, node.attributes))
             check = ops.CheckIndices(node.name, value.size, sizes, value.memory_dtype, indexed.negative)  # type: ignore[arg-type]
             found.append((node, indexed, check))
     return found
