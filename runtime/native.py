@@ -87,7 +87,7 @@ class Library:
         self._dll, self._release = _load(data)
         try:
             get_model = self._function("subbyte_get_model", ctypes.POINTER(_Model), [])
-            self.create = self._function(
+            self._create = self._function(
                 "subbyte_session_create",
                 ctypes.c_int32,
                 [
@@ -125,11 +125,21 @@ class Library:
         function.restype, function.argtypes = result, arguments
         return function
 
-    def check(self, status: int, what: str) -> None:
-        """Raise SessionError unless `status` is SUBBYTE_OK."""
+    def create(self, session: ctypes.c_void_p, weights: int, threads: int) -> None:
+        """Make a C session over the weights at that address, for `destroy`; raises SessionError.
+
+        It is written into `session`, which the caller holds already: workers of one that was lost on its way, to an
+        exception of a signal handler, would outlive the library.
+        """
+        model = self.model.contents
+        at, made = ctypes.cast(self.model, ctypes.c_void_p), ctypes.byref(session)
+        status = self._create(at, weights, model.weights_bytes, threads, made)
         if status:
             text = self._status_text(status)
-            raise SessionError(f"{what} failed: {text.decode() if text else 'no reason given'} (status {status})")
+            raise SessionError(
+                f"making a session of '{_text(model.name)}' with {threads} threads failed: "
+                f"{text.decode() if text else 'no reason given'} (status {status})"
+            )
 
     def failed(self, session: ctypes.c_void_p, status: int, what: str) -> SubbyteError:
         """What to raise for a run that returned `status`: InputError for an index out of range, else SessionError."""

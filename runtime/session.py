@@ -80,7 +80,9 @@ if hasattr(os, "register_at_fork"):
 class Session:
     """A loaded model. One run at a time in a session (others wait); several sessions run at once, on any threads.
 
-    Made by `load`. A session belongs to the process that made it: after a fork, load again.
+    Made by `load`. Signal handlers, and what watches a run, may run and close the session in the middle of a run: a run
+    inside of a run has memory of its own, and one that began before `close` ends with its numbers. A session belongs to
+    the process that made it: after a fork, load again.
     """
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
@@ -90,25 +92,20 @@ class Session:
         self.inputs: tuple[TensorInfo, ...] = self.manifest.inputs
         self.outputs: tuple[TensorInfo, ...] = self.manifest.outputs
         self._dtypes = {name: np.dtype(name) for name in native.DTYPES}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come back on the thread that holds it
+        self._closed = False
         self._process = _process
-        self._handle = ctypes.c_void_p()
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
+        self._free = self._handle  # what the next run takes; None in the middle of a run
         self._library: native.Library | None = None
         self._weights: memoryview | None = None
-        weights_address = 0
+        self._weights_address = 0
         if WEIGHTS in bundle.members and self.manifest.weights_bytes:
             self._weights = bundle.map(WEIGHTS)
-            weights_address = np.frombuffer(self._weights, np.uint8).ctypes.data
+            self._weights_address = np.frombuffer(self._weights, np.uint8).ctypes.data
         try:
             self._library = native.Library(bundle.read(LIBRARY), self.manifest)
-            status = self._library.create(
-                ctypes.cast(self._library.model, ctypes.c_void_p),
-                weights_address,
-                self.manifest.weights_bytes,
-                threads,
-                ctypes.byref(self._handle),
-            )
-            self._library.check(status, f"making a session of '{self.manifest.name}' with {threads} threads")
+            self._library.create(self._handle, self._weights_address, threads)
         except BaseException:
             self.close()
             raise
@@ -202,9 +199,10 @@ class Session:
 
         arrays = self._checked_inputs(inputs, check_finite)
         outputs = self.empty_outputs()
+        library = self._native()
 
-        def read(index: int, _ns: int) -> None:
-            arena = self._native().arena(self._handle) or 0
+        def read(session: int, index: int, _ns: int) -> None:
+            arena = library.arena(session) or 0
             values = {o.tensor: read_output(o, arena, arrays, outputs) for o in self.manifest.operators[index].outputs}
             look(index, {name: value for name, value in values.items() if value is not None})
 
@@ -224,7 +222,7 @@ class Session:
         outputs = self.empty_outputs()
         ns = np.zeros((iterations, len(self.manifest.operators)), np.int64)
         for row in ns:
-            self._hooked(arrays, outputs, row.__setitem__)
+            self._hooked(arrays, outputs, lambda _, index, ns, row=row: row.__setitem__(index, ns))
         return tuple(
             OperatorTime(operator.name, int(ns[:, index].min()), int(np.median(ns[:, index])))
             for index, operator in enumerate(self.manifest.operators)
@@ -239,26 +237,36 @@ class Session:
     # ---- life ----
 
     def close(self) -> None:
-        """Release the C session, its threads, the library and the mapped weights; waits for a run that is under way."""
+        """Release the C session, its threads, the library and the mapped weights; waits for a run that is under way.
+
+        In the middle of a run on this very thread (from a signal handler, or from what watches the run) no further run
+        begins, and all is released when that run ends.
+        """
         if self._process is not _process:  # a forked child: the threads, and perhaps the lock's holder, are not here
             self._library = None
             return
+        self._closed = True
         with self._lock:
-            library, self._library = self._library, None
-            if library is not None:
-                if self._handle:
-                    library.destroy(self._handle)
-                    self._handle = ctypes.c_void_p()
-                library.close()
-            if self._weights is not None:
-                self._weights.release()
-                self._weights = None
-            self.bundle.close()
+            if self._free is self._handle:
+                self._release()
+
+    def _release(self) -> None:
+        """What `close` does; a signal handler may come back here, so each part is taken before it is released."""
+        library, self._library = self._library, None
+        if library is not None:
+            handle, self._handle, self._free = self._handle, None, None
+            if handle is not None:
+                library.destroy(handle)
+            library.close()
+        weights, self._weights = self._weights, None
+        if weights is not None:
+            weights.release()
+        self.bundle.close()
 
     @property
     def closed(self) -> bool:
         """True after `close`."""
-        return self._library is None
+        return self._closed or self._library is None
 
     def __enter__(self) -> Session:
         return self
@@ -277,7 +285,7 @@ class Session:
     # ---- inside ----
 
     def _native(self) -> native.Library:
-        if self._library is None:
+        if self._closed or self._library is None:
             raise SessionError(f"the session of '{self.manifest.name}' is closed: load the bundle again")
         if self._process is not _process:
             raise SessionError(
@@ -286,19 +294,27 @@ class Session:
             )
         return self._library
 
-    def _hooked(self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Callable[[int, int], None]) -> None:
+    def _hooked(self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Callable[[int, int, int], None]) -> None:
+        """One inference; `hook` gets the C session that runs, the number of each operator and its nanoseconds."""
         failures: list[BaseException] = []
+        called: list[int] = []
 
-        def call(_user: object, index: int, ns: int) -> None:
+        def call(session: int, index: int, ns: int) -> None:
             try:
+                called.append(index)
                 if not failures:
-                    hook(index, ns)
+                    hook(session, index, ns)
             except BaseException as error:  # ctypes would print it and go on
                 failures.append(error)
 
         self._bound(inputs, outputs, native.HOOK(call))()
         if failures:
             raise failures[0]
+        if len(called) < len(self.manifest.operators):
+            raise SessionError(
+                f"a signal handler raised an exception while an operator of '{self.manifest.name}' was watched; ctypes "
+                f"printed it and could not hand it on. Run again"
+            )
 
     def _bound(
         self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Any = native.NO_HOOK
@@ -308,19 +324,39 @@ class Session:
         output_pointers = (ctypes.c_void_p * max(1, len(outputs)))(*[array.ctypes.data for array in outputs])
 
         first, second = ctypes.addressof(input_pointers), ctypes.addressof(output_pointers)
-        run, lock = self._native().run, self._lock
+        library, lock = self._native(), self._lock
+        run, hooked = library.run, hook is not native.NO_HOOK
 
         def call(_alive: object = (inputs, outputs, hook, input_pointers, output_pointers)) -> None:
             if self._process is not _process:  # before the lock: in a forked child nobody may be left to release it
                 self._native()
-            with lock:
-                if self._library is None:
-                    self._native()
-                status = run(self._handle, first, second, hook, None)
-                if status:
-                    raise self._native().failed(self._handle, status, f"running '{self.manifest.name}'")
+            with lock:  # between any two lines a signal handler may run or close this session, or raise
+                session, self._free = self._free, None
+                try:
+                    if session is None:
+                        self._run_apart(call)
+                        return
+                    status = run(session, first, second, hook, session if hooked else None)
+                    if status:
+                        raise library.failed(session, status, f"running '{self.manifest.name}'")
+                finally:
+                    if session is not None:
+                        self._free = session
+                        if self._closed and session is self._handle:
+                            self._release()
 
         return call
+
+    def _run_apart(self, call: Callable[[], None]) -> None:
+        """`call` within a run on this thread: on a C session of its own, for the arena of the outer one is in use."""
+        library, inner = self._native(), ctypes.c_void_p()
+        try:
+            library.create(inner, self._weights_address, 1)
+            self._free = inner
+            call()
+        finally:
+            self._free = None
+            library.destroy(inner)
 
     def _checked_inputs(self, given: Arrays, check_finite: bool) -> list[Array]:
         self._native()
@@ -330,7 +366,7 @@ class Session:
             if not (array.flags.c_contiguous and array.flags.aligned):
                 array = np.require(array, requirements=("C", "A"))
                 arrays[index] = array
-            if check_finite and info.dtype == "float32" and not _finite(array):
+            if check_finite and info.dtype == "float32" and not np.isfinite(array).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 raise InputError(
                     f"input '{info.name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. "
@@ -389,10 +425,3 @@ def _at_a_cache_line(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     start = -memory.ctypes.data % CACHE_LINE
     array: Array = memory[start : start + nbytes].view(dtype).reshape(shape)
     return array
-
-
-def _finite(array: Array) -> bool:
-    """Whether all are finite; one pass without a temporary where the sum does not overflow."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float(np.add.reduce(array, axis=None))
-    return math.isfinite(total) or bool(np.isfinite(array).all())

@@ -140,8 +140,8 @@ typedef struct subbyte_session subbyte_session;
 SUBBYTE_API int32_t subbyte_session_create(const subbyte_model *model, const void *weights, size_t weights_bytes,
                                            int32_t threads, subbyte_session **session);
 
-/* Not reentrant: one run at a time in a session; different sessions may run at once. A session can run again after a run
- * that failed. */
+/* Not reentrant, also not from a signal handler: one run at a time in a session; different sessions may run at once. A
+ * session can run again after a run that failed, and in a forked child, on one thread, if none was under way. */
 SUBBYTE_API int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs,
                                         subbyte_hook hook, void *user);
 
@@ -151,6 +151,7 @@ SUBBYTE_API const subbyte_failure *subbyte_session_failure(const subbyte_session
 /* The arena, for reading intermediate tensors inside a hook. */
 SUBBYTE_API const void *subbyte_session_arena(const subbyte_session *session);
 
+/* Not in the middle of a run. In a forked child, whose threads are not there, it frees the child's copy of the memory. */
 SUBBYTE_API void subbyte_session_destroy(subbyte_session *session);
 
 #ifdef __cplusplus

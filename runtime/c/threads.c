@@ -33,8 +33,13 @@ static void thread_join(thread_handle t) {
   WaitForSingleObject(t, INFINITE);
   CloseHandle(t);
 }
+typedef int process;
+static process this_process(void) { return 0; } /* there is no fork */
 #else
 #include <pthread.h>
+#include <unistd.h>
+typedef pid_t process;
+static process this_process(void) { return getpid(); }
 typedef pthread_t thread_handle;
 typedef pthread_mutex_t mutex;
 typedef pthread_cond_t condition;
@@ -83,10 +88,14 @@ struct subbyte_pool {
   mutex lock;
   condition work_ready;
   condition job_done;
+  process made_in;      /* the process that has the workers */
   subbyte_cores *cores; /* NULL where threads are not kept apart */
   int32_t started;      /* workers that run */
   worker workers[1];    /* [threads - 1], allocated with the pool */
 };
+
+/* A forked child has the memory of the pool but none of its workers, and perhaps a lock that one of them held. */
+static int has_workers(const subbyte_pool *pool) { return pool->made_in == this_process(); }
 
 static void pause_briefly(void) {
   int32_t i;
@@ -196,6 +205,7 @@ subbyte_pool *subbyte_pool_create(int32_t threads) {
   behind = (uintptr_t)&pool->workers[threads] + SUBBYTE_ALIGNMENT - 1;
   pool->shares = (share *)(behind & ~(uintptr_t)(SUBBYTE_ALIGNMENT - 1));
   pool->threads = threads;
+  pool->made_in = this_process();
   pool->cores = subbyte_cores_create(threads - 1);
   pool->spin_ns = subbyte_cores_allowed() >= threads ? SPIN_NS : 0; /* never spin on a core that another thread needs */
   mutex_create(&pool->lock);
@@ -217,7 +227,7 @@ subbyte_pool *subbyte_pool_create(int32_t threads) {
 void subbyte_pool_enter(subbyte_pool *pool) {
 #if defined(__linux__)
   int32_t i;
-  if (pool->cores == NULL || !subbyte_cores_deal(pool->cores)) return;
+  if (pool->cores == NULL || !subbyte_cores_deal(pool->cores) || !has_workers(pool)) return;
   for (i = 0; i < pool->started; ++i) subbyte_cores_bind(pool->cores, i, pool->workers[i].handle);
 #else
   (void)pool;
@@ -238,7 +248,7 @@ void subbyte_pool_run(subbyte_pool *pool, subbyte_job job, void *context, int32_
   for (i = threads; i-- > 0;)
     __atomic_store_n(&pool->shares[i].work, packed(pool->number, units * i / threads, units * (i + 1) / threads),
                      __ATOMIC_SEQ_CST);
-  if (__atomic_load_n(&pool->asleep, __ATOMIC_SEQ_CST)) {
+  if (__atomic_load_n(&pool->asleep, __ATOMIC_SEQ_CST) && has_workers(pool)) {
     mutex_lock(&pool->lock);
     condition_wake_all(&pool->work_ready);
     mutex_unlock(&pool->lock);
@@ -261,14 +271,16 @@ void subbyte_pool_run(subbyte_pool *pool, subbyte_job job, void *context, int32_
 void subbyte_pool_destroy(subbyte_pool *pool) {
   int32_t i;
   if (pool == NULL) return;
-  mutex_lock(&pool->lock);
-  __atomic_store_n(&pool->stop, 1, __ATOMIC_SEQ_CST);
-  condition_wake_all(&pool->work_ready);
-  mutex_unlock(&pool->lock);
-  for (i = 0; i < pool->started; ++i) thread_join(pool->workers[i].handle);
+  if (has_workers(pool)) {
+    mutex_lock(&pool->lock);
+    __atomic_store_n(&pool->stop, 1, __ATOMIC_SEQ_CST);
+    condition_wake_all(&pool->work_ready);
+    mutex_unlock(&pool->lock);
+    for (i = 0; i < pool->started; ++i) thread_join(pool->workers[i].handle);
+    condition_destroy(&pool->work_ready);
+    condition_destroy(&pool->job_done);
+    mutex_destroy(&pool->lock);
+  }
   subbyte_cores_destroy(pool->cores);
-  condition_destroy(&pool->work_ready);
-  condition_destroy(&pool->job_done);
-  mutex_destroy(&pool->lock);
   free(pool);
 }

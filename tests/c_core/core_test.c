@@ -1,8 +1,11 @@
 /* Checks of the C core on the tiny model and of the thread pool by itself; prints the first failure and exits with 1. */
+#define _DEFAULT_SOURCE /* usleep */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -310,12 +313,51 @@ static void test_two_sessions_at_once(void) {
   free(block);
 }
 
+/* A forked child has no workers, asleep or awake: it runs on its own thread, and destroying returns. */
+static void test_forked_child(void) {
+  void *block;
+  float *weights = (float *)aligned(64, &block);
+  float x[ROWS * COLUMNS], y[ROWS * COLUMNS], z[ROWS];
+  const void *inputs[1];
+  void *outputs[2];
+  subbyte_session *session;
+  int i, asleep, status;
+  fill(weights, x);
+  inputs[0] = x;
+  outputs[0] = y;
+  outputs[1] = z;
+  for (asleep = 0; asleep <= 1; ++asleep) {
+    pid_t child;
+    CHECK(subbyte_session_create(subbyte_get_model(), weights, 64, 4, &session) == SUBBYTE_OK);
+    for (i = 0; i < 20; ++i) CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_OK);
+    if (asleep) usleep(20000);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      for (i = 0; i < 20; ++i) {
+        memset(y, 0, sizeof y);
+        memset(z, 0, sizeof z);
+        CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_OK);
+        check_result(weights, x, y, z);
+      }
+      subbyte_session_destroy(session);
+      _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(subbyte_session_run(session, inputs, outputs, NULL, NULL) == SUBBYTE_OK);
+    check_result(weights, x, y, z);
+    subbyte_session_destroy(session);
+  }
+  free(block);
+}
+
 int main(void) {
   test_run_without_session();
   test_sessions();
   test_bad_index();
   test_features();
   test_two_sessions_at_once();
+  test_forked_child();
   test_pool();
   puts("ok");
   return 0;

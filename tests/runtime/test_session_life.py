@@ -63,6 +63,135 @@ def test_close_while_others_run(bundle_path: Path) -> None:
     assert all("closed: load the bundle again" in text for text in outcome)
 
 
+# ---- signal handlers ----
+
+
+def test_a_run_within_a_run_has_memory_of_its_own(bundle_path: Path) -> None:
+    """Traced from inside of a trace: a second walk over the same arena would change the codes of the outer one."""
+    found: dict[str, np.ndarray] = {}
+    inner: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
+
+    with load(bundle_path, threads=2) as session:
+
+        def look(index: int, values: dict[str, np.ndarray]) -> None:
+            x = example(index + 1)
+            session.watch(x, lambda _, deeper: inner.append((deeper, reference(x))))
+            found.update(values)
+
+        session.watch(example(0), look)
+        after = session.run(example(5))
+    want = reference(example(0))
+    assert {name: np.array_equal(value, want[name]) for name, value in found.items()} == dict.fromkeys(want, True)
+    assert len(inner) == 16
+    assert all(np.array_equal(value, right[name]) for values, right in inner for name, value in values.items())
+    np.testing.assert_array_equal(after["y"], reference(example(5))["y"])  # type: ignore[index]
+
+
+def test_close_within_a_run_within_a_run(bundle_path: Path) -> None:
+    with load(bundle_path, threads=2) as session:
+
+        def close(_index: int, _values: dict[str, np.ndarray]) -> None:
+            session.close()
+
+        def look(index: int, _values: dict[str, np.ndarray]) -> None:
+            if not session.closed:
+                np.testing.assert_array_equal(session.watch(example(1), close)[0], reference(example(1))["y"])
+
+        np.testing.assert_array_equal(session.watch(example(3), look)[0], reference(example(3))["y"])
+
+
+def test_a_failure_within_a_run_is_not_taken_for_the_outer_one(bundle_path: Path) -> None:
+    bad = example()
+    bad[0, 1, 2, 3] = 1234
+    with load(bundle_path, threads=2) as session:
+
+        def look(index: int, _values: dict[str, np.ndarray]) -> None:
+            with pytest.raises(SessionError, match="operator 'quantize': a kernel failed"):
+                session.run(bad)
+
+        outputs = session.watch(example(3), look)
+        np.testing.assert_array_equal(outputs[0], reference(example(3))["y"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_close_within_a_run_takes_effect_on_its_way_out(bundle_path: Path, threads: int) -> None:
+    load(bundle_path, threads=threads).close()
+    before = resources()
+    session = load(bundle_path, threads=threads)
+    seen: list[int] = []
+
+    def look(index: int, _values: dict[str, np.ndarray]) -> None:
+        seen.append(index)
+        session.close()
+        assert session.closed
+        with pytest.raises(SessionError, match="closed"):
+            session.run(example())
+
+    outputs = session.watch(example(3), look)
+    assert seen == [0, 1, 2, 3]
+    np.testing.assert_array_equal(outputs[0], reference(example(3))["y"])
+    gc.collect()
+    assert resources() == before
+
+
+SERVICE = """
+import signal, sys, numpy
+sys.path.insert(0, sys.argv[2])
+from tiny_bundle import example, reference
+from subbyte.errors import SessionError
+from subbyte.runtime import load
+
+threads, what = int(sys.argv[3]), sys.argv[4]
+examples = [example(seed) for seed in range(8)]
+wanted = [reference(x) for x in examples]
+handled = 0
+
+def right(got, want):
+    assert all(numpy.array_equal(got[name], want[name]) for name in got), (got, want)
+
+class Stop(BaseException):
+    pass
+
+def handler(*_):
+    global handled
+    handled += 1
+    if what != "close" and not session.closed:
+        right(session.run(examples[handled % 8]), wanted[handled % 8])
+    if what != "run":
+        session.close()
+        raise Stop
+
+# raised in a __del__, an exception is printed and lost: the session is closed all the same
+sys.unraisablehook = lambda lost: None if lost.exc_type is Stop else sys.__unraisablehook__(lost)
+signal.signal(signal.SIGALRM, handler)
+session = load(sys.argv[1], threads=threads)
+call = 0
+while handled < 100:
+    try:
+        while handled < 100:
+            if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00003 * (call % 41))
+            if session.closed:
+                session = load(sys.argv[1], threads=threads)
+            call += 1
+            right(session.run(examples[call % 8]), wanted[call % 8])
+    except (Stop, SessionError) as error:
+        assert session.closed, error
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+session.close()
+print("handled", handled)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("what", ["run", "close", "run and close"])
+def test_signal_handlers_use_the_session_that_they_interrupt(bundle_path: Path, threads: int, what: str) -> None:
+    command = [sys.executable, "-c", SERVICE, str(bundle_path), str(Path(__file__).parent), str(threads), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "handled 100\n"
+
+
 # ---- life ----
 
 
