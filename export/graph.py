@@ -63,7 +63,8 @@ class GraphView:
             if grouped:
                 scale, granularity = np.asarray(constants[2]), PerGroup(int(np.asarray(constants[3])))
                 return LowBitTensor(fmt, shape, np.asarray(packed), scale, granularity)
-            return LowBitTensor(fmt, shape, np.asarray(packed), np.ones(shape[:1], np.float32), PerChannel())
+            payload = np.asarray(packed)  # whose rows there are, while the shape is only what the file says
+            return LowBitTensor(fmt, shape, payload, np.ones(payload.shape[:1], np.float32), PerChannel())
         except ValueError as error:
             raise ModelError(f"'{node.name}' ({node.op_type}): {error}") from error
 

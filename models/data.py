@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from subbyte import limits
 from subbyte.errors import DataError, MissingDependencyError, UnknownNameError, UsageError
 from subbyte.plain_file import open_plain
 
@@ -281,7 +282,10 @@ def read_idx(file: Path, magic: int) -> npt.NDArray[np.uint8]:
     if len(content) != expected:
         raise DataError(f"{file}: {len(content)} bytes, but the header's shape {shape} needs {expected}. {_REINSTALL}")
     values: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header)
-    shaped: npt.NDArray[np.uint8] = values.reshape(shape).copy()
+    try:
+        shaped: npt.NDArray[np.uint8] = values.reshape(shape).copy()
+    except ValueError as error:  # no elements, but sizes beside the 0 that no array can have
+        raise DataError(f"{file}: the header's shape {shape} is none of an array. {_REINSTALL}") from error
     return shaped
 
 
@@ -310,15 +314,21 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         from PIL import Image
 
         file, label = self.files[index]
-        try:
-            with open_plain(file) as stream, Image.open(stream) as opened:
-                image = opened.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: cannot be decoded ({error}); remove the file or replace it.") from error
         height, width = self.size
         room = float(torch.empty(()).uniform_(1.0, 1.4)) if self.random_crop else 1.15
-        factor = room * max(height / image.height, width / image.width)
-        image = image.resize((max(width, round(image.width * factor)), max(height, round(image.height * factor))))
+        try:
+            with open_plain(file) as stream, Image.open(stream) as opened:
+                factor = room * max(height / opened.height, width / opened.width)
+                covering = (max(width, round(opened.width * factor)), max(height, round(opened.height * factor)))
+                for size, what in ((opened.size, "it has"), (covering, "to cover the crop it needs")):
+                    if math.prod(size) > limits.IMAGE_PIXELS:
+                        raise ValueError(
+                            f"{what} {size[0]}x{size[1]} pixels, at most {limits.IMAGE_PIXELS} are decoded"
+                        )
+                image = opened.convert("RGB").resize(covering)
+        except Exception as error:  # a decoder raises whatever it likes on a damaged file
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{file}: cannot be decoded ({text}); remove the file or replace it.") from error
         spare = (image.height - height, image.width - width)
         top, left = (int(torch.randint(n + 1, ())) if self.random_crop else n // 2 for n in spare)
         pixels = np.asarray(image, np.uint8)[top : top + height, left : left + width]

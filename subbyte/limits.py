@@ -27,3 +27,4 @@ TENSORS_HEADER_BYTES = _limit("TENSORS_HEADER_BYTES", 16 << 20, "bytes of the he
 NUMBER_CHARACTERS = _limit("NUMBER_CHARACTERS", 40, "characters of a number in a checkpoint's JSON")
 IMAGE_VALUES = _limit("IMAGE_VALUES", 1 << 26, "values of the image that a checkpoint's model takes")
 RESULT_BYTES = _limit("RESULT_BYTES", 1 << 30, "bytes that an operator of a checkpoint's model makes of one image")
+IMAGE_PIXELS = _limit("IMAGE_PIXELS", 1 << 26, "pixels of an image file, and of it resized to cover the crop")

@@ -17,7 +17,7 @@ from subbyte import limits
 from subbyte.errors import ModelError
 from subbyte.function_calls import STANDARD_DOMAINS, expanded
 from subbyte.onnx_walk import all_nodes, every_node, every_tensor
-from subbyte.payloads import tensor_bytes, without_payloads
+from subbyte.payloads import tensor_bytes, tensor_values, without_payloads
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()  # of the installed onnx, whose schemas give shapes and bodies
 OLDEST_OPSET = 13  # that compile knows; older files are converted
@@ -39,11 +39,7 @@ def check_content(model: onnx.ModelProto) -> None:
 def check_graph(model: onnx.ModelProto) -> None:
     """That the model, with its data, is valid ONNX; its nodes are sorted, in place."""
     for tensor in every_tensor(model):
-        if tensor.HasField("raw_data") and tensor.ByteSize() < tensor_bytes(tensor):
-            raise ModelError(
-                f"tensor '{tensor.name}' of shape {list(tensor.dims)} takes {tensor_bytes(tensor)} bytes and holds "
-                "fewer; the file is damaged, export it again"
-            )
+        _check_data(tensor)
     _check_names(model.graph)
     _sort(model.graph)
     try:
@@ -147,6 +143,20 @@ def _check_shape(what: str, shape: Iterable[int]) -> None:
         raise ModelError(
             f"{what} of shape {shape} has {prod(shape)} elements, at most {limits.ELEMENTS} are accepted; make it "
             "smaller"
+        )
+
+
+def _check_data(tensor: onnx.TensorProto) -> None:
+    """The data are as long as the shape says."""
+    if tensor.HasField("raw_data"):
+        held, wanted, what = len(tensor.raw_data), tensor_bytes(tensor), "bytes"
+    else:
+        field = getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type))
+        held, wanted, what = len(field), tensor_values(tensor), "values"
+    if held != wanted:
+        raise ModelError(
+            f"tensor '{tensor.name}' of shape {list(tensor.dims)} takes {wanted} {what} and holds {held}; the file is "
+            "damaged, export it again"
         )
 
 

@@ -18,7 +18,12 @@ LARGE = 1 << 16  # bytes of a tensor that stands aside; shape inference reads th
 
 _SMALL_BITS: dict[int, int] = {
     getattr(onnx.TensorProto, name): bits
-    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    for bits, names in {
+        2: ("INT2", "UINT2"),
+        4: ("INT4", "UINT4", "FLOAT4E2M1"),
+        6: ("FLOAT6E2M3", "FLOAT6E3M2"),
+    }.items()
+    for name in names
     if hasattr(onnx.TensorProto, name)
 }
 
@@ -35,6 +40,15 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
             f"tensor '{tensor.name}' has type {kind}, which ONNX does not know; export it again"
         ) from error
     return (int(prod(tensor.dims)) * bits + 7) // 8
+
+
+def tensor_values(tensor: onnx.TensorProto) -> int:
+    """Values that a tensor takes where its data are not raw: two int4 share one, four int2; a complex number is two."""
+    elements = int(prod(tensor.dims))
+    if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        return 2 * elements
+    bits = _SMALL_BITS.get(tensor.data_type, 8)
+    return -(-elements // (8 // bits))
 
 
 def without_payloads(model: onnx.ModelProto) -> onnx.ModelProto:

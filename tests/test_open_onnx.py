@@ -323,3 +323,21 @@ def test_heavy_initializers_come_back(tmp_path: Path) -> None:
     (got,) = ReferenceEvaluator(made).run(None, {"x": X})
     assert np.array_equal(got, (X @ heavy) ** 2)
     assert inspect(tmp_path / "m.onnx").macs == 80_000
+
+
+TYPES = [kind for name, kind in onnx.TensorProto.DataType.items() if name not in ("UNDEFINED", "STRING")]
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (0, 4)])
+@pytest.mark.parametrize("kind", TYPES, ids=onnx.TensorProto.DataType.Name)
+def test_data_are_as_long_as_the_shape_says(kind: int, shape: tuple[int, ...]) -> None:
+    typed = helper.make_tensor("c", kind, shape, [1] * int(np.prod(shape)))
+    for tensor in (typed, numpy_helper.from_array(numpy_helper.to_array(typed), "c")):
+        model = model_of([helper.make_node("Relu", ["x"], ["y"])], [tensor])
+        assert open_onnx(model).model.graph.initializer[0] == tensor
+        for dims in ([9, *shape], [0]):
+            if 0 not in shape:
+                del model.graph.initializer[0].dims[:]
+                model.graph.initializer[0].dims.extend(dims)
+                with pytest.raises(ModelError, match=r"tensor 'c' of shape .* takes \d+ (bytes|values) and holds \d+"):
+                    open_onnx(model)

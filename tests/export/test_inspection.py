@@ -10,6 +10,7 @@ from dialect_graphs import quantized_cnn
 
 from subbyte.errors import ModelError
 from subbyte.export import float_twin, inspect, int8_twin
+from subbyte.export.graph import view
 from subbyte.export.onnx_file import save_onnx
 
 X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
@@ -135,3 +136,12 @@ def test_a_payload_that_does_not_fit_is_refused():
     packed.raw_data = packed.raw_data[: 8 * 6]
     with pytest.raises(ModelError, match=r"/conv/DecodeTernary.*payload"):
         inspect(model)
+
+
+def test_a_shape_beyond_its_payload_takes_no_memory():
+    model = quantized_cnn()
+    shape = next(t for t in model.graph.initializer if t.name == "/conv.shape")
+    shape.raw_data = np.array([1 << 56, 3, 3, 3], np.int64).tobytes()
+    decoder = next(node for node in model.graph.node if node.op_type == "DecodeTernary")
+    with pytest.raises(ModelError, match=r"/conv/DecodeTernary.*payload"):
+        view(model).low_bit(decoder)

@@ -21,12 +21,12 @@ from subbyte.errors import SubbyteError
 find_neighbours()
 
 SHORT = {  # cases of each kind
-    **{"bundle": 500, "npy": 1000, "images": 400, "meters": 500},
+    **{"bundle": 500, "npy": 1000, "images": 400, "meters": 500, "checkpoint": 150, "inspect": 150},
     **{"compile": 10, "nodes": 25},
 }
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_drawn_file_is_read_right_or_refused(name: str, sample: int) -> None:
     piece = pieces.run_piece(KINDS[name], 1 + sample, 0, SHORT[name])  # sample 0 is the long run's
     assert piece.faults == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -178,6 +179,37 @@ def test_image_folder_errors(tmp_path: Path) -> None:
     (tree / "test" / "cow").rmdir()
     with pytest.raises(DataError, match="no images"):
         load_data("imagefolder", tree)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((1, 60_000), "to cover the crop it needs 258x15456000 pixels"), ((9_000, 9_000), "it has 9000x9000 pixels")],
+)
+def test_a_small_file_that_wants_gigabytes_is_refused(shape: tuple[int, int], words: str, tmp_path: Path) -> None:
+    tree = image_tree(tmp_path)
+    path = tree / "test" / "cat" / "0.png"
+    Image.new("1", shape).save(path)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match=rf"0\.png: cannot be decoded \({words}, at most \d+ are decoded\)"):
+        load_data("imagefolder", tree, size=224).test[0]
+
+
+def test_what_else_a_decoder_raises_is_an_error_of_ours(tmp_path: Path) -> None:
+    tree = image_tree(tmp_path)
+    path = tree / "test" / "cat" / "0.png"
+    content = path.read_bytes()
+    chunk = b"iCCP" + b"name\0"  # and nothing behind it, which Pillow takes for granted
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(content[:33] + chunk + content[33:])
+    with pytest.raises(DataError, match=r"0\.png: cannot be decoded \(.+\); remove the file"):
+        load_data("imagefolder", tree, size=8).test[0]
+
+
+def test_an_idx_shape_that_no_array_can_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(struct.pack(">4I", 0x803, 0xFFFFFFFF, 0xFFFFFFFF, 0))
+    with pytest.raises(DataError, match=r"the header's shape \(4294967295, 4294967295, 0\)"):
+        read_idx(path, 0x803)
 
 
 # ---- any Dataset, the register ----
