@@ -125,7 +125,7 @@ def _compare(info: TensorInfo, got: Array, want: Array, tie: float) -> GoldenOut
         most = np.uint64(int(min(tie, 2**64 - 1)))
     moved = ~close & (error <= most) & (tie > 0)
     count = int(np.count_nonzero(moved))
-    few = info.dtype == "float32" or count <= max(1, got.size // MOST_MOVED)
+    few = got.dtype.kind == "f" or count <= max(1, got.size // MOST_MOVED)
     ok = bool(np.all(close | moved)) and few
     differing = int(np.count_nonzero(~equal))
     return GoldenOutput(info.name, got.size, differing, largest if np.isfinite(largest) else None, count, ok)

@@ -24,10 +24,13 @@ MAX_TEXT = 4096  # characters of a name
 MAX_PLACE = (1 << 32) - 1  # offsets are uint32 in the plan
 MAX_TENSOR_BYTES = 2 << 30
 
-MODEL_DTYPES = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}  # of inputs and outputs: bytes each
+MODEL_DTYPES = {  # of inputs and outputs: bytes each, in the order of runtime/c/subbyte.h
+    **{"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8},
+    **{"float16": 2, "float64": 8},
+}
 DTYPES = {
     **MODEL_DTYPES,
-    **{"bool": 1, "uint16": 2, "int16": 2, "float16": 2, "uint32": 4, "uint64": 8, "float64": 8},
+    **{"bool": 1, "uint16": 2, "int16": 2, "uint32": 4, "uint64": 8},
 }
 EMITTERS = ("library", "source", "relax-vm")
 STORAGES = ("float", "codes", "bits")

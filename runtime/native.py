@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from subbyte.errors import BundleError, InputError, SessionError, SubbyteError
-from subbyte.runtime.manifest import Manifest
+from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 
 ABI = 4
 BAD_INDEX = 7  # SUBBYTE_BAD_INDEX
-DTYPES = ("float32", "uint8", "int8", "int32", "int64")  # SUBBYTE_FLOAT32 ..
+DTYPES = tuple(MODEL_DTYPES)  # SUBBYTE_FLOAT32 ..
 _REBUILD = "Build the bundle again with `subbyte compile`."
 
 

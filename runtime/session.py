@@ -164,13 +164,13 @@ class Session:
         return [_at_a_cache_line(info.shape, self._dtypes[info.dtype]) for info in self.outputs]
 
     def random_inputs(self, seed: int = 0) -> list[Array]:
-        """Inputs to measure with: standard normal for float32, all values of the type for 8-bit integers, else 0."""
+        """Inputs to measure with: standard normal for floats, all values of the type for 8-bit integers, else 0."""
         generator = np.random.default_rng(seed)
         arrays: list[Array] = []
         for info in self.inputs:
             dtype = self._dtypes[info.dtype]
-            if dtype == np.float32:
-                arrays.append(generator.standard_normal(info.shape, np.float32))
+            if dtype.kind == "f":
+                arrays.append(generator.standard_normal(info.shape, np.float32).astype(dtype))
             elif dtype.itemsize == 1:
                 limits = np.iinfo(dtype)
                 arrays.append(generator.integers(limits.min, limits.max, info.shape, dtype, endpoint=True))
@@ -366,7 +366,7 @@ class Session:
             if not (array.flags.c_contiguous and array.flags.aligned):
                 array = np.require(array, requirements=("C", "A"))
                 arrays[index] = array
-            if check_finite and info.dtype == "float32" and not np.isfinite(array).all():
+            if check_finite and array.dtype.kind == "f" and not np.isfinite(array).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 raise InputError(
                     f"input '{info.name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. "

@@ -201,7 +201,7 @@ static inline {NUMBERS[target]} subbyte_{source}_as_{target}({NUMBERS[source]} x
   return y;
 }}
 """
-    for pair in (("float32", "uint32"), ("float64", "uint64"))
+    for pair in (("float32", "uint32"), ("float32", "int32"), ("float64", "uint64"))
     for source, target in (pair, pair[::-1])
 }
 _FUNCTIONS = {

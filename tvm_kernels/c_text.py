@@ -89,7 +89,8 @@ def printable(module: Any) -> Any:
         return tirx.call_pure_extern(dtype, function_of("unfused", dtype), product)
 
     def bits(call: Any) -> Any:
-        """There and back, which kept TVM from simplifying, is nothing: C compilers do not."""
+        """There and back, which kept TVM from simplifying, is nothing: C compilers do not. A pointer to another type,
+        as TVM prints it, C compilers may take for one to other memory."""
         if call.op != tvm.ir.Op.get("tirx.reinterpret"):
             return call
         (value,) = call.args

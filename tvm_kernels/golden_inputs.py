@@ -42,15 +42,15 @@ USUAL = (0, 127)  # integers that index nothing; those of 8 bits have the range 
 
 
 def random_inputs(inputs: Sequence[Tensor], seed: int = 0, ranges: Mapping[str, Range] | None = None) -> list[Array]:
-    """Seeded inputs: integers of `ranges` for those that it names, else of `RANGES` or `USUAL`; normal float32."""
+    """Seeded inputs: integers of `ranges` for those that it names, else of `RANGES` or `USUAL`; normal floats."""
     rng = np.random.default_rng(seed)
     made = []
     for tensor in inputs:
         if tensor.name in (ranges or {}):
             low, high = (ranges or {})[tensor.name]
             made.append(rng.integers(low, high, tensor.shape, endpoint=True).astype(tensor.dtype))
-        elif tensor.dtype == "float32":
-            made.append(rng.standard_normal(tensor.shape, np.float32))
+        elif tensor.dtype.startswith("float"):
+            made.append(rng.standard_normal(tensor.shape, np.float32).astype(tensor.dtype))
         else:
             low, high = RANGES.get(tensor.dtype, USUAL)
             made.append(rng.integers(low, high, tensor.shape, endpoint=True).astype(tensor.dtype))

@@ -19,7 +19,7 @@ from subbyte.onnx_checks import OLDEST_OPSET, label, opset_of, unknown_operator
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.payloads import with_payloads, without_payloads
-from subbyte.runtime.manifest import MAX_RANK
+from subbyte.runtime.manifest import MAX_RANK, MODEL_DTYPES
 
 # Operators of other domains that the rewrite table knows.
 FOREIGN_OPERATORS = {
@@ -30,7 +30,7 @@ FOREIGN_OPERATORS = {
     ("qonnx.custom_op.general", "Quant"),
     ("qonnx.custom_op.general", "BipolarQuant"),
 }
-INPUT_TYPES = {"float32", "uint8", "int8", "int32", "int64"}  # those of runtime/c/subbyte.h
+INPUT_TYPES = set(MODEL_DTYPES)
 
 
 def load_model(source: Source, notes: list[str] | None = None) -> onnx.ModelProto:

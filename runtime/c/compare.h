@@ -5,9 +5,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "elements.h"
 #include "subbyte.h"
 
-/* Integers must be the same; a float32 may differ by relative * |golden| + absolute * max(1, the largest finite |golden|
+/* Integers must be the same; a float may differ by relative * |golden| + absolute * max(1, the largest finite |golden|
  * of the output), and NaN is NaN whatever its bits. Either may differ by what a rounding tie moves it by. */
 typedef struct {
   double relative;
@@ -23,47 +24,19 @@ typedef struct {
   int ok;                  /* all are equal, floats within the tolerance, or moved */
 } subbyte_comparison;
 
-static inline size_t subbyte_element_bytes(int32_t dtype) {
-  switch (dtype) {
-    case SUBBYTE_UINT8:
-    case SUBBYTE_INT8: return 1;
-    case SUBBYTE_INT64: return 8;
-    default: return 4;
-  }
-}
-
-static inline int64_t subbyte_integer(int32_t dtype, const void *values, size_t i) {
-  switch (dtype) {
-    case SUBBYTE_UINT8: return ((const uint8_t *)values)[i];
-    case SUBBYTE_INT8: return ((const int8_t *)values)[i];
-    case SUBBYTE_INT64: return ((const int64_t *)values)[i];
-    default: return ((const int32_t *)values)[i];
-  }
-}
-
 /* |got - want| of two integers: as a double it would be rounded. */
 static inline uint64_t subbyte_distance(int64_t got, int64_t want) {
   return got > want ? (uint64_t)got - (uint64_t)want : (uint64_t)want - (uint64_t)got;
 }
 
-/* The largest finite magnitude of an output, or 1 if that is larger: the absolute tolerance grows with it. */
-static inline double subbyte_scale_of(const float *values, size_t count) {
-  double largest = 1.0;
-  size_t i;
-  for (i = 0; i < count; ++i) {
-    const double size = fabs((double)values[i]);
-    if (size > largest && size < HUGE_VAL) largest = size;
-  }
-  return largest;
-}
-
 /* Adds an output to what was found of others. `tie`: how far a rounding tie may move an element, 0: not at all. */
 static inline void subbyte_compare(const subbyte_tensor *tensor, const void *got, const void *want,
                                    const subbyte_tolerance *tolerance, double tie, subbyte_comparison *found) {
-  const size_t size = subbyte_element_bytes(tensor->dtype);
+  const int32_t dtype = tensor->dtype;
+  const size_t size = subbyte_element_bytes(dtype);
   const size_t count = tensor->nbytes / size;
-  const int is_float = tensor->dtype == SUBBYTE_FLOAT32;
-  const double absolute = is_float ? tolerance->absolute * subbyte_scale_of((const float *)want, count) : 0.0;
+  const int is_float = subbyte_is_float(dtype);
+  const double absolute = is_float ? tolerance->absolute * subbyte_scale_of(dtype, want, count) : 0.0;
   const int tolerant = is_float && (absolute > 0.0 || tolerance->relative > 0.0);
   const uint64_t steps = tie < 18446744073709551616.0 ? (uint64_t)tie : UINT64_MAX; /* what an integer moves by */
   unsigned long moved = 0, most = (unsigned long)(count / tolerance->most_moved);
@@ -73,14 +46,13 @@ static inline void subbyte_compare(const subbyte_tensor *tensor, const void *got
     int near = 0, within;
     double error;
     if (is_float) {
-      const double g = (double)((const float *)got)[i], w = (double)((const float *)want)[i];
+      const double g = subbyte_real(dtype, got, i), w = subbyte_real(dtype, want, i);
       error = g == w ? 0.0 : fabs(g - w);
       if (!(error < HUGE_VAL)) error = HUGE_VAL; /* NaN too */
       near = tolerant && ((error < HUGE_VAL && error <= tolerance->relative * fabs(w) + absolute) || (g != g && w != w));
       within = error < HUGE_VAL && error <= tie;
     } else {
-      const uint64_t apart =
-          subbyte_distance(subbyte_integer(tensor->dtype, got, i), subbyte_integer(tensor->dtype, want, i));
+      const uint64_t apart = subbyte_distance(subbyte_integer(dtype, got, i), subbyte_integer(dtype, want, i));
       error = (double)apart;
       within = apart <= steps;
     }

@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #endif
 
+#include "elements.h"
 #include "internal.h"
 
 #if defined(_WIN32)
@@ -97,16 +98,6 @@ size_t subbyte_failure_text(const subbyte_model *model, const subbyte_failure *f
 
 static int misaligned(const void *pointer, size_t alignment) { return ((uintptr_t)pointer & (alignment - 1)) != 0; }
 
-/* Inputs and outputs belong to the user: they need only the alignment of one element. */
-static size_t element_alignment(int32_t dtype) {
-  switch (dtype) {
-    case SUBBYTE_UINT8:
-    case SUBBYTE_INT8: return 1;
-    case SUBBYTE_INT64: return sizeof(int64_t);
-    default: return 4;
-  }
-}
-
 int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers) {
   int32_t i;
   if (model == NULL || buffers == NULL) return SUBBYTE_BAD_ARGUMENT;
@@ -120,10 +111,10 @@ int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers 
   if ((model->input_count && buffers->inputs == NULL) || (model->output_count && buffers->outputs == NULL))
     return SUBBYTE_BAD_ARGUMENT;
   for (i = 0; i < model->input_count; ++i)
-    if (buffers->inputs[i] == NULL || misaligned(buffers->inputs[i], element_alignment(model->inputs[i].dtype)))
+    if (buffers->inputs[i] == NULL || misaligned(buffers->inputs[i], subbyte_element_bytes(model->inputs[i].dtype)))
       return SUBBYTE_BAD_ARGUMENT;
   for (i = 0; i < model->output_count; ++i)
-    if (buffers->outputs[i] == NULL || misaligned(buffers->outputs[i], element_alignment(model->outputs[i].dtype)))
+    if (buffers->outputs[i] == NULL || misaligned(buffers->outputs[i], subbyte_element_bytes(model->outputs[i].dtype)))
       return SUBBYTE_BAD_ARGUMENT;
   return model->needs || model->features ? subbyte_ask_for(model) : SUBBYTE_OK;
 }

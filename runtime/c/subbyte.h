@@ -50,7 +50,15 @@ enum {
 enum { SUBBYTE_NEEDS_TILES = 1 }; /* AMX: tile registers */
 
 /* Element types of model inputs and outputs. */
-enum { SUBBYTE_FLOAT32 = 0, SUBBYTE_UINT8 = 1, SUBBYTE_INT8 = 2, SUBBYTE_INT32 = 3, SUBBYTE_INT64 = 4 };
+enum {
+  SUBBYTE_FLOAT32 = 0,
+  SUBBYTE_UINT8 = 1,
+  SUBBYTE_INT8 = 2,
+  SUBBYTE_INT32 = 3,
+  SUBBYTE_INT64 = 4,
+  SUBBYTE_FLOAT16 = 5, /* its bits, as uint16_t */
+  SUBBYTE_FLOAT64 = 6
+};
 
 typedef struct {
   uint32_t space;

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import onnx
 import onnx.helper as helper
 import onnx.numpy_helper
+import onnx.parser
+import onnx.reference
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 from run_plan import run_plan
 
-from subbyte.errors import CompileError
+import subbyte
+from subbyte.errors import CompileError, InputError
 from subbyte.tvm_kernels import precision, reference_engine
+from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.targets import host_features
@@ -261,3 +267,72 @@ def test_any_bits_are_rounded_as_numpy_does(seed):
     with np.errstate(over="ignore", invalid="ignore"):
         wanted = x.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(run_plan(rounding_plan(4096), {"x": x})[0]["y"], wanted)
+
+
+# ---- inputs and outputs of the graph ----
+
+NETWORK = """
+<ir_version: 10, opset_import: ["": 21]> g ({T}[1,3,16,16] x) => ({T}[1,5] y, {T}[1,8,16,16] z) {{
+  c = Conv<pads = [1,1,1,1]>(x, w, b)
+  n = BatchNormalization(c, gamma, beta, mean, variance)
+  z = Relu(n)
+  p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(z)
+  q = AveragePool<kernel_shape = [8,8]>(p)
+  f = Flatten(q)
+  l = LayerNormalization(f, gamma, beta)
+  h = Gemm<transB = 1>(l, v, d)
+  y = Softmax(h)
+}}
+"""
+SHAPES = {"w": (8, 3, 3, 3), "b": (8,), "gamma": (8,), "beta": (8,), "mean": (8,), "variance": (8,)}
+SHAPES |= {"v": (5, 8), "d": (5,)}
+
+
+def network(dtype):
+    model = onnx.parser.parse_model(NETWORK.format(T={"float64": "double"}.get(dtype, dtype)))
+    rng = np.random.default_rng(3)
+    for name, shape in SHAPES.items():
+        values = rng.uniform(0.2, 1.0, shape) if name in ("gamma", "variance") else rng.standard_normal(shape) / 4
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(dtype), name))
+    return model
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_whole_network_keeps_the_types_of_its_inputs_and_outputs(dtype, tmp_path):
+    model = network(dtype)
+    report = subbyte.compile(model, tmp_path / "m.subbyte")
+    assert report.not_replayed is None
+    assert any(f"8 {dtype} operators from" in note and "computed in float32" in note for note in report.notes)
+    assert {row.kernel.partition("-")[0] for row in report.rows if row.macs} == {"float"}
+    x = np.random.default_rng(4).standard_normal((1, 3, 16, 16)).astype(dtype)
+    wide = onnx.ModelProto()
+    wide.CopyFrom(network("float64"))
+    for tensor, narrow in zip(wide.graph.initializer, model.graph.initializer, strict=True):
+        values = onnx.numpy_helper.to_array(narrow).astype(np.float64)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    exact = onnx.reference.ReferenceEvaluator(wide).run(["y", "z"], {"x": x.astype(np.float64)})
+    with subbyte.load(tmp_path / "m.subbyte") as session:
+        made = session.run(x)
+        with pytest.raises(InputError, match=rf"float32 .*{dtype}"):
+            session.run(x.astype(np.float32))
+    for got, want in zip((made["y"], made["z"]), exact, strict=True):
+        assert got.dtype == dtype
+        rounding = UNIT_ROUNDOFF[dtype]  # float16 is rounded once, at the end
+        np.testing.assert_allclose(got.astype(np.float64), want, 1.01 * rounding + 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_c_program_compares_outputs_of_any_float(dtype, tmp_path):
+    x = np.random.default_rng(4).standard_normal((1, 3, 16, 16)).astype(dtype)
+    subbyte.compile(network(dtype), tmp_path / "m.subbyte", target="cortex-m4", golden_inputs=[x], keep=tmp_path)
+    files = [name for name in (*MODEL_FILES, *EXAMPLE_FILES) if name != "startup.c"]
+    command = ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", *files, "-o", "example", "-lm"]
+    folder = tmp_path / "source"
+    golden = (folder / "golden.c").read_text()
+    head, start, numbers = golden.partition("output_0[")
+    other = head + start + numbers.replace("0x3", "0x4")  # another exponent
+    for text, said in ((golden, "golden ok"), (other, "golden DIFFERENT")):
+        (folder / "golden.c").write_text(text)
+        subprocess.run(command, cwd=folder, check=True, timeout=300)
+        ran = subprocess.run(["./example"], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert ran.stdout.splitlines()[-1] == said, ran.stdout

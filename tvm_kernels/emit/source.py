@@ -32,7 +32,7 @@ from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
-COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "compare.h", "console.h", "startup.c", "mps2.ld")
+COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "elements.h", "compare.h", "console.h", "startup.c", "mps2.ld")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
 EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against
@@ -100,7 +100,7 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
 #define {macro("OUTPUT_COUNT")} {len(plan.outputs)}
 #define {macro("OUTPUT_BYTES")} {output_bytes} /* of all outputs, each aligned */
 
-/* A float32 output may differ from its golden value by relative * |golden| + absolute * max(1, the largest finite
+/* A float output may differ from its golden value by relative * |golden| + absolute * max(1, the largest finite
  * |golden| of the output); integers by nothing. Either may differ by {symbol("golden_ties")}[output], where a rounding
  * tie may move it: of the integers of an output at most one in so many, or one. */
 #define {macro("GOLDEN_RELATIVE")} {float(relative)!r}
