@@ -53,7 +53,7 @@ def read_npy(file: BinaryIO, dtype: str, shape: Sequence[int]) -> Array:
         raise ValueError(
             f"is not as long as its header says: {len(room)} bytes of {kind} {list(found)}; it is truncated or damaged"
         )
-    return np.asarray(values.reshape(found, order="F" if fortran else "C"), order="C")
+    return np.asarray(values.reshape(tuple(shape), order="F" if fortran else "C"), order="C")
 
 
 def _one_line(error: BaseException) -> str:

@@ -79,3 +79,8 @@ def test_a_large_file_is_refused_by_its_header(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_truth_value_in_a_shape_counts_as_1() -> None:
+    text = "{'descr': '|u1', 'fortran_order': False, 'shape': (True, 2)}\n"
+    assert read_npy(io.BytesIO(header(text, b"\3\4")), "uint8", (1, 2)).tolist() == [[3, 4]]
