@@ -172,6 +172,18 @@ def test_layers_behind_bounds_and_largest_codes_are_integer_products(between: st
     assert_close(f.model(y), "QuantizedProduct")
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.5, 3.5), (-3, 7), (300, 400), (-400, -300), (5, -5), (None, 0.25), (-1e9, 1e9)]
+)
+def test_levels_within_bounds_that_are_no_levels_stay_right(low: float | None, high: float) -> None:
+    f = File(4, 16)
+    q = f.node("QuantizeLinear", "x", f.constant(1 / 64), f.constant(3, np.int8))
+    model = f.model(clip(low, high)(f, f.node("Cast", q, to=onnx.TensorProto.FLOAT)))
+    inputs = some_inputs(model)
+    ((name, wanted),) = onnxruntime_outputs(model, inputs).items()
+    np.testing.assert_array_equal(interpret(lower_graph(model), inputs)[name], wanted)
+
+
 @pytest.mark.parametrize(("dtype", "zero"), [(np.int8, -7), (np.uint8, 100)])
 def test_bounds_and_largest_codes_are_compiled(dtype: Any, zero: int, tmp_path: Path) -> None:
     f = File(1, 16, 8, 8)

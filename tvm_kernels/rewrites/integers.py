@@ -31,7 +31,7 @@ from subbyte.tvm_kernels.rewrites.levels import (
     held,
     moved,
 )
-from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Outcome, Rule, rule
 from subbyte.tvm_kernels.rewrites.pools import pool_window
 
 _CODES, _LEVELS = Coded("codes", integers=True), Coded("codes")
@@ -194,11 +194,13 @@ def pool_codes(graph: Graph, node: Node, codes: str) -> bool:
     return True
 
 
-def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
-    """Codes kept within bounds: on the way through float32, where every code is exact."""
+def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
+    """Codes kept within bounds that are codes: on the way through float32, where every code is exact."""
     storage, within = graph.values[codes].storage, clip_limits(graph, node)
     if within is None or not isinstance(storage, ops.Codes):
         return False
+    if encoded(np.clip([storage.low, storage.high], *within), storage) is None:
+        return f"its bounds {within[0]:g} and {within[1]:g} are no codes"
     within = (max(within[0], BEYOND[0]), min(within[1], BEYOND[1]))
     epilogue = ops.Epilogue((ops.Clip(*within),), (ops.ToCodes(1.0, storage),))
     window = each_element(graph, codes)
