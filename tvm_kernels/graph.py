@@ -122,6 +122,7 @@ class Graph:
         self.metadata: dict[str, str] = {}
         self.notes: list[str] = []  # what the report says of the file as a whole
         self.onnx_names: frozenset[str] = frozenset()  # values of the file; lowering adds others
+        self.folded_bytes, self.folded_steps = 0, 0  # what was computed of constants: folding.py
         self.values: dict[str, Value] = {}
         self.inputs: list[str] = []
         self.outputs: list[str] = []

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
-import onnx.reference
 import onnx.shape_inference
 
 from subbyte import dialect, formats, limits
@@ -23,6 +22,7 @@ from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.folding import fold
 from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.node_shapes import check_shapes
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, body_of
@@ -129,6 +129,8 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     at_work("reading the file", proto)
     if proto.op_type in CONTROL_FLOW | RANDOM:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
+    if any(graph.values[name].dtype == "object" for name in proto.input if name):
+        raise _of_strings(label)
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     own = OWN.get((domain, proto.op_type)) or (_decode if domain == DOMAIN else None)
     attrs = attributes(proto)
@@ -149,7 +151,7 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
         for output in proto.output:
             if output:
                 _add_output(graph, label, output, types.get(output))
-        if _fold(graph, proto, attrs):
+        if fold(graph, proto, attrs):
             return
     _check_shapes(graph, label, proto)
     domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain
@@ -249,6 +251,8 @@ def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None
             "for instance by replacing data-dependent indexing"
         )
     tensor = kind.tensor_type
+    if tensor.elem_type == onnx.TensorProto.STRING:
+        raise _of_strings(label)
     shape = [dim.dim_value for dim in tensor.shape.dim]
     if prod(shape) > limits.ELEMENTS:
         raise ModelError(
@@ -257,6 +261,10 @@ def _add_output(graph: Graph, label: str, name: str, kind: onnx.TypeProto | None
         )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     graph.add_value(name, dtype, shape)
+
+
+def _of_strings(label: str) -> ModelError:
+    return ModelError(f"node '{label}' works on strings; only numbers are compiled: do it before the model")
 
 
 def _check_shapes(graph: Graph, label: str, proto: onnx.NodeProto) -> None:
@@ -273,35 +281,6 @@ def _check_shapes(graph: Graph, label: str, proto: onnx.NodeProto) -> None:
             )
         if len(shape) > MAX_RANK:
             raise ModelError(f"'{name}' (node '{label}') has {len(shape)} axes; at most {MAX_RANK} are handled")
-
-
-# ---- constants ----
-
-
-def _fold(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> bool:
-    """Compute a node whose inputs are all known; whether that was so."""
-    values = [graph.values[name] for name in proto.input if name]
-    if proto.op_type == "Shape":
-        first, last = attrs.get("start", 0), attrs.get("end", len(values[0].shape))
-        graph.values[proto.output[0]].data = np.array(values[0].shape[first:last], np.int64)
-        return True
-    if proto.op_type == "Size":
-        graph.values[proto.output[0]].data = np.array(values[0].size, np.int64)
-        return True
-    shape_alone = proto.op_type == "EyeLike"
-    if (not shape_alone and any(value.data is None for value in values)) or proto.op_type == "DequantizeLinear":
-        return False
-    feeds = {value.name: np.zeros(value.shape, value.dtype) if shape_alone else value.data for value in values}
-    evaluator = onnx.reference.ReferenceEvaluator(proto, opsets={"": graph.opset})
-    try:
-        results = evaluator.run(None, feeds)
-    except Exception as error:  # the evaluator raises what its operators raise
-        raise ModelError(
-            f"node '{proto.name or proto.op_type}' cannot be computed from its constants: {error}"
-        ) from error
-    for name, result in zip((o for o in proto.output if o), results, strict=False):
-        graph.values[name].data = np.asarray(result)
-    return True
 
 
 # ---- functions of domain subbyte and operators of other domains ----
