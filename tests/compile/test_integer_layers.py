@@ -222,6 +222,28 @@ def test_what_stands_between_codes_and_a_product_of_floats_is_named(between: str
         assert product.fallback == f"its activation '{x}' is quantized, but its weights are float32"
 
 
+@given(
+    st.lists(st.sampled_from([*BETWEEN, *NOT_ON_CODES]), min_size=1, max_size=4),
+    st.sampled_from([(np.int8, 0), (np.int8, -7), (np.uint8, 0), (np.uint8, 100)]),
+    st.sampled_from([1 / 64, 0.03, 0.011]),
+)
+def test_any_order_of_what_stands_between_keeps_the_numbers(names: list[str], kind: Any, step: float) -> None:
+    """Every value on the way is onnxruntime's bit for bit, the product within the order of its sums."""
+    f = File(1, 6, 8, 8)
+    x = f.quantized("x", step, kind[1], kind[0])
+    for name in names:
+        x = {**BETWEEN, **NOT_ON_CODES}[name](f, x)
+    y = f.node("Conv", x, f.weight(4, 6, 1, 1))
+    model = f.model(y)
+    model.graph.output.append(helper.make_empty_tensor_value_info(x))
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    model.graph.output[1].CopyFrom(next(value for value in inferred if value.name == x))
+    inputs = some_inputs(model)
+    wanted, got = onnxruntime_outputs(model, inputs), interpret(lower_graph(model), inputs)
+    np.testing.assert_array_equal(got[x], wanted[x])
+    np.testing.assert_allclose(got[y], wanted[y], rtol=1e-5, atol=2e-6 * np.abs(wanted[y]).max())
+
+
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_integer_inputs_are_codes(dtype: Any, moved: bool) -> None:
