@@ -29,17 +29,22 @@ def open_plain(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO
 
     Raises OSError as `open` does, and for a folder, pipe, socket or device.
     """
-    handle = os.open(path, _FLAGS if follow else _FLAGS | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "of another kind")
-            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL  # the first makes an IsADirectoryError
-            raise OSError(number, f"it is {kind}, not a plain file", str(path))
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
+
+    def opened(name: str, _: int) -> int:
+        handle = os.open(name, _FLAGS if follow else _FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            mode = os.fstat(handle).st_mode
+            if not stat.S_ISREG(mode):
+                kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "of another kind")
+                number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL  # the first makes an IsADirectoryError
+                raise OSError(number, f"it is {kind}, not a plain file", str(path))
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    # By an opener: with os.fdopen the exception of a signal handler could close the descriptor twice.
+    return open(path, "rb", opener=opened)
 
 
 def size_of(file: BinaryIO) -> int:

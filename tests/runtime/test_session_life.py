@@ -170,9 +170,8 @@ while handled < 100:
     try:
         while handled < 100:
             if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
+                session = load(sys.argv[1], threads=threads) if session.closed else session
                 signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00003 * (call % 41))
-            if session.closed:
-                session = load(sys.argv[1], threads=threads)
             call += 1
             right(session.run(examples[call % 8]), wanted[call % 8])
     except (Stop, SessionError) as error:
