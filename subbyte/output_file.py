@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -111,6 +112,25 @@ def check_output_folder(path: str | os.PathLike[str], what: str) -> None:
         _try(there)
 
 
+def check_temporary(least: int) -> None:
+    """Raise WriteError unless the folder of temporary files can be written and has `least` bytes free."""
+    try:
+        folder = Path(tempfile.gettempdir())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise WriteError(f"no folder for temporary files ({error}); set TMPDIR to one that can be written") from error
+    if free < least:
+        raise WriteError(
+            f"the folder of temporary files, '{folder}', has {free:,} bytes free, this takes at least {least:,}; free "
+            "some space, or set TMPDIR to another folder"
+        )
+
+
+def what_to_do(error: OSError) -> str | None:
+    """What is wrong with a disk or a place, and what to do; None for errors that say nothing of them."""
+    return _TO_DO.get(error.errno or 0)
+
+
 def is_stdout(path: str | os.PathLike[str]) -> bool:
     """Whether what is written to `path` comes out where this process prints."""
     try:
@@ -124,7 +144,7 @@ def _explained(path: Path, what: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        known = _TO_DO.get(error.errno or 0, error.strerror or str(error))
+        known = what_to_do(error) or error.strerror or str(error)
         raise WriteError(f"{what} {path}: {known}" if what else f"cannot write '{path}': {known}") from error
 
 

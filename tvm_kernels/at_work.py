@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from subbyte.errors import CompileError, SubbyteError
+from subbyte.errors import CompileError, SubbyteError, WriteError
+from subbyte.output_file import what_to_do
 
 LONGEST = 300  # characters of a foreign message
 P = ParamSpec("P")
@@ -54,15 +56,25 @@ def named_errors() -> Iterator[None]:
         yield
     except SubbyteError:
         raise
+    except OSError as error:
+        known = what_to_do(error)
+        if known is None:
+            raise _unforeseen(error) from error
+        place = error.filename or f"a file in the folder of temporary files, '{tempfile.gettempdir()}'"
+        raise WriteError(f"compiling failed at {_work.get()}: {place}: {known}") from error
     except Exception as error:
-        text = " ".join(str(error).split())
-        text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-        raise CompileError(
-            f"compiling failed at {_work.get()}: {type(error).__name__}{': ' if text else ''}{text}. This is an error "
-            "of subbyte, or of a library under it: please report it with the model"
-        ) from error
+        raise _unforeseen(error) from error
     finally:
         _work.reset(token)
+
+
+def _unforeseen(error: Exception) -> CompileError:
+    text = " ".join(str(error).split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return CompileError(
+        f"compiling failed at {_work.get()}: {type(error).__name__}{': ' if text else ''}{text}. This is an error "
+        "of subbyte, or of a library under it: please report it with the model"
+    )
 
 
 def names_its_errors(function: Callable[P, R]) -> Callable[P, R]:

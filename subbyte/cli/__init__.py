@@ -6,13 +6,15 @@ shows the traceback instead.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
 from subbyte import __version__
-from subbyte.errors import MissingDependencyError, SubbyteError, UnknownNameError
+from subbyte.errors import MissingDependencyError, SubbyteError, UnknownNameError, UsageError
 
 # To add a command: write a file that defines it, and add its row here.
 COMMANDS = {
@@ -40,6 +42,12 @@ _EXTRAS_BY_COMMAND = {("compile", "onnx"): "compile"}  # where another extra tha
 class Commands(click.Group):
     """A click group that imports a command's file on demand and prints our errors in one line."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        from subbyte.cli.output import standard_output
+
+        with standard_output():
+            return super().main(*args, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -52,6 +60,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
+            _refuse_deleted_folder()
             return super().invoke(ctx)
         except Exception as error:
             if ctx.params.get("debug") or isinstance(error, click.exceptions.ClickException | click.exceptions.Exit):
@@ -59,6 +68,13 @@ class Commands(click.Group):
             status, text = _one_line(error, ctx.invoked_subcommand or "")
             click.echo(f"error: {_printable(text)}", err=True)
             raise click.exceptions.Exit(status) from None
+
+
+def _refuse_deleted_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:  # torch's libraries end the process there
+        raise UsageError("the current folder was deleted; change to one that is there (cd), and run again") from error
 
 
 def _printable(text: str) -> str:
@@ -72,8 +88,15 @@ def _one_line(error: Exception, command: str) -> tuple[int, str]:
         error = MissingDependencyError(top, _EXTRAS_BY_COMMAND.get((command, top)) or _EXTRAS.get(top, "export"))
     if isinstance(error, SubbyteError):
         return error.exit_code, str(error)
-    if isinstance(error, BrokenPipeError):
-        return 1, "the reader of the output went away"
+    from subbyte.cli.output import unprinted
+    from subbyte.output_file import what_to_do
+
+    told = unprinted(error)
+    if told is not None:
+        return told.exit_code, str(told)
+    known = what_to_do(error) if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and known is not None:
+        return 1, f"{error.filename or 'a temporary file'}: {known}"
     return 1, f"{type(error).__name__}: {error} (not an error subbyte expects; run again with --debug and report it)"
 
 

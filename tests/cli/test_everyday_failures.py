@@ -1,0 +1,177 @@
+"""Full disks, closed and full outputs, terminals without letters, folders that are gone: one error of ours each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from this_machine import with_mount
+
+import subbyte
+from subbyte.models.checkpoint import Config, build_model, save_checkpoint
+
+SUBBYTE = [sys.executable, "-c", "from subbyte.cli import main; main(prog_name='subbyte')"]
+COMMANDS = (["--help"], ["--version"], ["schemes"], ["run", "--help"], ["doctor"])
+
+
+def call(*arguments: str, shell: str = '"$@"', **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, within a line of shell that says what its outputs are."""
+    command = ["sh", "-c", shell, "sh", *SUBBYTE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, its ONNX file, its bundle and an input."""
+    folder = tmp_path_factory.mktemp("made")
+    config = Config(model="mlp", scheme="ternary", classes=3, channels=1, size=(4, 4), model_options={"hidden": [8]})
+    model = build_model(config).train()
+    model(torch.rand(8, 1, 4, 4))
+    save_checkpoint(folder / "t", model.eval(), config)
+    subbyte.export(folder / "t", folder / "t.onnx", check=False)
+    subbyte.compile(folder / "t.onnx", folder / "t.subbyte")
+    np.save(folder / "x.npy", np.ones((1, 1, 4, 4), np.float32))
+    return folder
+
+
+# ---- standard output ----
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_full_standard_output_is_one_error(arguments: list[str], unbuffered: str) -> None:
+    done = call(*arguments, shell='"$@" > /dev/full', PYTHONUNBUFFERED=unbuffered)
+    assert done.stderr == (
+        "error: standard output cannot be written, the disk is full; free some space, or send it elsewhere\n"
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_closed_standard_output_is_one_error(arguments: list[str]) -> None:
+    done = call(*arguments, shell='"$@" >&-')
+    assert done.stderr == "error: standard output is closed; send it somewhere, such as > /dev/null\n"
+    assert done.returncode == 2
+
+
+def test_other_closed_streams_change_nothing() -> None:
+    expected = call("schemes").stdout
+    assert "ternary" in expected
+    assert call("schemes", shell='"$@" <&- 2>&-').stdout == expected
+    assert call("trian", shell='"$@" 2>&-').returncode == 2
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a library prints there would land in the file."""
+    code = """
+from subbyte.cli.output import standard_output
+with standard_output(), open("file", "w") as file:
+    file.write(str(file.fileno()))
+"""
+    subprocess.run(["sh", "-c", '"$@" <&- 2>&-', "sh", sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert int((tmp_path / "file").read_text()) > 2
+
+
+def test_a_reader_that_went_away_is_one_error() -> None:
+    for arguments in (["schemes"], ["doctor"]):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([*SUBBYTE, *arguments], stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (1, "error: the reader of the output went away\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_a_terminal_has_no_letters_for_are_escaped(tmp_path: Path, encoding: str) -> None:
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4)) for name in "xy"]
+    weight = numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="层")
+    graph = helper.make_graph([node], "g", value[:1], value[1:], [weight])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    done = subprocess.run(
+        [*SUBBYTE, "inspect", str(path)], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("层" if encoding == "utf-8" else "\\u5c42") in done.stdout.decode(encoding)
+
+
+def test_what_is_written_to_standard_output_is_the_file_alone(made: Path, tmp_path: Path) -> None:
+    """The report goes to standard error."""
+    for arguments in (
+        ("export", "t", "-o", "{}"),
+        ("compile", "t.onnx", "-o", "{}"),
+        ("run", "t.subbyte", "--input", "x.npy", "--output", "{}"),
+    ):
+        piped, filed = tmp_path / "piped", tmp_path / "filed"
+        for place, target in ((piped, "/dev/stdout"), (filed, str(filed))):
+            command = [*SUBBYTE, *(part.format(target) for part in arguments)]
+            done = subprocess.run(command, cwd=made, capture_output=True)
+            assert done.returncode == 0, done.stderr
+            if place is piped:
+                place.write_bytes(done.stdout)
+                assert done.stderr
+        assert piped.read_bytes() == filed.read_bytes() != b""
+
+
+# ---- disks and folders ----
+
+
+@pytest.mark.parametrize("arguments", [["schemes"], ["train", "mlp", "--out", "r"], ["doctor"]], ids=" ".join)
+def test_a_current_folder_that_was_deleted_is_one_error(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = call(*arguments, shell=f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"')
+    assert done.stderr == "error: the current folder was deleted; change to one that is there (cd), and run again\n"
+    assert done.returncode == 2
+
+
+WRITERS = {
+    "train": ["train", "mlp", "--out", "{}/run", "--epochs", "1", "--quiet"],
+    "export": ["export", "t", "-o", "{}/y.onnx"],
+    "compile": ["compile", "t.onnx", "-o", "{}/y.subbyte"],
+    "run": ["run", "t.subbyte", "--input", "x.npy", "--output", "{}/y.npy"],
+    "bench": ["bench", "t.subbyte", "--iterations", "1", "--json", "{}/y.json"],
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        ("mount -t tmpfs -o ro none {0}", "the disk is read-only; name another place"),
+        (
+            "mount -t tmpfs -o size=16k none {0} && (dd if=/dev/zero of={0}/z bs=4k count=9 2>/dev/null; true)",
+            "the disk is full; free some space, or name another place",
+        ),
+    ],
+    ids=["read-only", "full"],
+)
+def test_a_disk_that_cannot_be_written_is_one_error_before_the_work(
+    made: Path, tmp_path: Path, command: str, mount: str, words: str
+) -> None:
+    arguments = [part.format(tmp_path) for part in WRITERS[command]]
+    inside = with_mount(mount.format(tmp_path), *SUBBYTE, *arguments)
+    done = subprocess.run(inside, cwd=made, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.endswith(f": {words}\n")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""  # bench prints what it measured
+
+
+def test_a_full_folder_of_temporary_files_is_one_error(made: Path, tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
+    inside = with_mount(mount, *SUBBYTE, "compile", "t.onnx", "-o", "y.subbyte")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(inside, cwd=made, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "has 65,536 bytes free" in done.stderr
+    assert "set TMPDIR" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (made / "y.subbyte").exists()
