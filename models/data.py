@@ -64,6 +64,9 @@ class Data:
     augment: Augment | None = None  # of a batch [N, C, H, W] in training
     class_names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _refuse_empty(self.name, self.train, self.test)
+
     def test_arrays(self, limit: int | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The first `limit` (all) test samples: images float32 [N, C, H, W], labels int64 [N]."""
         count = len(self.test)  # type: ignore[arg-type]
@@ -134,8 +137,9 @@ def from_datasets(
 ) -> Data:
     """`Data` of any two torch Datasets of (float32 image [C, H, W], label).
 
-    `classes` defaults to 1 + the largest training label. Raises `DataError` for samples that are not that.
+    `classes` defaults to 1 + the largest training label. Raises `DataError` for samples that are not that, or none.
     """
+    _refuse_empty(name, train, test)
     try:
         image, _ = train[0]
     except (TypeError, ValueError, IndexError, KeyError) as error:
@@ -149,6 +153,16 @@ def from_datasets(
         classes = 1 + max(int(train[index][1]) for index in range(len(train)))  # type: ignore[arg-type]
     channels, height, width = image.shape
     return Data(name, train, test, classes, channels, (height, width), normalization, augment)
+
+
+def _refuse_empty(name: str, train: Dataset[Any], test: Dataset[Any]) -> None:
+    for part, samples in (("training", train), ("test", test)):
+        try:
+            count = len(samples)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise DataError(f"data set '{name}': the {part} set has no length; give a Dataset that has one.") from error
+        if count == 0:
+            raise DataError(f"data set '{name}': the {part} set is empty; give it at least one sample.")
 
 
 # ---- augmentation of whole batches ----

@@ -18,7 +18,7 @@ import subbyte
 from subbyte.models.checkpoint import Config, build_model, save_checkpoint
 
 SUBBYTE = [sys.executable, "-c", "from subbyte.cli import main; main(prog_name='subbyte')"]
-COMMANDS = (["--help"], ["--version"], ["schemes"], ["run", "--help"], ["doctor"])
+COMMANDS = (["--help"], ["--version"], ["formats"], ["run", "--help"], ["doctor"])
 
 
 def call(*arguments: str, shell: str = '"$@"', **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,9 +62,9 @@ def test_a_closed_standard_output_is_one_error(arguments: list[str]) -> None:
 
 
 def test_other_closed_streams_change_nothing() -> None:
-    expected = call("schemes").stdout
+    expected = call("formats").stdout
     assert "ternary" in expected
-    assert call("schemes", shell='"$@" <&- 2>&-').stdout == expected
+    assert call("formats", shell='"$@" <&- 2>&-').stdout == expected
     assert call("trian", shell='"$@" 2>&-').returncode == 2
 
 
@@ -80,7 +80,7 @@ with standard_output(), open("file", "w") as file:
 
 
 def test_a_reader_that_went_away_is_one_error() -> None:
-    for arguments in (["schemes"], ["doctor"]):
+    for arguments in (["formats"], ["doctor"]):
         read, write = os.pipe()
         os.close(read)
         done = subprocess.run([*SUBBYTE, *arguments], stdout=write, stderr=subprocess.PIPE, text=True)
@@ -124,7 +124,7 @@ def test_what_is_written_to_standard_output_is_the_file_alone(made: Path, tmp_pa
 # ---- disks and folders ----
 
 
-@pytest.mark.parametrize("arguments", [["schemes"], ["train", "mlp", "--out", "r"], ["doctor"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["formats"], ["train", "mlp", "--out", "r"], ["doctor"]], ids=" ".join)
 def test_a_current_folder_that_was_deleted_is_one_error(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     done = call(*arguments, shell=f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"')

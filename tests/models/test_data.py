@@ -7,17 +7,27 @@ import struct
 import zlib
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from subbyte.errors import DataError, UnknownNameError, UsageError
 from subbyte.models import data as data_module
 from subbyte.models.batches import EpochBatches, batch_loader
-from subbyte.models.data import from_datasets, list_data, load_data, read_idx, shift_and_flip
+from subbyte.models.data import (
+    Data,
+    ImageTensors,
+    Normalization,
+    from_datasets,
+    list_data,
+    load_data,
+    read_idx,
+    shift_and_flip,
+)
 
 IMAGES, LABELS = 0x803, 0x801
 
@@ -297,3 +307,31 @@ def test_batch_loader_gives_the_same_for_any_dataset() -> None:
     slow = next(iter(batch_loader(Plain(), 5, shuffle=False)))
     assert torch.equal(fast[0], slow[0])
     assert torch.equal(fast[1], slow[1])
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_a_data_set_without_samples_is_refused(part: str) -> None:
+    some, none = (ImageTensors(torch.zeros(n, 1, 4, 4), torch.zeros(n), Normalization()) for n in (3, 0))
+    train, test = (none, some) if part == "training" else (some, none)
+    with pytest.raises(DataError, match=f"data set 'custom': the {part} set is empty"):
+        from_datasets(train, test)
+    with pytest.raises(DataError, match=f"data set 'mine': the {part} set is empty"):
+        Data("mine", train, test, classes=2, channels=1, size=(4, 4))
+    with pytest.raises(DataError, match="the training set has no length"):
+        from_datasets(Endless(), some)
+
+
+class Endless(IterableDataset[Any]):
+    """Samples without a number."""
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+def test_fashion_mnist_without_images_is_refused(tmp_path: Path) -> None:
+    for prefix in ("train", "t10k"):
+        images, labels = np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.uint8)
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images, 0x803))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(labels, 0x801))
+    with pytest.raises(DataError, match="the training set is empty"):
+        load_data("fashion-mnist", tmp_path)
