@@ -22,6 +22,7 @@ import numpy as np
 from subbyte import exactness
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.read_graph import type_of
 
 FLOAT, FLOAT16, DOUBLE = 1, 10, 11  # ONNX element types
 ELEMENTS = {"float64": DOUBLE, "float16": FLOAT16}
@@ -83,9 +84,9 @@ def to_float32(graph: Graph) -> None:
     Raises CompileError for an operator in float16 of which it is not known what float32 makes of it.
     """
     for node in graph.order():
-        dtype = graph.values[node.outputs[0]].dtype
-        if node.op == "CastLike" and dtype in ELEMENTS:
-            graph.replace_node(node, Node("Cast", node.inputs[:1], node.outputs, {"to": ELEMENTS[dtype]}, node.name))
+        if node.op == "CastLike":
+            to = type_of(graph.values[node.outputs[0]]).tensor_type.elem_type
+            graph.replace_node(node, Node("Cast", node.inputs[:1], node.outputs, {"to": to}, node.name))
     for part in parts(graph, "float64"):
         if part.operators and not why_it_stays(graph, part):
             graph.notes.append(_line(part, "computed in float32"))

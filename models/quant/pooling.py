@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from subbyte.models.quant.constants import Constants
 from subbyte.models.quant.functional import integer_sum
@@ -50,31 +51,36 @@ class QuantizedAveragePool(Constants):
 
 
 class QuantizedGlobalPool(QuantizedAveragePool):
-    """Mixin for nn.AdaptiveAvgPool2d(1): a ReduceSum over height and width."""
+    """Mixin for nn.AdaptiveAvgPool1d(1) and nn.AdaptiveAvgPool2d(1): a ReduceSum over length, or height and width."""
+
+    def _axes(self) -> tuple[int, ...]:
+        return (-1,) if isinstance(self, nn.AdaptiveAvgPool1d) else (-2, -1)
 
     def window(self, x: Tensor) -> int:
-        return int(x.shape[-1]) * int(x.shape[-2])
+        return math.prod(int(x.shape[axis]) for axis in self._axes())
 
     def sum_codes(self, codes: Tensor) -> Tensor:
-        return codes.sum(dim=(-2, -1), keepdim=True)
+        return codes.sum(dim=self._axes(), keepdim=True)
 
 
 class QuantizedWindowPool(QuantizedAveragePool):
-    """Mixin for nn.AvgPool2d without padding: a depthwise convolution with ones."""
+    """Mixin for nn.AvgPool1d and nn.AvgPool2d without padding: a depthwise convolution with ones."""
 
-    kernel_size: int | tuple[int, int]
-    stride: int | tuple[int, int]
+    kernel_size: int | tuple[int, ...]
+    stride: int | tuple[int, ...]
 
-    def _kernel(self) -> tuple[int, int]:
+    def _kernel(self) -> tuple[int, ...]:
+        axes = 1 if isinstance(self, nn.AvgPool1d) else 2
         size = self.kernel_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        return (size,) * axes if isinstance(size, int) else tuple(size)
 
     def window(self, x: Tensor) -> int:
-        height, width = self._kernel()
-        return height * width
+        return math.prod(self._kernel())
 
     def sum_codes(self, codes: Tensor) -> Tensor:
-        channels = int(codes.shape[-3])
-        ones = torch.ones((channels, 1, *self._kernel()), dtype=codes.dtype, device=codes.device)
+        kernel = self._kernel()
+        channels = int(codes.shape[-1 - len(kernel)])
+        ones = torch.ones((channels, 1, *kernel), dtype=codes.dtype, device=codes.device)
+        convolution = F.conv1d if len(kernel) == 1 else F.conv2d
         # The Round keeps onnxruntime from folding the Mul that follows into the ones.
-        return integer_sum(F.conv2d(codes, ones, stride=self.stride, groups=channels))
+        return integer_sum(convolution(codes, ones, stride=self.stride, groups=channels))

@@ -46,7 +46,9 @@ PRODUCTS: tuple[tuple[type[nn.Module], type[QuantizedProduct]], ...] = (
     (nn.Conv2d, QuantizedConv),
 )
 POOLS: tuple[tuple[type[nn.Module], type[QuantizedAveragePool]], ...] = (
+    (nn.AdaptiveAvgPool1d, QuantizedGlobalPool),
     (nn.AdaptiveAvgPool2d, QuantizedGlobalPool),
+    (nn.AvgPool1d, QuantizedWindowPool),
     (nn.AvgPool2d, QuantizedWindowPool),
 )
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -67,10 +69,10 @@ FLOAT_ONLY: tuple[tuple[type[nn.Module], str], ...] = (
 def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.Module:
     """Prepare `model` in place for quantization-aware training with `scheme` (a name or a Scheme), and return it.
 
-    Linear, Conv1d and Conv2d layers get quantized weights and inputs; 2-D average pools become exact; batch norms are
-    computed with constants in eval mode. With `example` (a tensor, a tuple of arguments or a dict of keyword
-    arguments) the model is run once in eval mode: first and last layer are then those that execute first and last,
-    layers that never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of
+    Linear, Conv1d and Conv2d layers get quantized weights and inputs; average pools over one or two axes become exact;
+    batch norms are computed with constants in eval mode. With `example` (a tensor, a tuple of arguments or a dict of
+    keyword arguments) the model is run once in eval mode: first and last layer are then those that execute first and
+    last, layers that never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of
     that layer's scale and bias. `model.quantization_report` lists what became of every layer. Activation quantizers
     start from the first batch that is not zero, a layer that is called several times in a forward from all its calls.
 
@@ -230,9 +232,10 @@ def _quantize_pools(modules: dict[str, nn.Module], pools: list[str], seen: Trace
 def _why_not_pool(module: Any, kind: type[nn.Module]) -> str | None:
     if type(module).forward is not kind.forward:
         return f"its class {type(module).__name__} has a forward of its own"
-    if kind is nn.AdaptiveAvgPool2d:
-        return None if module.output_size in (1, (1, 1), [1, 1]) else "only output size 1 is exact"
-    if module.padding not in (0, (0, 0)) or module.ceil_mode or module.divisor_override is not None:
+    if issubclass(kind, nn.modules.pooling._AdaptiveAvgPoolNd):
+        return None if module.output_size in (1, (1,), [1], (1, 1), [1, 1]) else "only output size 1 is exact"
+    divisor = getattr(module, "divisor_override", None)  # nn.AvgPool1d has none
+    if module.padding not in (0, (0,), (0, 0)) or module.ceil_mode or divisor is not None:
         return "only pooling without padding, ceil_mode and divisor_override is exact"
     return None
 

@@ -236,6 +236,24 @@ def test_parts_that_share_a_constant_alone_are_apart():
     assert "'decide' (Cast) makes int32" in notes[1]
 
 
+@pytest.mark.parametrize("dtype", [*KINDS, "float32"])
+def test_cast_like_is_a_cast(dtype):
+    kinds = {**KINDS, "float32": TensorProto.FLOAT}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("CastLike", ["half", "like"], ["y"], "node"),
+    ]
+    infos = [
+        helper.make_tensor_value_info(n, k, [4]) for n, k in (("x", 1), ("like", kinds[dtype]), ("y", kinds[dtype]))
+    ]
+    graph = helper.make_graph(nodes, "cast_like", infos[:2], infos[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    inputs = {"x": np.float32([0.1, 1e-7, -3.3, 7e3]), "like": np.zeros(4, dtype)}
+    made = run_plan(lower(model, host_features()), inputs)[0]["y"]
+    assert made.dtype == dtype
+    np.testing.assert_array_equal(made, inputs["x"].astype(np.float16).astype(dtype))
+
+
 # ---- rounding to float16 ----
 
 EDGES = [0.0, -0.0, 1.0, 65504.0, 65519.99, 65520.0, 1e30, 2.0**-14, 2.0**-24, 2.0**-25, 1.5 * 2.0**-24, 6.1e-5, 1e-40]

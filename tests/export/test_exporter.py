@@ -105,9 +105,16 @@ def test_a_transformer_is_static_and_near(tmp_path, scheme, options):
         (nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)), (7, 12)),
         (nn.Sequential(nn.Conv1d(3, 8, 3, padding="same"), nn.BatchNorm1d(8), nn.Conv1d(8, 4, 4, 2)), (3, 9)),
         (nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1, groups=4), nn.PReLU(8), nn.Conv2d(8, 8, 3, dilation=2)), (4, 11, 9)),
+        (
+            nn.Sequential(
+                *(nn.Conv1d(3, 8, 3), nn.AvgPool1d(3, 2), nn.ReLU(), nn.Conv1d(8, 4, 3)),
+                *(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)),
+            ),
+            (3, 33),
+        ),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AvgPool2d(3, 1), nn.MaxPool2d(2), nn.Conv2d(8, 2, 1)), (3, 9, 9)),
     ],
-    ids=["linear", "tokens", "conv1d", "grouped, dilated", "pools"],
+    ids=["linear", "tokens", "conv1d", "grouped, dilated", "pools of one axis", "pools"],
 )
 @pytest.mark.parametrize("scheme", ["ternary", "binary"])
 def test_any_module_is_bit_equal(tmp_path, module, shape, scheme):
