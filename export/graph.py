@@ -14,6 +14,7 @@ from subbyte import dialect
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup
 from subbyte.payloads import without_payloads
+from subbyte.shapes import with_shapes
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +74,7 @@ def view(model: onnx.ModelProto) -> GraphView:
     """A view of the model's graph, with shapes inferred where the file leaves them out."""
     graph = model.graph
     try:
-        inferred = onnx.shape_inference.infer_shapes(without_payloads(model), data_prop=True).graph
+        inferred = with_shapes(without_payloads(model)).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = graph  # shapes that the file itself tells are enough for most questions
     consumers: dict[str, list[onnx.NodeProto]] = {}

@@ -21,6 +21,7 @@ from subbyte.formats import integer
 from subbyte.function_calls import foreign_functions
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
+from subbyte.shapes import with_shapes
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     for output in plain.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        plain = onnx.shape_inference.infer_shapes(plain, strict_mode=True, data_prop=True)
+        plain = with_shapes(plain, strict=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:300]
         raise ModelError(f"the shapes of the file do not fit each other: {text}; export it again") from error
@@ -131,6 +132,12 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     for output, stated in zip(plain.graph.output, model.graph.output, strict=True):
         if not output.type.tensor_type.HasField("shape"):
             output.CopyFrom(stated)
+    for value in (*plain.graph.value_info, *plain.graph.output):
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if min(shape, default=0) < 0:  # of a kernel that is larger than its input, say
+            raise ModelError(
+                f"the shapes of the file do not fit each other: '{value.name}' would be {shape}; export it again"
+            )
     return with_payloads(plain, model)
 
 

@@ -145,3 +145,11 @@ def test_a_shape_beyond_its_payload_takes_no_memory():
     decoder = next(node for node in model.graph.node if node.op_type == "DecodeTernary")
     with pytest.raises(ModelError, match=r"/conv/DecodeTernary.*payload"):
         view(model).low_bit(decoder)
+
+
+def test_a_kernel_larger_than_its_input_is_refused():
+    model = quantized_cnn()
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(a for a in conv.attribute if a.name == "kernel_shape").ints[0] = 99
+    with pytest.raises(ModelError, match=r"'conv\.product' would be \[2, 8, -\d+, 3\]"):
+        inspect(model)

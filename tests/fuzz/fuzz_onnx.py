@@ -44,7 +44,7 @@ def case(state: State, rng: Rng, folder: Path) -> str:
     model.CopyFrom(pick(rng, state.models))
     spoil = rng.random()
     if spoil < 0.85:
-        for _ in range(int(rng.integers(1, 4))):
+        for _ in range(int(pick(rng, (1, 1, 1, 2, 3)))):
             change(model, rng)
     data = model.SerializeToString()
     if spoil > 0.8:
