@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,7 +179,7 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
         name=session.manifest.name,
         target=session.manifest.target.name,
         path=str(session.path),
-        bundle_bytes=Path(session.path).stat().st_size,
+        bundle_bytes=session.bundle.nbytes,
         threads=session.threads,
         pinned_cpus=cpus,
         warmup=warmed,

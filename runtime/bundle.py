@@ -13,13 +13,14 @@ import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from subbyte.errors import BundleError, UsageError
 from subbyte.file_kinds import ONNX, kind_of
 from subbyte.output_file import output_file
-from subbyte.plain_file import open_plain, size_of
+from subbyte.plain_file import open_plain
 from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
 from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, Payload
@@ -45,6 +46,7 @@ LIBRARY = "library.so"
 BENCH = "bench"
 ALIGNED = (WEIGHTS, LIBRARY)
 EXECUTABLE = (BENCH, LIBRARY)
+MAX_HELD_BYTES = 64 << 20  # weights up to this are copied into memory; larger ones stay mapped, and are checked
 _CHUNK = 1 << 20
 
 
@@ -52,6 +54,7 @@ class Bundle:
     """An open bundle whose every hash has been checked; a context manager.
 
     `manifest` is the typed manifest, `raw` the same as parsed JSON with the keys that this version does not know.
+    `nbytes` is the size of the file.
     """
 
     def __init__(
@@ -60,13 +63,19 @@ class Bundle:
         manifest: Manifest,
         raw: Mapping[str, Any],
         entries: Mapping[str, archive.Entry],
-        view: mmap.mmap,
+        descriptor: int,
+        state: _State,
+        weights: mmap.mmap | None,
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.raw = raw
         self.entries = entries
-        self._mmap: mmap.mmap | None = view
+        self.nbytes = state.size
+        self._descriptor = descriptor  # of the file, which is closed with the bundle; -1 afterwards
+        self._state = state  # of the file when its members were hashed
+        self._weights = weights
+        self._map: mmap.mmap | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -76,29 +85,86 @@ class Bundle:
     def map(self, member: str) -> memoryview:
         """The bytes of a member without a copy, read-only, valid while the bundle or the view lives.
 
-        `weights.bin` and the library start on a page. Raises BundleError for a member that is not there.
+        They are those of the file: what another process writes into it shows, and once it is shorter, reading them ends
+        this process (SIGBUS). `weights.bin` and the library start on a page. Raises BundleError for a member that is
+        not there.
         """
-        if self._mmap is None:
+        entry = self._entry(member)
+        if self._map is None:
+            try:
+                self._map = mmap.mmap(self._descriptor, self.nbytes, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # ValueError: the file is shorter now
+                raise BundleError(f"bundle '{self.path}' cannot be mapped: {error}. {REBUILD}") from error
+        return memoryview(self._map)[entry.offset : entry.offset + entry.size]
+
+    def read(self, member: str) -> bytes:
+        """A copy of the bytes of a member, whose hash is checked again on the copy; raises BundleError."""
+        data = b"".join(self._chunks(self._entry(member)))
+        if member != MANIFEST and hashlib.sha256(data).hexdigest() != self.manifest.members[member].sha256:
+            raise self._changed(member)
+        return data
+
+    def weights(self) -> memoryview:
+        """The bytes of `weights.bin`, on a page: in memory where `open_bundle` held them, else mapped."""
+        return memoryview(self._weights).toreadonly() if self._weights is not None else self.map(WEIGHTS)
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether `weights` are in memory, where nothing that happens to the file changes them."""
+        return self._weights is not None
+
+    def check_weights(self) -> None:
+        """Raise BundleError where the file holds other weights than those that were hashed.
+
+        Costs one fstat while the file is as it was. A change of its times alone proves nothing (a file that another was
+        renamed over gets a new ctime, and stays as it is): then the weights are hashed again, once.
+        """
+        state = _State.of(self._descriptor)
+        if state != self._state:
+            digest = hashlib.sha256()
+            for chunk in self._chunks(self._entry(WEIGHTS)):
+                digest.update(chunk)
+            if digest.hexdigest() != self.manifest.members[WEIGHTS].sha256:
+                raise self._changed(WEIGHTS)
+            self._state = state
+
+    def close(self) -> None:
+        """Close and unmap the file; views that are still held stay valid until they are dropped."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        for view in (self._map, self._weights):
+            if view is not None:
+                with contextlib.suppress(BufferError):  # a view is alive: the map goes with the last of them
+                    view.close()
+        self._map = self._weights = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _entry(self, member: str) -> archive.Entry:
+        if self._descriptor < 0:
             raise BundleError(f"bundle '{self.path}' is closed: open it again with open_bundle")
         entry = self.entries.get(member)
         if entry is None:
             raise BundleError(f"bundle '{self.path}' has no member '{member}'. It has: {', '.join(self.entries)}.")
-        return memoryview(self._mmap)[entry.offset : entry.offset + entry.size]
+        return entry
 
-    def read(self, member: str) -> bytes:
-        """A copy of the bytes of a member, whose hash is checked again on the copy; raises BundleError."""
-        with self.map(member) as view:
-            data = bytes(view)
-        if member != MANIFEST and hashlib.sha256(data).hexdigest() != self.manifest.members[member].sha256:
-            raise BundleError(f"bundle '{self.path}': member '{member}' changed after it was opened. {REBUILD}")
-        return data
+    def _chunks(self, entry: archive.Entry) -> Iterator[bytes]:
+        """What the file holds now, up to its end; read, not mapped: it may be cut short at any moment."""
+        at, end = entry.offset, entry.offset + entry.size
+        while at < end:
+            chunk = os.pread(self._descriptor, min(end - at, _CHUNK), at)
+            if not chunk:
+                raise self._changed(entry.name)
+            yield chunk
+            at += len(chunk)
 
-    def close(self) -> None:
-        """Unmap the file; views that are still held stay valid until they are dropped."""
-        if self._mmap is not None:
-            with contextlib.suppress(BufferError):  # a view is alive: the map goes with the last of them
-                self._mmap.close()
-            self._mmap = None
+    def _changed(self, member: str) -> BundleError:
+        return BundleError(
+            f"bundle '{self.path}': member '{member}' changed after it was opened: the file was overwritten in place. "
+            f"Replace a bundle by renaming another over it, and load it again. {REBUILD}"
+        )
 
     def __enter__(self) -> Bundle:
         return self
@@ -111,8 +177,25 @@ class Bundle:
         return f"Bundle('{self.path}', model '{self.manifest.name}', target '{target.name}' ({target.emitter}))"
 
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+@dataclass(frozen=True)
+class _State:
+    """What the system says of a file; another after it was written to."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @staticmethod
+    def of(descriptor: int) -> _State:
+        found = os.fstat(descriptor)
+        return _State(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def open_bundle(path: str | os.PathLike[str], *, hold_weights: bool = False) -> Bundle:
     """Open a bundle and check every MUST of docs/bundle.md, hashes included; nothing native is loaded.
+
+    With `hold_weights`, weights of at most MAX_HELD_BYTES stay in memory as they were hashed, for `Bundle.weights`.
 
     Raises UsageError when there is no such file and BundleError, saying what is wrong and what to do, for a file that
     is truncated, re-zipped, damaged, hostile or of another schema.
@@ -120,14 +203,18 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     path = Path(path)
     try:
         with open_plain(path) as file:
-            size = size_of(file)
-            entries = archive.read_entries(file, size)
+            state = _State.of(file.fileno())
+            entries = archive.read_entries(file, state.size)
             raw = _read_manifest(file, entries)
             checked = checks.from_dict(raw)
             _check_members(checked, entries)
+            weights: mmap.mmap | None = None
             for name, member in checked.members.items():
-                _check_hash(file, entries[name], member.sha256)
-            view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                if name == WEIGHTS and hold_weights and 0 < member.bytes <= MAX_HELD_BYTES:
+                    weights = _read_weights(file, entries[name], member.sha256)
+                else:
+                    _check_hash(file, entries[name], member.sha256)
+            return Bundle(path, checked, raw, entries, os.dup(file.fileno()), state, weights)
     except BundleError as error:
         if kind_of(path) == ONNX:
             raise BundleError(f"'{path}' is {ONNX}, not yet a bundle: `subbyte compile {path}` makes one") from error
@@ -136,10 +223,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise UsageError(
             f"there is no bundle '{path}'. Build one with `subbyte compile model.onnx -o {path}`."
         ) from error
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a null byte, or a file that shrank below its size before it was mapped
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise BundleError(f"cannot read bundle '{path}': {error}") from error
-    return Bundle(path, checked, raw, entries, view)
 
 
 def _read_manifest(file: Any, entries: Mapping[str, archive.Entry]) -> dict[str, Any]:
@@ -189,7 +274,22 @@ def _check_hash(file: Any, entry: archive.Entry, expected: str) -> None:
             raise BundleError(f"the file ends inside member '{entry.name}'. {REBUILD}")
         digest.update(chunk)
         left -= len(chunk)
-    if digest.hexdigest() != expected:
+    _compare(entry, digest.hexdigest(), expected)
+
+
+def _read_weights(file: BinaryIO, entry: archive.Entry, expected: str) -> mmap.mmap:
+    """Weights in memory of their own, which starts on a page, hashed where they lie."""
+    memory = mmap.mmap(-1, entry.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    file.seek(entry.offset)
+    with memoryview(memory) as view:
+        if file.readinto(view) != entry.size:  # type: ignore[attr-defined]
+            raise BundleError(f"the file ends inside member '{entry.name}'. {REBUILD}")
+        _compare(entry, hashlib.sha256(view).hexdigest(), expected)
+    return memory
+
+
+def _compare(entry: archive.Entry, found: str, expected: str) -> None:
+    if found != expected:
         raise BundleError(f"member '{entry.name}' is damaged: its SHA-256 does not hold. {REBUILD}")
 
 

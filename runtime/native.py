@@ -141,12 +141,12 @@ class Library:
                 f"{text.decode() if text else 'no reason given'} (status {status})"
             )
 
-    def failed(self, session: ctypes.c_void_p, status: int, what: str) -> SubbyteError:
+    def failed(self, session: ctypes.c_void_p, status: int) -> SubbyteError:
         """What to raise for a run that returned `status`: InputError for an index out of range, else SessionError."""
         failure = self._failure(session)
         text = ctypes.create_string_buffer(1 + self._failure_text(self.model, failure, None, 0))
         self._failure_text(self.model, failure, text, len(text))
-        reason = f"{what} failed: {_text(text.value)}"
+        reason = f"running '{_text(self.model.contents.name)}' failed: {_text(text.value)}"
         return InputError(reason) if status == BAD_INDEX else SessionError(f"{reason} (status {status})")
 
     def close(self) -> None:

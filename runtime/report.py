@@ -130,7 +130,7 @@ def print_manifest(bundle: Bundle, console: Console) -> None:
     """Print what a bundle holds: target, inputs, outputs, operators, sizes."""
     manifest = bundle.manifest
     target = manifest.target
-    console.print(f"[bold]{_safe(manifest.name)}[/], {_size(bundle.path.stat().st_size)}: {_safe(str(bundle.path))}")
+    console.print(f"[bold]{_safe(manifest.name)}[/], {_size(bundle.nbytes)}: {_safe(str(bundle.path))}")
     needs = f", needs {', '.join(target.features)}" if target.features else ""
     console.print(f"target {_safe(target.name)}: {_safe(target.triple)}, {target.emitter}{_safe(needs)}")
     for side, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):

@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
         threads = min(host.usable_cores(), MAX_THREADS)
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads is {threads!r}, expected a number in 1 .. {MAX_THREADS}")
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, hold_weights=True)
     try:
         host.check_target(bundle.manifest.target)
         return Session(bundle, threads)
@@ -101,7 +101,7 @@ class Session:
         self._weights: memoryview | None = None
         self._weights_address = 0
         if WEIGHTS in bundle.members and self.manifest.weights_bytes:
-            self._weights = bundle.map(WEIGHTS)
+            self._weights = bundle.weights()
             self._weights_address = np.frombuffer(self._weights, np.uint8).ctypes.data
         try:
             self._library = native.Library(bundle.read(LIBRARY), self.manifest)
@@ -123,7 +123,7 @@ class Session:
         `inputs` is an array (one input), a list in the model's order, or a dict by name, of exactly the model's shapes
         and dtypes; contiguous arrays are read in place. Raises InputError for anything else, for indices that are out
         of range where the model uses them, and for NaN or infinity unless `check_finite` is false; SessionError after
-        close.
+        close; BundleError where the file of mapped weights was overwritten (those over bundle.MAX_HELD_BYTES).
         """
         outputs = self.empty_outputs()
         self._bound(self._checked_inputs(inputs, check_finite), outputs)()
@@ -237,7 +237,7 @@ class Session:
     # ---- life ----
 
     def close(self) -> None:
-        """Release the C session, its threads, the library and the mapped weights; waits for a run that is under way.
+        """Release the C session, its threads, the library and the weights; waits for a run that is under way.
 
         In the middle of a run on this very thread (from a signal handler, or from what watches the run) no further run
         begins, and all is released when that run ends.
@@ -326,6 +326,7 @@ class Session:
         first, second = ctypes.addressof(input_pointers), ctypes.addressof(output_pointers)
         library, lock = self._native(), self._lock
         run, hooked = library.run, hook is not native.NO_HOOK
+        check_weights = None if self._weights is None or self.bundle.holds_weights else self.bundle.check_weights
 
         def call(_alive: object = (inputs, outputs, hook, input_pointers, output_pointers)) -> None:
             if self._process is not _process:  # before the lock: in a forked child nobody may be left to release it
@@ -333,12 +334,13 @@ class Session:
             with lock:  # between any two lines a signal handler may run or close this session, or raise
                 session, self._free = self._free, None
                 try:
+                    if check_weights is not None:
+                        check_weights()
                     if session is None:
-                        self._run_apart(call)
-                        return
+                        return self._run_apart(first, second, hook)
                     status = run(session, first, second, hook, session if hooked else None)
                     if status:
-                        raise library.failed(session, status, f"running '{self.manifest.name}'")
+                        raise library.failed(session, status)
                 finally:
                     if session is not None:
                         self._free = session
@@ -347,16 +349,16 @@ class Session:
 
         return call
 
-    def _run_apart(self, call: Callable[[], None]) -> None:
-        """`call` within a run on this thread: on a C session of its own, for the arena of the outer one is in use."""
-        library, inner = self._native(), ctypes.c_void_p()
+    def _run_apart(self, inputs: int, outputs: int, hook: Any) -> None:
+        """A run within a run of this thread: on a C session of its own, for the arena of the outer one is in use."""
+        library, session = self._native(), ctypes.c_void_p()
         try:
-            library.create(inner, self._weights_address, 1)
-            self._free = inner
-            call()
+            library.create(session, self._weights_address, 1)
+            status = library.run(session, inputs, outputs, hook, session)
+            if status:
+                raise library.failed(session, status)
         finally:
-            self._free = None
-            library.destroy(inner)
+            library.destroy(session)
 
     def _checked_inputs(self, given: Arrays, check_finite: bool) -> list[Array]:
         self._native()
