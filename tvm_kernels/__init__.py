@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,10 @@ __all__ = ["CompileReport", "Target", "all_targets", "compile", "get_target", "r
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'subbyte.tvm_kernels' has no attribute '{name}'")
-    # The import of TVM makes objects that all stay: to look for garbage among them costs a sixth of its time.
+    # The import of TVM makes objects that all stay: to look for garbage among them costs a sixth of its time, and as
+    # much again at the end of the process, which frees them anyway.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     collects = gc.isenabled()
     gc.disable()
     try:
