@@ -439,7 +439,7 @@ def int8_twin(float_model: onnx.ModelProto, calibration: Iterable[Array | Mappin
     name = float_model.graph.input[0].name
     batches = [dict(b) if isinstance(b, Mapping) else {name: np.asarray(b, np.float32)} for b in calibration]
 
-    class Batches(tools.CalibrationDataReader):  # type: ignore[misc]
+    class Batches(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self.left = iter(batches)
 

@@ -21,7 +21,6 @@ from torch import nn
 from subbyte.errors import CheckpointError, FormatError, MissingDependencyError, QuantizationError, UsageError
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
-    DESCRIPTION,
     Checkpoint,
     Config,
     check_tensors,
@@ -31,7 +30,7 @@ from subbyte.models.checkpoint import (
     scheme_of,
     versions,
 )
-from subbyte.models.checkpoint_files import STATE, files_of
+from subbyte.models.checkpoint_files import DESCRIPTION, STATE, files_of
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import create_loss, get_loss
 from subbyte.models.zoo import create, options_for_scheme

@@ -12,7 +12,7 @@ from subbyte.errors import ExportWarning
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A file, a pipe or /dev/stdout.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Batch size of the file (static).")
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with torch and onnxruntime first.")
 def export(checkpoint: Path, output: Path, batch: int, check: bool) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--input", "inputs", multiple=True, required=True, help="input.npy, or NAME=input.npy for each input.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help=".npy (one output) or .npz (several, by name); default: print."
+    "--output",
+    type=click.Path(path_type=Path),
+    help=".npy (one output) or .npz (several, by name), a pipe or /dev/stdout (.npy); default: print.",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int) -> None:

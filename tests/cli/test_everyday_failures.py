@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +177,33 @@ def test_a_full_folder_of_temporary_files_is_one_error(made: Path, tmp_path: Pat
     assert "set TMPDIR" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (made / "y.subbyte").exists()
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["the process", "its group"])
+def test_an_interrupt_while_a_bundle_is_written_leaves_the_old_one_and_nothing_else(
+    made: Path, tmp_path: Path, group: bool
+) -> None:
+    """Ctrl-C of a terminal reaches the whole group, the child that replays the golden run, too."""
+    output, temporary = tmp_path / "out", tmp_path / "tmp"
+    for folder in (output, temporary):
+        folder.mkdir()
+    (output / "y.subbyte").write_bytes(b"old")
+    process = subprocess.Popen(
+        [*SUBBYTE, "compile", "t.onnx", "-o", str(output / "y.subbyte")],
+        cwd=made,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    while process.poll() is None and len(os.listdir(output)) == 1:
+        time.sleep(0.001)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 1, said
+    assert "Aborted!" in said
+    assert "Traceback" not in said
+    assert os.listdir(output) == ["y.subbyte"]
+    assert (output / "y.subbyte").read_bytes() == b"old"
+    assert os.listdir(temporary) == []

@@ -26,7 +26,8 @@ from torch import nn
 
 from subbyte.errors import CheckpointError, UnknownNameError, UsageError, WriteError
 from subbyte.models import Config, Normalization, create_for_scheme, load_checkpoint, quantize, save_checkpoint
-from subbyte.models.checkpoint import DESCRIPTION, build_model, read_config, read_metrics, scheme_of, weights_file
+from subbyte.models.checkpoint import build_model, read_config, read_metrics, scheme_of, weights_file
+from subbyte.models.checkpoint_files import DESCRIPTION
 from subbyte.models.on_meta import refuse_other_shapes
 from subbyte.models.zoo import list_models, options_for_scheme
 
