@@ -18,7 +18,7 @@ from subbyte.runtime.cold_start import ColdStart, measure_cold_start
 from subbyte.runtime.energy import Energy, Meter
 from subbyte.runtime.energy_model import ModelledEnergy, model_energy
 from subbyte.runtime.golden import check_golden, golden_inputs, has_golden
-from subbyte.runtime.host import physical_cpus
+from subbyte.runtime.host import physical_cpus, why_not_pinned
 from subbyte.runtime.machine import Machine, disturbances, machine
 from subbyte.runtime.session import Arrays, Session, load
 from subbyte.runtime.steadiness import Disturbance, unsteadiness
@@ -130,7 +130,7 @@ def bench(
     if isinstance(meter, str):  # made before anything is measured; "auto" may find none, and the result says why
         energy = energy and meter != "none"
         meter = None if meter == "auto" else energy_meters.make_meter(meter)
-    settings = _Settings(warmup, None if iterations else seconds, iterations, inputs, profile, energy, meter)
+    settings = _Settings(warmup, None if iterations else seconds, iterations, inputs, profile, energy, meter, pin)
     here = machine()  # before our own load shows
     if isinstance(bundle, Session):
         if threads not in (None, bundle.threads):
@@ -157,6 +157,7 @@ class _Settings:
     profile: bool
     energy: bool
     meter: Meter | None
+    pin: bool
 
 
 def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[int, ...]) -> BenchResult:
@@ -169,6 +170,9 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
     watch = Disturbance()
     samples = time_calls(call, settings.seconds, settings.iterations)
     warnings = [*unsteadiness(samples, watch.stop()), *disturbances(here, session.threads)]
+    refused = why_not_pinned() if settings.pin else None
+    if refused:
+        warnings.append(refused)
     if golden and not golden.ok:
         warnings.insert(0, "the outputs are not the golden ones: these are the figures of a model that is wrong")
     rows = _operators(session, inputs, float(np.median(samples))) if settings.profile else ()
@@ -287,14 +291,18 @@ def _energy(call: Callable[[], None], seconds: float, meter: Meter | None) -> tu
 
 @contextmanager
 def pinned(threads: int) -> Iterator[tuple[int, ...]]:
-    """Keep this thread, and those it starts, on `threads` physical cores; with 0, or too few cores, as it is."""
+    """Keep this thread, and those it starts, on `threads` physical cores; with 0, too few, or refused, as it is."""
     cpus = physical_cpus()
     if not threads or threads > len(cpus) or not hasattr(os, "sched_setaffinity"):
         yield ()
         return
-    before = os.sched_getaffinity(0)
     chosen = tuple(cpus[-threads:])  # the first CPU serves most interrupts
-    os.sched_setaffinity(0, chosen)
+    try:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, chosen)
+    except OSError:  # `why_not_pinned` tells
+        yield ()
+        return
     try:
         yield chosen
     finally:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from subbyte.errors import BundleError
@@ -67,7 +68,8 @@ def canonical(feature: str) -> str:
 def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     """Features that every core has, in canonical spelling; empty where the system does not tell.
 
-    Cores of different kinds (big.LITTLE) have the features they share.
+    Cores of different kinds (big.LITTLE) have the features they share. Without `cpuinfo`, Linux on Arm and RISC-V is
+    asked by getauxval; on x86 the CPU itself tells, which the C core asks (CPUID) before a kernel runs.
     """
     shared: frozenset[str] | None = None
     seen: set[str] = set()
@@ -85,8 +87,28 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
                 if key == "flags":
                     break  # x86 cores are alike, and the file is long on a large server
     except OSError:
-        return frozenset()
+        return _auxiliary_features()
     return shared or frozenset()
+
+
+# asm/hwcap.h of Linux: bits of AT_HWCAP and AT_HWCAP2
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_ARM_BITS = {
+    _AT_HWCAP: {"fp": 0, "asimd": 1, "crc32": 7, "atomics": 8, "asimdhp": 10, "asimdrdm": 12, "asimddp": 20, "sve": 22},
+    _AT_HWCAP2: {"sve2": 1, "i8mm": 13, "bf16": 14},
+}
+
+
+def _auxiliary_features() -> frozenset[str]:
+    """What the kernel told this process when it began; nothing on x86, where its bits are others."""
+    bits = {"aarch64": _ARM_BITS, "riscv64": {_AT_HWCAP: {chr(97 + bit): bit for bit in range(26)}}}.get(machine(), {})
+    ask = getattr(ctypes.CDLL(None), "getauxval", None) if bits and operating_system() == "linux" else None
+    if ask is None:
+        return frozenset()
+    ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return frozenset(
+        canonical(name) for word, names in bits.items() for name, bit in names.items() if ask(word) >> bit & 1
+    )
 
 
 def _riscv(isa: str) -> list[str]:
@@ -161,6 +183,8 @@ def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
     if not target.features:
         return
     have = cpu_features(cpuinfo)
+    if not have and machine() == "x86_64":
+        return  # the C core asks the CPU, by CPUID, before a kernel runs
     missing = [feature for feature in target.features if canonical(feature) not in have]
     if missing:
         why = f"this CPU lacks {', '.join(missing)}" if have else f"{cpuinfo} does not tell what this CPU has"
@@ -177,7 +201,10 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def physical_cpus(root: Path = Path("/")) -> list[int]:
     """One logical CPU of each physical core that this process may run on."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    try:
+        allowed: Iterable[int] = sorted(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on this system, or refused to this process
+        allowed = range(os.cpu_count() or 1)
     cores: dict[str, int] = {}
     for cpu in allowed:
         try:
@@ -186,6 +213,20 @@ def physical_cpus(root: Path = Path("/")) -> list[int]:
             siblings = str(cpu)
         cores.setdefault(siblings, cpu)
     return list(cores.values())
+
+
+def why_not_pinned() -> str | None:
+    """Why this process may not choose the cores of its threads, with what to do; None where it may."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    try:
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+    except OSError as error:
+        return (
+            f"the system does not let this process choose its cores (sched_setaffinity: {error.strerror}): threads "
+            f"move between them; allow it in the container's seccomp profile"
+        )
+    return None
 
 
 def _quota(root: Path) -> int:

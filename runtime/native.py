@@ -14,7 +14,7 @@ from subbyte.errors import BundleError, InputError, SessionError, SubbyteError
 from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 
 ABI = 4
-BAD_INDEX = 7  # SUBBYTE_BAD_INDEX
+NO_MEMORY, LACKS_FEATURES, BAD_INDEX = 3, 6, 7  # SUBBYTE_NO_MEMORY ..
 DTYPES = tuple(MODEL_DTYPES)  # SUBBYTE_FLOAT32 ..
 _REBUILD = "Build the bundle again with `subbyte compile`."
 
@@ -110,6 +110,9 @@ class Library:
             self._failure_text = self._function(
                 "subbyte_failure_text", ctypes.c_size_t, [ctypes.POINTER(_Model), failure, *words]
             )
+            self._missing_features = self._function(
+                "subbyte_missing_features", ctypes.c_size_t, [ctypes.POINTER(_Model), *words]
+            )
             self._status_text = self._function("subbyte_status_text", ctypes.c_char_p, [ctypes.c_int32])
             self.model = get_model()
             _check_model(self.model.contents, manifest)
@@ -135,10 +138,15 @@ class Library:
         at, made = ctypes.cast(self.model, ctypes.c_void_p), ctypes.byref(session)
         status = self._create(at, weights, model.weights_bytes, threads, made)
         if status:
-            text = self._status_text(status)
+            text = _text(self._status_text(status)) or "no reason given"
+            if status == NO_MEMORY:
+                text += ". Free memory, raise the limit of processes (ulimit -u), or load with fewer threads"
+            if status == LACKS_FEATURES:
+                names = ctypes.create_string_buffer(1024)
+                self._missing_features(self.model, names, len(names))
+                text = f"this CPU lacks {_text(names.value)}. Compile the model again for it: `--target host`"
             raise SessionError(
-                f"making a session of '{_text(model.name)}' with {threads} threads failed: "
-                f"{text.decode() if text else 'no reason given'} (status {status})"
+                f"making a session of '{_text(model.name)}' with {threads} threads failed: {text} (status {status})"
             )
 
     def failed(self, session: ctypes.c_void_p, status: int) -> SubbyteError:

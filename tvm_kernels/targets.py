@@ -117,18 +117,19 @@ class Target:
 
 
 def host_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """CPU features of this machine that generated code may use: from /proc/cpuinfo, else what LLVM knows of its CPU.
+    """CPU features of this machine that generated code may use: as the system tells, else as LLVM asks the CPU itself.
 
     Tile registers are left out where Linux does not lend them to this process.
     """
-    if cpuinfo.exists():
-        has = cpu_features(cpuinfo)
+    has = cpu_features(cpuinfo)
+    if has:
         features = frozenset(name for name in LLVM_FEATURES if canonical(name) in has)
-        return features - AMX if features & AMX and not permits_amx() else features
-    import tvm
+    else:
+        import tvm
 
-    known = set(tvm.get_global_func("target.llvm_get_cpu_features")(tvm.target.Target({"kind": "llvm"})))
-    return frozenset(name for name, llvm in LLVM_FEATURES.items() if llvm in known)
+        told = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+        features = frozenset(name for name, llvm in LLVM_FEATURES.items() if told.get(llvm))
+    return features - AMX if features & AMX and not permits_amx() else features
 
 
 def _host() -> Target:

@@ -244,6 +244,10 @@ int main(int argc, char **argv) {
     bench_warn(&result.warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");
   bench_unsteadiness(&result.warnings, samples, result.iterations, &watch);
   bench_disturbances(&result.warnings, &machine, o.threads);
+  if (!bench_may_pin())
+    bench_warn(&result.warnings,
+               "the system does not let this process choose its cores (sched_setaffinity): threads move between them; "
+               "allow it in the container's seccomp profile");
   bench_latency(&result, samples);
 
   result.times = (bench_times *)bench_allocate(sizeof(bench_times) * (size_t)model->operator_count);

@@ -78,6 +78,9 @@ void bench_machine_json(const char *key, const bench_machine *m);
 
 /* Keeps the process on `threads` physical cores, not the first, and writes their CPUs; returns how many, 0 where it cannot. */
 int bench_pin(int threads, int *cpus);
+
+/* Whether the system lets this process choose its cores. */
+int bench_may_pin(void);
 void bench_unpin(void);
 
 /* ---- bench_cgroup.c: the cgroup that lends this process CPU time ---- */

@@ -270,6 +270,11 @@ int bench_pin(int threads, int *cpus) {
   return is_pinned ? threads : 0;
 }
 
+int bench_may_pin(void) {
+  cpu_set_t now;
+  return sched_getaffinity(0, sizeof now, &now) == 0 && sched_setaffinity(0, sizeof now, &now) == 0;
+}
+
 void bench_unpin(void) {
   if (is_pinned) (void)sched_setaffinity(0, sizeof before, &before);
   is_pinned = 0;

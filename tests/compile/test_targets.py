@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path) -> None:
     assert host_features(path) == {"neon", "dotprod"}
     path.write_text("processor\t: 0\nFeatures\t: asimd asimddp\n\nprocessor\t: 1\nFeatures\t: asimd\n")
     assert host_features(path) == {"neon"}  # cores of two kinds: what both have, as the runtime asks
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the kernel is asked")
+def test_without_cpuinfo_the_cpu_itself_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    assert host_features(tmp_path / "none") == host_features(Path("/proc/cpuinfo")) != frozenset()
+    assert host_features(tmp_path / "empty") == host_features(Path("/proc/cpuinfo"))
 
 
 def test_our_names_and_llvms_are_one_feature_to_the_runtime() -> None:

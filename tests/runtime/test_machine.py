@@ -10,6 +10,7 @@ import pytest
 
 from subbyte.errors import BundleError
 from subbyte.runtime import host
+from subbyte.runtime.benchmark import pinned
 from subbyte.runtime.machine import disturbances, machine
 from subbyte.runtime.manifest import TargetInfo
 
@@ -76,9 +77,43 @@ def test_missing_features_are_named(tmp_path: Path) -> None:
     assert "'some-cpu'" in str(caught.value)
 
 
-def test_features_that_the_system_hides_are_not_assumed(tmp_path: Path) -> None:
+def test_features_that_the_system_hides_are_not_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "machine", lambda: "mips64")
     with pytest.raises(BundleError, match="does not tell what this CPU has"):
-        host.check_target(target(features=("avx2",)), tmp_path / "none")
+        host.check_target(target("mips64-linux-gnu", features=("msa",)), tmp_path / "none")
+
+
+def test_without_cpuinfo_the_kernel_is_asked_on_arm_and_riscv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {16: 1 << 1 | 1 << 20, 26: 1 << 13}
+
+    class Libc:
+        @staticmethod
+        def getauxval(word: int) -> int:
+            return words.get(word, 0)
+
+    monkeypatch.setattr(host.ctypes, "CDLL", lambda name: Libc)
+    monkeypatch.setattr(host, "machine", lambda: "aarch64")
+    assert host.cpu_features(tmp_path / "none") == {"neon", "dotprod", "i8mm"}
+    with pytest.raises(BundleError, match="this CPU lacks sve"):
+        host.check_target(target("aarch64-linux-gnu", features=("neon", "sve")), tmp_path / "none")
+    monkeypatch.setattr(host, "machine", lambda: "riscv64")
+    words[16] = sum(1 << ord(letter) - ord("a") for letter in "imafdcv")
+    assert host.cpu_features(tmp_path / "none") == set("imafdcv")
+    monkeypatch.setattr(host, "machine", lambda: "x86_64")  # there the bits are others
+    assert host.cpu_features(tmp_path / "none") == frozenset()
+
+
+def test_a_system_that_hides_and_forbids_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    assert host.why_not_pinned() is None
+    monkeypatch.setattr(os, "sched_setaffinity", refused)
+    assert "sched_setaffinity: Operation not permitted" in str(host.why_not_pinned())
+    monkeypatch.setattr(os, "sched_getaffinity", refused)
+    assert 1 <= len(host.physical_cpus()) <= (os.cpu_count() or 1)
+    with pinned(1) as cpus:
+        assert cpus == ()
 
 
 @pytest.mark.parametrize(

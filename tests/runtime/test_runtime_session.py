@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny_bundle import example, npy, reference, tiny_manifest, tiny_members
+from tiny_bundle import build_library, example, npy, reference, tiny_manifest, tiny_members
 
 from subbyte.errors import BundleError, InputError, SessionError, UsageError
-from subbyte.runtime import Session, load, open_bundle, write_bundle
+from subbyte.runtime import Session, host, load, open_bundle, write_bundle
 from subbyte.runtime.manifest import OperatorOutput
 from subbyte.runtime.tracing import decode, signs
 
@@ -259,6 +261,40 @@ def test_an_open_bundle_is_not_needed_for_a_session(bundle_path: Path) -> None:
         pass
     with load(bundle_path) as session:
         assert session.threads >= 1
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="elsewhere the kernel is asked before the library is loaded")
+def test_without_cpuinfo_the_library_asks_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has = host.cpu_features()
+    lacking = [name for name in ("amxint8", "avxvnni", "avx512vbmi2", "gfni", "avx512f", "avx2") if name not in has]
+    monkeypatch.setattr(host, "cpu_features", lambda _: frozenset())
+    for wanted, lacks in ((["sse42"], []), (["sse42", *lacking[:2]], lacking[:2])):
+        library = build_library(tmp_path, f'-DTINY_FEATURES="{" ".join(wanted)}"')
+        path = write_bundle(tmp_path / "b.subbyte", tiny_manifest(), tiny_members(library))
+        if not lacks:
+            with load(path, threads=1) as session:
+                np.testing.assert_array_equal(session.run(example())["y"], reference(example())["y"])  # type: ignore[index]
+            continue
+        with pytest.raises(SessionError, match=f"this CPU lacks {' '.join(lacks)}. Compile .*--target host"):
+            load(path, threads=1)
+
+
+def test_threads_that_cannot_be_started(bundle_path: Path) -> None:
+    code = """
+import resource, sys
+from subbyte.errors import SessionError
+from subbyte.runtime import load
+load(sys.argv[1], threads=1).close()
+resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * 4096 + (64 << 20),) * 2)
+try:
+    load(sys.argv[1], threads=200)
+except SessionError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(bundle_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "with 200 threads failed" in done.stdout
+    assert "load with fewer threads (status 3)" in done.stdout
 
 
 def test_loading_from_a_file_where_there_is_no_memfd(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

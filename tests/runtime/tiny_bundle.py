@@ -118,12 +118,12 @@ def tiny_members(library: bytes) -> dict[str, bytes | Path]:
     }
 
 
-def build_library(folder: Path) -> bytes:
+def build_library(folder: Path, *options: str) -> bytes:
     """The tiny model as a shared library, made by the host's C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "the tests of the session need a C compiler"
     path = folder / "library.so"
     sources = [str(HERE / "tiny_model.c"), *(str(CORE / name) for name in CORE_FILES)]
     flags = ["-std=gnu99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden", f"-I{CORE}"]
-    subprocess.run([compiler, *flags, *sources, "-o", str(path), "-lpthread", "-lm"], check=True)
+    subprocess.run([compiler, *flags, *options, *sources, "-o", str(path), "-lpthread", "-lm"], check=True)
     return path.read_bytes()

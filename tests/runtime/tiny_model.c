@@ -82,6 +82,9 @@ static const subbyte_model model = {
     .arena_bytes = 128,
     .workspace_bytes = 64,
     .weights_bytes = 128,
+#ifdef TINY_FEATURES
+    .features = TINY_FEATURES,
+#endif
 };
 
 const subbyte_model *subbyte_get_model(void) { return &model; }
