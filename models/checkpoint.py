@@ -26,6 +26,7 @@ from subbyte import limits
 from subbyte.errors import CheckpointError, DataError, SubbyteError, UsageError
 from subbyte.models.checkpoint_files import (
     DESCRIPTION,
+    check_bools,
     commit,
     is_weights_name,
     open_file,
@@ -143,6 +144,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
         tensors = load_tensors(weights)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error}); copy or train it again.") from error
+    check_bools(tensors, path)
     made.load_state_dict(upgraded(made, tensors))
     return Checkpoint(made.eval(), description.config, description.metrics, source, actual_hash)
 

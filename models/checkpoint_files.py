@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -124,6 +124,13 @@ def read_header(file: BinaryIO, path: Path) -> dict[str, Tensor]:
         return _header(file)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error}); copy or train it again.") from error
+
+
+def check_bools(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where a tensor of truth values holds a byte that is none: torch computes anything of it."""
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+            raise CheckpointError(f"{path}: tensor '{name}' holds a truth value other than 0 and 1; copy it again.")
 
 
 def _header(file: BinaryIO) -> dict[str, Tensor]:

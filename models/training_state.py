@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from subbyte.errors import CheckpointError
+from subbyte.models.checkpoint_files import check_bools
 from subbyte.output_file import write_file
 from subbyte.plain_file import open_plain
 
@@ -42,6 +43,7 @@ class TrainingStateIO(CheckpointIO):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot resume from it ({error}); train again without resume.") from error
+        check_bools(tensors, Path(path))
         if metadata.get("kind") != _KIND:
             raise CheckpointError(
                 f"{path}: it is '{metadata.get('kind', 'of another program')}', expected '{_KIND}': not the state of a "

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +49,7 @@ def output_file(path: str | os.PathLike[str], *, executable: bool = False) -> It
     path = Path(path)
     with _explained(path):
         target, plain = _target(path)
-        folder = target.parent if plain else Path(tempfile.gettempdir())
+        folder = target.parent if plain else _temporary_folder()
         temporary = folder / f".subbyte-{os.urandom(8).hex()}.tmp"
         mode = (0o777 if executable else 0o666) if plain else 0o600
         try:
@@ -114,9 +112,11 @@ def check_output_folder(path: str | os.PathLike[str], what: str) -> None:
 
 def check_temporary(least: int) -> None:
     """Raise WriteError unless the folder of temporary files can be written and has `least` bytes free."""
+    from shutil import disk_usage
+
     try:
-        folder = Path(tempfile.gettempdir())
-        free = shutil.disk_usage(folder).free
+        folder = _temporary_folder()
+        free = disk_usage(folder).free
     except OSError as error:
         raise WriteError(f"no folder for temporary files ({error}); set TMPDIR to one that can be written") from error
     if free < least:
@@ -146,6 +146,12 @@ def _explained(path: Path, what: str = "") -> Iterator[None]:
     except OSError as error:
         known = what_to_do(error) or error.strerror or str(error)
         raise WriteError(f"{what} {path}: {known}" if what else f"cannot write '{path}': {known}") from error
+
+
+def _temporary_folder() -> Path:
+    from tempfile import gettempdir  # slow to import, and whoever runs a bundle never comes here
+
+    return Path(gettempdir())
 
 
 def _target(path: Path) -> tuple[Path, bool]:

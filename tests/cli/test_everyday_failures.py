@@ -167,6 +167,17 @@ def test_a_disk_that_cannot_be_written_is_one_error_before_the_work(
     assert done.stdout == ""  # bench prints what it measured
 
 
+def test_a_disk_that_fills_up_in_training_is_one_error(tmp_path: Path) -> None:
+    command = [*SUBBYTE, "train", "mlp", "--scheme", "float", "--epochs", "1", "--quiet", "--out", f"{tmp_path}/run"]
+    shell = '"$@"; echo $?; ls -A ' + f"{tmp_path}/run"
+    inside = with_mount(f"mount -t tmpfs -o size=64k none {tmp_path}", "sh", "-c", shell, "sh", *command)
+    done = subprocess.run(inside, capture_output=True, text=True)
+    assert done.stderr.startswith(f"error: cannot write '{tmp_path}/run/")
+    assert done.stderr.endswith(": the disk is full; free some space, or name another place\n")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == "1\nlog.csv\n"
+
+
 def test_a_full_folder_of_temporary_files_is_one_error(made: Path, tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=64k none {tmp_path}"
     inside = with_mount(mount, *SUBBYTE, "compile", "t.onnx", "-o", "y.subbyte")

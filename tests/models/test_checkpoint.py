@@ -489,6 +489,16 @@ def test_a_header_that_is_not_of_its_file_is_refused(saved: Path, header: dict[s
         load_checkpoint(saved)
 
 
+def test_a_truth_value_that_is_none_is_refused(saved: Path) -> None:
+    """torch keeps or changes such a byte, as it likes."""
+    tensors = load_file(weights_file(saved))
+    name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.bool)
+    tensors[name] = torch.tensor([8], dtype=torch.uint8).view(torch.bool).reshape(tensors[name].shape)
+    rewrite(saved, tensors)
+    with pytest.raises(CheckpointError, match=f"'{re.escape(name)}' holds a truth value other than 0 and 1"):
+        load_checkpoint(saved)
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_of_the_zoo_is_compared_without_memory(name: str, tmp_path: Path) -> None:
     """Its float form has as many parameters as it registers, and runs on the meta device."""
