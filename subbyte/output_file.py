@@ -26,6 +26,7 @@ _TO_DO = {
     errno.ENOSPC: "the disk is full; free some space, or name another place",
     errno.EDQUOT: "the quota of the disk is used up; free some space, or name another place",
     errno.EFBIG: "it is larger than a file may be here (ulimit -f, or the file system); name another place",
+    errno.EBUSY: "it is in use, or a mount point of its own; name another place",
     errno.EROFS: "the disk is read-only; name another place",
     errno.EACCES: "no permission; name another place, or change who may write there",
     errno.EPERM: "it is not permitted; name another place, or change who may write there",
@@ -187,7 +188,10 @@ def _create(name: str, flags: int, mode: int) -> int:
 def _keep_closed(descriptor: int, target: Path) -> None:
     """Take from a new file the permissions that the file it replaces did not give."""
     if hasattr(os, "fchmod") and target.exists():
-        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & stat.S_IMODE(target.stat().st_mode))
+        given = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        kept = given & stat.S_IMODE(target.stat().st_mode)
+        if kept != given:  # some disks have one mode for all files, and refuse to set it
+            os.fchmod(descriptor, kept)
 
 
 def _pour(file: BinaryIO, target: Path) -> None:
