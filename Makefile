@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lesser fuzz device lint wheel types arrows clean
+.PHONY: setup demo test lesser fuzz soak device lint wheel types arrows clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,11 @@ lesser: setup
 SAMPLE ?= 0
 fuzz: setup
 	ORT_DISABLE_TELEMETRY=1 nice $(BIN)/python tests/fuzz/pieces.py --sample $(SAMPLE) $(FUZZ)
+
+# Sessions, threads and signals, bundles that change under them: CALLS runs, all compared, and nothing may grow.
+CALLS ?= 1000000
+soak: setup
+	nice $(BIN)/python tests/runtime/soak.py --calls $(CALLS)
 
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup
