@@ -128,6 +128,11 @@ def _index(view: _View, node: onnx.NodeProto) -> tuple[str, int] | None:
     if node.op_type == "OneHot":  # no error beyond its depth, but a row of off values
         depth = view.constant(node.input[1])
         return None if depth is None or depth.size != 1 else (node.input[0], int(depth.reshape(())))
+    if node.op_type in _INDEXED_BY_BODY:
+        table, axis, index = _INDEXED_BY_BODY[node.op_type]
+        shape = view.shapes.get(node.input[table], ())
+        given = len(node.input) > index and len(shape) > axis
+        return (node.input[index], shape[axis]) if given else None
     indexed = INDEXED[node.op_type]
     names = (node.input[0], node.input[indexed.input], node.output[0])
     data, indices, output = (view.shapes.get(name) for name in names)
@@ -141,7 +146,13 @@ def _index(view: _View, node: onnx.NodeProto) -> tuple[str, int] | None:
     return (names[1], min(sizes)) if sizes else None
 
 
-_INDEXED = {*INDEXED, "OneHot"}
+# What the body of their schema indexes: the input with the rows, its axis, the input with the indices.
+_INDEXED_BY_BODY = {
+    "NegativeLogLikelihoodLoss": (0, 1, 1),
+    "RotaryEmbedding": (1, 0, 3),
+    "SoftmaxCrossEntropyLoss": (0, 1, 1),
+}
+_INDEXED = {*INDEXED, *_INDEXED_BY_BODY, "OneHot"}
 
 
 # ---- what an index is made of: which inputs must lie where ----

@@ -91,6 +91,27 @@ def test_indices_of_whole_outputs_and_of_images(text: str, images: tuple[int, in
     assert index_ranges(made) == {"i": images}
 
 
+@pytest.mark.parametrize(
+    ("text", "opset", "high"),
+    [
+        ('y = NegativeLogLikelihoodLoss<reduction = "none">(x, i)', 17, 2),
+        ('y = SoftmaxCrossEntropyLoss<reduction = "none">(x, i)', 17, 2),
+        ("y = RotaryEmbedding(x, table, table, i)", 23, 4),
+    ],
+)
+def test_indices_that_the_body_of_a_schema_reads(text: str, opset: int, high: int, tmp_path: Path) -> None:
+    rotary = "Rotary" in text
+    x, i, y = ("4, 2, 3, 4", "4, 3", "4, 2, 3, 4") if rotary else ("40, 3", "40", "40")
+    made = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : {opset}]>\ng (float[{x}] x, int64[{i}] i) => (float[{y}] y) {{ {text} }}'
+    )
+    made.graph.initializer.append(
+        numpy_helper.from_array(np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2), "table")
+    )
+    assert index_ranges(made) == {"i": (0, high)}
+    subbyte.compile(made, tmp_path / "m.subbyte")  # which runs the golden inputs
+
+
 def test_two_tables_leave_the_indices_of_both() -> None:
     made = model("g (int64[3] i) => (float a, float b) { a = Gather(w, i) b = Gather<axis = 1>(w, i) }", TABLE)
     assert index_ranges(made) == {"i": (0, 3)}
