@@ -62,13 +62,13 @@ def judged(case: Case, folder: Path) -> str:
 
     Where a rounding tie of a quantizer may move an output, the bundle says by how much; engines may differ by that.
     """
-    expected = references(case)
     path = folder / "made.subbyte"
     subbyte.compile(case.model, path, golden_inputs=list(case.inputs.values()), replay=False)
     with subbyte.load(path, threads=1) as session:
         made: Any = session.run(case.inputs, check_finite=False)
         ties = session.manifest.golden_ties
     path.unlink()
+    expected = references(case)  # of what we take alone: other engines crash at some of what we refuse
     got = list(made.values()) if isinstance(made, dict) else [made]
     if not expected:
         return "no reference"

@@ -66,20 +66,27 @@ def test_a_graph_is_always_the_same() -> None:
 # ---- the runner ----
 
 
-def test_every_way_to_fail_is_seen_and_the_next_cases_run() -> None:
-    piece = pieces.run_piece(FAULTY, 0, 0, FAULTY.wanted)
-    assert [fault[:2] for fault in piece.faults] == [
-        *[(1, "untyped"), (2, "left behind"), (3, "left behind"), (4, "wrong"), (5, "crash"), (6, "hang")],
-        *[(7, "untyped"), (8, "untyped")],
+def test_every_way_to_fail_is_seen_and_the_next_cases_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pieces, "RESULTS", tmp_path / "fuzz.json")
+    monkeypatch.setattr(pieces, "KINDS", {"faulty": FAULTY})
+    assert pieces.main(["--seconds", "-1"]) == 0  # no piece is begun
+    assert pieces.main([]) == 1
+    (piece,) = pieces.load_saved()["faulty"]["pieces"]
+    assert [fault[:2] for fault in piece["faults"]] == [
+        *[[1, "untyped"], [2, "left behind"], [3, "left behind"], [4, "wrong"], [5, "crash"], [6, "hang"]],
+        *[[7, "untyped"], [8, "untyped"]],
     ]
-    lines = {case: line for case, _, line in piece.faults}
+    lines = {case: line for case, _, line in piece["faults"]}
     assert "KeyError: 'oops' (faulty_cases.py:" in lines[1]
     assert lines[2] == "beside"
     assert lines[5] == "SIGSEGV"
     assert "MemoryError" in lines[7]
     assert "RuntimeWarning" in lines[8]
-    assert piece.words.total() == 10
-    assert piece.words["refused"] + piece.words["right or refused"] == 2
+    assert sum(piece["words"].values()) == 10
+    assert piece["words"]["refused"] + piece["words"].get("right or refused", 0) == 2
+    assert "case 5: crash: SIGSEGV" in capsys.readouterr().out
 
 
 def test_a_piece_is_saved_once_and_run_again_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
