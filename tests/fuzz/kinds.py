@@ -47,6 +47,10 @@ KINDS = {
             "compile", "fuzz_compile", "`compile` and a run: graphs of a grammar", 5_000, 250, room=16 << 30, warn=("",)
         ),
         Kind("nodes", "one_node", "`compile` and a run: graphs of one operator", 5_000, 250, room=16 << 30, warn=("",)),
+        Kind(
+            "core", "fuzz_core", "the C core, under the sanitizers of addresses and undefined behaviour", 100_000, 5_000
+        ),
+        Kind("pool", "fuzz_pool", "the C core, under the thread sanitizer", 100_000, 5_000),
     )
 }
 

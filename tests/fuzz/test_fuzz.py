@@ -22,7 +22,7 @@ find_neighbours()
 
 SHORT = {  # cases of each kind
     **{"bundle": 500, "npy": 1000, "images": 400, "meters": 500, "checkpoint": 150, "inspect": 150},
-    **{"compile": 10, "nodes": 25},
+    **{"compile": 10, "nodes": 25, "core": 500, "pool": 300},
 }
 
 
@@ -35,7 +35,7 @@ def test_a_drawn_file_is_read_right_or_refused(name: str, sample: int) -> None:
     assert piece.words["refused"] > 0 or SHORT[name] < 100
 
 
-@pytest.mark.parametrize("name", ["bundle", "npy", "images", "meters", "checkpoint", "inspect"])
+@pytest.mark.parametrize("name", ["bundle", "npy", "images", "meters", "checkpoint", "inspect", "core"])
 def test_a_case_is_always_the_same(name: str, tmp_path: Path) -> None:
     module = importlib.import_module(KINDS[name].module)
     state = module.prepare(tmp_path)
@@ -105,6 +105,27 @@ def test_a_piece_is_saved_once_and_run_again_after_a_fault(tmp_path: Path, monke
     bad.faults = []
     pieces.save(kind, bad)
     assert pieces.missing(kind, 0) == [20]
+
+
+def test_a_fault_of_the_c_core_is_seen_and_the_next_case_runs(tmp_path: Path) -> None:
+    """A case of several threads, where the threads share one workspace: built from a core with that one line wrong."""
+    import fuzz_core
+
+    for name in (*fuzz_core.CORE_FILES, *(path.name for path in fuzz_core.CORE.glob("*.h"))):
+        text = (fuzz_core.CORE / name).read_text()
+        broken = text.replace("mine.workspace = job->session->workspaces + ", "mine.workspace = job->session->arena + ")
+        assert (broken != text) is (name == "session.c")
+        (tmp_path / name).write_text(broken)
+    program = fuzz_core.Program(tmp_path, fuzz_core.SANITIZERS, core=tmp_path)
+    faults, words = [], []
+    for index in range(60):
+        try:
+            words.append(fuzz_core.case(program, pieces.generator(KINDS["core"], 0, index), tmp_path))
+        except Fault as error:
+            faults.append(str(error))
+    assert len(faults) >= 3
+    assert all("core_fuzz.c" in fault for fault in faults)
+    assert len(words) >= 3
 
 
 # ---- comparing with other engines ----
