@@ -76,7 +76,7 @@ def _once(path: str | Path, threads: int) -> ColdStart:
     command = [sys.executable, "-c", _CHILD, os.fspath(path), str(threads)]
     begin = time.monotonic()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SessionError(f"the cold start could not be measured: {error}. Use cold=False to leave it out.") from error
     if done.returncode:

@@ -13,6 +13,7 @@ To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one bein
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,13 @@ def lower(model: Source, features: frozenset[str], *, strict: bool = False, name
 def name_of(model: Source) -> str:
     """What a compiled model is called: after its file, or the graph's name if it is in memory."""
     if isinstance(model, OnnxFile):
-        return str(model.model.graph.name) if model.path is None else model.path.stem
-    return str(model.graph.name) if isinstance(model, onnx.ModelProto) else Path(model).stem
+        return str(model.model.graph.name) if model.path is None else _text(model.path.stem)
+    return str(model.graph.name) if isinstance(model, onnx.ModelProto) else _text(Path(model).stem)
+
+
+def _text(name: str) -> str:
+    """A file's name as Unicode, which Python under an ASCII locale, or a name that is no UTF-8, does not give."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def lower_graph(

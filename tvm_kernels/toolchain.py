@@ -56,7 +56,14 @@ def run(command: Sequence[str | Path], folder: Path, cache: str | None = None) -
     environment = os.environ | ({"ZIG_GLOBAL_CACHE_DIR": cache} if cache else {})
     try:
         done = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            words,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",  # a compiler quotes what it reads
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolchainError(f"{words[0]} could not be run: {error}") from error
@@ -157,7 +164,9 @@ def _version(command: Sequence[str]) -> str | None:
     if path is None:
         return None
     try:
-        done = subprocess.run([path, *command[1:]], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [path, *command[1:]], capture_output=True, text=True, errors="replace", timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = (done.stdout or done.stderr).splitlines()

@@ -105,6 +105,18 @@ def test_names_that_a_terminal_has_no_letters_for_are_escaped(tmp_path: Path, en
     assert ("层" if encoding == "utf-8" else "\\u5c42") in done.stdout.decode(encoding)
 
 
+def test_a_name_that_the_locale_cannot_read_is_unicode_in_the_bundle(made: Path, tmp_path: Path) -> None:
+    """Or a mark where its bytes are not Unicode."""
+    path = os.path.join(os.fsencode(tmp_path), "层".encode() + b"\xff.onnx")
+    Path(os.fsdecode(path)).write_bytes((made / "t.onnx").read_bytes())
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*map(os.fsencode, SUBBYTE), b"compile", path, b"-o", os.fsencode(tmp_path / "y.subbyte")]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **ascii_locale})
+    assert done.returncode == 0, done.stderr
+    with subbyte.load(tmp_path / "y.subbyte") as session:
+        assert session.manifest.name == "层\ufffd"
+
+
 def test_what_is_written_to_standard_output_is_the_file_alone(made: Path, tmp_path: Path) -> None:
     """The report goes to standard error."""
     for arguments in (
