@@ -96,7 +96,7 @@ class Session:
         self._closed = False
         self._process = _process
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
-        self._free = self._handle  # what the next run takes; None in the middle of a run
+        self._free: ctypes.c_void_p | None = self._handle  # what the next run takes; None in the middle of a run
         self._library: native.Library | None = None
         self._weights: memoryview | None = None
         self._weights_address = 0
@@ -222,7 +222,11 @@ class Session:
         outputs = self.empty_outputs()
         ns = np.zeros((iterations, len(self.manifest.operators)), np.int64)
         for row in ns:
-            self._hooked(arrays, outputs, lambda _, index, ns, row=row: row.__setitem__(index, ns))
+
+            def keep(_: int, index: int, time: int, row: Array = row) -> None:
+                row[index] = time
+
+            self._hooked(arrays, outputs, keep)
         return tuple(
             OperatorTime(operator.name, int(ns[:, index].min()), int(np.median(ns[:, index])))
             for index, operator in enumerate(self.manifest.operators)
