@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from subbyte.errors import ModelError
-from subbyte.exactness import INTEGER_PRODUCTS
+from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
 from subbyte.function_calls import inline_all_but_ours
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.onnx_runtime import onnxruntime
@@ -35,7 +35,6 @@ HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 COMPUTES_NOTHING = {"Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 # Under a name of these domains an engine runs its own kernel; a function that the file gives under it comes first.
 ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
-_STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 
 
 def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
@@ -82,7 +81,7 @@ def _computes_in_halves(model: onnx.ModelProto) -> str | None:
     halves |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     halves = {name: kind for name, kind in halves.items() if kind in HALVES}
     for node in _nodes(model):
-        made = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in _STATES_A_DTYPE]
+        made = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_A_DTYPE]
         read = [halves[name] for name in node.input if name in halves]
         kind = next((kind for kind in (*made, *read) if kind in HALVES), None)
         if kind is None:

@@ -222,6 +222,25 @@ def test_what_stands_between_codes_and_a_product_of_floats_is_named(between: str
         assert product.fallback == f"its activation '{x}' is quantized, but its weights are float32"
 
 
+NO_CODES = {
+    "AveragePool": lambda f, x: f.node("AveragePool", x, kernel_shape=[2, 2]),
+    "GlobalAveragePool": lambda f, x: f.node("GlobalAveragePool", x),
+    "LeakyRelu": lambda f, x: f.node("LeakyRelu", x),
+    "Resize": lambda f, x: f.node("Resize", x, "", f.constant([1, 1, 2, 2]), mode="linear"),
+}
+
+
+@pytest.mark.parametrize("weights", ["int8", "float32"])
+@pytest.mark.parametrize("between", NO_CODES)
+def test_what_is_computed_of_codes_has_no_quantizer(between: str, weights: str) -> None:
+    f = File(1, 6, 8, 8)
+    x = NO_CODES[between](f, f.quantized("x", 1 / 64))
+    w = f.weight(8, 6, 1, 1) if weights == "int8" else f.constant(RNG.standard_normal((8, 6, 1, 1)))
+    (product,) = assert_close(f.model(f.node("Conv", x, w)), "FloatProduct", strict=False)
+    lacks = f"weights are int8, but its activation '{x}' has no quantizer"
+    assert product.fallback == (lacks if weights == "int8" else None)
+
+
 @given(
     st.lists(st.sampled_from([*BETWEEN, *NOT_ON_CODES]), min_size=1, max_size=4),
     st.sampled_from([(np.int8, 0), (np.int8, -7), (np.uint8, 0), (np.uint8, 100)]),

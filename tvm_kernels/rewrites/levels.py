@@ -77,9 +77,11 @@ def _same_numbers(graph: Graph, node: Node) -> list[str]:
     """The inputs whose numbers, or these as DequantizeLinear scales them, are those of the output."""
     if node.op in MOVES:
         return moved(node)
-    if isinstance(node.operator, ops.Pool2d) or node.op == "Resize":
-        largest = isinstance(node.operator, ops.Pool2d) and node.operator.function == "max"
-        return node.inputs[:1] if largest or node.attributes.get("mode", "nearest") == "nearest" else []
+    if isinstance(node.operator, ops.Pool2d):
+        as_they_are = node.operator.function == "max" or node.operator.geometry.kernel == (1, 1)  # as in `as_float`
+        return node.inputs[:1] if as_they_are else []
+    if node.op == "Resize":
+        return node.inputs[:1] if node.attributes.get("mode", "nearest") == "nearest" else []
     inputs = [name for name in node.inputs if name and not graph.values[name].is_constant]
     if node.op in ("Mul", "Sub", "Cast"):  # (code - zero point) x step
         return inputs if len(inputs) == 1 else []
