@@ -94,7 +94,9 @@ def expanded(model: onnx.ModelProto) -> tuple[int, int]:
             at = next(reversed(path))
             inner = next((id_ for id_ in path[at] if id_ not in sizes), None)
             if inner in path:
-                raise ModelError(f"function {at[0]}.{at[1]} calls itself, by way of others or none; ONNX allows it not")
+                raise ModelError(
+                    f"function {at[0]}.{at[1]} calls itself, directly or through others; export without recursion"
+                )
             if inner is not None:
                 path[inner] = _called(bodies[inner], bodies)
                 continue

@@ -48,8 +48,8 @@ _OTHERS = """
 """
 ARITHMETIC = MOVES | ROUNDED_ONCE | frozenset(_OTHERS.split())
 FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), ("subbyte", "View")}
-# Beside what makes integers or truths: results that jump where an input moves by a digit.
-JUMPS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
+# Discontinuous, beside what makes integers or truths: the last digit of an input may decide.
+DISCONTINUOUS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
 STATES_A_DTYPE = ("to", "dtype", "output_dtype", "precision", "softmax_precision", "stash_type")
 WIDE_INTEGERS = ("int32", "int64", "uint32", "uint64")
 
@@ -178,20 +178,20 @@ def _decides_by_cast(graph: Graph, part: Part) -> str:
     for cast in part.exits:
         target = graph.values[cast.outputs[0]].dtype
         if "float" not in target:
-            return f"'{cast.name}' (Cast) makes {target} of it"
+            return f"'{cast.name}' (Cast) converts it to {target}"
     return ""
 
 
 def _decides(graph: Graph, node: Node) -> str:
     """What a node decides by a float; empty where nothing."""
-    if node.op in JUMPS or (node.op == "GridSample" and node.attributes.get("mode") == "nearest"):
-        return f"'{node.name}' ({node.op}) jumps where its input moves by a digit"
+    if node.op in DISCONTINUOUS or (node.op == "GridSample" and node.attributes.get("mode") == "nearest"):
+        return f"'{node.name}' ({node.op}) is discontinuous: the last digit of its input may decide"
     if node.op in ("QuantizeLinear", "DequantizeLinear", *MOVES):
         return ""
     for name in node.outputs:
         made = graph.values[name].dtype if name else "float"
         if "float" not in made and (graph.users(name) or name in graph.outputs):
-            return f"'{node.name}' ({node.op}) makes {made} of it"
+            return f"'{node.name}' ({node.op}) makes {made} from it"
     return ""
 
 

@@ -133,16 +133,16 @@ def test_arithmetic_between_casts_is_computed_in_float32(op, dtype):
 def test_every_arithmetic_operator_is_one_of_onnx():
     known = {schema.name for schema in onnx.defs.get_all_schemas()} | {op for _, op in precision.FOREIGN}
     younger = {"Swish", "RMSNormalization", "RotaryEmbedding", "Attention"}  # than the oldest onnx that we take
-    assert known | younger >= precision.ARITHMETIC | precision.JUMPS
+    assert known | younger >= precision.ARITHMETIC | precision.DISCONTINUOUS
 
 
 DECIDES = {
-    "to integers": (between_casts, ("Mul", (np.array(7.3),)), {"to": TensorProto.INT64}, "makes int64"),
+    "to integers": (between_casts, ("Mul", (np.array(7.3),)), {"to": TensorProto.INT64}, "converts it to int64"),
     "ArgMax": (between_casts, ("ArgMax",), {"to": TensorProto.INT32}, "makes int64"),
     "Greater": (between_casts, ("Greater", (np.array(0.5),)), {}, "makes bool"),
-    "Floor": (between_casts, ("Floor",), {}, "jumps"),
-    "Round": (between_casts, ("Round",), {}, "jumps"),
-    "Mod": (between_casts, ("Mod", (np.array(0.3),), {"fmod": 1}), {}, "jumps"),
+    "Floor": (between_casts, ("Floor",), {}, "is discontinuous"),
+    "Round": (between_casts, ("Round",), {}, "is discontinuous"),
+    "Mod": (between_casts, ("Mod", (np.array(0.3),), {"fmod": 1}), {}, "is discontinuous"),
 }
 
 
@@ -233,7 +233,7 @@ def test_parts_that_share_a_constant_alone_are_apart():
         "1 float64 operator from 'scale' (Mul)",
     ]
     assert "computed in float32" in notes[0]
-    assert "'decide' (Cast) makes int32" in notes[1]
+    assert "'decide' (Cast) converts it to int32" in notes[1]
 
 
 @pytest.mark.parametrize("dtype", [*KINDS, "float32"])
