@@ -13,7 +13,7 @@ from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, levels_of
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.rewrites.float_levels import Levels, low_bit
+from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
 from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind, lacks_quantizer
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -36,7 +36,9 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by what is computed at run time"
         elif (levels := _float_levels(graph, node)) is not None:
             lacks = f"no kernel is a {node.op} with them"
-            if isinstance(node.operator, ops.FloatProduct):
+            if FEW_LEVELS in node.declined:
+                lacks = node.declined[FEW_LEVELS]
+            elif isinstance(node.operator, ops.FloatProduct):
                 lacks = f"its activation '{node.inputs[0]}' {lacks_quantizer(graph, node.inputs[0])}"
             node.fallback = f"weights are {levels} in float32, but {lacks}"
         elif coded:

@@ -81,6 +81,8 @@ def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any
 
 # ---- float16, as its bits: arithmetic that every target has ----
 
+OUT_ELEMENTWISE = 4  # TVM's kOutEWiseFusable: what follows may join, but neither what is in front nor another of these
+
 
 def _float(bits: Any) -> Any:
     return reinterpret("float32", bits)
@@ -117,7 +119,10 @@ def to_float16(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
 
         return te.compute(x.shape, element, name="to_float16")
 
-    return builder.call_te(compute, inputs[0], primfunc_name_hint="to_float16")
+    # One in a kernel: in a chain of several TVM's passes take time that grows exponentially.
+    return builder.call_te(
+        compute, inputs[0], primfunc_name_hint="to_float16", primfunc_attrs={"op_pattern": OUT_ELEMENTWISE}
+    )
 
 
 @converter("subbyte", "FromFloat16")

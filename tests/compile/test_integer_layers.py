@@ -241,6 +241,59 @@ def test_what_is_computed_of_codes_has_no_quantizer(between: str, weights: str) 
     assert product.fallback == (lacks if weights == "int8" else None)
 
 
+def max_pool(f: File, x: str, **attributes: Any) -> str:
+    return f.node("MaxPool", x, kernel_shape=[3, 3], **attributes)
+
+
+# What keeps codes from reaching a product, and what its report says of it.
+WHY_NOT = {
+    "fill": (
+        lambda f, x: f.node("Pad", x, ints(f, 0, 0, 1, 1, 0, 0, 1, 1), f.constant(0.1)),
+        "but 'Pad2' (Pad) in between is computed in float32: its fill 0.1 is no level times the step 0.03",
+    ),
+    "in front of a pool": (
+        lambda f, x: max_pool(f, f.node("Pad", x, ints(f, 0, 0, 1, 1, 0, 0, 1, 1), f.constant(-np.inf))),
+        "but 'Pad2' (Pad) in between is computed in float32: its fill -inf is no level times the step 0.03",
+    ),
+    "parts": (
+        lambda f, x: f.node("Concat", x, "x", axis=2),
+        "but 'Concat2' (Concat) in between is computed in float32: not all that it joins is quantized with one step "
+        "and one zero point",
+    ),
+    "windows": (
+        lambda f, x: max_pool(f, x, strides=[2, 2], ceil_mode=1),
+        "but 'MaxPool2' (MaxPool) in between is computed in float32: kernels have windows over 1 or 2 axes, all of "
+        "which lie in the padded input",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHY_NOT)
+def test_what_keeps_codes_from_a_product_is_said(case: str) -> None:
+    between, reason = WHY_NOT[case]
+    f = File(1, 6, 8, 8)
+    x = between(f, f.quantized("x", zero=7))
+    (product,) = assert_close(f.model(f.node("Conv", x, f.weight(8, 6, 1, 1))), "FloatProduct", strict=False)
+    assert product.fallback == f"weights are int8, but its activation '{x}' is quantized, {reason}"
+
+
+def test_activations_of_16_bits_are_said() -> None:
+    f = File(1, 6, 8, 8)
+    x = f.quantized("x", dtype=np.int16)
+    model = f.model(f.node("Conv", x, f.weight(8, 6, 1, 1)))
+    model.opset_import[0].version, model.ir_version = 21, 10
+    (product,) = assert_close(model, "FloatProduct", strict=False)
+    lacks = "is quantized to 16 bits, and kernels take at most 8"
+    assert product.fallback == f"weights are int8, but its activation '{x}' {lacks}"
+
+
+def test_float_levels_whose_sums_are_beyond_int32_say_so() -> None:
+    f = File(1, 70_000)
+    w = RNG.integers(-127, 128, (70_000, 4)).astype(np.float32) * np.float32(0.01)
+    (product,) = assert_close(f.model(f.node("MatMul", f.quantized("x"), f.constant(w))), "FloatProduct", strict=False)
+    assert product.fallback.endswith("but sums of 70000 products of 8 bits and int8 are beyond int32")
+
+
 @given(
     st.lists(st.sampled_from([*BETWEEN, *NOT_ON_CODES]), min_size=1, max_size=4),
     st.sampled_from([(np.int8, 0), (np.int8, -7), (np.uint8, 0), (np.uint8, 100)]),
@@ -282,8 +335,8 @@ def test_values_joined_of_several_steps_stay_right_and_are_named() -> None:
     x = f.node("Concat", f.quantized("x", 0.03), f.quantized("x", 0.05, 20), axis=1)
     model = f.model(f.node("Gemm", x, f.weight(8, 32), transB=1))
     (product,) = assert_close(model, "FloatProduct", strict=False)
-    assert "joined of several steps" in product.fallback
-    with pytest.raises(CompileError, match="joined of several steps"):
+    assert "not all that it joins is quantized with one step and one zero point" in product.fallback
+    with pytest.raises(CompileError, match="not all that it joins is quantized with one step"):
         lower_graph(model, strict=True)
 
 

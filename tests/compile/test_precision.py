@@ -354,3 +354,19 @@ def test_a_c_program_compares_outputs_of_any_float(dtype, tmp_path):
         subprocess.run(command, cwd=folder, check=True, timeout=300)
         ran = subprocess.run(["./example"], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
         assert ran.stdout.splitlines()[-1] == said, ran.stdout
+
+
+def test_many_roundings_to_float16_in_a_row_are_the_file_s_numbers():
+    """TVM joins what follows element by element, and takes exponentially long over roundings that it has joined."""
+    roundings = 12
+    text = "".join(f"a{i} = Mul(v{i}, c) v{i + 1} = Round(a{i}) " for i in range(roundings))
+    factor = np.float16(1.3).view(np.uint16)
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[4, 6] x) => (float[4, 6] y)
+        <float16 c = {{{factor}}}> {{ v0 = Cast<to = 10>(x) {text} y = Cast<to = 1>(v{roundings}) }}"""
+    )
+    inputs = inputs_of(model)
+    inputs["x"] = (inputs["x"] * 40).astype(np.float32)
+    (wanted,) = onnx.reference.ReferenceEvaluator(model).run(None, inputs)
+    outputs, _ = run_plan(lower(model, host_features()), inputs)
+    np.testing.assert_array_equal(outputs["y"], wanted)

@@ -18,9 +18,9 @@ from subbyte.formats import PerGroup
 from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
-from subbyte.tvm_kernels.rewrites.float_levels import as_weight, low_bit
+from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, as_weight, low_bit
 from subbyte.tvm_kernels.rewrites.integers import clip_limits
-from subbyte.tvm_kernels.rewrites.levels import BEHIND_BOUNDS, MOVES
+from subbyte.tvm_kernels.rewrites.levels import BEHIND_BOUNDS, BEHIND_MOVE, MOVES
 from subbyte.tvm_kernels.rewrites.pattern import (
     EVERY,
     LEVELS,
@@ -95,38 +95,44 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
     return True
 
 
-def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> bool:
+def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
     """Float weights that are levels times a scale for each output channel are low-bit weights, exactly."""
     axis = 0 if node.op == "Conv" else w.ndim - 1
     levels = low_bit(w, axis) if node.op != "MatMul" or w.ndim == 2 else None
     if levels is None or (w == w.flat[0]).all():
         return False  # what is the same everywhere is an average, not weights
-    if levels.rows.shape[1] * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
-        return False
+    depth = levels.rows.shape[1]
+    if depth * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
+        return f"sums of {depth} products of 8 bits and {levels.format.name} are beyond int32"
     name = graph.fresh(node.inputs[1])
     graph.add_value(name, "float32", w.shape, weight=as_weight(levels, w.shape, axis))
     graph.set_inputs(node, [node.inputs[0], name, *node.inputs[2:]])
     return True
 
 
-def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> bool:
+def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
     storage = graph.values[codes].storage
     if step.size != 1 or not isinstance(storage, ops.Codes):
         return False
+    one_step = float(step.reshape(-1)[0])
     inputs = [codes, *node.inputs[1:]]
     if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant" and len(inputs) > 2 and inputs[2]:
         fill = graph.constant_of(inputs[2])
-        level = None if fill is None else _level(float(fill.reshape(-1)[0]), storage, step)
+        if fill is None:
+            return "its fill is made at run time"
+        level = _level(float(fill.reshape(-1)[0]), storage, step)
         if level is None:
-            return False
+            return f"its fill {float(fill.reshape(-1)[0]):g} is no level times the step {one_step:g}"
         inputs[2] = graph.constant(np.float32(level))
-    if node.op in ("MaxPool", "GlobalMaxPool") and (any(node.outputs[1:]) or not float(step.reshape(-1)[0]) > 0):
-        return False
+    if node.op in POOLS and any(node.outputs[1:]):
+        return "its second output is used"
+    if node.op in POOLS and not one_step > 0:
+        return f"the step {one_step:g} is not positive"
     if node.op == "Concat":
         found = [_step_of(graph, name) for name in node.inputs]
         if any(one is None or one[1] != step or graph.values[one[0]].storage != storage for one in found):
-            return False
+            return "not all that it joins is quantized with one step and one zero point"
         inputs = [one[0] for one in found if one is not None]
     factor = graph.constant(step.reshape(1), "step")
     graph.remove(node)
@@ -273,7 +279,7 @@ RULES: list[Rule] = [
     rule("padding", Op("Conv", _PAD, rest=True, dtypes=LEVELS, attributes=WINDOW), to=pad_into_window),
     # ---- steps in front of products ----
     *[
-        rule("float weights of few levels", Op(op, x, Const("w"), rest=True, attributes=names), to=few_levels)
+        rule(FEW_LEVELS, Op(op, x, Const("w"), rest=True, attributes=names), to=few_levels)
         for op, names in PRODUCTS.items()
         for x in (_STEP, Coded("codes"))
     ],
@@ -287,7 +293,7 @@ RULES: list[Rule] = [
     ],
     *[
         rule(
-            "step behind a move",
+            BEHIND_MOVE,
             Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
             to=step_behind_move,
         )

@@ -19,6 +19,7 @@ from subbyte.formats import Format
 from subbyte.tvm_kernels.graph import Array, Weight
 from subbyte.tvm_kernels.rewrites.foreign import weight_of
 
+FEW_LEVELS = "float weights of few levels"  # the rule behind codes, whose reason is shown
 MOST = 127  # the largest level
 FIRST = 16  # elements of a row that are tried before the whole row is
 ELEMENTS, BY_LEVEL = 64, 4  # the least of `Levels.trained`

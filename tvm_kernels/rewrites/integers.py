@@ -21,6 +21,7 @@ from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.foreign import QDQ
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.levels import (
+    MAX_POOL,
     MOVES,
     NARROW,
     as_codes,
@@ -179,15 +180,17 @@ def cast_codes(graph: Graph, node: Node, codes: str) -> bool:
     return True
 
 
-def pool_codes(graph: Graph, node: Node, codes: str) -> bool:
+def pool_codes(graph: Graph, node: Node, codes: str) -> Outcome:
     """The largest code of each window is the largest level."""
     storage, attributes = graph.values[codes].storage, node.attributes
     written_out = node.op == "GlobalMaxPool" or "explicit" in attributes
-    if any(node.outputs[1:]) or not isinstance(storage, ops.Codes) or not written_out:
+    if not isinstance(storage, ops.Codes):
         return False
-    geometry = pool_window(graph, node, codes)
+    if any(node.outputs[1:]):
+        return "its second output is used"
+    geometry = pool_window(graph, node, codes) if written_out else None
     if geometry is None:
-        return False
+        return "kernels have windows over 1 or 2 axes, all of which lie in the padded input"
     epilogue = ops.Epilogue((), (ops.ToCodes(1.0, storage),))
     kernel_node(graph, node, ops.Pool2d(node.name, "max", geometry, storage, epilogue), [codes], 1, "NHWC")
     graph.values[node.outputs[0]].storage = storage
@@ -252,10 +255,10 @@ RULES: list[Rule] = [
     # ---- what computes on codes ----
     rule("codes as numbers", Op("Cast", _CODES, dtypes=EVERY, attributes=("to",)), to=cast_codes),
     *[
-        rule("max pool of codes", Op("MaxPool", x, dtypes=EVERY, attributes=WINDOW, outputs=EVERY), to=pool_codes)
+        rule(MAX_POOL, Op("MaxPool", x, dtypes=EVERY, attributes=WINDOW, outputs=EVERY), to=pool_codes)
         for x in (_CODES, _LEVELS)
     ],
-    rule("global max pool of codes", Op("GlobalMaxPool", _LEVELS), to=pool_codes),
+    rule(MAX_POOL, Op("GlobalMaxPool", _LEVELS), to=pool_codes),
     rule("clipped codes", Op("Clip", _CODES, rest=True, dtypes=EVERY), to=clip_codes),
     rule("clipped levels", Op("Clip", _LEVELS, rest=True, dtypes=EVERY), to=clip_codes),
     rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes),

@@ -12,6 +12,8 @@ ONNX nodes the ONNX values themselves: levels as float32, codes as integers, pac
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from subbyte import exactness
@@ -23,7 +25,8 @@ RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8,
 NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a View
 MOVES = ("View", *sorted(exactness.MOVES - {*VIEWS, "Identity"}))
-BEHIND_BOUNDS = "step behind bounds"  # a rule, whose reason is shown
+# Rules that keep codes on their way to a product; why one declines is shown.
+BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL = "step behind bounds", "step behind a move", "max pool of codes"
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
 
 
@@ -55,8 +58,8 @@ def moved(node: Node) -> list[str]:
     return node.inputs if node.op == "Concat" else node.inputs[:1]
 
 
-def codes_behind(graph: Graph, name: str) -> list[Node] | None:
-    """The nodes from codes to a value that is made of their numbers; None where no codes are behind it.
+def codes_behind(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -> list[Node] | None:
+    """The nodes from codes of these types to a value that is made of their numbers; None where no codes are behind it.
 
     An image in bytes that a float model takes is no quantized activation.
     """
@@ -65,7 +68,7 @@ def codes_behind(graph: Graph, name: str) -> list[Node] | None:
     while ways:
         name, way = ways.pop()
         value, node = graph.values[name], graph.producer(name)
-        if not isinstance(value.storage, ops.Float) or (node is not None and value.dtype in RANGES):
+        if not isinstance(value.storage, ops.Float) or (node is not None and value.dtype in dtypes):
             return way
         if node is not None and name not in seen:
             ways += [(other, [node, *way]) for other in _same_numbers(graph, node)]
@@ -92,12 +95,16 @@ def lacks_quantizer(graph: Graph, x: str) -> str:
     """Why a value in float32 is no activation of an integer product: "'x' has no quantizer"."""
     way = codes_behind(graph, x)
     if way is None:
-        return "has no quantizer"
+        of_16_bits = codes_behind(graph, x, ("int16", "uint16")) is not None
+        return "is quantized to 16 bits, and kernels take at most 8" if of_16_bits else "has no quantizer"
     for node in way:
-        if node.op in exactness.CHOICES - {"MaxPool", "GlobalMaxPool"} or node.op == "Resize":
-            why = f": {node.declined[BEHIND_BOUNDS]}" if BEHIND_BOUNDS in node.declined else ""
+        why = next((f": {node.declined[name]}" for name in _SHOWN if name in node.declined), "")
+        if why or node.op in exactness.CHOICES - {"MaxPool", "GlobalMaxPool"} or node.op == "Resize":
             return f"is quantized, but '{node.name}' ({node.op}) in between is computed in float32{why}"
-    return "is quantized by axis, or joined of several steps"
+    return "is quantized by axis"
+
+
+_SHOWN = (BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL)
 
 
 # ---- the same bytes, looked at otherwise ----
