@@ -28,6 +28,7 @@ FLOAT, FLOAT16, DOUBLE = 1, 10, 11  # ONNX element types
 ELEMENTS = {"float64": DOUBLE, "float16": FLOAT16}
 LONGEST_SUM = 1 << 16  # terms: float32 sums of so many, one after the other, keep four digits
 LARGEST_CONSTANT = 2.0**24  # from there on float32 does not hold every integer
+LARGEST_ADDEND = 2.0**10  # beside it float32 keeps four digits of numbers around 1
 SMALLEST_CONSTANT = float(np.finfo(np.float32).tiny)
 
 _OTHER_MOVES = """
@@ -167,7 +168,21 @@ def why_it_stays(graph: Graph, part: Part) -> str:
             if size.size and (size.max() > LARGEST_CONSTANT or size.min() < SMALLEST_CONSTANT):
                 worst = size.max() if size.max() > LARGEST_CONSTANT else size.min()
                 return f"'{node.name}' ({node.op}) has the constant {worst:g}; float32 takes 2^-126 to 2^24"
+        if (addend := _largest_addend(graph, node)) > LARGEST_ADDEND:
+            return f"'{node.name}' ({node.op}) adds {addend:g}, beside which float32 loses digits; at most 1024"
     return ""
+
+
+def _largest_addend(graph: Graph, node: Node) -> float:
+    """The largest finite constant that a node adds or subtracts; of a norm, in standard deviations."""
+    found: list[Array] = []
+    if node.op in ("Add", "Sub", "Sum"):
+        found = _constants(graph, node, "float64")
+    elif node.op == "BatchNormalization":
+        mean, variance = (graph.constant_of(name) for name in node.inputs[3:5])
+        if mean is not None and variance is not None:
+            found = [mean / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))]
+    return max((float(np.abs(data[np.isfinite(data)]).max(initial=0.0)) for data in found), default=0.0)
 
 
 def _is_arithmetic(node: Node) -> bool:

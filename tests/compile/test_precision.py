@@ -213,6 +213,32 @@ def test_float16_of_what_float32_may_make_otherwise_is_refused():
         lower(model, host_features())
 
 
+@pytest.mark.parametrize("addend", [1e7, -5000.0])
+def test_an_addend_beside_which_float32_loses_digits_keeps_float64(addend):
+    model = between_casts("float64", "Add", (np.array(addend),))
+    model.graph.node.insert(2, helper.make_node("Sub", ["made", "c0"], ["back"], "back"))
+    model.graph.node[3].input[0] = "back"
+    inputs = inputs_of(model)
+    graph = lower_graph(model, host_features())
+    (made,) = interpret(graph, inputs).values()
+    np.testing.assert_array_equal(made, ((inputs["x"].astype(np.float64) + addend) - addend).astype(np.float32))
+    assert graph.notes == [
+        "2 float64 operators from 'node' (Add) on: computed in float64, without kernels, as 'node' (Add) adds "
+        f"{abs(addend):g}, beside which float32 loses digits; at most 1024"
+    ]
+
+
+@pytest.mark.parametrize(("mean", "stays"), [(1e4, True), (10.0, False)])
+def test_a_mean_of_many_standard_deviations_keeps_float64(mean, stays):
+    ones = np.ones(3)
+    model = between_casts("float64", "BatchNormalization", (ones, ones, mean * ones, ones))
+    inputs = {"x": inputs_of(model)["x"] + np.float32(mean)}
+    graph = lower_graph(model, host_features())
+    assert any("computed in float64" in note for note in graph.notes) == stays
+    (made,) = interpret(graph, inputs).values()
+    np.testing.assert_allclose(made, wanted_of(model, inputs), rtol=1e-5, atol=1e-5)
+
+
 def test_parts_that_share_a_constant_alone_are_apart():
     """The one decides, the other does not."""
     nodes = [
