@@ -33,7 +33,8 @@ def name_float_products(graph: Graph) -> None:
         elif weights:
             node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
         elif len(coded) > 1 or (coded and isinstance(node.operator, ops.BatchMatMul)):
-            node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by what is computed at run time"
+            other = next((name for name in node.inputs if name and name != coded[0]), coded[0])
+            node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by '{other}', made at run time"
         elif (levels := _float_levels(graph, node)) is not None:
             lacks = f"no kernel is a {node.op} with them"
             if FEW_LEVELS in node.declined:

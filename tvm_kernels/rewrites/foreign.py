@@ -8,6 +8,7 @@ QuantizeLinear and DequantizeLinear of activations are in integers.py.
 
 from __future__ import annotations
 
+import math
 import typing
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight, levels_of
-from subbyte.tvm_kernels.rewrites.levels import RANGES
+from subbyte.tvm_kernels.rewrites.levels import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
 QONNX = "qonnx.custom_op.general"
@@ -143,6 +144,27 @@ def _narrowest(levels: Array) -> formats.Format:
 def transposed_weight(graph: Graph, node: Node, w: Weight) -> bool:
     perm = node.attributes.get("perm", list(range(len(w.order)))[::-1])
     graph.values[node.outputs[0]].weight = replace(w, order=tuple(w.order[axis] for axis in perm))
+    graph.remove(node)
+    return True
+
+
+def reshaped_weight(graph: Graph, node: Node, w: Weight, **_: object) -> Outcome:
+    """A Weight of another shape, whose axis of scales stays what it is."""
+    tensor, shape = w.tensor, graph.values[node.outputs[0]].shape
+    if isinstance(tensor.granularity, PerGroup):
+        return "its scales are by group"
+    zero = np.zeros(1, np.int32) if tensor.zero_point is None else tensor.zero_point
+    axis = 0
+    if tensor.scale.size > 1:
+        before = w.order.index(0)
+        count, elements = w.shape[before], math.prod(w.shape[:before])
+        kept = [i for i, n in enumerate(shape) if n == count and math.prod(shape[:i]) == elements]
+        if not kept:
+            return f"its scales are by axis {before} of {list(w.shape)}, which is none of {list(shape)}"
+        axis = kept[0]
+    levels = np.transpose(tensor.levels(), w.order).reshape(shape)
+    made = weight_of(levels, tensor.scale, zero, axis, tensor.format.name)
+    graph.values[node.outputs[0]].weight = replace(made, scaled=w.scaled)
     graph.remove(node)
     return True
 
@@ -393,6 +415,10 @@ RULES: list[Rule] = [
     rule("QONNX sign", Op("BipolarQuant", Any("x"), Const("scale"), domain=QONNX), to=qonnx_binary_activation),
     # ---- weights that are moved about ----
     rule("transposed weight", Op("Transpose", Weights("w"), attributes=("perm",)), to=transposed_weight),
+    *[
+        rule("reshaped weight", Op(op, Weights("w"), rest=True, dtypes=EVERY, attributes=EVERY), to=reshaped_weight)
+        for op in VIEWS
+    ],
     rule("scaled weight", Op("Mul", Weights("w"), Const("scale")), to=scaled_weight),
     rule(
         "rows of a table",
