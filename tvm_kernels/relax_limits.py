@@ -118,7 +118,7 @@ LIMITS: dict[str, Limit] = {
     "ConvTranspose": Limit(attributes={"output_shape": ()}),
     "SpaceToDepth": Limit(attributes={"mode": ()}),
     "IsInf": Limit(attributes={"detect_negative": (), "detect_positive": ()}),
-    "MaxPool": Limit(attributes={"storage_order": ()}),
+    "MaxPool": Limit(attributes={"storage_order": ()}, outputs=1),
     "MaxUnpool": Limit(other=_max_unpool),
     "Dropout": Limit(other=_dropout),
     "LpPool": Limit(attributes={"auto_pad": (), "ceil_mode": (), "dilations": (), "pads": (), "strides": ()}),

@@ -169,6 +169,15 @@ def test_what_tvm_ignores_is_refused_by_name(op, shape, constants, attributes, r
         lower(b.model(b.node(op, b.input(*shape), *given, **attributes)), HOST)
 
 
+def test_the_places_of_a_max_pool_are_refused_by_name():
+    b = Builder()
+    outputs = b.node("MaxPool", b.input(1, 2, 6, 6), outputs=2, kernel_shape=[2, 2])
+    with pytest.raises(
+        CompileError, match=rf"'n0.MaxPool' .*: its output '{outputs[1]}' is used; handled: the first 1"
+    ):
+        lower(b.model(*outputs), HOST)
+
+
 def test_large_elementwise_work_is_shared_out_in_one_parallel_loop():
     b = Builder()
     plan = lower(b.model(b.node("Sin", b.input(64, 400))), HOST)
