@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +14,12 @@ from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Output, Workspace, choose
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, Choice, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels.relax_import import Lowering
 
 
 @dataclass
@@ -86,37 +89,72 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
 
 # ---- kernels ----
 
+# What is handed to TVM at once: its passes take more than in proportion to nodes, and it may make one call of all of
+# them, of which the C core takes 32 arguments.
+MOST_NODES, MOST_READ = 64, 20
+
+
+@dataclass(eq=False)
+class Kernels:
+    """The kernels of a CPU as they are built: elementwise ones that do the same, once."""
+
+    features: frozenset[str]
+    known: dict[Any, tuple[Choice, Built]] = field(default_factory=dict)
+
+    def of(self, node: Node, operator: ops.Operator) -> tuple[Choice, Built]:
+        """The kernel of a node's operator, chosen and built."""
+        key = _content(replace(operator, name="")) if isinstance(operator, ops.Elementwise) else node
+        if key not in self.known:
+            at_work("choosing a kernel", node)
+            choice = choose(operator, self.features)
+            at_work("building a kernel", node, choice.kernel.name)
+            self.known[key] = choice, choice.kernel.build(operator)
+        return self.known[key]
+
+
+def _content(value: Any) -> Any:
+    """A key that is equal for equal content: of arrays by their bytes, of dataclasses by their fields."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if is_dataclass(value):
+        return type(value), *(_content(getattr(value, known.name)) for known in fields(value))
+    return tuple(map(_content, value)) if isinstance(value, tuple) else value
+
 
 def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Step]:
     """Kernels and runs of leftovers, in order."""
+    from subbyte.tvm_kernels.relax_import import Lowering
+
     steps: list[Step] = []
     run: list[Node] = []
+    lowering, kernels = Lowering(graph), Kernels(features)
 
     def finish_run() -> None:
-        steps.extend(_leftover_steps(graph, run, weights) if run else ())
+        steps.extend(_leftover_steps(lowering, run, weights) if run else ())
         run.clear()
 
     for node in graph.order():
         if node.operator is not None:
             finish_run()
-            steps.append(_kernel_step(node, features, weights))
+            steps.append(_kernel_step(node, kernels, weights))
         elif node.op in ("View", "Part") and not node.attributes.get("copied"):
             # TVM does not see that a view is the same bytes: what it is a view of must be made before.
             if graph.producer(node.inputs[0]) in run:
                 finish_run()
         else:
+            made = {name for other in run for name in other.outputs}
+            read = {name for other in (*run, node) for name in other.inputs if name not in made}
+            if len(run) == MOST_NODES or len(read) > MOST_READ:
+                finish_run()
             run.append(node)
     finish_run()
     return steps
 
 
-def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step:
+def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
     operator = node.operator
     assert operator is not None
-    at_work("choosing a kernel", node)
-    choice = choose(operator, features)
-    at_work("building a kernel", node, choice.kernel.name)
-    built = choice.kernel.build(operator)
+    choice, built = kernels.of(node, operator)
     own = dict(zip(OWN_INPUTS, node.inputs[: node.own_inputs], strict=False))
     arguments: list[str | Argument] = []
     scratch = constants = 0
@@ -151,23 +189,20 @@ def _kernel_step(node: Node, features: frozenset[str], weights: Weights) -> Step
     )
 
 
-def _leftover_steps(graph: Graph, run: Sequence[Node], weights: Weights) -> list[Step]:
-    from subbyte.tvm_kernels.relax_import import leftovers
-    from subbyte.tvm_kernels.schedules import copy_function, scheduled
+def _leftover_steps(lowering: Lowering, run: Sequence[Node], weights: Weights) -> list[Step]:
+    from subbyte.tvm_kernels.schedules import copy_function
 
+    graph = lowering.graph
     makers = {name: node for node in run for name in node.outputs}
     steps = []
     at_work("handing nodes to TVM", run[0])
-    for call in leftovers(graph, run):
+    for call in lowering.calls(run):
         node = next((makers[t.name] for t in call.outputs if t.name in makers), run[0])
-        at_work("scheduling what TVM made", node, call.label)
         function = call.function
         names = [t.name for t in call.outputs]
         if function is None:
             value = graph.values[names[0]]
             function = copy_function(value.memory_shape, value.memory_dtype)
-        else:
-            function = scheduled(function)
         arguments: list[str | Argument] = [
             a if isinstance(a, str) else Argument("weights", weights.add(a)) for a in call.inputs
         ]

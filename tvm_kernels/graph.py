@@ -128,8 +128,9 @@ class Graph:
         self.outputs: list[str] = []
         self._nodes: dict[Node, None] = {}
         self._producer: dict[str, Node] = {}
-        self._users: dict[str, list[Node]] = {}
+        self._users: dict[str, dict[Node, None]] = {}
         self._fresh = 0
+        self.places: dict[Node, int] = {}  # of nodes in the order that a sweep of rules goes by
 
     # ---- looking ----
 
@@ -145,11 +146,12 @@ class Graph:
 
     def users(self, name: str) -> list[Node]:
         """The nodes that read a value, once each."""
-        return list(dict.fromkeys(self._users.get(name, ())))
+        return list(self._users.get(name, ()))
 
     def only_user(self, name: str, node: Node) -> bool:
         """Whether `node` is all that reads the value."""
-        return name not in self.outputs and self.users(name) == [node]
+        users = self._users.get(name, {})
+        return len(users) == 1 and node in users and name not in self.outputs
 
     def constant_of(self, name: str) -> Array | None:
         """The array of a constant, or None."""
@@ -206,7 +208,7 @@ class Graph:
         for output in node.outputs:
             self._producer[output] = node
         for name in node.inputs:
-            self._users.setdefault(name, []).append(node)
+            self._users.setdefault(name, {})[node] = None
         return node
 
     def emit(
@@ -229,7 +231,7 @@ class Graph:
 
     def _forget_uses(self, node: Node) -> None:
         for name in set(node.inputs):
-            self._users[name] = [user for user in self._users.get(name, []) if user is not node]
+            self._users.get(name, {}).pop(node, None)
 
     def replace_node(self, old: Node, *new: Node) -> None:
         """Nodes in the place of another; the last usually takes over its outputs."""
@@ -245,7 +247,7 @@ class Graph:
         if node.operator is not None:
             node.operator = renamed_tensors(node.operator, renamed)
         for name in node.inputs:
-            self._users.setdefault(name, []).append(node)
+            self._users.setdefault(name, {})[node] = None
 
     def set_outputs(self, node: Node, outputs: Sequence[str]) -> None:
         """Let a node make these values instead."""

@@ -8,6 +8,7 @@ arena can be smaller than `lower_bound`.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,24 +58,58 @@ def plan(buffers: Sequence[Buffer]) -> Arena:
 
 
 def _greedy(buffers: Sequence[Buffer]) -> Arena:
-    placed: list[tuple[int, Buffer]] = []
+    placed = Placed(1 + max((buffer.last for buffer in buffers), default=0))
     offsets: dict[str, int] = {}
+    size = 0
     for buffer in buffers:
-        taken = sorted((offset, other) for offset, other in _neighbours(buffer, placed))
+        taken = sorted((offset, aligned(other.nbytes)) for offset, other in placed.meeting(buffer))
         offset = 0
         for start, length in taken:
             if offset + aligned(buffer.nbytes) <= start:
                 break
             offset = max(offset, start + length)
-        placed.append((offset, buffer))
+        placed.add(offset, buffer)
         offsets[buffer.name] = offset
-    size = max((offset + aligned(buffer.nbytes) for offset, buffer in placed), default=0)
+        size = max(size, offset + aligned(buffer.nbytes))
     return Arena(offsets, size, lower_bound(buffers))
 
 
-def _neighbours(buffer: Buffer, placed: Sequence[tuple[int, Buffer]]) -> list[tuple[int, int]]:
-    """Offset and length of every placed buffer that lives at the same time."""
-    return [(offset, aligned(other.nbytes)) for offset, other in placed if other.meets(buffer)]
+class Placed:
+    """Buffers with their offsets; those that meet another are found without a look at the rest.
+
+    They live at the first call of the other, or begin within its later ones. A segment tree tells the first: every
+    lifetime is the union of a few nodes; a call lies in the nodes above its leaf. Sorted beginnings tell the second.
+    """
+
+    def __init__(self, calls: int) -> None:
+        self._leaves = 1 << max(0, calls - 1).bit_length()
+        self._living: list[list[tuple[int, Buffer]]] = [[] for _ in range(2 * self._leaves)]
+        self._begins: list[tuple[int, int]] = []  # first call, index in `_placed`
+        self._placed: list[tuple[int, Buffer]] = []
+        self.visits = 0  # of buffers and tree nodes, for tests: what a plan costs
+
+    def add(self, offset: int, buffer: Buffer) -> None:
+        insort(self._begins, (buffer.first, len(self._placed)))
+        self._placed.append((offset, buffer))
+        low, high = buffer.first + self._leaves, buffer.last + self._leaves + 1
+        while low < high:
+            for node in (*([low] if low & 1 else []), *([high - 1] if high & 1 else [])):
+                self._living[node].append((offset, buffer))
+                self.visits += 1
+            low, high = (low + 1) // 2, high // 2
+
+    def meeting(self, buffer: Buffer) -> list[tuple[int, Buffer]]:
+        """Every placed buffer that lives at the same time, once, with its offset."""
+        found: list[tuple[int, Buffer]] = []
+        node = buffer.first + self._leaves
+        while node:
+            found += self._living[node]
+            node //= 2
+        start = bisect_left(self._begins, (buffer.first + 1, 0))
+        end = bisect_left(self._begins, (buffer.last + 1, 0))
+        found += [self._placed[index] for _, index in self._begins[start:end]]
+        self.visits += len(found) + self._leaves.bit_length()
+        return found
 
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:

@@ -27,6 +27,7 @@ from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
 from subbyte.tvm_kernels.node_shapes import check_shapes
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, body_of
 from subbyte.tvm_kernels.rewrites.levels import NARROW
+from subbyte.tvm_kernels.variadic import in_parts
 
 Array = npt.NDArray[Any]
 HINT_ELEMENTS = 4096  # constants up to this size take part in shape inference
@@ -152,6 +153,10 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
             if output:
                 _add_output(graph, label, output, types.get(output))
         if fold(graph, proto, attrs):
+            return
+        if parts := in_parts(graph, proto):
+            for part in parts:
+                read_node(graph, part)
             return
     _check_shapes(graph, label, proto)
     domain = "" if (domain, proto.op_type) in STANDARD_MEANING else domain

@@ -8,6 +8,7 @@ replaces or refuses the rest.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ from tvm import relax, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
+from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node, Value
 from subbyte.tvm_kernels.interpret import node_proto
 from subbyte.tvm_kernels.kernels.vectors import reinterpret
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
+from subbyte.tvm_kernels.schedules import scheduled
 
 Array = npt.NDArray[Any]
 WORDS = {"float32": "uint32", "float64": "uint64"}  # of the same bits
@@ -202,28 +205,67 @@ def _passes() -> Any:
     )
 
 
-def leftovers(graph: Graph, nodes: Sequence[Node]) -> list[TirCall]:
-    """TIR calls that compute a run of ONNX nodes.
+class Lowering:
+    """The runs of a graph through TVM; equal runs, whatever their values are called, go through it once."""
 
-    Raises CompileError naming a node that TVM cannot import, or whose result has another shape or dtype in TVM.
-    """
-    run = run_of(graph, nodes)
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.lowered: dict[bytes, Lowered] = {}
+
+    def calls(self, nodes: Sequence[Node]) -> list[TirCall]:
+        """TIR calls that compute a run of ONNX nodes, with loops fit for a CPU.
+
+        Raises CompileError naming a node that TVM cannot import, or whose result has another shape or dtype in TVM.
+        """
+        run = run_of(self.graph, nodes)
+        key = _content(run)
+        if key not in self.lowered:
+            self.lowered[key] = Lowered(_module(self.graph, run))
+        return _line(self.lowered[key], run.inputs, run.outputs, nodes)
+
+
+class Lowered:
+    """A module of Relax whose `main` is a straight line of call_tir, and the functions that it calls."""
+
+    def __init__(self, module: Any) -> None:
+        self.main = module["main"]
+        self._module = module
+        self._functions: dict[str, Any] = {}
+
+    def function(self, called: Any, node: Node) -> Any:
+        """The scheduled function of a global variable."""
+        name = called.name_hint
+        if name not in self._functions:
+            at_work("scheduling what TVM made", node, name)
+            self._functions[name] = scheduled(_unfolded(self._module[called]))
+        return self._functions[name]
+
+
+def _content(run: Run) -> bytes:
+    """What a run computes, without the names of its nodes."""
+    plain = onnx.GraphProto()
+    plain.CopyFrom(run.proto)
+    for node in plain.node:
+        node.ClearField("name")
+    return hashlib.sha256(plain.SerializeToString(deterministic=True)).digest()
+
+
+def _module(graph: Graph, run: Run) -> Any:
     talk = io.StringIO()  # the importer prints on errors
     try:
         with contextlib.redirect_stdout(talk), tvm.target.Target("llvm"):
-            module = _passes()(Importer(graph, run).from_onnx(run.proto, graph.opset))
+            return _passes()(Importer(graph, run).from_onnx(run.proto, graph.opset))
     except CompileError:
         raise
     except Exception as error:  # TVM raises many kinds
-        listed = ", ".join(f"'{node.name}' ({node.op})" for node in nodes[:6])
+        listed = ", ".join(f"'{node.name}' ({node.op})" for node in run.nodes[:6])
         text = " ".join(str(error).split())[-300:]
         raise CompileError(f"TVM cannot lower {listed}: {text}. Replace the operator in the model") from error
-    return _line(module, run.inputs, run.outputs, nodes)
 
 
-def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:
+def _line(lowered: Lowered, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:
     """The straight line of call_tir in `main`."""
-    main = module["main"]
+    main = lowered.main
     known: dict[Any, Any] = {}  # Var -> name, Array, or list of those
     for var, name in zip(main.params, inputs, strict=True):
         known[var] = name
@@ -231,7 +273,7 @@ def _line(module: Any, inputs: Sequence[str], outputs: Sequence[str], nodes: Seq
     prefix = nodes[0].outputs[0]
     for block in main.body.blocks:
         for binding in block.bindings:
-            known[binding.var] = _bound(module, binding, known, calls, f"{prefix}/{len(calls)}", nodes)
+            known[binding.var] = _bound(lowered, binding, known, calls, f"{prefix}/{len(calls)}", nodes)
     result = _resolve(main.body.body, known)
     results = result if isinstance(result, list) else [result]
     return _rename(calls, dict(zip(outputs, results, strict=True)), nodes)
@@ -248,7 +290,7 @@ def _resolve(expr: Any, known: dict[Any, Any]) -> Any:
 
 
 def _bound(
-    module: Any, binding: Any, known: dict[Any, Any], calls: list[TirCall], name: str, nodes: Sequence[Node]
+    lowered: Lowered, binding: Any, known: dict[Any, Any], calls: list[TirCall], name: str, nodes: Sequence[Node]
 ) -> Any:
     value = binding.value
     if not isinstance(value, relax.Call):
@@ -264,7 +306,7 @@ def _bound(
     )
     arguments = tuple(_resolve(argument, known) for argument in value.args[1])
     label = value.args[0].name_hint
-    calls.append(TirCall(label, _unfolded(module[value.args[0]]), arguments, made))
+    calls.append(TirCall(label, lowered.function(value.args[0], nodes[0]), arguments, made))
     names = [tensor.name for tensor in made]
     return names if isinstance(kind, relax.TupleType) else names[0]
 

@@ -47,3 +47,27 @@ def test_memory_is_used_again():
 
 def test_nothing_needs_nothing():
     assert memory.plan([]) == memory.Arena({}, 0, 0)
+
+
+@given(BUFFERS, BUFFERS)
+def test_what_meets_a_buffer_is_found_at_once(placed, asked):
+    """The tree and the sorted beginnings tell what comparing with every other buffer tells."""
+    known = memory.Placed(1 + max((b.last for b in (*placed, *asked)), default=0))
+    for index, buffer in enumerate(placed):
+        known.add(64 * index, buffer)
+    for buffer in asked:
+        found = sorted(offset for offset, _ in known.meeting(buffer))
+        assert found == [64 * index for index, other in enumerate(placed) if other.meets(buffer)]
+
+
+def test_the_visits_of_a_plan_grow_in_proportion_to_a_chain():
+    """Ten times the calls cost ten times the visits, and the depth of a tree that is a little deeper."""
+
+    def visits(count):
+        placed = memory.Placed(count + 1)
+        for index in range(count):
+            placed.meeting(Buffer(f"t{index}", 64, index, index + 1))
+            placed.add(64 * (index % 2), Buffer(f"t{index}", 64, index, index + 1))
+        return placed.visits
+
+    assert visits(20_000) < 15 * visits(2_000) < 15 * 2_000 * 20

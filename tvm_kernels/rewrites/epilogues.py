@@ -39,6 +39,8 @@ def _axes_agree(node: Node, axis: int | None) -> bool:
 
 # ---- the kernel that a step joins ----
 
+MOST_STEPS = 16  # of a kernel: each may bring an argument, of which the C core takes 32
+
 
 def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
     """The kernel that makes float32 `x` for `node` alone and can go on along `axis`."""
@@ -47,6 +49,8 @@ def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
         return None
     epilogue = epilogue_of(maker)
     if epilogue is None or len(epilogue.forms) != 1 or not isinstance(epilogue.forms[0], ops.ToFloat):
+        return None
+    if len(epilogue.steps) >= MOST_STEPS:
         return None
     if axis == -1 and maker.axis is None and maker.reads != "same":
         return None
@@ -58,6 +62,7 @@ def elementwise_kernel(graph: Graph, node: Node, x: str) -> Node:
     operator = ops.Elementwise(node.name, 0, 0, ops.Epilogue())
     made = Node("Elementwise", [x], node.outputs, {}, node.name, "kernel", operator, reads="same")
     graph.replace_node(node, made)
+    _stands_at(graph, made, node)
     return made
 
 
@@ -75,6 +80,7 @@ def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *te
         outputs = node.outputs
         graph.remove(node)
         graph.set_outputs(maker, outputs)
+        _stands_at(graph, maker, node)  # what the node reads may be made later than what the kernel read so far
     epilogue = epilogue_of(maker)
     assert epilogue is not None
     set_epilogue(maker, [*epilogue.steps, step], epilogue.forms)
@@ -133,20 +139,26 @@ def with_tensor(op: str) -> Callable[..., bool]:
             return False
         if x == y:
             return False
-        if op != "subtract" and host(graph, node, y, None) is not None:
-            later = _place(graph, y) > _place(graph, x)
-            if later or host(graph, node, x, None) is None:
-                x, y = y, x
+        second = op != "subtract" and host(graph, node, y, None) is not None
+        if second and (host(graph, node, x, None) is None or _place(graph, y) > _place(graph, x)):
+            x, y = y, x
         return combined(graph, node, x, y, op)
 
     return to
 
 
+def _stands_at(graph: Graph, made: Node, node: Node) -> None:
+    """Note that a node now stands where another stood."""
+    if node in graph.places:
+        graph.places[made] = graph.places[node]
+
+
 def _place(graph: Graph, name: str) -> int:
     """How late a value is made."""
-    order = {node: index for index, node in enumerate(graph.order())}
     maker = graph.producer(name)
-    return -1 if maker is None else order[maker]
+    if maker is not None and maker not in graph.places:  # a rule has put it in since the sweep began
+        graph.places = {node: place for place, node in enumerate(graph.order())}
+    return -1 if maker is None else graph.places[maker]
 
 
 def _row_scale(graph: Graph, node: Node, x: str, y: str) -> bool | None:

@@ -257,7 +257,9 @@ def apply(graph: Graph, rules: Iterable[Rule]) -> list[str]:
     changed = True
     while changed:
         changed = False
-        for node in graph.order():
+        order = graph.order()
+        graph.places = {node: place for place, node in enumerate(order)}
+        for node in order:
             for row in by_op.get(node.op, ()):
                 if node not in graph:
                     break
