@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from subbyte.cli import main
 from subbyte.errors import CheckpointError, DataError, EnergyError, UsageError
@@ -49,6 +54,39 @@ def test_what_is_no_file_is_refused(make: Callable[[Path], None], words: str, tm
     with pytest.raises(OSError, match=f"it is {words}, not a plain file"):
         open_plain(tmp_path / "x")
     assert kind_of(tmp_path / "x") is None
+
+
+@given(
+    st.sampled_from(
+        [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x08\x0a", b"\x80\x02", b"\x89PNG", b"{", b"<html", b"\x1f\x8b"]
+    ),
+    st.binary(max_size=700),
+    st.sampled_from([b"", b"PK\x05\x06" + bytes(18), b"PK\x06\x07"]),
+    st.sampled_from(["x.onnx", "x.subbyte", "x.npz", "x"]),
+)
+def test_classification_never_raises(start: bytes, middle: bytes, end: bytes, name: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_bytes(start + middle + end)
+        assert kind_of(path) is None or isinstance(kind_of(path), str)
+        path.unlink()
+        assert kind_of(path) is None
+        assert kind_of(path / "\0") is None
+        assert kind_of(path / ("a" * 5000)) is None
+
+
+def test_archives_are_told_by_their_first_member(tmp_path: Path) -> None:
+    """Without a look at their directory, which a hostile file may make as large as itself."""
+    np.savez(tmp_path / "x", x=np.zeros(3))
+    assert kind_of(tmp_path / "x.npz") == "an archive of NumPy arrays (.npz)"
+    torch.save({"x": torch.zeros(3)}, tmp_path / "x.pt")
+    assert kind_of(tmp_path / "x.pt") == "a file of torch.save (.pt, .pth)"
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("readme.txt", "")
+        archive.comment = b"c" * 60_000
+    assert kind_of(tmp_path / "x.zip") == "a zip archive"
+    (tmp_path / "x.zip").write_bytes((tmp_path / "x.npz").read_bytes()[:-30])
+    assert kind_of(tmp_path / "x.zip") == "a damaged or truncated zip archive"
 
 
 def test_a_link_is_followed_unless_asked_not_to(tmp_path: Path) -> None:
