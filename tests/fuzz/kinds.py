@@ -50,7 +50,7 @@ KINDS = {
         Kind(
             "core", "fuzz_core", "the C core, under the sanitizers of addresses and undefined behaviour", 100_000, 5_000
         ),
-        Kind("pool", "fuzz_pool", "the C core, under the thread sanitizer", 100_000, 5_000),
+        Kind("pool", "fuzz_pool", "the C core, under the thread sanitizer", 20_000, 1_000),
     )
 }
 

@@ -191,6 +191,16 @@ def test_signal_handlers_use_the_session_that_they_interrupt(bundle_path: Path, 
     assert done.stdout == "handled 100\n"
 
 
+def test_an_operator_that_was_not_watched_is_an_error(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ctypes swallows what a signal handler raises before the first line of a hook: the hook then was not called."""
+    hook = native.HOOK
+    with load(bundle_path, threads=1) as session:
+        monkeypatch.setattr(native, "HOOK", lambda call: hook(lambda *of: None if of[1] == 1 else call(*of)))
+        with pytest.raises(SessionError, match="raised an exception while an operator of 'tiny' was watched"):
+            session.trace(example())
+        np.testing.assert_array_equal(session.run(example())["y"], reference(example())["y"])  # type: ignore[index]
+
+
 # ---- life ----
 
 
