@@ -197,6 +197,10 @@ def _sub(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [(name, (low + most, high + least) if second else (most - high, least - low))]
 
 
+def _neg(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    return [(node.input[0], (-high, -low))]
+
+
 def _mul(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
     if found is None or found[1] < 1:
@@ -249,6 +253,7 @@ _BACK: dict[str, _Back] = {
     "Where": _chosen,
     "Add": _add,
     "Sub": _sub,
+    "Neg": _neg,
     "Mul": _mul,
     "Div": _div,
     "Mod": _mod,

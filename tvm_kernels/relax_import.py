@@ -187,6 +187,10 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         return self.bb.normalize(own(self.bb, inputs, attrs))
 
 
+# FuseTIR writes a value out wherever it is read: in a chain of operators that read one twice that doubles each time.
+_FUSION = {"relax.FuseOps.max_depth": 8}  # operators in a function
+
+
 def _passes() -> Any:
     transform = relax.transform
     return tvm.transform.Sequential(
@@ -253,7 +257,7 @@ def _content(run: Run) -> bytes:
 def _module(graph: Graph, run: Run) -> Any:
     talk = io.StringIO()  # the importer prints on errors
     try:
-        with contextlib.redirect_stdout(talk), tvm.target.Target("llvm"):
+        with contextlib.redirect_stdout(talk), tvm.target.Target("llvm"), tvm.transform.PassContext(config=_FUSION):
             return _passes()(Importer(graph, run).from_onnx(run.proto, graph.opset))
     except CompileError:
         raise

@@ -63,6 +63,7 @@ TABLE = {"w": np.arange(20, dtype=np.float32).reshape(5, 4)}
         ("a = ReduceSum<keepdims = 0>(i) y = Gather(w, a)", (0, 1)),  # four terms, together 4 at most
         ("r = Reshape(i, square) a = ReduceSum(r, one) y = Gather(w, a)", (0, 2)),
         ("a = CumSum(i, nought) y = Gather(w, a)", (0, 1)),
+        ("m = Neg(i) a = Add(m, two) y = Gather(w, a)", (0, 2)),
         ("a = Add(i, two) y = Identity(a)", None),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.helper as helper
+import onnx.parser
 import pytest
 from hand_graphs import Builder
 from run_plan import onnxruntime_outputs, random_inputs, run_plan
@@ -305,3 +306,20 @@ def test_the_remainder_of_floats_is_exact():
     newest = helper.make_opsetid("", onnx.defs.onnx_opset_version())  # below 28 `fmod` has to be 1
     outputs, _ = run_plan(lower(helper.make_model(graph, opset_imports=[newest]), HOST), {"x": values, "y": by})
     assert np.array_equal(outputs["z"], np.mod(values.astype(np.float64), by).astype(np.float32))
+
+
+def test_a_chain_that_reads_each_value_several_times_is_compiled():
+    """TVM writes a value out wherever it is read: without bounds a chain of n takes time and code of 3^n."""
+    steps = 12
+    text = "".join(
+        f"p{i} = Greater(v{i}, zero) s{i} = Sin(v{i}) m{i} = Mul(v{i}, v{i}) v{i + 1} = Where(p{i}, s{i}, m{i}) "
+        for i in range(steps)
+    )
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[4, 6] v0) => (float[4, 6] v{steps})
+        <float zero = {{0}}> {{ {text} }}"""
+    )
+    inputs = random_inputs(model)
+    outputs, _ = run_plan(lower(model, host_features()), inputs)
+    for name, wanted in onnxruntime_outputs(model, inputs).items():
+        np.testing.assert_allclose(outputs[name], wanted, rtol=1e-5, atol=1e-6)
