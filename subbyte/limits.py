@@ -19,6 +19,7 @@ ONNX_BYTES = _limit("ONNX_BYTES", 2**31 - 1, "bytes of an ONNX file without its 
 EXTERNAL_BYTES = _limit("EXTERNAL_BYTES", 16 << 30, "bytes of the external data of an ONNX file")
 NODES = _limit("NODES", 200_000, "nodes of an ONNX file, with every function in the place of its calls")
 CALL_DEPTH = _limit("CALL_DEPTH", 64, "functions of an ONNX file that call one another in a row")
+TENSOR_BYTES = _limit("TENSOR_BYTES", 2**31 - 1, "bytes of one tensor of an ONNX file: protobuf's own limit")
 ELEMENTS = _limit("ELEMENTS", 2**31 - 1, "elements of one tensor: kernels count in 32 bits")
 FOLDED_BYTES = _limit("FOLDED_BYTES", 4 << 30, "bytes that `compile` computes of an ONNX file's constants")
 FOLDED_STEPS = _limit("FOLDED_STEPS", 1 << 38, "steps of that: multiply-adds of float products, or 64 for an element")

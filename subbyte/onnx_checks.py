@@ -128,7 +128,11 @@ def _check_sizes(model: onnx.ModelProto) -> None:
     """No tensor of the file, and no input, has more elements than a tensor may have."""
     for tensor in every_tensor(model):
         _check_shape(f"tensor '{tensor.name}'", tensor.dims)
-        tensor_bytes(tensor)
+        if tensor_bytes(tensor) > limits.TENSOR_BYTES:
+            raise ModelError(
+                f"tensor '{tensor.name}' of shape {list(tensor.dims)} takes {tensor_bytes(tensor)} bytes, at most "
+                f"{limits.TENSOR_BYTES} are accepted; split it"
+            )
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if all(dim.HasField("dim_value") for dim in dims):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Error as ProtobufError
 
 from subbyte import limits
 from subbyte.errors import ModelError, SubbyteError, UsageError
@@ -85,7 +86,10 @@ def _check(model: onnx.ModelProto, path: Path | None) -> int:
 
 
 # What protobuf, NumPy and ONNX raise on fields that no valid file has.
-_DAMAGE = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, MemoryError)
+_DAMAGE = (
+    *(TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, MemoryError),
+    ProtobufError,
+)
 
 
 @contextmanager

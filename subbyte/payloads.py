@@ -58,7 +58,7 @@ def without_payloads(model: onnx.ModelProto) -> onnx.ModelProto:
     _copy(model.graph, light.graph, but="initializer")
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= LARGE:
+        if tensor_bytes(tensor) <= LARGE:
             light.graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -67,7 +67,7 @@ def without_payloads(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def with_payloads(light: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
     """What was made of `without_payloads(model)`, in place, with the large initializers of `model`."""
-    large = [tensor for tensor in model.graph.initializer if tensor.ByteSize() > LARGE]
+    large = [tensor for tensor in model.graph.initializer if tensor_bytes(tensor) > LARGE]
     added = {tensor.name for tensor in large} - {value.name for value in model.graph.input}
     for index in reversed([i for i, value in enumerate(light.graph.input) if value.name in added]):
         del light.graph.input[index]

@@ -283,6 +283,13 @@ def test_data_of_3_gb_are_read_where_the_tensor_lies(tmp_path: Path) -> None:
     assert np.array_equal(numpy_helper.to_array(open_onnx(path).model.graph.initializer[0]).reshape(-1), np.arange(16))
 
 
+def test_a_tensor_that_protobuf_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "w.bin").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(ModelError, match=rf"tensor 'w' .* takes {3 << 30} bytes, at most {2**31 - 1}"):
+        open_onnx(written(tmp_path, product(external("w", "w.bin", (3 << 20, 256)))))
+
+
 def test_too_much_external_data_are_refused_before_they_are_read(tmp_path: Path) -> None:
     with (tmp_path / "w.bin").open("wb") as file:
         file.truncate(20 << 30)
