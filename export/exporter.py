@@ -166,7 +166,7 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto,
         executed = {call.layer for call in seen}
         for layer, quantizer in quantizers.items():
             if quantizer in untouched:
-                raise QuantizationError(f"'{layer}' has seen no data; run a batch through the model first")
+                raise QuantizationError(f"layer '{layer}' has seen no data; run a batch through the model first")
         refresh(module, packed=True, unused=[quantizers[layer] for layer in quantizers.keys() - executed])
         with exporting(), _quiet(), torch.no_grad():
             program = torch.onnx.export(

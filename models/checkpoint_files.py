@@ -101,7 +101,8 @@ def open_file(folder: Path, name: str) -> BinaryIO:
         if kind is not None and kind != CHECKPOINT:
             wrong = UsageError if folder.is_file() else CheckpointError
             raise wrong(
-                f"{folder} is not a checkpoint, it is {kind}; expected the folder that `subbyte train --out` made."
+                f"{folder} is not a checkpoint, it is {kind}; expected the folder that `subbyte train --out` made. "
+                "Of a model of your own, `subbyte check BUNDLE` compares a bundle with its golden run."
             ) from error
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{folder} is not a checkpoint: cannot read {name} ({reason}).") from error

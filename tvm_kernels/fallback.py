@@ -92,7 +92,7 @@ def refuse(graph: Graph) -> None:
     count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
     raise CompileError(
         f"{count} would run in float:\n       "
-        + "\n       ".join(lines)
+        + ";\n       ".join(lines)
         + ".\n       Give these layers a format and an "
         "activation quantizer that a kernel serves, or compile without --strict to run them in float."
     )

@@ -131,7 +131,7 @@ def refresh(model: nn.Module, packed: bool = False, unused: Collection[nn.Module
             if module.training:
                 raise QuantizationError(f"'{name}' is in training mode; call model.eval() first")
             if not module.ready and module not in unused:
-                raise QuantizationError(f"'{name}' has seen no data; run a batch through the model first")
+                raise QuantizationError(f"layer '{name}' has seen no data; run a batch through the model first")
             module.ensure_constants()
             if packed:
                 module.pack_weights()

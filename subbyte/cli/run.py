@@ -100,7 +100,7 @@ def _read(path: Path, info: TensorInfo) -> np.ndarray:
         raise UsageError(f"no file '{path}'; --input takes a .npy file") from error
     except (OSError, ValueError) as error:
         text = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        raise InputError(f"input '{info.name}': '{path}' {text}. Save it with numpy.save") from error
+        raise InputError(f"input '{info.name}': '{path}' {text}. Save one input with numpy.save") from error
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

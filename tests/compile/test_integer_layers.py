@@ -417,6 +417,18 @@ def test_float_weights_of_few_levels_behind_floats_are_named(product: str, kind:
         lower_graph(model, strict=True)
 
 
+@pytest.mark.parametrize("sign", ["Where", "Sign"])
+def test_signs_in_float_are_named_as_what_they_are(sign: str) -> None:
+    f = File(5, 64)
+    if sign == "Where":
+        y = f.node("Where", f.node("Less", "x", f.constant(0.0)), f.constant(-1.0), f.constant(1.0))
+    else:
+        y = f.node("Sign", "x")
+    f.node("Gemm", f.node("Identity", y), f.constant(few("binary by channel", 32, 64)), transB=1)
+    with pytest.raises(CompileError, match=rf"is the sign that '{y}' \({sign}\) makes in float32"):
+        lower_graph(f.model(f.nodes[-1].output[0]), strict=True)
+
+
 SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 BLUR = np.outer([1, 2, 1], [1, 2, 1]) / 16
 

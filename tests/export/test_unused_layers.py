@@ -66,7 +66,7 @@ def exported(tmp_path, model, warning=None, **options):
 def test_a_refused_export_starts_no_quantizer(tmp_path, scheme):
     model = quantize(Net(lambda s, x: s.b(torch.relu(s.a(x))), "a", "b"), get_scheme(scheme, keep=None), example=X)
     untouched = copy.deepcopy(model)
-    with pytest.raises(QuantizationError, match="'a' has seen no data; run a batch"):
+    with pytest.raises(QuantizationError, match="layer 'a' has seen no data; run a batch"):
         export(model, tmp_path / "m.onnx", example=X[:1])
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), untouched.buffers(), strict=True))
     for one in (model, untouched):

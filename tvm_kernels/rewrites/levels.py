@@ -95,6 +95,11 @@ def lacks_quantizer(graph: Graph, x: str) -> str:
     """Why a value in float32 is no activation of an integer product: "'x' has no quantizer"."""
     way = codes_behind(graph, x)
     if way is None:
+        if (sign := _sign_behind(graph, x)) is not None:
+            return (
+                f"is the sign that '{sign.name}' ({sign.op}) makes in float32, and signs are read from "
+                "subbyte.Binarize alone: put QuantizeLinear and DequantizeLinear of scale 1 behind it"
+            )
         of_16_bits = codes_behind(graph, x, ("int16", "uint16")) is not None
         return "is quantized to 16 bits, and kernels take at most 8" if of_16_bits else "has no quantizer"
     for node in way:
@@ -102,6 +107,19 @@ def lacks_quantizer(graph: Graph, x: str) -> str:
         if why or node.op in exactness.CHOICES - {"MaxPool", "GlobalMaxPool"} or node.op == "Resize":
             return f"is quantized, but '{node.name}' ({node.op}) in between is computed in float32{why}"
     return "is quantized by axis"
+
+
+def _sign_behind(graph: Graph, name: str) -> Node | None:
+    """The node that makes a value of -1 and +1 (and 0, by Sign), behind what only moves it."""
+    node = graph.producer(name)
+    while node is not None and node.op in MOVES and len(behind := moved(node)) == 1:
+        node = graph.producer(behind[0])
+    if node is None or node.domain:
+        return None
+    if node.op == "Where":
+        sides = [graph.constant_of(side) for side in node.inputs[1:]]
+        return node if all(side is not None and bool((abs(side) == 1).all()) for side in sides) else None
+    return node if node.op == "Sign" else None
 
 
 _SHOWN = (BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL)
