@@ -124,7 +124,7 @@ def test_a_fault_of_the_c_core_is_seen_and_the_next_case_runs(tmp_path: Path) ->
         except Fault as error:
             faults.append(str(error))
     assert len(faults) >= 3
-    assert all("core_fuzz.c" in fault for fault in faults)
+    assert all("core_fuzz.c" in fault or "AddressSanitizer" in fault for fault in faults)  # as the threads meet
     assert len(words) >= 3
 
 
