@@ -54,6 +54,7 @@ def run(command: Sequence[str | Path], folder: Path, cache: str | None = None) -
     """The output of a tool; raises ToolchainError with its last lines when it fails. `cache`: where Zig keeps files."""
     words = [str(word) for word in command]
     environment = os.environ | ({"ZIG_GLOBAL_CACHE_DIR": cache} if cache else {})
+    environment["TMPDIR"] = os.path.abspath(folder)  # an interrupted compiler leaves its files there
     try:
         done = subprocess.run(
             words,

@@ -219,8 +219,9 @@ def test_an_interrupt_in_a_compilation_leaves_the_old_bundle_and_nothing_else(
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    while process.poll() is None and not os.listdir(temporary):
+    while process.poll() is None and not any(files for _, _, files in os.walk(temporary)):
         time.sleep(0.001)
     (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
     _, said = process.communicate()
