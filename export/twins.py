@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import prod
@@ -31,6 +31,7 @@ from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
 from subbyte.onnx_file import Source
 from subbyte.onnx_runtime import onnxruntime
+from subbyte.onnx_walk import all_nodes, every_node
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -108,7 +109,7 @@ def float_twin(path: Source) -> onnx.ModelProto:
         twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
         twin.done.add(node.output[0])
     for node in twin.graph.nodes:
-        if any(twin.codes.intersection(n.input) for n in _nested([node])) and node.op_type not in (
+        if any(twin.codes.intersection(n.input) for n in all_nodes([node])) and node.op_type not in (
             *_MOVES,
             "DequantizeLinear",
         ):
@@ -120,7 +121,7 @@ def float_twin(path: Source) -> onnx.ModelProto:
         if output.name in twin.codes:
             raise _not_float(twin.graph.producers[output.name])
         _finish_output(twin, output.name)
-    used = {name for node in _nested(twin.nodes) for name in node.input} | {output.name for output in graph.output}
+    used = {name for node in all_nodes(twin.nodes) for name in node.input} | {output.name for output in graph.output}
     graph.node.extend(n for n in twin.nodes if n.op_type != "Constant" or n.output[0] in used)
     for tensor in model.graph.initializer:
         if tensor.name in used and tensor.name not in twin.initializers:
@@ -139,18 +140,9 @@ def is_qdq(model: onnx.ModelProto) -> bool:
     return {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node if not node.domain}
 
 
-def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes, and those of the graphs in their attributes."""
-    for node in nodes:
-        yield node
-        for found in node.attribute:
-            for graph in (found.g, *found.graphs):
-                yield from _nested(graph.node)
-
-
 def _refuse_quantizers(made: onnx.ModelProto) -> None:
     low = {tensor.name for tensor in made.graph.initializer if tensor.data_type in _LOW_BIT}
-    for node in _nested([*made.graph.node, *(node for function in made.functions for node in function.node)]):
+    for node in every_node(made):
         if _QUANTIZER.search(node.op_type) or low.intersection(node.input):
             raise _not_float(node)
         if any(found.t.data_type in _LOW_BIT for found in node.attribute):

@@ -8,7 +8,7 @@ is computed in float32).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
 from subbyte.function_calls import inline_all_but_ours
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.onnx_runtime import onnxruntime
+from subbyte.onnx_walk import every_node
 from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
@@ -65,7 +66,7 @@ def loaded(source: Source) -> onnx.ModelProto:
 
 def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
     """Why onnxruntime's numbers are not the file's here; None where they are."""
-    for node in _nodes(model):
+    for node in every_node(model):
         if node.op_type == "MatMulNBits":
             level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
             if level not in FLOAT32_LEVELS:
@@ -80,7 +81,7 @@ def _computes_in_halves(model: onnx.ModelProto) -> str | None:
     halves = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     halves |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     halves = {name: kind for name, kind in halves.items() if kind in HALVES}
-    for node in _nodes(model):
+    for node in every_node(model):
         made = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_A_DTYPE]
         read = [halves[name] for name in node.input if name in halves]
         kind = next((kind for kind in (*made, *read) if kind in HALVES), None)
@@ -98,19 +99,6 @@ def _saturates() -> bool:
         return onnxruntime_saturates()
     except ImportError:
         return False
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    def inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-        for node in nodes:
-            yield node
-            for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    yield from inside(graph.node)
-
-    yield from inside(model.graph.node)
-    for function in model.functions:
-        yield from inside(function.node)
 
 
 def _onnxruntime(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:

@@ -7,15 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "internal.h"
-
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);      \
-      exit(1);                                                             \
-    }                                                                      \
-  } while (0)
 
 enum { ROWS = 4, COLUMNS = 16, LONGEST = 1000, MANY = 200003 }; /* MANY: more tiles than a share can number */
 

@@ -12,15 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../c_core/check.h"
 #include "subbyte.h"
-
-#define CHECK(condition)                                              \
-  do {                                                                \
-    if (!(condition)) {                                               \
-      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      exit(1);                                                        \
-    }                                                                 \
-  } while (0)
 
 enum { MOST_TENSORS = 5, MOST_OPERATORS = 12, MOST_SOURCES = 6, MOST_BYTES = 1 << 16, SLOTS = 6, ARGUMENTS = MOST_SOURCES + 3 };
 enum {
