@@ -38,8 +38,6 @@ start = time.perf_counter()
 {body}
 taken = time.perf_counter() - start
 import json, resource
-
-from subbyte.output_file import write_file
 print(json.dumps([1e3 * taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 

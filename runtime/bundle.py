@@ -94,7 +94,7 @@ class Bundle:
             try:
                 self._map = mmap.mmap(self._descriptor, self.nbytes, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:  # ValueError: the file is shorter now
-                raise BundleError(f"bundle '{self.path}' cannot be mapped: {error}. {REBUILD}") from error
+                raise self._error(f"it cannot be mapped: {error}. {REBUILD}") from error
         return memoryview(self._map)[entry.offset : entry.offset + entry.size]
 
     def read(self, member: str) -> bytes:
@@ -128,6 +128,14 @@ class Bundle:
                 raise self._changed(WEIGHTS)
             self._state = state
 
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let a BundleError of whoever knows the content, and not the file, name the file."""
+        try:
+            yield
+        except BundleError as error:
+            raise self._error(str(error)) from error
+
     def close(self) -> None:
         """Close and unmap the file; views that are still held stay valid until they are dropped."""
         descriptor, self._descriptor = self._descriptor, -1
@@ -144,10 +152,10 @@ class Bundle:
 
     def _entry(self, member: str) -> archive.Entry:
         if self._descriptor < 0:
-            raise BundleError(f"bundle '{self.path}' is closed: open it again with open_bundle")
+            raise self._error("it is closed; open it again with open_bundle")
         entry = self.entries.get(member)
         if entry is None:
-            raise BundleError(f"bundle '{self.path}' has no member '{member}'. It has: {', '.join(self.entries)}.")
+            raise self._error(f"there is no member '{member}'. It has: {', '.join(self.entries)}.")
         return entry
 
     def _chunks(self, entry: archive.Entry) -> Iterator[bytes]:
@@ -161,10 +169,13 @@ class Bundle:
             at += len(chunk)
 
     def _changed(self, member: str) -> BundleError:
-        return BundleError(
-            f"bundle '{self.path}': member '{member}' changed after it was opened: the file was overwritten in place. "
-            f"Replace a bundle by renaming another over it, and load it again. {REBUILD}"
+        return self._error(
+            f"member '{member}' changed after it was opened: the file was overwritten in place. Replace a bundle by "
+            f"renaming another over it, and load it again. {REBUILD}"
         )
+
+    def _error(self, text: str) -> BundleError:
+        return BundleError(f"bundle '{self.path}': {text}")
 
     def __enter__(self) -> Bundle:
         return self

@@ -156,7 +156,9 @@ def _difference(got: Array, want: Array) -> Array:
 
 
 def _read(bundle: Bundle, member: str, info: TensorInfo) -> Array:
-    try:
-        return read_npy(io.BytesIO(bundle.read(member)), info.dtype, info.shape)
-    except ValueError as error:
-        raise BundleError(f"member '{member}' {error}, by the manifest. {REBUILD}") from error
+    content = io.BytesIO(bundle.read(member))
+    with bundle.naming():
+        try:
+            return read_npy(content, info.dtype, info.shape)
+        except ValueError as error:
+            raise BundleError(f"member '{member}' {error}, by the manifest. {REBUILD}") from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from subbyte.errors import BundleError, InputError, SessionError, UsageError
+from subbyte.errors import InputError, SessionError, UsageError
 from subbyte.runtime import host, native
 from subbyte.runtime.bundle import LIBRARY, WEIGHTS, Bundle, open_bundle
 from subbyte.runtime.manifest import Manifest, TensorInfo
@@ -51,11 +51,9 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
         raise UsageError(f"threads is {threads!r}, expected a number in 1 .. {MAX_THREADS}")
     bundle = open_bundle(path, hold_weights=True)
     try:
-        host.check_target(bundle.manifest.target)
+        with bundle.naming():
+            host.check_target(bundle.manifest.target)
         return Session(bundle, threads)
-    except BundleError as error:
-        bundle.close()
-        raise BundleError(f"bundle '{path}': {error}") from error
     except BaseException:
         bundle.close()
         raise
@@ -104,7 +102,9 @@ class Session:
             self._weights = bundle.weights()
             self._weights_address = np.frombuffer(self._weights, np.uint8).ctypes.data
         try:
-            self._library = native.Library(bundle.read(LIBRARY), self.manifest)
+            content = bundle.read(LIBRARY)
+            with bundle.naming():
+                self._library = native.Library(content, self.manifest)
             self._library.create(self._handle, self._weights_address, threads)
         except BaseException:
             self.close()

@@ -49,6 +49,7 @@ def refused(path: Path, match: str) -> str:
     with pytest.raises(BundleError):
         open_bundle(path)
     assert str(path) in str(caught.value)
+    assert str(caught.value).count(f"bundle '{path}'") <= 1
     assert "/proc/self/fd" not in Path("/proc/self/maps").read_text()
     return str(caught.value)
 

@@ -14,7 +14,7 @@ import pytest
 from tiny_bundle import example, npy, reference, tiny_manifest, tiny_members, weights
 
 from subbyte.errors import BundleError
-from subbyte.runtime import Session, bundle, load, open_bundle, write_bundle
+from subbyte.runtime import Session, bundle, host, load, open_bundle, write_bundle
 
 OTHER = weights().replace(np.float32(3).tobytes(), np.float32(5).tobytes())
 
@@ -82,6 +82,16 @@ def test_weights_in_memory_stay_as_they_were(bundle_path: Path, library: bytes, 
         run(session, 1)
         change(bundle_path, other)
         run(session, 2)
+
+
+def test_a_library_that_changes_while_it_is_loaded_is_refused(
+    bundle_path: Path, library: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its hash was checked, before it is read for the loader."""
+    other = write_bundle(bundle_path.with_name("other"), tiny_manifest(), tiny_members(library[:-1] + b"!"))
+    monkeypatch.setattr(host, "check_target", lambda _: overwrite(bundle_path, other))
+    with pytest.raises(BundleError, match=rf"^bundle '{bundle_path}': member 'library\.so' changed"):
+        load(bundle_path)
 
 
 @pytest.mark.parametrize("change", IN_PLACE, ids=lambda f: f.__name__)

@@ -90,7 +90,7 @@ def test_golden_that_is_no_array(tmp_path: Path, library: bytes, data: bytes) ->
     members = {**tiny_members(library), "golden/input_0.npy": data}
     with (
         load(write_bundle(tmp_path / "b.subbyte", tiny_manifest(), members), threads=1) as session,
-        pytest.raises(BundleError, match=r"golden/input_0\.npy"),
+        pytest.raises(BundleError, match=r"^bundle '.*b\.subbyte': member 'golden/input_0\.npy' is "),
     ):
         session.check_golden()
 
@@ -98,7 +98,10 @@ def test_golden_that_is_no_array(tmp_path: Path, library: bytes, data: bytes) ->
 def test_a_bundle_without_golden_outputs(tmp_path: Path, library: bytes) -> None:
     members = {name: data for name, data in tiny_members(library).items() if "golden" not in name}
     path = write_bundle(tmp_path / "b.subbyte", tiny_manifest(), members)
-    with load(path, threads=1) as session, pytest.raises(BundleError, match="no member 'golden"):
+    with (
+        load(path, threads=1) as session,
+        pytest.raises(BundleError, match=r"^bundle '.*': there is no member 'golden"),
+    ):
         session.check_golden()
 
 
@@ -240,7 +243,7 @@ def test_wrong_threads(bundle_path: Path, threads: Any) -> None:
 )
 def test_a_library_that_is_none(tmp_path: Path, library: bytes, change: Any, match: str) -> None:
     path = write_bundle(tmp_path / "b.subbyte", tiny_manifest(), tiny_members(change(library)))
-    with pytest.raises(BundleError, match=match):
+    with pytest.raises(BundleError, match=rf"^bundle '{path}': (?!bundle).*{match}"):
         load(path, threads=1)
 
 
