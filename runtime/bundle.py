@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn, SupportsIndex
 
 from subbyte.errors import BundleError, UsageError
 from subbyte.file_kinds import ONNX, kind_of
@@ -182,6 +182,10 @@ class Bundle:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would close the same descriptor a second time, when that may be another file's.
+        raise BundleError(f"bundle '{self.path}' cannot be copied or pickled: open it again with open_bundle")
 
     def __repr__(self) -> str:
         target = self.manifest.target

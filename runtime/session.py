@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -281,6 +281,13 @@ class Session:
     def __del__(self) -> None:
         if getattr(self, "_library", None) is not None:
             self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would free the same C session a second time.
+        raise SessionError(
+            f"the session of '{self.manifest.name}' cannot be copied or pickled: give its path, '{self.path}', to the "
+            f"thread or process that needs it, and load the bundle there"
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.threads} threads"

@@ -15,6 +15,17 @@ class SubbyteError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python's own makes the error again by calling its class with the message, which takes other arguments in some:
+        # a process that cannot read the error of its worker waits for ever (multiprocessing.Pool).
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[SubbyteError], arguments: tuple[object, ...]) -> SubbyteError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error
+
 
 class UsageError(SubbyteError):
     """The request itself is wrong: an unknown name, an option that does not fit, a missing file."""

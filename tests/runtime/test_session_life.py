@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import _ctypes
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_bundle import example, reference, tiny_manifest, tiny_members
 
 from subbyte.errors import BundleError, SessionError
-from subbyte.runtime import load, native, write_bundle
+from subbyte.runtime import Session, load, native, open_bundle, write_bundle
 
 # ---- many at once ----
 
@@ -309,6 +313,20 @@ session.run(x)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
     assert subprocess.run([sys.executable, "-c", code, str(bundle_path)], check=False, timeout=600).returncode == 0
+
+
+@pytest.mark.parametrize("made_again", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize(("owner", "error"), [(load, SessionError), (open_bundle, BundleError)])
+def test_what_holds_a_bundle_is_not_copied(
+    bundle_path: Path, owner: Callable[[Path], Any], error: type[Exception], made_again: Callable[[Any], object]
+) -> None:
+    """A copy freed the same C session, or closed the same descriptor, a second time."""
+    with owner(bundle_path) as original:
+        with pytest.raises(error, match=f"{bundle_path}.*cannot be copied|cannot be copied.*{bundle_path}"):
+            made_again(original)
+        gc.collect()
+        opened = original.bundle if isinstance(original, Session) else original
+        assert len(opened.read("weights.bin")) == opened.manifest.weights_bytes
 
 
 def test_exit_without_close_is_quiet(bundle_path: Path) -> None:
