@@ -155,7 +155,7 @@ def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
     operator = node.operator
     assert operator is not None
     choice, built = kernels.of(node, operator)
-    own = dict(zip(OWN_INPUTS, node.inputs[: node.own_inputs], strict=False))
+    own = dict(zip(OWN_INPUTS, node.inputs[: operator.inputs], strict=False))
     arguments: list[str | Argument] = []
     scratch = constants = 0
     for parameter in built.parameters:
@@ -339,7 +339,7 @@ def _tensor(value: Value, place: Argument) -> Tensor:
         name=value.holds or value.name,
         dtype=value.memory_dtype,
         shape=value.memory_shape,
-        storage="codes" if isinstance(storage, ops.Codes) else "bits" if isinstance(storage, ops.Bits) else "float",
+        storage=storage.kind,
         zero_point=storage.zero_point if isinstance(storage, ops.Codes) else 0,
         channels=storage.channels if isinstance(storage, ops.Bits) else 0,
         layout="NHWC" if value.layout == "NHWC" else "as-is",
@@ -349,33 +349,16 @@ def _tensor(value: Value, place: Argument) -> Tensor:
     )
 
 
-def _storage_name(storage: ops.Storage) -> str:
-    if isinstance(storage, ops.Codes):
-        return "uint8" if storage.low >= 0 else "int8"
-    return "binary" if isinstance(storage, ops.Bits) else "float32"
-
-
 def _held_as(value: Value) -> str:
-    return value.dtype if isinstance(value.storage, ops.Float) else _storage_name(value.storage)
+    return value.dtype if value.storage.kind == "float" else value.storage.format
 
 
 def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
-    node, operator = step.node, step.node.operator
+    node = step.node
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
     given = next((graph.values[name] for name in read if name in graph.values), None)
+    known = node.operator.facts() if node.operator is not None else ops.Facts()
     activation = "float32" if given is None else _held_as(given)
-    facts: dict[str, Any] = {"weight_bytes": step.constants, "activation": activation}
-    if isinstance(operator, ops.BinarizedProduct):
-        operator = operator.product
-    if isinstance(operator, ops.QuantizedProduct):
-        facts = {
-            "activation": _storage_name(operator.activation),
-            "weights": operator.weight.format.name,
-            "bits_per_weight": float(operator.weight.bits_per_weight),
-            "weight_bytes": int(operator.weight.nbytes),
-        }
-    elif isinstance(operator, ops.FloatProduct):
-        facts |= {"weights": "float32", "weight_bytes": int(operator.weight.nbytes)}
     return Call(
         name=node.name,
         kind=step.kind,
@@ -385,19 +368,14 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
         outputs=tuple(
             _tensor(graph.values[shown.get(name, name)], _place(name, places, aliases)) for name in step.results
         ),
-        macs=_macs(operator),
+        activation=activation if known.activation is None else known.activation,
+        weights=known.weights,
+        bits_per_weight=known.bits_per_weight,
+        macs=node.operator.macs if node.operator is not None else 0,
+        weight_bytes=step.constants if known.weight_bytes is None else known.weight_bytes,
         input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
         output_bytes=sum(graph.values[name].nbytes for name in step.results),
         fallback=step.fallback,
         passed_over=step.passed_over,
         needs=step.needs,
-        **facts,
     )
-
-
-def _macs(operator: ops.Operator | None) -> int:
-    if isinstance(operator, ops.QuantizedProduct | ops.FloatProduct):
-        return operator.geometry.macs
-    if isinstance(operator, ops.BatchMatMul):
-        return operator.batch * operator.geometry.macs
-    return 0

@@ -11,7 +11,7 @@ from subbyte.errors import CompileError
 from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Graph, Node, levels_of
+from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
 from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind, lacks_quantizer
@@ -76,7 +76,7 @@ def _to_float(graph: Graph, node: Node, product: ops.QuantizedProduct, reason: s
     if isinstance(product.activation, ops.Bits) and any(getattr(product.geometry, "padding", ())):
         raise CompileError(f"no kernel for '{node.name}', and none in float pads with +1: {reason}")
     by_group = isinstance(product.weight.granularity, PerGroup)
-    weight = product.weight.dequantize() if by_group else levels_of(product.weight).astype(np.float32)
+    weight = product.weight.dequantize() if by_group else ops.weight_levels(product.weight).astype(np.float32)
     node.operator = ops.FloatProduct(node.name, product.geometry, weight, product.epilogue)
     node.op, node.fallback = "FloatProduct", reason
     levels = as_float(graph, node.inputs[0], node)

@@ -1,13 +1,13 @@
 """The graph that lowering works on: values, nodes, and the few edits that rewrites need.
 
 It starts as the ONNX graph with every shape known. Rewrites turn nodes into nodes that carry an `Operator`
-(operators.py); what no rule takes stays an ONNX node and goes through TVM.
+(operators/); what no rule takes stays an ONNX node and goes through TVM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,17 +39,8 @@ class Weight:
 
     def value(self) -> Array:
         """The float32 operand that other engines see."""
-        raw = self.tensor.dequantize() if self.scaled else levels_of(self.tensor).astype(np.float32)
+        raw = self.tensor.dequantize() if self.scaled else ops.weight_levels(self.tensor).astype(np.float32)
         return np.transpose(raw, self.order)
-
-
-def levels_of(tensor: LowBitTensor) -> Array:
-    """level - zero point, int32 of the tensor's shape."""
-    levels = tensor.levels()
-    if tensor.zero_point is None:
-        return levels
-    zero = tensor.granularity.expand(tensor.zero_point, tensor.matrix_shape)
-    return levels - zero.reshape(tensor.shape)
 
 
 @dataclass(eq=False)
@@ -106,7 +97,6 @@ class Node:
     name: str = ""
     domain: str = ""
     operator: ops.Operator | None = None
-    own_inputs: int = 1  # of a kernel: how many of `inputs` are not epilogue tensors
     axis: int | None = None  # of a kernel: the ONNX axis of its channels, 1 or -1; None: any
     reads: str = "as-is"  # of a kernel: layout of its own inputs; "same": that of its outputs
     fallback: str | None = None
@@ -245,7 +235,7 @@ class Graph:
         self._forget_uses(node)
         node.inputs = list(inputs)
         if node.operator is not None:
-            node.operator = renamed_tensors(node.operator, renamed)
+            node.operator = node.operator.renamed(renamed)
         for name in node.inputs:
             self._users.setdefault(name, {})[node] = None
 
@@ -278,34 +268,12 @@ class Graph:
         self.values = {name: value for name, value in self.values.items() if name in used}
 
 
-Fusing = (
-    ops.QuantizedProduct | ops.FloatProduct | ops.BatchMatMul | ops.Elementwise | ops.Pool2d | ops.LayerNorm
-)  # the operators that have an epilogue
-
-
 def epilogue_of(node: Node) -> ops.Epilogue | None:
     """The epilogue of a kernel; None for other nodes and for kernels without one."""
-    return node.operator.epilogue if isinstance(node.operator, Fusing) else None
+    return node.operator.epilogue if isinstance(node.operator, ops.Fused) else None
 
 
 def set_epilogue(node: Node, steps: Sequence[ops.Step], forms: Sequence[ops.Form]) -> None:
     """Give a kernel another epilogue."""
-    assert isinstance(node.operator, Fusing)
-    node.operator = replace(node.operator, epilogue=ops.Epilogue(tuple(steps), tuple(forms)))
-
-
-def renamed_tensors(op: ops.Operator, names: dict[str, str]) -> ops.Operator:
-    """The operator with the run-time tensors of its epilogue called otherwise."""
-    if isinstance(op, ops.BinarizedProduct):
-        return replace(op, product=replace(op.product, epilogue=_renamed(op.product.epilogue, names)))
-    return replace(op, epilogue=_renamed(op.epilogue, names)) if isinstance(op, Fusing) else op
-
-
-def _renamed(epilogue: ops.Epilogue, names: dict[str, str]) -> ops.Epilogue:
-    steps = tuple(
-        replace(step, tensor=names.get(step.tensor, step.tensor))
-        if isinstance(step, ops.RowScale | ops.Combine)
-        else step
-        for step in epilogue.steps
-    )
-    return replace(epilogue, steps=steps)
+    assert isinstance(node.operator, ops.Fused)
+    node.operator = node.operator.with_epilogue(ops.Epilogue(tuple(steps), tuple(forms)))

@@ -15,7 +15,7 @@ import onnx.reference
 
 from subbyte.errors import InputError
 from subbyte.tvm_kernels.graph import Array, Graph, Node
-from subbyte.tvm_kernels.kernels import reference
+from subbyte.tvm_kernels.operators import run
 
 
 def interpret(graph: Graph, inputs: Mapping[str, Array], every: bool = False) -> dict[str, Array]:
@@ -41,9 +41,9 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], every: bool = False) ->
 
 def _results(graph: Graph, node: Node, arrays: list[Array | None]) -> list[Array]:
     if node.operator is not None:
-        own = [array for array in arrays[: node.own_inputs] if array is not None]
+        own = [array for array in arrays[: node.operator.inputs] if array is not None]
         tensors = {n: a for n, a in zip(node.inputs, arrays, strict=True) if a is not None}
-        return reference.run(node.operator, own, tensors)
+        return run(node.operator, own, tensors)
     first = arrays[0]
     if node.op == "View" and first is not None:
         return [first]
@@ -51,7 +51,7 @@ def _results(graph: Graph, node: Node, arrays: list[Array | None]) -> list[Array
         start = node.attributes["start"]
         return [first.reshape(-1)[start : start + graph.values[node.outputs[0]].size]]
     if node.op == "UnpackBits" and first is not None:
-        return [reference.levels(first, graph.values[node.inputs[0]].storage).astype(np.float32)]
+        return [graph.values[node.inputs[0]].storage.levels(first).astype(np.float32)]
     evaluator = onnx.reference.ReferenceEvaluator(node_proto(node), opsets={"": graph.opset})
     feeds = {name: array for name, array in zip(node.inputs, arrays, strict=True) if name}
     return list(evaluator.run(None, feeds))

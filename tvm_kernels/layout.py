@@ -83,7 +83,9 @@ def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str
 
 
 def _kernel(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> None:
-    own, tensors = node.inputs[: node.own_inputs], node.inputs[node.own_inputs :]
+    assert node.operator is not None
+    count = node.operator.inputs
+    own, tensors = node.inputs[:count], node.inputs[count:]
     reads = node.reads
     if reads == "same":
         reads = _wanted(graph, node, graph.values[own[0]])

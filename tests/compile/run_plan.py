@@ -12,7 +12,6 @@ import tvm.s_tir  # registers the default pipeline
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.abi import on_one_thread
-from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.kernels.execute import aligned, host_target
 from subbyte.tvm_kernels.plan import Plan, Tensor
 from subbyte.tvm_kernels.targets import host_features
@@ -79,7 +78,7 @@ def run_plan(plan: Plan, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[t
 
 def onnx_array(array: Any, storage: ops.Storage, layout: str) -> Any:
     """A stored array as the ONNX value that it stands for: levels as float32, NCHW."""
-    values = array if isinstance(storage, ops.Float) else reference.levels(array, storage).astype(np.float32)
+    values = array if storage.kind == "float" else storage.levels(array).astype(np.float32)
     if layout == "NHWC":
         values = np.moveaxis(values, -1, 1)
     return values

@@ -16,8 +16,8 @@ from tvm.script.ir_builder import tirx as T
 
 from subbyte.errors import CompileError
 from subbyte.formats import LowBitTensor, PerChannel, get
+from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import ONCE, TILES, Wanted, compile_objects, compile_source
-from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.kernels.execute import aligned
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Workspace, choose
 from subbyte.tvm_kernels.operators import Codes, Epilogue, MatMul, QuantizedProduct
@@ -170,7 +170,7 @@ def test_a_product_in_any_cut_of_its_tiles(fmt: str, depth: int, tmp_path: Path)
     kernels = compile_objects([Wanted("product", built.function)], get_target("host").tvm_target())
     function = load(kernels.code, ".o", tmp_path).product
     codes = rng.integers(0, 256, (197, depth)).astype(np.uint8)
-    wanted = reference.run(op, [codes])[0]
+    wanted = operators.run(op, [codes])[0]
     tiles = kernels.signatures[0].tiles
     if "avx2" in host_features():
         assert tiles > 2

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from row_cases import CASES, Case
 
+from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.assembly import Weights
-from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Kernel, Output, rows
 from subbyte.tvm_kernels.memory import aligned
@@ -50,7 +50,7 @@ class PlanOfRows:
             name: self._tensor(f"{case.name}: {name}", array, self.inputs, self.given, "input").place
             for name, array in (*zip(OWN_INPUTS, case.own, strict=False), *case.tensors.items())
         }
-        golden = reference.run(case.op, case.own, case.tensors)
+        golden = operators.run(case.op, case.own, case.tensors)
         for row in rows_of(self.target, case.op):
             name = f"{row.name} on '{case.name}'"
             results = [

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from c_kernel import run_c
 
-from subbyte.tvm_kernels.kernels import execute, reference
+from subbyte.tvm_kernels import operators
+from subbyte.tvm_kernels.kernels import execute
 from subbyte.tvm_kernels.kernels.code_generator import Generator, code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Kernel, rows
 from subbyte.tvm_kernels.targets import host_features
@@ -42,7 +43,7 @@ def run(
             got = run_c(op, kernel, inputs, Path(folder))
     else:
         got = execute.run(op, inputs, kernel, kernel.needs & host_features())
-    wanted = reference.run(op, own, tensors)
+    wanted = operators.run(op, own, tensors)
     assert len(got) == len(wanted)
     for g, w in zip(got, wanted, strict=True):
         assert g.dtype == w.dtype

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, row, rows_of, signs, stored_input, weight
 from this_cpu import needs
 
-from subbyte.tvm_kernels.kernels import amx, binary, dot, reference
+from subbyte.tvm_kernels import operators
+from subbyte.tvm_kernels.kernels import amx, binary, dot
 from subbyte.tvm_kernels.kernels.amx_shape import Shape, shape_of
 from subbyte.tvm_kernels.kernels.execute import Executable, host_target
 from subbyte.tvm_kernels.kernels.x86 import VNNI_512
@@ -76,7 +77,7 @@ def differences(
     built = amx.AmxProduct(op, VNNI_512, operands).build()
     stored = stored_input(geometry, activation)
     got = Executable(built, host_target(amx.FEATURES))([stored, *tensors.values()])
-    wanted = reference.run(op, [stored], tensors)
+    wanted = operators.run(op, [stored], tensors)
     return sum(int((g.reshape(w.shape) != w).sum()) for g, w in zip(got, wanted, strict=True))
 
 

@@ -9,7 +9,7 @@ from products import CONVOLUTIONS, signs, weight
 from test_amx import SHAPES as PRODUCTS
 from this_cpu import needs
 
-from subbyte.tvm_kernels.kernels import reference
+from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.kernels.amx import FEATURES, AmxProduct
 from subbyte.tvm_kernels.kernels.binary import bytes_of
 from subbyte.tvm_kernels.kernels.execute import Executable, host_target
@@ -45,7 +45,7 @@ def binarized(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None, *, ea
     channels = signs(geometry).channels
     threshold = np.random.default_rng(5).standard_normal(channels if each else 1).astype(np.float32)
     product = QuantizedProduct("layer", geometry, Bits(channels), weight(geometry, "binary"), epilogue or Epilogue())
-    return BinarizedProduct(ToBits(threshold, Bits(channels)), product)
+    return BinarizedProduct("layer", ToBits(threshold, Bits(channels)), product)
 
 
 def activations(op: BinarizedProduct) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_outputs_and_signs(name: str, each: bool) -> None:
     built = AmxProduct(op.product, VNNI_512, bytes_of(op.product), op.quantizer).build()
     x = activations(op)
     got = Executable(built, host_target(FEATURES))([x])
-    wanted = reference.run(op, [x])
+    wanted = operators.run(op, [x])
     assert len(got) == 2
     for g, w in zip(got, wanted, strict=True):
         assert np.array_equal(g.reshape(w.shape), w)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import UNSIGNED, differences, row, runs_here, signs, stored_input, weight
 
-from subbyte.tvm_kernels.kernels import reference
+from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.kernels.execute import run
 from subbyte.tvm_kernels.operators import (
     Bits,
@@ -77,7 +77,7 @@ def test_a_scale_that_takes_the_factor_two_changes_no_bit(depth: int, steps: tup
     op = QuantizedProduct("layer", geometry, Bits(depth), weight(geometry, "binary"), Epilogue(steps))
     stored = stored_input(geometry, Bits(depth))
     (got,) = run(op, [stored], row(ROWS[0]))
-    (wanted,) = reference.run(op, [stored])
+    (wanted,) = operators.run(op, [stored])
     assert got.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 

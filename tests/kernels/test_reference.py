@@ -9,7 +9,6 @@ from subbyte.errors import CompileError, FormatError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor, get
 from subbyte.formats import reference as arithmetic
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.kernels import reference
 
 RANDOM = np.random.default_rng(7)
 
@@ -25,7 +24,7 @@ def test_matmul_of_codes_equals_formats_reference(fmt: str) -> None:
     codes = RANDOM.integers(0, 256, (3, 13)).astype(np.uint8)
     op = ops.QuantizedProduct("m", ops.MatMul(3, 13, 5), ops.Codes(-128, 127, 128), w, ops.Epilogue())
     expected = arithmetic.matmul(codes.astype(np.int32) - 128, w.levels())
-    np.testing.assert_array_equal(reference.run(op, [codes])[0], expected.astype(np.float32))
+    np.testing.assert_array_equal(ops.run(op, [codes])[0], expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
@@ -38,7 +37,7 @@ def test_conv_of_codes_equals_formats_reference(groups: int, stride, padding, di
     codes = RANDOM.integers(0, 16, (2, 7, 6, 6)).astype(np.uint8)
     op = ops.QuantizedProduct("c", conv, ops.Codes(0, 15), w, ops.Epilogue())
     expected = arithmetic.conv2d(codes, w.levels(), stride, padding, dilation, groups)
-    np.testing.assert_array_equal(reference.run(op, [codes])[0], expected.astype(np.float32))
+    np.testing.assert_array_equal(ops.run(op, [codes])[0], expected.astype(np.float32))
 
 
 def test_padded_bits_count_as_plus_one() -> None:
@@ -46,7 +45,7 @@ def test_padded_bits_count_as_plus_one() -> None:
     w = LowBitTensor.from_levels(get("binary"), np.ones((1, 3, 3, 3), np.int64), 1.0, PerTensor())
     bits = np.zeros((1, 2, 2, 1), np.uint32)  # all -1
     op = ops.QuantizedProduct("b", conv, ops.Bits(3), w, ops.Epilogue())
-    assert reference.run(op, [bits])[0].ravel().tolist() == [5 * 3 - 4 * 3] * 4
+    assert ops.run(op, [bits])[0].ravel().tolist() == [5 * 3 - 4 * 3] * 4
 
 
 def test_groups_are_scaled_and_added_in_order() -> None:
@@ -54,7 +53,7 @@ def test_groups_are_scaled_and_added_in_order() -> None:
     w = LowBitTensor.from_levels(fmt, RANDOM.choice(fmt.levels, (3, 10)), scale, PerGroup(4))
     codes = RANDOM.integers(0, 256, (2, 10)).astype(np.uint8)
     op = ops.QuantizedProduct("g", ops.MatMul(2, 10, 3), ops.Codes(0, 255), w, ops.Epilogue())
-    levels, found = w.levels(), reference.run(op, [codes])[0]
+    levels, found = w.levels(), ops.run(op, [codes])[0]
     for row in range(2):
         for column in range(3):
             total = np.float32(0)
@@ -69,13 +68,13 @@ def test_groups_are_scaled_and_added_in_order() -> None:
 def test_weight_zero_points_are_subtracted() -> None:
     w = LowBitTensor.from_levels(get("uint4"), [[0, 15], [8, 8]], [1.0, 1.0], PerChannel(), [8, 3])
     op = ops.QuantizedProduct("z", ops.MatMul(1, 2, 2), ops.Codes(0, 255), w, ops.Epilogue())
-    assert reference.run(op, [np.array([[1, 2]], np.uint8)])[0].tolist() == [[-8 + 14, 5 + 10]]
+    assert ops.run(op, [np.array([[1, 2]], np.uint8)])[0].tolist() == [[-8 + 14, 5 + 10]]
 
 
 def test_epilogue_is_float32_in_written_order() -> None:
     values = ops.constant([3e-8])
     op = ops.Elementwise("e", 1, 1, ops.Epilogue((ops.Bias(ops.constant([1.0])), ops.Bias(values), ops.Bias(values))))
-    assert reference.run(op, [np.zeros((1, 1), np.float32)])[0][0, 0] == 1.0  # each small term is rounded away
+    assert ops.run(op, [np.zeros((1, 1), np.float32)])[0][0, 0] == 1.0  # each small term is rounded away
 
 
 def test_forms_store_what_storages_say() -> None:
@@ -87,7 +86,7 @@ def test_forms_store_what_storages_say() -> None:
         ops.ToCodes(0.5, codes, divide=True),
         ops.ToBits(ops.constant(0.0), ops.Bits(5)),
     )
-    real, multiplied, divided, bits = reference.run(ops.Elementwise("f", 1, 5, ops.Epilogue((), forms)), [x])
+    real, multiplied, divided, bits = ops.run(ops.Elementwise("f", 1, 5, ops.Epilogue((), forms)), [x])
     np.testing.assert_array_equal(real, x)
     assert multiplied.tolist() == divided.tolist() == [[127, 129, 131, 128, 131]]
     assert bits.dtype == np.uint32
@@ -98,26 +97,26 @@ def test_forms_store_what_storages_say() -> None:
 def test_average_counts_the_window_or_what_lies_inside(count_padding: bool) -> None:
     conv = ops.Conv2d(1, 2, 2, 1, 1, (2, 2), padding=(1, 1, 0, 0), groups=1)
     op = ops.Pool2d("p", "average", conv, ops.Float(), ops.Epilogue(), count_padding)
-    found = reference.run(op, [np.full((1, 2, 2, 1), 4, np.float32)])[0].ravel().tolist()
+    found = ops.run(op, [np.full((1, 2, 2, 1), 4, np.float32)])[0].ravel().tolist()
     assert found == ([1.0, 2.0, 2.0, 4.0] if count_padding else [4.0] * 4)
 
 
 def test_max_ignores_padding_and_sum_adds_levels() -> None:
     conv = ops.Conv2d(1, 2, 2, 1, 1, (2, 2), padding=(1, 1, 0, 0))
     maximum = ops.Pool2d("p", "max", conv, ops.Float(), ops.Epilogue())
-    assert reference.run(maximum, [np.full((1, 2, 2, 1), -4, np.float32)])[0].ravel().tolist() == [-4.0] * 4
+    assert ops.run(maximum, [np.full((1, 2, 2, 1), -4, np.float32)])[0].ravel().tolist() == [-4.0] * 4
     total = ops.Pool2d("p", "sum", conv, ops.Codes(-128, 127, 128), ops.Epilogue())
-    assert reference.run(total, [np.full((1, 2, 2, 1), 125, np.uint8)])[0].ravel().tolist() == [-3, -6, -6, -12]
+    assert ops.run(total, [np.full((1, 2, 2, 1), 125, np.uint8)])[0].ravel().tolist() == [-3, -6, -6, -12]
 
 
 def test_sums_beyond_int32_are_refused() -> None:
     w = LowBitTensor.from_levels(get("int8"), np.full((1, 140_000), -128), 1.0, PerTensor())
     op = ops.QuantizedProduct("m", ops.MatMul(1, 140_000, 1), ops.Codes(-128, 127, 128), w, ops.Epilogue())
     with pytest.raises(FormatError, match="beyond int32"):
-        reference.run(op, [np.zeros((1, 140_000), np.uint8)])
+        ops.run(op, [np.zeros((1, 140_000), np.uint8)])
 
 
 def test_unknown_activations_are_named() -> None:
     op = ops.Elementwise("e", 1, 1, ops.Epilogue((ops.Activate("swash"),)))
     with pytest.raises(CompileError, match="swash"):
-        reference.run(op, [np.zeros((1, 1), np.float32)])
+        ops.run(op, [np.zeros((1, 1), np.float32)])

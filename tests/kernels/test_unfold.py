@@ -13,8 +13,9 @@ from agreement import Generator, differing, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
-from subbyte.tvm_kernels.kernels import execute, reference
+from subbyte.tvm_kernels.kernels import execute
 from subbyte.tvm_kernels.kernels.unfold import cut_into_runs
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Unfold
 
@@ -60,7 +61,7 @@ def test_the_reference_reads_windows_as_they_lie() -> None:
     """One window of 2x2 places and 2 channels, padded above: the order of a line written out by hand."""
     shape = Conv2d(1, 1, 2, 2, 1, (2, 2), padding=(1, 0, 0, 0))
     order = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # channel by channel
-    (line,) = reference.run(Unfold("u", shape, Codes(-128, 127, 9), order), [np.array([1, 2, 3, 4], np.uint8)])
+    (line,) = operators.run(Unfold("u", shape, Codes(-128, 127, 9), order), [np.array([1, 2, 3, 4], np.uint8)])
     assert line.tolist() == [[[[9, 9, 1, 3, 9, 9, 2, 4]]]]
 
 

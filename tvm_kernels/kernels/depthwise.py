@@ -19,12 +19,11 @@ from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.packed_weight import PANEL, declare_codes, nbytes, smallest_integer, weight_of
 from subbyte.tvm_kernels.kernels.patches import corner
-from subbyte.tvm_kernels.kernels.reference import weight_levels
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, FloatProduct, QuantizedProduct
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, FloatProduct, QuantizedProduct, weight_levels
 
 
 def not_depthwise(op: Any) -> str | None:

@@ -23,10 +23,9 @@ from subbyte.tvm_kernels.kernels.pairs import (
     odd_bytes,
     pairs_in_word,
 )
-from subbyte.tvm_kernels.kernels.reference import weight_levels
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct, weight_levels
 
 MOST_LINE_BYTES = 8192
 UNROLLED_TAPS = 12

@@ -29,10 +29,9 @@ from subbyte.tvm_kernels.kernels.pairs import (
 )
 from subbyte.tvm_kernels.kernels.patches import Layout, layout
 from subbyte.tvm_kernels.kernels.portable import as_conv, bytes_too_many
-from subbyte.tvm_kernels.kernels.reference import weight_levels
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct, weight_levels
 
 BLOCK_BYTES = 2048  # of widened activations
 PANEL_BYTES = 1024  # of decoded weights; at least two columns

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowScale, Scale, ToBits
+from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowScale, Scale
 
 
 def _by_channel(op: Elementwise) -> bool:
@@ -25,7 +25,7 @@ def _by_channel(op: Elementwise) -> bool:
         values = step.slope if isinstance(step, PRelu) else step.values if isinstance(step, Scale | Bias) else None
         if values is not None and values.size > 1:
             return True
-    return any(isinstance(form, ToBits) for form in op.epilogue.forms)
+    return op.epilogue.stores_bits
 
 
 def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:
@@ -42,7 +42,7 @@ def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:
 def build(op: Elementwise, lanes: int) -> Built:
     rows, channels = _shape(op, lanes)
     block = rows_per_tile(rows, channels)
-    words = any(isinstance(form, ToBits) for form in op.epilogue.forms)
+    words = op.epilogue.stores_bits
     # Whole words in each turn of the loop: their bits then have known places.
     unroll = WORD // lanes if words and lanes > 1 else 1
     with IRBuilder() as builder, T.prim_func():

@@ -266,7 +266,7 @@ _MOVMSK = {
     4: ("int32", "llvm.x86.sse.movmsk.ps"),
 }
 
-# To add a step or a form: a class in operators.py, a method above, a line here.
+# To add a step or a form: a class in operators/epilogue.py, a method above, a line here.
 _STEPS: dict[type[Step], Callable[[EpilogueEmitter, Any], Transform]] = {
     Scale: EpilogueEmitter.scale,
     Bias: EpilogueEmitter.bias,

@@ -139,6 +139,6 @@ class FloatFunctions:
         return number(0.5, x) * x * (number(1, x) + self.erf(x * self._coefficient("sqrt 1/2", x)))
 
     def hardsigmoid(self, x: Any) -> Any:
-        """min(max(x * (1/6) + 0.5, 0), 1), exactly as reference.py: no fused multiply-add."""
+        """min(max(x * (1/6) + 0.5, 0), 1), exactly as operators/activations.py: no fused multiply-add."""
         y = unfused(x * self._coefficient("1/6", x)) + number(0.5, x)
         return T.min(T.max(y, number(0, x)), number(1, x))

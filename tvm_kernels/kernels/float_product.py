@@ -27,7 +27,7 @@ from subbyte.tvm_kernels.kernels.patches import gather, layout
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Conv2d, FloatProduct, ToBits
+from subbyte.tvm_kernels.operators import Conv2d, FloatProduct
 
 
 def build(op: FloatProduct, registers: Registers) -> Built:
@@ -39,7 +39,7 @@ def build(op: FloatProduct, registers: Registers) -> Built:
     most = max(per_tile, registers.patch_bytes // (4 * shape.depth)) if shape.gathered else shape.rows
     block = rows_per_block(shape.rows, per_tile, shape.depth * shape.columns * shape.groups, most)
     blocks = -(-shape.rows // block)
-    words = any(isinstance(form, ToBits) for form in op.epilogue.forms)
+    words = op.epilogue.stores_bits
     panel_count = cut.wide + cut.narrow
     # A single block of rows (a vector, say) is shared out by columns instead.
     shared_columns = blocks == 1 and not shape.gathered and not words and panel_count > 1 and shape.rows <= per_tile

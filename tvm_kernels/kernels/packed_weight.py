@@ -17,9 +17,8 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.formats import Format, PerGroup, pack
-from subbyte.tvm_kernels.kernels.reference import weight_levels
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.operators import QuantizedProduct
+from subbyte.tvm_kernels.operators import QuantizedProduct, weight_levels
 
 PANEL = 8  # columns: 8 codes of any width end on a byte
 

@@ -22,6 +22,7 @@ from tvm.tirx import IntImm, Ramp
 from subbyte.formats import LowBitTensor, unpack
 from subbyte.tvm_kernels.kernels.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86 import Instruction
+from subbyte.tvm_kernels.operators import weight_levels
 
 Array = npt.NDArray[Any]
 
@@ -40,10 +41,7 @@ class Codes:
 
 def effective_levels(weight: LowBitTensor) -> npt.NDArray[np.int32]:
     """The integers that are multiplied, [channels, depth]: level - zero point."""
-    levels = weight.levels().reshape(weight.matrix_shape)
-    if weight.zero_point is None:
-        return levels
-    return np.asarray(levels - weight.granularity.expand(weight.zero_point, weight.matrix_shape), np.int32)
+    return weight_levels(weight).reshape(weight.matrix_shape)
 
 
 def codes_of(weight: LowBitTensor, shape: tuple[int, int, int, int]) -> Codes:

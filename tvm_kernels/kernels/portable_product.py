@@ -27,7 +27,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import WORD, Conv2d, QuantizedProduct, ToBits
+from subbyte.tvm_kernels.operators import WORD, Conv2d, QuantizedProduct
 
 WORKSPACE = {"llvm": 1 << 17, "c": 1 << 13}  # bytes of patches and sums that one block may take
 MOST_ROWS = {"llvm": 96, "c": 32}
@@ -284,7 +284,7 @@ class _Product:
 
 def _store_lanes(op: QuantizedProduct, shape: Layout, lanes: int) -> int:
     """Lanes of the epilogue: vectors must not cross from one word of bits into the next."""
-    if shape.groups > 1 and shape.columns % WORD and any(isinstance(form, ToBits) for form in op.epilogue.forms):
+    if shape.groups > 1 and shape.columns % WORD and op.epilogue.stores_bits:
         return 1
     return lanes
 

@@ -146,7 +146,7 @@ class ProductBuilder:
         decode = panels.data.size * panels.per_chunk if panels.decodes and not self.inline else 0
         copy = self.input.copy.row * (window.height + 2) if self.input.needed else 0
         total = panels.per_group * window.groups
-        words = any(isinstance(form, ToBits) for form in self.op.epilogue.forms)
+        words = self.op.epilogue.stores_bits
         splits = not words or (window.groups == 1 and panels.columns % WORD == 0)
         if not splits:
             tiles = tiles_of(window, self.row_groups, 1, copy, decode, self.tile_macs)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels import reference
 from subbyte.tvm_kernels.operators import WORD, Activate, Bias, Bits, Clip, Epilogue, PRelu, Scale, ToBits
 
 EXACT_STEPS = (Scale, Bias, Clip, PRelu)
@@ -59,8 +58,8 @@ def thresholds(epilogue: Epilogue, depth: int, channels: int) -> Thresholds | st
     # Every sum there can be goes through the epilogue itself, so rounding is as it is there.
     sums = depth - 2 * np.arange(depth + 1)
     y = np.broadcast_to(sums[:, None], (depth + 1, channels)).astype(np.float32)
-    (stored,) = reference.epilogue(y, epilogue, {})
-    bits = reference.levels(stored, Bits(channels)) > 0
+    (stored,) = epilogue.reference(y, {})
+    bits = Bits(channels).levels(stored) > 0
     inverted = bits[0]
     changed = bits != inverted
     if (np.diff(changed.astype(np.int8), axis=0) < 0).any():

@@ -19,7 +19,7 @@ from subbyte import formats
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight, levels_of
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight
 from subbyte.tvm_kernels.rewrites.levels import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
@@ -191,7 +191,7 @@ def gathered_weight(graph: Graph, node: Node, w: Weight, i: str) -> Outcome:
     tensor, output = w.tensor, graph.values[node.outputs[0]]
     if isinstance(tensor.granularity, PerGroup):
         return "its scales are by group"
-    levels = levels_of(tensor)
+    levels = ops.weight_levels(tensor)
     behind: list[tuple[str, Array]] = [("Mul", tensor.scale)] if w.scaled else []
     if levels.size and np.ptp(levels) > 255:  # zero points by row: levels of the file, and a Sub
         assert tensor.zero_point is not None

@@ -14,7 +14,7 @@ def kernel_node(
 ) -> Node:
     """Put a node that carries `operator` in the place of an ONNX node; it makes the same values."""
     made = Node(type(operator).__name__, inputs, node.outputs, {}, node.name, "kernel", operator)
-    made.own_inputs, made.axis, made.reads = len(inputs), axis, reads
+    made.axis, made.reads = axis, reads
     made.fallback, made.declined = node.fallback, node.declined
     graph.replace_node(node, made)
     return made

@@ -17,7 +17,6 @@ from typing import Any
 from subbyte.errors import InputError, ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
-from subbyte.tvm_kernels.kernels import reference
 
 Shape = tuple[int, ...]
 
@@ -100,7 +99,7 @@ def constants(graph: Graph) -> None:
         data = graph.values[node.inputs[indexed.input]].data
         assert data is not None
         try:
-            (checked,) = reference.run(check, [data])
+            (checked,) = ops.run(check, [data])
         except InputError as error:
             raise ModelError(f"{error}. The file is damaged, export it again") from error
         if (data < 0).any():

@@ -16,7 +16,7 @@ from subbyte.errors import CompileError, FormatError
 from subbyte.formats import LowBitTensor, PerGroup, PerTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight, levels_of
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
 from subbyte.tvm_kernels.rewrites.levels import as_float, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
@@ -82,11 +82,10 @@ def lines_of_groups(weight: Weight) -> tuple[Array, LowBitTensor] | None:
     return element[moved], lines
 
 
-def check_sums(name: str, depth: int, storage: ops.Storage, tensor: LowBitTensor) -> None:
+def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: LowBitTensor) -> None:
     """Refuse a layer whose sums could leave int32."""
-    largest = storage.largest if isinstance(storage, ops.Codes) else 1
     try:
-        check_accumulator(depth, largest, int(np.abs(levels_of(tensor)).max(initial=0)))
+        check_accumulator(depth, storage.largest, int(np.abs(ops.weight_levels(tensor)).max(initial=0)))
     except FormatError as error:
         raise CompileError(f"'{name}': {error}") from error
 

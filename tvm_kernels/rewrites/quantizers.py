@@ -25,7 +25,7 @@ def into_products(graph: Graph, features: frozenset[str]) -> None:
             continue
         (user,) = users
         if isinstance(user.operator, ops.QuantizedProduct):
-            joined = ops.BinarizedProduct(form, user.operator)
+            joined = ops.BinarizedProduct(user.name, form, user.operator)
             if _preferred(joined, features):
                 _join(graph, node, user, joined)
 

@@ -1,0 +1,62 @@
+"""The registers of operators, steps and forms: complete entries only, each with a kernel row that every CPU can run."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+
+import numpy as np
+import pytest
+
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.kernels import epilogue as emitted
+from subbyte.tvm_kernels.kernels.registry import rows
+from subbyte.tvm_kernels.operators.epilogue import FORMS, STEPS
+from subbyte.tvm_kernels.operators.operator import PARTS
+
+EVERY = ops.operators()
+JOINED = {"BinarizedProduct"}  # made only where a row is preferred to a product and its quantizer
+
+
+@pytest.mark.parametrize("operator", EVERY, ids=lambda operator: operator.__name__)
+def test_every_operator_is_complete_and_served(operator: type[ops.Operator]) -> None:
+    assert is_dataclass(operator)
+    assert not [part for part in PARTS if getattr(getattr(operator, part), "__isabstractmethod__", False)]
+    assert any(not row.needs for row in rows(operator)) or operator.__name__ in JOINED
+
+
+def test_every_exported_operator_is_registered() -> None:
+    exported = {value for value in vars(ops).values() if isinstance(value, type) and issubclass(value, ops.Operator)}
+    assert exported - {ops.Operator, ops.Fused} == set(EVERY)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_operator_that_lacks_a_part_is_refused(part: str) -> None:
+    parts = {"inputs": 1, "macs": 0, "reference": lambda self, inputs, tensors: list(inputs)}
+    del parts[part]
+    with pytest.raises(CompileError, match=f"operator Partial has no {part}"):
+        type("Partial", (ops.Operator,), parts)
+    assert ops.operators() == EVERY
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    parts = {"inputs": 1, "macs": 0, "reference": lambda self, inputs, tensors: list(inputs)}
+    with pytest.raises(CompileError, match="Softmax is registered twice"):
+        type("Softmax", (ops.Operator,), parts)
+
+
+@pytest.mark.parametrize(("base", "part"), [(ops.Step, "apply"), (ops.Form, "store")])
+def test_a_step_or_form_without_reference_is_refused(base: type, part: str) -> None:
+    with pytest.raises(CompileError, match=f"Empty has no {part}"):
+        type("Empty", (base,), {})
+
+
+def test_kernels_can_emit_every_step_and_form() -> None:
+    assert set(STEPS) == set(emitted._STEPS)
+    assert set(FORMS) == set(emitted._FORMS)
+
+
+def test_a_missing_input_is_named() -> None:
+    op = ops.Softmax("attention", 1, 4)
+    with pytest.raises(CompileError, match="'attention' takes 1 tensors of its own, got 2"):
+        ops.run(op, [np.zeros(4, np.float32)] * 2)

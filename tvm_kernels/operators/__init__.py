@@ -1,0 +1,71 @@
+"""The operators that kernels serve: what lowering makes and what a kernel builder is given; one file an operator."""
+
+from subbyte.tvm_kernels.operators.check_indices import CheckIndices
+from subbyte.tvm_kernels.operators.elementwise import Elementwise
+from subbyte.tvm_kernels.operators.epilogue import (
+    Activate,
+    Bias,
+    Clip,
+    Combine,
+    Epilogue,
+    Form,
+    PRelu,
+    RowScale,
+    Scale,
+    Step,
+    ToBits,
+    ToCodes,
+    ToFloat,
+)
+from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
+from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
+from subbyte.tvm_kernels.operators.operands import WORD, Bits, Codes, Float, Storage, constant, weight_levels
+from subbyte.tvm_kernels.operators.operator import Facts, Fused, Operator, operators, run
+from subbyte.tvm_kernels.operators.permute import Permute
+from subbyte.tvm_kernels.operators.pool import Pool2d
+from subbyte.tvm_kernels.operators.product import BatchMatMul, BinarizedProduct, FloatProduct, QuantizedProduct
+from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
+from subbyte.tvm_kernels.operators.softmax import Softmax
+from subbyte.tvm_kernels.operators.unfold import Unfold
+
+__all__ = [
+    "WORD",
+    "Activate",
+    "BatchMatMul",
+    "Bias",
+    "BinarizedProduct",
+    "Bits",
+    "CheckIndices",
+    "Clip",
+    "Codes",
+    "Combine",
+    "Conv2d",
+    "Elementwise",
+    "Epilogue",
+    "Facts",
+    "Float",
+    "FloatProduct",
+    "Form",
+    "Fused",
+    "LayerNorm",
+    "MatMul",
+    "Operator",
+    "PRelu",
+    "Permute",
+    "Pool2d",
+    "QuantizeTokens",
+    "QuantizedProduct",
+    "RowScale",
+    "Scale",
+    "Softmax",
+    "Step",
+    "Storage",
+    "ToBits",
+    "ToCodes",
+    "ToFloat",
+    "Unfold",
+    "constant",
+    "operators",
+    "run",
+    "weight_levels",
+]

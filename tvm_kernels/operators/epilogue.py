@@ -1,0 +1,205 @@
+"""The epilogue of an operator: float32 steps in the order that they are applied, then the forms that are stored.
+
+The arithmetic is float32 in exactly the written order, with no fused multiply-add, so that torch, onnxruntime and every
+kernel give the same bits (docs/numbers.md). To add a step or a form, add a class here and its code in
+kernels/epilogue.py; a class without its reference is refused.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from subbyte.errors import CompileError
+from subbyte.formats.reference import pack_bits
+from subbyte.tvm_kernels.operators.activations import activate
+from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, Float32, Storage, Tensors
+
+
+def _complete(cls: type, part: str, register: list[type]) -> None:
+    if getattr(getattr(cls, part), "__isabstractmethod__", False):
+        raise CompileError(f"{cls.__name__} has no {part}, its reference arithmetic; define it in {cls.__module__}")
+    register.append(cls)
+
+
+class Step:
+    """A float32 step on each element of the output."""
+
+    def __init_subclass__(cls) -> None:
+        _complete(cls, "apply", STEPS)
+
+    @abstractmethod
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        """The step on [..., channels]; `tensors` are the run-time tensors by name."""
+
+    def renamed(self, names: Mapping[str, str]) -> Step:
+        """The step with its run-time tensor called otherwise."""
+        return self
+
+
+class Form:
+    """How the result is stored."""
+
+    storage: Storage
+
+    def __init_subclass__(cls) -> None:
+        _complete(cls, "store", FORMS)
+
+    @abstractmethod
+    def store(self, y: Float32) -> Array:
+        """float32 [..., channels] as this form stores it."""
+
+
+STEPS: list[type] = []
+FORMS: list[type] = []
+
+
+# ---- steps ----
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Step):
+    """y = y * values[channel]; values float32 [columns] or [1]."""
+
+    values: Array
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        return np.asarray(y * self.values.astype(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Bias(Step):
+    """y = y + values[channel]; values float32 [columns] or [1]."""
+
+    values: Array
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        return np.asarray(y + self.values.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class RowScale(Step):
+    """y = y * tensor[row]: the step of a per-token quantizer, a float32 run-time tensor [rows, 1]."""
+
+    tensor: str
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        return np.asarray(y * tensors[self.tensor].astype(np.float32).reshape(*y.shape[:-1], 1))
+
+    def renamed(self, names: Mapping[str, str]) -> Step:
+        return replace(self, tensor=names.get(self.tensor, self.tensor))
+
+
+@dataclass(frozen=True)
+class Combine(Step):
+    """y = y (add | multiply | subtract) tensor, float32 at run time, of the output's shape; `add` is a residual."""
+
+    op: Literal["add", "multiply", "subtract"]
+    tensor: str
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        other = tensors[self.tensor].astype(np.float32).reshape(y.shape)
+        return np.asarray({"add": np.add, "multiply": np.multiply, "subtract": np.subtract}[self.op](y, other))
+
+    def renamed(self, names: Mapping[str, str]) -> Step:
+        return replace(self, tensor=names.get(self.tensor, self.tensor))
+
+
+@dataclass(frozen=True)
+class Activate(Step):
+    """An elementwise function: relu, gelu (exact, with erf), sigmoid, tanh, silu, hardswish, hardsigmoid."""
+
+    function: str
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        return activate(self.function, y)
+
+
+@dataclass(frozen=True)
+class Clip(Step):
+    """y = min(max(y, low), high)."""
+
+    low: float
+    high: float
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        return np.asarray(np.minimum(np.maximum(y, np.float32(self.low)), np.float32(self.high)))
+
+
+@dataclass(frozen=True, eq=False)
+class PRelu(Step):
+    """y = y if y >= 0 else y * slope[channel]; slope float32 [columns] or [1]."""
+
+    slope: Array
+
+    def apply(self, y: Float32, tensors: Tensors) -> Float32:
+        return np.asarray(np.where(y >= 0, y, y * self.slope.astype(np.float32)))
+
+
+# ---- forms ----
+
+
+@dataclass(frozen=True)
+class ToFloat(Form):
+    """Store y as float32."""
+
+    storage = Float()
+
+    def store(self, y: Float32) -> Array:
+        return y
+
+
+@dataclass(frozen=True)
+class ToCodes(Form):
+    """Store clip(rint(y * factor), low, high) + zero_point as uint8; `divide`: rint(y / factor), as QuantizeLinear."""
+
+    factor: float  # a float32 value: the inverse step, or with `divide` the step
+    storage: Codes
+    divide: bool = False
+
+    def store(self, y: Float32) -> Array:
+        """The nearest level, ties to even; what is out of range saturates, NaN at the bottom."""
+        low, high, factor = self.storage.low, self.storage.high, np.float32(self.factor)
+        scaled = y / factor if self.divide else y * factor
+        levels = np.where(np.isnan(scaled), low, np.clip(np.rint(scaled), low, high)).astype(np.int32)
+        return np.asarray((levels + self.storage.zero_point).astype(np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
+class ToBits(Form):
+    """Store the bit y >= threshold[channel], 32 to a word; threshold float32 [columns] or [1]."""
+
+    threshold: Array
+    storage: Bits
+
+    def store(self, y: Float32) -> Array:
+        return pack_bits(np.where(y >= self.threshold.astype(np.float32), 1, -1))
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """Float32 steps in order, then one stored tensor for each form."""
+
+    steps: tuple[Step, ...] = ()
+    forms: tuple[Form, ...] = (ToFloat(),)
+
+    @property
+    def stores_bits(self) -> bool:
+        """Whether words of signs are among the outputs."""
+        return any(form.storage.kind == "bits" for form in self.forms)
+
+    def reference(self, y: Array, tensors: Tensors) -> list[Array]:
+        """The steps on [..., channels], in float32 and in order; one stored array for each form."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            value: Float32 = y.astype(np.float32)
+            for step in self.steps:
+                value = step.apply(value, tensors).astype(np.float32)
+            return [form.store(value) for form in self.forms]
+
+    def renamed(self, names: Mapping[str, str]) -> Epilogue:
+        """The epilogue with its run-time tensors called otherwise."""
+        return replace(self, steps=tuple(step.renamed(names) for step in self.steps))

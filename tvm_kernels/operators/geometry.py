@@ -1,0 +1,95 @@
+"""The shapes of products and windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from subbyte.tvm_kernels.operators.operands import Array
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """[rows, depth] x [columns, depth]^T -> [rows, columns]; leading axes are flattened into rows."""
+
+    rows: int
+    depth: int
+    columns: int
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.depth * self.columns
+
+    def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
+        """The operands as [1, rows, depth] and [1, columns, depth] float64."""
+        return left.reshape(1, self.rows, self.depth).astype(np.float64), right[None].astype(np.float64)
+
+    def output(self, sums: Array) -> Array:
+        """[1, rows, columns] in the shape of the output."""
+        return np.asarray(sums[0])
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Convolution, channels last; a Conv1d has height 1.
+
+    Weights are [out_channels, kernel_h, kernel_w, channels / groups].
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def out_height(self) -> int:
+        reach = self.dilation[0] * (self.kernel[0] - 1) + 1
+        return (self.height + self.padding[0] + self.padding[2] - reach) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        reach = self.dilation[1] * (self.kernel[1] - 1) + 1
+        return (self.width + self.padding[1] + self.padding[3] - reach) // self.stride[1] + 1
+
+    @property
+    def depth(self) -> int:
+        """Length of the reduction."""
+        return self.kernel[0] * self.kernel[1] * self.channels // self.groups
+
+    @property
+    def macs(self) -> int:
+        return self.batch * self.out_height * self.out_width * self.out_channels * self.depth
+
+    def patches(self, a: Array, pad_value: float) -> Array:
+        """im2col: [batch, height, width, channels] to [batch, out_h, out_w, kernel_h, kernel_w, channels]."""
+        top, left, bottom, right = self.padding
+        image = a.reshape(self.batch, self.height, self.width, self.channels)
+        padded = np.pad(image, [(0, 0), (top, bottom), (left, right), (0, 0)], constant_values=pad_value)
+        out = np.empty((self.batch, self.out_height, self.out_width, *self.kernel, self.channels), a.dtype)
+        for y in range(self.kernel[0]):
+            for x in range(self.kernel[1]):
+                first = (y * self.dilation[0], x * self.dilation[1])
+                rows = slice(first[0], first[0] + (self.out_height - 1) * self.stride[0] + 1, self.stride[0])
+                columns = slice(first[1], first[1] + (self.out_width - 1) * self.stride[1] + 1, self.stride[1])
+                out[:, :, :, y, x, :] = padded[:, rows, columns, :]
+        return out
+
+    def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
+        """The operands as [groups, rows, depth] and [groups, columns, depth] float64; padded places hold `pad`."""
+        rows = self.batch * self.out_height * self.out_width
+        split = self.patches(left, pad).reshape(rows, *self.kernel, self.groups, self.channels // self.groups)
+        lines = np.moveaxis(split, 3, 0).reshape(self.groups, rows, self.depth)
+        columns = right.reshape(self.groups, self.out_channels // self.groups, self.depth)
+        return lines.astype(np.float64), columns.astype(np.float64)
+
+    def output(self, sums: Array) -> Array:
+        """[groups, rows, columns] in the shape of the output."""
+        flat = np.moveaxis(sums, 0, 1)
+        return flat.reshape(self.batch, self.out_height, self.out_width, self.out_channels)

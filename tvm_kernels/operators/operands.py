@@ -1,0 +1,95 @@
+"""How tensors between kernels are stored.
+
+Float   float32, real numbers. Spatial tensors are channels last: [batch, height, width, channels].
+Codes   uint8, same shape; the level of a byte is `byte - zero_point` (0 for unsigned, 128 for signed int8).
+Bits    uint32 [..., ceil(channels / 32)], 32 signs a word, least significant first, 1 is +1; left-over bits are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.formats import LowBitTensor
+
+Array = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+Tensors = Mapping[str, Array]
+Kind = Literal["float", "codes", "bits"]
+WORD = 32  # signs in a word of bits
+
+
+@dataclass(frozen=True)
+class Float:
+    """float32 storage."""
+
+    dtype = "float32"
+    kind: ClassVar[Kind] = "float"
+    format = "float32"
+
+    def levels(self, stored: Array) -> Array:
+        """The values of a stored tensor, float32."""
+        return np.asarray(stored, np.float32)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """uint8 storage of integer levels low..high; level = byte - zero_point."""
+
+    low: int
+    high: int
+    zero_point: int = 0
+    dtype = "uint8"
+    kind: ClassVar[Kind] = "codes"
+
+    @property
+    def largest(self) -> int:
+        """The largest absolute level."""
+        return max(abs(self.low), abs(self.high))
+
+    @property
+    def format(self) -> str:
+        """The name of the format in reports."""
+        return "uint8" if self.low >= 0 else "int8"
+
+    def levels(self, stored: Array) -> Array:
+        """The values of a stored tensor, int32."""
+        return stored.astype(np.int32) - self.zero_point
+
+
+@dataclass(frozen=True)
+class Bits:
+    """uint32 storage of signs packed along the last axis of `channels` elements."""
+
+    channels: int
+    dtype = "uint32"
+    kind: ClassVar[Kind] = "bits"
+    format = "binary"
+    largest = 1
+
+    def levels(self, stored: Array) -> Array:
+        """The values of a stored tensor, int32 -1 and +1."""
+        words = np.ascontiguousarray(stored, "<u4").view(np.uint8)
+        signs = np.unpackbits(words, axis=-1, bitorder="little")[..., : self.channels].astype(np.int32)
+        return np.asarray(2 * signs - 1)
+
+
+Storage = Float | Codes | Bits
+
+
+def weight_levels(weight: LowBitTensor) -> npt.NDArray[np.int32]:
+    """level - zero point of a weight, int32 of its shape: the integers that are multiplied."""
+    found = weight.levels()
+    if weight.zero_point is None:
+        return found
+    zero = weight.granularity.expand(weight.zero_point, weight.matrix_shape)
+    return np.asarray(found - zero.reshape(weight.shape), np.int32)
+
+
+def constant(values: Any) -> Array:
+    """A float32 vector for a step of an epilogue; a scalar becomes [1]."""
+    return np.atleast_1d(np.asarray(values, np.float32))

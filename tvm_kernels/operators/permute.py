@@ -1,0 +1,26 @@
+"""Axes in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from subbyte.tvm_kernels.operators.operands import Array, Tensors
+from subbyte.tvm_kernels.operators.operator import Operator
+
+
+@dataclass(frozen=True, eq=False)
+class Permute(Operator):
+    """The elements of `shape`, moved as numpy.transpose(x, perm) moves them; float32, or uint8 for codes."""
+
+    shape: tuple[int, ...]
+    perm: tuple[int, ...]
+    dtype: Literal["float32", "uint8"] = "float32"
+    inputs = 1
+    macs = 0
+
+    def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
+        return [np.transpose(inputs[0].reshape(self.shape), self.perm)]
