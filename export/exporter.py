@@ -35,7 +35,7 @@ from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.functional import exporting
 from subbyte.models.quant.observe import Observation, observe
 from subbyte.models.quant.quantizer import ActivationQuantizer
-from subbyte.output_file import check_output
+from subbyte.output_file import checked_output
 
 Array = npt.NDArray[Any]
 
@@ -89,33 +89,28 @@ def export(
         raise UsageError(f"the batch must be at least 1, got {batch}")
     target = Path(output)
     read = files_of(Path(source)) if isinstance(source, (str, os.PathLike)) else []
-    check_output(target, "output", *read)
-    checkpoint = _checkpoint(source)
-    module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
-    for name, parameter in module.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ExportError(
-                f"parameter '{name.replace('parametrizations.', '').removesuffix('.original')}' is NaN or infinite: "
-                "training diverged; train again at a lower learning rate, or export an earlier checkpoint"
-            )
-    shape = _sample_shape(checkpoint, example)
-    training = {name: part.training for name, part in module.named_modules()}
-    module.eval()
-    try:
-        model, notes = _traced(module, (batch, *shape))
-        metadata = _metadata(checkpoint, module)
-        onnx.helper.set_model_props(model, metadata)
-        onnx.checker.check_model(model, full_check=True)
-        found, checked_on = None, "nothing"
-        if check:
-            samples, checked_on = _samples(checkpoint, inputs, shape, batch)
-            found = verify(model, module, samples)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
-    finally:
-        for name, part in module.named_modules():
-            part.training = training.get(name, False)
-    written = save_onnx(model, target)
+    with checked_output(target, "output", *read):
+        checkpoint = _checkpoint(source)
+        module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
+        _refuse_diverged(module)
+        shape = _sample_shape(checkpoint, example)
+        training = {name: part.training for name, part in module.named_modules()}
+        module.eval()
+        try:
+            model, notes = _traced(module, (batch, *shape))
+            metadata = _metadata(checkpoint, module)
+            onnx.helper.set_model_props(model, metadata)
+            onnx.checker.check_model(model, full_check=True)
+            found, checked_on = None, "nothing"
+            if check:
+                samples, checked_on = _samples(checkpoint, inputs, shape, batch)
+                found = verify(model, module, samples)
+        except onnx.checker.ValidationError as error:
+            raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
+        finally:
+            for name, part in module.named_modules():
+                part.training = training.get(name, False)
+        written = save_onnx(model, target)
     for note in notes:
         warnings.warn(note, ExportWarning, stacklevel=2)
     return ExportReport(
@@ -135,6 +130,15 @@ def export(
 def onnx_model(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
     """The ONNX model of a module in eval mode for float32 inputs of `shape`, unchecked and in memory."""
     return _traced(module, shape)[0]
+
+
+def _refuse_diverged(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ExportError(
+                f"parameter '{name.replace('parametrizations.', '').removesuffix('.original')}' is NaN or infinite: "
+                "training diverged; train again at a lower learning rate, or export an earlier checkpoint"
+            )
 
 
 def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Checkpoint | None:

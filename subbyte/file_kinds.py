@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from subbyte.errors import UsageError
 from subbyte.plain_file import open_plain, size_of
 
 ONNX = "an ONNX model"
@@ -43,7 +44,7 @@ def kind_of(path: Path) -> str | None:
             start = file.read(_START_BYTES)
             file.seek(max(0, size - _END_BYTES))
             end = file.read(_END_BYTES)
-    except (OSError, ValueError):  # ValueError: a path with a NUL in it
+    except (OSError, ValueError, UsageError):  # ValueError: a path with a NUL in it; UsageError: it is the output
         return None
     if not start:
         return "an empty file"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from subbyte.errors import UsageError, WriteError
+from subbyte.plain_file import not_read
 
 _MOST_LINKS = 40  # in a row, as Linux has it
 _CHUNK = 1 << 20  # bytes
@@ -81,28 +82,38 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def check_output(path: str | os.PathLike[str], what: str, *inputs: str | os.PathLike[str] | None) -> None:
-    """Ask, before any work, whether `path` can be written; what cannot be known before is an error of the writing.
+@contextmanager
+def checked_output(
+    path: str | os.PathLike[str] | None, what: str, *inputs: str | os.PathLike[str] | None
+) -> Iterator[None]:
+    """Ask, before any work, whether `path` can be written, and refuse in here to read a file that it would replace.
 
-    `what` names it in the message, such as "--output"; `inputs` are the files that are read: none may be replaced.
+    `what` names it in the message, such as "--output"; None: there is no output. `inputs` are the files that are known
+    to be read: they are compared at once. What cannot be known before is an error of the writing.
     Raises UsageError for a place that cannot be, WriteError for a full or read-only disk and the like.
     """
+    if path is None:
+        yield
+        return
     path = Path(path)
+    called = f"{what} {path}"
     with _explained(path, what):
         target, plain = _target(path)
         if not path.parent.is_dir():
-            raise UsageError(f"{what} {path}: there is no folder '{path.parent}'; make it first")
+            raise UsageError(f"{called}: there is no folder '{path.parent}'; make it first")
         for read in inputs:
             if read is not None and os.path.exists(read) and target.exists() and target.samefile(read):
-                raise UsageError(f"{what} {path}: that is a file this command reads; name another one")
+                raise UsageError(f"{called}: that is a file this command reads; name another one")
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if plain:
             _try(target.parent)
+    with not_read(target, called):
+        yield
 
 
 def check_output_folder(path: str | os.PathLike[str], what: str) -> None:
-    """As `check_output`, for a folder that is there or will be made with its parents."""
+    """As `checked_output`, for a folder that is there or will be made with its parents."""
     path = Path(path)
     with _explained(path, what):
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -20,7 +20,14 @@ from this_machine import with_mount
 
 import subbyte
 from subbyte.errors import SubbyteError, UsageError, WriteError
-from subbyte.output_file import check_output, check_output_folder, is_stdout, output_file, write_file
+from subbyte.file_kinds import kind_of
+from subbyte.output_file import check_output_folder, checked_output, is_stdout, output_file, write_file
+from subbyte.plain_file import open_plain, read_plain
+
+
+def check_output(path: str | Path, what: str, *inputs: Path | None) -> None:
+    with checked_output(path, what, *inputs):
+        pass
 
 
 @contextmanager
@@ -152,11 +159,11 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
 WRITE = """
 import os, sys
 from pathlib import Path
-from subbyte.output_file import check_output, check_output_folder, write_file
+from subbyte.output_file import check_output_folder, checked_output, write_file
 from subbyte.errors import SubbyteError
 folder = Path(sys.argv[1])
 for step in (
-    lambda: check_output(folder / "a", "--output"),
+    lambda: checked_output(folder / "a", "--output").__enter__(),
     lambda: check_output_folder(folder / "runs" / "t", "--out"),
     lambda: write_file(folder / "a", bytes(1 << 20)),
 ):
@@ -240,6 +247,25 @@ def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
             check_output(tmp_path / place, "--output", None, tmp_path / "none", tmp_path / read)
     check_output(tmp_path / "b", "--output", tmp_path / "b")
     assert sorted(os.listdir(tmp_path)) == ["a", "link"]
+
+
+def test_what_no_one_named_is_not_replaced_either_once_it_is_read(tmp_path: Path) -> None:
+    """By whatever name it is opened; other files are read, and it is, too, before and after."""
+    (tmp_path / "a").write_bytes(b"read")
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "link").symlink_to("a")
+    os.link(tmp_path / "a", tmp_path / "hard")
+    for place in ("a", "link"):
+        with checked_output(tmp_path / place, "--output"), checked_output(tmp_path / "new", "--json"):
+            for read in ("a", "link", "hard"):
+                with pytest.raises(UsageError, match=f"^--output .*/{place}: .* this command reads .*/{read}'"):
+                    open_plain(tmp_path / read)
+                assert kind_of(tmp_path / read) is None
+            assert read_plain(tmp_path / "other", 9) == b"other"
+        assert read_plain(tmp_path / "a", 9) == b"read"
+    with checked_output(tmp_path / "a", "--output"), checked_output(None, "--json"):
+        write_file(tmp_path / "a", b"written")
+        assert read_plain(tmp_path / "a", 9) == b"written"
 
 
 # ---- pipes and devices ----

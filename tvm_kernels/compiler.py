@@ -15,7 +15,7 @@ import numpy as np
 
 from subbyte.errors import CompileError, UsageError
 from subbyte.onnx_file import OnnxFile, Source, open_onnx
-from subbyte.output_file import check_output, check_temporary, write_file
+from subbyte.output_file import check_temporary, checked_output, write_file
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.at_work import at_work, names_its_errors
@@ -161,17 +161,16 @@ def compile(
         output = Path(str(model)).with_suffix(".subbyte")
     if output is None:
         raise UsageError("a model in memory has no path: say where the bundle goes with output=")
-    check_output(output, "output", *_paths(model), *_paths(golden_inputs))
-    check_temporary(LEAST_TEMPORARY)
-
-    at_work("reading the file")
-    file = open_onnx(model)
-    with code_generator("c") if chosen.code_generator == "c" else nullcontext():
-        graph = lower_graph(file, chosen.features, strict=strict, name=name_of(model) if name is None else name)
-        plan = assemble(graph, chosen.features)
-    at_work("computing golden outputs")
-    golden, engine = golden_tensors(file, plan, golden_inputs, seed)
-    return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, graph, file, replay)
+    with checked_output(output, "output", *_paths(model), *_paths(golden_inputs)):
+        check_temporary(LEAST_TEMPORARY)
+        at_work("reading the file")
+        file = open_onnx(model)
+        with code_generator("c") if chosen.code_generator == "c" else nullcontext():
+            graph = lower_graph(file, chosen.features, strict=strict, name=name_of(model) if name is None else name)
+            plan = assemble(graph, chosen.features)
+        at_work("computing golden outputs")
+        golden, engine = golden_tensors(file, plan, golden_inputs, seed)
+        return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, graph, file, replay)
 
 
 def bundle_plan(

@@ -55,17 +55,15 @@ def bench(
     from subbyte.cli.output import printing_beside
     from subbyte.cli.tables import open_console
     from subbyte.errors import UsageError
-    from subbyte.output_file import check_output, write_file
+    from subbyte.output_file import checked_output, write_file
     from subbyte.runtime.report import print_bench, print_energy_model
 
-    if json_path is not None:
-        check_output(json_path, "--json", bundle, onnx, float_model)
     given = {"--onnx": onnx, "--float-model": float_model, "--data": data, "--data-path": data_path}
     for option, value in given.items():
         if value is not None and not baseline:
             raise UsageError(f"{option} says what to compare with: it needs --baseline onnxruntime")
-    ready = _ready_to_compare(bundle, onnx, float_model, data, data_path) if baseline else None
-    with printing_beside(json_path):
+    with checked_output(json_path, "--json", bundle, onnx, float_model), printing_beside(json_path):
+        ready = _ready_to_compare(bundle, onnx, float_model, data, data_path) if baseline else None
         console = open_console(markup=True)
         result = subbyte.bench(bundle, threads=threads, seconds=seconds, iterations=iterations, meter=meter)
         print_bench(result, console)

@@ -28,10 +28,8 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
     import subbyte
     from subbyte.cli.output import printing_beside
     from subbyte.errors import UnknownNameError, UsageError
-    from subbyte.output_file import check_output, write_file
+    from subbyte.output_file import checked_output, write_file
 
-    if output is not None:
-        check_output(output, "--output", bundle, *(item.rpartition("=")[2] for item in inputs))
     named: dict[str, Path] = {}
     positional: list[Path] = []
     for item in inputs:
@@ -44,7 +42,8 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
             positional.append(Path(path))
     if named and positional:
         raise UsageError("name every --input (NAME=file.npy) or none")
-    with subbyte.load(bundle, threads=threads) as session:
+    read = (bundle, *(item.rpartition("=")[2] for item in inputs))
+    with checked_output(output, "--output", *read), subbyte.load(bundle, threads=threads) as session:
         wanted, names = [info.name for info in session.inputs], [info.name for info in session.outputs]
         for name in named:
             if name not in wanted:

@@ -135,6 +135,36 @@ def test_what_is_written_to_standard_output_is_the_file_alone(made: Path, tmp_pa
         assert piped.read_bytes() == filed.read_bytes() != b""
 
 
+def test_what_another_file_makes_a_command_read_is_never_replaced(made: Path, tmp_path: Path) -> None:
+    """External data, and a meter's log: no option names them as files."""
+    model = onnx.load(made / "t.onnx")
+    onnx.save(model, tmp_path / "t.onnx", save_as_external_data=True, location="t.data", size_threshold=0)
+    log = "time_s,power_w\n" + "".join(f"{second},1\n" for second in range(9))
+    (tmp_path / "log.csv").write_text(log)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {"t.onnx", "t.data", "log.csv"} == set(before)
+    bench = ("bench", str(made / "t.subbyte"), "--iterations", "1")
+    for arguments in (
+        ("compile", "t.onnx", "-o", "t.data"),
+        (*bench, "--meter", "csv:log.csv", "--json", "log.csv"),
+        (
+            *bench,
+            "--baseline",
+            "onnxruntime",
+            "--onnx",
+            str(made / "t.onnx"),
+            "--float-model",
+            "t.onnx",
+            "--json",
+            "t.data",
+        ),
+    ):
+        done = subprocess.run([*SUBBYTE, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"error: {arguments[-2].replace('-o', 'output')} {arguments[-1]}: that is a file")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # ---- disks and folders ----
 
 
