@@ -101,6 +101,19 @@ def test_layer_norm_far_from_zero_and_its_codes(kernel: str) -> None:
     assert np.abs(codes.astype(int) - want_codes).max() <= 1
 
 
+@pytest.mark.parametrize(("kernel", "by"), kernels(LayerNorm, "layer-norm-portable"))
+@pytest.mark.parametrize("channels", [5, 13, 70, 193])
+def test_layer_norm_of_rows_nearly_constant(channels: int, kernel: str, by: Generator) -> None:
+    """A row of one value is beta: its mean, rounded, must not stand for a difference. So is one an ulp away."""
+    x = np.repeat(np.float32([[97.300003], [-0.1], [1000.1], [0]]), channels, axis=1)
+    x[3, 0] = np.nextafter(x[3, 0] + np.float32(3e3), np.float32(0))
+    x[3, 1:] = np.float32(3e3)
+    beta = numbers(channels)
+    (got,), (wanted,) = run(LayerNorm("n", 4, channels, 1e-5, numbers(channels), beta, Epilogue()), kernel, [x], by=by)
+    np.testing.assert_array_equal(got[:3], np.repeat(beta[None], 3, axis=0))
+    np.testing.assert_allclose(got[3], wanted[3], 1e-4, 1e-5)
+
+
 @pytest.mark.parametrize(("kernel", "by"), kernels(QuantizeTokens, "quantize-tokens-portable"))
 @pytest.mark.parametrize(("rows", "channels"), SHAPES)
 def test_quantize_tokens_bit_for_bit(rows: int, channels: int, kernel: str, by: Generator) -> None:

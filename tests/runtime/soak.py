@@ -33,6 +33,7 @@ from subbyte.runtime import Session, bundle, load, write_bundle
 
 SESSIONS, WORKERS, PHASES = 64, 8, 10
 SIGNAL_SECONDS = 0.1
+MOST_HANDLERS = 8  # that signals nest on a loaded machine, where a handler takes longer than the next one lets it
 MOST_GROWTH = 8 << 20  # bytes of memory, over all calls: what the allocators keep for themselves
 LAST_SCALES = (3.0, 5.0, -7.0)  # of the models, which differ in their last channel
 EXAMPLES = [example(seed) for seed in range(8)]
@@ -89,6 +90,7 @@ class Soak:
         self.services = [Service(folder / f"{i}.subbyte", 1 + i % 2, i % 4 < 3) for i in range(SESSIONS)]
         self.loading = threading.RLock()
         self.settling = False
+        self.handlers = 0
         self.seed = seed
         self.wrong: list[str] = []
         self.seen: collections.Counter[str] = collections.Counter()
@@ -158,13 +160,17 @@ class Soak:
 
     def _interrupted(self, drawn: random.Random) -> None:
         """What the handler does: runs some session, and closes another, whatever the main thread is doing with them."""
-        if self.settling:
+        if self.settling or self.handlers == MOST_HANDLERS:
             return
-        self.seen["signals"] += 1
-        self._call(drawn.choice(self.services), drawn)
-        session = drawn.choice(self.services).session
-        if session is not None:
-            session.close()
+        self.handlers += 1
+        try:
+            self.seen["signals"] += 1
+            self._call(drawn.choice(self.services), drawn)
+            session = drawn.choice(self.services).session
+            if session is not None:
+                session.close()
+        finally:
+            self.handlers -= 1
 
     def _call(self, service: Service, drawn: random.Random) -> None:
         """One run and its comparison. A session that is closed meanwhile is loaded again."""

@@ -1,6 +1,7 @@
 """Layer normalization over the last axis, then the epilogue. Ba et al., "Layer Normalization", 2016.
 
-The variance is the mean of squared differences, not the difference of means, which would cancel.
+The variance is the mean of squared differences, not the difference of means, which would cancel. The mean is rounded,
+which a row that is nearly constant shows: what is left of the differences on the average is taken off them.
 """
 
 from __future__ import annotations
@@ -38,17 +39,21 @@ def build(op: LayerNorm, lanes: int) -> Built:
 
             total = reduce(op.channels, lanes, T.float32(0), lambda c, n: x[row, at(c, n)], add)
             mean = T.bind(total * numbers[0])
+            left = reduce(op.channels, lanes, T.float32(0), lambda c, n: x[row, at(c, n)] - splat(mean, n), add)
+            rest = T.bind(left * numbers[0])
+
+            def centred(c: Any, n: int) -> Any:
+                return T.bind(x[row, at(c, n)] - splat(mean, n) - splat(rest, n))
 
             def square(c: Any, n: int) -> Any:
-                difference = T.bind(x[row, at(c, n)] - splat(mean, n))
+                difference = centred(c, n)
                 return difference * difference
 
             squares = reduce(op.channels, lanes, T.float32(0), square, add)
             inverse = T.bind(T.float32(1) / T.sqrt(squares * numbers[0] + numbers[1]))
 
             def normalize(c: Any, n: int) -> None:
-                difference = x[row, at(c, n)] - splat(mean, n)
-                scaled = difference * splat(inverse, n) * gamma[at(c, n)]
+                scaled = centred(c, n) * splat(inverse, n) * gamma[at(c, n)]
                 epilogue.emit(scaled + beta[at(c, n)], row, c)
 
             along(op.channels, lanes, normalize)
