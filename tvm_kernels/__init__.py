@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from subbyte.tvm_kernels.targets import all_targets as all_targets
     from subbyte.tvm_kernels.targets import get_target as get_target
     from subbyte.tvm_kernels.targets import register_target as register_target
+
+if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):
+    # The import of TVM fails in a process without a home folder, as a container's user may be: it names a cache there,
+    # which a compilation never writes. In /dev/null no program can make one.
+    os.environ["XDG_CACHE_HOME"] = os.devnull
 
 _HOMES = {
     "CompileReport": "compiler",

@@ -119,10 +119,27 @@ def test_a_bundle_for_a_newer_glibc_is_refused_before_it_is_loaded() -> None:
 
 
 # Compiles a plan, replay included, and runs the bundle.
-PROGRAM = """
-import errno, os, subprocess, sys
+COMPILE = """
+import os, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
+from subbyte.runtime import load
+from subbyte.tvm_kernels.compiler import bundle_plan
+from subbyte.tvm_kernels.emit import Golden
+from subbyte.tvm_kernels.targets import get_target
+from hand_plan import Example
+example = Example()
+report = bundle_plan(example.plan, get_target("host"), sys.argv[2], Golden(example.inputs, example.outputs))
+assert report.not_replayed is None, report
+with load(sys.argv[2], threads=2) as session:
+    found = session.run(list(example.inputs))
+for got, want in zip(found.values(), example.outputs, strict=True):
+    np.testing.assert_array_equal(got, want)
+print(report.library)
+"""
+
+NO_PLACE_TO_WRITE = """
+import errno, os, subprocess
 try:
     open(os.environ["HOME"] + "/file", "w")
 except OSError as error:
@@ -137,19 +154,6 @@ except PermissionError:
     pass
 else:
     raise SystemExit("TMPDIR lets programs run")
-from hand_plan import Example
-from subbyte.runtime import load
-from subbyte.tvm_kernels.compiler import bundle_plan
-from subbyte.tvm_kernels.emit import Golden
-from subbyte.tvm_kernels.targets import get_target
-example = Example()
-report = bundle_plan(example.plan, get_target("host"), sys.argv[2], Golden(example.inputs, example.outputs))
-assert report.not_replayed is None, report
-with load(sys.argv[2], threads=2) as session:
-    found = session.run(list(example.inputs))
-for got, want in zip(found.values(), example.outputs, strict=True):
-    np.testing.assert_array_equal(got, want)
-print(report.library)
 """
 
 
@@ -164,9 +168,34 @@ def test_compiles_and_loads_with_a_noexec_tmpdir_and_a_read_only_home(tmp_path: 
     names = ("ZIG_GLOBAL_CACHE_DIR", "XDG_CACHE_HOME", "CC")
     environment = {key: value for key, value in os.environ.items() if key not in names}
     environment |= {"HOME": str(home), "TMPDIR": str(temporary)}
-    words = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / "m.subbyte")]
+    words = [sys.executable, "-c", NO_PLACE_TO_WRITE + COMPILE, str(Path(__file__).parent), str(tmp_path / "m.subbyte")]
     done = subprocess.run(
         [*unshare, f'{mounts} && exec "$@"', "sh", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "library.so" in done.stdout
+
+
+NO_HOME = """
+import os, pwd
+def unknown(number):
+    raise KeyError(number)
+pwd.getpwuid = unknown
+assert os.path.expanduser("~") == "~"
+"""
+
+
+def test_compiles_for_a_user_without_a_home(tmp_path: Path) -> None:
+    """The user of a container: a number that no passwd file has, and no HOME."""
+    names = ("HOME", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR", "CC")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_HOME + COMPILE, str(Path(__file__).parent), str(tmp_path / "m.subbyte")],
         env=environment,
         capture_output=True,
         text=True,
