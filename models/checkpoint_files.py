@@ -68,8 +68,8 @@ def commit(folder: Path, name: str, weights: bytes, description: bytes) -> None:
     Raises WriteError; the checkpoint that was there is then whole.
     """
     with _alone(folder):
-        write_file(folder / name, weights)
         try:
+            write_file(folder / name, weights)
             write_file(folder / DESCRIPTION, description)
         except BaseException:
             if _named_now(folder) != name:

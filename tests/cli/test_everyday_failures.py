@@ -233,8 +233,17 @@ def test_a_full_folder_of_temporary_files_is_one_error(made: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["the process", "its group"])
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGINT, 1, "Aborted!"),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "Ended by SIGTERM."),
+        (signal.SIGHUP, 128 + signal.SIGHUP, "Ended by SIGHUP."),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
 def test_an_interrupt_in_a_compilation_leaves_the_old_bundle_and_nothing_else(
-    made: Path, tmp_path: Path, group: bool
+    made: Path, tmp_path: Path, number: signal.Signals, status: int, words: str, group: bool
 ) -> None:
     """Ctrl-C of a terminal reaches the whole group, the child that replays the golden run, too."""
     output, temporary = tmp_path / "out", tmp_path / "tmp"
@@ -249,15 +258,30 @@ def test_an_interrupt_in_a_compilation_leaves_the_old_bundle_and_nothing_else(
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore SIGINT
     )
     while process.poll() is None and not any(files for _, _, files in os.walk(temporary)):
         time.sleep(0.001)
-    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    (os.killpg if group else os.kill)(process.pid, number)
     _, said = process.communicate()
-    assert process.returncode == 1, said
-    assert "Aborted!" in said
+    assert process.returncode == status, said
+    assert words in said
     assert "Traceback" not in said
     assert os.listdir(output) == ["y.subbyte"]
     assert (output / "y.subbyte").read_bytes() == b"old"
     assert os.listdir(temporary) == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    code = """
+import os, signal
+from subbyte.cli.ended import cleaned_up_when_ended
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with cleaned_up_when_ended():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "goes on False\nTrue\n"), done.stderr

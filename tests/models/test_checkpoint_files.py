@@ -128,6 +128,24 @@ def test_a_failed_save_leaves_the_old_checkpoint_alone(saved: Path, monkeypatch:
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
 
 
+def test_a_save_that_is_interrupted_once_its_tensors_are_in_place_leaves_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of tensors has its name, and its writer has not returned."""
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    real = os.replace
+
+    def interrupted(source: Any, target: Path) -> None:
+        real(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    other = config_for("float")
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(saved, trained_a_little(other), other)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
 def test_a_checkpoint_of_version_2_is_read(saved: Path) -> None:
     """Its tensors had one name for all; the next save replaces them by name."""
     weights_file(saved).rename(saved / "model.safetensors")

@@ -1,0 +1,41 @@
+"""A command that is ended from outside (kill, a service's stop, a terminal that is closed) removes what it began."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+_SIGNALS = ("SIGTERM", "SIGHUP")  # SIGINT is Python's own KeyboardInterrupt
+
+
+@contextmanager
+def cleaned_up_when_ended() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, to the exit code of a shell (143, 129); a second one ends at once.
+
+    A signal that is ignored (nohup) or has a handler stays as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            if signal.getsignal(number) is _end:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    click.echo(f"Ended by {signal.Signals(number).name}.", err=True)
+    sys.exit(128 + number)
