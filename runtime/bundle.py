@@ -7,6 +7,7 @@ bundle is a program, so load only what you would also run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import mmap
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, SupportsIndex
 
-from subbyte.errors import BundleError, UsageError
+from subbyte.errors import BundleError, SessionError, UsageError
 from subbyte.file_kinds import ONNX, kind_of
 from subbyte.output_file import output_file
 from subbyte.plain_file import open_plain
@@ -212,8 +213,8 @@ def open_bundle(path: str | os.PathLike[str], *, hold_weights: bool = False) -> 
 
     With `hold_weights`, weights of at most MAX_HELD_BYTES stay in memory as they were hashed, for `Bundle.weights`.
 
-    Raises UsageError when there is no such file and BundleError, saying what is wrong and what to do, for a file that
-    is truncated, re-zipped, damaged, hostile or of another schema.
+    Raises UsageError when there is no such file; BundleError, saying what is wrong and what to do, for a file that is
+    truncated, re-zipped, damaged, hostile or of another schema; SessionError where descriptors or memory run out.
     """
     path = Path(path)
     try:
@@ -239,7 +240,19 @@ def open_bundle(path: str | os.PathLike[str], *, hold_weights: bool = False) -> 
             f"there is no bundle '{path}'. Build one with `subbyte compile model.onnx -o {path}`."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise_if_exhausted(error)
         raise BundleError(f"cannot read bundle '{path}': {error}") from error
+
+
+def raise_if_exhausted(error: Exception) -> None:
+    """Raise SessionError where it is not the bundle's fault: this process has no descriptors or memory left."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        raise SessionError(
+            "too many open files (a session holds two): close what is not needed, or raise the limit (`ulimit -n`)"
+        ) from error
+    if number == errno.ENOMEM:
+        raise SessionError("the system gives no more memory: close sessions, or raise its limit") from error
 
 
 def _read_manifest(file: Any, entries: Mapping[str, archive.Entry]) -> dict[str, Any]:

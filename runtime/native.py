@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from subbyte.errors import BundleError, InputError, SessionError, SubbyteError
+from subbyte.runtime.bundle import raise_if_exhausted
 from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 
 ABI = 4
@@ -189,6 +190,7 @@ def _load(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
         try:
             return way(data)
         except OSError as error:
+            raise_if_exhausted(error)  # the loader's own error has no number: then it is the second way's
             reasons.append(str(error))
     raise BundleError(f"the library cannot be loaded here: {'; '.join(dict.fromkeys(reasons))}. {_REBUILD}")
 

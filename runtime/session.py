@@ -43,7 +43,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     """A session for the bundle at `path` on `threads` threads (default: every physical core this process may use).
 
     Raises UsageError without such a file, BundleError for a bundle that is damaged or for another machine, SessionError
-    when memory or threads run out. Close the session, or use it as a context manager, to release all it holds.
+    when memory, threads or descriptors run out. Close the session, or use it as a context manager, to release all it
+    holds.
     """
     if threads is None:
         threads = min(host.usable_cores(), MAX_THREADS)

@@ -268,6 +268,38 @@ def test_a_failed_load_leaves_nothing_behind(tmp_path: Path, library: bytes) -> 
     assert resources() == before
 
 
+FEW_DESCRIPTORS = """
+import os, resource, sys
+from subbyte.errors import SessionError
+from subbyte.runtime import load
+sessions, held = [load(sys.argv[1], threads=1)], []
+resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+refused = 0
+while True:  # with one descriptor more each time
+    try:
+        sessions.append(load(sys.argv[1], threads=1))
+        break
+    except SessionError as error:
+        assert "too many open files" in str(error) and "ulimit -n" in str(error), error
+    refused += 1
+    os.close(held.pop())
+print(refused)
+"""
+
+
+def test_without_descriptors_the_bundle_is_not_to_blame(bundle_path: Path) -> None:
+    """A service puts a bundle aside that is damaged, which this one is not."""
+    words = [sys.executable, "-c", FEW_DESCRIPTORS, str(bundle_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) >= 2
+
+
 def test_runs_do_not_grow_memory(bundle_path: Path) -> None:
     with load(bundle_path, threads=2) as session:
         x, outputs = example(), session.empty_outputs()
