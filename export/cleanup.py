@@ -15,7 +15,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from subbyte import __version__
-from subbyte.dialect import DOMAIN, IR_VERSION, OPSET, function
+from subbyte.dialect.function import get
+from subbyte.dialect.names import DOMAIN, IR_VERSION, OPSET
 from subbyte.errors import ExportError
 from subbyte.export.functions import append_functions
 
@@ -114,7 +115,7 @@ def _name(
 def _role(node: ir.Node, index: int) -> str:
     """What an input is to its operator: `packed`, `axes`, `B`, ..."""
     if node.domain == DOMAIN:
-        return str(function(node.op_type).input[index])
+        return str(get(node.op_type).proto.input[index])
     try:
         formal = onnx.defs.get_schema(node.op_type, OPSET, node.domain).inputs
     except onnx.defs.SchemaError:

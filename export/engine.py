@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from subbyte.dialect import DOMAIN
+from subbyte.dialect.function import Quantizer, function_of
 from subbyte.errors import ExportError, InputError
 from subbyte.export.graph import GraphView, view
 from subbyte.export.onnx_file import load_onnx
@@ -19,13 +19,12 @@ from subbyte.onnx_runtime import onnxruntime
 Array = npt.NDArray[Any]
 Inputs = Array | Mapping[str, Array]
 
-QUANTIZERS = ("Quantize", "QuantizePerToken", "Binarize")
-
 
 def onnx_codes(path: Source) -> list[str]:
     """The values that hold activation codes, in the order of the graph: first outputs of the subbyte quantizers."""
     model = load_onnx(path)
-    return [node.output[0] for node in model.graph.node if node.domain == DOMAIN and node.op_type in QUANTIZERS]
+    calls = [(node, function_of(node)) for node in model.graph.node]
+    return [node.output[0] for node, function in calls if function and isinstance(function.role, Quantizer)]
 
 
 def products(path: Source) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte import __version__
-from subbyte.dialect import OPSET
+from subbyte.dialect.names import OPSET
 from subbyte.errors import DataError, ExportError, ExportWarning, QuantizationError, SubbyteError, UsageError
 from subbyte.export.cleanup import clean
 from subbyte.export.engine import onnx_codes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from subbyte.dialect import DOMAIN, DOMAIN_VERSION, function, function_names
+from subbyte.dialect.function import find
+from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
 from subbyte.errors import ExportError
 
 
@@ -13,15 +14,13 @@ def append_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises ExportError when the graph calls a function that the library does not have.
     """
-    used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
-    unknown = [name for name in used if name not in function_names()]
+    used = {name: find(name) for name in sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})}
+    unknown = [name for name, function in used.items() if function is None]
     if unknown:
-        raise ExportError(
-            f"the graph calls {DOMAIN}.{unknown[0]}, which the function library lacks; add it to subbyte/dialect.py"
-        )
+        raise ExportError(f"the graph calls {DOMAIN}.{unknown[0]}, which the library does not have; add it in dialect/")
     kept = [f for f in model.functions if f.domain != DOMAIN]
     del model.functions[:]
-    model.functions.extend([*kept, *(function(name) for name in used)])
+    model.functions.extend([*kept, *(function.proto for function in used.values() if function)])
     if used and all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     return model

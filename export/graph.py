@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from subbyte import dialect
+from subbyte.dialect.decode import weights_of
+from subbyte.dialect.function import Call
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup
 from subbyte.payloads import without_payloads
@@ -51,21 +52,28 @@ class GraphView:
             return np.asarray(numpy_helper.to_array(node.attribute[0].t))
         return None
 
+    def call(self, node: onnx.NodeProto) -> Call | None:
+        """The inputs of a node; None where the file does not tell the shape of one."""
+        shapes = [self.shape(name) for name in node.input]
+        if None in shapes:
+            return None
+        return Call(tuple(s for s in shapes if s is not None), tuple(self.constant(name) for name in node.input))
+
     def low_bit(self, node: onnx.NodeProto) -> LowBitTensor:
         """The weights of a `Decode*` (scale 1) or `Dequantize*` call; raises ModelError for a bad payload."""
-        fmt, grouped = dialect.weight_format(node), dialect.is_grouped(node)
+        weights = weights_of(node)
         constants = [self.constant(name) for name in node.input]
-        if fmt is None:
+        if weights is None:
             raise ModelError(f"'{node.name}' ({node.op_type}) decodes no weights")
         if any(value is None for value in constants):
             raise ModelError(f"'{node.name}' ({node.op_type}): its weights are not constants of the file")
         packed, shape = constants[0], tuple(int(d) for d in np.asarray(constants[1]))
         try:
-            if grouped:
+            if weights.by_group:
                 scale, granularity = np.asarray(constants[2]), PerGroup(int(np.asarray(constants[3])))
-                return LowBitTensor(fmt, shape, np.asarray(packed), scale, granularity)
+                return LowBitTensor(weights.format, shape, np.asarray(packed), scale, granularity)
             payload = np.asarray(packed)  # whose rows there are, while the shape is only what the file says
-            return LowBitTensor(fmt, shape, payload, np.ones(payload.shape[:1], np.float32), PerChannel())
+            return LowBitTensor(weights.format, shape, payload, np.ones(payload.shape[:1], np.float32), PerChannel())
         except ValueError as error:
             raise ModelError(f"'{node.name}' ({node.op_type}): {error}") from error
 

@@ -12,12 +12,13 @@ from math import prod
 import numpy as np
 import onnx
 
-from subbyte import dialect
+from subbyte.dialect.decode import weights_of
+from subbyte.dialect.function import Quantizer, function_of
 from subbyte.errors import ModelError
 from subbyte.exactness import MOVES
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
-from subbyte.formats import integer
+from subbyte.formats import PerGroup
 from subbyte.function_calls import foreign_functions
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
@@ -99,7 +100,7 @@ def inspect(path: Source) -> Inspection:
         opset=max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
         ir_version=model.ir_version,
         nodes=len(model.graph.node),
-        macs=sum(layer.macs for layer in layers),
+        macs=sum(layer.macs for layer in layers) + sum(_macs_of_functions(graph)),
         parameters=elements,
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
@@ -174,14 +175,15 @@ def _scales(graph: GraphView) -> set[str]:
     steps: set[str] = set()  # values that count in steps: codes, their sums and products, these times steps of run time
     read: dict[str, list[bool]] = {}
     for node in graph.nodes:
-        values = 1 if node.domain == dialect.DOMAIN else _QUANTIZERS.get((node.domain, node.op_type), len(node.input))
+        ours = function_of(node) is not None
+        values = 1 if ours else _QUANTIZERS.get((node.domain, node.op_type), len(node.input))
         counts = not node.domain and not steps.isdisjoint(node.input)
         if counts and node.op_type == "Mul":
             constants = [name for name in node.input if graph.constant(name) is not None]
             values, counts = 0 if constants else values, not constants
         elif counts:
             counts = node.op_type in {*_PASS_THROUGH, *_PRODUCTS, "Round", "ReduceSum"}
-        if counts or node.domain == dialect.DOMAIN or node.op_type in _IN_STEPS:
+        if counts or ours or node.op_type in _IN_STEPS:
             steps.update(node.output)
         for place, name in enumerate(node.input):
             read.setdefault(name, []).append(place >= values)
@@ -190,6 +192,13 @@ def _scales(graph: GraphView) -> set[str]:
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
     return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+
+
+def _macs_of_functions(graph: GraphView) -> Iterable[int]:
+    for node in graph.nodes:
+        function, call = function_of(node), graph.call(node)
+        if function is not None and call is not None:
+            yield function.macs(call)
 
 
 # ---- layers ----
@@ -254,9 +263,9 @@ def _weight(graph: GraphView, name: str) -> _Weight | None:
 
 def _from_decoder(graph: GraphView, node: onnx.NodeProto) -> _Weight:
     tensor = graph.low_bit(node)
-    grouped = dialect.is_grouped(node)
-    name = f"{tensor.format.name}/{tensor.granularity.size}" if grouped else tensor.format.name  # type: ignore[union-attr]
-    nbytes = tensor.nbytes if grouped else tensor.packed.nbytes
+    name, nbytes = tensor.format.name, tensor.packed.nbytes
+    if isinstance(tensor.granularity, PerGroup):
+        name, nbytes = f"{name}/{tensor.granularity.size}", tensor.nbytes
     return _Weight(name, tensor.shape, nbytes, tuple(node.input))
 
 
@@ -270,7 +279,7 @@ def _from_dequantize_linear(graph: GraphView, node: onnx.NodeProto) -> _Weight |
 
 
 def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
-    if dialect.weight_format(node) is not None:
+    if weights_of(node) is not None:
         return _from_decoder(graph, node)
     read = _WEIGHTS.get((node.domain, node.op_type))
     return None if read is None else read(graph, node)
@@ -286,9 +295,9 @@ def _activation(graph: GraphView, name: str) -> str:
     node = _origin(graph, name)
     if node is None:
         return "float32"
-    if node.domain == dialect.DOMAIN:
-        known = {"QuantizePerToken": "int8 per token", "Binarize": "binary"}
-        return known.get(node.op_type) or _range_name(graph, node)
+    function = function_of(node)
+    if function is not None and isinstance(function.role, Quantizer):
+        return function.role.codes(*map(graph.constant, node.input))
     if node.op_type == "DynamicQuantizeLinear":
         return "uint8 dynamic"
     if node.op_type == "DequantizeLinear":
@@ -297,18 +306,6 @@ def _activation(graph: GraphView, name: str) -> str:
         if source is not None and source.op_type in ("QuantizeLinear", *_PASS_THROUGH):
             return onnx.TensorProto.DataType.Name(zero.data_type).lower() if zero is not None else "uint8"
     return "float32"
-
-
-def _range_name(graph: GraphView, node: onnx.NodeProto) -> str:
-    if node.op_type != "Quantize":
-        return "float32"
-    low, high = graph.constant(node.input[2]), graph.constant(node.input[3])
-    if low is None or high is None:
-        return "codes"
-    for fmt in (integer.INT if low < 0 else integer.UINT).values():
-        if fmt.levels[0] <= low and high <= fmt.levels[-1]:
-            return fmt.name
-    return f"{int(low)}..{int(high)}"
 
 
 def _epilogue(graph: GraphView, node: onnx.NodeProto) -> tuple[int, int]:

@@ -25,7 +25,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from subbyte import dialect
+from subbyte.dialect.function import Dequantized, Rescale, function_of
+from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
@@ -104,7 +105,8 @@ def float_twin(path: Source) -> onnx.ModelProto:
     model = load_onnx(path)
     twin = _Twin(view(model))
     for node in twin.graph.nodes:
-        if dialect.weight_format(node) is None:
+        function = function_of(node)
+        if function is None or not isinstance(function.in_float, Dequantized):
             continue
         twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
         twin.done.add(node.output[0])
@@ -115,7 +117,9 @@ def float_twin(path: Source) -> onnx.ModelProto:
         ):
             raise _not_float(node)
         if node.output[0] not in twin.done:
-            _RULES.get((node.domain, node.op_type), _keep)(twin, node)
+            function = function_of(node)
+            rule = _RULES.get((node.domain, node.op_type), _keep) if function is None else _call_of_ours
+            rule(twin, node)
     graph = helper.make_graph([], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output)
     for output in model.graph.output:
         if output.name in twin.codes:
@@ -130,9 +134,16 @@ def float_twin(path: Source) -> onnx.ModelProto:
     made_values = {name for node in twin.nodes for name in node.output} - twin.codes
     graph.value_info.extend(i for i in model.graph.value_info if i.name in made_values)
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    made.functions.extend(f for f in model.functions if f.domain != dialect.DOMAIN)
+    made.functions.extend(f for f in model.functions if _called(twin, f))
     _refuse_quantizers(made)
     return made
+
+
+def _called(twin: _Twin, function: onnx.FunctionProto) -> bool:
+    """Whether the twin keeps a function: others' all, of ours what it calls."""
+    return function.domain != DOMAIN or any(
+        (node.domain, node.op_type) == (DOMAIN, function.name) for node in twin.nodes
+    )
 
 
 def is_qdq(model: onnx.ModelProto) -> bool:
@@ -179,12 +190,21 @@ def _keep(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.nodes.append(copy)
 
 
-def _quantize(twin: _Twin, node: onnx.NodeProto) -> None:
-    inverse = twin.constant(node.input[1])
-    if inverse is None or inverse.size != 1:
-        raise ModelError(f"'{node.name}': the inverse step is not one constant")
-    source = twin.value(node.input[0])
-    twin.values[node.output[0]] = _Value(source.name, source.factor * float(inverse.reshape(())))
+def _call_of_ours(twin: _Twin, node: onnx.NodeProto) -> None:
+    """What a function of the dialect says that float32 runs in its place."""
+    function = function_of(node)
+    if function is None or not isinstance(function.in_float, Rescale):
+        _keep(twin, node)
+        return
+    source, factor = twin.value(node.input[0]), 1.0
+    if function.in_float.factor is not None:
+        name = function.proto.input[function.in_float.factor]
+        constant = twin.constant(node.input[function.in_float.factor])
+        if constant is None or constant.size != 1:
+            raise ModelError(f"'{node.name}' ({node.op_type}): its {name} is not one constant of the file")
+        factor = float(constant.reshape(()))
+    twin.values[node.output[0]] = _Value(source.name, source.factor * factor)
+    twin.steps.update(node.output[index] for index in function.in_float.ones)
 
 
 def _same(twin: _Twin, node: onnx.NodeProto) -> None:
@@ -260,11 +280,6 @@ def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) ->
     if block:
         return np.repeat(operand, block, axis).take(range(shape[axis]), axis)
     return operand.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
-
-
-def _per_token(twin: _Twin, node: onnx.NodeProto) -> None:
-    _same(twin, node)
-    twin.steps.add(node.output[1])
 
 
 def _move(twin: _Twin, node: onnx.NodeProto) -> None:
@@ -404,9 +419,6 @@ _QUANTIZER = re.compile("Quant|^QLinear|^Q[A-Z]|Integer|NBits|Bnb4|^Trunc$")
 _LOW_BIT = {value for name, value in onnx.TensorProto.DataType.items() if re.match("U?INT[248]$|FLOAT[468]", name)}
 
 _RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
-    (dialect.DOMAIN, "Quantize"): _quantize,
-    (dialect.DOMAIN, "QuantizePerToken"): _per_token,
-    (dialect.DOMAIN, "Binarize"): _same,
     ("", "QuantizeLinear"): _quantize_linear,
     ("", "DequantizeLinear"): _dequantize_linear,
     ("", "Conv"): _product,

@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import nn
 
-from subbyte.dialect import DOMAIN
+from subbyte.dialect.function import Exactness, Quantizer, all_functions, function_of
 from subbyte.errors import ExportError
 from subbyte.exactness import EXACT_OPERATORS, MOVES
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
@@ -166,8 +166,9 @@ def inexact_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def _is_exact(graph: GraphView, node: onnx.NodeProto) -> bool:
-    if node.domain == DOMAIN:
-        return True
+    function = function_of(node)
+    if function is not None:
+        return function.exactness is Exactness.BIT_EXACT
     if node.op_type in _INTEGER_SUMS:
         return all(_integer_valued(graph, name) for name in node.input[: 1 if node.op_type == "ReduceSum" else 2])
     return node.op_type in EXACT_OPERATORS
@@ -181,7 +182,8 @@ def _integer_valued(graph: GraphView, name: str) -> bool:
     node = graph.producers.get(name)
     while node is not None and not node.domain and node.op_type in MOVES | {"MaxPool"}:
         node = graph.producers.get(node.input[0])
-    return node is not None and node.domain == DOMAIN and not node.op_type.startswith("Dequantize")
+    function = None if node is None else function_of(node)
+    return function is not None and function.integers
 
 
 def _judge(result: Verification) -> None:
@@ -294,7 +296,8 @@ def canonical_paths(module: nn.Module) -> dict[str, str]:
 
 def quantized_layer(value: str) -> str | None:
     """The path of the layer whose input a value of an exported file holds the codes of; None for another value."""
-    match = _CODES.fullmatch(value)
+    names = "|".join(function.name for function in all_functions() if isinstance(function.role, Quantizer))
+    match = re.fullmatch(rf"(?P<layer>/.*|)/({names})(_\d+)?_output_0", value)
     return match["layer"].strip("/").replace("/", ".") if match else None
 
 
@@ -356,9 +359,6 @@ def _named_as(shapes: Mapping[str, object], result: object) -> dict[str, Array]:
             f"torch returns the outputs {', '.join(arrays)}, the file has {', '.join(shapes)}: export the model again"
         )
     return dict(zip(shapes, arrays.values(), strict=True))
-
-
-_CODES = re.compile(r"(?P<layer>/.*|)/(Quantize|QuantizePerToken|Binarize)(_\d+)?_output_0")
 
 
 def _differing(a: Array, b: Array) -> int:

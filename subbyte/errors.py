@@ -48,6 +48,10 @@ class FormatError(SubbyteError, ValueError):
     """Levels, codes, scales or payloads that a low-bit format cannot hold."""
 
 
+class RegistrationError(SubbyteError):
+    """An entry of a register that lacks a part, or has a wrong one."""
+
+
 class DataError(SubbyteError):
     """A data set that is missing, unreadable or of the wrong shape."""
 

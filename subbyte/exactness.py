@@ -18,7 +18,8 @@ import onnx.helper
 import onnx.numpy_helper
 from onnx import TensorProto
 
-from subbyte.dialect import DOMAIN
+from subbyte.dialect.function import Exactness, Quantizer, find
+from subbyte.dialect.names import DOMAIN
 
 Array = npt.NDArray[Any]
 
@@ -48,7 +49,6 @@ ROUNDING = {"", "com.microsoft", "ai.onnx"}
 QUANTIZERS = {
     *((domain, op) for domain in ROUNDING for op in ("QuantizeLinear", "DynamicQuantizeLinear")),
     *(("", op) for op in ("Round", "Floor", "Ceil")),
-    *((DOMAIN, op) for op in ("Quantize", "QuantizePerToken", "Binarize")),
     *(("qonnx.custom_op.general", op) for op in ("Quant", "BipolarQuant")),
 }
 
@@ -114,7 +114,7 @@ class _Walk:
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.coarse = False  # whether anything in float16 rounds more than once
         self.rounding = {
-            (f.domain, f.name) for f in model.functions if any((n.domain, n.op_type) in QUANTIZERS for n in f.node)
+            (f.domain, f.name) for f in model.functions if any(_quantizes(n.domain, n.op_type) for n in f.node)
         }
         self.facts = {
             value.name: _Facts(whole=_is_integer(value), half=value.type.tensor_type.elem_type == TensorProto.FLOAT16)
@@ -168,14 +168,15 @@ class _Walk:
         first = inputs[0] if inputs else _Facts()
         ties = 2 if any(x.ties for x in inputs) else 0
         inexact = any(x.inexact for x in inputs)
-        if kind in QUANTIZERS or (kind == ("", "Cast") and _to_integer(node) and not first.whole):
+        if _quantizes(*kind) or (kind == ("", "Cast") and _to_integer(node) and not first.whole):
             rounded = min(2, first.ties + 1) if first.inexact or first.ties else 0
             scaled = kind[1] in ("Quant", "BipolarQuant")
             return _Facts(ties=rounded, step=self._step(node) if scaled else 1.0, whole=not scaled)
         if kind[1] == "DequantizeLinear":
             return _Facts(first.inexact, first.ties, self._step(node) * (first.step or 1.0))
-        if kind[0] == DOMAIN:  # decoders of weights
-            return _Facts(whole=kind[1].startswith("Decode"))
+        ours = find(kind[1]) if kind[0] == DOMAIN else None
+        if ours is not None and ours.exactness is Exactness.BIT_EXACT:
+            return _Facts(inexact, ties, whole=ours.integers)
         if kind[0]:
             return _Facts(True, 2 if ties or kind in self.rounding else 0)
         if kind[1] in PLACES:
@@ -197,6 +198,11 @@ class _Walk:
             same = max(inputs, key=lambda x: (x.ties, x.step), default=first)
             return replace(same, inexact=inexact, whole=whole)
         return _Facts(inexact, ties, whole=whole)
+
+
+def _quantizes(domain: str, op: str) -> bool:
+    ours = find(op) if domain == DOMAIN else None
+    return (domain, op) in QUANTIZERS or (ours is not None and isinstance(ours.role, Quantizer))
 
 
 def _place(of: _Facts) -> _Facts:

@@ -13,7 +13,9 @@ from typing import Any
 import onnx
 import onnx.inliner
 
-from subbyte import dialect, limits
+from subbyte import limits
+from subbyte.dialect.function import find
+from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
 from subbyte.errors import ModelError
 from subbyte.onnx_walk import all_nodes, every_node
 from subbyte.payloads import with_payloads, without_payloads
@@ -34,12 +36,12 @@ def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
     version = _version(model)
     lines = []
     for function in model.functions:
-        if function.domain != dialect.DOMAIN or function.name not in dialect.function_names():
+        if function.domain != DOMAIN or find(function.name) is None:
             continue
-        name = f"{dialect.DOMAIN}.{function.name}" + (f":{function.overload}" if function.overload else "")
+        name = f"{DOMAIN}.{function.name}" + (f":{function.overload}" if function.overload else "")
         why = ""
         if _id(function) not in ours:
-            known = dialect.bodies(function.name, version)
+            known = _bodies(function.name, version)
             why = "its body is not ours" if known else f"version {version} of the domain is not known"
         elif any(not _complete(node, function) for node in _calls(model, _id(function))):
             why = "it is called without all of its inputs, or with attributes"
@@ -76,7 +78,7 @@ def inline_all_but_ours(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:  # the inliner raises whatever it likes
         text = " ".join(str(error).split())[:300]
         raise ModelError(f"the file's functions cannot be inlined: {text}; export it without functions") from error
-    called = {node.op_type for node in every_node(made) if node.domain == dialect.DOMAIN}
+    called = {node.op_type for node in every_node(made) if node.domain == DOMAIN}
     made.functions.extend(function for function in ours.values() if function.name in called)
     return made
 
@@ -150,15 +152,20 @@ def _ours(model: onnx.ModelProto) -> dict[Id, onnx.FunctionProto]:
     return {
         _id(function): function
         for function in model.functions
-        if function.domain == dialect.DOMAIN
+        if function.domain == DOMAIN
         and not function.overload
-        and normal_form(function) in map(normal_form, dialect.bodies(function.name, version))
+        and normal_form(function) in map(normal_form, _bodies(function.name, version))
     }
 
 
 def _version(model: onnx.ModelProto) -> int:
-    found = (int(entry.version) for entry in model.opset_import if entry.domain == dialect.DOMAIN)
-    return next(found, dialect.DOMAIN_VERSION)
+    found = (int(entry.version) for entry in model.opset_import if entry.domain == DOMAIN)
+    return next(found, DOMAIN_VERSION)
+
+
+def _bodies(name: str, version: int) -> tuple[onnx.FunctionProto, ...]:
+    ours = find(name)
+    return () if ours is None else ours.bodies(version)
 
 
 def _id(function: onnx.FunctionProto) -> Id:

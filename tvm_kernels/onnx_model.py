@@ -12,7 +12,8 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 
-from subbyte.dialect import DOMAIN, function_names
+from subbyte.dialect.function import find
+from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
 from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
 from subbyte.onnx_checks import OLDEST_OPSET, label, opset_of, unknown_operator
@@ -57,7 +58,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
     for node in every_node(model):
         if node.domain in STANDARD_DOMAINS or (node.domain, node.op_type) in known:
             continue
-        if node.domain == DOMAIN and node.op_type in function_names():
+        if node.domain == DOMAIN and find(node.op_type) is not None:
             raise ModelError(
                 f"node '{label(node)}' calls {DOMAIN}.{node.op_type}, whose body is not in the file; export the model "
                 "again"

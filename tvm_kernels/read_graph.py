@@ -16,8 +16,9 @@ import onnx
 import onnx.numpy_helper
 import onnx.shape_inference
 
-from subbyte import dialect, formats, limits
-from subbyte.dialect import DOMAIN
+from subbyte import formats, limits
+from subbyte.dialect.function import Call, Weights, find, function_of
+from subbyte.dialect.names import DOMAIN
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.runtime.manifest import MAX_RANK
@@ -76,7 +77,7 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
 # What multiplies or divides by its constants: there an infinity only makes NaN. Elsewhere it is a mask or a bound.
 MULTIPLIES = {
     *("Conv", "ConvTranspose", "MatMul", "Gemm", "Mul", "Div", "BatchNormalization", "LayerNormalization", "PRelu"),
-    *("QuantizeLinear", "DequantizeLinear", "MatMulNBits", "Quantize", "QuantizePerToken", "Quant", "BipolarQuant"),
+    *("QuantizeLinear", "DequantizeLinear", "MatMulNBits", "Quant", "BipolarQuant"),
 }
 
 
@@ -86,9 +87,14 @@ def _check_finite(graph: Graph) -> None:
         for name in node.inputs:
             data = graph.values[name].data if name else None
             if data is not None:
-                _refuse_meaningless(name, data, infinite=node.op in MULTIPLIES)
+                _refuse_meaningless(name, data, infinite=_multiplies(node))
                 if node.op == "Add" and np.isposinf(data).any():  # a bias; a mask adds minus infinity
                     _refuse_meaningless(name, data, infinite=True)
+
+
+def _multiplies(node: Node) -> bool:
+    function = find(node.op) if node.domain == DOMAIN else None
+    return node.op in MULTIPLIES if function is None else function.finite
 
 
 def _refuse_meaningless(name: str, data: Array, infinite: bool) -> None:
@@ -133,7 +139,7 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     if any(graph.values[name].dtype == "object" for name in proto.input if name):
         raise _of_strings(label)
     domain = "" if proto.domain == "ai.onnx" else proto.domain
-    own = OWN.get((domain, proto.op_type)) or (_decode if domain == DOMAIN else None)
+    own = OWN.get((domain, proto.op_type)) or (_call_of_ours if domain == DOMAIN else None)
     attrs = attributes(proto)
     _check_channels(graph, proto, attrs)
     if not domain:
@@ -300,16 +306,29 @@ def _need(graph: Graph, proto: onnx.NodeProto, index: int, what: str) -> Array:
 
 
 def _like_input(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-    """Ours and QONNX's are float32; onnxruntime has some in float16, too."""
+    """QONNX's are float32; onnxruntime has some in float16, too."""
     x = graph.values[proto.input[0]]
     graph.add_value(proto.output[0], x.dtype if proto.domain == "com.microsoft" else "float32", x.shape)
 
 
-def _per_token(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-    shape = graph.values[proto.input[0]].shape
-    graph.add_value(proto.output[0], "float32", shape)
-    if len(proto.output) > 1 and proto.output[1]:
-        graph.add_value(proto.output[1], "float32", (*shape[:-1], 1))
+def _call_of_ours(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    """The results of a function of the dialect; of weights, themselves."""
+    function = function_of(proto)
+    if function is None:
+        return
+    if isinstance(function.role, Weights):
+        _decode(graph, proto, function.role)
+        return
+    values = [graph.values[name] for name in proto.input]
+    call = Call(tuple(value.shape for value in values), tuple(value.data for value in values))
+    try:
+        shapes = function.shapes(call)
+    except ValueError as error:
+        found = ", ".join(str(list(value.shape)) for value in values)
+        raise ModelError(f"node '{proto.name or proto.output[0]}': inputs {found} do not fit: {error}") from error
+    for name, shape in zip(proto.output, shapes, strict=False):  # a call may leave the last ones out
+        if name:
+            graph.add_value(name, "float32", shape)
 
 
 def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -317,13 +336,10 @@ def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -
     graph.add_value(proto.output[0], x.dtype, (*x.shape[:-1], int(attrs["N"])))
 
 
-def _decode(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
     """Decode<Format> and Dequantize<Format> become a Weight; a payload that does not fit its shape is refused."""
     label = proto.name or proto.output[0]
-    by_group = dialect.is_grouped(proto)
-    fmt = dialect.weight_format(proto)
-    if fmt is None:
-        raise ModelError(f"node '{label}' calls {DOMAIN}.{proto.op_type}, which decodes no weights")
+    fmt, by_group = weights.format, weights.by_group
     packed = _need(graph, proto, 0, "the packed payload")
     shape = tuple(int(d) for d in _need(graph, proto, 1, "the shape").reshape(-1))
     if not shape or min(shape) < 1 or prod(shape) > limits.ELEMENTS:
@@ -376,9 +392,6 @@ def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str
 
 
 OWN: dict[tuple[str, str], Callable[[Graph, onnx.NodeProto, dict[str, Any]], None]] = {
-    (DOMAIN, "Quantize"): _like_input,
-    (DOMAIN, "Binarize"): _like_input,
-    (DOMAIN, "QuantizePerToken"): _per_token,
     ("com.microsoft", "MatMulNBits"): _nbits_product,
     ("com.microsoft", "Gelu"): _like_input,
     ("com.microsoft", "QuantizeLinear"): _quantize_or_dequantize,

@@ -16,10 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from subbyte.dialect.names import BINARIZE, DOMAIN, DOMAIN_VERSION, QUANTIZE, QUANTIZE_PER_TOKEN
 from subbyte.formats import Format, PerGroup, unpack
-
-DOMAIN = "subbyte"
-VERSION = 1
 
 _exporting: ContextVar[bool] = ContextVar("subbyte_exporting", default=False)
 
@@ -49,14 +47,14 @@ def is_exporting() -> bool:
 
 def _node(name: str, inputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{name}", tuple(inputs), dtype=torch.float32, shape=tuple(shape), version=VERSION
+        f"{DOMAIN}::{name}", tuple(inputs), dtype=torch.float32, shape=tuple(shape), version=DOMAIN_VERSION
     )
 
 
 def quantize(x: Tensor, inverse_step: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """clip(round(x * inverse_step), low, high), ties to even; the last three are float32 scalars, shape []."""
     if is_exporting():
-        return _node("Quantize", (x, inverse_step, low, high), x.shape)
+        return _node(QUANTIZE, (x, inverse_step, low, high), x.shape)
     return torch.clamp(torch.round(x * inverse_step), low, high)
 
 
@@ -64,11 +62,11 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """Codes -128..127 of x [..., C] and the step [..., 1] of each vector along the last axis. BitNet b1.58, 2024."""
     if is_exporting():
         outputs = torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::QuantizePerToken",
+            f"{DOMAIN}::{QUANTIZE_PER_TOKEN}",
             (x,),
             dtypes=(torch.float32, torch.float32),
             shapes=(tuple(x.shape), (*x.shape[:-1], 1)),
-            version=VERSION,
+            version=DOMAIN_VERSION,
         )
         return outputs[0], outputs[1]
     largest = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-5)
@@ -79,7 +77,7 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
 def binarize(x: Tensor, threshold: Tensor) -> Tensor:
     """+1 where x >= threshold, else -1; the threshold broadcasts against x."""
     if is_exporting():
-        return _node("Binarize", (x, threshold), x.shape)
+        return _node(BINARIZE, (x, threshold), x.shape)
     return torch.where(x >= threshold, 1.0, -1.0)
 
 

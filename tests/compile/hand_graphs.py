@@ -10,7 +10,7 @@ import onnx.helper as helper
 import onnx.numpy_helper
 
 from subbyte import formats
-from subbyte.dialect import IR_VERSION, OPSET
+from subbyte.dialect.names import IR_VERSION, OPSET
 from subbyte.export.functions import append_functions
 
 Shape = tuple[int, ...]

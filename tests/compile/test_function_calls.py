@@ -13,7 +13,7 @@ import onnx.parser
 import pytest
 
 import subbyte
-from subbyte import dialect
+from subbyte.dialect.function import all_functions, get
 from subbyte.errors import ModelError
 from subbyte.export.engine import run_onnx
 from subbyte.export.inspection import inspect
@@ -93,7 +93,7 @@ def test_another_body_under_our_name_is_computed_as_it_says(body: str, wanted: n
 def test_another_table_under_the_name_of_a_decoder(tmp_path: Path) -> None:
     """A decoder of ternary whose codes 1 and 2 stand for +1 and 0."""
     theirs = onnx.FunctionProto()
-    theirs.CopyFrom(dialect.function("DecodeTernary"))
+    theirs.CopyFrom(get("DecodeTernary").proto)
     table = next(node for node in theirs.node if node.output[0] == "table").attribute[0].t
     table.CopyFrom(onnx.numpy_helper.from_array(np.array([-1, 1, 0, np.nan], np.float32)))
     model = model_of("w = subbyte.DecodeTernary(packed, shape) y = Mul(x, w)")
@@ -104,7 +104,7 @@ def test_another_table_under_the_name_of_a_decoder(tmp_path: Path) -> None:
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, X * np.float32([[1, -1, 1, 0], [0, 0, -1, -1]]))
     assert "subbyte.DecodeTernary: its body is not ours" in note_of(model, report, tmp_path)
-    model.functions[0].CopyFrom(dialect.function("DecodeTernary"))
+    model.functions[0].CopyFrom(get("DecodeTernary").proto)
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, X * np.float32([[0, -1, 0, 1], [1, 1, -1, -1]]))
     assert report.notes == ("'w' is ternary in the file and float32 here: Mul 'y' has no kernel for it",)
@@ -182,10 +182,10 @@ def test_a_function_of_another_opset_is_inlined_where_its_operators_are_the_same
 # ---- bodies ----
 
 
-@pytest.mark.parametrize("name", dialect.function_names())
+@pytest.mark.parametrize("name", [function.name for function in all_functions()])
 def test_a_body_survives_what_tools_do_to_it(name: str) -> None:
     """Values renamed, constants stored otherwise, defaults left out, documentation dropped; no operator can be lost."""
-    ours = dialect.function(name)
+    ours = get(name).proto
     other = onnx.FunctionProto()
     other.CopyFrom(ours)
     other.doc_string = ""
@@ -228,5 +228,5 @@ RELEASED = """
 
 @pytest.mark.parametrize(("name", "digest"), re.findall(r"(\w+) (\w{8})\b", RELEASED))
 def test_a_released_body_is_known_for_ever(name: str, digest: str) -> None:
-    known = [hashlib.sha256(repr(normal_form(body)).encode()).hexdigest() for body in dialect.bodies(name, 1)]
+    known = [hashlib.sha256(repr(normal_form(body)).encode()).hexdigest() for body in get(name).bodies(1)]
     assert digest in [found[:8] for found in known]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from subbyte import dialect
+from subbyte.dialect.names import IR_VERSION, OPSET
 from subbyte.export.functions import append_functions
 from subbyte.formats import LowBitTensor, PerChannel, get
 
@@ -76,5 +76,5 @@ def quantized_cnn(weight_format: str = "ternary", seed: int = 0) -> onnx.ModelPr
 
 def model_of(graph):
     """A model of `graph` with the opset and IR version of exports, and the functions that it calls."""
-    opsets = [helper.make_opsetid("", dialect.OPSET)]
-    return append_functions(helper.make_model(graph, opset_imports=opsets, ir_version=dialect.IR_VERSION))
+    opsets = [helper.make_opsetid("", OPSET)]
+    return append_functions(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from subbyte import dialect
+from subbyte.dialect.function import Weights, all_functions, get
 from subbyte.errors import ExportError, UnknownNameError
 from subbyte.export.functions import append_functions
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, all_formats, reference
@@ -24,7 +24,7 @@ LEVELS = [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel
 
 def call(name, initializers, inputs, outputs):
     """A model that is one call: initializers, run-time inputs, and the shapes of its float32 outputs."""
-    order = dialect.function(name).input
+    order = get(name).proto.input
     node = helper.make_node(name, list(order), list(outputs), domain="subbyte", name="call")
     graph = helper.make_graph(
         [node],
@@ -61,11 +61,10 @@ def packed(fmt, shape, granularity=None, seed=0):
 
 
 def test_every_format_has_a_decoder_and_a_dequantizer():
-    assert {fmt.name for fmt in dialect.decoders().values()} == {fmt.name for fmt in all_formats()}
-    assert {fmt.name for fmt in dialect.dequantizers().values()} == {fmt.name for fmt in all_formats()}
-    assert {"DecodeInt2", "DecodeUint8", "DecodeBinary", "DecodeTernary", "DecodePow2_4", "DecodePow2_4n"} <= set(
-        dialect.function_names()
-    )
+    found = [(f.name, f.role.format, f.role.by_group) for f in all_functions() if isinstance(f.role, Weights)]
+    assert found == [(name, f, g) for f in all_formats() for name, g in ((f.decoder, False), (f.dequantizer, True))]
+    for name in ("DecodeInt2", "DecodeUint8", "DecodeBinary", "DecodeTernary", "DecodePow2_4", "DequantizePow2_4n"):
+        assert get(name).name == name
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
@@ -184,7 +183,7 @@ def test_a_model_carries_only_the_functions_it_calls():
 
 def test_unknown_functions_are_refused_by_name():
     with pytest.raises(UnknownNameError, match="DecodeInt4"):
-        dialect.function("DecodeInt44")
+        get("DecodeInt44")
     graph = helper.make_graph([helper.make_node("Frobnicate", [], ["y"], domain="subbyte")], "g", [], [])
     with pytest.raises(ExportError, match=r"subbyte\.Frobnicate"):
         model_of(graph)

@@ -1,0 +1,231 @@
+"""A function of domain `subbyte`: one object holds everything that is known of it, and the register of them by name.
+
+To add a function, write a file beside this one that makes a `Function` and calls `register`; nothing else is edited:
+export, check, inspect, compile, the float32 baseline and docs/onnx-dialect.md ask the object. To change a body, give it
+the next version of the domain and put the old one into `earlier`, if both compute the same: files that hold it are read
+for ever. A body that computed something else is left out: its files are inlined and computed as they say.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.parser
+
+from subbyte import dialect
+from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, OPSET
+from subbyte.errors import ModelError, RegistrationError, UnknownNameError
+from subbyte.formats import Format
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The inputs of one call."""
+
+    shapes: tuple[Shape, ...]
+    constants: tuple[Array | None, ...]  # None: made at run time
+
+
+# ---- roles ----
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """The first output holds integer-valued codes of the first input."""
+
+    codes: Callable[
+        ..., str
+    ]  # constants of all inputs (None: made at run time) to their format: "uint8", "int8 per token", "binary"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The output holds low-bit weights, which the file keeps packed."""
+
+    format: Format
+    by_group: bool  # values, with a scale for each group of a row; else integer-valued levels
+
+
+@dataclass(frozen=True)
+class Values:
+    """Any other function of values made at run time."""
+
+    integers: bool  # whether the first output is integer-valued
+
+
+Role = Quantizer | Weights | Values
+
+
+class Exactness(Enum):
+    """What engines that run the body agree on."""
+
+    BIT_EXACT = "every engine computes the same bits"
+    FLOAT = "results depend on the engine's order of summation, exp or erf"
+
+
+# ---- what a float32 baseline runs instead of a call ----
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """The first output is the first input times a constant input (None: unchanged); the outputs in `ones` are 1."""
+
+    factor: int | None = None
+    ones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """A float32 constant: the weights that the file keeps packed."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """The same: its body works on float32."""
+
+
+InFloat = Rescale | Dequantized | Body
+
+# ---- functions ----
+
+_MISSING: Any = object()  # a part that was not given
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Function:
+    """A function of the dialect. Its first input is the value it works on; further ones are parameters of it."""
+
+    name: str
+    version: int = _MISSING  # of the domain, since which it has this body
+    summary: str = _MISSING  # one sentence
+    body: str = _MISSING  # ONNX text: Name (inputs) => (outputs) { nodes }
+    role: Role = _MISSING
+    shapes: Callable[[Call], tuple[Shape, ...]] = _MISSING  # of the outputs, float32
+    reference: Callable[..., tuple[Array, ...]] = _MISSING  # NumPy: arrays of all inputs to float32 outputs
+    exactness: Exactness = _MISSING
+    in_float: InFloat = _MISSING
+    finite: bool = _MISSING  # constants must be finite: it multiplies by them
+    macs: Callable[[Call], int] = _MISSING
+    example: Callable[[np.random.Generator], tuple[Array, ...]] = _MISSING  # inputs to test it on
+    earlier: tuple[tuple[int, str], ...] = ()  # (version, body) that compute the same
+
+    @cached_property
+    def proto(self) -> onnx.FunctionProto:
+        """Its body as files hold it. Not to be changed."""
+        return self._parsed(self.body)
+
+    def bodies(self, version: int) -> tuple[onnx.FunctionProto, ...]:
+        """The bodies that it has in a version of the domain; none where the version is unknown or lacks it."""
+        if version > DOMAIN_VERSION:
+            return ()
+        known = [(self.version, self.body), *self.earlier]
+        since = max((since for since, _ in known if since <= version), default=None)
+        return tuple(self.proto if body is self.body else self._parsed(body) for at, body in known if at == since)
+
+    @property
+    def integers(self) -> bool:
+        """Whether the first output is integer-valued."""
+        match self.role:
+            case Quantizer():
+                return True
+            case Weights(by_group=by_group):
+                return not by_group
+            case Values(integers=integers):
+                return integers
+
+    def _parsed(self, body: str) -> onnx.FunctionProto:
+        head = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}], doc_string: "{self.summary}">\n'
+        return onnx.parser.parse_function(head + body)
+
+
+def checked(function: Function) -> Function:
+    """The function; raises RegistrationError that names a part which it lacks or which is wrong."""
+    where = f"function {DOMAIN}.{function.name}"
+    for part in fields(function):
+        if getattr(function, part.name) is _MISSING:
+            raise RegistrationError(f"{where} lacks its '{part.name}'; every part of dialect/function.py is needed")
+    if not 1 <= function.version <= DOMAIN_VERSION:
+        raise RegistrationError(
+            f"{where}: its 'version' is {function.version}, but the domain has 1 to {DOMAIN_VERSION}: raise "
+            "DOMAIN_VERSION in dialect/names.py"
+        )
+    try:
+        proto = function.proto
+    except Exception as error:  # the parser raises whatever it likes
+        text = " ".join(str(error).split())[:200]
+        raise RegistrationError(f"{where}: its 'body' is not ONNX text: {text}") from error
+    if proto.name != function.name:
+        raise RegistrationError(f"{where}: its 'body' is called {proto.name}; give both one name")
+    return function
+
+
+_registry: dict[str, Function] = {}
+_families: list[Callable[[], Iterable[Function]]] = []
+
+
+def register(function: Function) -> Function:
+    """Make a function known; raises RegistrationError when its name is taken, or for a part that it lacks."""
+    if function.name in _registry:
+        raise RegistrationError(f"function {DOMAIN}.{function.name} is registered twice; give one another name")
+    _registry[function.name] = checked(function)
+    return function
+
+
+def family(make: Callable[[], Iterable[Function]]) -> Callable[[], Iterable[Function]]:
+    """Register functions that are made of another register, which may grow: `make` is asked each time."""
+    _families.append(make)
+    return make
+
+
+def all_functions() -> Iterator[Function]:
+    """Every function of the library."""
+    _import_all()
+    yield from tuple(_registry.values())
+    for make in _families:
+        yield from make()
+
+
+def find(name: str) -> Function | None:
+    """The function of that name, or None."""
+    _import_all()
+    return _registry.get(name) or next((f for make in _families for f in make() if f.name == name), None)
+
+
+def get(name: str) -> Function:
+    """The function of that name; raises UnknownNameError with the nearest one."""
+    found = find(name)
+    if found is None:
+        raise UnknownNameError(f"function of domain {DOMAIN}", name, (function.name for function in all_functions()))
+    return found
+
+
+def function_of(node: onnx.NodeProto) -> Function | None:
+    """The function that a node calls, None in other domains; raises ModelError for one that is unknown."""
+    if node.domain != DOMAIN:
+        return None
+    found = find(node.op_type)
+    if found is None:
+        raise ModelError(
+            f"node '{node.name or node.output[0]}' calls {DOMAIN}.{node.op_type}, which version {DOMAIN_VERSION} of "
+            "the dialect does not have, and its body is not in the file; export the model again"
+        )
+    return found
+
+
+@cache
+def _import_all() -> None:
+    """Import the modules of this package, in each of which a function may be registered."""
+    for module in pkgutil.iter_modules(dialect.__path__, f"{dialect.__name__}."):
+        importlib.import_module(module.name)

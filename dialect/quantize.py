@@ -1,0 +1,48 @@
+"""Quantize: codes by one step for a whole tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
+from subbyte.dialect.names import QUANTIZE
+from subbyte.formats import integer, reference
+
+
+def codes(x: Array | None, inverse_step: Array | None, low: Array | None, high: Array | None) -> str:
+    """The smallest integer format that holds the codes; "codes" where the limits are no constants."""
+    if low is None or high is None:
+        return "codes"
+    for fmt in (integer.INT if low < 0 else integer.UINT).values():
+        if fmt.levels[0] <= low and high <= fmt.levels[-1]:
+            return fmt.name
+    return f"{int(low)}..{int(high)}"
+
+
+def _example(random: np.random.Generator) -> tuple[Array, ...]:
+    step, low = np.float32(random.uniform(0.01, 10)), int(random.choice([-128, 0, -8]))
+    ties = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.0, -0.0, 1e9, -1e9, 126.5, 127.5], np.float32)
+    x = np.concatenate([ties * step, random.normal(size=13).astype(np.float32)]).reshape(2, 3, 4)
+    return x, np.float32(1) / step, np.float32(low), np.float32(low + 255 if low != -8 else 7)
+
+
+register(
+    Function(
+        name=QUANTIZE,
+        version=1,
+        summary="Integer-valued codes: clip(rint(x * inverse_step), low, high); ties to even.",
+        body="""Quantize (x, inverse_step, low, high) => (codes) {
+            scaled = Mul(x, inverse_step)
+            rounded = Round(scaled)
+            codes = Clip(rounded, low, high)
+        }""",
+        role=Quantizer(codes),
+        shapes=lambda call: call.shapes[:1],
+        reference=lambda x, inverse, low, high: (np.float32(reference.quantize(x, inverse, low, high)),),
+        exactness=Exactness.BIT_EXACT,
+        in_float=Rescale(factor=1),
+        finite=True,
+        macs=lambda call: 0,
+        example=_example,
+    )
+)

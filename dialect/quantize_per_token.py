@@ -1,0 +1,53 @@
+"""QuantizePerToken: codes of 8 bits, with a step for each vector along the last axis, measured at run time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
+from subbyte.dialect.names import QUANTIZE_PER_TOKEN
+from subbyte.formats import reference
+
+
+def _reference(x: Array) -> tuple[Array, ...]:
+    codes, step = reference.quantize_per_token(x)
+    return np.float32(codes), step
+
+
+def _example(random: np.random.Generator) -> tuple[Array, ...]:
+    x = random.normal(scale=10.0 ** random.integers(-7, 4), size=(2, 3, 5)).astype(np.float32)
+    x[0, 0] = 0
+    return (x,)
+
+
+register(
+    Function(
+        name=QUANTIZE_PER_TOKEN,
+        version=1,
+        summary="Codes in -128..127 and step of each vector along the last axis (BitNet b1.58, 2024).",
+        body="""QuantizePerToken (x) => (codes, step) {
+            last = Constant <value = int64[1] {-1}> ()
+            floor = Constant <value = float {1e-5}> ()
+            full = Constant <value = float {128}> ()
+            inverse_full = Constant <value = float {0.0078125}> ()
+            low = Constant <value = float {-128}> ()
+            high = Constant <value = float {127}> ()
+            magnitude = Abs(x)
+            peak = ReduceMax <keepdims = 1> (magnitude, last)
+            largest = Max(peak, floor)
+            inverse_step = Div(full, largest)
+            scaled = Mul(x, inverse_step)
+            rounded = Round(scaled)
+            codes = Clip(rounded, low, high)
+            step = Mul(largest, inverse_full)
+        }""",
+        role=Quantizer(lambda *_: "int8 per token"),
+        shapes=lambda call: (call.shapes[0], (*call.shapes[0][:-1], 1)),
+        reference=_reference,
+        exactness=Exactness.BIT_EXACT,
+        in_float=Rescale(ones=(1,)),
+        finite=True,
+        macs=lambda call: 0,
+        example=_example,
+    )
+)

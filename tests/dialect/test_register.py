@@ -1,0 +1,119 @@
+"""The register of the dialect: every function is whole and computes its reference, and an incomplete one is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as helper
+import onnxruntime as ort
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from subbyte.dialect import function as register
+from subbyte.dialect.function import Call, Exactness, Function, all_functions, find, function_of, get
+from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
+from subbyte.errors import ModelError, RegistrationError, UnknownNameError
+
+FUNCTIONS = {function.name: function for function in all_functions()}
+Array = np.ndarray[Any, Any]
+
+
+def one_call(function: Function, inputs: tuple[Array, ...]) -> onnx.ModelProto:
+    """A model that is one call with all of its inputs given at run time, but for those that are integers: constants."""
+    names, results = list(function.proto.input), list(function.proto.output)
+    constants = [
+        onnx.numpy_helper.from_array(a, n) for a, n in zip(inputs, names, strict=True) if a.dtype != np.float32
+    ]
+    given = [
+        helper.make_tensor_value_info(n, 1, a.shape)
+        for a, n in zip(inputs, names, strict=True)
+        if a.dtype == np.float32
+    ]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in results]
+    node = helper.make_node(function.name, names, results, "call", domain=DOMAIN)
+    graph = helper.make_graph([node], "one_call", given, outputs, constants)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, functions=[function.proto])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_function_is_its_reference_in_every_engine(name: str, seed: int) -> None:
+    """And its outputs have the shapes that its rule says."""
+    function = FUNCTIONS[name]
+    inputs = tuple(np.asarray(array) for array in function.example(np.random.default_rng(seed)))
+    expected = function.reference(*inputs)
+    assert [array.dtype for array in expected] == [np.float32] * len(function.proto.output)
+    shapes = function.shapes(Call(tuple(array.shape for array in inputs), inputs))
+    assert list(shapes) == [array.shape for array in expected]
+    assert function.integers == bool(np.all(expected[0] == np.rint(expected[0])))
+    model = one_call(function, inputs)
+    feeds = {n: a for n, a in zip(function.proto.input, inputs, strict=True) if a.dtype == np.float32}
+    found = [ReferenceEvaluator(model).run(None, feeds)]
+    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found.append(session.run(None, feeds))
+    for results in found:
+        for got, wanted in zip(results, expected, strict=True):
+            assert got.shape == wanted.shape
+            if function.exactness is Exactness.BIT_EXACT:
+                np.testing.assert_array_equal(got, wanted)
+            else:
+                np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_names_need_no_library() -> None:
+    """Models are trained without onnx."""
+    code = "import sys, subbyte.dialect.names; assert not {'onnx', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PARTS = [part.name for part in fields(Function) if part.name not in ("name", "earlier")]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_function_that_lacks_a_part_is_refused(part: str) -> None:
+    given = {each: getattr(get("Quantize"), each) for each in PARTS if each != part}
+    with pytest.raises(RegistrationError, match=f"function subbyte.Frob lacks its '{part}'"):
+        register.register(Function(name="Frob", **given))
+    assert find("Frob") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "Quantize is registered twice"),
+        ({"name": "Frob"}, "its 'body' is called Quantize"),
+        ({"name": "Frob", "body": "Frob (x) => (y) {"}, "its 'body' is not ONNX text"),
+        ({"name": "Frob", "version": DOMAIN_VERSION + 1}, f"but the domain has 1 to {DOMAIN_VERSION}"),
+    ],
+)
+def test_a_wrong_part_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(RegistrationError, match=words):
+        register.register(replace(get("Quantize"), **changes))
+    assert find("Frob") is None
+
+
+def test_bodies_of_earlier_versions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version has the body that the last version up to it gave."""
+    monkeypatch.setattr(register, "DOMAIN_VERSION", 4)
+    older = get("Binarize").body.replace("plus", "one")
+    function = replace(get("Binarize"), version=3, earlier=((2, older), (2, older.replace("one", "up"))))
+    assert [len(function.bodies(version)) for version in range(1, 6)] == [0, 2, 1, 1, 0]
+    assert function.bodies(2)[0].node[0].output[0] == "one"
+    assert function.bodies(4) == (function.proto,)
+
+
+def test_an_unknown_function_is_an_error_that_names_its_node() -> None:
+    assert function_of(helper.make_node("Frob", ["x"], ["y"], "layer")) is None
+    with pytest.raises(ModelError, match=rf"node 'layer' calls {DOMAIN}.Frob, which version {DOMAIN_VERSION}"):
+        function_of(helper.make_node("Frob", ["x"], ["y"], "layer", domain=DOMAIN))
+    with pytest.raises(UnknownNameError, match="Did you mean 'DecodeInt4'"):
+        get("DecodeInt44")
