@@ -39,7 +39,7 @@ from subbyte.tvm_kernels.operators import (
     Elementwise,
     Epilogue,
     MatMul,
-    QuantizedProduct,
+    Product,
     Scale,
     ToBits,
     ToCodes,
@@ -111,12 +111,12 @@ def ours(geometry: Geometry, name: str, features: frozenset[str] | None) -> tupl
     epilogue = Epilogue((Scale(scale), Bias(bias)), (ToCodes(1e-3, Codes(-128, 127, 128)),))
     where = input_shape(geometry)
     if name != "binary":
-        op = QuantizedProduct("layer", geometry, Codes(-128, 127, 128), weight, epilogue)
+        op = Product("layer", Codes(-128, 127, 128), weight, geometry, epilogue)
         product = compile_kernel(op, features=features)
         arguments, _ = product.bind([rng.integers(0, 256, where).astype(np.uint8)])
         return lambda: product.call(arguments), product.name
     channels = where[-1]
-    op = QuantizedProduct("layer", geometry, Bits(channels), weight, Epilogue(epilogue.steps, (ToFloat(),)))
+    op = Product("layer", Bits(channels), weight, geometry, Epilogue(epilogue.steps, (ToFloat(),)))
     product = compile_kernel(op, features=features)
     signs = Epilogue((), (ToBits(constant(0.0), Bits(channels)),))
     packing = compile_kernel(Elementwise("pack", int(np.prod(where[:-1])), channels, signs), features=features)

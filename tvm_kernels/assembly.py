@@ -171,11 +171,10 @@ def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
             arguments.append(Argument("workspace", scratch))
             scratch += aligned(parameter.nbytes)
     outputs = [name for name in node.outputs if name]
-    kind = type(operator).__name__
     row = choice.kernel
     return Step(
         node,
-        kind,
+        operator.kind,
         row.name,
         built.function,
         arguments,

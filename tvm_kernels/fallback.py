@@ -5,11 +5,9 @@ Nothing falls back in silence: the reason stands in the node, then in the plan a
 
 from __future__ import annotations
 
-import numpy as np
-
 from subbyte.errors import CompileError
 from subbyte.exactness import INTEGER_PRODUCTS
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
@@ -23,8 +21,9 @@ PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "
 def name_float_products(graph: Graph) -> None:
     """Give products of floats that read codes or low-bit weights the reason; before `levels.settle` hides these."""
     for node in graph.order():
-        product = isinstance(node.operator, ops.FloatProduct | ops.BatchMatMul)
-        if node.fallback or not (product or (node.operator is None and node.op in PRODUCTS | INTEGER_PRODUCTS)):
+        product = node.operator if isinstance(node.operator, ops.Product) and not node.operator.of_integers else None
+        unserved = node.operator is None and node.op in PRODUCTS | INTEGER_PRODUCTS
+        if node.fallback or not (product is not None or unserved):
             continue
         weights = [weight for name in node.inputs if name and (weight := graph.values[name].weight) is not None]
         coded = [name for name in node.inputs if name and codes_behind(graph, name) is not None]
@@ -32,14 +31,14 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels"
         elif weights:
             node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
-        elif len(coded) > 1 or (coded and isinstance(node.operator, ops.BatchMatMul)):
+        elif len(coded) > 1 or (coded and product is not None and product.inputs == 2):
             other = next((name for name in node.inputs if name and name != coded[0]), coded[0])
             node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by '{other}', made at run time"
         elif (levels := _float_levels(graph, node)) is not None:
             lacks = f"no kernel is a {node.op} with them"
             if FEW_LEVELS in node.declined:
                 lacks = node.declined[FEW_LEVELS]
-            elif isinstance(node.operator, ops.FloatProduct):
+            elif product is not None and product.inputs == 1:
                 lacks = f"its activation '{node.inputs[0]}' {lacks_quantizer(graph, node.inputs[0])}"
             node.fallback = f"weights are {levels} in float32, but {lacks}"
         elif coded:
@@ -48,8 +47,8 @@ def name_float_products(graph: Graph) -> None:
 
 def _float_levels(graph: Graph, node: Node) -> Levels | None:
     """The levels of float weights that were dequantized before export, whichever of its inputs and axes has them."""
-    if isinstance(node.operator, ops.FloatProduct):
-        found = low_bit(node.operator.weight, 0)
+    if isinstance(node.operator, ops.Product) and isinstance(node.operator.right, ops.FloatWeight):
+        found = low_bit(node.operator.right.values, 0)
         return found if found is not None and found.trained else None
     places = slice(1, 3) if node.op in RECURRENT else slice(0, None if node.op == "Einsum" else 2)
     for data in [data for name in node.inputs[places] if (data := graph.constant_of(name)) is not None]:
@@ -61,24 +60,23 @@ def _float_levels(graph: Graph, node: Node) -> Levels | None:
 
 
 def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:
-    """Turn every QuantizedProduct without a row into a FloatProduct on the same levels, with the reason."""
+    """Turn every product of integers and weights that has no row into one of floats, with the reason."""
     for node in graph.order():
-        if not isinstance(node.operator, ops.QuantizedProduct):
+        product = node.operator
+        if not isinstance(product, ops.Product) or not product.of_integers or product.inputs > 1:
             continue
         try:
-            choose(node.operator, features)
+            choose(product, features)
         except CompileError as error:
             reason = str(error).split(": ", 1)[-1]
-            _to_float(graph, node, node.operator, reason)
+            _to_float(graph, node, product, reason)
 
 
-def _to_float(graph: Graph, node: Node, product: ops.QuantizedProduct, reason: str) -> None:
-    if isinstance(product.activation, ops.Bits) and any(getattr(product.geometry, "padding", ())):
+def _to_float(graph: Graph, node: Node, product: ops.Product[ops.Codes | ops.Bits, LowBitTensor], reason: str) -> None:
+    if product.left.pad and any(getattr(product.geometry, "padding", ())):
         raise CompileError(f"no kernel for '{node.name}', and none in float pads with +1: {reason}")
-    by_group = isinstance(product.weight.granularity, PerGroup)
-    weight = product.weight.dequantize() if by_group else ops.weight_levels(product.weight).astype(np.float32)
-    node.operator = ops.FloatProduct(node.name, product.geometry, weight, product.epilogue)
-    node.op, node.fallback = "FloatProduct", reason
+    node.operator = product.in_float()
+    node.op, node.fallback = node.operator.kind, reason
     levels = as_float(graph, node.inputs[0], node)
     graph.set_inputs(node, [levels, *node.inputs[1:]])
 

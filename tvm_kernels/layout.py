@@ -9,11 +9,12 @@ file that only move the channel axis become views of the other layout.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor, PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value, epilogue_of
 
@@ -155,7 +156,7 @@ def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
     """Flatten in front of matrix products costs nothing: their weights take the order in which pixels lie here."""
     channels, pixels = source.shape[1], int(np.prod(source.shape[2:]))
     users = graph.users(target.name)
-    products = [user.operator for user in users if isinstance(user.operator, ops.QuantizedProduct | ops.FloatProduct)]
+    products = [user.operator for user in users if isinstance(user.operator, ops.Product) and user.operator.inputs == 1]
     if (
         target.shape != (source.shape[0], channels * pixels)
         or target.name in graph.outputs
@@ -164,7 +165,7 @@ def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
         return False
     if pixels == 1 or channels == 1 or any(user.inputs.index(target.name) != 0 for user in users):
         return False
-    if not all(isinstance(p.geometry, ops.MatMul) and _can_permute(p) for p in products):
+    if not all(isinstance(p.geometry, ops.MatMul) and not p.group_size for p in products):
         return False
     for user, product in zip(users, products, strict=True):
         user.operator = _permuted(product, channels, pixels)
@@ -174,24 +175,18 @@ def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
     return True
 
 
-def _can_permute(product: ops.QuantizedProduct | ops.FloatProduct) -> bool:
-    return isinstance(product, ops.FloatProduct) or not isinstance(product.weight.granularity, PerGroup)
-
-
-def _permuted(
-    product: ops.QuantizedProduct | ops.FloatProduct, channels: int, pixels: int
-) -> ops.QuantizedProduct | ops.FloatProduct:
+def _permuted(product: ops.Product[Any, Any], channels: int, pixels: int) -> ops.Product[Any, Any]:
     """The product with the columns of its weights from channel, pixel to pixel, channel."""
 
     def moved(matrix: Array) -> Array:
         return np.ascontiguousarray(matrix.reshape(-1, channels, pixels).swapaxes(1, 2).reshape(matrix.shape))
 
-    if isinstance(product, ops.FloatProduct):
-        return replace(product, weight=moved(product.weight))
-    weight = product.weight
+    if isinstance(product.right, ops.FloatWeight):
+        return replace(product, right=ops.FloatWeight(moved(product.right.values)))
+    weight = product.right
     levels = moved(weight.levels())
     tensor = LowBitTensor.from_levels(weight.format, levels, weight.scale, weight.granularity, weight.zero_point)
-    return replace(product, weight=tensor)
+    return replace(product, right=tensor)
 
 
 def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:

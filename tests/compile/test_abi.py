@@ -20,7 +20,7 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import ONCE, TILES, Wanted, compile_objects, compile_source
 from subbyte.tvm_kernels.kernels.execute import aligned
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Workspace, choose
-from subbyte.tvm_kernels.operators import Codes, Epilogue, MatMul, QuantizedProduct
+from subbyte.tvm_kernels.operators import Codes, Epilogue, MatMul, Product
 from subbyte.tvm_kernels.targets import get_target, host_features
 
 C_FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-z,noexecstack"]
@@ -165,7 +165,7 @@ def test_a_product_in_any_cut_of_its_tiles(fmt: str, depth: int, tmp_path: Path)
     rng = np.random.default_rng(0)
     levels = rng.choice(get(fmt).levels, (1536, depth))
     weight = LowBitTensor.from_levels(get(fmt), levels, np.ones(1536, np.float32), PerChannel(0))
-    op = QuantizedProduct("layer", MatMul(197, depth, 1536), Codes(-128, 127, 128), weight, Epilogue())
+    op = Product("layer", Codes(-128, 127, 128), weight, MatMul(197, depth, 1536), Epilogue())
     built = choose(op, host_features()).kernel.build(op)
     kernels = compile_objects([Wanted("product", built.function)], get_target("host").tvm_target())
     function = load(kernels.code, ".o", tmp_path).product

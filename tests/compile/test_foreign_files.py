@@ -98,9 +98,9 @@ def test_qdq_files_of_onnxruntime_run_on_integer_kernels(tmp_path, activations, 
     graph = lower_graph(model)
     assert kinds(graph).count("QuantizedProduct") == 4
     assert "FloatProduct" not in kinds(graph)
-    products = [kernel.operator for kernel in kernels(graph) if hasattr(kernel.operator, "weight")]
+    products = [kernel.operator for kernel in kernels(graph) if hasattr(kernel.operator, "right")]
     if "4" in weights:
-        assert max(product.weight.format.code_bits for product in products) <= 5  # uint4 less its zero point
+        assert max(product.right.format.code_bits for product in products) <= 5  # uint4 less its zero point
     got, wanted = (next(iter(f(a, inputs).values())) for f, a in ((interpret, graph), (onnxruntime_outputs, model)))
     step = np.unique(np.abs(wanted[wanted != 0])).min()  # of the output's own quantizer, at least
     assert np.abs(got - wanted).max() <= step * 1.001
@@ -243,7 +243,7 @@ def test_qonnx_quantizers_become_integer_products():
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     lowered = lower_graph(model)
     assert kinds(lowered) == ["Elementwise", "QuantizedProduct"]
-    assert kernels(lowered)[1].operator.weight.format.name == "int4"
+    assert kernels(lowered)[1].operator.right.format.name == "int4"
     inputs = random_inputs(model)
     codes = np.clip(np.rint(inputs["x"] / np.float32(0.25)), -8, 7) @ np.clip(
         np.rint(weight / np.float32(0.125)), -7, 7

@@ -89,7 +89,7 @@ def test_signs_are_padded_with_plus_one():
     padded = b.node("Pad", signs, b.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64), b.constant(1.0))
     graph = assert_equal(b.model(b.conv(padded, "binary", 8, 40, 3, 3)))
     product = kernels(graph)[-1].operator
-    assert product.activation == ops.Bits(40)
+    assert product.left == ops.Bits(40)
     assert product.geometry.padding == (1, 1, 1, 1)
 
 
@@ -104,7 +104,7 @@ def binary_layers(second_reader: bool = False):
 def test_a_product_makes_signs_that_it_alone_reads_where_a_row_for_both_is_preferred():
     tiles = frozenset({"amxtile", "amxint8", "avx512bw", "avx512vpopcntdq", "avx2"})
     joined = lower_graph(binary_layers(), tiles)
-    assert [type(node.operator).__name__ for node in kernels(joined)] == ["BinarizedProduct", "QuantizedProduct"]
+    assert [node.op for node in kernels(joined)] == ["BinarizedProduct", "QuantizedProduct"]
     first, second = kernels(joined)
     assert len(first.outputs) == 2
     assert first.outputs[0] == second.inputs[0]
@@ -161,7 +161,7 @@ def test_weights_by_group_keep_their_scales_inside():
     model = b.model(b.node("Mul", product, b.constant(0.05)))
     inputs = random_inputs(model)
     graph = lower_graph(model)
-    assert kernels(graph)[1].operator.weight.granularity.size == 16
+    assert kernels(graph)[1].operator.right.granularity.size == 16
     wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
     np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=1e-5, atol=1e-4)
 
@@ -278,7 +278,7 @@ def test_a_product_without_a_kernel_runs_in_float_on_the_same_integers(monkeypat
     real = fallback.choose
 
     def choose(op, features):
-        if isinstance(op, ops.QuantizedProduct) and op.weight.format.name == "ternary":
+        if isinstance(op, ops.Product) and op.right.format.name == "ternary":
             raise CompileError(f"no kernel for '{op.name}' (QuantizedProduct): row: refuses ternary")
         return real(op, features)
 

@@ -90,7 +90,7 @@ def test_the_reference_and_the_kernels_agree_with_onnxruntime(case: Any) -> None
     wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
     graph, kernels = operators(model)
     assert "FloatProduct" not in [node.op for node in kernels]
-    assert [n.operator.weight.granularity for n in kernels if n.op == "QuantizedProduct"][1] == PerGroup(size)
+    assert [n.operator.right.granularity for n in kernels if n.op == "QuantizedProduct"][1] == PerGroup(size)
     close = {"rtol": 1e-5, "atol": 1e-5 * float(np.abs(wanted).max())}
     expected = next(iter(interpret(graph, inputs).values()))
     np.testing.assert_allclose(expected, wanted, **close)
@@ -115,7 +115,7 @@ def test_one_group_for_a_whole_row_is_a_scale_behind_the_sum(size: int) -> None:
     _, kernels = operators(conv_model((1, 6, 5, 6), "int4", size, (9, 6, 3, 3), **PADS))
     assert [node.op for node in kernels if node.op in ("Unfold", "QuantizedProduct")] == ["QuantizedProduct"] * 2
     product = kernels[-1].operator
-    assert not isinstance(product.weight.granularity, PerGroup)
+    assert not isinstance(product.right.granularity, PerGroup)
     assert [type(step).__name__ for step in product.epilogue.steps] == ["Scale", "Scale", "Bias", "Activate"]
 
 
@@ -194,7 +194,7 @@ def test_blocks_along_the_channels_of_each_place_need_no_unfolding(
     graph, kernels = operators(model)
     assert "Unfold" not in [node.op for node in kernels]
     product = next(node.operator for node in kernels if node.op == "QuantizedProduct")
-    assert (product.weight.format.name, product.weight.granularity) == ("int5" if zero_points else "int4", PerGroup(8))
+    assert (product.right.format.name, product.right.granularity) == ("int5" if zero_points else "int4", PerGroup(8))
     wanted = onnxruntime_outputs(model, inputs)["y"]
     expected = interpret(graph, inputs)["y"]
     np.testing.assert_allclose(expected, wanted, rtol=1e-5, atol=1e-4)

@@ -21,13 +21,9 @@ from subbyte.tvm_kernels.targets import Target, get_target
 Array = npt.NDArray[Any]
 
 
-def identity(row: Kernel) -> tuple[str, str]:
-    return row.serves.__name__, row.name
-
-
 def rows_of(target: Target, op: Any = None) -> list[Kernel]:
     """Rows whose features the target has; of one operator those that do not refuse it."""
-    found = [row for row in rows(type(op) if op is not None else None) if row.needs <= target.features]
+    found = [row for row in rows(op) if row.needs <= target.features]
     with code_generator(target.code_generator):
         return [row for row in found if op is None or row.refuses(op) is None]
 
@@ -84,8 +80,7 @@ class PlanOfRows:
                 arguments.append(Argument("workspace", scratch))
                 scratch += aligned(parameter.nbytes)
         self.workspace = max(self.workspace, scratch)
-        kind = type(case.op).__name__
-        self.calls.append(Call(name, kind, row.name, built.function, tuple(arguments), tuple(results)))
+        self.calls.append(Call(name, case.op.kind, str(row), built.function, tuple(arguments), tuple(results)))
 
     def plan(self) -> Plan:
         return Plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.operators import (
     Activate,
-    BatchMatMul,
     Bias,
     Bits,
     CheckIndices,
@@ -24,14 +23,14 @@ from subbyte.tvm_kernels.operators import (
     Elementwise,
     Epilogue,
     Float,
-    FloatProduct,
+    FloatWeight,
     LayerNorm,
     MatMul,
     Operator,
     Permute,
     Pool2d,
     PRelu,
-    QuantizedProduct,
+    Product,
     QuantizeTokens,
     RowScale,
     Scale,
@@ -114,7 +113,7 @@ def stored(shape: MatMul | Conv2d, activation: Codes | Bits) -> Array:
 def product(
     name: str, shape: MatMul | Conv2d, activation: Codes | Bits, w: LowBitTensor, after: Epilogue | None = None
 ) -> Case:
-    op = QuantizedProduct(name, shape, activation, w, after or Epilogue())
+    op = Product(name, activation, w, shape, after or Epilogue())
     rows, columns = rows_of(shape), columns_of(shape)
     tensors = {"step": numbers(rows, 1), "residual": numbers(rows, columns)} if after is FULL.get(columns) else {}
     return Case(name, op, (stored(shape, activation),), tensors)
@@ -287,10 +286,18 @@ def floats() -> list[Case]:
             LayerNorm("norm", 5, 67, 1e-6, numbers(67), numbers(67), Epilogue()),
             (numbers(5, 67) * 3 + 1,),
         ),
-        Case("float matrix", FloatProduct("m", matrix, numbers(33, 40), Epilogue()), (numbers(7, 40),)),
-        Case("float convolution", FloatProduct("c", shape, numbers(6, 3, 2, 2), Epilogue()), (numbers(2, 9, 8, 4),)),
         Case(
-            "float depthwise", FloatProduct("d", depthwise, numbers(13, 3, 3, 1), Epilogue()), (numbers(1, 5, 5, 13),)
+            "float matrix", Product("m", Float(), FloatWeight(numbers(33, 40)), matrix, Epilogue()), (numbers(7, 40),)
+        ),
+        Case(
+            "float convolution",
+            Product("c", Float(), FloatWeight(numbers(6, 3, 2, 2)), shape, Epilogue()),
+            (numbers(2, 9, 8, 4),),
+        ),
+        Case(
+            "float depthwise",
+            Product("d", Float(), FloatWeight(numbers(13, 3, 3, 1)), depthwise, Epilogue()),
+            (numbers(1, 5, 5, 13),),
         ),
         Case(
             "average",
@@ -300,7 +307,7 @@ def floats() -> list[Case]:
     ]
     for transposed in (False, True):
         right = numbers(3, 33, 40) if transposed else numbers(3, 40, 33)
-        op = BatchMatMul("b", 3, matrix, transposed, Epilogue())
+        op = Product("b", Float(), Float(), replace(matrix, batch=3, transposed=transposed), Epilogue())
         cases.append(Case(f"batch, transposed {transposed}", op, (numbers(3, 7, 40), right)))
     for function in ("gelu", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid"):
         after = Epilogue((Activate(function),))

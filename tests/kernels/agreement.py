@@ -20,21 +20,26 @@ from subbyte.tvm_kernels.targets import host_features
 Array = npt.NDArray[Any]
 
 
-def row(serves: type, name: str) -> Kernel:
+def rows_for(serves: Any) -> list[Kernel]:
+    """The rows of an operator's class, or of a product of those operands."""
+    return [r for r in rows() if serves in (r.serves, r.pattern[0])]
+
+
+def row(serves: Any, name: str) -> Kernel:
     """The kernel row of that name."""
-    return next(r for r in rows(serves) if r.name == name)
+    return next(r for r in rows_for(serves) if r.name == name)
 
 
-def rows_here(serves: type, prefix: str = "") -> list[str]:
+def rows_here(serves: Any, prefix: str = "") -> list[str]:
     """Names of the rows (with that prefix) that this CPU can run."""
-    return [r.name for r in rows(serves) if r.needs <= host_features() and r.name.startswith(prefix)]
+    return [r.name for r in rows_for(serves) if r.needs <= host_features() and r.name.startswith(prefix)]
 
 
 def run(
     op: Any, name: str, own: Sequence[Array], tensors: Mapping[str, Array] | None = None, by: Generator = "llvm"
 ) -> tuple[list[Array], list[Array]]:
     """Outputs of the row and of the reference, shaped alike; through LLVM with only the features the row needs."""
-    kernel = row(type(op), name)
+    kernel = next(r for r in rows(op) if r.name == name)
     with code_generator(by):
         assert kernel.refuses(op) is None
     inputs = {**dict(zip(OWN_INPUTS, own, strict=False)), **(tensors or {})}

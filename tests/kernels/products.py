@@ -12,7 +12,7 @@ from agreement import row as row_of
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.registry import Kernel
-from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul, QuantizedProduct
+from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul, Product
 
 Array = npt.NDArray[Any]
 SIGNED = Codes(-128, 127, 128)
@@ -35,12 +35,12 @@ CONVOLUTIONS = {
 
 def row(name: str) -> Kernel:
     """The kernel row of that name."""
-    return row_of(QuantizedProduct, name)
+    return row_of(Product, name)
 
 
 def runs_here(name: str) -> bool:
     """Whether this CPU has what the row needs."""
-    return name in rows_here(QuantizedProduct)
+    return name in rows_here(Product)
 
 
 def rows_of(geometry: MatMul | Conv2d) -> int:
@@ -95,5 +95,5 @@ def differences(
     by: Generator = "llvm",
 ) -> int:
     """How many elements of all outputs differ from the reference, in any bit."""
-    op = QuantizedProduct("layer", geometry, activation, weights, epilogue or Epilogue())
+    op = Product("layer", activation, weights, geometry, epilogue or Epilogue())
     return differing(op, kernel, [stored_input(geometry, activation) if stored is None else stored], by)

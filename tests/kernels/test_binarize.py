@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from agreement import differing
+from agreement import row as row_of
 from products import CONVOLUTIONS, signs, weight
 from test_amx import SHAPES as PRODUCTS
 from this_cpu import needs
@@ -13,17 +14,16 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.kernels.amx import FEATURES, AmxProduct
 from subbyte.tvm_kernels.kernels.binary import bytes_of
 from subbyte.tvm_kernels.kernels.execute import Executable, host_target
-from subbyte.tvm_kernels.kernels.registry import rows
 from subbyte.tvm_kernels.kernels.x86 import VNNI_512
 from subbyte.tvm_kernels.operators import (
-    BinarizedProduct,
+    Binarized,
     Bits,
     Codes,
     Combine,
     Conv2d,
     Epilogue,
     MatMul,
-    QuantizedProduct,
+    Product,
     Scale,
     ToBits,
     ToCodes,
@@ -40,24 +40,24 @@ SHAPES = {
 }
 
 
-def binarized(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None, *, each: bool) -> BinarizedProduct:
+def binarized(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None, *, each: bool) -> Product:
     """A product and its quantizer, with a threshold for all channels or for each."""
     channels = signs(geometry).channels
     threshold = np.random.default_rng(5).standard_normal(channels if each else 1).astype(np.float32)
-    product = QuantizedProduct("layer", geometry, Bits(channels), weight(geometry, "binary"), epilogue or Epilogue())
-    return BinarizedProduct("layer", ToBits(threshold, Bits(channels)), product)
+    quantizer = Binarized(ToBits(threshold, Bits(channels)))
+    return Product("layer", quantizer, weight(geometry, "binary"), geometry, epilogue or Epilogue())
 
 
-def activations(op: BinarizedProduct) -> np.ndarray:
+def activations(op: Product) -> np.ndarray:
     """Normal numbers, with both zeros, both infinities, a NaN and the threshold itself among them."""
-    geometry = op.product.geometry
+    geometry = op.geometry
     shape = (
         (geometry.rows, geometry.depth)
         if isinstance(geometry, MatMul)
         else (geometry.batch, geometry.height, geometry.width, geometry.channels)
     )
     x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
-    x.reshape(-1)[:6] = [0.0, -0.0, np.inf, -np.inf, np.nan, np.float32(op.quantizer.threshold[0])]
+    x.reshape(-1)[:6] = [0.0, -0.0, np.inf, -np.inf, np.nan, np.float32(op.left.quantizer.threshold[0])]
     return x
 
 
@@ -67,7 +67,7 @@ def activations(op: BinarizedProduct) -> np.ndarray:
 def test_outputs_and_signs(name: str, each: bool) -> None:
     """Built whether its tiles are full or not."""
     op = binarized(SHAPES[name], each=each)
-    built = AmxProduct(op.product, VNNI_512, bytes_of(op.product), op.quantizer).build()
+    built = AmxProduct(op, VNNI_512, bytes_of(op)).build()
     x = activations(op)
     got = Executable(built, host_target(FEATURES))([x])
     wanted = operators.run(op, [x])
@@ -91,7 +91,7 @@ def test_every_form_of_output_and_a_residual_through_the_row() -> None:
 
 
 def test_the_row_refuses_what_it_would_get_wrong() -> None:
-    (row,) = rows(BinarizedProduct)
+    row = row_of(Product, ROW)
     narrow = binarized(MatMul(197, 40, 384), each=False)
     strided = binarized(Conv2d(1, 28, 28, 128, 128, (1, 1), (2, 2)), each=False)
     assert row.refuses(binarized(MatMul(197, 384, 384), each=False)) is None

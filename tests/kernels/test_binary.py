@@ -12,11 +12,10 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.kernels.execute import run
 from subbyte.tvm_kernels.operators import (
     Bits,
-    Codes,
     Conv2d,
     Epilogue,
     MatMul,
-    QuantizedProduct,
+    Product,
     Scale,
     ToBits,
     ToFloat,
@@ -74,7 +73,7 @@ def test_signs_in_and_out(kernel: str, columns: int) -> None:
 def test_a_scale_that_takes_the_factor_two_changes_no_bit(depth: int, steps: tuple[Scale, ...]) -> None:
     """Bytes are compared, so that the sign of zero counts."""
     geometry = MatMul(50, depth, 33)
-    op = QuantizedProduct("layer", geometry, Bits(depth), weight(geometry, "binary"), Epilogue(steps))
+    op = Product("layer", Bits(depth), weight(geometry, "binary"), geometry, Epilogue(steps))
     stored = stored_input(geometry, Bits(depth))
     (got,) = run(op, [stored], row(ROWS[0]))
     (wanted,) = operators.run(op, [stored])
@@ -105,11 +104,13 @@ def test_any_convolution(kernel, size, channels, kernel_size, stride, padding) -
 def test_refusals_say_why() -> None:
     refuses = row("binary-avx2").refuses
 
-    def reason(geometry: MatMul | Conv2d, fmt: str, activation: Codes | Bits) -> str | None:
-        return refuses(QuantizedProduct("layer", geometry, activation, weight(geometry, fmt), Epilogue()))
+    def reason(geometry: MatMul | Conv2d, fmt: str, activation: Bits) -> str | None:
+        return refuses(Product("layer", activation, weight(geometry, fmt), geometry, Epilogue()))
 
     assert reason(MatMul(1, 64, 8), "binary", Bits(64)) is None
     assert reason(MatMul(1, 64, 8), "ternary", Bits(64)) == "weights are ternary, not signs"
-    assert reason(MatMul(1, 64, 8), "binary", UNSIGNED) == "activations are codes, not bits"
+    assert not row("binary-avx2").matches(
+        Product("layer", UNSIGNED, weight(MatMul(1, 64, 8), "binary"), MatMul(1, 64, 8), Epilogue())
+    )
     groups = Conv2d(1, 4, 4, 40, 8, (3, 3), groups=2)
     assert reason(groups, "binary", Bits(40)) == "groups of 20 channels are not whole words of 32"

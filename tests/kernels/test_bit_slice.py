@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.operators import (
     Epilogue,
     MatMul,
     PRelu,
-    QuantizedProduct,
+    Product,
     RowScale,
     Scale,
     ToBits,
@@ -43,7 +43,7 @@ def epilogue(channels: int, seed: int = 0, steps: tuple[Any, ...] = (Activate("r
 
 
 def differences(kernel: str, shape: Any, by: Generator) -> int:
-    op = QuantizedProduct("layer", shape, signs(shape), weight(shape, "binary"), epilogue(columns_of(shape)))
+    op = Product("layer", signs(shape), weight(shape, "binary"), shape, epilogue(columns_of(shape)))
     return differing(op, kernel, [stored_input(shape, signs(shape))], by)
 
 
@@ -105,8 +105,8 @@ def test_what_it_refuses() -> None:
     shape = MatMul(2, 8, 8)
     w = weight(shape, "binary")
     low_tip = Epilogue((PRelu(np.full(8, -1, np.float32)),), (ToBits(np.full(8, 3, np.float32), Bits(8)),))
-    op = QuantizedProduct("layer", shape, Bits(8), w, low_tip)
+    op = Product("layer", Bits(8), w, shape, low_tip)
     with code_generator("c"):
-        assert "monotonic" in str(row(QuantizedProduct, "bit-slice").refuses(op))
+        assert "monotonic" in str(row(Product, "bit-slice").refuses(op))
         assert choose(op, frozenset()).kernel.name == "portable-popcount"
-    assert row(QuantizedProduct, "bit-slice").refuses(op) == "for C sources only"
+    assert row(Product, "bit-slice").refuses(op) == "for C sources only"

@@ -9,19 +9,21 @@ import pytest
 from agreement import Generator, differing, row, rows_here
 from products import SIGNED, stored_input, weight
 
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,
+    Codes,
     Conv2d,
     Epilogue,
-    QuantizedProduct,
+    Product,
     Scale,
     ToBits,
     ToCodes,
     ToFloat,
 )
 
-ROWS = rows_here(QuantizedProduct, "depthwise")
+ROWS = rows_here(Product[Codes, LowBitTensor], "depthwise")
 BOTH: list[Any] = [(name, "llvm") for name in ROWS] + [("depthwise-portable", "c")]
 
 
@@ -33,7 +35,7 @@ def shape(channels: int, **more: Any) -> Conv2d:
 @pytest.mark.parametrize("fmt", ["binary", "ternary", "int3", "int8", "uint8", "pow2_5"])
 def test_every_format(fmt: str, by: Generator) -> None:
     geometry = shape(13)
-    op = QuantizedProduct("d", geometry, SIGNED, weight(geometry, fmt), Epilogue())
+    op = Product("d", SIGNED, weight(geometry, fmt), geometry, Epilogue())
     assert differing(op, "depthwise-portable", [stored_input(geometry, SIGNED)], by) == 0
 
 
@@ -48,14 +50,14 @@ def test_shapes_and_forms(geometry: Conv2d, kernel: str, by: Generator) -> None:
     )
     threshold = rng.standard_normal(columns).astype(np.float32)
     forms = (ToFloat(), ToCodes(40.0, SIGNED), ToBits(threshold, Bits(columns)))
-    op = QuantizedProduct("d", geometry, SIGNED, weight(geometry, "int4"), Epilogue(steps, forms))
+    op = Product("d", SIGNED, weight(geometry, "int4"), geometry, Epilogue(steps, forms))
     assert differing(op, kernel, [stored_input(geometry, SIGNED)], by) == 0
 
 
 def test_what_is_not_depthwise_is_refused() -> None:
-    refuses = row(QuantizedProduct, "depthwise-portable").refuses
+    refuses = row(Product[Codes, LowBitTensor], "depthwise-portable").refuses
     twice = Conv2d(1, 5, 5, 4, 8, (3, 3), groups=4)
-    assert "not a depthwise" in str(refuses(QuantizedProduct("d", twice, SIGNED, weight(twice, "int4"), Epilogue())))
+    assert "not a depthwise" in str(refuses(Product("d", SIGNED, weight(twice, "int4"), twice, Epilogue())))
     geometry = shape(4)
     by_group = weight(geometry, "int4", group=4)
-    assert "by group" in str(refuses(QuantizedProduct("d", geometry, SIGNED, by_group, Epilogue())))
+    assert "by group" in str(refuses(Product("d", SIGNED, by_group, geometry, Epilogue())))

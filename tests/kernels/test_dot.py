@@ -16,7 +16,7 @@ from subbyte.tvm_kernels.operators import (
     Conv2d,
     Epilogue,
     MatMul,
-    QuantizedProduct,
+    Product,
     Scale,
     ToBits,
     ToCodes,
@@ -134,13 +134,13 @@ def test_refusals_say_why() -> None:
     refuses = row("dot-avx2").refuses
     matmul = MatMul(1, 64, 8)
 
-    def reason(fmt: str, activation: Codes | Bits = SIGNED, group: int = 0) -> str | None:
-        return refuses(QuantizedProduct("layer", matmul, activation, weight(matmul, fmt, group), Epilogue()))
+    def reason(fmt: str, activation: Codes = SIGNED, group: int = 0) -> str | None:
+        return refuses(Product("layer", activation, weight(matmul, fmt, group), matmul, Epilogue()))
 
     assert reason("int8") is None
     assert reason("pow2_5") == "weight levels -16384..16384 do not fit 8 bits"
     assert reason("uint8") == "weight levels 0..255 do not fit 8 bits"
-    assert reason("int8", Bits(64)) == "activations are bits, not codes"
+    assert not row("dot-avx2").matches(Product("layer", Bits(64), weight(matmul, "int8"), matmul, Epilogue()))
     assert reason("int4", SIGNED, 6) == "weight groups of 6 are not a multiple of 4"
 
 

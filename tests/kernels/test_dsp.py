@@ -21,7 +21,7 @@ from subbyte.tvm_kernels.operators import (
     Conv2d,
     Epilogue,
     MatMul,
-    QuantizedProduct,
+    Product,
     Scale,
     ToBits,
     ToCodes,
@@ -34,7 +34,7 @@ DEPTHWISE = Conv2d(1, 5, 4, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=8)
 
 
 def differences(kernel: str, shape: Any, activation: Codes, fmt: str, epilogue: Epilogue | None = None) -> int:
-    op = QuantizedProduct("layer", shape, activation, weight(shape, fmt), epilogue or Epilogue())
+    op = Product("layer", activation, weight(shape, fmt), shape, epilogue or Epilogue())
     return differing(op, kernel, [stored_input(shape, activation)], "c")
 
 
@@ -85,7 +85,7 @@ def test_depthwise(shape: Conv2d, activation: Codes) -> None:
 def test_saturated_operands(code: int, level: int) -> None:
     for kernel, shape in (("dsp", MatMul(3, 600, 3)), ("dsp-depthwise", DEPTHWISE)):
         full = (3, 600) if isinstance(shape, MatMul) else (8, 3, 3, 1)
-        op = QuantizedProduct("layer", shape, SIGNED, weight(shape, "int8", levels=np.full(full, level)), Epilogue())
+        op = Product("layer", SIGNED, weight(shape, "int8", levels=np.full(full, level)), shape, Epilogue())
         stored = np.full((3, 600) if isinstance(shape, MatMul) else (1, 5, 4, 8), code, np.uint8)
         assert differing(op, kernel, [stored], "c") == 0
 
@@ -118,8 +118,8 @@ def test_epilogues_round_ties_to_even_and_saturate(kernel: str, low: int) -> Non
 def test_weights_keep_their_own_bits() -> None:
     shape = MatMul(8, 64, 64)
     for fmt, nbytes in (("binary", 512), ("ternary", 1024), ("int4", 2048), ("int8", 4096)):
-        op = QuantizedProduct("layer", shape, SIGNED, weight(shape, fmt), Epilogue())
-        built = row(QuantizedProduct, "dsp").build(op)
+        op = Product("layer", SIGNED, weight(shape, fmt), shape, Epilogue())
+        built = row(Product, "dsp").build(op)
         stored = next(p.values for p in built.parameters if isinstance(p, Constant) and p.role == "weight")
         assert stored.nbytes == nbytes
 
@@ -133,11 +133,11 @@ def test_pairs_lie_sixteen_bits_apart() -> None:
 def test_what_it_refuses_goes_to_the_portable_rows() -> None:
     shape = MatMul(2, 8, 4)
     features = frozenset({"dsp"})
-    by_group = QuantizedProduct("layer", shape, SIGNED, weight(shape, "int4", group=4), Epilogue())
+    by_group = Product("layer", SIGNED, weight(shape, "int4", group=4), shape, Epilogue())
     assert choose(by_group, features).kernel.name == "portable"
     assert dict(choose(by_group, features).passed_over)["dsp"] == "scales by group"
-    plain = QuantizedProduct("layer", shape, SIGNED, weight(shape, "int4"), Epilogue())
+    plain = Product("layer", SIGNED, weight(shape, "int4"), shape, Epilogue())
     assert choose(plain, features).kernel.name == "dsp"
     assert choose(plain, frozenset()).kernel.name == "portable"
-    depthwise = QuantizedProduct("layer", DEPTHWISE, SIGNED, weight(DEPTHWISE, "int4"), Epilogue())
+    depthwise = Product("layer", SIGNED, weight(DEPTHWISE, "int4"), DEPTHWISE, Epilogue())
     assert choose(depthwise, features).kernel.name == "dsp-depthwise"

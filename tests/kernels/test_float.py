@@ -5,6 +5,7 @@ Sums of K products differ by K roundings at most: K x 2^-24 of the sum of magnit
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from products import SIGNED, columns_of, rows_of
 
 from subbyte.tvm_kernels.operators import (
     Activate,
-    BatchMatMul,
     Bias,
     Bits,
     Combine,
     Conv2d,
     Epilogue,
-    FloatProduct,
+    Float,
+    FloatWeight,
     MatMul,
+    Product,
     RowScale,
     Scale,
     ToBits,
@@ -38,14 +40,13 @@ def numbers(*shape: int) -> Any:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def product(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None) -> tuple[FloatProduct, Any]:
+def product(geometry: MatMul | Conv2d, epilogue: Epilogue | None = None) -> tuple[Product[Float, FloatWeight], Any]:
     if isinstance(geometry, MatMul):
-        return FloatProduct("m", geometry, numbers(geometry.columns, geometry.depth), epilogue or Epilogue()), numbers(
-            geometry.rows, geometry.depth
-        )
-    weight = numbers(geometry.out_channels, *geometry.kernel, geometry.channels // geometry.groups)
-    own = numbers(geometry.batch, geometry.height, geometry.width, geometry.channels)
-    return FloatProduct("c", geometry, weight, epilogue or Epilogue()), own
+        weight, own = numbers(geometry.columns, geometry.depth), numbers(geometry.rows, geometry.depth)
+    else:
+        weight = numbers(geometry.out_channels, *geometry.kernel, geometry.channels // geometry.groups)
+        own = numbers(geometry.batch, geometry.height, geometry.width, geometry.channels)
+    return Product("p", Float(), FloatWeight(weight), geometry, epilogue or Epilogue()), own
 
 
 SHAPES = {
@@ -66,7 +67,7 @@ SHAPES = {
 IN_C = ["short depth", "a vector", "last block of one row", "uneven padding, stride, dilation, groups", "pointwise"]
 
 
-@pytest.mark.parametrize("kernel", rows_here(FloatProduct, "float"))
+@pytest.mark.parametrize("kernel", rows_here(Product[Float, FloatWeight], "float"))
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_float_product(shape: MatMul | Conv2d, kernel: str) -> None:
     op, own = product(shape)
@@ -79,7 +80,7 @@ def test_float_product_in_c(name: str) -> None:
     assert error(op, "float-portable", [own], "c") < TOLERANCE
 
 
-@pytest.mark.parametrize("kernel", rows_here(FloatProduct, "float"))
+@pytest.mark.parametrize("kernel", rows_here(Product[Float, FloatWeight], "float"))
 @pytest.mark.parametrize("shape", [MatMul(13, 40, 70), Conv2d(1, 4, 5, 6, 42, (3, 3), padding=(1, 1, 1, 1), groups=3)])
 def test_epilogue_of_a_float_product(shape: MatMul | Conv2d, kernel: str) -> None:
     rows, columns = rows_of(shape), columns_of(shape)
@@ -106,33 +107,37 @@ def test_epilogue_of_a_float_product(shape: MatMul | Conv2d, kernel: str) -> Non
 
 
 BATCHES = [
-    (1, MatMul(1, 1, 1)),
-    (2, MatMul(5, 3, 7)),
-    (3, MatMul(7, 33, 17)),
-    (7, MatMul(13, 20, 64)),
-    (1, MatMul(20, 5, 130)),
-    (3, MatMul(40, 64, 40)),
+    MatMul(1, 1, 1),
+    MatMul(5, 3, 7, 2),
+    MatMul(7, 33, 17, 3),
+    MatMul(13, 20, 64, 7),
+    MatMul(20, 5, 130),
+    MatMul(40, 64, 40, 3),
 ]
 
 
-@pytest.mark.parametrize("kernel", rows_here(BatchMatMul))
+@pytest.mark.parametrize("kernel", rows_here(Product[Float, Float]))
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("batch", "shape"), BATCHES)
-def test_batch_matmul(batch: int, shape: MatMul, transposed: bool, kernel: str) -> None:
-    op = BatchMatMul("b", batch, shape, transposed, Epilogue((Scale(constant(0.125)),)))
+@pytest.mark.parametrize("shape", BATCHES, ids=str)
+def test_batch_matmul(shape: MatMul, transposed: bool, kernel: str) -> None:
+    op = batch_matmul(replace(shape, transposed=transposed), Scale(constant(0.125)))
     assert error(op, kernel, batch_inputs(op)) < TOLERANCE
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_batch_matmul_in_c(transposed: bool) -> None:
-    op = BatchMatMul("b", 3, MatMul(7, 9, 11), transposed, Epilogue((Combine("add", "mask"),)))
+    op = batch_matmul(MatMul(7, 9, 11, 3, transposed), Combine("add", "mask"))
     assert error(op, "batch-matmul-portable", batch_inputs(op), "c", mask=numbers(21, 11)) < TOLERANCE
 
 
-def batch_inputs(op: BatchMatMul) -> list[Any]:
+def batch_matmul(shape: MatMul, step: Scale | Combine) -> Product[Float, Float]:
+    return Product("b", Float(), Float(), shape, Epilogue((step,)))
+
+
+def batch_inputs(op: Product[Float, Float]) -> list[Any]:
     shape = op.geometry
-    right = (op.batch, shape.columns, shape.depth) if op.transposed else (op.batch, shape.depth, shape.columns)
-    return [numbers(op.batch, shape.rows, shape.depth), numbers(*right)]
+    right = (shape.columns, shape.depth) if shape.transposed else (shape.depth, shape.columns)
+    return [numbers(shape.batch, shape.rows, shape.depth), numbers(shape.batch, *right)]
 
 
 DEPTHWISE = {
@@ -142,7 +147,7 @@ DEPTHWISE = {
 }
 
 
-@pytest.mark.parametrize("kernel", rows_here(FloatProduct, "depthwise"))
+@pytest.mark.parametrize("kernel", rows_here(Product[Float, FloatWeight], "depthwise"))
 @pytest.mark.parametrize("name", ["odd channels", "dilation"])
 def test_depthwise(name: str, kernel: str) -> None:
     op, own = product(DEPTHWISE[name], Epilogue((Activate("relu"),)))

@@ -10,13 +10,13 @@ from subbyte.tvm_kernels.abi import Wanted, compile_objects
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.execute import host_target
 from subbyte.tvm_kernels.kernels.registry import rows
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, QuantizedProduct
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Product
 from subbyte.tvm_kernels.targets import host_features
 
 UNEVEN = Codes(-3, 252, 3)
 PLAIN = frozenset({"dsp", "no-multiplier"})  # features that C sources have a plain form of
 OF_SIGNS = ("binary", "portable-popcount", "bit-slice")  # rows for activations that are bits
-ROWS = [r for r in rows(QuantizedProduct) if not r.name.startswith(OF_SIGNS)]
+ROWS = [r for r in rows(Product) if not r.name.startswith(OF_SIGNS)]
 RUN: list[tuple[str, Generator]] = [
     *((r.name, "llvm") for r in ROWS if r.needs <= host_features()),
     *((r.name, "c") for r in ROWS if r.needs <= PLAIN),
@@ -40,32 +40,32 @@ def geometries(channels: int) -> list[Conv2d]:
     return made
 
 
-def operators(kernel: str, channels: int) -> list[QuantizedProduct]:
+def operators(kernel: str, channels: int) -> list[Product]:
     """Products of that row's kind of weights: all with zero point 0, and one in turn with others."""
     made = []
     for number, geometry in enumerate(geometries(channels)):
         weights = weight(geometry, "pow2_4" if kernel == "portable-shift" else "int4")
         for activation in (UNSIGNED, UNEVEN, SIGNED) if number == channels % 3 else (UNSIGNED,):
-            made.append(QuantizedProduct("layer", geometry, activation, weights, Epilogue()))
+            made.append(Product("layer", activation, weights, geometry, Epilogue()))
     return made
 
 
 @pytest.mark.parametrize(("kernel", "by"), RUN)
 def test_no_bit_differs(kernel: str, by: Generator) -> None:
     with code_generator(by):
-        refuses = row(QuantizedProduct, kernel).refuses
+        refuses = row(Product, kernel).refuses
         served = [op for channels in CHANNELS[by] for op in operators(kernel, channels) if refuses(op) is None]
     expected = {4} if kernel == "dsp-depthwise" else {3, 5}  # which takes channels in fours
     assert {op.geometry.channels for op in served} >= expected
     for op in served:
-        wrong = differing(op, kernel, [stored_input(op.geometry, op.activation)], by)
-        assert wrong == 0, f"{wrong} bytes differ: {op.activation}, {op.geometry}"
+        wrong = differing(op, kernel, [stored_input(op.geometry, op.left)], by)
+        assert wrong == 0, f"{wrong} bytes differ: {op.left}, {op.geometry}"
 
 
 @pytest.mark.parametrize("kernel", ELSEWHERE)
 def test_rows_that_this_cpu_cannot_run_compile(kernel: str) -> None:
     """Also where the row would leave the product to others, as too small for it; but depthwise rows take no others."""
-    chosen = row(QuantizedProduct, kernel)
+    chosen = row(Product, kernel)
     products = [op for channels in (1, 3, 6) for op in operators(kernel, channels)]
     served = [op for op in products if "depthwise" not in kernel or chosen.refuses(op) is None]
     assert served

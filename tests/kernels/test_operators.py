@@ -15,14 +15,13 @@ from subbyte.tvm_kernels.operators.epilogue import FORMS, STEPS
 from subbyte.tvm_kernels.operators.operator import PARTS
 
 EVERY = ops.operators()
-JOINED = {"BinarizedProduct"}  # made only where a row is preferred to a product and its quantizer
 
 
 @pytest.mark.parametrize("operator", EVERY, ids=lambda operator: operator.__name__)
 def test_every_operator_is_complete_and_served(operator: type[ops.Operator]) -> None:
     assert is_dataclass(operator)
     assert not [part for part in PARTS if getattr(getattr(operator, part), "__isabstractmethod__", False)]
-    assert any(not row.needs for row in rows(operator)) or operator.__name__ in JOINED
+    assert any(not row.needs for row in rows(operator))
 
 
 def test_every_exported_operator_is_registered() -> None:

@@ -22,7 +22,7 @@ from subbyte.tvm_kernels.operators import (
     Conv2d,
     Epilogue,
     MatMul,
-    QuantizedProduct,
+    Product,
     RowScale,
     Scale,
     ToBits,
@@ -36,8 +36,8 @@ FORMATS += ["pow2_2", "pow2_3n", "pow2_4", "pow2_5", "pow2_5n"]
 BOTH: list[Generator] = ["llvm", "c"]
 
 
-def product(geometry: Any, activation: Any, w: LowBitTensor, epilogue: Epilogue | None = None) -> QuantizedProduct:
-    return QuantizedProduct("layer", geometry, activation, w, epilogue or Epilogue())
+def product(geometry: Any, activation: Any, w: LowBitTensor, epilogue: Epilogue | None = None) -> Product:
+    return Product("layer", activation, w, geometry, epilogue or Epilogue())
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -141,7 +141,7 @@ def test_bits_times_other_weights_and_groups(by: Generator) -> None:
     shape = Conv2d(1, 5, 5, 40, 8, (3, 3), padding=(1, 1, 1, 1), groups=2)
     assert differences("portable", shape, Bits(40), weight(shape, "int4"), by=by) == 0
     assert "grouped" in str(
-        row(QuantizedProduct, "portable-popcount").refuses(product(shape, Bits(40), weight(shape, "binary")))
+        row(Product, "portable-popcount").refuses(product(shape, Bits(40), weight(shape, "binary")))
     )
 
 
@@ -154,14 +154,14 @@ def test_shift_and_add(fmt: str, by: Generator) -> None:
 
 def test_shift_refuses_what_is_no_power_of_two() -> None:
     shape = MatMul(2, 3, 4)
-    refuses = row(QuantizedProduct, "portable-shift").refuses
+    refuses = row(Product, "portable-shift").refuses
     assert "int4, not powers of two" in str(refuses(product(shape, SIGNED, weight(shape, "int4"))))
     assert refuses(product(shape, SIGNED, weight(shape, "pow2_5"))) is None
 
 
 def test_sums_of_bytes_that_could_overflow_are_refused() -> None:
     shape = MatMul(1, 70_000, 1)
-    reason = row(QuantizedProduct, "portable").refuses(product(shape, SIGNED, weight(shape, "int8")))
+    reason = row(Product, "portable").refuses(product(shape, SIGNED, weight(shape, "int8")))
     assert "beyond int32" in str(reason)
 
 
@@ -195,7 +195,7 @@ def test_epilogues_with_all_forms(shape: Any, by: Generator) -> None:
 @pytest.mark.parametrize(("fmt", "bits"), [("binary", 1), ("ternary", 2), ("int3", 3), ("int4", 4)])
 def test_weights_stay_packed_at_their_own_bits(fmt: str, bits: int) -> None:
     shape = Conv2d(1, 8, 8, 16, 32, (3, 3), padding=(1, 1, 1, 1))
-    built = row(QuantizedProduct, "portable").build(product(shape, SIGNED, weight(shape, fmt)))
+    built = row(Product, "portable").build(product(shape, SIGNED, weight(shape, fmt)))
     stored = [p.values.nbytes for p in built.parameters if isinstance(p, Constant) and p.role == "weight"]
     assert stored == [32 * 9 * 16 * bits // 8]
 

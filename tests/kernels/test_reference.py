@@ -22,7 +22,7 @@ def weight(name: str, shape: tuple[int, ...]) -> LowBitTensor:
 def test_matmul_of_codes_equals_formats_reference(fmt: str) -> None:
     w = weight(fmt, (5, 13))
     codes = RANDOM.integers(0, 256, (3, 13)).astype(np.uint8)
-    op = ops.QuantizedProduct("m", ops.MatMul(3, 13, 5), ops.Codes(-128, 127, 128), w, ops.Epilogue())
+    op = ops.Product("m", ops.Codes(-128, 127, 128), w, ops.MatMul(3, 13, 5), ops.Epilogue())
     expected = arithmetic.matmul(codes.astype(np.int32) - 128, w.levels())
     np.testing.assert_array_equal(ops.run(op, [codes])[0], expected.astype(np.float32))
 
@@ -35,7 +35,7 @@ def test_conv_of_codes_equals_formats_reference(groups: int, stride, padding, di
     conv = ops.Conv2d(2, 7, 6, 6, 12, (3, 2), stride, padding, dilation, groups)
     w = weight("int4", (12, 3, 2, 6 // groups))
     codes = RANDOM.integers(0, 16, (2, 7, 6, 6)).astype(np.uint8)
-    op = ops.QuantizedProduct("c", conv, ops.Codes(0, 15), w, ops.Epilogue())
+    op = ops.Product("c", ops.Codes(0, 15), w, conv, ops.Epilogue())
     expected = arithmetic.conv2d(codes, w.levels(), stride, padding, dilation, groups)
     np.testing.assert_array_equal(ops.run(op, [codes])[0], expected.astype(np.float32))
 
@@ -44,7 +44,7 @@ def test_padded_bits_count_as_plus_one() -> None:
     conv = ops.Conv2d(1, 2, 2, 3, 1, (3, 3), padding=(1, 1, 1, 1))
     w = LowBitTensor.from_levels(get("binary"), np.ones((1, 3, 3, 3), np.int64), 1.0, PerTensor())
     bits = np.zeros((1, 2, 2, 1), np.uint32)  # all -1
-    op = ops.QuantizedProduct("b", conv, ops.Bits(3), w, ops.Epilogue())
+    op = ops.Product("b", ops.Bits(3), w, conv, ops.Epilogue())
     assert ops.run(op, [bits])[0].ravel().tolist() == [5 * 3 - 4 * 3] * 4
 
 
@@ -52,7 +52,7 @@ def test_groups_are_scaled_and_added_in_order() -> None:
     fmt, scale = get("int4"), RANDOM.standard_normal((3, 3)).astype(np.float32)
     w = LowBitTensor.from_levels(fmt, RANDOM.choice(fmt.levels, (3, 10)), scale, PerGroup(4))
     codes = RANDOM.integers(0, 256, (2, 10)).astype(np.uint8)
-    op = ops.QuantizedProduct("g", ops.MatMul(2, 10, 3), ops.Codes(0, 255), w, ops.Epilogue())
+    op = ops.Product("g", ops.Codes(0, 255), w, ops.MatMul(2, 10, 3), ops.Epilogue())
     levels, found = w.levels(), ops.run(op, [codes])[0]
     for row in range(2):
         for column in range(3):
@@ -67,7 +67,7 @@ def test_groups_are_scaled_and_added_in_order() -> None:
 
 def test_weight_zero_points_are_subtracted() -> None:
     w = LowBitTensor.from_levels(get("uint4"), [[0, 15], [8, 8]], [1.0, 1.0], PerChannel(), [8, 3])
-    op = ops.QuantizedProduct("z", ops.MatMul(1, 2, 2), ops.Codes(0, 255), w, ops.Epilogue())
+    op = ops.Product("z", ops.Codes(0, 255), w, ops.MatMul(1, 2, 2), ops.Epilogue())
     assert ops.run(op, [np.array([[1, 2]], np.uint8)])[0].tolist() == [[-8 + 14, 5 + 10]]
 
 
@@ -111,7 +111,7 @@ def test_max_ignores_padding_and_sum_adds_levels() -> None:
 
 def test_sums_beyond_int32_are_refused() -> None:
     w = LowBitTensor.from_levels(get("int8"), np.full((1, 140_000), -128), 1.0, PerTensor())
-    op = ops.QuantizedProduct("m", ops.MatMul(1, 140_000, 1), ops.Codes(-128, 127, 128), w, ops.Epilogue())
+    op = ops.Product("m", ops.Codes(-128, 127, 128), w, ops.MatMul(1, 140_000, 1), ops.Epilogue())
     with pytest.raises(FormatError, match="beyond int32"):
         ops.run(op, [np.zeros((1, 140_000), np.uint8)])
 

@@ -8,14 +8,14 @@ from products import runs_here
 from this_cpu import skip_unless_it_has
 
 from subbyte.tvm_kernels.kernels.registry import Kernel, rows
-from subbyte.tvm_kernels.operators import QuantizedProduct
+from subbyte.tvm_kernels.operators import Product
 from subbyte.tvm_kernels.targets import host_features
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.serves.__name__}-{row.name}")
+@pytest.mark.parametrize("row", rows(), ids=str)
 def test_a_row_runs_here_or_says_what_it_lacks(row: Kernel) -> None:
     here = row.name in rows_here(row.serves)
     assert here == (row.needs <= host_features())
-    if row.serves is QuantizedProduct:
+    if row.pattern[0] is Product:
         assert runs_here(row.name) == here
     skip_unless_it_has(row.needs)

@@ -24,20 +24,21 @@ from subbyte.tvm_kernels.kernels.float_tile import (
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import BatchMatMul
+from subbyte.tvm_kernels.operators import Float, MatMul, Product
 
 FEWEST_TILES = 6  # one matrix a thread would leave threads idle with a few heads
 
 
-def build(op: BatchMatMul, registers: Registers) -> Built:
+def build(op: Product[Float, Float], registers: Registers) -> Built:
     """The product of `op` with tiles of `registers`."""
     shape = op.geometry
+    assert isinstance(shape, MatMul)
     lanes = registers.lanes
     cut = panels(shape.columns, registers)
     per_tile = tile_rows(shape.rows, registers)
-    packed = op.transposed or shape.columns % lanes != 0
+    packed = shape.transposed or shape.columns % lanes != 0
     # As few blocks of rows as keep the threads busy: each of them packs the right operand again.
-    block = -(-shape.rows // (per_tile * -(-FEWEST_TILES // op.batch))) * per_tile
+    block = -(-shape.rows // (per_tile * -(-FEWEST_TILES // shape.batch))) * per_tile
     blocks = -(-shape.rows // block)
     tile_floats = per_tile * cut.vectors * lanes
     width_of_right = cut.padded if packed else shape.columns
@@ -46,19 +47,19 @@ def build(op: BatchMatMul, registers: Registers) -> Built:
         T.func_name("batch_matmul")
         T.func_attr({"tirx.noalias": True})
         signature = Signature()
-        left = signature.input(OWN_INPUTS[0], (op.batch * shape.rows * shape.depth,), "float32")
-        right = signature.input(OWN_INPUTS[1], (op.batch * shape.depth * shape.columns,), "float32")
+        left = signature.input(OWN_INPUTS[0], (shape.batch * shape.rows * shape.depth,), "float32")
+        right = signature.input(OWN_INPUTS[1], (shape.batch * shape.depth * shape.columns,), "float32")
         scratch = signature.workspace(4 * (tile_floats + (cut.padded * shape.depth if packed else 0)))
-        epilogue = EpilogueEmitter(op.epilogue, op.batch * shape.rows, shape.columns, signature)
+        epilogue = EpilogueEmitter(op.epilogue, shape.batch * shape.rows, shape.columns, signature)
         tile = view(scratch, (tile_floats,), "float32")
         operand = view(scratch, (cut.padded * shape.depth,), "float32", 4 * tile_floats) if packed else right
-        with T.parallel(0, op.batch * blocks) as t:
+        with T.parallel(0, shape.batch * blocks) as t:
             matrix = T.bind(t // blocks)
             first = T.bind((t % blocks) * block)
             count = T.bind(T.min(block, shape.rows - first))
             begin_right = T.bind(matrix * (shape.depth * shape.columns))
             if packed:
-                _pack(op, right, begin_right, operand, width_of_right, lanes)
+                _pack(shape, right, begin_right, operand, width_of_right, lanes)
 
             def panel_of(column: Any, width: int) -> None:
                 """All rows of the block x one panel of columns."""
@@ -81,10 +82,10 @@ def build(op: BatchMatMul, registers: Registers) -> Built:
     return Built(builder.get(), signature.parameters)
 
 
-def _pack(op: BatchMatMul, right: Any, begin: Any, operand: Any, width: int, lanes: int) -> None:
+def _pack(shape: MatMul, right: Any, begin: Any, operand: Any, width: int, lanes: int) -> None:
     """Emit operand[depth, width] = one matrix of the right operand, transposed if need be, padded with zeros."""
-    depth, columns = op.geometry.depth, op.geometry.columns
-    if not op.transposed:
+    depth, columns = shape.depth, shape.columns
+    if not shape.transposed:
         with T.serial(0, depth) as k:
             with T.serial(0, columns) as c:
                 T.buffer_store(operand, right[begin + k * columns + c], [k * width + c])
@@ -129,4 +130,4 @@ def _transposed(rows: list[Any]) -> list[Any]:
     return rows
 
 
-tiled_rows("batch-matmul", BatchMatMul, build)
+tiled_rows("batch-matmul", Product[Float, Float], build)

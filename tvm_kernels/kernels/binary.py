@@ -14,6 +14,7 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
+from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels import amx, panels
 from subbyte.tvm_kernels.kernels.amx_shape import not_worth
@@ -24,18 +25,16 @@ from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
 from subbyte.tvm_kernels.kernels.vectors import lanes_of, splat
 from subbyte.tvm_kernels.kernels.x86 import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
-from subbyte.tvm_kernels.operators import WORD, BinarizedProduct, Bits, Conv2d, Epilogue, QuantizedProduct, Scale
+from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Conv2d, Epilogue, Product, Scale
 
 WORTH_UNPACKING = 128  # positions: the 49 of a 7x7 image do not repay it, the 196 of 14x14 do
 WORTH_TILES = 0.5  # of their products full: below it, population counts are faster
 
 
-def why_not(op: QuantizedProduct) -> str | None:
+def why_not(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
     """Why exclusive or and popcount cannot serve this product."""
-    if not isinstance(op.activation, Bits):
-        return "activations are codes, not bits"
-    if op.weight.format.name != "binary" or op.weight.zero_point is not None:
-        return f"weights are {op.weight.format.name}, not signs"
+    if op.right.format.name != "binary" or op.right.zero_point is not None:
+        return f"weights are {op.right.format.name}, not signs"
     if depth_groups(op):
         return "scales by group inside the sum"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
@@ -45,12 +44,12 @@ def why_not(op: QuantizedProduct) -> str | None:
     return None
 
 
-def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
+def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instruction) -> Operands:
     """The operands of a product of signs, as bytes of their words."""
     window = window_of(op.geometry)
     depth = window.channels // window.groups
     words = -(-depth // WORD)
-    signs = effective_levels(op.weight).reshape(window.out_channels, *window.kernel, depth)
+    signs = effective_levels(op.right).reshape(window.out_channels, *window.kernel, depth)
     packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
     place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
     total = window.kernel[0] * window.kernel[1] * depth
@@ -89,11 +88,11 @@ def _folded(epilogue: Epilogue) -> Epilogue | None:
     return replace(epilogue, steps=(Scale(values * np.float32(2)), *epilogue.steps[1:]))
 
 
-def bytes_of(op: QuantizedProduct) -> Operands:
+def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
     """The operands of a product of signs as bytes: activations 0 and 1, weights -2 and 2, sums from -sum(w)."""
     window = window_of(op.geometry)
     depth = window.channels // window.groups
-    signs = effective_levels(op.weight)
+    signs = effective_levels(op.right)
     start = np.ascontiguousarray(-signs.sum(axis=1, dtype=np.int64).reshape(1, -1)).astype(np.int32)
     words = operands_of(op, VNNI_512)
     codes = (signs > 0).astype(np.uint8).reshape(window.out_channels, *window.kernel, depth)
@@ -107,7 +106,7 @@ def bytes_of(op: QuantizedProduct) -> Operands:
     )
 
 
-def _why_not_tiles(op: QuantizedProduct) -> str | None:
+def _why_not_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
     """Why AMX's tile registers cannot serve this product, or would be slower than population counts."""
     rows = window_of(op.geometry).rows
     if rows < WORTH_UNPACKING:
@@ -115,45 +114,47 @@ def _why_not_tiles(op: QuantizedProduct) -> str | None:
     return why_not(op) or not_worth(bytes_of(op), WORTH_TILES)
 
 
-def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
+def _build(op: Product[Bits, LowBitTensor], instruction: Instruction) -> Built:
     return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
 
 
-@kernel("binary-amx", serves=QuantizedProduct, needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
-def binary_amx(op: QuantizedProduct) -> Built:
+@kernel("binary-amx", serves=Product[Bits, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+def binary_amx(op: Product[Bits, LowBitTensor]) -> Built:
     """Signs unpacked to bytes, tile by tile, and tdpbusd."""
     return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 
-def _why_not_binarize(op: BinarizedProduct) -> str | None:
+def _why_not_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
     """Why the signs cannot be made while the tiles of the input are copied, or would not all be made."""
-    geometry, channels = op.product.geometry, op.quantizer.storage.channels
+    geometry, channels = op.geometry, op.left.quantizer.storage.channels
     if channels % WORD:
         return f"{channels} channels are not whole words of {WORD}"
     if isinstance(geometry, Conv2d) and geometry.stride != (1, 1):
         return "a stride skips activations, whose signs would not be stored"
-    return _why_not_tiles(op.product)
+    return _why_not_tiles(op)
 
 
-@kernel("binarize-amx", serves=BinarizedProduct, needs=amx.FEATURES, prefer=110, refuses=_why_not_binarize)
-def binarize_amx(op: BinarizedProduct) -> Built:
+@kernel(
+    "binarize-amx", serves=Product[Binarized, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_binarize
+)
+def binarize_amx(op: Product[Binarized, LowBitTensor]) -> Built:
     """binary-amx on float32: signs become bytes as they are made."""
-    return amx.AmxProduct(op.product, VNNI_512, bytes_of(op.product), op.quantizer).build()
+    return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 
 @kernel(
     "binary-avx512-vpopcnt",
-    serves=QuantizedProduct,
+    serves=Product[Bits, LowBitTensor],
     needs={"avx512vpopcntdq", "avx512bw"},
     prefer=100,
     refuses=why_not,
 )
-def binary_avx512_vpopcnt(op: QuantizedProduct) -> Built:
+def binary_avx512_vpopcnt(op: Product[Bits, LowBitTensor]) -> Built:
     """vpopcntd on 512 bits."""
     return _build(op, POPCOUNT_512)
 
 
-@kernel("binary-avx2", serves=QuantizedProduct, needs={"avx2"}, prefer=70, refuses=why_not)
-def binary_avx2(op: QuantizedProduct) -> Built:
+@kernel("binary-avx2", serves=Product[Bits, LowBitTensor], needs={"avx2"}, prefer=70, refuses=why_not)
+def binary_avx2(op: Product[Bits, LowBitTensor]) -> Built:
     """Population count by table look-ups on 256 bits."""
     return _build(op, POPCOUNT_256)

@@ -13,7 +13,7 @@ import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.depthwise import not_depthwise
@@ -23,22 +23,20 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.rowwise import rows_per_tile
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.sliced_count import SlicedCount, Thresholds, thresholds
-from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, Product
 
 CHUNK = 8  # bits added at once
 BLOCK_BYTES = 1024  # of patches
 
 
-def _not_bits(op: QuantizedProduct) -> str | None:
-    if not isinstance(op.activation, Bits):
-        return "activations are codes, not bits"
-    if isinstance(op.weight.granularity, PerGroup):
+def _not_bits(op: Product[Bits, LowBitTensor]) -> str | None:
+    if op.group_size:
         return "scales by group"
     return not_binary_weights(op)
 
 
-def _thresholds(op: QuantizedProduct) -> Thresholds | str:
-    columns = op.weight.matrix_shape[0]
+def _thresholds(op: Product[Bits, LowBitTensor]) -> Thresholds | str:
+    columns = op.right.matrix_shape[0]
     return thresholds(op.epilogue, op.geometry.depth, columns)
 
 
@@ -49,19 +47,19 @@ def _reason(found: Thresholds | str) -> str | None:
 # ---- depthwise ----
 
 
-def _no_depthwise(op: QuantizedProduct) -> str | None:
+def _no_depthwise(op: Product[Bits, LowBitTensor]) -> str | None:
     return not_depthwise(op) or _not_bits(op) or _reason(_thresholds(op))
 
 
-@kernel("bit-slice-depthwise", serves=QuantizedProduct, prefer=12, refuses=_no_depthwise)
-def depthwise(op: QuantizedProduct) -> Built:
+@kernel("bit-slice-depthwise", serves=Product[Bits, LowBitTensor], prefer=12, refuses=_no_depthwise)
+def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
     shape, found = op.geometry, _thresholds(op)
     assert isinstance(shape, Conv2d)
     assert isinstance(found, Thresholds)
     channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
     words, pixels = -(-channels // WORD), shape.batch * shape.out_height * shape.out_width
     rest = (1 << (channels - 1) % WORD + 1) - 1  # of the last word, its channels
-    packed = pack_bits(np.ascontiguousarray(op.weight.levels().reshape(channels, taps).T))
+    packed = pack_bits(np.ascontiguousarray(op.right.levels().reshape(channels, taps).T))
     block = rows_per_tile(pixels, channels * taps)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("depthwise")
@@ -102,7 +100,7 @@ def depthwise(op: QuantizedProduct) -> Built:
 # ---- products ----
 
 
-def _no_product(op: QuantizedProduct) -> str | None:
+def _no_product(op: Product[Bits, LowBitTensor]) -> str | None:
     if current_code_generator() != "c":
         return "for C sources only"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
@@ -112,8 +110,8 @@ def _no_product(op: QuantizedProduct) -> str | None:
     return _not_bits(op) or _reason(_thresholds(op))
 
 
-@kernel("bit-slice", serves=QuantizedProduct, prefer=15, refuses=_no_product)
-def product(op: QuantizedProduct) -> Built:
+@kernel("bit-slice", serves=Product[Bits, LowBitTensor], prefer=15, refuses=_no_product)
+def product(op: Product[Bits, LowBitTensor]) -> Built:
     conv, found = as_conv(op.geometry), _thresholds(op)
     assert isinstance(found, Thresholds)
     words = -(-conv.channels // WORD)
@@ -121,7 +119,7 @@ def product(op: QuantizedProduct) -> Built:
     taps, chunks = conv.kernel[0] * conv.kernel[1], conv.channels // CHUNK
     columns = -(-shape.columns // WORD)
     # [word of output channels][depth], a bit for each output channel.
-    packed = pack_bits(np.ascontiguousarray(op.weight.levels().reshape(shape.columns, -1).T)).T
+    packed = pack_bits(np.ascontiguousarray(op.right.levels().reshape(shape.columns, -1).T)).T
     block = max(1, min(shape.rows, BLOCK_BYTES // (shape.depth * 4))) if shape.gathered else shape.rows
     # Bits beyond the last output channel: a count of differing bits must not reach them.
     rest = (1 << (shape.columns - 1) % WORD + 1) - 1

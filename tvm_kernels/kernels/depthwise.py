@@ -14,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.packed_weight import PANEL, declare_codes, nbytes, smallest_integer, weight_of
@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, FloatProduct, QuantizedProduct, weight_levels
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatWeight, Product, weight_levels
 
 
 def not_depthwise(op: Any) -> str | None:
@@ -34,10 +34,8 @@ def not_depthwise(op: Any) -> str | None:
     return None
 
 
-def _refuses(op: QuantizedProduct) -> str | None:
-    if not isinstance(op.activation, Codes):
-        return "activations are bits"
-    if isinstance(op.weight.granularity, PerGroup):
+def _refuses(op: Product[Codes, LowBitTensor]) -> str | None:
+    if op.group_size:
         return "scales by group"
     return not_depthwise(op)
 
@@ -109,10 +107,9 @@ def _emit(
     return Built(builder.get(), signature.parameters)
 
 
-def _quantized(op: QuantizedProduct, lanes: int) -> Built:
+def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
     shape = op.geometry
     assert isinstance(shape, Conv2d)
-    assert isinstance(op.activation, Codes)
     channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
 
     pixels = shape.batch * shape.out_height * shape.out_width
@@ -136,26 +133,26 @@ def _quantized(op: QuantizedProduct, lanes: int) -> Built:
         return panel_bytes + taps * channels * nbytes(dtype), prepare
 
     def plain(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
-        matrix = weight_levels(op.weight).reshape(channels, taps)
+        matrix = weight_levels(op.right).reshape(channels, taps)
         values = signature.constant("weight", matrix.T.reshape(-1).astype(smallest_integer(matrix)))
         return 0, lambda scratch: lambda index, n: T.Cast(vector_type("int32", n), values[at(index, n)])
 
     # In C one tile: there are no threads to share it, and weights are decoded once.
     lines = pixels if in_c else rows_per_tile(pixels, channels * taps)
     declare = packed if in_c else plain
-    return _emit(shape, op.epilogue, "uint8", op.activation.zero_point, lanes, declare, lines)
+    return _emit(shape, op.epilogue, "uint8", op.left.zero_point, lanes, declare, lines)
 
 
-vector_rows("depthwise", QuantizedProduct, _quantized, _refuses, prefer=10)
+vector_rows("depthwise", Product[Codes, LowBitTensor], _quantized, _refuses, prefer=10)
 
 
-def _float(op: FloatProduct, lanes: int) -> Built:
+def _float(op: Product[Float, FloatWeight], lanes: int) -> Built:
     shape = op.geometry
     assert isinstance(shape, Conv2d)
     taps = shape.kernel[0] * shape.kernel[1]
 
     def declare(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
-        matrix = op.weight.astype(np.float32).reshape(shape.channels, taps)
+        matrix = op.right.values.astype(np.float32).reshape(shape.channels, taps)
         values = signature.constant("weight", np.ascontiguousarray(matrix.T).reshape(-1))
         return 0, lambda scratch: lambda index, n: values[at(index, n)]
 
@@ -164,4 +161,4 @@ def _float(op: FloatProduct, lanes: int) -> Built:
 
 
 # A float product of any grouping is served by float_product.py too: rather these.
-vector_rows("depthwise", FloatProduct, _float, not_depthwise, prefer=5)
+vector_rows("depthwise", Product[Float, FloatWeight], _float, not_depthwise, prefer=5)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import FormatError
+from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.kernels import amx
 from subbyte.tvm_kernels.kernels.amx_shape import not_worth
@@ -27,24 +28,22 @@ from subbyte.tvm_kernels.kernels.x86 import (
     VNNI_512,
     Instruction,
 )
-from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 
 WORTH_TILES = 0.25  # of their products: below it, vectors are faster
 
 
-def why_not(op: QuantizedProduct) -> str | None:
+def why_not(op: Product[Codes, LowBitTensor]) -> str | None:
     """Why decode and dot cannot serve this product."""
-    if not isinstance(op.activation, Codes):
-        return "activations are bits, not codes"
-    levels = op.weight.format.levels
-    zero = op.weight.zero_point
+    levels = op.right.format.levels
+    zero = op.right.zero_point
     low, high = int(levels.min()), int(levels.max())
     if zero is not None:
         low, high = low - int(zero.max()), high - int(zero.min())
     if low < -128 or high > 127:
         return f"weight levels {low}..{high} do not fit 8 bits"
     try:
-        check_accumulator(op.weight.depth, op.activation.largest, max(-low, high))
+        check_accumulator(op.right.depth, op.left.largest, max(-low, high))
     except FormatError as error:
         return str(error)
     if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels == op.geometry.out_channels > 1:
@@ -60,23 +59,22 @@ def why_not(op: QuantizedProduct) -> str | None:
     return None
 
 
-def operands_of(op: QuantizedProduct, instruction: Instruction) -> Operands:
+def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> Operands:
     """The operands of a product of codes."""
-    assert isinstance(op.activation, Codes)
     window = window_of(op.geometry)
     depth = window.channels // window.groups
     shape = (window.out_channels, *window.kernel, depth)
-    levels = effective_levels(op.weight)
+    levels = effective_levels(op.right)
     size = depth_groups(op)
-    sums = _sums_of_groups(levels, size or op.weight.depth)
-    start = (-op.activation.zero_point * sums.T).astype(np.int32)
+    sums = _sums_of_groups(levels, size or op.right.depth)
+    start = (-op.left.zero_point * sums.T).astype(np.int32)
     scale = None
     if size:
-        scale = padded_channels(np.ascontiguousarray(op.weight.scale.T), instruction)
+        scale = padded_channels(np.ascontiguousarray(op.right.scale.T), instruction)
     return Operands(
         window=window,
-        codes=codes_of(op.weight, shape),
-        fill=bytes([op.activation.zero_point]) * window.channels,
+        codes=codes_of(op.right, shape),
+        fill=bytes([op.left.zero_point]) * window.channels,
         start=padded_channels(start, instruction),
         epilogue=whole_epilogue(op),
         scale=scale,
@@ -89,14 +87,13 @@ def _sums_of_groups(levels: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.
     return np.add.reduceat(levels.astype(np.int64), np.arange(0, levels.shape[1], size), axis=1)
 
 
-def _bytes_saturate(op: QuantizedProduct) -> bool:
+def _bytes_saturate(op: Product[Codes, LowBitTensor]) -> bool:
     """Whether two products of bytes can leave 16 bits."""
-    assert isinstance(op.activation, Codes)
-    largest = int(np.abs(effective_levels(op.weight)).max(initial=0))
+    largest = int(np.abs(effective_levels(op.right)).max(initial=0))
     return 2 * 255 * largest > 32767
 
 
-def _why_not_tiles(op: QuantizedProduct) -> str | None:
+def _why_not_tiles(op: Product[Codes, LowBitTensor]) -> str | None:
     """Why AMX's tile registers cannot serve this product, or would be slower than vectors."""
     reason = why_not(op)
     if reason is not None:
@@ -106,35 +103,41 @@ def _why_not_tiles(op: QuantizedProduct) -> str | None:
     return not_worth(operands_of(op, VNNI_512), WORTH_TILES)
 
 
-def _build(op: QuantizedProduct, instruction: Instruction) -> Built:
+def _build(op: Product[Codes, LowBitTensor], instruction: Instruction) -> Built:
     return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
 
 
-@kernel("dot-amx", serves=QuantizedProduct, needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
-def dot_amx(op: QuantizedProduct) -> Built:
+@kernel("dot-amx", serves=Product[Codes, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+def dot_amx(op: Product[Codes, LowBitTensor]) -> Built:
     """tdpbusd: 16 x 64 x 16 products and their sums in one instruction."""
     return amx.AmxProduct(op, VNNI_512, operands_of(op, VNNI_512)).build()
 
 
-@kernel("dot-avx512-vnni", serves=QuantizedProduct, needs={"avx512vnni", "avx512bw"}, prefer=100, refuses=why_not)
-def dot_avx512_vnni(op: QuantizedProduct) -> Built:
+@kernel(
+    "dot-avx512-vnni",
+    serves=Product[Codes, LowBitTensor],
+    needs={"avx512vnni", "avx512bw"},
+    prefer=100,
+    refuses=why_not,
+)
+def dot_avx512_vnni(op: Product[Codes, LowBitTensor]) -> Built:
     """vpdpbusd on 512 bits: four products and their sum in one instruction."""
     return _build(op, VNNI_512)
 
 
-@kernel("dot-avx-vnni", serves=QuantizedProduct, needs={"avxvnni", "avx2"}, prefer=80, refuses=why_not)
-def dot_avx_vnni(op: QuantizedProduct) -> Built:
+@kernel("dot-avx-vnni", serves=Product[Codes, LowBitTensor], needs={"avxvnni", "avx2"}, prefer=80, refuses=why_not)
+def dot_avx_vnni(op: Product[Codes, LowBitTensor]) -> Built:
     """vpdpbusd on 256 bits."""
     return _build(op, VNNI_256)
 
 
-@kernel("dot-avx512", serves=QuantizedProduct, needs={"avx512bw"}, prefer=90, refuses=why_not)
-def dot_avx512(op: QuantizedProduct) -> Built:
+@kernel("dot-avx512", serves=Product[Codes, LowBitTensor], needs={"avx512bw"}, prefer=90, refuses=why_not)
+def dot_avx512(op: Product[Codes, LowBitTensor]) -> Built:
     """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 512 bits."""
     return _build(op, INT16_512 if _bytes_saturate(op) else BYTES_512)
 
 
-@kernel("dot-avx2", serves=QuantizedProduct, needs={"avx2"}, prefer=70, refuses=why_not)
-def dot_avx2(op: QuantizedProduct) -> Built:
+@kernel("dot-avx2", serves=Product[Codes, LowBitTensor], needs={"avx2"}, prefer=70, refuses=why_not)
+def dot_avx2(op: Product[Codes, LowBitTensor]) -> Built:
     """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 256 bits."""
     return _build(op, INT16_256 if _bytes_saturate(op) else BYTES_256)

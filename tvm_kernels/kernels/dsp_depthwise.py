@@ -12,6 +12,7 @@ import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.depthwise import not_depthwise
 from subbyte.tvm_kernels.kernels.dsp_product import codes_of, quad_order, refuses_pairs
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
@@ -25,13 +26,13 @@ from subbyte.tvm_kernels.kernels.pairs import (
 )
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct, weight_levels
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Product, weight_levels
 
 MOST_LINE_BYTES = 8192
 UNROLLED_TAPS = 12
 
 
-def _refuses(op: QuantizedProduct) -> str | None:
+def _refuses(op: Product[Codes, LowBitTensor]) -> str | None:
     reason = not_depthwise(op) or refuses_pairs(op)
     if reason is not None:
         return reason
@@ -48,16 +49,15 @@ def _padded_width(shape: Conv2d) -> int:
     return shape.width + shape.padding[1] + shape.padding[3]
 
 
-@kernel("dsp-depthwise", serves=QuantizedProduct, needs={"dsp"}, prefer=30, refuses=_refuses)
-def dsp_depthwise(op: QuantizedProduct) -> Built:
+@kernel("dsp-depthwise", serves=Product[Codes, LowBitTensor], needs={"dsp"}, prefer=30, refuses=_refuses)
+def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
     shape = op.geometry
     assert isinstance(shape, Conv2d)
-    assert isinstance(op.activation, Codes)
-    zero_point, channels = op.activation.zero_point, shape.channels
+    zero_point, channels = op.left.zero_point, shape.channels
     taps, fours = shape.kernel[0] * shape.kernel[1], shape.channels // 4
     # [tap][four channels][0 2, 1 3]
     codes = codes_of(op).T[:, quad_order(channels)].reshape(1, taps * fours * 2, 2)
-    each = pairs_in_word(op.weight.format.code_bits)
+    each = pairs_in_word(op.right.format.code_bits)
     weight_words = -(-taps * fours * 2 // each) * each
     padded = any(shape.padding)
     width = _padded_width(shape) * fours  # words of a line as taps see it
@@ -69,10 +69,10 @@ def dsp_depthwise(op: QuantizedProduct) -> Built:
         signature = Signature()
         stored = shape.batch * shape.height * shape.width * channels
         bytes_in = signature.input(OWN_INPUTS[0], (stored,), "uint8")
-        decode = declare_decoder(op.weight.format, codes, signature)
+        decode = declare_decoder(op.right.format, codes, signature)
         starts = None
         if zero_point:
-            sums = weight_levels(op.weight).reshape(channels, taps).sum(axis=1, dtype=np.int64)
+            sums = weight_levels(op.right).reshape(channels, taps).sum(axis=1, dtype=np.int64)
             starts = signature.constant("start", (-zero_point * sums).astype(np.int32))
         scratch = signature.workspace((weight_words + line_words) * 4)
         epilogue = EpilogueEmitter(op.epilogue, shape.batch * shape.out_height * shape.out_width, channels, signature)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.packed_weight import smallest_integer
 from subbyte.tvm_kernels.kernels.pairs import (
@@ -31,7 +31,7 @@ from subbyte.tvm_kernels.kernels.patches import Layout, layout
 from subbyte.tvm_kernels.kernels.portable import as_conv, bytes_too_many
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Codes, Conv2d, QuantizedProduct, weight_levels
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Product, weight_levels
 
 BLOCK_BYTES = 2048  # of widened activations
 PANEL_BYTES = 1024  # of decoded weights; at least two columns
@@ -41,22 +41,20 @@ ROWS, COLUMNS = 4, 2  # of a tile
 UNROLL = 4
 
 
-def refuses_pairs(op: QuantizedProduct) -> str | None:
+def refuses_pairs(op: Product[Codes, LowBitTensor]) -> str | None:
     """Why products of pairs cannot serve `op`, in one clause."""
-    if not isinstance(op.activation, Codes):
-        return "activations are bits"
-    if isinstance(op.weight.granularity, PerGroup):
+    if op.group_size:
         return "scales by group"
-    if op.weight.zero_point is not None:
+    if op.right.zero_point is not None:
         return "weights have zero points"
-    if smallest_integer(op.weight.format.levels) == "int32":
-        return f"levels of {op.weight.format.name} need more than 16 bits"
+    if smallest_integer(op.right.format.levels) == "int32":
+        return f"levels of {op.right.format.name} need more than 16 bits"
     return bytes_too_many(op)
 
 
-def codes_of(op: QuantizedProduct) -> npt.NDArray[np.uint8]:
+def codes_of(op: Product[Codes, LowBitTensor]) -> npt.NDArray[np.uint8]:
     """The weight's codes as [output channels, depth]."""
-    return op.weight.format.encode(weight_levels(op.weight)).reshape(op.weight.matrix_shape)
+    return op.right.format.encode(weight_levels(op.right)).reshape(op.right.matrix_shape)
 
 
 def quad_order(depth: int) -> list[int]:
@@ -87,7 +85,7 @@ def _tiling(shape: Layout) -> _Tiling:
     return _Tiling(pairs, rows, block, -(-shape.rows // block), panel, -(-shape.columns // panel))
 
 
-def _ordered(op: QuantizedProduct, shape: Layout, tiling: _Tiling, quads: bool) -> npt.NDArray[np.uint8]:
+def _ordered(op: Product[Codes, LowBitTensor], shape: Layout, tiling: _Tiling, quads: bool) -> npt.NDArray[np.uint8]:
     """Codes as streams [groups * panels, pairs, 2]: two columns after the other, for each pair of the depth both."""
     codes = np.zeros((shape.groups, tiling.panels * tiling.panel, tiling.pairs * 2), np.uint8)
     raw = codes_of(op).reshape(shape.groups, shape.columns, shape.depth)
@@ -98,29 +96,28 @@ def _ordered(op: QuantizedProduct, shape: Layout, tiling: _Tiling, quads: bool) 
     )
 
 
-def _starts(op: QuantizedProduct, shape: Layout, tiling: _Tiling, zero_point: int) -> npt.NDArray[np.int32]:
+def _starts(op: Product[Codes, LowBitTensor], shape: Layout, tiling: _Tiling, zero_point: int) -> npt.NDArray[np.int32]:
     """-zero_point x sum of weights, for each column of each panel: sums are of raw bytes."""
     starts = np.zeros((shape.groups, tiling.panels * tiling.panel), np.int32)
-    levels = weight_levels(op.weight).reshape(shape.groups, shape.columns, shape.depth)
+    levels = weight_levels(op.right).reshape(shape.groups, shape.columns, shape.depth)
     starts[:, : shape.columns] = -zero_point * levels.sum(axis=2, dtype=np.int64)
     return starts.reshape(-1)
 
 
-@kernel("dsp", serves=QuantizedProduct, needs={"dsp"}, prefer=20, refuses=refuses_pairs)
-def dsp_product(op: QuantizedProduct) -> Built:
+@kernel("dsp", serves=Product[Codes, LowBitTensor], needs={"dsp"}, prefer=20, refuses=refuses_pairs)
+def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
     conv, shape = as_conv(op.geometry), layout(op.geometry)
-    assert isinstance(op.activation, Codes)
-    zero_point = op.activation.zero_point
+    zero_point = op.left.zero_point
     quads = conv.channels % 4 == 0 and (conv.channels // conv.groups) % 4 == 0
     tiling = _tiling(shape)
-    each = pairs_in_word(op.weight.format.code_bits)
+    each = pairs_in_word(op.right.format.code_bits)
     with IRBuilder() as builder, T.prim_func():
         T.func_name("product")
         T.func_attr({"tirx.noalias": True})
         signature = Signature()
         stored = conv.batch * conv.height * conv.width * conv.channels
         source = signature.input(OWN_INPUTS[0], (stored,), "uint8")
-        decode = declare_decoder(op.weight.format, _ordered(op, shape, tiling, quads), signature)
+        decode = declare_decoder(op.right.format, _ordered(op, shape, tiling, quads), signature)
         starts = signature.constant("start", _starts(op, shape, tiling, zero_point)) if zero_point else None
         left_words = tiling.block * tiling.pairs
         right_words = -(-tiling.panel * tiling.pairs // each) * each

@@ -27,10 +27,10 @@ from subbyte.tvm_kernels.kernels.patches import gather, layout
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Conv2d, FloatProduct
+from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
 
 
-def build(op: FloatProduct, registers: Registers) -> Built:
+def build(op: Product[Float, FloatWeight], registers: Registers) -> Built:
     """The product of `op` with tiles of `registers`."""
     shape = layout(op.geometry)
     lanes = registers.lanes
@@ -47,7 +47,7 @@ def build(op: FloatProduct, registers: Registers) -> Built:
     while shape.groups > 1 and shape.columns % store_lanes:
         store_lanes //= 2
 
-    matrices = op.weight.astype(np.float32).reshape(shape.groups, shape.columns, shape.depth)
+    matrices = op.right.values.astype(np.float32).reshape(shape.groups, shape.columns, shape.depth)
     packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
     tile_floats = per_tile * cut.vectors * lanes
     with IRBuilder() as builder, T.prim_func():
@@ -119,7 +119,7 @@ def build(op: FloatProduct, registers: Registers) -> Built:
     return Built(builder.get(), signature.parameters)
 
 
-def _stored(op: FloatProduct) -> int:
+def _stored(op: Product[Float, FloatWeight]) -> int:
     """Elements of the input."""
     shape = op.geometry
     if isinstance(shape, Conv2d):
@@ -127,4 +127,4 @@ def _stored(op: FloatProduct) -> int:
     return shape.rows * shape.depth
 
 
-tiled_rows("float", FloatProduct, build)
+tiled_rows("float", Product[Float, FloatWeight], build)

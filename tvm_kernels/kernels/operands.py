@@ -1,4 +1,4 @@
-"""What an x86 product is built from, worked out of a QuantizedProduct by the rows in dot.py and binary.py."""
+"""What an x86 product is built from, worked out of a Product by the rows in dot.py and binary.py."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.panels import Codes
 from subbyte.tvm_kernels.kernels.tiling import Window
 from subbyte.tvm_kernels.kernels.x86 import Instruction
-from subbyte.tvm_kernels.operators import Epilogue, QuantizedProduct, Scale
+from subbyte.tvm_kernels.operators import Epilogue, Product, Scale
 
 WIDEST_PANEL = 16  # vectors of channels
 
@@ -44,15 +44,13 @@ def padded_channels(values: npt.NDArray[Any], instruction: Instruction) -> npt.N
     return np.pad(values, [(0, 0), (0, WIDEST_PANEL * instruction.lanes)])
 
 
-def depth_groups(op: QuantizedProduct) -> int:
+def depth_groups(op: Product[Any, LowBitTensor]) -> int:
     """Elements of the reduction that share a scale inside the sum, or 0 where none do."""
-    granularity = op.weight.granularity
-    inside = isinstance(granularity, PerGroup) and granularity.size < op.weight.depth
-    return granularity.size if isinstance(granularity, PerGroup) and inside else 0
+    return op.group_size if op.group_size < op.right.depth else 0
 
 
-def whole_epilogue(op: QuantizedProduct) -> Epilogue:
+def whole_epilogue(op: Product[Any, LowBitTensor]) -> Epilogue:
     """The operator's epilogue; a single group over the whole depth is a scale before it."""
-    if not isinstance(op.weight.granularity, PerGroup) or depth_groups(op):
+    if not op.group_size or depth_groups(op):
         return op.epilogue
-    return replace(op.epilogue, steps=(Scale(op.weight.scale.reshape(-1)), *op.epilogue.steps))
+    return replace(op.epilogue, steps=(Scale(op.right.scale.reshape(-1)), *op.epilogue.steps))

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.formats import Format, PerGroup, pack
+from subbyte.formats import Format, LowBitTensor, pack
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.operators import QuantizedProduct, weight_levels
+from subbyte.tvm_kernels.operators import Product, weight_levels
 
 PANEL = 8  # columns: 8 codes of any width end on a byte
 
@@ -44,7 +44,7 @@ class Weight:
     levels: int32 [groups, panels * 8, depth], level minus zero point, zero in the padding columns.
     """
 
-    op: QuantizedProduct
+    op: Product[Any, LowBitTensor]
     groups: int
     columns: int
     levels: Int32
@@ -60,8 +60,7 @@ class Weight:
     @property
     def group_size(self) -> int:
         """Elements along the depth that share a scale; all if scales are not by group."""
-        granularity = self.op.weight.granularity
-        return granularity.size if isinstance(granularity, PerGroup) else self.depth
+        return self.op.group_size or self.depth
 
     @property
     def scale_groups(self) -> list[tuple[int, int]]:
@@ -87,16 +86,16 @@ class Weight:
 
     def scales(self) -> npt.NDArray[np.float32]:
         """Scales of weights by group, by_panel."""
-        return self.by_panel(self.padded(self.op.weight.scale.reshape(self.groups * self.columns, -1)))
+        return self.by_panel(self.padded(self.op.right.scale.reshape(self.groups * self.columns, -1)))
 
 
-def weight_of(op: QuantizedProduct, groups: int) -> Weight:
+def weight_of(op: Product[Any, LowBitTensor], groups: int) -> Weight:
     """The weight of `op`, padded to whole panels."""
-    rows, depth = op.weight.matrix_shape
+    rows, depth = op.right.matrix_shape
     columns = rows // groups
     panels = -(-columns // PANEL)
     levels = np.zeros((groups, panels * PANEL, depth), np.int32)
-    levels[:, :columns] = weight_levels(op.weight).reshape(groups, columns, depth)
+    levels[:, :columns] = weight_levels(op.right).reshape(groups, columns, depth)
     return Weight(op, groups, columns, levels)
 
 
@@ -118,22 +117,22 @@ def declare_codes(
 
     decode emits target[depth * 8] = level minus zero point of one panel; with `meaning`, the byte meaning(level).
     """
-    fmt = weight.op.weight.format
+    fmt = weight.op.right.format
     bits = fmt.code_bits
     depth = weight.depth
     dtype = "uint8" if meaning else smallest_integer(weight.levels)
     codes = np.zeros((weight.groups, weight.panels * PANEL, depth), np.uint8)
-    raw = weight.op.weight.levels().reshape(weight.groups, weight.columns, depth)
+    raw = weight.op.right.levels().reshape(weight.groups, weight.columns, depth)
     codes[:] = fmt.encode(fmt.levels[:1])[0]
     codes[:, : weight.columns] = fmt.encode(raw)
     stream = pack(panel_order(codes)[None], bits).reshape(-1)
     buffer = signature.constant("weight", stream)
     table = [0 if level is None else level for level in fmt.table]
     level = _look_up([meaning(level) for level in table], "uint8", signature) if meaning else _level(fmt, signature)
-    zero = weight.op.weight.zero_point
+    zero = weight.op.right.zero_point
     zeros = None
     if zero is not None:
-        each = np.asarray(weight.op.weight.granularity.expand(zero, weight.op.weight.matrix_shape))
+        each = np.asarray(weight.op.right.granularity.expand(zero, weight.op.right.matrix_shape))
         first = each[:, [start for start, _ in weight.scale_groups]]
         zeros = signature.constant("zero point", weight.by_panel(weight.padded(first)).astype(np.int32))
 

@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.errors import FormatError
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.kernels import packed_weight
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
@@ -25,7 +25,7 @@ from subbyte.tvm_kernels.kernels.portable_product import Arithmetic, Panels, bui
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, MatMul, QuantizedProduct
+from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, MatMul, Product
 
 
 def as_conv(geometry: MatMul | Conv2d) -> Conv2d:
@@ -74,10 +74,10 @@ def _of_bytes(
 # ---- portable ----
 
 
-def bytes_too_many(op: QuantizedProduct) -> str | None:
+def bytes_too_many(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
     """Why sums in int32 could overflow, or None. Sums are of raw bytes until the end, up to 255 each."""
-    zero_point = op.weight.zero_point
-    largest = op.weight.format.largest + (0 if zero_point is None else int(np.abs(zero_point).max(initial=0)))
+    zero_point = op.right.zero_point
+    largest = op.right.format.largest + (0 if zero_point is None else int(np.abs(zero_point).max(initial=0)))
     try:
         check_accumulator(op.geometry.depth, 255, max(1, largest))
     except FormatError as error:
@@ -86,24 +86,24 @@ def bytes_too_many(op: QuantizedProduct) -> str | None:
 
 
 def _decoded(weight: Weight, signature: Signature) -> Panels:
-    if weight.op.weight.format.code_bits == 8 and packed_weight.smallest_integer(weight.levels) == "int8":
+    if weight.op.right.format.code_bits == 8 and packed_weight.smallest_integer(weight.levels) == "int8":
         return Panels("int8", constant=signature.constant("weight", panel_order(weight.levels).astype(np.int8)))
     decode, dtype = declare_codes(weight, signature)
     return Panels(dtype, prepare=decode)
 
 
-@kernel("portable", serves=QuantizedProduct, refuses=bytes_too_many)
-def portable(op: QuantizedProduct) -> Built:
+@kernel("portable", serves=Product[Codes | Bits, LowBitTensor], refuses=bytes_too_many)
+def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
     conv = as_conv(op.geometry)
     shape = layout(op.geometry)
     weight = weight_of(op, shape.groups)
-    if isinstance(op.activation, Bits):
+    if isinstance(op.left, Bits):
         return _unpacked(op, conv, shape, weight)
-    how = _of_bytes(conv, shape, op.activation.zero_point, lambda signature: _decoded(weight, signature), _multiply, 8)
+    how = _of_bytes(conv, shape, op.left.zero_point, lambda signature: _decoded(weight, signature), _multiply, 8)
     return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
 
 
-def _unpacked(op: QuantizedProduct, conv: Conv2d, shape: Layout, weight: Weight) -> Built:
+def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Layout, weight: Weight) -> Built:
     """Bits x levels: patches of bytes 0 and 2 with zero point 1."""
     words = -(-conv.channels // WORD)
 
@@ -131,19 +131,17 @@ def _unpacked(op: QuantizedProduct, conv: Conv2d, shape: Layout, weight: Weight)
 # ---- popcount ----
 
 
-def not_binary_weights(op: QuantizedProduct) -> str | None:
+def not_binary_weights(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
     """Why weights are not signs, or None."""
-    if op.weight.format.levels.tolist() != [-1, 1] or op.weight.zero_point is not None:
-        return f"weights are {op.weight.format.name}, not binary"
+    if op.right.format.levels.tolist() != [-1, 1] or op.right.zero_point is not None:
+        return f"weights are {op.right.format.name}, not binary"
     return None
 
 
-def _not_binary(op: QuantizedProduct) -> str | None:
-    if not isinstance(op.activation, Bits):
-        return "activations are codes, not bits"
+def _not_binary(op: Product[Bits, LowBitTensor]) -> str | None:
     if not_binary_weights(op):
         return not_binary_weights(op)
-    if isinstance(op.weight.granularity, PerGroup):
+    if op.group_size:
         return "scales by group"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
         return "a grouped convolution, whose channels do not fill words"
@@ -164,8 +162,8 @@ def _count(value: Any, lanes: int) -> Any:
     return _integer(T.shift_right(value * number(0x01010101), number(24)), lanes)
 
 
-@kernel("portable-popcount", serves=QuantizedProduct, prefer=10, refuses=_not_binary)
-def popcount(op: QuantizedProduct) -> Built:
+@kernel("portable-popcount", serves=Product[Bits, LowBitTensor], prefer=10, refuses=_not_binary)
+def popcount(op: Product[Bits, LowBitTensor]) -> Built:
     conv = as_conv(op.geometry)
     words = -(-conv.channels // WORD)
     depth = op.geometry.depth
@@ -202,12 +200,10 @@ def popcount(op: QuantizedProduct) -> Built:
 SIGN, NONZERO, EXPONENT = 0x80, 0x40, 0x1F  # of a byte of shift-and-add instructions
 
 
-def _not_shifts(op: QuantizedProduct) -> str | None:
-    levels = np.abs(op.weight.format.levels)
-    if isinstance(op.activation, Bits):
-        return "activations are bits"
-    if (levels & (levels - 1)).any() or op.weight.zero_point is not None:
-        return f"weights are {op.weight.format.name}, not powers of two"
+def _not_shifts(op: Product[Codes, LowBitTensor]) -> str | None:
+    levels = np.abs(op.right.format.levels)
+    if (levels & (levels - 1)).any() or op.right.zero_point is not None:
+        return f"weights are {op.right.format.name}, not powers of two"
     return bytes_too_many(op)
 
 
@@ -221,17 +217,16 @@ def _shift(total: Any, left: Any, right: Any, lanes: int) -> Any:
     return total + ((present ^ negative) - negative)
 
 
-@kernel("portable-shift", serves=QuantizedProduct, needs={"no-multiplier"}, prefer=20, refuses=_not_shifts)
-def shift(op: QuantizedProduct) -> Built:
+@kernel("portable-shift", serves=Product[Codes, LowBitTensor], needs={"no-multiplier"}, prefer=20, refuses=_not_shifts)
+def shift(op: Product[Codes, LowBitTensor]) -> Built:
     conv = as_conv(op.geometry)
     shape = layout(op.geometry)
     weight = weight_of(op, shape.groups)
-    zero_point = getattr(op.activation, "zero_point", 0)
 
     def panels(signature: Signature) -> Panels:
         return Panels("uint8", prepare=declare_codes(weight, signature, _instruction)[0])
 
-    how = _of_bytes(conv, shape, zero_point, panels, _shift)
+    how = _of_bytes(conv, shape, op.left.zero_point, panels, _shift)
     return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
 
 

@@ -18,7 +18,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Shuffle
 
-from subbyte.formats import PerGroup
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.packed_weight import PANEL, Weight, nbytes
@@ -27,7 +27,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import WORD, Conv2d, QuantizedProduct
+from subbyte.tvm_kernels.operators import WORD, Conv2d, Product
 
 WORKSPACE = {"llvm": 1 << 17, "c": 1 << 13}  # bytes of patches and sums that one block may take
 MOST_ROWS = {"llvm": 96, "c": 32}
@@ -85,7 +85,7 @@ class Tile:
         return [(r, v) for r in range(self.rows) for v in range(self.vectors)]
 
 
-def build(op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[int, str]) -> Built:
+def build(op: Product[Any, LowBitTensor], weight: Weight, how: Arithmetic, stored: tuple[int, str]) -> Built:
     """The product of `op`; `stored` is (elements, dtype) of the input."""
     shape = how.layout
     with IRBuilder() as builder, T.prim_func():
@@ -113,7 +113,12 @@ class _Product:
     """The parameters and the parts of one kernel while its TIR is being built."""
 
     def __init__(
-        self, op: QuantizedProduct, weight: Weight, how: Arithmetic, stored: tuple[int, str], signature: Signature
+        self,
+        op: Product[Any, LowBitTensor],
+        weight: Weight,
+        how: Arithmetic,
+        stored: tuple[int, str],
+        signature: Signature,
     ) -> None:
         generator = current_code_generator()
         shape = how.layout
@@ -122,7 +127,7 @@ class _Product:
         self.lefts = how.lefts if generator == "llvm" else 1
         self.block = _block(shape, self.tile.rows, generator, nbytes(how.left_dtype))
         self.blocks = -(-shape.rows // self.block)
-        self.group_size = op.weight.granularity.size if isinstance(op.weight.granularity, PerGroup) else 0
+        self.group_size = op.group_size
         self.store_lanes = _store_lanes(op, shape, self.tile.lanes)
 
         self.source = signature.input(OWN_INPUTS[0], (stored[0],), stored[1])
@@ -282,7 +287,7 @@ class _Product:
                         channels(columns % WIDE)
 
 
-def _store_lanes(op: QuantizedProduct, shape: Layout, lanes: int) -> int:
+def _store_lanes(op: Product[Any, LowBitTensor], shape: Layout, lanes: int) -> int:
     """Lanes of the epilogue: vectors must not cross from one word of bits into the next."""
     if shape.groups > 1 and shape.columns % WORD and op.epilogue.stores_bits:
         return 1

@@ -30,6 +30,7 @@ import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.abi import ONCE, TILES
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.operands import Operands
@@ -41,7 +42,7 @@ from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.tiling import ENOUGH_TILES, TILE_MACS, Positions, Tiles, positions_of, tiles_of
 from subbyte.tvm_kernels.kernels.x86 import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.operators import WORD, QuantizedProduct, ToBits
+from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Codes, Product
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,19 @@ class ProductBuilder:
     """Builds one product; see the head of this file."""
 
     def __init__(
-        self, op: QuantizedProduct, instruction: Instruction, operands: Operands, quantizer: ToBits | None = None
+        self,
+        op: Product[Codes | Bits | Binarized, LowBitTensor],
+        instruction: Instruction,
+        operands: Operands,
     ) -> None:
-        self.op, self.instruction, self.operands, self.quantizer = op, instruction, operands, quantizer
+        self.op, self.instruction, self.operands = op, instruction, operands
+        self.quantizer = op.left.quantizer if isinstance(op.left, Binarized) else None
         self.window = window = operands.window
         cut = self.cut()
         self.positions, self.inline = cut.positions, cut.inline
         wide, unpacked = instruction.widened, operands.unpacked
         stored = window.channels // window.groups
-        rule = PaddedInput if quantizer is None else BinarizedInput
+        rule = PaddedInput if self.quantizer is None else BinarizedInput
         self.input = rule(window, stored, cut.rounded, wide * unpacked, operands.fill)
         depth = cut.rounded * unpacked
         self.panels = pack_panels(operands.codes, window.groups, depth, cut.vectors, instruction, cut.inline)
@@ -186,7 +191,7 @@ class ProductBuilder:
         self.input_bytes = nbytes = self.window.batch * self.window.height * self.input.source.row
         self.signs: Signs | None = None
         if self.quantizer is None:
-            words = self.op.activation.dtype == "uint32"
+            words = isinstance(self.op.left, Bits)
             shape, dtype = ((nbytes // 4,), "uint32") if words else ((nbytes,), "uint8")
             self.source = signature.input(OWN_INPUTS[0], shape, dtype)
             return

@@ -2,11 +2,12 @@
 
 A kernel is a row: what it serves, what it needs, how it is made. To add one, write a builder and decorate it:
 
-    @kernel("dot-avx512-vnni", serves=QuantizedProduct, needs={"avx512vnni"}, prefer=100, refuses=why_not)
-    def build(op: QuantizedProduct) -> Built: ...
+    @kernel("dot-avx512-vnni", serves=Product[Codes, LowBitTensor], needs={"avx512vnni"}, prefer=100, refuses=why_not)
+    def build(op: Product[Codes, LowBitTensor]) -> Built: ...
 
-`refuses(op)` returns None, or in one clause the reason why this row cannot serve the operator; the reason is printed in
-the compile report. Among the rows whose `needs` the target has and that do not refuse, the highest `prefer` wins.
+A row serves an operator, of a product with the operands that it names. `refuses(op)` returns None, or in one clause the
+reason why this row cannot serve the operator; the reason is printed in the compile report. Among the rows whose `needs`
+the target has and that do not refuse, the highest `prefer` wins.
 
 The PrimFunc of a row has buffer parameters only, in the order of `Built.parameters`, and a body with at most one
 outermost `parallel` loop: its extent is the number of tiles that the runtime shares out among threads (parallel loops
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import numpy.typing as npt
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from subbyte.tvm_kernels.operators import Operator
 
 Array = npt.NDArray[Any]
+Served = TypeVar("Served", bound="Operator")
 
 
 OWN_INPUTS = ("$0", "$1")  # how kernels call their operator's own inputs, in order; a name no ONNX value has
@@ -80,11 +82,26 @@ class Kernel:
     """A row of the table."""
 
     name: str
-    serves: type
+    serves: Any  # an operator's class, or Product[left, right]
     needs: frozenset[str]
     prefer: int
     refuses: Callable[[Any], str | None]
     build: Callable[[Any], Built]
+
+    @property
+    def pattern(self) -> tuple[type, tuple[Any, ...]]:
+        """The operator's class, and the types of its operands."""
+        return get_origin(self.serves) or self.serves, get_args(self.serves)
+
+    def matches(self, op: Operator) -> bool:
+        """Whether the row is for this operator and its operands."""
+        operator, operands = self.pattern
+        return type(op) is operator and all(map(isinstance, op.operands, operands))
+
+    def __str__(self) -> str:
+        operator, operands = self.pattern
+        types = [" | ".join(one.__name__ for one in get_args(kind) or (kind,)) for kind in operands]
+        return f"{self.name} for {operator.__name__}" + (f"[{', '.join(types)}]" if types else "")
 
 
 _rows: list[Kernel] = []
@@ -93,25 +110,29 @@ _rows: list[Kernel] = []
 def kernel(
     name: str,
     *,
-    serves: type,
+    serves: type[Served],
     needs: Iterable[str] = (),
     prefer: int = 0,
-    refuses: Callable[[Any], str | None] = lambda op: None,
-) -> Callable[[Callable[[Any], Built]], Callable[[Any], Built]]:
+    refuses: Callable[[Served], str | None] = lambda op: None,
+) -> Callable[[Callable[[Served], Built]], Callable[[Served], Built]]:
     """Register a builder as a row; see the head of this file."""
 
-    def add(build: Callable[[Any], Built]) -> Callable[[Any], Built]:
+    def add(build: Callable[[Served], Built]) -> Callable[[Served], Built]:
         _rows.append(Kernel(name, serves, frozenset(needs), prefer, refuses, build))
         return build
 
     return add
 
 
-def rows(serves: type | None = None) -> list[Kernel]:
-    """All rows (of one operator), the most preferred first."""
+def rows(op: Operator | type | None = None) -> list[Kernel]:
+    """All rows, those of an operator's class, or those for an operator and its operands; the most preferred first."""
     import subbyte.tvm_kernels.kernels  # noqa: F401  the rows register themselves on import
 
-    return sorted((r for r in _rows if serves in (None, r.serves)), key=lambda r: -r.prefer)
+    if op is None:
+        found = _rows
+    else:
+        found = [row for row in _rows if (row.pattern[0] is op if isinstance(op, type) else row.matches(op))]
+    return sorted(found, key=lambda row: -row.prefer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +149,21 @@ def choose(op: Operator, features: frozenset[str]) -> Choice:
     Raises CompileError naming each row's reason when none serves.
     """
     passed: list[tuple[str, str]] = []
-    for row in rows(type(op)):
+    for row in rows(op):
         missing = row.needs - features
         reason = f"needs {', '.join(sorted(missing))}" if missing else row.refuses(op)
         if reason is None:
             return Choice(row, tuple(passed))
         passed.append((row.name, reason))
-    listed = "; ".join(f"{name}: {reason}" for name, reason in passed) or "the table has no row for it"
-    raise CompileError(f"no kernel for '{op.name}' ({type(op).__name__}): {listed}")
+    listed = "; ".join(f"{name}: {reason}" for name, reason in passed) or _without_rows(op)
+    raise CompileError(f"no kernel for '{op.name}' ({op.kind}): {listed}")
+
+
+def _without_rows(op: Operator) -> str:
+    """Why no row is for the operator: its class, or its operands."""
+    known = rows(type(op))
+    if not known:
+        return "the table has no row for it"
+    operands = ", ".join(type(operand).__name__ for operand in op.operands)
+    patterns = dict.fromkeys(str(row).split(" for ")[1] for row in known)
+    return f"no row is for {type(op).__name__}[{operands}]; there are rows for {', '.join(patterns)}"

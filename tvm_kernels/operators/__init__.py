@@ -19,11 +19,20 @@ from subbyte.tvm_kernels.operators.epilogue import (
 )
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
 from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
-from subbyte.tvm_kernels.operators.operands import WORD, Bits, Codes, Float, Storage, constant, weight_levels
+from subbyte.tvm_kernels.operators.operands import (
+    WORD,
+    Bits,
+    Codes,
+    Float,
+    FloatWeight,
+    Storage,
+    constant,
+    weight_levels,
+)
 from subbyte.tvm_kernels.operators.operator import Facts, Fused, Operator, operators, run
 from subbyte.tvm_kernels.operators.permute import Permute
 from subbyte.tvm_kernels.operators.pool import Pool2d
-from subbyte.tvm_kernels.operators.product import BatchMatMul, BinarizedProduct, FloatProduct, QuantizedProduct
+from subbyte.tvm_kernels.operators.product import Binarized, Product
 from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
 from subbyte.tvm_kernels.operators.softmax import Softmax
 from subbyte.tvm_kernels.operators.unfold import Unfold
@@ -31,9 +40,8 @@ from subbyte.tvm_kernels.operators.unfold import Unfold
 __all__ = [
     "WORD",
     "Activate",
-    "BatchMatMul",
     "Bias",
-    "BinarizedProduct",
+    "Binarized",
     "Bits",
     "CheckIndices",
     "Clip",
@@ -44,7 +52,7 @@ __all__ = [
     "Epilogue",
     "Facts",
     "Float",
-    "FloatProduct",
+    "FloatWeight",
     "Form",
     "Fused",
     "LayerNorm",
@@ -53,8 +61,8 @@ __all__ = [
     "PRelu",
     "Permute",
     "Pool2d",
+    "Product",
     "QuantizeTokens",
-    "QuantizedProduct",
     "RowScale",
     "Scale",
     "Softmax",

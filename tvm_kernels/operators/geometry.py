@@ -11,23 +11,32 @@ from subbyte.tvm_kernels.operators.operands import Array
 
 @dataclass(frozen=True)
 class MatMul:
-    """[rows, depth] x [columns, depth]^T -> [rows, columns]; leading axes are flattened into rows."""
+    """[rows, depth] x [columns, depth]^T -> [rows, columns]; leading axes are flattened into rows.
+
+    Of two run-time tensors there are `batch` such products; if not `transposed`, the right one is [depth, columns].
+    """
 
     rows: int
     depth: int
     columns: int
+    batch: int = 1
+    transposed: bool = True
 
     @property
     def macs(self) -> int:
-        return self.rows * self.depth * self.columns
+        return self.batch * self.rows * self.depth * self.columns
 
     def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
-        """The operands as [1, rows, depth] and [1, columns, depth] float64."""
-        return left.reshape(1, self.rows, self.depth).astype(np.float64), right[None].astype(np.float64)
+        """The operands as [batch, rows, depth] and [batch, columns, depth] float64."""
+        if self.transposed:
+            columns = right.reshape(self.batch, self.columns, self.depth)
+        else:
+            columns = right.reshape(self.batch, self.depth, self.columns).swapaxes(1, 2)
+        return left.reshape(self.batch, self.rows, self.depth).astype(np.float64), columns.astype(np.float64)
 
     def output(self, sums: Array) -> Array:
-        """[1, rows, columns] in the shape of the output."""
-        return np.asarray(sums[0])
+        """[batch, rows, columns] in the shape of the output."""
+        return np.asarray(sums if self.batch > 1 else sums[0])
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Float:
     dtype = "float32"
     kind: ClassVar[Kind] = "float"
     format = "float32"
+    largest = float("inf")
+    pad = 0
 
     def levels(self, stored: Array) -> Array:
         """The values of a stored tensor, float32."""
@@ -45,6 +47,8 @@ class Codes:
     zero_point: int = 0
     dtype = "uint8"
     kind: ClassVar[Kind] = "codes"
+    bits = 8.0
+    pad = 0  # level of a padded place
 
     @property
     def largest(self) -> int:
@@ -69,7 +73,8 @@ class Bits:
     dtype = "uint32"
     kind: ClassVar[Kind] = "bits"
     format = "binary"
-    largest = 1
+    bits = 1.0
+    largest = pad = 1
 
     def levels(self, stored: Array) -> Array:
         """The values of a stored tensor, int32 -1 and +1."""
@@ -79,6 +84,13 @@ class Bits:
 
 
 Storage = Float | Codes | Bits
+
+
+@dataclass(frozen=True, eq=False)
+class FloatWeight:
+    """A float32 constant as the right operand of a product."""
+
+    values: Array
 
 
 def weight_levels(weight: LowBitTensor) -> npt.NDArray[np.int32]:

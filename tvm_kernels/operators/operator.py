@@ -58,6 +58,21 @@ class Operator:
         `inputs`: the own inputs as stored; `tensors`: the run-time tensors of the epilogue, by name.
         """
 
+    @property
+    def operands(self) -> tuple[object, ...]:
+        """What kernel rows are chosen by, besides the class: the operands of a product."""
+        return ()
+
+    @property
+    def kind(self) -> str:
+        """The operator's name in reports and manifests."""
+        return type(self).__name__
+
+    @property
+    def sums_are_exact(self) -> bool:
+        """Whether its epilogue is given integers, exactly."""
+        return False
+
     def facts(self) -> Facts:
         """What is said of its operands; that of an operator without weights."""
         return Facts()
@@ -67,6 +82,7 @@ class Operator:
         return self
 
     def __init_subclass__(cls, registers: bool = True) -> None:
+        super().__init_subclass__()
         if not registers:
             return
         lacks = [part for part in PARTS if getattr(getattr(cls, part), "__isabstractmethod__", False)]

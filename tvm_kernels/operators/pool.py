@@ -30,6 +30,10 @@ class Pool2d(Fused):
     inputs = 1
     macs = 0
 
+    @property
+    def sums_are_exact(self) -> bool:
+        return self.function == "sum"
+
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         shape = self.geometry
         values = self.activation.levels(inputs[0]).astype(np.float64)

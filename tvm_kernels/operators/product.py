@@ -1,9 +1,19 @@
-"""Products: integers added up exactly in int32, or floats; then an epilogue in float32."""
+"""The product: of integers, added up exactly in int32, or of floats; then an epilogue in float32.
+
+What differs is in the operands. The left one is a run-time tensor; the right one is a constant or a second tensor:
+
+    Product(name, Codes(0, 255), low_bit_tensor, geometry, epilogue)        integers
+    Product(name, Binarized(quantizer), low_bit_tensor, ...)                a quantizer and the one product of its signs
+    Product(name, Float(), FloatWeight(values), ...)                        float32
+    Product(name, Float(), low_bit_tensor, ...)                             weight-only
+    Product(name, Codes(-128, 127), Codes(-128, 127), MatMul(..., batch=3)) two run-time tensors; of Float or Bits too
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,138 +22,141 @@ from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
-from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Tensors, weight_levels
-from subbyte.tvm_kernels.operators.operator import Facts, Fused, Operator
+from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, FloatWeight, Tensors, weight_levels
+from subbyte.tvm_kernels.operators.operator import Facts, Fused
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedProduct(Fused):
-    """Integer matrix product or convolution of codes or bits with low-bit weights.
+class Binarized:
+    """float32 [..., channels] in the layout of the product, whose signs it makes and stores as its last output."""
 
-    Weight shape: MatMul [columns, depth]; Conv2d [out_channels, kernel_h, kernel_w, channels / groups]. With weights by
-    group the int32 sum of each group times its float32 scale is added to a float32 that starts at +0, in the order of
-    the groups; otherwise all scales are in the epilogue (the weight's own `scale` is ignored here). Padded places hold
-    level 0 for codes, +1 for bits.
+    quantizer: ToBits
+    format = "binary"
+    largest = pad = 1
 
-    Codes, bits and float32 results are equal bit for bit in every kernel if the epilogue has no gelu, sigmoid, tanh or
-    silu.
+    def levels(self, stored: Array) -> Array:
+        """The signs, int32 -1 and +1."""
+        return self.quantizer.storage.levels(self.store(stored))
+
+    def store(self, stored: Array) -> Array:
+        """The signs as bits, [rows, words]."""
+        return self.quantizer.store(stored.reshape(-1, self.quantizer.storage.channels))
+
+
+Left = TypeVar("Left", bound=Float | Codes | Bits | Binarized, covariant=True)
+Right = TypeVar("Right", bound=LowBitTensor | FloatWeight | Float | Codes | Bits, covariant=True)
+RUN_TIME = (Float, Codes, Bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Fused, Generic[Left, Right]):
+    """Matrix product or convolution of two operands.
+
+    Shape of a constant: MatMul [columns, depth]; Conv2d [out_channels, kernel_h, kernel_w, channels / groups]. With
+    weights by group the int32 sum of each group times its float32 scale is added to a float32 that starts at +0, in
+    the order of the groups; otherwise the product is of levels, and all scales are in the epilogue (the weight's own
+    `scale` is ignored here). Padded places hold level 0 for codes, +1 for bits.
+
+    Of integers, results are equal bit for bit in every kernel if the epilogue has no gelu, sigmoid, tanh or silu. Sums
+    of floats have no order: the reference adds in float64 and rounds once, kernels meet it within a tolerance.
     """
 
+    left: Left
+    right: Right
     geometry: MatMul | Conv2d
-    activation: Codes | Bits
-    weight: LowBitTensor
     epilogue: Epilogue
-    inputs = 1
+
+    @property
+    def operands(self) -> tuple[object, ...]:
+        return self.left, self.right
+
+    @property
+    def inputs(self) -> int:
+        return 2 if isinstance(self.right, RUN_TIME) else 1
 
     @property
     def macs(self) -> int:
         return self.geometry.macs
 
+    @property
+    def kind(self) -> str:
+        """The name in reports and manifests, as bundles have had it since 0.1.0."""
+        if isinstance(self.left, Float):
+            return "BatchMatMul" if self.inputs == 2 else "FloatProduct"
+        return "BinarizedProduct" if isinstance(self.left, Binarized) else "QuantizedProduct"
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether sums are int32, and exact."""
+        return not isinstance(self.left, Float)
+
+    @property
+    def group_size(self) -> int:
+        """Elements of the reduction that share a scale inside the sum; 0 where scales are in the epilogue."""
+        granularity = self.right.granularity if isinstance(self.right, LowBitTensor) else None
+        return granularity.size if isinstance(granularity, PerGroup) else 0
+
+    @property
+    def sums_are_exact(self) -> bool:
+        return self.of_integers and not self.group_size
+
     def facts(self) -> Facts:
-        weight = self.weight
-        return Facts(self.activation.format, weight.format.name, float(weight.bits_per_weight), int(weight.nbytes))
+        activation = None if isinstance(self.left, Float) else self.left.format
+        if isinstance(self.right, LowBitTensor):
+            weight = self.right
+            return Facts(activation, weight.format.name, float(weight.bits_per_weight), int(weight.nbytes))
+        if isinstance(self.right, FloatWeight):
+            return Facts(activation, "float32", weight_bytes=int(self.right.values.nbytes))
+        return (
+            Facts(activation)
+            if isinstance(self.right, Float)
+            else Facts(activation, self.right.format, self.right.bits)
+        )
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
-        if not isinstance(self.weight.granularity, PerGroup):
-            return self.epilogue.reference(self.accumulators(inputs[0]), tensors)
-        left, right = self._operands(inputs[0])
-        groups, size = left.shape[0], self.weight.granularity.size
-        total = np.zeros((groups, left.shape[1], right.shape[1]), np.float32)
-        scale = self.weight.scale.reshape(groups, right.shape[1], -1)
+        outputs = self.epilogue.reference(self.geometry.output(self._sums(*self._by_group(inputs))), tensors)
+        return [*outputs, self.left.store(inputs[0])] if isinstance(self.left, Binarized) else outputs
+
+    def accumulators(self, activation: Array) -> npt.NDArray[np.int32]:
+        """The int32 sums of integers over the whole depth, in the shape of the output."""
+        left, right = self._by_group([activation])
+        return self.geometry.output(np.matmul(left, right.swapaxes(1, 2))).astype(np.int32)
+
+    def in_float(self) -> Product[Float, FloatWeight]:
+        """The product of floats with the same constant: its levels, of weights by group with their scales."""
+        product = Product(self.name, Float(), self.right, self.geometry, self.epilogue)
+        weight = FloatWeight(product._constant().astype(np.float32))
+        return Product(self.name, Float(), weight, self.geometry, self.epilogue)
+
+    def _constant(self) -> Array:
+        """What a constant is multiplied as: levels int32, or float32 values."""
+        if isinstance(self.right, FloatWeight):
+            return self.right.values
+        assert isinstance(self.right, LowBitTensor)
+        return self.right.dequantize() if self.group_size and not self.of_integers else weight_levels(self.right)
+
+    def _by_group(self, inputs: Sequence[Array]) -> tuple[Array, Array]:
+        """The levels or floats of the operands, [groups, rows, depth] and [groups, columns, depth]."""
+        left = self.left.levels(inputs[0])
+        if isinstance(self.right, RUN_TIME):
+            right, largest = self.right.levels(inputs[1]), self.right.largest
+        else:
+            right = self._constant()
+            largest = np.abs(right).max(initial=0)
+        if self.of_integers:
+            check_accumulator(self.geometry.depth, int(self.left.largest), int(largest))
+        return self.geometry.by_group(left, right, self.left.pad)
+
+    def _sums(self, left: Array, right: Array) -> Array:
+        size = self.group_size if self.of_integers else 0
+        if not size:
+            return np.asarray(np.matmul(left, right.swapaxes(1, 2)))
+        assert isinstance(self.right, LowBitTensor)
+        groups, columns = right.shape[:2]
+        total = np.zeros((groups, left.shape[1], columns), np.float32)
+        scale = self.right.scale.reshape(groups, columns, -1)
         for index, start in enumerate(range(0, self.geometry.depth, size)):
             part = slice(start, start + size)
             sums = np.matmul(left[..., part], right[..., part].swapaxes(1, 2)).astype(np.float32)
             total = total + sums * scale[:, None, :, index]
-        return self.epilogue.reference(self.geometry.output(total), tensors)
-
-    def accumulators(self, activation: Array) -> npt.NDArray[np.int32]:
-        """The int32 sums over the whole depth, in the shape of the output."""
-        left, right = self._operands(activation)
-        return self.geometry.output(np.matmul(left, right.swapaxes(1, 2))).astype(np.int32)
-
-    def _operands(self, activation: Array) -> tuple[Array, Array]:
-        weight = weight_levels(self.weight)
-        check_accumulator(self.geometry.depth, self.activation.largest, int(np.abs(weight).max(initial=0)))
-        pad = 1 if self.activation.kind == "bits" else 0
-        return self.geometry.by_group(self.activation.levels(activation), weight, pad)
-
-
-@dataclass(frozen=True, eq=False)
-class BinarizedProduct(Operator):
-    """A quantizer and the one product that reads its signs: float32 [..., channels] in, in the layout of the product.
-
-    Stores the forms of the product's epilogue, then the bits that `quantizer` makes.
-    """
-
-    quantizer: ToBits
-    product: QuantizedProduct
-    inputs = 1
-
-    @property
-    def epilogue(self) -> Epilogue:
-        return self.product.epilogue
-
-    @property
-    def macs(self) -> int:
-        return self.product.macs
-
-    def facts(self) -> Facts:
-        return self.product.facts()
-
-    def renamed(self, names: Mapping[str, str]) -> Operator:
-        product = replace(self.product, epilogue=self.product.epilogue.renamed(names))
-        return replace(self, product=product)
-
-    def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
-        bits = self.quantizer.store(inputs[0].reshape(-1, self.quantizer.storage.channels))
-        return [*self.product.reference([bits], tensors), bits]
-
-
-@dataclass(frozen=True, eq=False)
-class FloatProduct(Fused):
-    """The float path: same geometry, float32 weights of the same shape; order of summation is free.
-
-    The reference sums in float64 and rounds once; kernels meet it within a tolerance.
-    """
-
-    geometry: MatMul | Conv2d
-    weight: Array
-    epilogue: Epilogue
-    inputs = 1
-
-    @property
-    def macs(self) -> int:
-        return self.geometry.macs
-
-    def facts(self) -> Facts:
-        return Facts(weights="float32", weight_bytes=int(self.weight.nbytes))
-
-    def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
-        left, right = self.geometry.by_group(inputs[0], self.weight, 0)
-        return self.epilogue.reference(self.geometry.output(np.matmul(left, right.swapaxes(1, 2))), tensors)
-
-
-@dataclass(frozen=True, eq=False)
-class BatchMatMul(Fused):
-    """float32 [batch, rows, depth] x [batch, depth, columns], both run-time tensors; computed like FloatProduct.
-
-    If transposed, the second is [batch, columns, depth].
-    """
-
-    batch: int
-    geometry: MatMul
-    transposed: bool
-    epilogue: Epilogue
-    inputs = 2
-
-    @property
-    def macs(self) -> int:
-        return self.batch * self.geometry.macs
-
-    def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
-        shape = self.geometry
-        left = inputs[0].reshape(self.batch, shape.rows, shape.depth).astype(np.float64)
-        right = inputs[1].astype(np.float64)
-        if self.transposed:
-            right = right.reshape(self.batch, shape.columns, shape.depth).swapaxes(1, 2)
-        return self.epilogue.reference(left @ right.reshape(self.batch, shape.depth, shape.columns), tensors)
+        return total

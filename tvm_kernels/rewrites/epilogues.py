@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from subbyte.formats import PerGroup
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, epilogue_of, set_epilogue
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, rule
@@ -222,11 +221,9 @@ def rounded_sum(graph: Graph, node: Node, x: str) -> bool:
     maker = host(graph, node, x, None)
     if maker is None:
         return False
-    operator = maker.operator
-    product = isinstance(operator, ops.QuantizedProduct) and not isinstance(operator.weight.granularity, PerGroup)
-    pool = isinstance(operator, ops.Pool2d) and operator.function == "sum"
     epilogue = epilogue_of(maker)
-    if not (product or pool) or epilogue is None or epilogue.steps:
+    exact = maker.operator is not None and maker.operator.sums_are_exact
+    if not exact or epilogue is None or epilogue.steps:
         return False
     outputs = node.outputs
     graph.remove(node)

@@ -13,7 +13,7 @@ def kernel_node(
     graph: Graph, node: Node, operator: ops.Operator, inputs: list[str], axis: int | None, reads: str
 ) -> Node:
     """Put a node that carries `operator` in the place of an ONNX node; it makes the same values."""
-    made = Node(type(operator).__name__, inputs, node.outputs, {}, node.name, "kernel", operator)
+    made = Node(operator.kind, inputs, node.outputs, {}, node.name, "kernel", operator)
     made.axis, made.reads = axis, reads
     made.fallback, made.declined = node.fallback, node.declined
     graph.replace_node(node, made)

@@ -1,8 +1,8 @@
 """Products: the nodes that most kernels start from. What follows them is fused by the next stage.
 
-Conv | MatMul (codes, low-bit weights)   ->  QuantizedProduct; in front of some by group an Unfold
-Conv | MatMul (float, constant)          ->  FloatProduct; with `fallback` where the file asked for low bit
-MatMul (two run-time tensors)            ->  BatchMatMul
+Conv | MatMul (codes, low-bit weights)   ->  Product; in front of some by group an Unfold
+Conv | MatMul (float, constant)          ->  Product; with `fallback` where the file asked for low bit
+MatMul (two run-time tensors)            ->  Product
 ReduceSum or ones-Conv of codes, pools   ->  Pool2d
 """
 
@@ -114,7 +114,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Weight) -> bool
         return unfolded_conv(graph, node, codes, weight, geometry)
     assert isinstance(value.storage, ops.Codes | ops.Bits)
     check_sums(node.name, geometry.depth, value.storage, tensor)
-    operator = ops.QuantizedProduct(node.name, geometry, value.storage, tensor, ops.Epilogue())
+    operator = ops.Product(node.name, value.storage, tensor, geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [codes], 1, "NHWC")
     return True
 
@@ -136,7 +136,7 @@ def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Weight, window: 
     graph.values[lines].storage = storage
     geometry = ops.Conv2d(window.batch, window.out_height, window.out_width, elements, window.out_channels, (1, 1))
     geometry = replace(geometry, groups=window.groups)
-    operator = ops.QuantizedProduct(node.name, geometry, storage, tensor, ops.Epilogue())
+    operator = ops.Product(node.name, storage, tensor, geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [lines], 1, "NHWC")
     return True
 
@@ -155,7 +155,7 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: Weight) -> bo
     depth, columns = weight.shape
     check_sums(node.name, depth, value.storage, tensor)
     rows = value.size // depth
-    operator = ops.QuantizedProduct(node.name, ops.MatMul(rows, depth, columns), value.storage, tensor, ops.Epilogue())
+    operator = ops.Product(node.name, value.storage, tensor, ops.MatMul(rows, depth, columns), ops.Epilogue())
     kernel_node(graph, node, operator, [codes], -1, "as-is")
     return True
 
@@ -204,7 +204,7 @@ def float_conv(graph: Graph, node: Node, x: str, w: Array) -> bool:
     geometry = conv_geometry(graph.values[x].shape, w.shape, node.attributes, groups)
     if geometry is None or w.dtype != np.float32 or not isinstance(graph.values[x].storage, ops.Float):
         return False
-    operator = ops.FloatProduct(node.name, geometry, _channels_last(w), ops.Epilogue())
+    operator = ops.Product(node.name, ops.Float(), ops.FloatWeight(_channels_last(w)), geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [x], 1, "NHWC")
     return True
 
@@ -215,7 +215,7 @@ def float_matmul(graph: Graph, node: Node, x: str, w: Array) -> bool:
         return False
     depth, columns = w.shape
     geometry = ops.MatMul(value.size // depth, depth, columns)
-    operator = ops.FloatProduct(node.name, geometry, np.ascontiguousarray(w.T), ops.Epilogue())
+    operator = ops.Product(node.name, ops.Float(), ops.FloatWeight(np.ascontiguousarray(w.T)), geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [x], -1, "as-is")
     return True
 
@@ -241,8 +241,8 @@ def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> bool:
             right = graph.emit("Transpose", [mover.inputs[0]], shape, right, mover, attributes={"perm": swapped})
             transposed = True
     batch = int(np.prod(a[:-2], dtype=np.int64))
-    geometry = ops.MatMul(a[-2], a[-1], graph.values[node.outputs[0]].shape[-1])
-    operator = ops.BatchMatMul(node.name, batch, geometry, transposed, ops.Epilogue())
+    geometry = ops.MatMul(a[-2], a[-1], graph.values[node.outputs[0]].shape[-1], batch, transposed)
+    operator = ops.Product(node.name, ops.Float(), ops.Float(), geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [left, right], -1, "as-is")
     return True
 

@@ -1,11 +1,13 @@
 """Quantizers that a product takes over, once kernels can be chosen: one pass over the activations instead of two.
 
-Elementwise to bits -> QuantizedProduct   ->   BinarizedProduct
+Elementwise to bits -> Product of Bits   ->   Product of Binarized
 
 The bits stay a value of the graph, which the kernel stores: `check` and `trace` see them as before.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
@@ -24,23 +26,23 @@ def into_products(graph: Graph, features: frozenset[str]) -> None:
         if not isinstance(form, ops.ToBits) or bits in graph.outputs or len(users) != 1:
             continue
         (user,) = users
-        if isinstance(user.operator, ops.QuantizedProduct):
-            joined = ops.BinarizedProduct(user.name, form, user.operator)
-            if _preferred(joined, features):
+        if isinstance(user.operator, ops.Product):
+            joined = replace(user.operator, left=ops.Binarized(form))
+            if _preferred(joined, user.operator, features):
                 _join(graph, node, user, joined)
 
 
-def _preferred(joined: ops.BinarizedProduct, features: frozenset[str]) -> bool:
+def _preferred(joined: ops.Operator, product: ops.Operator, features: frozenset[str]) -> bool:
     try:
-        return choose(joined, features).kernel.prefer >= choose(joined.product, features).kernel.prefer
+        return choose(joined, features).kernel.prefer >= choose(product, features).kernel.prefer
     except CompileError:
         return False
 
 
-def _join(graph: Graph, quantizer: Node, product: Node, operator: ops.BinarizedProduct) -> None:
+def _join(graph: Graph, quantizer: Node, product: Node, operator: ops.Operator) -> None:
     inputs = [quantizer.inputs[0], *product.inputs[1:]]
     outputs = [*product.outputs, quantizer.outputs[0]]
-    node = Node(type(operator).__name__, inputs, outputs, {}, product.name, "kernel", operator)
+    node = Node(operator.kind, inputs, outputs, {}, product.name, "kernel", operator)
     node.axis, node.reads = product.axis, product.reads
     graph.remove(quantizer)
     graph.replace_node(product, node)
