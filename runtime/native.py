@@ -190,7 +190,7 @@ def _load(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
         try:
             return way(data)
         except OSError as error:
-            raise_if_exhausted(error)  # the loader's own error has no number: then it is the second way's
+            raise_if_exhausted(error)
             reasons.append(str(error))
     raise BundleError(f"the library cannot be loaded here: {'; '.join(dict.fromkeys(reasons))}. {_REBUILD}")
 
@@ -206,7 +206,11 @@ def _from_memory(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
         # The loader takes a path that it knows for the library it knows, even when the descriptor's number has been
         # given to another file since. So every path is spelled differently: the count in slashes and dots.
         spelling = bin(next(_count))[2:].replace("1", "./").replace("0", "/")
-        dll = ctypes.CDLL(f"/proc/self/fd/{spelling}{fd}")
+        try:
+            dll = ctypes.CDLL(f"/proc/self/fd/{spelling}{fd}")
+        except OSError:
+            os.close(os.dup(fd))  # without descriptors: an error with a number, which the loader's own has not
+            raise
     except BaseException:
         os.close(fd)
         raise

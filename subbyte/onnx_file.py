@@ -87,9 +87,12 @@ def _check(model: onnx.ModelProto, path: Path | None) -> int:
 
 # What protobuf, NumPy and ONNX raise on fields that no valid file has.
 _DAMAGE = (
-    *(TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, MemoryError),
+    *(TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError),
     ProtobufError,
 )
+
+
+MORE_MEMORY = "give the process more, or make the model's tensors smaller"
 
 
 @contextmanager
@@ -101,9 +104,11 @@ def naming(path: Path | None) -> Iterator[None]:
         if path is None or not isinstance(error, ModelError):
             raise
         raise ModelError(f"'{path}': {error}") from error
-    except _DAMAGE as error:
+    except (*_DAMAGE, MemoryError) as error:
         where = "the model" if path is None else f"'{path}'"
         text = " ".join(str(error).split())[:200]
+        if isinstance(error, MemoryError):  # of a file within the limits: the process may have less
+            raise ModelError(f"{where} takes more memory than there is ({text}); {MORE_MEMORY}") from error
         raise ModelError(f"{where} cannot be read ({type(error).__name__}: {text}); the file is damaged") from error
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from subbyte.errors import CompileError, SubbyteError, WriteError
+from subbyte.onnx_file import MORE_MEMORY
 from subbyte.output_file import what_to_do
 
 LONGEST = 300  # characters of a foreign message
@@ -71,6 +72,10 @@ def named_errors() -> Iterator[None]:
 def _unforeseen(error: Exception) -> CompileError:
     text = " ".join(str(error).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    if isinstance(error, MemoryError):
+        return CompileError(
+            f"compiling failed at {_work.get()}: it takes more memory than there is ({text}); {MORE_MEMORY}"
+        )
     return CompileError(
         f"compiling failed at {_work.get()}: {type(error).__name__}{': ' if text else ''}{text}. This is an error "
         "of subbyte, or of a library under it: please report it with the model"

@@ -20,6 +20,7 @@ from tvm.script.ir_builder import tirx as T
 
 import subbyte
 from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError
+from subbyte.onnx_file import naming
 from subbyte.tvm_kernels.abi import Wanted, compile_objects, lower
 from subbyte.tvm_kernels.at_work import at_work, named_errors
 from subbyte.tvm_kernels.object_file import object_bytes
@@ -39,6 +40,18 @@ def test_an_exception_names_what_was_last_at_work() -> None:
     message = r"building a kernel, node '/stem/Conv' \(Conv\), kernel 'dot': ZeroDivisionError: by zero"
     with pytest.raises(CompileError, match=message):
         fail(ZeroDivisionError("by zero"), *works)
+
+
+def test_without_memory_neither_the_file_nor_subbyte_is_to_blame() -> None:
+    with pytest.raises(
+        CompileError, match=r"at lowering: it takes more memory than there is \(1 GiB\); give"
+    ) as raised:
+        fail(MemoryError("1 GiB"), ("lowering",))
+    assert "report" not in str(raised.value)
+    message = r"'big\.onnx' takes more memory than there is \(1 GiB\); give"
+    with pytest.raises(ModelError, match=message) as refused, naming(Path("big.onnx")):
+        raise MemoryError("1 GiB")
+    assert "damaged" not in str(refused.value)
 
 
 @pytest.mark.parametrize("error", [UsageError("ours"), KeyboardInterrupt(), SystemExit(3)])

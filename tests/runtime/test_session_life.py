@@ -292,12 +292,14 @@ print(refused)
 """
 
 
-def test_without_descriptors_the_bundle_is_not_to_blame(bundle_path: Path) -> None:
+def test_without_descriptors_the_bundle_is_not_to_blame(bundle_path: Path, tmp_path: Path) -> None:
     """A service puts a bundle aside that is damaged, which this one is not."""
     words = [sys.executable, "-c", FEW_DESCRIPTORS, str(bundle_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) >= 2
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".subbyte"}  # loading writes no file
 
 
 def test_runs_do_not_grow_memory(bundle_path: Path) -> None:
