@@ -27,22 +27,27 @@ Body = tuple[Any, ...]
 
 
 def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
-    """A line for each function that has a name of ours and is not ours, or is not called as ours.
+    """A line for each function of our domain that is not ours, or is not called as ours.
 
-    Raises ModelError for a function in the standard domain, which would hide an operator of ONNX.
+    Raises ModelError for a function in the standard domain, which would hide an operator of ONNX, and for a call of our
+    domain whose body is not in the file.
     """
     _refuse_standard(model)
+    _refuse_without_body(model)
     ours = _ours(model)
     version = _version(model)
     lines = []
     for function in model.functions:
-        if function.domain != DOMAIN or find(function.name) is None:
+        if function.domain != DOMAIN:
             continue
         name = f"{DOMAIN}.{function.name}" + (f":{function.overload}" if function.overload else "")
         why = ""
         if _id(function) not in ours:
-            known = _bodies(function.name, version)
-            why = "its body is not ours" if known else f"version {version} of the domain is not known"
+            why = "its body is not ours"
+            if find(function.name) is None:
+                why = "the dialect has no function of that name"
+            elif not _bodies(function.name, version):
+                why = f"version {version} of the domain is not known"
         elif any(not _complete(node, function) for node in _calls(model, _id(function))):
             why = "it is called without all of its inputs, or with attributes"
         if why:
@@ -53,9 +58,10 @@ def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
 def inline_all_but_ours(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model whose only functions are ours, called with all of their inputs; the same model if it is so already.
 
-    Raises ModelError for a function in the standard domain, or one that cannot be inlined.
+    Raises ModelError as `foreign_functions`, and for a function that cannot be inlined.
     """
     _refuse_standard(model)
+    _refuse_without_body(model)
     ours = _ours(model)
     partly = any(not _complete(node, function) for id_, function in ours.items() for node in _calls(model, id_))
     if len(ours) == len(model.functions) and not partly:
@@ -144,6 +150,17 @@ def _refuse_standard(model: onnx.ModelProto) -> None:
             raise ModelError(
                 f"the file defines a function '{function.name}' in the standard domain, which belongs to the operators "
                 "of ONNX: give it a domain of its own, at its definition and at its calls"
+            )
+
+
+def _refuse_without_body(model: onnx.ModelProto) -> None:
+    bodies = {_id(function) for function in model.functions}
+    for node in every_node(model):
+        if node.domain == DOMAIN and (node.domain, node.op_type, node.overload) not in bodies:
+            raise ModelError(
+                f"node '{node.name or next(iter(node.output), '')}' calls {DOMAIN}.{node.op_type} of version "
+                f"{_version(model)} of the dialect, whose body is not in the file; this subbyte reads versions 1 to "
+                f"{DOMAIN_VERSION}: export the model again"
             )
 
 

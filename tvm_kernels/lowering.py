@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from subbyte.errors import CompileError
 from subbyte.onnx_file import OnnxFile, Source, naming, open_onnx
 from subbyte.tvm_kernels import layout, precision
 from subbyte.tvm_kernels.at_work import at_work
@@ -55,7 +56,8 @@ def lower(model: Source, features: frozenset[str], *, strict: bool = False, name
     """The plan of a model for a CPU with these features.
 
     Raises UsageError, ModelError for a file that is wrong, and CompileError for a layer that cannot be compiled; with
-    `strict` also for every layer that would run in float although the file asks for low bit.
+    `strict` also for every layer that would run in float although the file asks for low bit, and for functions that
+    have a name of ours and are not ours.
     """
     from subbyte.tvm_kernels.assembly import assemble
 
@@ -88,7 +90,7 @@ def lower_graph(
     """
     from subbyte.tvm_kernels import fallback
 
-    graph = _read(model, name)
+    graph = _read(model, name, strict)
     _rewrite(graph)
     at_work("choosing layouts")
     if features is not None:
@@ -122,10 +124,12 @@ def _rewrite(graph: Graph) -> None:
             levels.settle(graph)
 
 
-def _read(model: Source, name: str | None) -> Graph:
+def _read(model: Source, name: str | None, strict: bool) -> Graph:
     notes: list[str] = []
     file = open_onnx(model)
     loaded = load_model(file, notes)
+    if strict and notes:
+        raise CompileError(f"{'; '.join(notes)}. Export the model again, or compile without --strict")
     with naming(file.path):
         graph = read_graph(loaded, name)
     graph.notes.extend(notes)

@@ -12,11 +12,10 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 
-from subbyte.dialect.function import find
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
 from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
-from subbyte.onnx_checks import OLDEST_OPSET, label, opset_of, unknown_operator
+from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operator
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.payloads import with_payloads, without_payloads
@@ -56,13 +55,8 @@ def _check_operators(model: onnx.ModelProto) -> None:
     """Operators of other domains are functions of the file, or known to the rewrite table."""
     known = {(f.domain, f.name) for f in model.functions} | FOREIGN_OPERATORS
     for node in every_node(model):
-        if node.domain in STANDARD_DOMAINS or (node.domain, node.op_type) in known:
+        if node.domain in (*STANDARD_DOMAINS, DOMAIN) or (node.domain, node.op_type) in known:
             continue
-        if node.domain == DOMAIN and find(node.op_type) is not None:
-            raise ModelError(
-                f"node '{label(node)}' calls {DOMAIN}.{node.op_type}, whose body is not in the file; export the model "
-                "again"
-            )
         near = {name for domain, name in known if domain == node.domain}
         raise ModelError(unknown_operator(node, f"unknown operator {node.domain}.{node.op_type}", near))
 

@@ -14,7 +14,7 @@ import pytest
 
 import subbyte
 from subbyte.dialect.function import all_functions, get
-from subbyte.errors import ModelError
+from subbyte.errors import CompileError, ModelError
 from subbyte.export.engine import run_onnx
 from subbyte.export.inspection import inspect
 from subbyte.export.onnx_file import load_onnx
@@ -116,6 +116,24 @@ def test_a_version_of_the_domain_that_is_not_known(tmp_path: Path) -> None:
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, CODES)
     assert "subbyte.Quantize: version 7 of the domain is not known" in note_of(model, report, tmp_path)
+    with pytest.raises(CompileError, match=r"subbyte\.Quantize: version 7 .* or compile without --strict"):
+        compile(model, tmp_path / "m.subbyte", strict=True)
+
+
+@pytest.mark.parametrize("read", [load_model, load_onnx, inspect])
+def test_a_call_without_a_body_is_refused_with_both_versions(read: Callable[[onnx.ModelProto], object]) -> None:
+    model = model_of(CALL)
+    next(entry for entry in model.opset_import if entry.domain == "subbyte").version = 7
+    with pytest.raises(ModelError, match=r"node 'y' calls subbyte\.Quantize of version 7 .* reads versions 1 to 1"):
+        read(model)
+
+
+def test_a_function_of_our_domain_that_we_do_not_have(tmp_path: Path) -> None:
+    function = '<domain: "subbyte", opset_import: ["" : 21]> Frob (x) => (y) { y = Neg(x) }'
+    model = model_of("y = subbyte.Frob(x)", function)
+    found, report = run(model, tmp_path)
+    np.testing.assert_array_equal(found, -X)
+    assert "subbyte.Frob: the dialect has no function of that name" in note_of(model, report, tmp_path)
 
 
 def test_an_overload_is_another_function(tmp_path: Path) -> None:
