@@ -300,6 +300,16 @@ def floats() -> list[Case]:
             (numbers(1, 5, 5, 13),),
         ),
         Case(
+            "weight-only",
+            Product("w", Float(), weight(matrix, "int8"), matrix, Epilogue((Scale(numbers(33)),))),
+            (numbers(7, 40),),
+        ),
+        Case(
+            "weight-only convolution",
+            Product("w", Float(), weight(shape, "int4"), shape, Epilogue()),
+            (numbers(2, 9, 8, 4),),
+        ),
+        Case(
             "average",
             Pool2d("a", "average", Conv2d(1, 7, 6, 5, 5, (3, 3), (2, 2), (1, 1, 1, 1), groups=5), Float(), Epilogue()),
             (numbers(1, 7, 6, 5),),
@@ -315,4 +325,17 @@ def floats() -> list[Case]:
     return [Case(c.name, c.op, c.own, c.tensors, exact=False) for c in cases]
 
 
-CASES: list[Case] = [*of_codes(), *of_bits(), *others(), *floats()]
+def of_two_tensors() -> list[Case]:
+    cases = []
+    for transposed in (False, True):
+        pair = MatMul(7, 37, 9, 3, transposed)
+        own = [RNG.integers(0, 256, (3, *sides)).astype(np.uint8) for sides in ((7, 37), (37, 9))]
+        op = Product("t", SIGNED, UNEVEN, pair, FULL[9])
+        tensors = {"step": numbers(21, 1), "residual": numbers(21, 9)}
+        cases.append(Case(f"codes by codes, transposed {transposed}", op, (own[0], own[1]), tensors))
+    bits = [pack_bits(RNG.choice([-1, 1], (3, rows, 37))) for rows in (7, 9)]
+    op = Product("t", Bits(37), Bits(37), MatMul(7, 37, 9, 3), FULL[9])
+    return [*cases, Case("bits by bits", op, (bits[0], bits[1]), tensors)]
+
+
+CASES: list[Case] = [*of_codes(), *of_bits(), *of_two_tensors(), *others(), *floats()]

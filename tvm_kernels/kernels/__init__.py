@@ -15,5 +15,6 @@ from subbyte.tvm_kernels.kernels import permute as permute
 from subbyte.tvm_kernels.kernels import pool as pool
 from subbyte.tvm_kernels.kernels import portable as portable
 from subbyte.tvm_kernels.kernels import quantize_tokens as quantize_tokens
+from subbyte.tvm_kernels.kernels import run_time_product as run_time_product
 from subbyte.tvm_kernels.kernels import softmax as softmax
 from subbyte.tvm_kernels.kernels import unfold as unfold

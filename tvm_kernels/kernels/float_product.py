@@ -1,4 +1,8 @@
-"""Float32 products with constant weights: matrix product and convolution, for layers that stay in float.
+"""Float32 activations with constant weights: matrix product and convolution.
+
+float       float32 weights: layers that stay in float.
+float-int8  weight-only: weights of eight bits or fewer with a scale a channel, a byte each in the bundle; levels
+            become float32 as they are read, scales are in the epilogue.
 
 Weights are packed into panels of columns. A thread takes a block of rows (of a convolution: gathers their patches once)
 and goes through the panels, a register tile at a time; the epilogue follows each tile while it is in L1.
@@ -9,9 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.float_tile import (
     Registers,
@@ -23,14 +29,18 @@ from subbyte.tvm_kernels.kernels.float_tile import (
     tile_rows,
     tiled_rows,
 )
+from subbyte.tvm_kernels.kernels.packed_weight import smallest_integer
 from subbyte.tvm_kernels.kernels.patches import gather, layout
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
+from subbyte.tvm_kernels.kernels.vectors import vector_type
+from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product, weight_levels
+
+Array = npt.NDArray[Any]
 
 
-def build(op: Product[Float, FloatWeight], registers: Registers) -> Built:
+def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) -> Built:
     """The product of `op` with tiles of `registers`."""
     shape = layout(op.geometry)
     lanes = registers.lanes
@@ -47,7 +57,7 @@ def build(op: Product[Float, FloatWeight], registers: Registers) -> Built:
     while shape.groups > 1 and shape.columns % store_lanes:
         store_lanes //= 2
 
-    matrices = op.right.values.astype(np.float32).reshape(shape.groups, shape.columns, shape.depth)
+    matrices = _stored_weight(op).reshape(shape.groups, shape.columns, shape.depth)
     packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
     tile_floats = per_tile * cut.vectors * lanes
     with IRBuilder() as builder, T.prim_func():
@@ -68,7 +78,8 @@ def build(op: Product[Float, FloatWeight], registers: Registers) -> Built:
             short = cut.channels(width, shape.columns)
 
             def right(v: int, k: Any) -> Any:
-                return weight[at(offset + k * width + v * lanes, lanes)]
+                loaded = weight[at(offset + k * width + v * lanes, lanes)]
+                return loaded if packed.dtype == np.float32 else T.Cast(vector_type("float32", lanes), loaded)
 
             def store(index: Any, load: Any) -> None:
                 row = T.bind(first_row + index)
@@ -119,7 +130,7 @@ def build(op: Product[Float, FloatWeight], registers: Registers) -> Built:
     return Built(builder.get(), signature.parameters)
 
 
-def _stored(op: Product[Float, FloatWeight]) -> int:
+def _stored(op: Product[Float, FloatWeight | LowBitTensor]) -> int:
     """Elements of the input."""
     shape = op.geometry
     if isinstance(shape, Conv2d):
@@ -127,4 +138,20 @@ def _stored(op: Product[Float, FloatWeight]) -> int:
     return shape.rows * shape.depth
 
 
+def _stored_weight(op: Product[Float, FloatWeight | LowBitTensor]) -> Array:
+    """float32 values, or int8 levels."""
+    if isinstance(op.right, FloatWeight):
+        return op.right.values.astype(np.float32)
+    return weight_levels(op.right).astype(np.int8)
+
+
+def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:
+    if op.group_size:
+        return "scales by group"
+    if smallest_integer(weight_levels(op.right)) != "int8":
+        return f"levels of {op.right.format.name} need more than 8 bits"
+    return None
+
+
 tiled_rows("float", Product[Float, FloatWeight], build)
+tiled_rows("float-int8", Product[Float, LowBitTensor], build, _not_bytes)

@@ -195,14 +195,19 @@ def store_panel(
             emit(short)
 
 
-def tiled_rows(name: str, serves: type, build: Callable[[Any, Registers], Built]) -> None:
+def tiled_rows(
+    name: str,
+    serves: type,
+    build: Callable[[Any, Registers], Built],
+    refuses: Callable[[Any], str | None] = lambda op: None,
+) -> None:
     """Register `build(op, registers)` for AVX-512, AVX2, and any CPU."""
 
     def add(suffix: str, needs: set[str], order: int, registers: Registers) -> None:
         def made(op: Any) -> Built:
             return build(op, SCALAR if current_code_generator() == "c" else registers)
 
-        kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=order)(made)
+        kernel(f"{name}-{suffix}", serves=serves, needs=needs, prefer=order, refuses=refuses)(made)
 
     add("avx512", {"avx512f"}, 100, AVX512)
     add("avx2", {"avx2", "fma"}, 80, AVX2)

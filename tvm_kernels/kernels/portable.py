@@ -148,7 +148,7 @@ def _not_binary(op: Product[Bits, LowBitTensor]) -> str | None:
     return None
 
 
-def _count(value: Any, lanes: int) -> Any:
+def count_bits(value: Any, lanes: int) -> Any:
     """Bits set in each uint32, int32. C has no such operator, and the CPUs of C sources no such instruction."""
     if current_code_generator() == "llvm":
         return _integer(T.popcount(value), lanes)
@@ -189,7 +189,7 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
         pad=pad,
         zero_point=0,
         panels=lambda signature: Panels("uint32", constant=signature.constant("weight", panel_order(packed))),
-        step=lambda total, left, right, lanes: total + _count(left ^ right, lanes),
+        step=lambda total, left, right, lanes: total + count_bits(left ^ right, lanes),
         finish=lambda total, lanes: splat(IntImm("int32", depth), lanes) - total * splat(IntImm("int32", 2), lanes),
     )
     return build(op, weight, how, (_pixels(conv) * words, "uint32"))
