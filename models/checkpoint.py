@@ -179,7 +179,10 @@ def build_model(config: Config, model: nn.Module | None = None, source: Path | N
 def _float_model(config: Config, source: Path | None) -> nn.Module:
     place = f"{source}: " if source else ""
     if config.model is None:
-        raise CheckpointError(f"{place}the model is not of the zoo; pass it: load_checkpoint(folder, model=MyModel()).")
+        raise CheckpointError(
+            f"{place}the model is not of the zoo, and only your program can make it: pass it to "
+            "load_checkpoint(folder, model=MyModel()), whose result `subbyte.export` takes."
+        )
     wrong = mistyped(get_model(config.model).build, config.model_options)
     if wrong:
         raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {wrong}.")

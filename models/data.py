@@ -148,7 +148,10 @@ def from_datasets(
         ) from error
     if not isinstance(image, Tensor) or image.dim() != 3 or image.dtype != torch.float32:
         got = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
-        raise DataError(f"data set '{name}': images must be float32 tensors [channels, height, width], got {got}.")
+        raise DataError(
+            f"data set '{name}': images must be float32 tensors [channels, height, width], got {got}. Give others axes "
+            "of size 1, which the forward takes out, or train `quantize(model, scheme)` in a loop of your own."
+        )
     if classes is None:
         classes = 1 + max(int(train[index][1]) for index in range(len(train)))  # type: ignore[arg-type]
     channels, height, width = image.shape

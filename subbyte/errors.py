@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MORE_MEMORY = "give the process more, or take a smaller model"  # what to do where memory runs out
+
 
 class SubbyteError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line returns."""

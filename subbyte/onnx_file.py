@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Error as ProtobufError
 
 from subbyte import limits
-from subbyte.errors import ModelError, SubbyteError, UsageError
+from subbyte.errors import MORE_MEMORY, ModelError, SubbyteError, UsageError
 from subbyte.external_data import load_external
 from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
 from subbyte.onnx_checks import check_content, check_graph
@@ -90,9 +90,6 @@ _DAMAGE = (
     *(TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError),
     ProtobufError,
 )
-
-
-MORE_MEMORY = "give the process more, or make the model's tensors smaller"
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from subbyte.errors import CompileError, SubbyteError, WriteError
-from subbyte.onnx_file import MORE_MEMORY
+from subbyte.errors import MORE_MEMORY, CompileError, SubbyteError, WriteError
 from subbyte.output_file import what_to_do
 
 LONGEST = 300  # characters of a foreign message

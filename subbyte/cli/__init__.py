@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from subbyte import __version__
-from subbyte.errors import MissingDependencyError, SubbyteError, UnknownNameError, UsageError
+from subbyte.errors import MORE_MEMORY, MissingDependencyError, SubbyteError, UnknownNameError, UsageError
 
 # To add a command: write a file that defines it, and add its row here.
 COMMANDS = {
@@ -98,6 +98,8 @@ def _one_line(error: Exception, command: str) -> tuple[int, str]:
     known = what_to_do(error) if isinstance(error, OSError) else None
     if isinstance(error, OSError) and known is not None:
         return 1, f"{error.filename or 'a temporary file'}: {known}"
+    if isinstance(error, MemoryError):
+        return 1, f"`subbyte {command}` takes more memory than there is; {MORE_MEMORY}"
     return 1, f"{type(error).__name__}: {error} (not an error subbyte expects; run again with --debug and report it)"
 
 

@@ -256,6 +256,16 @@ def test_a_bad_file_is_refused_in_one_line(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_without_memory_a_command_says_so(good: Good, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("subbyte.runtime.session.load", exhausted)
+    result = CliRunner().invoke(main, ["check", str(good.bundle)])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "error: `subbyte check` takes more memory than there is; give" in result.output
+
+
 def test_a_bundle_is_known_by_its_content(good: Good, tmp_path: Path) -> None:
     named = _file(tmp_path / "model.onnx", good.bundle.read_bytes())
     result = CliRunner().invoke(main, ["compile", str(named), "-o", str(tmp_path / "x.subbyte")])
