@@ -74,24 +74,30 @@ class OperatorOutput:
 
 
 @dataclass(frozen=True)
-class OperatorRow:
-    """What the manifest and the compile report both say of one operator of the plan."""
+class OperatorFacts:
+    """What the plan, the compile report and the manifest all say of one operator."""
 
     name: str  # of the ONNX node
-    kind: str
+    kind: str  # the operator's, or "relax" for what TVM legalised
     kernel: str
+    activation: str = "float32"
+    weights: str = "-"
+    bits_per_weight: float = 32.0
+    macs: int = 0
+    weight_bytes: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    fallback: str | None = None  # why it runs in float although the file asks for low bit
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorRow(OperatorFacts):
+    """The same of an operator whose code is made."""
+
     tiles: int
-    activation: str
-    weights: str
-    bits_per_weight: float
-    macs: int
-    weight_bytes: int
-    input_bytes: int
-    output_bytes: int
-    fallback: str | None  # why it runs in float although the file asks for low bit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OperatorInfo(OperatorRow):
     """One operator of the plan."""
 

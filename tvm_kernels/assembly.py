@@ -16,6 +16,7 @@ from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, Choice, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
+from subbyte.tvm_kernels.node_macs import node_macs
 from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ class Step:
     """A call whose run-time tensors are still names: a str is a value, an Argument has its place."""
 
     node: Node
-    kind: str
     kernel: str
     function: Any
     arguments: list[str | Argument]
@@ -58,6 +58,7 @@ class Step:
     workspace: int = 0
     sizes: dict[str, int] = field(default_factory=dict)  # of tensors that are no values of the graph
     constants: int = 0  # bytes of weights.bin that one run reads
+    macs: int = 0
     fallback: str | None = None
 
 
@@ -171,20 +172,19 @@ def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
             arguments.append(Argument("workspace", scratch))
             scratch += aligned(parameter.nbytes)
     outputs = [name for name in node.outputs if name]
-    row = choice.kernel
     return Step(
         node,
-        operator.kind,
-        row.name,
+        choice.kernel.name,
         built.function,
         arguments,
         outputs,
         outputs,
         choice.passed_over,
-        row.needs,
+        choice.kernel.needs,
         scratch,
-        fallback=node.fallback,
         constants=constants,
+        macs=operator.macs,
+        fallback=node.fallback,
     )
 
 
@@ -207,19 +207,32 @@ def _leftover_steps(lowering: Lowering, run: Sequence[Node], weights: Weights) -
         ]
         results = [name for name in names if name in graph.values]
         declined = tuple(node.declined.items())
-        step = Step(node, "relax", f"relax:{call.label}", function, [*arguments, *names], names, results, declined)
+        step = Step(node, f"relax:{call.label}", function, [*arguments, *names], names, results, declined)
         for tensor in call.outputs:
             if tensor.dtype:
                 size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
                 step.sizes[tensor.name] = size
         step.constants = sum(_read_bytes(graph, run, a) for a in call.inputs if not isinstance(a, str))
-        step.fallback = node.fallback if set(node.outputs) & set(names) else None
         steps.append(step)
-    written = {name for step in steps for name in step.writes}
-    fused = [f"'{node.name}': {node.fallback}" for node in run if node.fallback and not written & set(node.outputs)]
-    if fused:  # into a call that is named after what it ends in
-        steps[-1].fallback = "; ".join(filter(None, [steps[-1].fallback, *fused]))
+    for node in run:
+        step = _step_of(graph, node, run, steps)
+        step.macs += node_macs(graph, node)
+        if node.fallback:
+            # A call is named after what it ends in: what is fused into it says its own name.
+            reason = node.fallback if node is step.node else f"'{node.name}': {node.fallback}"
+            step.fallback = "; ".join(filter(None, [step.fallback, reason]))
     return steps
+
+
+def _step_of(graph: Graph, node: Node, run: Sequence[Node], steps: Sequence[Step]) -> Step:
+    """The call that makes what a node makes; where the node is fused, that of what reads it."""
+    inside, seen = set(run), [node]
+    for one in seen:
+        found = next((step for step in steps if set(step.writes) & set(one.outputs)), None)
+        if found is not None:
+            return found
+        seen += [user for name in one.outputs for user in graph.users(name) if user in inside and user not in seen]
+    return steps[-1]
 
 
 def _read_bytes(graph: Graph, run: Sequence[Node], constant: Array) -> int:
@@ -360,21 +373,21 @@ def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliase
     activation = "float32" if given is None else _held_as(given)
     return Call(
         name=node.name,
-        kind=step.kind,
+        kind=node.operator.kind if node.operator is not None else "relax",
         kernel=step.kernel,
+        activation=activation if known.activation is None else known.activation,
+        weights=known.weights,
+        bits_per_weight=known.bits_per_weight,
+        macs=step.macs,
+        weight_bytes=step.constants if known.weight_bytes is None else known.weight_bytes,
+        input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
+        output_bytes=sum(graph.values[name].nbytes for name in step.results),
+        fallback=step.fallback,
         function=step.function,
         arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in step.arguments),
         outputs=tuple(
             _tensor(graph.values[shown.get(name, name)], _place(name, places, aliases)) for name in step.results
         ),
-        activation=activation if known.activation is None else known.activation,
-        weights=known.weights,
-        bits_per_weight=known.bits_per_weight,
-        macs=node.operator.macs if node.operator is not None else 0,
-        weight_bytes=step.constants if known.weight_bytes is None else known.weight_bytes,
-        input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
-        output_bytes=sum(graph.values[name].nbytes for name in step.results),
-        fallback=step.fallback,
         passed_over=step.passed_over,
         needs=step.needs,
     )

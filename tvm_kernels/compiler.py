@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Model = str | Path | onnx.ModelProto
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row(OperatorRow):
     """What became of one operator."""
 
@@ -241,21 +241,7 @@ def _report(
 
 
 def _row(call: Call, tiles: int) -> Row:
-    return Row(
-        name=call.name,
-        kind=call.kind,
-        kernel=call.kernel,
-        tiles=tiles,
-        activation=call.activation,
-        weights=call.weights,
-        bits_per_weight=float(call.bits_per_weight),
-        macs=int(call.macs),
-        weight_bytes=int(call.weight_bytes),
-        input_bytes=int(call.input_bytes),
-        output_bytes=int(call.output_bytes),
-        fallback=call.fallback,
-        passed_over=call.passed_over,
-    )
+    return Row(**call.facts, tiles=tiles, passed_over=call.passed_over)
 
 
 # ---- manifest ----
@@ -281,9 +267,7 @@ def _traced(tensor: Tensor) -> dict[str, Any]:
 
 
 def _operator(call: Call, tiles: int) -> dict[str, Any]:
-    row = asdict(_row(call, tiles))
-    row.pop("passed_over")
-    return {**row, "outputs": [_traced(tensor) for tensor in call.outputs]}
+    return {**call.facts, "tiles": tiles, "outputs": [_traced(tensor) for tensor in call.outputs]}
 
 
 def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
+
+from subbyte.runtime.manifest import OperatorFacts
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -35,26 +37,20 @@ class Tensor:
     value: str = ""  # of the lowered graph, where layouts make several values of one ONNX value
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operator of the plan."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Call(OperatorFacts):
+    """One operator of the plan, and the call that computes it."""
 
-    name: str  # of the ONNX node
-    kind: str  # the operator's class, or "relax" for what TVM legalised
-    kernel: str
     function: PrimFunc
     arguments: tuple[Argument, ...]  # one for each buffer parameter of the function
     outputs: tuple[Tensor, ...]
-    activation: str = "float32"
-    weights: str = "-"
-    bits_per_weight: float = 32.0
-    macs: int = 0
-    weight_bytes: int = 0
-    input_bytes: int = 0
-    output_bytes: int = 0
-    fallback: str | None = None  # why this runs in float although the file asked for low bit
     passed_over: tuple[tuple[str, str], ...] = ()  # better kernel rows, or rules, and why not
     needs: frozenset[str] = frozenset()  # CPU features that the kernel row asks for
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the operator, by the names of OperatorFacts."""
+        return {known.name: getattr(self, known.name) for known in fields(OperatorFacts)}
 
 
 @dataclass(frozen=True, eq=False)

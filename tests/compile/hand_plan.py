@@ -46,6 +46,13 @@ def scale(rows: int, columns: int) -> Any:
     return builder.get()
 
 
+def call(name: str, function: Any, arguments: tuple[Argument, ...], *outputs: Tensor) -> Call:
+    """A call by the name of its node and of its kernel, with a blank between."""
+    node, kernel = name.split()
+    kind = "QuantizedProduct" if kernel == "dot" else "Elementwise"
+    return Call(name=node, kind=kind, kernel=kernel, function=function, arguments=arguments, outputs=outputs)
+
+
 class Example:
     """A plan with inputs and the outputs it must give, bit for bit."""
 
@@ -76,16 +83,9 @@ class Example:
             inputs=(codes,),
             outputs=(scaled, sums),
             calls=(
-                Call("/first", "QuantizedProduct", "dot", product, (a, Argument("weights", 0), sums.place), (sums,)),
-                Call("/second", "QuantizedProduct", "dot", again, (a, Argument("weights", 256), h), (hidden,)),
-                Call(
-                    "/scale",
-                    "Elementwise",
-                    "scale-rows",
-                    scale(ROWS, COLUMNS),
-                    (h, Argument("weights", 512), scaled.place),
-                    (scaled,),
-                ),
+                call("/first dot", product, (a, Argument("weights", 0), sums.place), sums),
+                call("/second dot", again, (a, Argument("weights", 256), h), hidden),
+                call("/scale scale-rows", scale(ROWS, COLUMNS), (h, Argument("weights", 512), scaled.place), scaled),
             ),
             weights=bytes(weights),
             arena_bytes=512,

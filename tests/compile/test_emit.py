@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hand_plan import Example, matmul
+from hand_plan import Example, call, matmul
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.emitted import symbols
 from subbyte.tvm_kernels.emit.library import EXPORTS
 from subbyte.tvm_kernels.emit.model_c import c_string
-from subbyte.tvm_kernels.plan import Argument, Call
+from subbyte.tvm_kernels.plan import Argument
 from subbyte.tvm_kernels.targets import get_target
 
 
@@ -88,18 +88,18 @@ def test_equal_kernels_are_compiled_once(example: Example) -> None:
 
 
 def test_arguments_that_overlap_are_not_promised_to_be_distinct(example: Example) -> None:
-    call = example.plan.calls[1]
+    second = example.plan.calls[1]
     for offset in (64, 0, 64 + 276):  # equal, reaching into the result, beginning in its last bytes
         over = dataclasses.replace(
-            call, arguments=(Argument("arena", offset), call.arguments[1], Argument("arena", 64))
+            second, arguments=(Argument("arena", offset), second.arguments[1], Argument("arena", 64))
         )
         assert not symbols(dataclasses.replace(example.plan, calls=(over,))).wanted[0].distinct
-    apart = dataclasses.replace(call, arguments=(Argument("arena", 384), *call.arguments[1:]))
+    apart = dataclasses.replace(second, arguments=(Argument("arena", 384), *second.arguments[1:]))
     assert symbols(dataclasses.replace(example.plan, calls=(apart,))).wanted[0].distinct
 
 
 def test_a_call_with_too_few_arguments_is_refused(example: Example) -> None:
-    short = Call("/short", "QuantizedProduct", "dot", matmul(2, 3, 4), (Argument("input", 0),), ())
+    short = call("/short dot", matmul(2, 3, 4), (Argument("input", 0),))
     with pytest.raises(CompileError, match=r"'/short'.*takes 3 arguments, the plan gives 1"):
         compile_plan(dataclasses.replace(example.plan, calls=(short,)), get_target("host"))
 

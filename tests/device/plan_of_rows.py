@@ -80,7 +80,16 @@ class PlanOfRows:
                 arguments.append(Argument("workspace", scratch))
                 scratch += aligned(parameter.nbytes)
         self.workspace = max(self.workspace, scratch)
-        self.calls.append(Call(name, case.op.kind, str(row), built.function, tuple(arguments), tuple(results)))
+        self.calls.append(
+            Call(
+                name=name,
+                kind=case.op.kind,
+                kernel=str(row),
+                function=built.function,
+                arguments=tuple(arguments),
+                outputs=tuple(results),
+            )
+        )
 
     def plan(self) -> Plan:
         return Plan(

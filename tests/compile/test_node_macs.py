@@ -1,0 +1,69 @@
+"""Products that go through TVM are counted: their multiply-accumulates, and with these their modelled energy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as helper
+import pytest
+from onnx import TensorProto
+
+from subbyte.exactness import INTEGER_PRODUCTS
+from subbyte.runtime.energy_model import OPERATIONS_PJ, model_operators
+from subbyte.tvm_kernels.fallback import PRODUCTS
+from subbyte.tvm_kernels.lowering import lower
+from subbyte.tvm_kernels.node_macs import MACS, Shapes
+
+FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
+
+def model(op: str, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...], kind: int, **attributes: Any) -> Any:
+    """One product of an input with a constant, and a Floor that TVM fuses with it; for its sake float64 stays."""
+    weight = np.random.default_rng(0).standard_normal(w).astype(helper.tensor_dtype_to_np_dtype(kind))
+    nodes = [
+        helper.make_node(op, ["x", "w"], ["p"], "product", **attributes),
+        helper.make_node("Floor", ["p"], ["y"], "floor"),
+    ]
+    info = [helper.make_tensor_value_info("x", kind, x)], [helper.make_tensor_value_info("y", kind, y)]
+    graph = helper.make_graph(nodes, "g", *info, [onnx.numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("made", "macs"),
+    [
+        (model("Conv", (1, 3, 5, 5, 5), (4, 3, 2, 2, 2), (1, 4, 4, 4, 4), FLOAT), 4 * 4**3 * 3 * 8),
+        (model("ConvTranspose", (1, 3, 5, 5), (3, 4, 2, 2), (1, 4, 6, 6), FLOAT), 3 * 25 * 4 * 4),
+        (model("MatMul", (6, 7), (7, 5), (6, 5), DOUBLE), 6 * 7 * 5),
+        (model("Einsum", (6, 7), (7, 5), (6, 5), DOUBLE, equation="ij,jk->ik"), 6 * 7 * 5),
+    ],
+    ids=["Conv3d", "ConvTranspose", "float64 MatMul", "float64 Einsum"],
+)
+def test_what_goes_through_tvm_is_counted(made: onnx.ModelProto, macs: int) -> None:
+    plan = lower(made, frozenset())
+    assert {call.kind for call in plan.calls} == {"relax"}
+    assert sum(call.macs for call in plan.calls) == macs
+    energy = model_operators(plan.calls, len(plan.weights), plan.arena_bytes)
+    least = macs * (OPERATIONS_PJ["float32 multiply"] + OPERATIONS_PJ["float32 add"])
+    assert sum(row.modelled_compute_pj for row in energy.operators) >= least
+
+
+def test_every_product_that_the_fallback_names_is_counted() -> None:
+    assert set(MACS) == PRODUCTS | INTEGER_PRODUCTS
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "output", "attributes", "macs"),
+    [
+        ("Gemm", [(7, 6), (7, 5)], (6, 5), {"transA": 1}, 210),
+        ("QLinearConv", [(1, 3, 4, 4), (), (), (8, 3, 3, 3)], (1, 8, 2, 2), {}, 32 * 27),
+        ("LSTM", [(9, 2, 5), (1, 16, 5), (1, 16, 4)], (9, 1, 2, 4), {}, 9 * 2 * 16 * 9),
+        ("Attention", [(2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 7, 6)], (2, 3, 5, 6), {}, 2 * 3 * 5 * 7 * (8 + 6)),
+        ("Einsum", [(2, 3, 4), (2, 4, 5)], (2, 3, 5), {"equation": "...ij,...jk->...ik"}, 120),
+        ("Einsum", [(3, 3)], (), {"equation": "ii"}, 0),
+    ],
+)
+def test_counts_by_hand(op: str, inputs: list[Any], output: Any, attributes: dict[str, Any], macs: int) -> None:
+    assert MACS[op](Shapes(inputs, output, attributes)) == macs

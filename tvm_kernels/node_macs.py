@@ -1,0 +1,87 @@
+"""Multiply-accumulates of ONNX products that no kernel took: what TVM computes counts like everything else.
+
+A product that the fallback names has a row here; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from subbyte.tvm_kernels.graph import Graph, Node, Shape
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of a node's inputs (None: left out) and of its first output, and its attributes."""
+
+    inputs: Sequence[Shape | None]
+    output: Shape
+    attributes: Mapping[str, Any]
+
+    def of(self, index: int) -> Shape:
+        """The shape of an input; () of one that is left out."""
+        return (self.inputs[index] if index < len(self.inputs) else None) or ()
+
+
+def _window(weight: int) -> Callable[[Shapes], int]:
+    """Each output element is a sum over one filter; `weight` is the input that has the filters."""
+    return lambda shapes: prod(shapes.output) * prod(shapes.of(weight)[1:])
+
+
+def _gemm(shapes: Shapes) -> int:
+    return prod(shapes.output) * shapes.of(0)[0 if shapes.attributes.get("transA", 0) else 1]
+
+
+def _recurrent(shapes: Shapes) -> int:
+    """Each step of each sequence meets all weights [directions, gates x hidden, input] and [..., hidden]."""
+    steps, sequences = shapes.of(0)[:2]
+    return steps * sequences * (prod(shapes.of(1)) + prod(shapes.of(2)))
+
+
+def _attention(shapes: Shapes) -> int:
+    """Queries by keys, then by values; keys of before (input 4) count too."""
+    keys = shapes.of(1)[-2] + (shapes.of(4)[-2] if shapes.of(4) else 0)
+    return (prod(shapes.of(0)) + prod(shapes.output)) * keys
+
+
+def _einsum(shapes: Shapes) -> int:
+    """A product for each value of all indices, and each operand after the first."""
+    terms = shapes.attributes["equation"].replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for index, term in enumerate(terms):
+        shape = shapes.of(index)
+        before, dots, after = term.partition("...")
+        inner = shape[len(before) : len(shape) - len(after)] if dots else ()
+        places = [*before, *(f"...{n - len(inner)}" for n in range(len(inner))), *after]
+        for place, size in zip(places, shape, strict=True):
+            sizes[place] = max(size, sizes.get(place, 1))
+    return prod(sizes.values()) * (len(terms) - 1)
+
+
+MACS: dict[str, Callable[[Shapes], int]] = {
+    "Conv": _window(1),
+    "ConvInteger": _window(1),
+    "DeformConv": _window(1),
+    "QLinearConv": _window(3),
+    "ConvTranspose": lambda shapes: prod(shapes.of(0)) * prod(shapes.of(1)[1:]),
+    "MatMul": lambda shapes: prod(shapes.output) * shapes.of(0)[-1],
+    "MatMulInteger": lambda shapes: prod(shapes.output) * shapes.of(0)[-1],
+    "QLinearMatMul": lambda shapes: prod(shapes.output) * shapes.of(0)[-1],
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "Attention": _attention,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+}
+
+
+def node_macs(graph: Graph, node: Node) -> int:
+    """Multiply-accumulates of a node without a kernel; 0 for what is no product."""
+    if node.domain or node.op not in MACS:
+        return 0
+    inputs = [graph.values[name].shape if name else None for name in node.inputs]
+    return MACS[node.op](Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes))
