@@ -116,7 +116,7 @@ def parse(content: bytes, file: Path) -> Any:
         raise CheckpointError(f"{file}: damaged JSON ({error}); copy or train it again.") from error
 
 
-def read_header(file: BinaryIO, path: Path) -> dict[str, Tensor]:
+def read_header(file: BinaryIO, path: Path, remedy: str = "copy or train it again") -> dict[str, Tensor]:
     """What a safetensors file says of its tensors, as tensors on the meta device: shape and dtype, no memory.
 
     Raises CheckpointError where the header is not that of a file of this size. `file` is then behind the header.
@@ -124,7 +124,7 @@ def read_header(file: BinaryIO, path: Path) -> dict[str, Tensor]:
     try:
         return _header(file)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error}); copy or train it again.") from error
+        raise CheckpointError(f"{path}: damaged or truncated ({error}); {remedy}.") from error
 
 
 def check_bools(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -309,6 +309,7 @@ def read_idx(file: Path, magic: int) -> npt.NDArray[np.uint8]:
 # ---- folders of images ----
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; for EPS Pillow runs Ghostscript
 IMAGENET = Normalization(255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -334,7 +335,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         height, width = self.size
         room = float(torch.empty(()).uniform_(1.0, 1.4)) if self.random_crop else 1.15
         try:
-            with open_plain(file) as stream, Image.open(stream) as opened:
+            with open_plain(file) as stream, Image.open(stream, formats=IMAGE_FORMATS) as opened:
                 factor = room * max(height / opened.height, width / opened.width)
                 covering = (max(width, round(opened.width * factor)), max(height, round(opened.height * factor)))
                 for size, what in ((opened.size, "it has"), (covering, "to cover the crop it needs")):

@@ -215,6 +215,11 @@ class EpochReport(Callback):
         self.history: list[dict[str, float]] = []
         self._started = 0.0
 
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch of this run has begun."""
+        return self._started > 0
+
     def state_dict(self) -> dict[str, Any]:
         """What is kept to resume."""
         return {"history": self.history}

@@ -13,12 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from subbyte.errors import CheckpointError, FormatError, MissingDependencyError, QuantizationError, UsageError
+from subbyte.errors import (
+    CheckpointError,
+    FormatError,
+    MissingDependencyError,
+    QuantizationError,
+    SubbyteError,
+    UsageError,
+)
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
     Checkpoint,
@@ -36,6 +43,9 @@ from subbyte.models.losses import create_loss, get_loss
 from subbyte.models.zoo import create, options_for_scheme
 from subbyte.output_file import check_output_folder, make_folder
 from subbyte.plain_file import open_plain
+
+if TYPE_CHECKING:
+    from subbyte.models.learner import EpochReport
 
 EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
 
@@ -188,7 +198,8 @@ def train(
             if not going_on:
                 state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
         learner = Learner(module, source, criterion, recipe, _teacher(teacher))
-        trainer.fit(learner, ckpt_path=str(state) if going_on else None)
+        with _blaming(state if going_on else None, report):
+            trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
         _lay_out(module.to("cpu").eval(), torch.contiguous_format)
     history = _read_log(folder / LOG)
@@ -258,6 +269,23 @@ def _config(
         training={**asdict(recipe), "loss": loss, "loss_options": dict(loss_options or {})},
         versions=versions(),
     )
+
+
+@contextmanager
+def _blaming(state: Path | None, report: EpochReport) -> Iterator[None]:
+    """Raise CheckpointError for what Lightning and torch raise while they take up a run, before it goes on."""
+    try:
+        yield
+    except SubbyteError:
+        raise
+    except Exception as error:
+        if state is None or report.begun:
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{state}: cannot resume from it ({type(error).__name__}: {text}): it is of another model or damaged; "
+            "train again without resume."
+        ) from error
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:

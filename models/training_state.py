@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from subbyte.errors import CheckpointError
-from subbyte.models.checkpoint_files import check_bools
+from subbyte.models.checkpoint_files import check_bools, parse, read_header
 from subbyte.output_file import write_file
 from subbyte.plain_file import open_plain
 
 _KIND = "subbyte training state 2"  # 1 held steps instead of their change from the start
+_REMEDY = "train again without resume"
 
 
 class TrainingStateIO(CheckpointIO):
@@ -36,24 +37,29 @@ class TrainingStateIO(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read `path` on the CPU; raises `CheckpointError` for a file that is missing, damaged or of another kind."""
+        path = Path(path)
         try:
-            open_plain(path).close()  # safe_open would wait for the writer of a pipe
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot resume from it ({error}); train again without resume.") from error
-        check_bools(tensors, Path(path))
+            with open_plain(path) as file:
+                read_header(file, path, _REMEDY)
+                end = file.tell()
+                file.seek(0)
+                content = file.read()
+            tensors = load(content)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot resume from it ({error}); {_REMEDY}.") from error
+        check_bools(tensors, path)
+        metadata = parse(content[8:end], path).get("__metadata__") or {}
         if metadata.get("kind") != _KIND:
             raise CheckpointError(
                 f"{path}: it is '{metadata.get('kind', 'of another program')}', expected '{_KIND}': not the state of a "
-                "training run of this version; train again without resume."
+                f"training run of this version; {_REMEDY}."
             )
         try:
-            state = _decode(json.loads(metadata["tree"]), tensors)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: damaged training state ({error}); train again without resume.") from error
-        assert isinstance(state, dict)
+            state = _decode(parse(metadata["tree"].encode(), path), tensors)
+            if not isinstance(state, dict):
+                raise ValueError(f"it holds a {type(state).__name__}, expected a dict")
+        except (CheckpointError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: damaged training state ({error}); {_REMEDY}.") from error
         return state
 
     def remove_checkpoint(self, path: Any) -> None:

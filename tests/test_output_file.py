@@ -323,7 +323,7 @@ def test_a_reader_that_goes_away_is_an_error_of_ours(tmp_path: Path) -> None:
 
 WRITES = re.compile(
     r"""open\([^)\n]*["'][rwxab+]*[wxa][rwxab+]*["']|\.write_(?:bytes|text)\(|os\.replace\(|\.rename\(|shutil\.(?:copy|move)"""
-    r"""|onnx\.save|save_file\(|np\.savez?\((?!file|held)|mkstemp|\.tofile\("""
+    r"""|onnx\.save|save_file\(|np\.savez?\((?!file|held)|mkstemp|\.tofile\(|\.touch\("""
 )
 PRIVATE = {  # files of a temporary folder, which no user names
     "subbyte/output_file.py",

@@ -215,6 +215,14 @@ def test_what_else_a_decoder_raises_is_an_error_of_ours(tmp_path: Path) -> None:
         load_data("imagefolder", tree, size=8).test[0]
 
 
+def test_images_of_other_formats_are_not_decoded_whatever_their_suffix(tmp_path: Path) -> None:
+    """For EPS, Pillow would run Ghostscript on the file."""
+    tree = image_tree(tmp_path)
+    Image.new("RGB", (8, 8)).save(tree / "test" / "cat" / "0.png", "EPS")
+    with pytest.raises(DataError, match=r"0\.png: cannot be decoded \(cannot identify"):
+        load_data("imagefolder", tree, size=8).test[0]
+
+
 def test_an_idx_shape_that_no_array_can_have_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(struct.pack(">4I", 0x803, 0xFFFFFFFF, 0xFFFFFFFF, 0))

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -176,9 +177,21 @@ def test_a_damaged_or_hostile_state_is_refused(tmp_path: Path, few_digits: Data)
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (witness,))
 
-    for content in (whole[:-10], b"", pickle.dumps(Attack()), weights_file(tmp_path).read_bytes()):
+    with safe_open(tmp_path / STATE, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for content, words in (
+        (whole[:-10], "truncated"),
+        (b"", "truncated"),
+        (pickle.dumps(Attack()), "a header of"),
+        (weights_file(tmp_path).read_bytes(), "of another program"),
+        (save(tensors, {**metadata, "tree": '{"list": []}'}), "holds a list, expected a dict"),
+        (save(tensors, {**metadata, "tree": '{"dict": []}'}), "another model or damaged"),
+        (save(tensors, {**metadata, "tree": "9" * 5000}), "a number of 5000 characters"),
+        (save(tensors, {**metadata, "tree": "[" * 100_000}), "damaged"),
+        (save({name: torch.zeros(3) for name in tensors}, metadata), "another model or damaged"),
+    ):
         (tmp_path / STATE).write_bytes(content)
-        with pytest.raises(CheckpointError, match="train again without resume"):
+        with pytest.raises(CheckpointError, match=rf"(?s)training.safetensors: .*{words}.*train again without resume"):
             quick(few_digits, tmp_path, epochs=2, resume=True)
     assert not witness.exists()
 
