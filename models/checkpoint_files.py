@@ -105,7 +105,10 @@ def open_file(folder: Path, name: str) -> BinaryIO:
                 "Of a model of your own, `subbyte check BUNDLE` compares a bundle with its golden run."
             ) from error
         reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{folder} is not a checkpoint: cannot read {name} ({reason}).") from error
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: cannot read {name} ({reason}); give the folder that `subbyte train --out` "
+            "made."
+        ) from error
 
 
 def parse(content: bytes, file: Path) -> Any:

@@ -147,6 +147,7 @@ def train(
         augment=augment,
     )
     start = None if init is None else _float_checkpoint(init)
+    taught_by = _teacher(teacher)
     config = _config(model, source, scheme, scheme_options, model_options, start, recipe, loss, loss_options)
     folder = Path(out) if out is not None else Path("runs") / f"{config.model or 'custom'}-{source.name}-{scheme}"
     check_output_folder(folder, "out")
@@ -167,6 +168,7 @@ def train(
             module.load_state_dict(tensors)
         module.train()
         example = next(iter(batch_loader(source.train, min(EXAMPLE_SAMPLES, size), shuffle=True, seed=seed)))[0]
+        _refuse_other_teacher(taught_by, example[:2], source)
         module = quantize(module, scheme_of(config), example=example)
         _lay_out(module, torch.channels_last)  # convolutions train about a third faster so, on CPUs too
         report = EpochReport(folder, config, progress)
@@ -197,7 +199,7 @@ def train(
             make_folder(folder)
             if not going_on:
                 state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
-        learner = Learner(module, source, criterion, recipe, _teacher(teacher))
+        learner = Learner(module, source, criterion, recipe, taught_by)
         with _blaming(state if going_on else None, report):
             trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
@@ -233,6 +235,25 @@ def _teacher(teacher: str | Path | nn.Module | None) -> nn.Module | None:
         return None
     module = teacher if isinstance(teacher, nn.Module) else load_checkpoint(teacher).model
     return module.eval().requires_grad_(False)
+
+
+def _refuse_other_teacher(teacher: nn.Module | None, images: torch.Tensor, data: Data) -> None:
+    """Raise UsageError unless the teacher gives logits [N, classes] of the data's images."""
+    if teacher is None:
+        return
+    try:
+        with torch.no_grad():
+            given = teacher(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"the teacher does not take images {list(images.shape[1:])} of '{data.name}' ({text}); name one that was "
+            "trained on such data."
+        ) from error
+    wanted = [len(images), data.classes]
+    found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    if found != wanted:
+        raise UsageError(f"the teacher gives {found} for {len(images)} images, expected logits {wanted}; name another.")
 
 
 def _config(

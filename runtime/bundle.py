@@ -241,7 +241,8 @@ def open_bundle(path: str | os.PathLike[str], *, hold_weights: bool = False) -> 
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise_if_exhausted(error)
-        raise BundleError(f"cannot read bundle '{path}': {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(f"bundle '{path}' cannot be read: {reason}; give the path of a .subbyte bundle") from error
 
 
 def raise_if_exhausted(error: Exception) -> None:

@@ -98,7 +98,7 @@ def checked_output(
     path = Path(path)
     called = f"{what} {path}"
     with _explained(path, what):
-        target, plain = _target(path)
+        target, plain = _target(path, called)
         if not path.parent.is_dir():
             raise UsageError(f"{called}: there is no folder '{path.parent}'; make it first")
         for read in inputs:
@@ -166,8 +166,11 @@ def _temporary_folder() -> Path:
     return Path(gettempdir())
 
 
-def _target(path: Path) -> tuple[Path, bool]:
-    """What `path` names behind its links, and whether that is (to be) a plain file, which a rename replaces."""
+def _target(path: Path, called: str = "") -> tuple[Path, bool]:
+    """What `path` names behind its links, and whether that is (to be) a plain file, which a rename replaces.
+
+    `called` is its name in a message, if that is not the path.
+    """
     if "\0" in str(path):
         raise UsageError(f"the name {str(path)!r} has a null byte; choose another one")
     for _ in range(_MOST_LINKS):
@@ -180,7 +183,7 @@ def _target(path: Path) -> tuple[Path, bool]:
     else:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if path.is_dir():
-        raise UsageError(f"{path}: that is a folder; name a file in it")
+        raise UsageError(f"{called or path}: that is a folder; name a file in it")
     return path, not path.exists() or path.is_file()
 
 

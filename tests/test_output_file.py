@@ -223,7 +223,7 @@ def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("", "is a folder"),
+        ("", "^--output .*: that is a folder"),
         ("no/a", "there is no folder"),
         ("a" * 300, "the name is too long"),
         ("file/a", "there is no folder"),

@@ -317,10 +317,10 @@ def _of_file(path: Path, tensor: Tensor) -> Array:
     try:
         return load_npy(path, tensor.dtype, tensor.shape)
     except OSError as error:
-        raise UsageError(f"golden input {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"golden input {path} cannot be read: {error.strerror}; give a .npy or .npz file") from error
     except ValueError as error:
         kind = f"; it is {kind_of(path)}" if kind_of(path) == ARCHIVE_OF_ARRAYS else ""
-        raise UsageError(f"golden input '{tensor.name}': {path} {error}{kind}") from error
+        raise UsageError(f"golden input '{tensor.name}': {path} {error}{kind}; save it with numpy.save") from error
 
 
 def _archived(path: Path, inputs: Sequence[Tensor]) -> dict[str, Array] | None:

@@ -292,6 +292,16 @@ def test_distillation_follows_its_teacher(tmp_path: Path, few_digits: Data) -> N
     assert (guess[labels == 3] == 3).float().mean() > 0.6
     by_folder = quick(few_digits, tmp_path / "by-folder", epochs=1, teacher=start.folder, **options)
     assert by_folder.load().config.training["loss"] == "kd"
+    others: tuple[tuple[Any, str], ...] = (
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 10)), r"does not take images \[1, 8, 8\]"),
+        (nn.Flatten(), r"gives \[2, 64\] for 2 images, expected logits \[2, 10\]"),
+    )
+    for teacher, words in others:
+        with pytest.raises(UsageError, match=words):
+            quick(few_digits, tmp_path / "none", epochs=1, teacher=teacher, **options)
+    with pytest.raises(CheckpointError, match="give the folder that `subbyte train --out` made"):
+        quick(few_digits, tmp_path / "none", epochs=1, teacher=tmp_path / "nowhere", **options)
+    assert not (tmp_path / "none").exists()
 
 
 # ---- the caller's own module and data ----
