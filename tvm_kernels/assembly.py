@@ -352,8 +352,8 @@ def _tensor(value: Value, place: Argument) -> Tensor:
         dtype=value.memory_dtype,
         shape=value.memory_shape,
         storage=storage.kind,
-        zero_point=storage.zero_point if isinstance(storage, ops.Codes) else 0,
-        channels=storage.channels if isinstance(storage, ops.Bits) else 0,
+        zero_point=storage.zero_point,
+        channels=storage.channels,
         layout="NHWC" if value.layout == "NHWC" else "as-is",
         place=place,
         nbytes=value.nbytes,
@@ -362,7 +362,7 @@ def _tensor(value: Value, place: Argument) -> Tensor:
 
 
 def _held_as(value: Value) -> str:
-    return value.dtype if value.storage.kind == "float" else value.storage.format
+    return value.storage.format if value.coded else value.dtype
 
 
 def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:

@@ -66,9 +66,24 @@ class Value:
         return self.data is not None or self.weight is not None
 
     @property
+    def coded(self) -> bool:
+        """Whether it is stored as codes or bits, not as its own dtype."""
+        return self.storage.kind != "float"
+
+    @property
+    def codes(self) -> ops.Codes | None:
+        """Its storage, if that is codes."""
+        return self.storage if isinstance(self.storage, ops.Codes) else None
+
+    @property
+    def bits(self) -> ops.Bits | None:
+        """Its storage, if that is bits."""
+        return self.storage if isinstance(self.storage, ops.Bits) else None
+
+    @property
     def memory_dtype(self) -> str:
         """dtype of the stored elements."""
-        return self.dtype if isinstance(self.storage, ops.Float) else self.storage.dtype
+        return self.storage.dtype if self.coded else self.dtype
 
     @property
     def memory_shape(self) -> Shape:
@@ -76,7 +91,7 @@ class Value:
         shape = self.shape
         if self.layout == "NHWC":
             shape = (shape[0], *shape[2:], shape[1])
-        if isinstance(self.storage, ops.Bits):
+        if self.bits is not None:
             shape = (*shape[:-1], -(-shape[-1] // 32))
         return shape
 

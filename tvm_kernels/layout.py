@@ -70,9 +70,9 @@ def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str
     perm = to_channels_last(rank) if layout == NHWC else to_channels_first(rank)
     if value.data is not None:
         made.data = np.ascontiguousarray(np.transpose(value.data, perm))
-    elif _indifferent(value) and not isinstance(value.storage, ops.Bits):
+    elif _indifferent(value) and value.bits is None:
         graph.add(Node("View", [name], [other], {}, other, "subbyte"))
-    elif isinstance(value.storage, ops.Bits):
+    elif value.bits is not None:
         raise CompileError(f"the packed signs '{name}' are needed in two layouts; this model cannot be compiled yet")
     else:
         graph.add(Node("Transpose", [name], [other], {"perm": perm}, f"{name}:{layout}"))
@@ -123,16 +123,11 @@ def _settle(graph: Graph, node: Node) -> None:
     """Rows and channels of kernels that work on any shape."""
     value = graph.values[node.outputs[0]]
     shape = value.memory_shape
-    if isinstance(value.storage, ops.Bits):
-        shape = (*shape[:-1], value.storage.channels)
+    if value.bits is not None:
+        shape = (*shape[:-1], value.bits.channels)
     channels = shape[-1] if shape else 1
-    rows = value.size // channels
-    operator = node.operator
-    if isinstance(operator, ops.Elementwise):
-        node.operator = replace(operator, rows=rows, channels=channels)
-    elif isinstance(operator, ops.Pool2d) and node.reads == "same":
-        window = ops.Conv2d(1, rows, 1, channels, channels, (1, 1), groups=channels)
-        node.operator = replace(operator, geometry=window)
+    if node.operator is not None and node.reads == "same":
+        node.operator = node.operator.resized(value.size // channels, channels)
 
 
 # ---- views ----
@@ -141,7 +136,7 @@ def _settle(graph: Graph, node: Node) -> None:
 def _view(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> None:
     """A reshape of a channels-last value stays a view when it leaves batch and channels alone."""
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
-    if isinstance(source.storage, ops.Bits):
+    if source.bits is not None:
         raise CompileError(f"'{node.name}' reshapes packed signs; put Binarize behind the reshape")
     same_ends = source.shape[:2] == target.shape[:2] and len(target.shape) > 1
     if source.layout == NHWC and same_ends and _has_channels(target.shape):
@@ -194,7 +189,7 @@ def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     rank = len(source.shape)
     perm = list(node.attributes.get("perm", range(rank)[::-1]))
-    if rank < 3 or isinstance(source.storage, ops.Bits):
+    if rank < 3 or source.bits is not None:
         return False
     if source.layout == NHWC and perm == to_channels_last(rank):
         target.layout = AS_IS

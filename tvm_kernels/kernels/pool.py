@@ -15,11 +15,11 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import Codes, Pool2d
+from subbyte.tvm_kernels.operators import Pool2d
 
 
 def _refuses(op: Pool2d) -> str | None:
-    codes = isinstance(op.activation, Codes)
+    codes = op.activation.integer
     if op.function != "max" and codes != (op.function == "sum"):
         return f"'{op.function}' of {type(op.activation).__name__}; sums are of codes, averages of float32, max of both"
     return None
@@ -31,9 +31,9 @@ def build(op: Pool2d, lanes: int) -> Built:
     pixels = shape.batch * shape.out_height * shape.out_width
     window = shape.kernel[0] * shape.kernel[1]
     block = rows_per_tile(pixels, channels * window)
-    integer = isinstance(op.activation, Codes)
+    integer = op.activation.integer
     dtype = "int32" if integer else "float32"
-    zero_point = op.activation.zero_point if isinstance(op.activation, Codes) else 0
+    zero_point = op.activation.zero_point
     with IRBuilder() as builder, T.prim_func():
         T.func_name("pool")
         T.func_attr({"tirx.noalias": True})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
@@ -19,6 +19,9 @@ class Elementwise(Fused):
     epilogue: Epilogue
     inputs = 1
     macs = 0
+
+    def resized(self, rows: int, channels: int) -> Elementwise:
+        return replace(self, rows=rows, channels=channels)
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         return self.epilogue.reference(inputs[0].reshape(self.rows, self.channels), tensors)

@@ -30,8 +30,10 @@ class Float:
     dtype = "float32"
     kind: ClassVar[Kind] = "float"
     format = "float32"
+    integer = False
     largest = float("inf")
-    pad = 0
+    bits = 32.0
+    pad = zero_point = channels = 0
 
     def levels(self, stored: Array) -> Array:
         """The values of a stored tensor, float32."""
@@ -47,8 +49,9 @@ class Codes:
     zero_point: int = 0
     dtype = "uint8"
     kind: ClassVar[Kind] = "codes"
+    integer = True
     bits = 8.0
-    pad = 0  # level of a padded place
+    pad = channels = 0  # pad: the level of a padded place
 
     @property
     def largest(self) -> int:
@@ -73,8 +76,10 @@ class Bits:
     dtype = "uint32"
     kind: ClassVar[Kind] = "bits"
     format = "binary"
+    integer = True
     bits = 1.0
     largest = pad = 1
+    zero_point = 0
 
     def levels(self, stored: Array) -> Array:
         """The values of a stored tensor, int32 -1 and +1."""

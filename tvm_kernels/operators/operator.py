@@ -73,6 +73,10 @@ class Operator:
         """Whether its epilogue is given integers, exactly."""
         return False
 
+    def resized(self, rows: int, channels: int) -> Operator:
+        """The operator for another layout of the same elements, if it works on any shape."""
+        return self
+
     def facts(self) -> Facts:
         """What is said of its operands; that of an operator without weights."""
         return Facts()

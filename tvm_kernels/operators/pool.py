@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,9 @@ class Pool2d(Fused):
     @property
     def sums_are_exact(self) -> bool:
         return self.function == "sum"
+
+    def resized(self, rows: int, channels: int) -> Pool2d:
+        return replace(self, geometry=Conv2d(1, rows, 1, channels, channels, (1, 1), groups=channels))
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         shape = self.geometry

@@ -32,6 +32,7 @@ class Binarized:
 
     quantizer: ToBits
     format = "binary"
+    integer = True
     largest = pad = 1
 
     def levels(self, stored: Array) -> Array:
@@ -45,7 +46,6 @@ class Binarized:
 
 Left = TypeVar("Left", bound=Float | Codes | Bits | Binarized, covariant=True)
 Right = TypeVar("Right", bound=LowBitTensor | FloatWeight | Float | Codes | Bits, covariant=True)
-RUN_TIME = (Float, Codes, Bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,18 @@ class Product(Fused, Generic[Left, Right]):
         return self.left, self.right
 
     @property
+    def weight(self) -> LowBitTensor | None:
+        """The right operand, if that is a low-bit constant."""
+        return self.right if isinstance(self.right, LowBitTensor) else None
+
+    @property
+    def second(self) -> Float | Codes | Bits | None:
+        """The right operand, if that is a run-time tensor."""
+        return self.right if isinstance(self.right, Float | Codes | Bits) else None
+
+    @property
     def inputs(self) -> int:
-        return 2 if isinstance(self.right, RUN_TIME) else 1
+        return 1 if self.second is None else 2
 
     @property
     def macs(self) -> int:
@@ -81,19 +91,19 @@ class Product(Fused, Generic[Left, Right]):
     @property
     def kind(self) -> str:
         """The name in reports and manifests, as bundles have had it since 0.1.0."""
-        if isinstance(self.left, Float):
-            return "BatchMatMul" if self.inputs == 2 else "FloatProduct"
+        if not self.of_integers:
+            return "FloatProduct" if self.second is None else "BatchMatMul"
         return "BinarizedProduct" if isinstance(self.left, Binarized) else "QuantizedProduct"
 
     @property
     def of_integers(self) -> bool:
         """Whether sums are int32, and exact."""
-        return not isinstance(self.left, Float)
+        return self.left.integer
 
     @property
     def group_size(self) -> int:
         """Elements of the reduction that share a scale inside the sum; 0 where scales are in the epilogue."""
-        granularity = self.right.granularity if isinstance(self.right, LowBitTensor) else None
+        granularity = self.weight.granularity if self.weight is not None else None
         return granularity.size if isinstance(granularity, PerGroup) else 0
 
     @property
@@ -101,17 +111,13 @@ class Product(Fused, Generic[Left, Right]):
         return self.of_integers and not self.group_size
 
     def facts(self) -> Facts:
-        activation = None if isinstance(self.left, Float) else self.left.format
-        if isinstance(self.right, LowBitTensor):
-            weight = self.right
+        activation = self.left.format if self.of_integers else None
+        weight, second = self.weight, self.second
+        if weight is not None:
             return Facts(activation, weight.format.name, float(weight.bits_per_weight), int(weight.nbytes))
-        if isinstance(self.right, FloatWeight):
-            return Facts(activation, "float32", weight_bytes=int(self.right.values.nbytes))
-        return (
-            Facts(activation)
-            if isinstance(self.right, Float)
-            else Facts(activation, self.right.format, self.right.bits)
-        )
+        if second is not None:
+            return Facts(activation, second.format if second.integer else "-", second.bits)
+        return Facts(activation, "float32", weight_bytes=int(self._constant().nbytes))
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         outputs = self.epilogue.reference(self.geometry.output(self._sums(*self._by_group(inputs))), tensors)
@@ -130,16 +136,16 @@ class Product(Fused, Generic[Left, Right]):
 
     def _constant(self) -> Array:
         """What a constant is multiplied as: levels int32, or float32 values."""
-        if isinstance(self.right, FloatWeight):
-            return self.right.values
-        assert isinstance(self.right, LowBitTensor)
-        return self.right.dequantize() if self.group_size and not self.of_integers else weight_levels(self.right)
+        if self.weight is not None:
+            return self.weight.dequantize() if self.group_size and not self.of_integers else weight_levels(self.weight)
+        assert isinstance(self.right, FloatWeight)
+        return self.right.values
 
     def _by_group(self, inputs: Sequence[Array]) -> tuple[Array, Array]:
         """The levels or floats of the operands, [groups, rows, depth] and [groups, columns, depth]."""
         left = self.left.levels(inputs[0])
-        if isinstance(self.right, RUN_TIME):
-            right, largest = self.right.levels(inputs[1]), self.right.largest
+        if self.second is not None:
+            right, largest = self.second.levels(inputs[1]), self.second.largest
         else:
             right = self._constant()
             largest = np.abs(right).max(initial=0)
@@ -149,12 +155,11 @@ class Product(Fused, Generic[Left, Right]):
 
     def _sums(self, left: Array, right: Array) -> Array:
         size = self.group_size if self.of_integers else 0
-        if not size:
+        if self.weight is None or not size:
             return np.asarray(np.matmul(left, right.swapaxes(1, 2)))
-        assert isinstance(self.right, LowBitTensor)
         groups, columns = right.shape[:2]
         total = np.zeros((groups, left.shape[1], columns), np.float32)
-        scale = self.right.scale.reshape(groups, columns, -1)
+        scale = self.weight.scale.reshape(groups, columns, -1)
         for index, start in enumerate(range(0, self.geometry.depth, size)):
             part = slice(start, start + size)
             sums = np.matmul(left[..., part], right[..., part].swapaxes(1, 2)).astype(np.float32)

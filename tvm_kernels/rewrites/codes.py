@@ -58,7 +58,7 @@ def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) ->
     before, after = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
     half = len(pads) // 2
     before[axes], after[axes] = pads[:half], pads[half:]
-    wanted = 1.0 if isinstance(graph.values[x].storage, ops.Bits) else 0.0
+    wanted = 1.0 if graph.values[x].bits is not None else 0.0
     if fill != wanted or before[:2].any() or after[:2].any() or (before < 0).any() or (after < 0).any():
         return False
     own = np.array(node.attributes["pads"], np.int64)
@@ -112,8 +112,8 @@ def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
 
 def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
-    storage = graph.values[codes].storage
-    if step.size != 1 or not isinstance(storage, ops.Codes):
+    storage = graph.values[codes].codes
+    if step.size != 1 or storage is None:
         return False
     one_step = float(step.reshape(-1)[0])
     inputs = [codes, *node.inputs[1:]]
@@ -162,8 +162,8 @@ def _level(value: float, storage: ops.Codes, step: Array) -> int | None:
 
 def step_behind_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """Relu or Clip of Mul(codes, step) in front of a product: Mul(Clip(codes), step), where bounds are levels."""
-    storage, within = graph.values[codes].storage, clip_limits(graph, node)
-    if not isinstance(storage, ops.Codes) or within is None or not _reaches_product(graph, node.outputs[0]):
+    storage, within = graph.values[codes].codes, clip_limits(graph, node)
+    if storage is None or within is None or not _reaches_product(graph, node.outputs[0]):
         return False
     if step.size != 1 or not float(step.reshape(-1)[0]) > 0:
         return "its step is no positive number for all"
@@ -226,7 +226,7 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
 def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
     """subbyte.Binarize marks its output as bits, along the axis of its threshold or, without one, of its users."""
     value = graph.values[node.outputs[0]]
-    if not isinstance(value.storage, ops.Float):
+    if value.coded:
         return False
     rank = len(value.shape)
     spatial = rank > 2 and any(user.op in ("Conv", "Pad") for user in graph.users(value.name))
@@ -238,7 +238,7 @@ def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
 
 def tokens(graph: Graph, node: Node, x: str) -> bool:
     value = graph.values[node.outputs[0]]
-    if not isinstance(value.storage, ops.Float):
+    if value.coded:
         return False
     value.storage = ops.Codes(-128, 127, 128)
     return True

@@ -273,10 +273,10 @@ def quantize(graph: Graph, node: Node, x: str) -> bool:
 
 
 def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
-    storage = graph.values[node.outputs[0]].storage
+    storage = graph.values[node.outputs[0]].bits
     axis = int(node.attributes.get("axis", -1))
     found = channel_vector(threshold, graph.values[x].shape)
-    if not isinstance(storage, ops.Bits) or found is None or found[1] not in (None, axis):
+    if storage is None or found is None or found[1] not in (None, axis):
         return False
     return add_form(graph, node, x, ops.ToBits(found[0], storage), axis)
 

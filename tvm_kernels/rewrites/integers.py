@@ -74,7 +74,7 @@ def dequantize_linear(graph: Graph, node: Node, x: str) -> bool:
     step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
     if step is None or zero is None or step.size != 1 or zero.size != 1 or held(value.dtype) is None:
         return _dequantize_in_float(graph, node, x)
-    if isinstance(value.storage, ops.Float):
+    if not value.coded:
         if hold_source(graph, x):
             return True  # the codes come down through the moves above
         x = as_codes(graph, x, node)
@@ -91,7 +91,7 @@ def hold_source(graph: Graph, name: str) -> bool:
     if node is None or not (windows or (node.op in MOVES and node.op != "Concat")):
         return False
     source = graph.values[node.inputs[0]]
-    if source.is_constant or not isinstance(source.storage, ops.Float):
+    if source.is_constant or source.coded:
         return False  # held as codes already, which the node does not hand on
     if not hold_source(graph, source.name):
         graph.set_inputs(node, [as_codes(graph, source.name, node), *node.inputs[1:]])
@@ -182,9 +182,9 @@ def cast_codes(graph: Graph, node: Node, codes: str) -> bool:
 
 def pool_codes(graph: Graph, node: Node, codes: str) -> Outcome:
     """The largest code of each window is the largest level."""
-    storage, attributes = graph.values[codes].storage, node.attributes
+    storage, attributes = graph.values[codes].codes, node.attributes
     written_out = node.op == "GlobalMaxPool" or "explicit" in attributes
-    if not isinstance(storage, ops.Codes):
+    if storage is None:
         return False
     if any(node.outputs[1:]):
         return "its second output is used"
@@ -199,8 +199,8 @@ def pool_codes(graph: Graph, node: Node, codes: str) -> Outcome:
 
 def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     """Codes kept within bounds that are codes: on the way through float32, where every code is exact."""
-    storage, within = graph.values[codes].storage, clip_limits(graph, node)
-    if within is None or not isinstance(storage, ops.Codes):
+    storage, within = graph.values[codes].codes, clip_limits(graph, node)
+    if within is None or storage is None:
         return False
     if encoded(np.clip([storage.low, storage.high], *within), storage) is None:
         return f"its bounds {within[0]:g} and {within[1]:g} are no codes"
@@ -226,10 +226,10 @@ def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
 
 def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> bool:
     """What moves elements of one storage makes that storage; bits cannot be moved one by one."""
-    storage = graph.values[codes].storage
-    if not isinstance(storage, ops.Codes):
+    storage = graph.values[codes].codes
+    if storage is None:
         return False
-    if any(not isinstance(graph.values[name].storage, ops.Float) for name in node.outputs if name):
+    if any(graph.values[name].coded for name in node.outputs if name):
         return False  # known already
     if graph.values[node.outputs[0]].dtype != graph.values[codes].dtype or node.attributes.get("integers"):
         return False

@@ -68,7 +68,7 @@ def codes_behind(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -> l
     while ways:
         name, way = ways.pop()
         value, node = graph.values[name], graph.producer(name)
-        if not isinstance(value.storage, ops.Float) or (node is not None and value.dtype in dtypes):
+        if value.coded or (node is not None and value.dtype in dtypes):
             return way
         if node is not None and name not in seen:
             ways += [(other, [node, *way]) for other in _same_numbers(graph, node)]
@@ -174,7 +174,7 @@ def _shifted(graph: Graph, integers: str, by: int, dtype: str, like: Node) -> st
 def as_float(graph: Graph, codes: str, like: Node) -> str:
     """Levels or packed signs as float32 in memory: a sum over windows of one element, which a `Mul` behind it joins."""
     value = graph.values[codes]
-    if isinstance(value.storage, ops.Bits):
+    if value.bits is not None:
         return graph.emit("UnpackBits", [codes], value.shape, codes, like, domain="subbyte")
     operator = ops.Pool2d(like.name, "sum", each_element(graph, codes), _codes(graph, codes), ops.Epilogue())
     return graph.emit("Pool2d", [codes], value.shape, codes, like, domain="kernel", operator=operator, reads="same")
@@ -188,8 +188,8 @@ def each_element(graph: Graph, codes: str) -> ops.Conv2d:
 
 
 def _codes(graph: Graph, name: str) -> ops.Codes:
-    storage = graph.values[name].storage
-    assert isinstance(storage, ops.Codes)
+    storage = graph.values[name].codes
+    assert storage is not None
     return storage
 
 
@@ -207,7 +207,7 @@ def settle(graph: Graph) -> None:
         if node.operator is None and not _moves_codes(graph, node):
             _read_values(graph, node, integers)
     for index, name in enumerate(graph.outputs):
-        if not isinstance(graph.values[name].storage, ops.Float) and graph.producer(name) is not None:
+        if graph.values[name].coded and graph.producer(name) is not None:
             _settle_output(graph, index)
 
 
@@ -225,8 +225,8 @@ def _spell_out(graph: Graph, value: Value, user: Node) -> None:
 
 def _moves_codes(graph: Graph, node: Node) -> bool:
     """Whether a node moves codes; its constants become bytes, as its inputs are."""
-    storage = graph.values[node.outputs[0]].storage
-    if node.op not in MOVES or not isinstance(storage, ops.Codes):
+    storage = graph.values[node.outputs[0]].codes
+    if node.op not in MOVES or storage is None:
         return False
     inputs = list(node.inputs)
     if node.op == "Concat":
@@ -250,14 +250,14 @@ def _moves_codes(graph: Graph, node: Node) -> bool:
 def _read_values(graph: Graph, node: Node, integers: dict[str, str]) -> None:
     """Give a node that stays ONNX the ONNX values of what it reads."""
     made = [graph.values[name] for name in node.outputs if name]
-    narrow = [value.dtype for value in made if value.dtype in NARROW and isinstance(value.storage, ops.Float)]
+    narrow = [value.dtype for value in made if value.dtype in NARROW and not value.coded]
     if narrow:
         raise CompileError(
             f"node '{node.name}' ({node.op}) computes {narrow[0]}; only quantizers and moves of data are compiled for "
             "that type: let the model compute in int8 or uint8 there"
         )
     for name in list(dict.fromkeys(node.inputs)):
-        if not name or isinstance(graph.values[name].storage, ops.Float) or node.op == "UnpackBits":
+        if not name or not graph.values[name].coded or node.op == "UnpackBits":
             continue
         values = integers.get(name) or _values(graph, name, node)
         if graph.values[name].dtype != "float32":

@@ -21,7 +21,7 @@ def view(graph: Graph, node: Node, x: str) -> bool:
     """The same bytes: the axes longer than 1 keep their order."""
     shape = graph.values[x].memory_shape
     long = [axis for axis in _perm(graph, node) if shape[axis] > 1]
-    if long != sorted(long) or isinstance(graph.values[x].storage, ops.Bits):
+    if long != sorted(long) or graph.values[x].bits is not None:
         return False
     graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, "subbyte"))
     return True
@@ -30,7 +30,7 @@ def view(graph: Graph, node: Node, x: str) -> bool:
 def permute(graph: Graph, node: Node, x: str) -> bool:
     value = graph.values[x]
     dtype = value.memory_dtype
-    if isinstance(value.storage, ops.Bits) or (dtype != "float32" and dtype != "uint8"):
+    if value.bits is not None or (dtype != "float32" and dtype != "uint8"):
         return False
     operator = ops.Permute(node.name, value.memory_shape, tuple(_perm(graph, node)), dtype)  # type: ignore[arg-type]
     kernel_node(graph, node, operator, [x], None, "as-is")

@@ -23,7 +23,6 @@ import numpy as np
 import onnx.defs
 import onnx.helper
 
-from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node
 
@@ -106,7 +105,7 @@ class Coded:
     integers: bool = False
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
-        if not name or isinstance(graph.values[name].storage, ops.Float) or graph.values[name].is_constant:
+        if not name or not graph.values[name].coded or graph.values[name].is_constant:
             return False
         if (graph.values[name].dtype != "float32") != self.integers:
             return False
@@ -170,7 +169,7 @@ class Op:
         values = [graph.values[name] for name in [*node.inputs, *node.outputs[: self.outputs]] if name]
         dtypes = {*(self.dtypes or ()), *("codes" for pattern in self.inputs if isinstance(pattern, Coded))}
         for value in values if self.dtypes is not EVERY else ():
-            coded = not isinstance(value.storage, ops.Float)
+            coded = value.coded
             got = "codes" if coded else value.dtype
             # An output held as codes is one that lowering itself has marked so.
             if got not in dtypes and not value.is_constant and not (coded and value.name in node.outputs):

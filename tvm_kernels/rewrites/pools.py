@@ -27,7 +27,8 @@ def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:
 def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
     """ReduceSum of codes over consecutive axes: Pool2d with one window for each of what is left."""
     value = graph.values[codes]
-    if not isinstance(value.storage, ops.Codes):
+    storage = value.codes
+    if storage is None:
         return False
     axes = graph.constant_of(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     if axes is None:
@@ -47,7 +48,7 @@ def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
         reads, axis = "as-is", -1
     kept = len(graph.values[node.outputs[0]].shape) == rank
     window = ops.Conv2d(batch, length, 1, after, after, (length, 1), groups=after)
-    operator = ops.Pool2d(node.name, "sum", window, value.storage, ops.Epilogue())
+    operator = ops.Pool2d(node.name, "sum", window, storage, ops.Epilogue())
     kernel_node(graph, node, operator, [codes], axis if kept else -1, reads)
     return True
 
@@ -56,17 +57,13 @@ def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> bool:
     """A depthwise convolution of codes with ones is a sum over windows."""
     value = graph.values[codes]
     groups = int(node.attributes.get("group", 1))
-    if (
-        not isinstance(value.storage, ops.Codes)
-        or groups != value.shape[1]
-        or w.shape[0] != groups
-        or not (w == 1).all()
-    ):
+    storage = value.codes
+    if storage is None or groups != value.shape[1] or w.shape[0] != groups or not (w == 1).all():
         return False
     geometry = conv_geometry(value.shape, w.shape, node.attributes, groups)
     if geometry is None:
         return False
-    operator = ops.Pool2d(node.name, "sum", geometry, value.storage, ops.Epilogue())
+    operator = ops.Pool2d(node.name, "sum", geometry, storage, ops.Epilogue())
     kernel_node(graph, node, operator, [codes], 1, "NHWC")
     return True
 

@@ -16,7 +16,7 @@ from subbyte.errors import CompileError, FormatError
 from subbyte.formats import LowBitTensor, PerGroup, PerTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Weight
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Value, Weight
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
 from subbyte.tvm_kernels.rewrites.levels import as_float, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
@@ -90,9 +90,9 @@ def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: Low
         raise CompileError(f"'{name}': {error}") from error
 
 
-def fits_bits(storage: ops.Storage, tensor: LowBitTensor) -> bool:
-    """Bits only meet binary weights."""
-    return not isinstance(storage, ops.Bits) or tensor.format.name == "binary"
+def fits_bits(value: Value, tensor: LowBitTensor) -> bool:
+    """Products of bits are with binary weights only."""
+    return value.bits is None or tensor.format.name == "binary"
 
 
 # ---- quantized products ----
@@ -105,27 +105,28 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Weight) -> bool
     if geometry is None:
         return False
     tensor = conv_weight(weight)
-    if isinstance(value.storage, ops.Bits):
+    if value.bits is not None:
         padded_with_zero = any(geometry.padding) and not node.attributes.get("pads_with")
-        wrong_axis = value.storage.channels != value.shape[1]
-        if padded_with_zero or wrong_axis or tensor is None or not fits_bits(value.storage, tensor):
+        wrong_axis = value.bits.channels != value.shape[1]
+        if padded_with_zero or wrong_axis or tensor is None or not fits_bits(value, tensor):
             return signs_as_codes(graph, node, codes)
     if tensor is None:
         return unfolded_conv(graph, node, codes, weight, geometry)
-    assert isinstance(value.storage, ops.Codes | ops.Bits)
-    check_sums(node.name, geometry.depth, value.storage, tensor)
-    operator = ops.Product(node.name, value.storage, tensor, geometry, ops.Epilogue())
+    storage = value.codes or value.bits
+    assert storage is not None
+    check_sums(node.name, geometry.depth, storage, tensor)
+    operator = ops.Product(node.name, storage, tensor, geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [codes], 1, "NHWC")
     return True
 
 
 def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Weight, window: ops.Conv2d) -> bool:
     """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
-    found, storage = lines_of_groups(weight), graph.values[codes].storage
+    found, storage = lines_of_groups(weight), graph.values[codes].codes
     if found is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the output channels")
     order, tensor = found
-    assert isinstance(storage, ops.Codes)
+    assert storage is not None
     check_sums(node.name, window.depth, storage, tensor)
     elements = window.groups * window.depth
     spatial = graph.values[node.outputs[0]].shape[2:]
@@ -146,16 +147,17 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: Weight) -> bo
     if len(weight.shape) != 2 or len(value.shape) < 2:
         return False
     tensor = output_channel_first(weight, 1)
-    along_last = not isinstance(value.storage, ops.Bits) or value.storage.channels == value.shape[-1]
+    along_last = value.bits is None or value.bits.channels == value.shape[-1]
     if tensor is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the reduction")
-    if not along_last or not fits_bits(value.storage, tensor):
+    if not along_last or not fits_bits(value, tensor):
         return signs_as_codes(graph, node, codes)
-    assert isinstance(value.storage, ops.Codes | ops.Bits)
+    storage = value.codes or value.bits
+    assert storage is not None
     depth, columns = weight.shape
-    check_sums(node.name, depth, value.storage, tensor)
+    check_sums(node.name, depth, storage, tensor)
     rows = value.size // depth
-    operator = ops.Product(node.name, value.storage, tensor, ops.MatMul(rows, depth, columns), ops.Epilogue())
+    operator = ops.Product(node.name, storage, tensor, ops.MatMul(rows, depth, columns), ops.Epilogue())
     kernel_node(graph, node, operator, [codes], -1, "as-is")
     return True
 
@@ -182,7 +184,7 @@ def signs_as_codes(graph: Graph, node: Node, codes: str) -> bool:
 def without_quantizer(graph: Graph, node: Node, x: str, weight: Weight, reason: str) -> bool:
     """The float path: dequantized weights, and the reason for the report."""
     node.fallback = reason
-    if not isinstance(graph.values[x].storage, ops.Float):
+    if graph.values[x].coded:
         x = as_float(graph, x, node)
     name = graph.constant(np.ascontiguousarray(weight.value(), np.float32), "weight")
     graph.set_inputs(node, [x, name, *node.inputs[2:]])
@@ -190,7 +192,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: Weight, reason: 
 
 
 def no_quantizer(graph: Graph, node: Node, x: str, weight: Weight) -> bool:
-    if not isinstance(graph.values[x].storage, ops.Float):
+    if graph.values[x].coded:
         return False
     reason = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lacks_quantizer(graph, x)}"
     return without_quantizer(graph, node, x, weight, reason)
@@ -202,7 +204,7 @@ def no_quantizer(graph: Graph, node: Node, x: str, weight: Weight) -> bool:
 def float_conv(graph: Graph, node: Node, x: str, w: Array) -> bool:
     groups = int(node.attributes.get("group", 1))
     geometry = conv_geometry(graph.values[x].shape, w.shape, node.attributes, groups)
-    if geometry is None or w.dtype != np.float32 or not isinstance(graph.values[x].storage, ops.Float):
+    if geometry is None or w.dtype != np.float32 or graph.values[x].coded:
         return False
     operator = ops.Product(node.name, ops.Float(), ops.FloatWeight(_channels_last(w)), geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [x], 1, "NHWC")
@@ -211,7 +213,7 @@ def float_conv(graph: Graph, node: Node, x: str, w: Array) -> bool:
 
 def float_matmul(graph: Graph, node: Node, x: str, w: Array) -> bool:
     value = graph.values[x]
-    if w.ndim != 2 or w.dtype != np.float32 or len(value.shape) < 2 or not isinstance(value.storage, ops.Float):
+    if w.ndim != 2 or w.dtype != np.float32 or len(value.shape) < 2 or value.coded:
         return False
     depth, columns = w.shape
     geometry = ops.MatMul(value.size // depth, depth, columns)
@@ -224,7 +226,7 @@ def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> bool:
     a, b = graph.values[left].shape, graph.values[right].shape
     if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2] or graph.values[left].dtype != "float32":
         return False
-    if not all(isinstance(graph.values[name].storage, ops.Float) for name in (left, right)):
+    if any(graph.values[name].coded for name in (left, right)):
         return False
     transposed = False
     mover = graph.producer(right)

@@ -73,7 +73,7 @@ def view(graph: Graph, node: Node, x: str) -> bool:
 def view_of_view(graph: Graph, node: Node, x: str) -> bool:
     source, middle, target = (graph.values[name] for name in (x, node.inputs[0], node.outputs[0]))
     same = (source.dtype, source.storage) == (middle.dtype, middle.storage)
-    if not same and isinstance(target.storage, ops.Float):
+    if not same and not target.coded:
         return False  # `target` is what `middle` says of the bytes, which is still to be carried on
     graph.set_inputs(node, [x])
     return True
@@ -82,7 +82,7 @@ def view_of_view(graph: Graph, node: Node, x: str) -> bool:
 def part(graph: Graph, node: Node, x: str, **_: object) -> bool:
     """Gather of one index, or Slice without steps, of the first axis longer than 1: a part of the same bytes."""
     value, output = graph.values[x], graph.values[node.outputs[0]]
-    if x in graph.inputs or not isinstance(value.storage, ops.Float):
+    if x in graph.inputs or value.coded:
         return False
     if node.op == "Gather":
         index = graph.constant_of(node.inputs[1])
