@@ -21,6 +21,7 @@ from subbyte.errors import UsageError
 
 if TYPE_CHECKING:
     from subbyte.onnx_file import OnnxFile
+    from subbyte.runtime import Session
 
 Array = npt.NDArray[Any]
 
@@ -139,8 +140,8 @@ def check(
     layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
     largest = 0
     names: list[str] = []
-    _refuse_a_stranger(bundle, opened)
     with _open(bundle) as session, torch.no_grad():
+        _refuse_a_stranger(session, opened)
         for start in range(0, len(images), CHUNK):
             x = images[start : start + CHUNK]
             y = None if labels is None else labels[start : start + CHUNK]
@@ -200,17 +201,11 @@ def _predictions(output: Array) -> Array:
     return np.asarray(np.atleast_1d(output).argmax(-1))
 
 
-def _refuse_a_stranger(bundle: str | Path | None, onnx: OnnxFile) -> None:
+def _refuse_a_stranger(session: Session | None, onnx: OnnxFile) -> None:
     """Raise UsageError for a bundle that was not compiled from this ONNX file."""
-    if bundle is None:
-        return
-    from subbyte.runtime import open_bundle
-
-    with open_bundle(bundle) as opened:
-        recorded = opened.manifest.source.get("onnx_sha256")
-    if recorded != onnx.sha256:
+    if session is not None and session.manifest.source.get("onnx_sha256") != onnx.sha256:
         raise UsageError(
-            f"'{bundle}' was not compiled from '{onnx.path}': name the file it was made from, or compile again"
+            f"'{session.path}' was not compiled from '{onnx.path}': name the file it was made from, or compile again"
         )
 
 

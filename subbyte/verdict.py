@@ -181,6 +181,8 @@ def compare(
     integer_name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
     float_session, integer_session = (_onnx_session(model, threads) for model in (floating, integer))
     with pinned(threads), subbyte.load(bundle, threads=threads) as session:
+        if session.manifest != manifest:
+            raise UsageError(f"'{bundle}' was replaced while it was made ready to be compared; run again")
         outputs = session.empty_outputs()
 
         def ours(x: Array, /) -> Array:

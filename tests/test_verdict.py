@@ -73,6 +73,15 @@ def test_another_float_model_is_refused_before_anything_is_measured(
     assert right.float_source == str(tmp_path / "r.onnx")
 
 
+def test_a_bundle_that_is_replaced_before_it_is_timed_is_refused(tmp_path: Path) -> None:
+    for name, wide in (("m", 32), ("other", 5)):
+        subbyte.compile(product(tmp_path / f"{name}.onnx", 32, wide), tmp_path / f"{name}.subbyte")
+    ready = prepare(tmp_path / "m.subbyte")
+    (tmp_path / "other.subbyte").replace(tmp_path / "m.subbyte")
+    with pytest.raises(UsageError, match="was replaced while"):
+        compare(ready, seconds=0.01)
+
+
 def test_inputs_that_are_no_float_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     node = helper.make_node("Gather", ["w", "x"], ["y"])
     file = saved(tmp_path / "m.onnx", [node], {"w": np.ones((9, 1), np.float32)}, 1)
