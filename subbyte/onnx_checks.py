@@ -16,6 +16,7 @@ import onnx.checker
 from subbyte import limits
 from subbyte.errors import ModelError
 from subbyte.function_calls import STANDARD_DOMAINS, expanded
+from subbyte.onnx_attributes import check_attributes
 from subbyte.onnx_walk import all_nodes, every_node, every_tensor
 from subbyte.payloads import tensor_bytes, tensor_values, without_payloads
 
@@ -33,6 +34,7 @@ def check_content(model: onnx.ModelProto) -> None:
     _check_opset(model)
     _check_count(model)
     _check_operators(model)
+    check_attributes(model)
     _check_sizes(model)
 
 

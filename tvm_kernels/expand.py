@@ -18,13 +18,13 @@ def expand(graph: Graph) -> bool:
 
     Raises CompileError for a node that neither a kernel, nor TVM, nor a body computes, and for unrounded types.
     """
-    from subbyte.tvm_kernels.relax_limits import beyond, refuse_unrounded
+    from subbyte.tvm_kernels.relax_limits import beyond, has_body, refuse_unrounded
 
     expanded = False
     for node in graph.order():
         refuse_unrounded(graph, node)
         reason = "" if node.operator is not None or node.op == "View" else beyond(graph, node)
-        if reason and not node.domain and _put_body(graph, node):
+        if reason and has_body(node) and _put_body(graph, node):
             expanded = True
         elif reason:
             declined = "".join(f"; no '{rule}', as {why}" for rule, why in node.declined.items())

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from subbyte.errors import ModelError
 
 Shapes = Sequence[tuple[int, ...] | None]  # of the inputs; None for one that is left out
+Attributes = Mapping[str, Any]
 
 
-def check_shapes(op: str, label: str, shapes: Shapes) -> None:
+def check_shapes(op: str, label: str, shapes: Shapes, attributes: Attributes) -> None:
     """Raises ModelError for a node whose inputs do not fit each other, by what its operator's text says."""
-    wrong = CHECKS[op](shapes) if op in CHECKS else ""
+    wrong = CHECKS[op](shapes, attributes) if op in CHECKS else ""
     if wrong:
         raise ModelError(f"node '{label}' ({op}) does not fit its inputs: {wrong}; export it again")
 
 
-def _clip(shapes: Shapes) -> str:
+def _clip(shapes: Shapes, attributes: Attributes) -> str:
     for name, shape in zip(("lower", "upper"), shapes[1:], strict=False):
         if shape is not None and any(size != 1 for size in shape):
             return f"its {name} bound has shape {list(shape)}, expected a scalar"
     return ""
 
 
-def _scatter(shapes: Shapes) -> str:
+def _scatter_nd(shapes: Shapes, attributes: Attributes) -> str:
     data, indices, updates = (*shapes, None, None)[:3]
     if not data or not indices or updates is None:
         return ""
@@ -31,4 +33,44 @@ def _scatter(shapes: Shapes) -> str:
     return "" if updates == expected else f"its updates have shape {list(updates)}, expected {list(expected)}"
 
 
-CHECKS: Mapping[str, Callable[[Shapes], str]] = {"Clip": _clip, "ScatterND": _scatter}
+def _elements(shapes: Shapes, attributes: Attributes) -> str:
+    """Indices lie beside the data: one axis along which they choose, no more places than the data along the others."""
+    data, indices, updates = (*shapes, None, None)[:3]
+    if data is None or indices is None:
+        return ""
+    if len(indices) != len(data):
+        return f"its indices have {len(indices)} axes, expected those of its data, {len(data)}"
+    if updates is not None and updates != indices:
+        return f"its updates have shape {list(updates)}, expected that of its indices, {list(indices)}"
+    chosen = int(attributes.get("axis", 0)) % max(len(data), 1)
+    for axis, (size, most) in enumerate(zip(indices, data, strict=True)):
+        if axis != chosen and size > most:
+            return f"its indices of shape {list(indices)} exceed its data of shape {list(data)} along axis {axis}"
+    return ""
+
+
+def _gather_nd(shapes: Shapes, attributes: Attributes) -> str:
+    data, indices = (*shapes, None)[:2]
+    batch = int(attributes.get("batch_dims", 0))
+    if not data or not indices:
+        return ""
+    if batch >= min(len(data), len(indices)):
+        return f"its batch_dims is {batch}, expected less than the axes of its data and of its indices"
+    if data[:batch] != indices[:batch]:
+        return f"its first {batch} axes are {list(data[:batch])} of its data, {list(indices[:batch])} of its indices"
+    return ""
+
+
+def _max_unpool(shapes: Shapes, attributes: Attributes) -> str:
+    x, indices = (*shapes, None)[:2]
+    return "" if x == indices else f"its indices have shape {list(indices or ())}, expected {list(x or ())}"
+
+
+CHECKS: Mapping[str, Callable[[Shapes, Attributes], str]] = {
+    "Clip": _clip,
+    "GatherElements": _elements,
+    "GatherND": _gather_nd,
+    "MaxUnpool": _max_unpool,
+    "ScatterElements": _elements,
+    "ScatterND": _scatter_nd,
+}

@@ -21,6 +21,7 @@ from subbyte.dialect.function import Call, Weights, find, function_of
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
+from subbyte.onnx_attributes import check_node
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.folding import fold
@@ -143,7 +144,9 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     attrs = attributes(proto)
     _check_channels(graph, proto, attrs)
     if not domain:
-        check_shapes(proto.op_type, label, [graph.values[name].shape if name else None for name in proto.input])
+        check_node(proto)
+        shapes = [graph.values[name].shape if name else None for name in proto.input]
+        check_shapes(proto.op_type, label, shapes, attrs)
     if own is not None:
         own(graph, proto, attrs)
         if proto.output[0] in graph.values and graph.values[proto.output[0]].is_constant:

@@ -24,13 +24,17 @@ from subbyte.tvm_kernels.rewrites.pattern import other_than_default
 @dataclass(frozen=True)
 class Limit:
     """What is right: dtypes of inputs and outputs (None: any), values of attributes beside the default, used outputs
-    (None: all); and `other`, which gives what else a node has that is not handled, or nothing."""
+    (None: all); and `other`, which gives what else a node has that is not handled, or nothing.
+
+    `body`: the body of the schema may stand for a node beyond it.
+    """
 
     dtypes: Collection[str] | None = None
     indices: Collection[int] = ()  # inputs that are axes or the like, of a dtype of their own
     attributes: Mapping[str, Collection[Any]] = field(default_factory=dict)
     outputs: int | None = None
     other: Callable[[Graph, Node], str] | None = None
+    body: bool = True
 
     def beyond(self, graph: Graph, node: Node) -> str:
         """What the node has that is not handled; empty where there is nothing."""
@@ -74,6 +78,11 @@ def beyond(graph: Graph, node: Node) -> str:
     return "" if limit is None else limit.beyond(graph, node)
 
 
+def has_body(node: Node) -> bool:
+    """Whether the body of its schema, if it has one, computes a node that TVM does not."""
+    return not node.domain and (node.op not in LIMITS or LIMITS[node.op].body)
+
+
 # ---- what takes more than an attribute to say ----
 
 
@@ -81,8 +90,42 @@ def _constant(graph: Graph, node: Node, index: int) -> Array | None:
     return graph.constant_of(node.inputs[index]) if index < len(node.inputs) and node.inputs[index] else None
 
 
+def _of_integers(graph: Graph, node: Node) -> bool:
+    return np.dtype(graph.values[node.inputs[0]].dtype).kind in "iu"
+
+
+def _factors(graph: Graph, node: Node) -> str:
+    """TVM makes integers of the factors before it multiplies integers by them."""
+    for name in ("alpha", "beta") if _of_integers(graph, node) else ():
+        value = float(node.attributes.get(name, 1.0))
+        if not value.is_integer():
+            return f"its {name} is {value:.7g}, of integers; handled: whole numbers"
+    return ""
+
+
+def _shrink(graph: Graph, node: Node) -> str:
+    """So it does here and, unlike other engines, the body of the schema; types without a sign have no -lambd."""
+    dtype = graph.values[node.inputs[0]].dtype
+    if dtype.startswith("uint"):
+        return f"'{node.inputs[0]}' is {dtype}; handled: types with a sign"
+    bias, bound = float(node.attributes.get("bias", 0.0)), float(node.attributes.get("lambd", 0.5))
+    if _of_integers(graph, node) and not (bias.is_integer() and bound >= 0):
+        return (
+            f"its bias is {bias:.7g}, its lambd {bound:.7g}, of integers; handled: whole biases, a lambd of 0 or more"
+        )
+    return ""
+
+
+def _grid_sample(graph: Graph, node: Node) -> str:
+    if _of_integers(graph, node) and node.attributes.get("mode") != "nearest":
+        return f"it interpolates {graph.values[node.inputs[0]].dtype}; handled: float32, float64, or the mode nearest"
+    return ""
+
+
 def _resize(graph: Graph, node: Node) -> str:
     x, y = graph.values[node.inputs[0]].shape, graph.values[node.outputs[0]].shape
+    if _of_integers(graph, node) and node.attributes.get("mode") == "cubic":
+        return f"it is cubic, of {graph.values[node.inputs[0]].dtype}; handled: float32, float64"
     scales = _constant(graph, node, 2)
     if x[:2] != y[:2] or len(x) not in (3, 4, 5):
         return f"it goes from {list(x)} to {list(y)}; handled: one to three axes behind batch and channels"
@@ -114,6 +157,9 @@ LIMITS: dict[str, Limit] = {
     "LayerNormalization": Limit(dtypes=("float32",), attributes={"stash_type": ()}, outputs=1),
     **dict.fromkeys(("Elu", "Selu", "ThresholdedRelu", "LRN"), Limit(dtypes=("float32",))),
     "ReduceMean": Limit(dtypes=FLOATS, indices=(1,)),
+    "Gemm": Limit(other=_factors),
+    "GridSample": Limit(other=_grid_sample),
+    "Shrink": Limit(other=_shrink, body=False),
     "BatchNormalization": Limit(attributes={"training_mode": ()}, outputs=1),
     "ConvTranspose": Limit(attributes={"output_shape": ()}),
     "SpaceToDepth": Limit(attributes={"mode": ()}),

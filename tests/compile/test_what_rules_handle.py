@@ -14,6 +14,7 @@ from run_plan import onnxruntime_outputs, run_plan
 from subbyte.errors import CompileError, ModelError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.lowering import STAGES, lower, lower_graph
+from subbyte.tvm_kernels.read_graph import read_graph
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, other_than_default, rule
 from subbyte.tvm_kernels.targets import host_features
 
@@ -171,12 +172,31 @@ def test_training_mode_is_no_batch_norm_of_inference():
         ("ScatterND", {"indices": (2, 1), "updates": (2, 1)}, r"updates have shape \[2, 1\], expected \[2, 3\]"),
         ("ScatterND", {"indices": (2, 1), "updates": (2, 3)}, ""),
         ("ScatterND", {"indices": (4, 2), "updates": (4,)}, ""),
+        (
+            "ScatterElements",
+            {"indices": (2, 1), "updates": (2, 2)},
+            r"updates have shape \[2, 2\], expected",
+        ),
+        ("ScatterElements", {"indices": (2,), "updates": (2,)}, "indices have 1 axes, expected those of its data, 2"),
+        (
+            "ScatterElements",
+            {"indices": (2, 4), "updates": (2, 4)},
+            r"of shape \[2, 4\] exceed .* along axis 1",
+        ),
+        ("ScatterElements", {"indices": (9, 3), "updates": (9, 3)}, ""),
+        (
+            "GatherElements",
+            {"indices": (5, 4)},
+            r"\[5, 4\] exceed its data of shape \[5, 3\] along axis 1",
+        ),
+        ("GatherElements", {"indices": (5, 3)}, ""),
     ],
 )
 def test_shapes_that_onnx_states_in_words_alone(op, inputs, wrong):
     kinds = {"indices": TensorProto.INT64}
     given = {name: (kinds.get(name, TensorProto.FLOAT), shape) for name, shape in inputs.items()}
-    model = one_node(op, {"x": (TensorProto.FLOAT, (5, 3)), **given}, {"y": (TensorProto.FLOAT, (5, 3))})
+    shape = given["indices"][1] if op == "GatherElements" else (5, 3)
+    model = one_node(op, {"x": (TensorProto.FLOAT, (5, 3)), **given}, {"y": (TensorProto.FLOAT, shape)})
     for value in [value for value in model.graph.input if not value.name]:
         model.graph.input.remove(value)
     if wrong:
@@ -184,6 +204,81 @@ def test_shapes_that_onnx_states_in_words_alone(op, inputs, wrong):
             lower_graph(model)
     else:
         lower_graph(model)
+
+
+WINDOWS = {"kernel_shape": [2, 2], "strides": [2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("op", "data", "indices", "attributes", "wrong"),
+    [
+        ("GatherND", (5, 3), (4, 1), {"batch_dims": 1}, r"first 1 axes are \[5\] of its data, \[4\] of its indices"),
+        ("GatherND", (5, 3), (5,), {"batch_dims": 1}, "batch_dims is 1, expected less than the axes"),
+        (
+            "MaxUnpool",
+            (1, 1, 2, 2),
+            (1, 1, 2, 1),
+            WINDOWS,
+            r"indices have shape \[1, 1, 2, 1\], expected",
+        ),
+    ],
+)
+def test_indices_lie_beside_the_data(op, data, indices, attributes, wrong):
+    sides = {"x": (TensorProto.FLOAT, data), "i": (TensorProto.INT64, indices)}
+    model = one_node(op, sides, {"y": (TensorProto.FLOAT, None)}, **attributes)
+    with pytest.raises(ModelError, match=rf"'node' \({op}\) does not fit its inputs: .*{wrong}"):
+        read_graph(model)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes", "reason"),
+    [
+        ("Gemm", ([4, 5], [5, 3], [3]), {"alpha": 2.0, "beta": -1.0}, ""),
+        ("Gemm", ([4, 5], [5, 3], [3]), {"alpha": 0.5}, r"its alpha is 0\.5, of integers; handled: whole numbers"),
+        ("Gemm", ([4, 5], [5, 3], [3]), {"beta": 0.01}, r"its beta is 0\.01, of integers; handled: whole numbers"),
+        ("Shrink", ([4, 5],), {}, ""),
+        ("Shrink", ([4, 5],), {"bias": 2.0, "lambd": 1.5}, ""),
+        ("Shrink", ([4, 5],), {"bias": 0.5}, r"its bias is 0\.5, its lambd 0\.5, of integers"),
+        ("Shrink", ([4, 5],), {"lambd": -1.5}, r"its bias is 0, its lambd -1\.5, of integers"),
+    ],
+)
+def test_factors_of_integers_are_whole(op, inputs, attributes, reason):
+    """TVM would make integers of them first; NumPy and onnxruntime make integers of the result."""
+    sides = {f"x{i}": (TensorProto.INT32, shape) for i, shape in enumerate(inputs)}
+    output = [inputs[0][0], inputs[1][1]] if op == "Gemm" else inputs[0]
+    model = one_node(op, sides, {"y": (TensorProto.INT32, output)}, **attributes)
+    if reason:
+        with pytest.raises(CompileError, match=rf"'node' \({op}\): {reason}"):
+            lower(model, host_features())
+        return
+    rng = np.random.default_rng(3)
+    feeds = {name: rng.integers(-9, 9, shape).astype(np.int32) for name, (_, shape) in sides.items()}
+    (wanted,) = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+    np.testing.assert_array_equal(run_plan(lower(model, host_features()), feeds)[0]["y"], wanted)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.UINT8])
+def test_integers_are_not_interpolated_in_another_way_than_elsewhere(kind):
+    image = {"x": (kind, [1, 1, 4, 4]), "grid": (TensorProto.FLOAT, [1, 3, 3, 2])}
+    for mode in ("linear", "cubic"):
+        with pytest.raises(CompileError, match=r"\(GridSample\): it interpolates u?int\d+; handled: float32"):
+            lower(one_node("GridSample", image, {"y": (kind, [1, 1, 3, 3])}, mode=mode), host_features())
+    nearest = one_node("GridSample", image, {"y": (kind, [1, 1, 3, 3])}, mode="nearest")
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 100, (1, 1, 4, 4)).astype(helper.tensor_dtype_to_np_dtype(kind))
+    feeds = {"x": pixels, "grid": rng.uniform(-1, 1, (1, 3, 3, 2)).astype(np.float32)}
+    (wanted,) = onnx.reference.ReferenceEvaluator(nearest).run(None, feeds)
+    np.testing.assert_array_equal(run_plan(lower(nearest, host_features()), feeds)[0]["y"], wanted)
+    scales = {"roi": np.zeros(0, np.float32), "scales": np.float32([1, 1, 2, 2])}
+    cubic = one_node("Resize", {"x": (kind, [1, 1, 4, 4])}, {"y": (kind, [1, 1, 8, 8])}, scales, mode="cubic")
+    with pytest.raises(CompileError, match=r"\(Resize\): it is cubic, of u?int\d+; handled: float32, float64"):
+        lower(cubic, host_features())
+
+
+def test_a_type_without_a_sign_does_not_shrink():
+    model = one_node("Shrink", {"x": (TensorProto.UINT8, [4])}, {"y": (TensorProto.UINT8, [4])})
+    with pytest.raises(CompileError, match=r"\(Shrink\): 'x' is uint8; handled: types with a sign"):
+        lower(model, host_features())
 
 
 AXES = np.array([2, 3])

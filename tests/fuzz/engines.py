@@ -67,10 +67,12 @@ def judged(case: Case, folder: Path) -> str:
     """
     path = folder / "made.subbyte"
     subbyte.compile(case.model, path, golden_inputs=list(case.inputs.values()), replay=False)
-    with subbyte.load(path, threads=1) as session:
-        made: Any = session.run(case.inputs, check_finite=False)
-        ties = session.manifest.golden_ties
-    path.unlink()
+    try:
+        with subbyte.load(path, threads=1) as session:
+            made: Any = session.run(case.inputs, check_finite=False)
+            ties = session.manifest.golden_ties
+    finally:
+        path.unlink()
     expected = references(case)  # of what we take alone: other engines crash at some of what we refuse
     got = list(made.values()) if isinstance(made, dict) else [made]
     if not expected:

@@ -15,6 +15,8 @@ import onnx
 from engines import Case, judged
 from onnx import TensorProto, helper, numpy_helper
 
+from subbyte.onnx_attributes import check_attributes
+
 OPSET = 21
 LEFT_OUT = {
     # other types than tensors, subgraphs, random numbers, text
@@ -243,8 +245,9 @@ def _model(
             nodes, "one", infos, [helper.make_empty_tensor_value_info(o) for o in outputs], initializers
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        check_attributes(model)  # ONNX dies of some
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except Exception:  # what ONNX itself refuses is no case
+    except Exception:  # what is no ONNX is no case
         return None
     del model.graph.output[:]
     for output in inferred.graph.output:

@@ -16,7 +16,7 @@ from faulty_cases import FAULTY
 from kinds import KINDS, Fault, Kind, find_neighbours
 from one_node import draw, operators
 
-from subbyte.errors import SubbyteError
+from subbyte.errors import InputError, SubbyteError
 
 find_neighbours()
 
@@ -141,6 +141,20 @@ def test_what_is_wrong_is_found() -> None:
     assert equal(np.int8([1]), np.int8([2]), half=False, tie=1.0)
     assert not equal(np.int8([1]), np.uint8([1]), half=False)
     assert not equal(one, one[:2], half=False)
+
+
+def test_a_refused_run_is_no_fault_and_leaves_nothing(tmp_path: Path) -> None:
+    head = '<ir_version: 10, opset_import: ["" : 21]>'
+    text = f"{head} g (float[2] x, int64[1] i) => (float[1] y) {{ y = Gather(x, i) }}"
+    inputs = {"x": np.float32([1, -2]), "i": np.int64([1])}
+    assert judged(Case(onnx.parser.parse_model(text), inputs, "Gather"), tmp_path) == "right"
+    # the reference of golden outputs computes these, where a run by us refuses them
+    text = f"{head} g (float[1,1,2,2] x, int64[1,1,2,2] i) => (float[1,1,4,4] y) {{ n = Neg(i) y = MaxUnpool \
+<kernel_shape=[2,2], strides=[2,2]> (x, n) }}"
+    inputs = {"x": np.ones((1, 1, 2, 2), np.float32), "i": np.ones((1, 1, 2, 2), np.int64)}
+    with pytest.raises(InputError, match="out of range"):
+        judged(Case(onnx.parser.parse_model(text), inputs, "MaxUnpool"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_result_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
