@@ -1,9 +1,8 @@
-"""What an emitter gives back, and the one verb: `compile_plan`."""
+"""What an emitter is given and gives back, and what emitters share."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +11,9 @@ import tvm_ffi
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import Signature, Wanted, buffer_bytes
-from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, Call, Plan
-from subbyte.tvm_kernels.targets import Target
 
 Array = npt.NDArray[Any]
 MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
@@ -120,16 +117,3 @@ def workspace_bytes(plan: Plan, signatures: tuple[Signature, ...]) -> int:
     """Workspace of one thread: the plan's, then the largest scratch."""
     scratch = max((s.scratch_bytes for s in signatures), default=0)
     return scratch_offset(plan) + scratch if scratch else plan.workspace_bytes
-
-
-def compile_plan(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
-    """Generate, compile and link a plan for a target; raises CompileError or ToolchainError."""
-    from subbyte.tvm_kernels.emit.library import emit_library
-    from subbyte.tvm_kernels.emit.source import emit_source
-
-    emitters: dict[str, Callable[[Plan, Target, Golden | None], Emitted]] = {
-        "library": emit_library,
-        "source": emit_source,
-    }
-    at_work("generating code")
-    return emitters[target.emitter](plan, target, golden)

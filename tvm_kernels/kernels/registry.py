@@ -126,8 +126,6 @@ def kernel(
 
 def rows(op: Operator | type | None = None) -> list[Kernel]:
     """All rows, those of an operator's class, or those for an operator and its operands; the most preferred first."""
-    import subbyte.tvm_kernels.kernels  # noqa: F401  the rows register themselves on import
-
     if op is None:
         found = _rows
     else:

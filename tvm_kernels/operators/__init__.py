@@ -1,5 +1,8 @@
 """The operators that kernels serve: what lowering makes and what a kernel builder is given; one file an operator."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 from subbyte.tvm_kernels.operators.elementwise import Elementwise
 from subbyte.tvm_kernels.operators.epilogue import (
@@ -77,3 +80,6 @@ __all__ = [
     "run",
     "weight_levels",
 ]
+
+for _module in iter_modules(__path__):  # a file that nothing above names registers its operator too
+    import_module(f"{__name__}.{_module.name}")

@@ -10,8 +10,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, cast
 
 import numpy as np
@@ -117,10 +115,6 @@ class Fused(Operator, registers=False):
 
 def operators() -> tuple[type[Operator], ...]:
     """Every operator of this folder, and those that others have registered."""
-    import subbyte.tvm_kernels.operators as folder
-
-    for module in iter_modules(folder.__path__):
-        import_module(f"{folder.__name__}.{module.name}")
     return tuple(_register)
 
 
