@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from subbyte.output_file import write_file
+from subbyte.runtime.machine import machine
 
 FLOAT = onnx.TensorProto.FLOAT
 Nodes = list[onnx.NodeProto]
@@ -89,10 +89,9 @@ print(json.dumps([time.perf_counter() - wall, sum(os.times()[:4]) - cpu, error])
 
 def measure(model: onnx.ModelProto, folder: Path) -> tuple[float, float, str]:
     """Seconds, seconds of CPU, and the error that it ended in, of one compilation."""
-    path = folder / "model.onnx"
-    onnx.save(model, path)
-    command = [sys.executable, "-c", CHILD, str(path), str(folder / "model.subbyte")]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    onnx.save(model, folder / "model.onnx")
+    command = [sys.executable, "-c", CHILD, "model.onnx", "model.subbyte"]
+    output = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
     wall, cpu, error = json.loads(output.splitlines()[-1])
     return wall, cpu, error
 
@@ -111,7 +110,7 @@ def main() -> None:
         rows[name] = {"seconds": wall, "cpu_seconds": cpu, "load": os.getloadavg()[0], "error": error}
         print(f"{name:<45} {wall:8.1f} s {cpu:8.1f} s of CPU  {error[:100]}", flush=True)
     if arguments.json:
-        saved = {"when": time.strftime("%Y-%m-%d"), "cases": rows}
+        saved = {"machine": machine().to_json(), "cases": rows}
         write_file(arguments.json, json.dumps(saved, indent=1).encode())
 
 

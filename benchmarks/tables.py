@@ -180,6 +180,19 @@ def cortex_m4() -> list[str]:
     return table(["ds_cnn", "flash", "RAM", "instructions", "against float"], rows)
 
 
+# ---- compiling ----
+
+
+def compile_time() -> list[str]:
+    """How long graphs take to compile that are long or wide, and what refused one."""
+    data = saved("compile_time")
+    rows = []
+    for name, row in data["cases"].items():
+        outcome = row["error"].removeprefix("'model.onnx': ") or "compiled"
+        rows.append([name, *(f"{row[key]:.1f}" for key in ("seconds", "cpu_seconds", "load")), outcome])
+    return [*table(["graph", "seconds", "of the CPU", "load", ""], rows), "", machine_of(data)]
+
+
 # ---- the demo ----
 
 # command -> parts of what it printed: from the first line that begins so, this many lines, or all to the end
@@ -241,6 +254,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "sizes": sizes,
     "start_up": start_up,
     "cortex_m4": cortex_m4,
+    "compile_time": compile_time,
     "limits": limits_of_files,
     "fuzzers": fuzzers,
 }

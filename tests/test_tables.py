@@ -30,6 +30,7 @@ def test_a_changed_figure_and_a_lost_table_are_seen(tmp_path: Path) -> None:
         "results.md: accuracy",
         "in no document: demo",
         "in no document: sizes",
+        "in no document: compile_time",
         "in no document: limits",
         "in no document: fuzzers",
     ]
