@@ -10,8 +10,9 @@ import numpy.typing as npt
 import onnx
 
 from subbyte.dialect.function import Quantizer, function_of
+from subbyte.dialect.graph import view
+from subbyte.dialect.layers import integer_sums
 from subbyte.errors import ExportError, InputError
-from subbyte.export.graph import GraphView, view
 from subbyte.export.onnx_file import load_onnx
 from subbyte.onnx_file import Source
 from subbyte.onnx_runtime import onnxruntime
@@ -29,16 +30,7 @@ def onnx_codes(path: Source) -> list[str]:
 
 def products(path: Source) -> list[str]:
     """The values that hold the integer sums of quantized products: what a `Round` is fed with by Conv or MatMul."""
-    return _products(view(load_onnx(path)))
-
-
-def _products(graph: GraphView) -> list[str]:
-    found = []
-    for node in graph.nodes:
-        made_by = graph.producers.get(node.input[0]) if node.op_type == "Round" and not node.domain else None
-        if made_by is not None and made_by.op_type in ("Conv", "MatMul", "ReduceSum"):
-            found.append(node.input[0])
-    return found
+    return integer_sums(view(load_onnx(path)))
 
 
 def run_onnx(

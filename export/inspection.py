@@ -14,9 +14,9 @@ import onnx
 
 from subbyte.dialect.decode import weights_of
 from subbyte.dialect.function import Quantizer, function_of
+from subbyte.dialect.graph import GraphView, attribute, view
+from subbyte.dialect.layers import PASS, PRODUCTS, layers
 from subbyte.errors import ModelError
-from subbyte.exactness import MOVES
-from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
 from subbyte.function_calls import foreign_functions
@@ -182,7 +182,7 @@ def _scales(graph: GraphView) -> set[str]:
             constants = [name for name in node.input if graph.constant(name) is not None]
             values, counts = 0 if constants else values, not constants
         elif counts:
-            counts = node.op_type in {*_PASS_THROUGH, *_PRODUCTS, "Round", "ReduceSum"}
+            counts = node.op_type in {*PASS, "Cast", *PRODUCTS, "Round", "ReduceSum"}
         if counts or ours or node.op_type in _IN_STEPS:
             steps.update(node.output)
         for place, name in enumerate(node.input):
@@ -203,24 +203,19 @@ def _macs_of_functions(graph: GraphView) -> Iterable[int]:
 
 # ---- layers ----
 
-_PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
-_PASS_THROUGH = {*MOVES, "MaxPool", "Cast"}
-
 
 def _layers(graph: GraphView) -> Iterable[Layer]:
-    for node in graph.nodes:
-        if node.op_type not in _PRODUCTS or node.domain:
-            continue
-        weight = _weight(graph, node.input[1])
+    for layer in layers(graph):
+        node, weight = layer.product, _weight(graph, layer.weight)
         _check_channels(graph, node)
-        scale, bias = _epilogue(graph, node)
         elements = prod(weight.shape) if weight else 0
+        scale, bias = (sum(_elements(graph, name) for name in names) for names in (layer.scales, layer.bias))
         stored = 0 if weight is None else weight.nbytes + 4 * scale
         yield Layer(
             name=node.name,
             op=node.op_type,
             weight_format=weight.format if weight else "-",
-            activation_format=_activation(graph, node.input[0]),
+            activation_format=_activation(graph, layer.activation),
             shape=weight.shape if weight else (),
             bits_per_weight=8 * stored / elements if elements else 0.0,
             macs=_macs(graph, node),
@@ -240,20 +235,9 @@ def _check_channels(graph: GraphView, node: onnx.NodeProto) -> None:
         )
 
 
-def _origin(graph: GraphView, name: str) -> onnx.NodeProto | None:
-    """The node that made a value, past everything that only moves elements."""
-    node = graph.producers.get(name)
-    while node is not None and node.op_type in _PASS_THROUGH and not node.domain:
-        node = graph.producers.get(node.input[0])
-    return node
-
-
 def _weight(graph: GraphView, name: str) -> _Weight | None:
-    """The constant weight behind a product's second input, or None when that is an activation."""
+    """The constant weight that a value is, or None when that is an activation."""
     node = graph.producers.get(name)
-    while node is not None and node.op_type in ("Transpose", "Identity", "Reshape") and not node.domain:
-        name = node.input[0]
-        node = graph.producers.get(name)
     if name in graph.initializers:
         tensor = graph.initializers[name]
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
@@ -291,8 +275,7 @@ _WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | 
 }
 
 
-def _activation(graph: GraphView, name: str) -> str:
-    node = _origin(graph, name)
+def _activation(graph: GraphView, node: onnx.NodeProto | None) -> str:
     if node is None:
         return "float32"
     function = function_of(node)
@@ -303,31 +286,9 @@ def _activation(graph: GraphView, name: str) -> str:
     if node.op_type == "DequantizeLinear":
         source = graph.producers.get(node.input[0])
         zero = graph.initializers.get(node.input[2]) if len(node.input) > 2 else None
-        if source is not None and source.op_type in ("QuantizeLinear", *_PASS_THROUGH):
+        if source is not None and source.op_type in ("QuantizeLinear", "Cast", *PASS):
             return onnx.TensorProto.DataType.Name(zero.data_type).lower() if zero is not None else "uint8"
     return "float32"
-
-
-def _epilogue(graph: GraphView, node: onnx.NodeProto) -> tuple[int, int]:
-    """Elements of the scales multiplied in after a product, and of its bias."""
-    scale = 0
-    bias = _elements(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else 0
-    quantized = False
-    value = node.output[0]
-    while len(graph.consumers.get(value, [])) == 1:
-        user = graph.consumers[value][0]
-        others = [name for name in user.input if name != value]
-        if user.op_type == "Round":
-            quantized = True
-        elif user.op_type == "Mul" and quantized:
-            scale += _elements(graph, others[0]) if others else 0
-        elif user.op_type == "Add" and others and graph.constant(others[0]) is not None:
-            bias += _elements(graph, others[0])
-            break
-        else:
-            break
-        value = user.output[0]
-    return scale, bias
 
 
 def _elements(graph: GraphView, name: str) -> int:

@@ -26,9 +26,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from subbyte.dialect.function import Dequantized, Rescale, function_of
+from subbyte.dialect.graph import GraphView, attribute, view
+from subbyte.dialect.layers import Layer, layers
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError, UsageError
-from subbyte.export.graph import GraphView, attribute, view
 from subbyte.export.onnx_file import load_onnx
 from subbyte.onnx_file import Source
 from subbyte.onnx_runtime import onnxruntime
@@ -58,6 +59,7 @@ class _Twin:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Array] = field(default_factory=dict)
     stored: dict[tuple[tuple[int, ...], bytes], list[str]] = field(default_factory=dict)  # by shape and content
+    layers: dict[str, Layer] = field(default_factory=dict)  # by what their products make
     codes: set[str] = field(default_factory=set)  # values that QuantizeLinear makes, of which the twin has the reals
 
     def value(self, name: str) -> _Value:
@@ -92,8 +94,10 @@ class _Twin:
         return name
 
     def only_user(self, name: str) -> onnx.NodeProto | None:
+        """The node that reads a value, where no other does and it is no output of the model."""
         users = self.graph.consumers.get(name, [])
-        return users[0] if len(users) == 1 else None
+        is_output = any(output.name == name for output in self.graph.model.graph.output)
+        return users[0] if len(users) == 1 and not is_output else None
 
 
 def float_twin(path: Source) -> onnx.ModelProto:
@@ -104,6 +108,7 @@ def float_twin(path: Source) -> onnx.ModelProto:
     """
     model = load_onnx(path)
     twin = _Twin(view(model))
+    twin.layers = {layer.product.output[0]: layer for layer in layers(twin.graph)}
     for node in twin.graph.nodes:
         function = function_of(node)
         if function is None or not isinstance(function.in_float, Dequantized):
@@ -369,24 +374,20 @@ def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
 def _affine(twin: _Twin, value: str) -> tuple[str, Array, Array | None]:
     """Follow Round, Mul by constants or a per-token step, and one Add of a constant: last value, scale, bias."""
     scale = np.ones((), np.float64)
-    while True:
-        user = twin.only_user(value)
-        if user is None or user.domain or user.op_type not in ("Round", "Mul", "Add"):
-            return value, scale, None
-        others = [name for name in user.input if name != value]
-        operand = twin.constant(others[0]) if others else None
-        if user.op_type == "Round" or (user.op_type == "Mul" and others and others[0] in twin.steps):
-            factor: Array = np.ones((), np.float64)
-        elif operand is None or not _per_channel(operand):
-            return value, scale, None
-        elif user.op_type == "Add":
-            twin.done.add(user.output[0])
-            return user.output[0], scale, operand.astype(np.float64).reshape(-1)
-        else:
-            factor = operand.astype(np.float64).reshape(-1) if operand.size > 1 else operand.reshape(())
+    for step in twin.layers[value].epilogue:
+        operand = None if step.operand is None else twin.constant(step.operand)
+        unit = step.node.op_type == "Round" or (step.node.op_type == "Mul" and step.operand in twin.steps)
+        if twin.only_user(step.value) is None or not (unit or (operand is not None and _per_channel(operand))):
+            break
+        value = step.node.output[0]
+        twin.done.add(value)
+        if operand is None or unit:
+            continue
+        factor = operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
+        if step.node.op_type == "Add":
+            return value, scale, factor.reshape(-1)
         scale = scale * factor
-        twin.done.add(user.output[0])
-        value = user.output[0]
+    return value, scale, None
 
 
 def _per_channel(operand: Array) -> bool:

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from subbyte.dialect.function import Exactness, Quantizer, all_functions, function_of
+from subbyte.dialect.graph import GraphView, view
+from subbyte.dialect.layers import SUMS, integer_valued
 from subbyte.errors import ExportError
-from subbyte.exactness import EXACT_OPERATORS, MOVES
+from subbyte.exactness import EXACT_OPERATORS
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
-from subbyte.export.graph import GraphView, view
 from subbyte.export.outputs import output_arrays
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
 from subbyte.models.quant.first_batch import not_starting
@@ -35,8 +36,6 @@ FLOAT_TOLERANCE = 1e-4  # no quantizer: only the order of float sums differs
 ROUNDING = 1e-6  # what is left of a difference of numbers near 1, where it should be zero
 MIXED_TOLERANCE = 5e-2  # float parts between quantizers: a value on a rounding tie moves a whole step
 MIXED_CODES = 5e-2  # and at most this part of all codes may differ: a tie in an early layer moves many later ones
-
-_INTEGER_SUMS = ("Conv", "MatMul", "ReduceSum")
 
 
 @dataclass(frozen=True)
@@ -169,21 +168,9 @@ def _is_exact(graph: GraphView, node: onnx.NodeProto) -> bool:
     function = function_of(node)
     if function is not None:
         return function.exactness is Exactness.BIT_EXACT
-    if node.op_type in _INTEGER_SUMS:
-        return all(_integer_valued(graph, name) for name in node.input[: 1 if node.op_type == "ReduceSum" else 2])
+    if node.op_type in SUMS:
+        return all(integer_valued(graph, name) for name in node.input[: 1 if node.op_type == "ReduceSum" else 2])
     return node.op_type in EXACT_OPERATORS
-
-
-def _integer_valued(graph: GraphView, name: str) -> bool:
-    """Whether a value holds codes, levels or integer constants, past operators that only move them."""
-    constant = graph.constant(name)
-    if constant is not None:
-        return bool(np.all(constant == np.rint(constant)))
-    node = graph.producers.get(name)
-    while node is not None and not node.domain and node.op_type in MOVES | {"MaxPool"}:
-        node = graph.producers.get(node.input[0])
-    function = None if node is None else function_of(node)
-    return function is not None and function.integers
 
 
 def _judge(result: Verification) -> None:

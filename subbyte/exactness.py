@@ -19,22 +19,18 @@ import onnx.numpy_helper
 from onnx import TensorProto
 
 from subbyte.dialect.function import Exactness, Quantizer, find
+from subbyte.dialect.graph import MOVES
 from subbyte.dialect.names import DOMAIN
 
 Array = npt.NDArray[Any]
 
 OF_LARGEST = 5e-2  # a tie in front of other layers moves an output by at most this part of its largest magnitude
 
-_MOVES = """
-    Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth Split
-    Squeeze Tile Transpose Unsqueeze
-"""
 _CHOICES = "Abs Clip GlobalMaxPool Max MaxPool Min Neg ReduceMax ReduceMin Relu Where"
 _ONE_ROUNDING = """
     Add Cast Ceil Constant ConstantOfShape Div Equal Floor Greater GreaterOrEqual LeakyRelu Less LessOrEqual Mul Not
     PRelu Round Shape Sign Size Sub
 """
-MOVES = frozenset(_MOVES.split())  # put elements of their first input (Concat: of all) elsewhere, and compute nothing
 CHOICES = frozenset(_CHOICES.split())  # whose results are among their inputs, but for the sign
 EXACT_OPERATORS = MOVES | CHOICES | frozenset(_ONE_ROUNDING.split())  # one rounding an element, or none
 

@@ -1,4 +1,6 @@
-"""Standard operators that TVM lacks, or computes in part only, by the body that their ONNX schema gives.
+"""Standard operators that TVM lacks, or computes in part only, and functions of the dialect that no rule took, by body.
+
+The body of an operator is in its ONNX schema, that of a function in `dialect/`.
 
 The body is read as the file itself is: shapes are inferred, shape arithmetic folds away, and the rewrite table sees the
 rest, so that an Attention becomes products and a Softmax with kernels.
@@ -6,6 +8,10 @@ rest, so that an Attention becomes products and a Softmax with kernels.
 
 from __future__ import annotations
 
+import onnx
+
+from subbyte.dialect.function import Function, find
+from subbyte.dialect.names import DOMAIN
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.interpret import node_proto
@@ -24,7 +30,7 @@ def expand(graph: Graph) -> bool:
     for node in graph.order():
         refuse_unrounded(graph, node)
         reason = "" if node.operator is not None or node.op == "View" else beyond(graph, node)
-        if reason and has_body(node) and _put_body(graph, node):
+        if reason and (has_body(node) or _function(node)) and _put_body(graph, node):
             expanded = True
         elif reason:
             declined = "".join(f"; no '{rule}', as {why}" for rule, why in node.declined.items())
@@ -35,9 +41,13 @@ def expand(graph: Graph) -> bool:
 
 
 def _put_body(graph: Graph, node: Node) -> bool:
-    """The body of the node's schema in its place, or False where it has none."""
+    """The node's body in its place, or False where it has none."""
     proto = node_proto(node)
-    body = body_of(proto, {name: type_of(graph.values[name]) for name in node.inputs if name}, graph.opset)
+    function = _function(node)
+    if function is not None:
+        body = _body_of_function(graph, node, function.proto)
+    else:
+        body = body_of(proto, {name: type_of(graph.values[name]) for name in node.inputs if name}, graph.opset)
     if not body or {inner.op_type for inner in body} & (CONTROL_FLOW | RANDOM):
         return False
     was = {name: (graph.values[name].dtype, graph.values[name].shape) for name in node.outputs if name}
@@ -51,3 +61,24 @@ def _put_body(graph: Graph, node: Node) -> bool:
                 f"{kind[0]} {list(kind[1])}; replace the operator in the model"
             )
     return True
+
+
+def _function(node: Node) -> Function | None:
+    return find(node.op) if node.domain == DOMAIN else None
+
+
+def _body_of_function(graph: Graph, node: Node, function: onnx.FunctionProto) -> list[onnx.NodeProto]:
+    """The nodes of a function with the names of a call; values in between and outputs left out get new ones."""
+    given = [*zip(function.input, node.inputs, strict=True), *zip(function.output, node.outputs, strict=False)]
+    names = {name: value for name, value in given if value}
+    body = []
+    for inner in function.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(inner)
+        for values in (copy.input, copy.output):
+            for index, name in enumerate(values):
+                if name and name not in names:
+                    names[name] = graph.fresh(f"{node.name}/{name}")
+                values[index] = names[name] if name else ""
+        body.append(copy)
+    return body

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from subbyte import exactness
+from subbyte.dialect.graph import MOVES as ONNX_MOVES
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.read_graph import type_of
@@ -34,7 +35,7 @@ SMALLEST_CONSTANT = float(np.finfo(np.float32).tiny)
 _OTHER_MOVES = """
     Cast CenterCropPad Dropout MaxUnpool ReverseSequence ScatterElements ScatterND Trilu View Where
 """
-MOVES = exactness.MOVES | frozenset(_OTHER_MOVES.split())
+MOVES = ONNX_MOVES | frozenset(_OTHER_MOVES.split())
 CHOICES = exactness.CHOICES - {"Where"}
 # Whose float32 results, rounded to float16, are float16's.
 ROUNDED_ONCE = CHOICES | {"Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub"}

@@ -16,6 +16,7 @@ import subbyte
 from subbyte.dialect.function import all_functions, get
 from subbyte.errors import CompileError, ModelError
 from subbyte.export.engine import run_onnx
+from subbyte.export.functions import append_functions
 from subbyte.export.inspection import inspect
 from subbyte.export.onnx_file import load_onnx
 from subbyte.function_calls import foreign_functions, inline_all_but_ours, normal_form
@@ -195,6 +196,31 @@ def test_a_function_of_another_opset_is_inlined_where_its_operators_are_the_same
     np.testing.assert_array_equal(found, np.abs(X))
     with pytest.raises(ModelError, match=r"local\.f is written in opset 11 .* opset 21, in which Softmax is another"):
         inline_all_but_ours(model_of("y = local.f(x)", function % (11, "Softmax")))
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [
+        ("y = subbyte.Quantize(x, u, low, high)", "2, 4"),
+        ("y = subbyte.Quantize(x, s, lowest, high)", "2, 4"),
+        ("y = subbyte.Binarize(x, x2)", "2, 4"),
+        ("y = subbyte.Binarize(x, thresholds)", "3, 2, 4"),
+        ("p, y = subbyte.QuantizePerToken(x2)", "2, 1"),
+    ],
+    ids=["step of run time", "16 bits", "threshold of run time", "thresholds of more axes", "steps alone"],
+)
+def test_a_call_that_no_kernel_serves_is_computed_by_its_body(call: str, shape: str, tmp_path: Path) -> None:
+    thresholds = ", ".join(map(str, np.linspace(-4, 4, 24)))
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 21, "subbyte" : 1]> g (float[2, 4] x) => (float[{shape}] z)
+        <float s = {{2}}, float low = {{-8}}, float lowest = {{-3000}}, float high = {{7}},
+         float[3, 2, 4] thresholds = {{{thresholds}}}>
+        {{ x2 = Mul(x, s) u = ReduceMax <keepdims = 0> (x2) {call} n = Neg(y) z = Neg(n) }}"""
+    )
+    append_functions(model)
+    compile(model, tmp_path / "m.subbyte")
+    with subbyte.load(tmp_path / "m.subbyte") as session:
+        np.testing.assert_array_equal(session.run(X), run_onnx(model, X)["z"])
 
 
 # ---- bodies ----

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from dialect_graphs import quantized_cnn
 
+from subbyte.dialect.graph import view
 from subbyte.errors import ExportError, InputError
 from subbyte.export import largest_accumulators, onnx_codes, run_onnx
-from subbyte.export.graph import view
 from subbyte.formats import reference
 
 X = np.random.default_rng(1).normal(size=(5, 3, 6, 6)).astype(np.float32)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import subbyte
+from subbyte.dialect.graph import view
 from subbyte.errors import ExportError, UsageError
 from subbyte.export import export, inspect, onnx_codes
-from subbyte.export.graph import view
 from subbyte.models.checkpoint import Config, save_checkpoint
 from subbyte.models.data import Normalization
 from subbyte.models.quant import functional, get_scheme, quantize

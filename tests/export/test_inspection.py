@@ -8,9 +8,9 @@ import onnx.helper as helper
 import pytest
 from dialect_graphs import quantized_cnn
 
+from subbyte.dialect.graph import view
 from subbyte.errors import ModelError
 from subbyte.export import float_twin, inspect, int8_twin
-from subbyte.export.graph import view
 from subbyte.export.onnx_file import save_onnx
 
 X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)

@@ -226,7 +226,7 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
 def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
     """subbyte.Binarize marks its output as bits, along the axis of its threshold or, without one, of its users."""
     value = graph.values[node.outputs[0]]
-    if value.coded:
+    if value.coded or value.shape != graph.values[x].shape:
         return False
     rank = len(value.shape)
     spatial = rank > 2 and any(user.op in ("Conv", "Pad") for user in graph.users(value.name))

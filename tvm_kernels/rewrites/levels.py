@@ -17,6 +17,7 @@ from collections.abc import Collection
 import numpy as np
 
 from subbyte import exactness
+from subbyte.dialect.graph import MOVES as ONNX_MOVES
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
@@ -24,7 +25,7 @@ from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a View
-MOVES = ("View", *sorted(exactness.MOVES - {*VIEWS, "Identity"}))
+MOVES = ("View", *sorted(ONNX_MOVES - {*VIEWS, "Identity"}))
 # Rules that keep codes on their way to a product; why one declines is shown.
 BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL = "step behind bounds", "step behind a move", "max pool of codes"
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types

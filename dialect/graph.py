@@ -19,6 +19,12 @@ from subbyte.shapes import with_shapes
 
 Array = npt.NDArray[Any]
 
+_MOVES = """
+    Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth Split
+    Squeeze Tile Transpose Unsqueeze
+"""
+MOVES = frozenset(_MOVES.split())  # put elements of their first input (Concat: of all) elsewhere, and compute nothing
+
 
 @dataclass(frozen=True, eq=False)
 class GraphView:

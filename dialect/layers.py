@@ -1,0 +1,116 @@
+"""The layers of a file: products, what they read, and what follows them up to the bias. The one recogniser of them.
+
+    codes -> [moves] -> product(codes, weight) -> Round -> Mul (step, scale) -> Add (bias)
+
+Any part may be missing: a float layer has no quantizer and no `Round`. docs/onnx-dialect.md, "A quantized layer".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from subbyte.dialect.function import function_of
+from subbyte.dialect.graph import MOVES, GraphView
+
+PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
+SUMS = ("Conv", "MatMul", "ReduceSum")  # whose results are integers where their operands are
+PASS = MOVES | {"MaxPool"}  # codes behind them are codes still
+_TURNS = ("Transpose", "Identity", "Reshape")  # of weights
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A node that follows a product, and the only one that reads it: Round, Mul or Add."""
+
+    node: onnx.NodeProto
+    value: str  # what it reads of the layer
+    operand: str | None  # the other input; None where there is none
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One product, with two operands that may be quantized."""
+
+    product: onnx.NodeProto
+    activation: onnx.NodeProto | None  # what made the first operand, past moves; None: an input or a constant
+    weight: str  # the second operand, past moves: an initializer, what a decoder gives, or made at run time
+    epilogue: tuple[Step, ...]  # ends with the first Add
+    scales: tuple[str, ...]  # multiplied to its integer sum
+    bias: tuple[str, ...]  # constants
+
+
+def layers(graph: GraphView) -> Iterator[Layer]:
+    """Every product of a graph, in the order of its nodes."""
+    for node in graph.nodes:
+        if node.op_type not in PRODUCTS or node.domain:
+            continue
+        epilogue = tuple(_epilogue(graph, node.output[0]))
+        scales, bias = _scales_and_bias(graph, epilogue)
+        if len(node.input) > 2 and node.input[2] and node.op_type in ("Conv", "Gemm"):
+            bias = (node.input[2], *bias)
+        activation = origin(graph, node.input[0], PASS | {"Cast"})
+        yield Layer(node, activation, _source(graph, node.input[1], _TURNS), epilogue, scales, bias)
+
+
+def integer_sums(graph: GraphView) -> list[str]:
+    """The values that hold the integer sums of products and averages: what a `Round` reads of them."""
+    makers = {node.input[0]: graph.producers.get(node.input[0]) for node in graph.nodes if _is_round(node)}
+    return [name for name, maker in makers.items() if maker is not None and maker.op_type in SUMS]
+
+
+def integer_valued(graph: GraphView, name: str) -> bool:
+    """Whether a value holds codes, levels or integer constants, past operators that only move them."""
+    constant = graph.constant(name)
+    if constant is not None:
+        return bool(np.all(constant == np.rint(constant)))
+    node = origin(graph, name, PASS)
+    function = None if node is None else function_of(node)
+    return function is not None and function.integers
+
+
+def origin(graph: GraphView, name: str, through: Iterable[str]) -> onnx.NodeProto | None:
+    """The node that made a value, past operators that only move elements; None for an input or a constant."""
+    return graph.producers.get(_source(graph, name, through))
+
+
+def _source(graph: GraphView, name: str, through: Iterable[str]) -> str:
+    node = graph.producers.get(name)
+    while node is not None and node.op_type in through and not node.domain:
+        name = node.input[0]
+        node = graph.producers.get(name)
+    return name
+
+
+def _epilogue(graph: GraphView, value: str) -> Iterator[Step]:
+    while len(graph.consumers.get(value, [])) == 1:
+        user = graph.consumers[value][0]
+        if user.op_type not in ("Round", "Mul", "Add") or user.domain:
+            return
+        yield Step(user, value, next((name for name in user.input if name != value), None))
+        if user.op_type == "Add":
+            return
+        value = user.output[0]
+
+
+def _scales_and_bias(graph: GraphView, epilogue: Iterable[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    scales: list[str] = []
+    rounded = False
+    for step in epilogue:
+        if _is_round(step.node):
+            rounded = True
+        elif step.node.op_type == "Add":
+            constant = step.operand is not None and graph.constant(step.operand) is not None
+            return tuple(scales), (step.operand,) if constant and step.operand else ()
+        elif not rounded:
+            break
+        elif step.operand is not None:
+            scales.append(step.operand)
+    return tuple(scales), ()
+
+
+def _is_round(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Round" and not node.domain
