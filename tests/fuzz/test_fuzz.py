@@ -143,6 +143,29 @@ def test_what_is_wrong_is_found() -> None:
     assert not equal(one, one[:2], half=False)
 
 
+@pytest.mark.parametrize(
+    ("value", "other", "word"),
+    [
+        (3e38, [np.nan, 3e38], "overflows"),
+        (3e38, [-np.inf, 3e38], "overflows"),
+        (3e38, [np.nan, 2e38], ""),  # what is finite is wrong
+        (1e38, [np.nan, 1e38], ""),  # nothing overflows
+    ],
+)
+def test_only_a_sum_that_overflows_may_be_infinite_in_another_way(
+    value: float, other: list[float], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[1,4] x) => (float[1,2] y)
+        <float[4,2] w = {1,0, 1,0, 1,0, -1,1}> { y = MatMul(x, w) }"""
+    case = Case(onnx.parser.parse_model(text), {"x": np.full((1, 4), value, np.float32)}, "sum")
+    monkeypatch.setattr("engines.references", lambda case: [[np.float32([other])]])
+    if word:
+        assert judged(case, tmp_path) == word
+        return
+    with pytest.raises(Fault, match="sum"):
+        judged(case, tmp_path)
+
+
 def test_a_refused_run_is_no_fault_and_leaves_nothing(tmp_path: Path) -> None:
     head = '<ir_version: 10, opset_import: ["" : 21]>'
     text = f"{head} g (float[2] x, int64[1] i) => (float[1] y) {{ y = Gather(x, i) }}"
