@@ -42,8 +42,8 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
             positional.append(Path(path))
     if named and positional:
         raise UsageError("name every --input (NAME=file.npy) or none")
-    read = (bundle, *(item.rpartition("=")[2] for item in inputs))
-    with checked_output(output, "--output", *read), subbyte.load(bundle, threads=threads) as session:
+    arrays_at = [item.rpartition("=")[2] for item in inputs]
+    with checked_output(output, "--output", bundle, *arrays_at), subbyte.load(bundle, threads=threads) as session:
         wanted, names = [info.name for info in session.inputs], [info.name for info in session.outputs]
         for name in named:
             if name not in wanted:
