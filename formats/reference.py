@@ -1,4 +1,4 @@
-"""Reference arithmetic in NumPy: what every kernel, in every engine, on every target, must equal.
+"""Reference arithmetic of quantizers in NumPy: what every engine, on every target, must equal. Products: operators/.
 
 Integers are int32 and exact. Floats are float32 and follow contract 1: after the integer sum, multiply by the scales,
 then add the bias; rounding is to nearest, ties to even; no fused multiply-add.
@@ -62,46 +62,3 @@ def pack_bits(signs: npt.NDArray[np.signedinteger]) -> UInt32:
     bits = np.pad(bits, [(0, 0)] * (signs.ndim - 1) + [(0, pad)])
     packed = np.packbits(bits, axis=-1, bitorder="little")
     return np.ascontiguousarray(packed).view("<u4").astype(np.uint32)
-
-
-def matmul(activations: Int32, weights: Int32) -> Int32:
-    """Exact product of levels: activations [..., K] with weights [N, K] gives int32 [..., N]."""
-    sums: Int32 = np.matmul(np.asarray(activations, np.int64), np.asarray(weights, np.int64).T).astype(np.int32)
-    return sums
-
-
-def conv2d(
-    activations: Int32,
-    weights: Int32,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
-    pad_value: int = 0,
-) -> Int32:
-    """Exact convolution of levels, channels last: [B, H, W, C] with [O, kh, kw, C / groups] gives int32 [B, H', W', O].
-
-    `padding` is top, left, bottom, right; padded places hold `pad_value`.
-    """
-    top, left, bottom, right = padding
-    a = np.pad(
-        np.asarray(activations, np.int64), [(0, 0), (top, bottom), (left, right), (0, 0)], constant_values=pad_value
-    )
-    w = np.asarray(weights, np.int64)
-    out_channels, kernel_h, kernel_w, depth = w.shape
-    batch, height, width, channels = a.shape
-    if channels != depth * groups or out_channels % groups:
-        raise FormatError(f"convolution of {channels} channels in {groups} groups does not fit weights {w.shape}")
-    out_h = (height - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
-    out_w = (width - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
-    per_group = out_channels // groups
-    out = np.zeros((batch, out_h, out_w, out_channels), np.int64)
-    for y in range(kernel_h):
-        for x in range(kernel_w):
-            rows = slice(y * dilation[0], y * dilation[0] + (out_h - 1) * stride[0] + 1, stride[0])
-            columns = slice(x * dilation[1], x * dilation[1] + (out_w - 1) * stride[1] + 1, stride[1])
-            patch = a[:, rows, columns, :]
-            for g in range(groups):
-                outs = slice(g * per_group, (g + 1) * per_group)
-                out[..., outs] += patch[..., g * depth : (g + 1) * depth] @ w[outs, y, x, :].T
-    return out.astype(np.int32)

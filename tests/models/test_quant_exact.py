@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from integer_sums import conv2d, matmul
 from torch import Tensor, nn
 
 from subbyte.formats import PerGroup, reference
@@ -91,7 +92,7 @@ def sums(layer: QuantizedProduct, codes: npt.NDArray[np.int32]) -> npt.NDArray[n
     """The exact integer sums of a layer, channels first."""
     levels = layer.low_bit_weight().levels()
     if isinstance(layer, nn.Linear):
-        return reference.matmul(codes, levels)
+        return matmul(codes, levels)
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
     one_dimensional = isinstance(layer, nn.Conv1d)
     (top, left), (bottom, right) = (
@@ -101,7 +102,7 @@ def sums(layer: QuantizedProduct, codes: npt.NDArray[np.int32]) -> npt.NDArray[n
     stride, dilation = (tuple([1] * one_dimensional + list(p)) for p in (layer.stride, layer.dilation))
     if one_dimensional:
         codes, levels = codes[:, :, None], levels[:, :, None]
-    out = reference.conv2d(
+    out = conv2d(
         codes.transpose(0, 2, 3, 1),
         levels.transpose(0, 2, 3, 1),
         stride,  # type: ignore[arg-type]

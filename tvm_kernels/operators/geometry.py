@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,25 @@ import numpy as np
 from subbyte.tvm_kernels.operators.operands import Array
 
 
+class Geometry(ABC):
+    """How the elements of two operands meet in sums."""
+
+    @abstractmethod
+    def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
+        """The operands as [groups, rows, depth] and [groups, columns, depth] float64; padded places hold `pad`."""
+
+    @abstractmethod
+    def output(self, sums: Array) -> Array:
+        """[groups, rows, columns] in the shape of the output."""
+
+    def sums(self, left: Array, right: Array, pad: float = 0) -> Array:
+        """The exact sums of products of integers, int32 in the shape of the output."""
+        rows, columns = self.by_group(left, right, pad)
+        return self.output(np.matmul(rows, columns.swapaxes(1, 2))).astype(np.int32)
+
+
 @dataclass(frozen=True)
-class MatMul:
+class MatMul(Geometry):
     """[rows, depth] x [columns, depth]^T -> [rows, columns]; leading axes are flattened into rows.
 
     Of two run-time tensors there are `batch` such products; if not `transposed`, the right one is [depth, columns].
@@ -27,7 +45,6 @@ class MatMul:
         return self.batch * self.rows * self.depth * self.columns
 
     def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
-        """The operands as [batch, rows, depth] and [batch, columns, depth] float64."""
         if self.transposed:
             columns = right.reshape(self.batch, self.columns, self.depth)
         else:
@@ -35,12 +52,11 @@ class MatMul:
         return left.reshape(self.batch, self.rows, self.depth).astype(np.float64), columns.astype(np.float64)
 
     def output(self, sums: Array) -> Array:
-        """[batch, rows, columns] in the shape of the output."""
         return np.asarray(sums if self.batch > 1 else sums[0])
 
 
 @dataclass(frozen=True)
-class Conv2d:
+class Conv2d(Geometry):
     """Convolution, channels last; a Conv1d has height 1.
 
     Weights are [out_channels, kernel_h, kernel_w, channels / groups].
@@ -91,7 +107,6 @@ class Conv2d:
         return out
 
     def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
-        """The operands as [groups, rows, depth] and [groups, columns, depth] float64; padded places hold `pad`."""
         rows = self.batch * self.out_height * self.out_width
         split = self.patches(left, pad).reshape(rows, *self.kernel, self.groups, self.channels // self.groups)
         lines = np.moveaxis(split, 3, 0).reshape(self.groups, rows, self.depth)
@@ -99,6 +114,5 @@ class Conv2d:
         return lines.astype(np.float64), columns.astype(np.float64)
 
     def output(self, sums: Array) -> Array:
-        """[groups, rows, columns] in the shape of the output."""
         flat = np.moveaxis(sums, 0, 1)
         return flat.reshape(self.batch, self.out_height, self.out_width, self.out_channels)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
@@ -122,11 +121,6 @@ class Product(Fused, Generic[Left, Right]):
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         outputs = self.epilogue.reference(self.geometry.output(self._sums(*self._by_group(inputs))), tensors)
         return [*outputs, self.left.store(inputs[0])] if isinstance(self.left, Binarized) else outputs
-
-    def accumulators(self, activation: Array) -> npt.NDArray[np.int32]:
-        """The int32 sums of integers over the whole depth, in the shape of the output."""
-        left, right = self._by_group([activation])
-        return self.geometry.output(np.matmul(left, right.swapaxes(1, 2))).astype(np.int32)
 
     def in_float(self) -> Product[Float, FloatWeight]:
         """The product of floats with the same constant: its levels, of weights by group with their scales."""
