@@ -228,6 +228,14 @@ class EpochReport(Callback):
         """Take up the history of the run that is resumed."""
         self.history = list(state_dict["history"])
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise ValueError where what an optimizer took up of a run is not of the shape of its parameter."""
+        for optimizer in trainer.optimizers:
+            for parameter, kept in optimizer.state.items():
+                for name, value in kept.items():
+                    if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                        raise ValueError(f"{name} of a parameter {list(parameter.shape)} is {list(value.shape)}")
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()

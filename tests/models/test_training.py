@@ -189,6 +189,10 @@ def test_a_damaged_or_hostile_state_is_refused(tmp_path: Path, few_digits: Data)
         (save(tensors, {**metadata, "tree": "9" * 5000}), "a number of 5000 characters"),
         (save(tensors, {**metadata, "tree": "[" * 100_000}), "damaged"),
         (save({name: torch.zeros(3) for name in tensors}, metadata), "another model or damaged"),
+        (
+            save({n: torch.zeros(3) if "exp_avg" in n else t for n, t in tensors.items()}, metadata),
+            r"exp_avg of .* is \[3\]",
+        ),
     ):
         (tmp_path / STATE).write_bytes(content)
         with pytest.raises(CheckpointError, match=rf"(?s)training.safetensors: .*{words}.*train again without resume"):
