@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from subbyte.errors import BundleError, InputError, SessionError, SubbyteError
+from subbyte.output_file import what_to_do
 from subbyte.runtime.bundle import raise_if_exhausted
 from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 
@@ -185,14 +186,16 @@ _count = itertools.count(1)
 
 def _load(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
     """The library, and what to call once it is unloaded; from memory where the system can, else a private file."""
-    reasons: list[str] = []
+    failed: list[OSError] = []
     for way in (_from_memory, _from_file):
         try:
             return way(data)
         except OSError as error:
             raise_if_exhausted(error)
-            reasons.append(str(error))
-    raise BundleError(f"the library cannot be loaded here: {'; '.join(dict.fromkeys(reasons))}. {_REBUILD}")
+            failed.append(error)
+    reasons = "; ".join(dict.fromkeys(map(str, failed)))
+    known = next(filter(None, map(what_to_do, failed)), None)  # of this machine: another bundle would fail alike
+    raise BundleError(f"the library cannot be loaded here: {reasons}{f': {known}' if known else f'. {_REBUILD}'}")
 
 
 def _from_memory(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:

@@ -21,6 +21,7 @@ from subbyte.onnx_walk import all_nodes, every_node, every_tensor
 from subbyte.payloads import tensor_bytes, tensor_values, without_payloads
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()  # of the installed onnx, whose schemas give shapes and bodies
+MOST_AXES = 32  # that every NumPy can hold
 OLDEST_OPSET = 13  # that compile knows; older files are converted
 
 
@@ -153,7 +154,11 @@ def _check_shape(what: str, shape: Iterable[int]) -> None:
 
 
 def _check_data(tensor: onnx.TensorProto) -> None:
-    """The data are as long as the shape says."""
+    """The data are as long as the shape says, and NumPy can hold them."""
+    if len(tensor.dims) > MOST_AXES:
+        raise ModelError(
+            f"tensor '{tensor.name}' has {len(tensor.dims)} axes, at most {MOST_AXES} are read; reshape it"
+        )
     if tensor.HasField("raw_data"):
         held, wanted, what = len(tensor.raw_data), tensor_bytes(tensor), "bytes"
     else:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from subbyte.errors import UsageError, WriteError
+from subbyte.errors import MORE_MEMORY, UsageError, WriteError
 from subbyte.plain_file import not_read
 
 _MOST_LINKS = 40  # in a row, as Linux has it
@@ -27,6 +27,9 @@ _TO_DO = {
     errno.ENOSPC: "the disk is full; free some space, or name another place",
     errno.EDQUOT: "the quota of the disk is used up; free some space, or name another place",
     errno.EFBIG: "it is larger than a file may be here (ulimit -f, or the file system); name another place",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this system; close other programs",
+    errno.ENOMEM: f"it takes more memory than there is; {MORE_MEMORY}",
     errno.EBUSY: "it is in use, or a mount point of its own; name another place",
     errno.EROFS: "the disk is read-only; name another place",
     errno.EACCES: "no permission; name another place, or change who may write there",
@@ -139,7 +142,7 @@ def check_temporary(least: int) -> None:
 
 
 def what_to_do(error: OSError) -> str | None:
-    """What is wrong with a disk or a place, and what to do; None for errors that say nothing of them."""
+    """What is wrong with a place or a limit of the process, and what to do; None for errors that tell neither."""
     return _TO_DO.get(error.errno or 0)
 
 

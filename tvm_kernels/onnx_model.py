@@ -19,7 +19,7 @@ from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operator
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.payloads import with_payloads, without_payloads
-from subbyte.runtime.manifest import MAX_RANK, MODEL_DTYPES
+from subbyte.runtime.manifest import MAX_RANK, MAX_TENSORS, MODEL_DTYPES
 
 # Operators of other domains that the rewrite table knows.
 FOREIGN_OPERATORS = {
@@ -63,6 +63,10 @@ def _check_operators(model: onnx.ModelProto) -> None:
 
 def _check_inputs(graph: onnx.GraphProto) -> None:
     constants = {tensor.name for tensor in graph.initializer}
+    inputs = sum(value.name not in constants for value in graph.input)
+    for side, count in (("inputs", inputs), ("outputs", len(graph.output))):
+        if count > MAX_TENSORS:
+            raise ModelError(f"the graph has {count} {side}, a bundle at most {MAX_TENSORS}; join them with Concat")
     for value in graph.input:
         if value.name in constants:
             continue

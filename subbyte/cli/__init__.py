@@ -16,6 +16,10 @@ import click
 from subbyte import __version__
 from subbyte.errors import MORE_MEMORY, MissingDependencyError, SubbyteError, UnknownNameError, UsageError
 
+LONGEST = 4000  # characters of an error; what is cut out lies in the middle, for what to do stands at the end
+
+_UNMAPPED = "failed to map segment from shared object"  # what the loader says of a library that memory has no room for
+
 # To add a command: write a file that defines it, and add its row here.
 COMMANDS = {
     "train": "train",
@@ -79,7 +83,9 @@ def _refuse_deleted_folder() -> None:
 
 
 def _printable(text: str) -> str:
-    """One line without control characters: names in a message may come from a hostile file."""
+    """One line without control characters, of a length to read: names in a message may come from a hostile file."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
@@ -98,7 +104,7 @@ def _one_line(error: Exception, command: str) -> tuple[int, str]:
     known = what_to_do(error) if isinstance(error, OSError) else None
     if isinstance(error, OSError) and known is not None:
         return 1, f"{error.filename or 'a temporary file'}: {known}"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and _UNMAPPED in str(error)):
         return 1, f"`subbyte {command}` takes more memory than there is; {MORE_MEMORY}"
     return 1, f"{type(error).__name__}: {error} (not an error subbyte expects; run again with --debug and report it)"
 

@@ -272,6 +272,36 @@ def test_an_interrupt_in_a_compilation_leaves_the_old_bundle_and_nothing_else(
     assert os.listdir(temporary) == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "arguments", "words"),
+    [
+        ("ulimit -v 300000", ["export", "t", "-o", "{}/y.onnx"], "`subbyte export` takes more memory than there is"),
+        ("ulimit -f 8", ["run", "t.subbyte", "--input", "x.npy"], "larger than a file may be here (ulimit -f"),
+    ],
+    ids=["memory", "size of files"],
+)
+def test_a_limit_of_the_process_is_named(
+    made: Path, tmp_path: Path, limit: str, arguments: list[str], words: str
+) -> None:
+    arguments = [part.format(tmp_path) for part in arguments]
+    command = ["sh", "-c", f'{limit}; exec "$@"', "sh", *SUBBYTE, *arguments]
+    done = subprocess.run(command, cwd=made, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_message_has_a_length_to_read(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("n" * 1_000_000, ["x"], ["y"])], "g", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")
+    done = call("inspect", str(tmp_path / "m.onnx"))
+    assert done.returncode == 1
+    assert len(done.stderr) < 5000
+    assert done.stderr.endswith("model-local function\n")
+
+
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As under nohup."""
     code = """

@@ -141,6 +141,27 @@ def test_a_dynamic_shape_says_which_and_how_to_fix():
         load_model(model)
 
 
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_more_inputs_and_outputs_than_a_bundle_has_are_refused_before_the_work(side):
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])])
+    more = [helper.make_tensor_value_info(f"v{i}", onnx.TensorProto.FLOAT, (1, 4)) for i in range(256)]
+    if side == "inputs":
+        model.graph.input.extend(more)
+    else:
+        model.graph.node.extend(helper.make_node("Neg", ["y"], [value.name]) for value in more)
+        model.graph.output.extend(more)
+    with pytest.raises(ModelError, match=f"the graph has 257 {side}, a bundle at most 256; join them with Concat"):
+        load_model(model)
+
+
+def test_a_tensor_of_more_axes_than_arrays_have_is_refused():
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[1] * 100_000, raw_data=bytes(4))
+    model = model_of([helper.make_node("Squeeze", ["w"], ["q"]), helper.make_node("Add", ["x", "q"], ["y"])])
+    model.graph.initializer.append(tensor)
+    with pytest.raises(ModelError, match="tensor 'w' has 100000 axes, at most 32 are read"):
+        load_model(model)
+
+
 def test_a_shape_that_depends_on_values_is_refused():
     nodes = [helper.make_node("NonZero", ["x"], ["i"], "nz"), helper.make_node("Cast", ["i"], ["y"], to=FLOAT)]
     with pytest.raises(ModelError, match=r"'i' \(node 'nz'\) depends on run-time values"):
