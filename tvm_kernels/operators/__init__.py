@@ -3,83 +3,44 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from subbyte.tvm_kernels.operators.check_indices import CheckIndices
-from subbyte.tvm_kernels.operators.elementwise import Elementwise
-from subbyte.tvm_kernels.operators.epilogue import (
-    Activate,
-    Bias,
-    Clip,
-    Combine,
-    Epilogue,
-    Form,
-    PRelu,
-    RowScale,
-    Scale,
-    Step,
-    ToBits,
-    ToCodes,
-    ToFloat,
-)
-from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
-from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
-from subbyte.tvm_kernels.operators.operands import (
-    WORD,
-    Bits,
-    Codes,
-    Float,
-    FloatWeight,
-    Storage,
-    constant,
-    weight_levels,
-)
-from subbyte.tvm_kernels.operators.operator import Facts, Fused, Operator, operators, run
-from subbyte.tvm_kernels.operators.permute import Permute
-from subbyte.tvm_kernels.operators.pool import Pool2d
-from subbyte.tvm_kernels.operators.product import Binarized, Product
-from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
-from subbyte.tvm_kernels.operators.softmax import Softmax
-from subbyte.tvm_kernels.operators.unfold import Unfold
-
-__all__ = [
-    "WORD",
-    "Activate",
-    "Bias",
-    "Binarized",
-    "Bits",
-    "CheckIndices",
-    "Clip",
-    "Codes",
-    "Combine",
-    "Conv2d",
-    "Elementwise",
-    "Epilogue",
-    "Facts",
-    "Float",
-    "FloatWeight",
-    "Form",
-    "Fused",
-    "LayerNorm",
-    "MatMul",
-    "Operator",
-    "PRelu",
-    "Permute",
-    "Pool2d",
-    "Product",
-    "QuantizeTokens",
-    "RowScale",
-    "Scale",
-    "Softmax",
-    "Step",
-    "Storage",
-    "ToBits",
-    "ToCodes",
-    "ToFloat",
-    "Unfold",
-    "constant",
-    "operators",
-    "run",
-    "weight_levels",
-]
+from subbyte.tvm_kernels.operators.check_indices import CheckIndices as CheckIndices
+from subbyte.tvm_kernels.operators.elementwise import Elementwise as Elementwise
+from subbyte.tvm_kernels.operators.epilogue import Activate as Activate
+from subbyte.tvm_kernels.operators.epilogue import Bias as Bias
+from subbyte.tvm_kernels.operators.epilogue import Clip as Clip
+from subbyte.tvm_kernels.operators.epilogue import Combine as Combine
+from subbyte.tvm_kernels.operators.epilogue import Epilogue as Epilogue
+from subbyte.tvm_kernels.operators.epilogue import Form as Form
+from subbyte.tvm_kernels.operators.epilogue import PRelu as PRelu
+from subbyte.tvm_kernels.operators.epilogue import RowScale as RowScale
+from subbyte.tvm_kernels.operators.epilogue import Scale as Scale
+from subbyte.tvm_kernels.operators.epilogue import Step as Step
+from subbyte.tvm_kernels.operators.epilogue import ToBits as ToBits
+from subbyte.tvm_kernels.operators.epilogue import ToCodes as ToCodes
+from subbyte.tvm_kernels.operators.epilogue import ToFloat as ToFloat
+from subbyte.tvm_kernels.operators.geometry import Conv2d as Conv2d
+from subbyte.tvm_kernels.operators.geometry import MatMul as MatMul
+from subbyte.tvm_kernels.operators.layer_norm import LayerNorm as LayerNorm
+from subbyte.tvm_kernels.operators.operands import WORD as WORD
+from subbyte.tvm_kernels.operators.operands import Bits as Bits
+from subbyte.tvm_kernels.operators.operands import Codes as Codes
+from subbyte.tvm_kernels.operators.operands import Float as Float
+from subbyte.tvm_kernels.operators.operands import FloatWeight as FloatWeight
+from subbyte.tvm_kernels.operators.operands import Storage as Storage
+from subbyte.tvm_kernels.operators.operands import constant as constant
+from subbyte.tvm_kernels.operators.operands import weight_levels as weight_levels
+from subbyte.tvm_kernels.operators.operator import Facts as Facts
+from subbyte.tvm_kernels.operators.operator import Fused as Fused
+from subbyte.tvm_kernels.operators.operator import Operator as Operator
+from subbyte.tvm_kernels.operators.operator import operators as operators
+from subbyte.tvm_kernels.operators.operator import run as run
+from subbyte.tvm_kernels.operators.permute import Permute as Permute
+from subbyte.tvm_kernels.operators.pool import Pool2d as Pool2d
+from subbyte.tvm_kernels.operators.product import Binarized as Binarized
+from subbyte.tvm_kernels.operators.product import Product as Product
+from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens as QuantizeTokens
+from subbyte.tvm_kernels.operators.softmax import Softmax as Softmax
+from subbyte.tvm_kernels.operators.unfold import Unfold as Unfold
 
 for _module in iter_modules(__path__):  # a file that nothing above names registers its operator too
     import_module(f"{__name__}.{_module.name}")
