@@ -41,11 +41,12 @@ def quantize_per_token(x: Float32) -> tuple[Int32, Float32]:
     """Codes in -128..127 and step [..., 1] of each vector along the last axis. BitNet b1.58, 2024.
 
     largest = max(max |x|, 1e-5); codes = clip(rint(x * (128 / largest)), -128, 127); step = largest / 128
-    (the range of the public code, not the paper's 127).
+    (the range of the public code, not the paper's 127). Of a vector that holds NaN the step is NaN, and its codes -128.
     """
     x = np.asarray(x, np.float32)
     largest = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
-    codes = np.clip(np.rint(x * (np.float32(128) / largest)), -128, 127).astype(np.int32)
+    nearest = np.rint(x * (np.float32(128) / largest))
+    codes = np.where(np.isnan(nearest), -128, np.clip(nearest, -128, 127)).astype(np.int32)
     return codes, (largest * np.float32(1 / 128)).astype(np.float32)
 
 

@@ -20,20 +20,18 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import tvm
-import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.float_semantics import as_in_onnx
 from subbyte.tvm_kernels.graph import Graph, Node, Value
 from subbyte.tvm_kernels.interpret import node_proto
-from subbyte.tvm_kernels.kernels.vectors import reinterpret
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
 from subbyte.tvm_kernels.schedules import scheduled
 
 Array = npt.NDArray[Any]
-WORDS = {"float32": "uint32", "float64": "uint64"}  # of the same bits
 
 
 @dataclass(frozen=True)
@@ -129,18 +127,6 @@ def _in_tvm(value: Value) -> str:
 
 
 # ---- Relax ----
-
-
-def _unfolded(function: Any) -> Any:
-    """The function with differences of floats that TVM does not simplify: it makes x of (x + y) - y, 0 of x - x."""
-
-    def difference(node: Any) -> Any:  # inner ones come first
-        kind = str(node.ty.dtype)
-        if kind not in WORDS:
-            return node
-        return tirx.Sub(*(reinterpret(kind, reinterpret(WORDS[kind], side)) for side in (node.a, node.b)))
-
-    return tvm_ffi.structural_map(function, ((tirx.Sub, difference),))
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
@@ -241,7 +227,7 @@ class Lowered:
         name = called.name_hint
         if name not in self._functions:
             at_work("scheduling what TVM made", node, name)
-            self._functions[name] = scheduled(_unfolded(self._module[called]))
+            self._functions[name] = scheduled(as_in_onnx(self._module[called]))
         return self._functions[name]
 
 

@@ -35,8 +35,15 @@ def current_code_generator() -> Generator:
     return _current.get()
 
 
+def opaque(value: Any) -> Any:
+    """The same float32, of which no compiler knows what it was made of: nothing that rounds is folded away."""
+    if _current.get() == "c":
+        return T.call_pure_extern("float32", "subbyte_opaque", value)
+    return T.call_llvm_pure_intrin(value.ty, "llvm.arithmetic.fence", value)
+
+
 def unfused(product: Any) -> Any:
     """A float32 product (scalar or vector) that no later addition is fused with."""
     if _current.get() == "c":
         return product
-    return T.call_llvm_pure_intrin(product.ty, "llvm.arithmetic.fence", product)
+    return opaque(product)

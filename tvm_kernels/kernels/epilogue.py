@@ -26,7 +26,8 @@ from tvm.tirx import IntImm, Ramp
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
-from subbyte.tvm_kernels.kernels.float_functions import TABLE, FloatFunctions, number
+from subbyte.tvm_kernels.kernels.extremes import at_least, at_most
+from subbyte.tvm_kernels.kernels.float_functions import MAGIC, TABLE, FloatFunctions, number
 from subbyte.tvm_kernels.kernels.signature import Signature
 from subbyte.tvm_kernels.kernels.vectors import constants, lanes_of, reinterpret, splat, vector_type
 from subbyte.tvm_kernels.operators import (
@@ -48,7 +49,6 @@ from subbyte.tvm_kernels.operators import (
 
 LINE_FLOATS = 16  # in a cache line
 PREFETCH_TO_WRITE = (1, 3, 1)  # llvm.prefetch: for a write, to the nearest cache, data
-MAGIC = 12582912  # 1.5 x 2^23: float32 numbers near it are whole
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class EpilogueEmitter:
 
     def clip(self, step: Clip) -> Transform:
         bounds = self._signature.constant("clip", np.array([step.low, step.high], np.float32))
-        return lambda y, place: T.min(T.max(y, splat(bounds[0], place.lanes)), splat(bounds[1], place.lanes))
+        return lambda y, place: at_most(splat(bounds[1], place.lanes), at_least(splat(bounds[0], place.lanes), y))
 
     def prelu(self, step: PRelu) -> Transform:
         slope = self._vector("slope", step.slope)

@@ -1,7 +1,8 @@
 """exp, erf, tanh and what is made of them, in float32 TIR of any number of lanes, without calls to libm.
 
 Coefficients come from a constant buffer (`TABLE`), never from immediates: the C printer loses digits of floats. Largest
-errors against float64 (tests/kernels/test_epilogue.py): exp 2 ulp, tanh and sigmoid 3e-7, gelu 1e-6, silu 2e-6.
+errors against float64 (tests/kernels/test_epilogue.py): exp 2 ulp, tanh and sigmoid 3e-7, gelu 1e-6, silu 2e-6. Of
+NaN all are NaN.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.tvm_kernels.kernels.code_generator import unfused
+from subbyte.tvm_kernels.kernels.code_generator import opaque, unfused
+from subbyte.tvm_kernels.kernels.extremes import at_least, at_most
 from subbyte.tvm_kernels.kernels.vectors import lanes_of, reinterpret, splat, vector_type
 
+MAGIC = 12582912  # 1.5 x 2^23: float32 numbers near it are whole
 _COEFFICIENTS: dict[str, tuple[float, ...]] = {
-    "exp range": (-87.33654, 88.72283),
+    "exp range": (-87.33654, 89.0),
     "log2 e": (1.44269504088896341,),
     # ln 2 in two parts: the product of an integer below 2^9 with the first is exact.
     "ln 2": (0.693359375, -2.12194440e-4),
@@ -51,6 +54,7 @@ _COEFFICIENTS: dict[str, tuple[float, ...]] = {
         4.89352455891786e-03,
     ),
     "tanh denominator": (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03),
+    "magic": (MAGIC,),
     "sqrt 1/2": (0.70710678118654752,),
     "1/6": (1 / 6,),
 }
@@ -72,7 +76,7 @@ class FloatFunctions:
     def __init__(self, table: Any) -> None:
         self._table = table
         self._activations: dict[str, Callable[[Any], Any]] = {
-            "relu": lambda x: T.max(x, number(0, x)),
+            "relu": lambda x: at_least(number(0, x), x),
             "gelu": self.gelu,
             "sigmoid": self.sigmoid,
             "tanh": self.tanh,
@@ -95,24 +99,30 @@ class FloatFunctions:
         return total
 
     def _clamp(self, x: Any, low: Any, high: Any) -> Any:
-        return T.bind(T.min(T.max(x, low), high))
+        return T.bind(at_most(high, at_least(low, x)))
 
     def exp(self, x: Any) -> Any:
-        """e^x; arguments are held to -87.3 .. 88.7, where the result is a normal float32."""
+        """e^x; arguments are held to -87.3, where the result is a normal float32, and 89, where it is infinite."""
         lanes = lanes_of(x)
         x = self._clamp(x, self._coefficient("exp range", x, 0), self._coefficient("exp range", x, 1))
-        n = T.bind(T.nearbyint(x * self._coefficient("log2 e", x)))
+        # Adding 1.5 x 2^23 rounds to the nearest integer, which then stands in the lowest bits: also of NaN, which C
+        # converts to no integer, they are something that may be computed with.
+        magic = self._coefficient("magic", x)
+        rounded = T.bind(opaque(x * self._coefficient("log2 e", x) + magic))
+        n = T.bind(rounded - magic)
         r = x - n * self._coefficient("ln 2", x, 0)
         r = T.bind(r - n * self._coefficient("ln 2", x, 1))
         value = T.bind(self._polynomial("exp", r) * (r * r) + r + number(1, r))
         # 2^n in two factors: n reaches 128, one more than an exponent holds.
-        integer = T.bind(T.Cast(vector_type("int32", lanes), n))
+        bits = reinterpret(vector_type("int32", lanes), rounded)
+        integer = T.bind(bits - splat(IntImm("int32", int(np.float32(MAGIC).view(np.int32))), lanes))
         half = T.bind(T.shift_right(integer, splat(IntImm("int32", 1), lanes)))
         return value * self._power_of_two(half) * self._power_of_two(integer - half)
 
     def _power_of_two(self, n: Any) -> Any:
         lanes = lanes_of(n)
-        bits = T.shift_left(n + splat(IntImm("int32", 127), lanes), splat(IntImm("int32", 23), lanes))
+        exponent = T.Cast(vector_type("uint32", lanes), n + splat(IntImm("int32", 127), lanes))
+        bits = T.shift_left(exponent, splat(T.uint32(23), lanes))
         return reinterpret(vector_type("float32", lanes), bits)
 
     def erf(self, x: Any) -> Any:
@@ -141,4 +151,4 @@ class FloatFunctions:
     def hardsigmoid(self, x: Any) -> Any:
         """min(max(x * (1/6) + 0.5, 0), 1), exactly as operators/activations.py: no fused multiply-add."""
         y = unfused(x * self._coefficient("1/6", x)) + number(0.5, x)
-        return T.min(T.max(y, number(0, x)), number(1, x))
+        return at_most(number(1, x), at_least(number(0, x), y))

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.float_functions import number
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
+from subbyte.tvm_kernels.kernels.vectors import reinterpret, splat, vector_type
 from subbyte.tvm_kernels.operators import QuantizeTokens
 
 
@@ -30,10 +31,14 @@ def build(op: QuantizeTokens, lanes: int) -> Built:
             row = T.bind(tile * block + i)
 
             def magnitude(c: Any, n: int) -> Any:
-                value = T.bind(x[row, at(c, n)])
-                return T.max(value, number(0, value) - value)
+                """|x| as an integer, ordered as the numbers are, with NaN above them all."""
+                bits = reinterpret(vector_type("int32", n), x[row, at(c, n)])
+                return bits & splat(IntImm("int32", 0x7FFFFFFF), n)
 
-            largest = reduce(op.channels, lanes, smallest[0], magnitude, T.max)
+            largest = reinterpret(
+                "float32", reduce(op.channels, lanes, reinterpret("int32", smallest[0]), magnitude, T.max)
+            )
+            largest = T.bind(largest)
             T.buffer_store(steps, largest * T.float32(0.0078125), [row])
             inverse = T.bind(T.float32(128) / largest)
 

@@ -94,7 +94,7 @@ def reduce(
 ) -> Any:
     """Emit the reduction of load(offset, lanes) over `count` elements from the scalar `first`; returns a scalar."""
     chains = max(1, min(CHAINS, count // lanes))
-    sums = [T.alloc_buffer((lanes,), "float32") for _ in range(chains)]
+    sums = [T.alloc_buffer((lanes,), str(first.ty.dtype)) for _ in range(chains)]
     place = at(0, lanes)
     for one in sums:
         T.buffer_store(one, splat(first, lanes), [place])

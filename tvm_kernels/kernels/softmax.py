@@ -29,6 +29,7 @@ def build(op: Softmax, lanes: int) -> Built:
         y = signature.output(0, (op.rows, op.channels), "float32")
         with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
             row = T.bind(tile * block + i)
+            # A NaN that this loses is in the powers, and so in their sum.
             largest = reduce(op.channels, lanes, x[row, 0], lambda c, n: x[row, at(c, n)], T.max)
 
             def power(c: Any, n: int) -> Any:

@@ -37,7 +37,7 @@ def _hardsigmoid(y: Float32) -> Float32:
 
 
 FUNCTIONS: dict[str, Callable[[Float32], Array]] = {
-    "relu": lambda y: np.maximum(y, np.float32(0)),
+    "relu": lambda y: np.where(y < 0, np.float32(0), y),
     "hardsigmoid": _hardsigmoid,
     "hardswish": lambda y: y * _hardsigmoid(y),
     "sigmoid": lambda y: _sigmoid(y.astype(np.float64)),
