@@ -17,9 +17,10 @@ from subbyte.dialect.function import Quantizer, function_of
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.layers import PASS, PRODUCTS, layers
 from subbyte.errors import ModelError
+from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
-from subbyte.function_calls import foreign_functions
+from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
 from subbyte.shapes import with_shapes
@@ -105,8 +106,30 @@ def inspect(path: Source) -> Inspection:
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
         file_bytes=file.nbytes + file.external_bytes,
-        warnings=(*foreign_functions(file.model), *_dynamic(model.graph), *_meaningless(tensors)),
+        warnings=(*foreign_functions(file.model), *_dynamic(model.graph), *_uncounted(graph), *_meaningless(tensors)),
     )
+
+
+# Operators that multiply by weights or by one another and are no row of `Inspection.layers`.
+_UNCOUNTED = {
+    *("ConvTranspose", "DeformConv", "Einsum", "Attention", "LSTM", "GRU", "RNN"),
+    *(INTEGER_PRODUCTS - set(PRODUCTS)),
+}
+
+
+def _uncounted(graph: GraphView) -> Iterable[str]:
+    """A line for operators whose MACs and weights are unknown here: never a zero without a word."""
+    kinds: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.domain in STANDARD_DOMAINS:
+            uncounted = node.op_type in _UNCOUNTED
+        else:
+            uncounted = function_of(node) is None and (node.domain, node.op_type) not in _WITHOUT_PRODUCTS
+        if uncounted:
+            kinds.setdefault(f"{node.domain}.{node.op_type}".lstrip("."), []).append(node.name or node.output[0])
+    for kind, names in kinds.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{kind} '{names[0]}'{others}: not among the layers, and MACs are counted as 0"
 
 
 def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
@@ -167,6 +190,7 @@ _QUANTIZERS: dict[tuple[str, str], int] = {
     ("com.microsoft", "MatMulNBits"): 2,
     ("com.microsoft", "GatherBlockQuantized"): 2,
 }
+_WITHOUT_PRODUCTS = {("com.microsoft", "Gelu"), *_QUANTIZERS} - {("com.microsoft", "MatMulNBits")}
 _IN_STEPS = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 

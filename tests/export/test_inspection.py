@@ -153,3 +153,17 @@ def test_a_kernel_larger_than_its_input_is_refused():
     next(a for a in conv.attribute if a.name == "kernel_shape").ints[0] = 99
     with pytest.raises(ModelError, match=r"'conv\.product' would be \[2, 8, -\d+, 3\]"):
         inspect(model)
+
+
+def test_products_that_are_no_layers_are_warnings():
+    """Their MACs are not counted, and a zero is never without a word."""
+    model = product("ConvTranspose", weight=(4, 3, 1, 1), shape=(1, 4, 2, 2))
+    assert inspect(model).warnings == ("ConvTranspose 'layer': not among the layers, and MACs are counted as 0",)
+    assert inspect(model).macs == 0
+    model = product()
+    model.graph.node[0].op_type, model.graph.node[0].domain = "MatMulNBits", "com.microsoft"
+    model.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], "gelu", domain="com.microsoft"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 3]))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    (line,) = inspect(model).warnings
+    assert line == "com.microsoft.MatMulNBits 'layer': not among the layers, and MACs are counted as 0"
