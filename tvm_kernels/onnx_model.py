@@ -62,6 +62,8 @@ def _check_operators(model: onnx.ModelProto) -> None:
 
 
 def _check_inputs(graph: onnx.GraphProto) -> None:
+    for sparse in graph.sparse_initializer:
+        raise ModelError(f"initializer '{sparse.values.name}' is sparse, only dense ones are compiled; export it dense")
     constants = {tensor.name for tensor in graph.initializer}
     inputs = sum(value.name not in constants for value in graph.input)
     for side, count in (("inputs", inputs), ("outputs", len(graph.output))):

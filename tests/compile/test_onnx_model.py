@@ -154,6 +154,15 @@ def test_more_inputs_and_outputs_than_a_bundle_has_are_refused_before_the_work(s
         load_model(model)
 
 
+def test_a_sparse_initializer_is_named():
+    values = onnx.numpy_helper.from_array(np.array([1, 2], np.float32), "w")
+    indices = onnx.numpy_helper.from_array(np.array([0, 5], np.int64))
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4, 4]))
+    with pytest.raises(ModelError, match="initializer 'w' is sparse, only dense ones are compiled"):
+        load_model(model)
+
+
 def test_a_tensor_of_more_axes_than_arrays_have_is_refused():
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[1] * 100_000, raw_data=bytes(4))
     model = model_of([helper.make_node("Squeeze", ["w"], ["q"]), helper.make_node("Add", ["x", "q"], ["y"])])
