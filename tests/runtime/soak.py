@@ -165,7 +165,12 @@ class Soak:
         self.handlers += 1
         try:
             self.seen["signals"] += 1
-            self._call(drawn.choice(self.services), drawn)
+            service = drawn.choice(self.services)
+            if service.lock.acquire(blocking=False):  # who holds it may wait for a load that this signal interrupted
+                try:
+                    self._call(service, drawn)
+                finally:
+                    service.lock.release()
             session = drawn.choice(self.services).session
             if session is not None:
                 session.close()
