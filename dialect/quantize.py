@@ -10,8 +10,8 @@ from subbyte.formats import integer, reference
 
 
 def codes(x: Array | None, inverse_step: Array | None, low: Array | None, high: Array | None) -> str:
-    """The smallest integer format that holds the codes; "codes" where the limits are no constants."""
-    if low is None or high is None:
+    """The smallest integer format that holds the codes; "codes" where the limits are no constants, or no numbers."""
+    if low is None or high is None or not np.isfinite([low, high]).all():
         return "codes"
     for fmt in (integer.INT if low < 0 else integer.UINT).values():
         if fmt.levels[0] <= low and high <= fmt.levels[-1]:

@@ -68,8 +68,9 @@ def read_csv(path: Path, volts: float | None = None) -> tuple[Float64, Float64]:
             f"cannot read the meter's log '{path}': {error}. Export it as CSV with one header row."
         ) from error
     values = [table[:, read.index(at)] * unit if at >= 0 else np.full(len(table), unit) for at, unit in columns]
-    seconds, watts = values[0], np.prod(values[1:], axis=0)
-    if len(seconds) < 2 or not np.isfinite(table).all() or (np.diff(seconds) < 0).any():
+    with np.errstate(over="ignore"):
+        seconds, watts = values[0], np.prod(values[1:], axis=0)
+    if len(seconds) < 2 or not np.isfinite([seconds, watts]).all() or (np.diff(seconds) < 0).any():
         raise EnergyError(f"'{path}' holds {len(seconds)} samples that are not all finite and in order of time")
     return seconds, watts
 

@@ -119,3 +119,12 @@ def test_a_function_that_is_registered_is_known_everywhere(halved: Function, tmp
     assert compile(model, tmp_path / "m.subbyte", strict=True).notes == ()
     with subbyte.load(tmp_path / "m.subbyte") as session:
         np.testing.assert_array_equal(session.run(X), expected)
+
+
+def test_codes_whose_limits_are_no_numbers_are_described_all_the_same() -> None:
+    """Engines run such a file, so `inspect` describes it."""
+    model = model_of(LAYER)
+    (high,) = [tensor for tensor in model.graph.initializer if tensor.name == "high"]
+    high.CopyFrom(onnx.numpy_helper.from_array(np.array(np.nan, np.float32), "high"))
+    (layer,) = inspect(model).layers
+    assert layer.activation_format == "codes"

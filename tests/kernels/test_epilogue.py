@@ -24,6 +24,7 @@ from subbyte.tvm_kernels.operators import (
     Clip,
     Codes,
     Combine,
+    Elementwise,
     Epilogue,
     PRelu,
     RowScale,
@@ -32,6 +33,7 @@ from subbyte.tvm_kernels.operators import (
     ToCodes,
     ToFloat,
     constant,
+    run,
 )
 
 LANES = [1, 4, 8, 16]
@@ -48,6 +50,17 @@ def elementwise(epilogue: Epilogue, rows: int, columns: int, lanes: int, dtype: 
         with T.parallel(0, rows) as row:
             emitter.emit_channels(lambda at, n: x[row, at if n == 1 else Ramp(at, 1, n)], row, 0, columns, lanes)
     return Executable(Built(builder.get(), signature.parameters))
+
+
+@pytest.mark.parametrize("lanes", [1, 16])
+def test_steps_in_a_row_that_read_their_value_several_times(lanes: int) -> None:
+    """Written out in each other they would be 2^16 and more: the code generator would not end."""
+    functions = ("tanh", "sigmoid", "gelu", "silu", "hardswish")
+    steps = tuple(Activate(functions[i % 5]) if i % 3 else PRelu(constant(0.3)) for i in range(16))
+    x = np.random.default_rng(1).normal(size=(3, 33)).astype(np.float32)
+    got = elementwise(Epilogue(steps), 3, 33, lanes)({"$0": x})
+    (wanted,) = run(Elementwise("e", 3, 33, Epilogue(steps)), [x])
+    np.testing.assert_allclose(got[0], wanted, 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("lanes", LANES)

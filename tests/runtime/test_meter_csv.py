@@ -96,6 +96,7 @@ def test_the_micro_sign_of_windows_and_a_torn_character(tmp_path: Path) -> None:
         ("time_s,power_w,power_mw\n0,1,1\n1,1,1\n", "'power_w' and 'power_mw' are both power"),
         ("time (ms),power (mW)\nms,W\n0,1\n1,1\n", r"'power \(mW\)' has the unit 'W' in the row below"),
         ("time_s,power_w\n0,1\n1,1e999\n", "not all finite"),
+        ("time_s,current_ma,voltage_v\n0,1,5\n1,1e300,1e300\n", "not all finite"),  # each is finite, watts are not
     ],
 )
 def test_what_is_no_number_is_refused_with_its_line(tmp_path: Path, text: str, reason: str) -> None:

@@ -81,6 +81,8 @@ class EpilogueEmitter:
         steps = _without_idle_relu(epilogue) if self._in_c else epilogue.steps
         self._wide: list[Any] = []  # float32 tensors of the output's shape that are read or written
         self._steps = [_STEPS[type(step)](self, step) for step in steps]
+        several = [index for index, step in enumerate(steps) if not isinstance(step, READ_ONCE)]
+        self._held = set(several[1:])
         self._stores = [_FORMS[type(form)](self, index, form) for index, form in enumerate(epilogue.forms)]
 
     def emit(self, value: Any, row: Any, column: Any) -> None:
@@ -89,8 +91,8 @@ class EpilogueEmitter:
         place = Place(row, column, lanes)
         if str(value.ty.dtype).startswith("int"):
             value = T.Cast(vector_type("float32", lanes), value)
-        for step in self._steps:
-            value = step(value, place)
+        for index, step in enumerate(self._steps):
+            value = step(_held(value, lanes) if index in self._held else value, place)
         value = T.bind(value)
         for store in self._stores:
             store(value, place)
@@ -265,6 +267,17 @@ _MOVMSK = {
     8: ("int32", "llvm.x86.avx.movmsk.ps.256"),
     4: ("int32", "llvm.x86.sse.movmsk.ps"),
 }
+
+
+def _held(value: Any, lanes: int) -> Any:
+    """The value from a register: TVM's code generator writes a bound one out wherever it is read, chains 2^n times."""
+    register = T.alloc_buffer((lanes,), "float32")
+    place = 0 if lanes == 1 else Ramp(0, 1, lanes)
+    T.buffer_store(register, value, [place])
+    return register[place]
+
+
+READ_ONCE = (Scale, Bias, RowScale, Combine)  # steps that read their value once
 
 # To add a step or a form: a class in operators/epilogue.py, a method above, a line here.
 _STEPS: dict[type[Step], Callable[[EpilogueEmitter, Any], Transform]] = {
