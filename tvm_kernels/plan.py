@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from subbyte.runtime.manifest import OperatorFacts
 
 if TYPE_CHECKING:
@@ -49,8 +51,9 @@ class Call(OperatorFacts):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the operator, by the names of OperatorFacts."""
-        return {known.name: getattr(self, known.name) for known in fields(OperatorFacts)}
+        """What is known of the operator, by the names of OperatorFacts, as Python's own types: NumPy's are no JSON."""
+        known = {part.name: getattr(self, part.name) for part in fields(OperatorFacts)}
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
 
 
 @dataclass(frozen=True, eq=False)
