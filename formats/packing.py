@@ -8,6 +8,9 @@ starts on a byte, and the bits left over in its last byte are zero.
 
 from __future__ import annotations
 
+from math import gcd
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +22,13 @@ UInt8 = npt.NDArray[np.uint8]
 def packed_length(length: int, bits: int) -> int:
     """Bytes that a row of `length` codes of `bits` bits takes."""
     return (length * bits + 7) // 8
+
+
+def _word(bits: int) -> tuple[int, int, np.dtype[Any]]:
+    """The least codes that fill whole bytes, how many bytes, and the unsigned integer that holds them."""
+    shared = gcd(bits, 8)
+    nbytes = bits // shared
+    return 8 // shared, nbytes, np.dtype("<u1" if nbytes == 1 else "<u4" if nbytes <= 4 else "<u8")
 
 
 def pack(codes: UInt8, bits: int) -> UInt8:
@@ -35,9 +45,14 @@ def pack(codes: UInt8, bits: int) -> UInt8:
         raise FormatError("pack wants at least one axis, got a scalar")
     if codes.size and int(codes.max()) >> bits:
         raise FormatError(f"code {int(codes.max())} does not fit into {bits} bits")
-    stream = (codes[..., None] >> np.arange(bits, dtype=np.uint8)) & np.uint8(1)
-    flat = stream.reshape(*codes.shape[:-1], codes.shape[-1] * bits)
-    return np.packbits(flat, axis=-1, bitorder="little")
+    per, nbytes, dtype = _word(bits)
+    *rows, length = codes.shape
+    words = np.zeros((*rows, -(-length // per)), dtype)
+    for place in range(per):
+        part = codes[..., place::per]
+        words[..., : part.shape[-1]] |= part.astype(dtype) << dtype.type(bits * place)
+    stored = words.view(np.uint8).reshape(*words.shape, dtype.itemsize)[..., :nbytes]
+    return np.ascontiguousarray(stored.reshape(*rows, words.shape[-1] * nbytes)[..., : packed_length(length, bits)])
 
 
 def unpack(packed: UInt8, bits: int, length: int) -> UInt8:
@@ -53,10 +68,22 @@ def unpack(packed: UInt8, bits: int, length: int) -> UInt8:
         raise FormatError(
             f"packed row has {packed.shape[-1]} bytes, expected {expected} for {length} codes of {bits} bits"
         )
-    stream = np.unpackbits(packed, axis=-1, bitorder="little")
-    if stream[..., length * bits :].any():
+    left_over = 8 * expected - length * bits
+    if left_over and (packed[..., -1] >> np.uint8(8 - left_over)).any():
         raise FormatError("padding bits of a packed row are not zero; the payload is damaged or packed otherwise")
-    stream = stream[..., : length * bits].reshape(*packed.shape[:-1], length, bits)
-    weights = (np.uint16(1) << np.arange(bits, dtype=np.uint16)).astype(np.uint16)
-    codes: UInt8 = (stream * weights).sum(axis=-1).astype(np.uint8)
+    per, nbytes, dtype = _word(bits)
+    rows, count = packed.shape[:-1], -(-length // per)
+    if nbytes == dtype.itemsize:
+        words = packed
+    else:
+        stored = np.zeros((*rows, count, dtype.itemsize), np.uint8)
+        whole = np.zeros((*rows, count * nbytes), np.uint8)
+        whole[..., :expected] = packed
+        stored[..., :nbytes] = whole.reshape(*rows, count, nbytes)
+        words = stored.view(dtype)[..., 0]
+    codes = np.empty((*rows, length), np.uint8)
+    mask = dtype.type((1 << bits) - 1)
+    for place in range(per):
+        part = codes[..., place::per]
+        part[...] = (words[..., : part.shape[-1]] >> dtype.type(bits * place)) & mask
     return codes
