@@ -13,7 +13,7 @@ import pytest
 import subbyte
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("subbyte", "formats", "models", "export", "tvm_kernels", "runtime")
+FOLDERS = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
