@@ -77,9 +77,9 @@ class GraphView:
         try:
             if weights.by_group:
                 scale, granularity = np.asarray(constants[2]), PerGroup(int(np.asarray(constants[3])))
-                return LowBitTensor(weights.format, shape, np.asarray(packed), scale, granularity)
+                return LowBitTensor.from_packed(weights.format, shape, np.asarray(packed), scale, granularity)
             payload = np.asarray(packed)  # whose rows there are, while the shape is only what the file says
-            return LowBitTensor(weights.format, shape, payload, np.ones(payload.shape[:1], np.float32), PerChannel())
+            return LowBitTensor.from_packed(weights.format, shape, payload, np.ones(payload.shape[:1]), PerChannel())
         except ValueError as error:
             raise ModelError(f"'{node.name}' ({node.op_type}): {error}") from error
 

@@ -1,43 +1,40 @@
-"""A low-bit tensor: packed codes, their format, and the scales that make them real numbers."""
+"""A low-bit tensor: codes of a format, and the scales that make them real numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import FormatError
 from subbyte.formats.format import Format
-from subbyte.formats.granularity import Granularity
-from subbyte.formats.packing import pack, packed_length, unpack
+from subbyte.formats.granularity import Granularity, PerGroup, PerTensor
+from subbyte.formats.payload import Payload
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class LowBitTensor:
-    """A tensor of `shape` held as packed codes: value = (level - zero_point) x scale.
+    """A tensor of `shape` held as codes: value = (level - zero_point) x scale.
 
-    The payload is uint8 [shape[0], ceil(prod(shape[1:]) * code_bits / 8)]: one packed row for each output channel, the
-    reduction axes flattened in C order. `scale` is float32 of `granularity.scale_shape(matrix_shape)`: granularity
-    speaks of the flattened shape (shape[0], prod(shape[1:])). `zero_point` is None or int32 shaped like the scale.
+    One packed row for each output channel, which is axis 0; the others are the reduction. `scale` is float32 of
+    `granularity.scale_shape(matrix_shape)`: granularity speaks of the flattened shape (shape[0], prod(shape[1:])).
+    `zero_point` is None or int32 shaped like the scale.
     """
 
-    format: Format
-    shape: tuple[int, ...]
-    packed: npt.NDArray[np.uint8]
+    payload: Payload
     scale: Float32
     granularity: Granularity
     zero_point: Int32 | None = None
 
     def __post_init__(self) -> None:
-        if not self.shape:
-            raise FormatError("a low-bit tensor needs at least one axis")
-        want = (self.shape[0], packed_length(self.depth, self.format.code_bits))
-        if self.packed.dtype != np.uint8 or self.packed.shape != want:
-            raise FormatError(f"payload is {self.packed.dtype} {self.packed.shape}, expected uint8 {want}")
         scales = self.granularity.scale_shape(self.matrix_shape)
         if self.scale.shape != scales:
             raise FormatError(f"scale has shape {self.scale.shape}, expected {scales} for {self.granularity}")
@@ -53,44 +50,109 @@ class LowBitTensor:
         granularity: Granularity,
         zero_point: npt.ArrayLike | None = None,
     ) -> LowBitTensor:
-        """Encode and pack integer levels of any shape; raises FormatError for a level that the format lacks."""
+        """Encode integer levels of any shape; raises FormatError for a level that the format lacks."""
         array = np.asarray(levels)
-        if array.ndim == 0:
-            raise FormatError("a low-bit tensor needs at least one axis")
-        rows = array.shape[0]
-        depth = int(np.prod(array.shape[1:]))
-        packed = pack(fmt.encode(array.reshape(rows, depth)), fmt.code_bits)
         zero = None if zero_point is None else np.asarray(zero_point, np.int32)
-        return cls(fmt, array.shape, packed, np.asarray(scale, np.float32), granularity, zero)
+        payload = Payload(fmt, array.shape, codes=fmt.encode(array), levels=array.astype(fmt.dtype))
+        return cls(payload, np.asarray(scale, np.float32), granularity, zero)
+
+    @classmethod
+    def from_packed(
+        cls, fmt: Format, shape: Sequence[int], packed: UInt8, scale: npt.ArrayLike, granularity: Granularity
+    ) -> LowBitTensor:
+        """A tensor of packed rows, uint8 [shape[0], bytes]; raises FormatError where they do not fit the shape."""
+        return cls(Payload(fmt, shape, packed=packed), np.asarray(scale, np.float32), granularity)
+
+    @property
+    def format(self) -> Format:
+        return self.payload.format
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.payload.shape
 
     @property
     def depth(self) -> int:
         """Elements in one row: the length of the reduction."""
-        return int(np.prod(self.shape[1:]))
+        return self.payload.depth
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """The shape with the reduction axes flattened: (shape[0], depth)."""
         return (self.shape[0], self.depth)
 
+    @property
+    def packed(self) -> UInt8:
+        """The packed codes: uint8 [shape[0], ceil(depth * code_bits / 8)]."""
+        return self.payload.packed
+
+    def check(self) -> None:
+        """Raise FormatError when a code stands for no level, or bits behind a packed row are not zero."""
+        _ = self.payload.levels
+
     def levels(self) -> Int32:
         """The integer levels, int32 of `shape`; raises FormatError when the payload holds an impossible code."""
-        return self.format.decode(unpack(self.packed, self.format.code_bits, self.depth)).reshape(self.shape)
+        return self.payload.levels.astype(np.int32)
+
+    def integers(self) -> Int32:
+        """What an integer product multiplies, level - zero_point: int32 of `shape`."""
+        return self.levels() if self.zero_point is None else self.levels() - self._spread(self.zero_point)
+
+    def sums(self, size: int) -> npt.NDArray[np.int64]:
+        """The sums of `integers` over each `size` elements of a row, int64 [rows, groups]; the last may be of fewer."""
+        held = self.payload.levels if self.zero_point is None else self.integers()
+        rows = held.reshape(self.matrix_shape)
+        whole = self.depth // size * size
+        sums = rows[:, :whole].reshape(rows.shape[0], -1, size).sum(axis=2, dtype=np.int64)
+        rest = rows[:, whole:].sum(axis=1, keepdims=True, dtype=np.int64)
+        return np.concatenate([sums, rest], axis=1) if whole < self.depth else sums
+
+    @cached_property
+    def limits(self) -> tuple[int, int]:
+        """The least and the largest of `integers`; (0, 0) of none."""
+        found = self.payload.levels if self.zero_point is None else self.integers()
+        return (int(found.min()), int(found.max())) if found.size else (0, 0)
+
+    @property
+    def largest(self) -> int:
+        """The largest absolute value of `integers`."""
+        return max(map(abs, self.limits))
 
     def dequantize(self) -> Float32:
         """The real values, float32 of `shape`: (level - zero_point) x scale."""
-        levels = self.levels().reshape(self.matrix_shape)
-        if self.zero_point is not None:
-            levels = levels - self.granularity.expand(self.zero_point, self.matrix_shape)
-        scale = self.granularity.expand(self.scale, self.matrix_shape)
-        return (levels.astype(np.float32) * scale).astype(np.float32).reshape(self.shape)
+        return (self.integers().astype(np.float32) * self._spread(self.scale)).astype(np.float32)
+
+    def _spread(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """A scale or zero point for each element."""
+        return self.granularity.expand(values, self.matrix_shape).reshape(self.shape)
+
+    # ---- the same elements, moved ----
+
+    def reshape(self, shape: Sequence[int]) -> LowBitTensor:
+        """The same rows in another shape; raises FormatError where its scales would no longer fit."""
+        return replace(self, payload=self.payload.reshape(shape))
+
+    def transpose(self, axes: Sequence[int]) -> LowBitTensor:
+        """The same elements with their axes in that order; raises FormatError where its scales would no longer fit."""
+        stays = tuple(axes) == tuple(range(len(axes)))
+        if not stays and (isinstance(self.granularity, PerGroup) or (axes[0] and self.scale.ndim)):
+            raise FormatError(f"scales by {self.granularity.name} do not follow axes in the order {list(axes)}")
+        return replace(self, payload=self.payload.transpose(axes))
+
+    def without_scale(self) -> LowBitTensor:
+        """The same levels with scale 1, for scales that stand behind a product; one zero point for all stays."""
+        zero = None if self.zero_point is None else self.zero_point.reshape(())
+        return LowBitTensor(self.payload, np.ones((), np.float32), PerTensor(), zero)
+
+    # ---- size ----
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the payload, the scales and the zero points."""
-        return self.packed.nbytes + self.scale.nbytes + (0 if self.zero_point is None else self.zero_point.nbytes)
+        """Bytes of the packed codes, the scales and the zero points."""
+        rest = 0 if self.zero_point is None else self.zero_point.nbytes
+        return prod(self.payload.packed_shape) + self.scale.nbytes + rest
 
     @property
     def bits_per_weight(self) -> float:
         """Bits stored for each element, scales and padding included."""
-        return 8 * self.nbytes / max(1, int(np.prod(self.shape)))
+        return 8 * self.nbytes / max(1, prod(self.shape))

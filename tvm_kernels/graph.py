@@ -39,7 +39,7 @@ class Weight:
 
     def value(self) -> Array:
         """The float32 operand that other engines see."""
-        raw = self.tensor.dequantize() if self.scaled else ops.weight_levels(self.tensor).astype(np.float32)
+        raw = self.tensor.dequantize() if self.scaled else self.tensor.integers().astype(np.float32)
         return np.transpose(raw, self.order)
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value, epilogue_of
+from subbyte.tvm_kernels.graph import Graph, Node, Shape, Value, epilogue_of
 
 NHWC, AS_IS = "NHWC", "as-is"
 
@@ -172,16 +171,10 @@ def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
 
 def _permuted(product: ops.Product[Any, Any], channels: int, pixels: int) -> ops.Product[Any, Any]:
     """The product with the columns of its weights from channel, pixel to pixel, channel."""
-
-    def moved(matrix: Array) -> Array:
-        return np.ascontiguousarray(matrix.reshape(-1, channels, pixels).swapaxes(1, 2).reshape(matrix.shape))
-
-    if isinstance(product.right, ops.FloatWeight):
-        return replace(product, right=ops.FloatWeight(moved(product.right.values)))
-    weight = product.right
-    levels = moved(weight.levels())
-    tensor = LowBitTensor.from_levels(weight.format, levels, weight.scale, weight.granularity, weight.zero_point)
-    return replace(product, right=tensor)
+    right = product.right
+    weight = right.values if isinstance(right, ops.FloatWeight) else right
+    moved = weight.reshape((weight.shape[0], channels, pixels)).transpose((0, 2, 1)).reshape(weight.shape)
+    return replace(product, right=ops.FloatWeight(moved) if isinstance(right, ops.FloatWeight) else moved)
 
 
 def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:

@@ -369,8 +369,8 @@ def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
         if size >= depth:  # one group is the whole row: its scale stands behind the sum
             scale, granularity = scale.reshape(-1), PerChannel(0)
     try:
-        tensor = LowBitTensor(fmt, shape, packed, scale, granularity)
-        tensor.levels()
+        tensor = LowBitTensor.from_packed(fmt, shape, packed, scale, granularity)
+        tensor.check()
     except FormatError as error:
         raise ModelError(f"node '{label}': {error}. The file is damaged, export it again") from error
     weight = Weight(tensor, tuple(range(len(shape))), scaled=by_group)

@@ -99,6 +99,6 @@ def test_a_ternary_layer_takes_two_bits_a_weight_and_its_scales() -> None:
 def test_payloads_and_scales_of_the_wrong_shape_are_refused() -> None:
     good = LowBitTensor.from_levels(get("int4"), np.zeros((2, 3), np.int32), 1.0, PerTensor())
     with pytest.raises(FormatError, match="payload"):
-        LowBitTensor(good.format, (2, 5), good.packed, good.scale, good.granularity)
+        LowBitTensor.from_packed(good.format, (2, 5), good.packed, good.scale, good.granularity)
     with pytest.raises(FormatError, match="scale has shape"):
-        LowBitTensor(good.format, good.shape, good.packed, np.ones(3, np.float32), PerChannel(0))
+        LowBitTensor.from_packed(good.format, good.shape, good.packed, np.ones(3), PerChannel(0))

@@ -19,7 +19,6 @@ from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels import amx, panels
 from subbyte.tvm_kernels.kernels.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
-from subbyte.tvm_kernels.kernels.panels import effective_levels
 from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
@@ -49,7 +48,7 @@ def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instru
     window = window_of(op.geometry)
     depth = window.channels // window.groups
     words = -(-depth // WORD)
-    signs = effective_levels(op.right).reshape(window.out_channels, *window.kernel, depth)
+    signs = op.right.integers().reshape(window.out_channels, *window.kernel, depth)
     packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
     place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
     total = window.kernel[0] * window.kernel[1] * depth
@@ -92,10 +91,9 @@ def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
     """The operands of a product of signs as bytes: activations 0 and 1, weights -2 and 2, sums from -sum(w)."""
     window = window_of(op.geometry)
     depth = window.channels // window.groups
-    signs = effective_levels(op.right)
-    start = np.ascontiguousarray(-signs.sum(axis=1, dtype=np.int64).reshape(1, -1)).astype(np.int32)
+    start = (-op.right.sums(op.right.depth).T).astype(np.int32)
     words = operands_of(op, VNNI_512)
-    codes = (signs > 0).astype(np.uint8).reshape(window.out_channels, *window.kernel, depth)
+    codes = (op.right.integers() > 0).astype(np.uint8).reshape(window.out_channels, *window.kernel, depth)
     return Operands(
         window=words.window,
         codes=panels.Codes(codes, 1, (-2, 2)),

@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatWeight, Product, weight_levels
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatWeight, Product
 
 
 def not_depthwise(op: Any) -> str | None:
@@ -133,7 +133,7 @@ def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
         return panel_bytes + taps * channels * nbytes(dtype), prepare
 
     def plain(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
-        matrix = weight_levels(op.right).reshape(channels, taps)
+        matrix = op.right.integers().reshape(channels, taps)
         values = signature.constant("weight", matrix.T.reshape(-1).astype(smallest_integer(matrix)))
         return 0, lambda scratch: lambda index, n: T.Cast(vector_type("int32", n), values[at(index, n)])
 

@@ -7,7 +7,6 @@ at 2, 4 or 8 bits and become bytes by a table (panels.py). Measured: benchmarks/
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from subbyte.errors import FormatError
 from subbyte.formats import LowBitTensor
@@ -15,7 +14,7 @@ from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.kernels import amx
 from subbyte.tvm_kernels.kernels.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.operands import Operands, depth_groups, padded_channels, whole_epilogue
-from subbyte.tvm_kernels.kernels.panels import codes_of, effective_levels
+from subbyte.tvm_kernels.kernels.panels import codes_of
 from subbyte.tvm_kernels.kernels.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tiling import window_of
@@ -64,10 +63,8 @@ def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> O
     window = window_of(op.geometry)
     depth = window.channels // window.groups
     shape = (window.out_channels, *window.kernel, depth)
-    levels = effective_levels(op.right)
     size = depth_groups(op)
-    sums = _sums_of_groups(levels, size or op.right.depth)
-    start = (-op.left.zero_point * sums.T).astype(np.int32)
+    start = (-op.left.zero_point * op.right.sums(size or op.right.depth).T).astype(np.int32)
     scale = None
     if size:
         scale = padded_channels(np.ascontiguousarray(op.right.scale.T), instruction)
@@ -82,15 +79,9 @@ def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> O
     )
 
 
-def _sums_of_groups(levels: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int64]:
-    """[channels, groups]: the sum of the levels of each group."""
-    return np.add.reduceat(levels.astype(np.int64), np.arange(0, levels.shape[1], size), axis=1)
-
-
 def _bytes_saturate(op: Product[Codes, LowBitTensor]) -> bool:
     """Whether two products of bytes can leave 16 bits."""
-    largest = int(np.abs(effective_levels(op.right)).max(initial=0))
-    return 2 * 255 * largest > 32767
+    return 2 * 255 * op.right.largest > 32767
 
 
 def _why_not_tiles(op: Product[Codes, LowBitTensor]) -> str | None:

@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.depthwise import not_depthwise
-from subbyte.tvm_kernels.kernels.dsp_product import codes_of, quad_order, refuses_pairs
+from subbyte.tvm_kernels.kernels.dsp_product import quad_order, refuses_pairs
 from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.pairs import (
     declare_decoder,
@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.kernels.pairs import (
 )
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Product, weight_levels
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 
 MOST_LINE_BYTES = 8192
 UNROLLED_TAPS = 12
@@ -56,7 +56,8 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
     zero_point, channels = op.left.zero_point, shape.channels
     taps, fours = shape.kernel[0] * shape.kernel[1], shape.channels // 4
     # [tap][four channels][0 2, 1 3]
-    codes = codes_of(op).T[:, quad_order(channels)].reshape(1, taps * fours * 2, 2)
+    matrix = op.right.payload.codes.reshape(channels, taps)
+    codes = matrix.T[:, quad_order(channels)].reshape(1, taps * fours * 2, 2)
     each = pairs_in_word(op.right.format.code_bits)
     weight_words = -(-taps * fours * 2 // each) * each
     padded = any(shape.padding)
@@ -72,7 +73,7 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
         decode = declare_decoder(op.right.format, codes, signature)
         starts = None
         if zero_point:
-            sums = weight_levels(op.right).reshape(channels, taps).sum(axis=1, dtype=np.int64)
+            sums = op.right.sums(taps).reshape(channels)
             starts = signature.constant("start", (-zero_point * sums).astype(np.int32))
         scratch = signature.workspace((weight_words + line_words) * 4)
         epilogue = EpilogueEmitter(op.epilogue, shape.batch * shape.out_height * shape.out_width, channels, signature)

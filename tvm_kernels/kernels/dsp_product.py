@@ -31,7 +31,7 @@ from subbyte.tvm_kernels.kernels.patches import Layout, layout
 from subbyte.tvm_kernels.kernels.portable import as_conv, bytes_too_many
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.signature import Signature, view
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Product, weight_levels
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 
 BLOCK_BYTES = 2048  # of widened activations
 PANEL_BYTES = 1024  # of decoded weights; at least two columns
@@ -50,11 +50,6 @@ def refuses_pairs(op: Product[Codes, LowBitTensor]) -> str | None:
     if smallest_integer(op.right.format.levels) == "int32":
         return f"levels of {op.right.format.name} need more than 16 bits"
     return bytes_too_many(op)
-
-
-def codes_of(op: Product[Codes, LowBitTensor]) -> npt.NDArray[np.uint8]:
-    """The weight's codes as [output channels, depth]."""
-    return op.right.format.encode(weight_levels(op.right)).reshape(op.right.matrix_shape)
 
 
 def quad_order(depth: int) -> list[int]:
@@ -88,7 +83,7 @@ def _tiling(shape: Layout) -> _Tiling:
 def _ordered(op: Product[Codes, LowBitTensor], shape: Layout, tiling: _Tiling, quads: bool) -> npt.NDArray[np.uint8]:
     """Codes as streams [groups * panels, pairs, 2]: two columns after the other, for each pair of the depth both."""
     codes = np.zeros((shape.groups, tiling.panels * tiling.panel, tiling.pairs * 2), np.uint8)
-    raw = codes_of(op).reshape(shape.groups, shape.columns, shape.depth)
+    raw = op.right.payload.codes.reshape(shape.groups, shape.columns, shape.depth)
     codes[:, : shape.columns, : shape.depth] = raw[:, :, quad_order(shape.depth)] if quads else raw
     split = codes.reshape(-1, tiling.panel // COLUMNS, COLUMNS, tiling.pairs, 2)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 2, 4)).reshape(
@@ -99,8 +94,7 @@ def _ordered(op: Product[Codes, LowBitTensor], shape: Layout, tiling: _Tiling, q
 def _starts(op: Product[Codes, LowBitTensor], shape: Layout, tiling: _Tiling, zero_point: int) -> npt.NDArray[np.int32]:
     """-zero_point x sum of weights, for each column of each panel: sums are of raw bytes."""
     starts = np.zeros((shape.groups, tiling.panels * tiling.panel), np.int32)
-    levels = weight_levels(op.right).reshape(shape.groups, shape.columns, shape.depth)
-    starts[:, : shape.columns] = -zero_point * levels.sum(axis=2, dtype=np.int64)
+    starts[:, : shape.columns] = -zero_point * op.right.sums(shape.depth).reshape(shape.groups, shape.columns)
     return starts.reshape(-1)
 
 

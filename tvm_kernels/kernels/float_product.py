@@ -35,7 +35,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.rowwise import at
 from subbyte.tvm_kernels.kernels.signature import Signature, view
 from subbyte.tvm_kernels.kernels.vectors import vector_type
-from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product, weight_levels
+from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
 
 Array = npt.NDArray[Any]
 
@@ -142,13 +142,13 @@ def _stored_weight(op: Product[Float, FloatWeight | LowBitTensor]) -> Array:
     """float32 values, or int8 levels."""
     if isinstance(op.right, FloatWeight):
         return op.right.values.astype(np.float32)
-    return weight_levels(op.right).astype(np.int8)
+    return op.right.integers().astype(np.int8)
 
 
 def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:
     if op.group_size:
         return "scales by group"
-    if smallest_integer(weight_levels(op.right)) != "int8":
+    if smallest_integer(np.array(op.right.limits)) != "int8":
         return f"levels of {op.right.format.name} need more than 8 bits"
     return None
 

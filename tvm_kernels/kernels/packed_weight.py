@@ -18,7 +18,7 @@ from tvm.tirx import IntImm
 
 from subbyte.formats import Format, LowBitTensor, pack
 from subbyte.tvm_kernels.kernels.signature import Signature
-from subbyte.tvm_kernels.operators import Product, weight_levels
+from subbyte.tvm_kernels.operators import Product
 
 PANEL = 8  # columns: 8 codes of any width end on a byte
 
@@ -39,23 +39,28 @@ def nbytes(dtype: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """The weight of a product as `groups` matrices, in panels.
-
-    levels: int32 [groups, panels * 8, depth], level minus zero point, zero in the padding columns.
-    """
+    """The weight of a product as `groups` matrices of so many columns, in panels."""
 
     op: Product[Any, LowBitTensor]
     groups: int
     columns: int
-    levels: Int32
 
     @property
     def panels(self) -> int:
-        return int(self.levels.shape[1]) // PANEL
+        return -(-self.columns // PANEL)
 
     @property
     def depth(self) -> int:
-        return int(self.levels.shape[2])
+        return self.op.right.depth
+
+    @property
+    def dtype(self) -> str:
+        """The smallest signed dtype that holds all levels less their zero points."""
+        return smallest_integer(np.array(self.op.right.limits))
+
+    def levels(self) -> npt.NDArray[Any]:
+        """`dtype` [groups, panels * 8, depth], level minus zero point, zero in the padding columns."""
+        return self.padded(self.op.right.integers().reshape(-1, self.depth).astype(self.dtype))
 
     @property
     def group_size(self) -> int:
@@ -81,8 +86,7 @@ class Weight:
 
     def starts(self, zero_point: int) -> Int32:
         """Where sums of raw bytes start so as to end as sums of levels: -zero_point x sum of weights, by_panel."""
-        sums = [self.levels[:, :, a:b].sum(axis=2, dtype=np.int64) for a, b in self.scale_groups]
-        return self.by_panel(-zero_point * np.stack(sums, axis=2)).astype(np.int32)
+        return self.by_panel(self.padded(-zero_point * self.op.right.sums(self.group_size))).astype(np.int32)
 
     def scales(self) -> npt.NDArray[np.float32]:
         """Scales of weights by group, by_panel."""
@@ -91,12 +95,7 @@ class Weight:
 
 def weight_of(op: Product[Any, LowBitTensor], groups: int) -> Weight:
     """The weight of `op`, padded to whole panels."""
-    rows, depth = op.right.matrix_shape
-    columns = rows // groups
-    panels = -(-columns // PANEL)
-    levels = np.zeros((groups, panels * PANEL, depth), np.int32)
-    levels[:, :columns] = weight_levels(op.right).reshape(groups, columns, depth)
-    return Weight(op, groups, columns, levels)
+    return Weight(op, groups, op.right.shape[0] // groups)
 
 
 def panel_order(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -120,11 +119,10 @@ def declare_codes(
     fmt = weight.op.right.format
     bits = fmt.code_bits
     depth = weight.depth
-    dtype = "uint8" if meaning else smallest_integer(weight.levels)
+    dtype = "uint8" if meaning else weight.dtype
     codes = np.zeros((weight.groups, weight.panels * PANEL, depth), np.uint8)
-    raw = weight.op.right.levels().reshape(weight.groups, weight.columns, depth)
     codes[:] = fmt.encode(fmt.levels[:1])[0]
-    codes[:, : weight.columns] = fmt.encode(raw)
+    codes[:, : weight.columns] = weight.op.right.payload.codes.reshape(weight.groups, weight.columns, depth)
     stream = pack(panel_order(codes)[None], bits).reshape(-1)
     buffer = signature.constant("weight", stream)
     table = [0 if level is None else level for level in fmt.table]

@@ -19,10 +19,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
-from subbyte.formats import LowBitTensor, unpack
+from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86 import Instruction
-from subbyte.tvm_kernels.operators import weight_levels
 
 Array = npt.NDArray[Any]
 
@@ -39,19 +38,13 @@ class Codes:
     table: tuple[int, ...] = ()
 
 
-def effective_levels(weight: LowBitTensor) -> npt.NDArray[np.int32]:
-    """The integers that are multiplied, [channels, depth]: level - zero point."""
-    return weight_levels(weight).reshape(weight.matrix_shape)
-
-
 def codes_of(weight: LowBitTensor, shape: tuple[int, int, int, int]) -> Codes:
     """Codes at the format's own width, widened to 2, 4 or 8 bits; `shape` is [channels, kernel_h, kernel_w, depth]."""
     fmt = weight.format
     if fmt.code_bits > 4 or weight.zero_point is not None:
-        return Codes(effective_levels(weight).astype(np.int8).view(np.uint8).reshape(shape), 8)
-    values = unpack(weight.packed, fmt.code_bits, weight.depth).reshape(shape)
+        return Codes(weight.integers().astype(np.int8).view(np.uint8).reshape(shape), 8)
     table = tuple(0 if level is None else level for level in fmt.table)
-    return Codes(values, 2 if fmt.code_bits <= 2 else 4, table)
+    return Codes(weight.payload.codes.reshape(shape), 2 if fmt.code_bits <= 2 else 4, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +107,18 @@ def pack_panels(codes: Codes, groups: int, depth: int, vectors: int, instruction
     tail_vectors = -(-tail // instruction.lanes)
     if inline:
         tail_vectors = -(-tail_vectors // per) * per
-    values = np.pad(values, [(0, 0), (0, 0), (0, 0), (0, depth - values.shape[3])])
+    if depth > values.shape[3]:
+        values = np.pad(values, [(0, 0), (0, 0), (0, 0), (0, depth - values.shape[3])])
     steps = values.shape[1] * values.shape[2] * depth // elements
-    values = values.reshape(groups, channels, steps, elements)
+    values = np.ascontiguousarray(values).reshape(groups, channels, steps, elements)
     parts: list[Array] = []
     sizes: list[int] = []
     for group in range(groups):
         starts = [(p * columns, vectors) for p in range(whole)] + ([(whole * columns, tail_vectors)] if tail else [])
         for start, width in starts:
             panel = values[group, start : start + width * instruction.lanes]
-            panel = np.pad(panel, [(0, width * instruction.lanes - panel.shape[0]), (0, 0), (0, 0)])
+            if panel.shape[0] < width * instruction.lanes:
+                panel = np.pad(panel, [(0, width * instruction.lanes - panel.shape[0]), (0, 0), (0, 0)])
             parts.append(_pack_stream(panel.transpose(1, 0, 2).reshape(-1), codes.bits, instruction.vector_bytes))
             sizes.append(parts[-1].size)
     per_group = whole + (tail > 0)

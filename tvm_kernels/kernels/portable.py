@@ -17,7 +17,6 @@ from tvm.tirx import IntImm
 from subbyte.errors import FormatError
 from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import check_accumulator, pack_bits
-from subbyte.tvm_kernels.kernels import packed_weight
 from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.packed_weight import Weight, declare_codes, panel_order, weight_of
 from subbyte.tvm_kernels.kernels.patches import Layout, layout
@@ -86,8 +85,8 @@ def bytes_too_many(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
 
 
 def _decoded(weight: Weight, signature: Signature) -> Panels:
-    if weight.op.right.format.code_bits == 8 and packed_weight.smallest_integer(weight.levels) == "int8":
-        return Panels("int8", constant=signature.constant("weight", panel_order(weight.levels).astype(np.int8)))
+    if weight.op.right.format.code_bits == 8 and weight.dtype == "int8":
+        return Panels("int8", constant=signature.constant("weight", panel_order(weight.levels())))
     decode, dtype = declare_codes(weight, signature)
     return Panels(dtype, prepare=decode)
 
@@ -169,7 +168,7 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
     depth = op.geometry.depth
     shape = layout(op.geometry, words)
     weight = weight_of(op, 1)
-    signs = weight.levels.reshape(-1, depth // conv.channels, conv.channels)
+    signs = weight.levels().reshape(-1, depth // conv.channels, conv.channels)
     packed = pack_bits(signs).reshape(1, signs.shape[0], -1)
     last = (1 << (conv.channels - 1) % WORD + 1) - 1
 

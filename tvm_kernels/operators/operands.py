@@ -14,8 +14,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from subbyte.formats import LowBitTensor
-
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Tensors = Mapping[str, Array]
@@ -96,15 +94,6 @@ class FloatWeight:
     """A float32 constant as the right operand of a product."""
 
     values: Array
-
-
-def weight_levels(weight: LowBitTensor) -> npt.NDArray[np.int32]:
-    """level - zero point of a weight, int32 of its shape: the integers that are multiplied."""
-    found = weight.levels()
-    if weight.zero_point is None:
-        return found
-    zero = weight.granularity.expand(weight.zero_point, weight.matrix_shape)
-    return np.asarray(found - zero.reshape(weight.shape), np.int32)
 
 
 def constant(values: Any) -> Array:

@@ -21,7 +21,7 @@ from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
-from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, FloatWeight, Tensors, weight_levels
+from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, FloatWeight, Tensors
 from subbyte.tvm_kernels.operators.operator import Facts, Fused
 
 
@@ -131,7 +131,7 @@ class Product(Fused, Generic[Left, Right]):
     def _constant(self) -> Array:
         """What a constant is multiplied as: levels int32, or float32 values."""
         if self.weight is not None:
-            return self.weight.dequantize() if self.group_size and not self.of_integers else weight_levels(self.weight)
+            return self.weight.dequantize() if self.group_size and not self.of_integers else self.weight.integers()
         assert isinstance(self.right, FloatWeight)
         return self.right.values
 

@@ -44,22 +44,19 @@ def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
     axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
     output = graph.values[node.outputs[0]]
-    levels = q.astype(np.int32)
     block = int(node.attributes.get("block_size", 0))
     if block:
         _check_blocks(node, q.shape, scale.shape, zero.shape, axis, block)
-    blocked = (
-        blocked_weight(levels, scale, zero, axis, block) if block and q.ndim > 1 and q.dtype.itemsize == 1 else None
-    )
+    blocked = blocked_weight(q, scale, zero, axis, block) if block and q.ndim > 1 and q.dtype.itemsize == 1 else None
     if blocked is not None:
         output.weight = blocked
     elif q.ndim < 2 or q.dtype.itemsize > 1 or block or scale.ndim > 1:
-        output.data = _dequantized(levels, scale, zero, axis, block)
+        output.data = _dequantized(q.astype(np.int32), scale, zero, axis, block)
         for user in graph.users(output.name) if q.ndim > 2 and block else ():
             user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
     else:
         declared = graph.values[node.inputs[0]].declared or q.dtype.name
-        output.weight = weight_of(levels, scale, zero, axis, declared)
+        output.weight = weight_of(q, scale, zero, axis, declared)
     graph.remove(node)
     return True
 
@@ -89,22 +86,25 @@ def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int
 
 def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
     """A Weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
-    rank = levels.ndim
-    if scale.size == 1:
-        axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
-    order = [axis, *(i for i in range(rank) if i != axis)]
-    granularity = PerTensor() if scale.size == 1 else PerChannel(0)
-    shape = granularity.scale_shape(tuple(levels.shape[i] for i in order))
-    points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
+    order, granularity = _axis_first(scale, axis, levels.ndim)
     rows = np.transpose(levels, order)
-    moved = rows - (points.reshape(-1, *([1] * (rank - 1))) if shape else points)
-    signed = formats.get(name.removeprefix("u"))
+    shape = granularity.scale_shape(rows.shape)
+    points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
+    moved = rows - points.reshape(-1, *[1] * (levels.ndim - 1)) if points.any() else rows
     low, high = (int(moved.min()), int(moved.max())) if moved.size else (0, 0)
+    signed = formats.get(name.removeprefix("u"))
     if signed.levels.min() <= low and high <= signed.levels.max():
         tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+
+
+def _axis_first(scale: Array, axis: int, rank: int) -> tuple[list[int], PerTensor | PerChannel]:
+    """The order of axes in which the scaled one comes first, and over what its scales reach."""
+    if scale.size == 1:
+        axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
+    return [axis, *(i for i in range(rank) if i != axis)], PerTensor() if scale.size == 1 else PerChannel(0)
 
 
 def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> Weight | None:
@@ -120,7 +120,9 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
         return moved.reshape(moved.shape[0], -1)
 
     granularity = formats.PerGroup(block)
-    matrix = rows(levels) - granularity.expand(rows(np.broadcast_to(zero, scale.shape)), rows(levels).shape)
+    matrix = rows(levels)
+    if zero.any():
+        matrix = matrix - granularity.expand(rows(np.broadcast_to(zero, scale.shape)), matrix.shape)
     if int(matrix.min()) < -128 or int(matrix.max()) > 127:
         return None
     moved = matrix.reshape([levels.shape[i] for i in order])
@@ -153,7 +155,6 @@ def reshaped_weight(graph: Graph, node: Node, w: Weight, **_: object) -> Outcome
     tensor, shape = w.tensor, graph.values[node.outputs[0]].shape
     if isinstance(tensor.granularity, PerGroup):
         return "its scales are by group"
-    zero = np.zeros(1, np.int32) if tensor.zero_point is None else tensor.zero_point
     axis = 0
     if tensor.scale.size > 1:
         before = w.order.index(0)
@@ -162,9 +163,12 @@ def reshaped_weight(graph: Graph, node: Node, w: Weight, **_: object) -> Outcome
         if not kept:
             return f"its scales are by axis {before} of {list(w.shape)}, which is none of {list(shape)}"
         axis = kept[0]
-    levels = np.transpose(tensor.levels(), w.order).reshape(shape)
-    made = weight_of(levels, tensor.scale, zero, axis, tensor.format.name)
-    graph.values[node.outputs[0]].weight = replace(made, scaled=w.scaled)
+    order, granularity = _axis_first(tensor.scale, axis, len(shape))
+    payload = tensor.payload.transpose(w.order).reshape(shape).transpose(order)
+    scales = granularity.scale_shape(payload.shape)
+    zero = None if tensor.zero_point is None else tensor.zero_point.reshape(scales)
+    made = LowBitTensor(payload, tensor.scale.reshape(scales), granularity, zero)
+    graph.values[node.outputs[0]].weight = replace(w, tensor=made, order=tuple(int(i) for i in np.argsort(order)))
     graph.remove(node)
     return True
 
@@ -191,7 +195,7 @@ def gathered_weight(graph: Graph, node: Node, w: Weight, i: str) -> Outcome:
     tensor, output = w.tensor, graph.values[node.outputs[0]]
     if isinstance(tensor.granularity, PerGroup):
         return "its scales are by group"
-    levels = ops.weight_levels(tensor)
+    levels = tensor.integers()
     behind: list[tuple[str, Array]] = [("Mul", tensor.scale)] if w.scaled else []
     if levels.size and np.ptp(levels) > 255:  # zero points by row: levels of the file, and a Sub
         assert tensor.zero_point is not None

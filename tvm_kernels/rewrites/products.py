@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from subbyte.errors import CompileError, FormatError
-from subbyte.formats import LowBitTensor, PerGroup, PerTensor
+from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value, Weight
@@ -36,13 +36,12 @@ def output_channel_first(weight: Weight, axis: int) -> LowBitTensor | None:
     rank = len(weight.order)
     wanted = [axis, *(i for i in range(rank) if i != axis)]
     order = [weight.order[i] for i in wanted]
-    if order == list(range(rank)):
-        return weight.tensor
     tensor = weight.tensor
+    if order == list(range(rank)):
+        return tensor
     if isinstance(tensor.granularity, PerGroup) or (tensor.zero_point is not None and tensor.zero_point.size > 1):
         return None
-    levels = np.transpose(tensor.levels(), order)
-    return LowBitTensor.from_levels(tensor.format, levels, np.ones((), np.float32), PerTensor(), tensor.zero_point)
+    return tensor.without_scale().transpose(order)
 
 
 def conv_weight(weight: Weight) -> LowBitTensor | None:
@@ -51,16 +50,15 @@ def conv_weight(weight: Weight) -> LowBitTensor | None:
     shape = (weight.shape[0], *places, weight.shape[1])
     last = [weight.order[axis] for axis in (0, *range(2, len(weight.order)), 1)]
     if last == list(range(len(last))):  # groups along the channels of each place, as blocks of DequantizeLinear are
-        return replace(weight.tensor, shape=shape)
+        return weight.tensor.reshape(shape)
     tensor = output_channel_first(weight, 0)
     if tensor is None:
         return None
     if int(np.prod(places)) == 1 or tensor.shape[1] == 1:
-        return replace(tensor, shape=shape)
+        return tensor.reshape(shape)
     if isinstance(tensor.granularity, PerGroup):
         return None
-    levels = _channels_last(tensor.levels())
-    return LowBitTensor.from_levels(tensor.format, levels, tensor.scale, tensor.granularity, tensor.zero_point)
+    return tensor.reshape((shape[0], shape[3], *places)).transpose((0, 2, 3, 1))
 
 
 def lines_of_groups(weight: Weight) -> tuple[Array, LowBitTensor] | None:
@@ -77,15 +75,14 @@ def lines_of_groups(weight: Weight) -> tuple[Array, LowBitTensor] | None:
     in_file = np.arange(tensor.depth)
     element = in_file % places * channels + in_file // places
     moved = np.lexsort((element, in_file // tensor.granularity.size))
-    levels = tensor.levels().reshape(tensor.matrix_shape)[:, moved].reshape(-1, 1, 1, tensor.depth)
-    lines = LowBitTensor.from_levels(tensor.format, levels, tensor.scale, tensor.granularity, tensor.zero_point)
+    lines = replace(tensor, payload=tensor.payload.take(moved)).reshape((tensor.shape[0], 1, 1, tensor.depth))
     return element[moved], lines
 
 
 def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: LowBitTensor) -> None:
     """Refuse a layer whose sums could leave int32."""
     try:
-        check_accumulator(depth, storage.largest, int(np.abs(ops.weight_levels(tensor)).max(initial=0)))
+        check_accumulator(depth, storage.largest, tensor.largest)
     except FormatError as error:
         raise CompileError(f"'{name}': {error}") from error
 

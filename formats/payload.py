@@ -1,0 +1,104 @@
+"""The codes of a tensor: one a byte, or packed. Each is made from the other when it is asked for, once, and kept.
+
+Axes are moved in what is held, as a view where there is one: nothing is unpacked and packed again to transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import FormatError
+from subbyte.formats.format import Format
+from subbyte.formats.packing import pack, packed_length, unpack
+
+Array = npt.NDArray[Any]
+UInt8 = npt.NDArray[np.uint8]
+Shape = tuple[int, ...]
+
+
+class Payload:
+    """Codes of `format` in a tensor of `shape`, whose first axis counts the packed rows.
+
+    packed: uint8 [shape[0], ceil(prod(shape[1:]) * code_bits / 8)], the other axes flattened in C order.
+    """
+
+    def __init__(
+        self,
+        fmt: Format,
+        shape: Sequence[int],
+        *,
+        codes: UInt8 | None = None,
+        packed: UInt8 | None = None,
+        levels: Array | None = None,
+    ) -> None:
+        """Hold packed rows, or codes of that shape and their levels where these are known.
+
+        Raises FormatError where they have another shape or dtype.
+        """
+        self.format, self.shape = fmt, tuple(shape)
+        if not self.shape:
+            raise FormatError("a low-bit tensor needs at least one axis")
+        self._codes, self._packed, self._levels = codes, packed, levels
+        held, want = (codes, self.shape) if packed is None else (packed, self.packed_shape)
+        if held is None or held.dtype != np.uint8 or held.shape != want:
+            got = "nothing" if held is None else f"{held.dtype} {held.shape}"
+            raise FormatError(f"payload is {got}, expected uint8 {want}")
+
+    @property
+    def depth(self) -> int:
+        """Elements in one row."""
+        return prod(self.shape[1:])
+
+    @property
+    def packed_shape(self) -> tuple[int, int]:
+        """(rows, bytes of a row)."""
+        return self.shape[0], packed_length(self.depth, self.format.code_bits)
+
+    @property
+    def codes(self) -> UInt8:
+        """uint8 of `shape`, to read alone; raises FormatError when the bits behind a packed row are not zero."""
+        if self._codes is None:
+            assert self._packed is not None
+            self._codes = unpack(self._packed, self.format.code_bits, self.depth).reshape(self.shape)
+        return self._codes
+
+    @property
+    def packed(self) -> UInt8:
+        """The packed rows, to read alone."""
+        if self._packed is None:
+            assert self._codes is not None
+            self._packed = pack(self._codes.reshape(self.shape[0], self.depth), self.format.code_bits)
+        return self._packed
+
+    @property
+    def levels(self) -> Array:
+        """The levels, `format.dtype` of `shape`, to read alone; raises FormatError for a code that has none."""
+        if self._levels is None:
+            self._levels = self.format.decode(self.codes)
+        return self._levels
+
+    def transpose(self, axes: Sequence[int]) -> Payload:
+        """The same elements with their axes in that order."""
+        if tuple(axes) == tuple(range(len(self.shape))):
+            return self
+        return self._moved(lambda held: np.transpose(held, axes))
+
+    def reshape(self, shape: Sequence[int]) -> Payload:
+        """The same elements, in C order, in another shape."""
+        if self._codes is None and shape[0] == self.shape[0] and prod(shape) == prod(self.shape):
+            return Payload(self.format, shape, packed=self._packed)
+        return self._moved(lambda held: held.reshape(shape))
+
+    def take(self, order: npt.NDArray[np.intp]) -> Payload:
+        """[rows, depth]: the elements of each row in that order."""
+        return self._moved(lambda held: held.reshape(self.shape[0], self.depth)[:, order])
+
+    def _moved(self, move: Callable[[Array], Array]) -> Payload:
+        codes = move(self.codes)
+        levels = None if self._levels is None else move(self._levels)
+        return Payload(self.format, codes.shape, codes=codes, levels=levels)
