@@ -99,7 +99,7 @@ class Format:
         wrong = (wanted < known[0]) | (wanted > known[-1]) if outside else (codes := self._by_level[wanted]) < 0
         if wrong.any():
             raise FormatError(f"{self.name} has no level {int(wanted[wrong].flat[0])}; it has {known.tolist()[:20]}")
-        return codes.astype(np.uint8)
+        return np.asarray(codes, np.uint8)
 
     def decode(self, codes: UInt8) -> npt.NDArray[Any]:
         """uint8 codes (any shape) to levels of `dtype`; raises FormatError for a code that has no level."""

@@ -83,14 +83,18 @@ class Payload:
         return self._levels
 
     def transpose(self, axes: Sequence[int]) -> Payload:
-        """The same elements with their axes in that order."""
+        """The same elements with their axes in that order; raises FormatError where an axis lacks or comes twice."""
+        if sorted(axes) != list(range(len(self.shape))):
+            raise FormatError(f"{list(axes)} is no order of the axes of {list(self.shape)}")
         if tuple(axes) == tuple(range(len(self.shape))):
             return self
         return self._moved(lambda held: np.transpose(held, axes))
 
     def reshape(self, shape: Sequence[int]) -> Payload:
-        """The same elements, in C order, in another shape."""
-        if self._codes is None and shape[0] == self.shape[0] and prod(shape) == prod(self.shape):
+        """The same elements, in C order, in another shape; raises FormatError where that has another number of them."""
+        if prod(shape) != prod(self.shape):
+            raise FormatError(f"{list(self.shape)} has {prod(self.shape)} elements, {list(shape)} has {prod(shape)}")
+        if self._codes is None and tuple(shape[:1]) == self.shape[:1]:
             return Payload(self.format, shape, packed=self._packed)
         return self._moved(lambda held: held.reshape(shape))
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import FormatError
 from subbyte.formats.format import Format
-from subbyte.formats.granularity import Granularity, PerGroup, PerTensor
+from subbyte.formats.granularity import Granularity, PerChannel, PerTensor
 from subbyte.formats.payload import Payload
 
 Float32 = npt.NDArray[np.float32]
@@ -101,9 +102,9 @@ class LowBitTensor:
     def sums(self, size: int) -> npt.NDArray[np.int64]:
         """The sums of `integers` over each `size` elements of a row, int64 [rows, groups]; the last may be of fewer."""
         held = self.payload.levels if self.zero_point is None else self.integers()
-        rows = held.reshape(self.matrix_shape)
+        rows: npt.NDArray[Any] = held.reshape(self.matrix_shape)
         whole = self.depth // size * size
-        sums = rows[:, :whole].reshape(rows.shape[0], -1, size).sum(axis=2, dtype=np.int64)
+        sums = rows[:, :whole].reshape(self.shape[0], -1, size).sum(axis=2, dtype=np.int64)
         rest = rows[:, whole:].sum(axis=1, keepdims=True, dtype=np.int64)
         return np.concatenate([sums, rest], axis=1) if whole < self.depth else sums
 
@@ -120,24 +121,25 @@ class LowBitTensor:
 
     def dequantize(self) -> Float32:
         """The real values, float32 of `shape`: (level - zero_point) x scale."""
-        return (self.integers().astype(np.float32) * self._spread(self.scale)).astype(np.float32)
+        return np.asarray(self.integers().astype(np.float32) * self._spread(self.scale), np.float32)
 
-    def _spread(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def _spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A scale or zero point for each element."""
         return self.granularity.expand(values, self.matrix_shape).reshape(self.shape)
 
     # ---- the same elements, moved ----
 
     def reshape(self, shape: Sequence[int]) -> LowBitTensor:
-        """The same rows in another shape; raises FormatError where its scales would no longer fit."""
+        """The same elements, in C order, in another shape; raises FormatError where its scales would no longer fit."""
         return replace(self, payload=self.payload.reshape(shape))
 
     def transpose(self, axes: Sequence[int]) -> LowBitTensor:
         """The same elements with their axes in that order; raises FormatError where its scales would no longer fit."""
-        stays = tuple(axes) == tuple(range(len(axes)))
-        if not stays and (isinstance(self.granularity, PerGroup) or (axes[0] and self.scale.ndim)):
+        payload = self.payload.transpose(axes)
+        by_row = self.granularity == PerChannel(0) and axes[0] == 0
+        if payload is not self.payload and self.scale.ndim and not by_row:
             raise FormatError(f"scales by {self.granularity.name} do not follow axes in the order {list(axes)}")
-        return replace(self, payload=self.payload.transpose(axes))
+        return replace(self, payload=payload)
 
     def without_scale(self) -> LowBitTensor:
         """The same levels with scale 1, for scales that stand behind a product; one zero point for all stays."""
