@@ -193,6 +193,17 @@ def compile_time() -> list[str]:
     return [*table(["graph", "seconds", "of the CPU", "load", ""], rows), "", machine_of(data)]
 
 
+def weight_time() -> list[str]:
+    """How long one large weight takes from its levels to a plan."""
+    data = saved("weight_time")
+    keys = ("file_s", "plan_s", "of_the_weight_s")
+    rows = [
+        [name, *(f"{row[key]:.2f}" for key in keys), f"{row['peak_mib']:.0f}"] for name, row in data["cases"].items()
+    ]
+    header = ["weight, target", "file, s", "plan, s", "of the weight, s", "peak MiB"]
+    return [*table(header, rows), "", machine_of(data)]
+
+
 # ---- the demo ----
 
 # command -> parts of what it printed: from the first line that begins so, this many lines, or all to the end
@@ -255,6 +266,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "start_up": start_up,
     "cortex_m4": cortex_m4,
     "compile_time": compile_time,
+    "weight_time": weight_time,
     "limits": limits_of_files,
     "fuzzers": fuzzers,
 }

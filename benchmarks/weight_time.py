@@ -1,18 +1,17 @@
-"""How long one large low-bit weight takes from its levels to a plan: 4096 x 11008 int4, the work of a compile but code.
+"""How long one large low-bit weight takes from its levels to a plan: 4096 x 11008 int4, before any code is generated.
 
     python benchmarks/weight_time.py [--only SUBSTRING ...] [--rounds 3] [--json weight_time.json]
 
 Each case is one product of codes and the weight, made as an exporter makes it (`file`: levels to the packed bytes of an
 ONNX model in memory) and lowered for a CPU (`plan`: the model to a plan, with packed constants and kernels in TIR).
 Seconds are of CPU, the least of the rounds; `of the weight` is the plan's less that of a weight of 64 x 128, which has
-the same passes and kernels. `peak` is the memory of the whole process, measured in a process for each case.
+the same passes and kernels. `peak` is the memory of a process that does one case.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from onnx import helper, numpy_helper
 from subbyte import formats
 from subbyte.export.functions import append_functions
 from subbyte.output_file import write_file
+from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels.lowering import lower
 from subbyte.tvm_kernels.targets import get_target
 
@@ -137,7 +137,7 @@ def main() -> None:
             flush=True,
         )
     if arguments.json:
-        saved = {"when": time.strftime("%Y-%m-%d"), "shape": [ROWS, DEPTH], "load": os.getloadavg()[0], "cases": rows}
+        saved = {"machine": machine().to_json(), "shape": [ROWS, DEPTH], "cases": rows}
         write_file(arguments.json, json.dumps(saved, indent=1).encode())
 
 

@@ -99,10 +99,14 @@ class LowBitTensor:
         """What an integer product multiplies, level - zero_point: int32 of `shape`."""
         return self.levels() if self.zero_point is None else self.levels() - self._spread(self.zero_point)
 
+    @property
+    def compact_integers(self) -> npt.NDArray[Any]:
+        """`integers`, to read alone: without zero points the levels as they are held, of `format.dtype`."""
+        return self.payload.levels if self.zero_point is None else self.integers()
+
     def sums(self, size: int) -> npt.NDArray[np.int64]:
         """The sums of `integers` over each `size` elements of a row, int64 [rows, groups]; the last may be of fewer."""
-        held = self.payload.levels if self.zero_point is None else self.integers()
-        rows: npt.NDArray[Any] = held.reshape(self.matrix_shape)
+        rows = self.compact_integers.reshape(self.matrix_shape)
         whole = self.depth // size * size
         sums = rows[:, :whole].reshape(self.shape[0], -1, size).sum(axis=2, dtype=np.int64)
         rest = rows[:, whole:].sum(axis=1, keepdims=True, dtype=np.int64)
@@ -111,7 +115,7 @@ class LowBitTensor:
     @cached_property
     def limits(self) -> tuple[int, int]:
         """The least and the largest of `integers`; (0, 0) of none."""
-        found = self.payload.levels if self.zero_point is None else self.integers()
+        found = self.compact_integers
         return (int(found.min()), int(found.max())) if found.size else (0, 0)
 
     @property

@@ -83,6 +83,7 @@ def test_sums_and_limits_are_those_of_the_integers(made: Tensors, size: int, poi
         tensor = LowBitTensor.from_levels(tensor.format, levels, tensor.scale, PerChannel(), zero)
         levels = levels - zero.reshape(-1, *[1] * (levels.ndim - 1))
     np.testing.assert_array_equal(tensor.integers(), levels)
+    np.testing.assert_array_equal(tensor.compact_integers, levels)
     assert tensor.limits == (levels.min(), levels.max())
     assert tensor.largest == np.abs(levels).max()
     rows = levels.reshape(tensor.matrix_shape)

@@ -142,7 +142,7 @@ def _stored_weight(op: Product[Float, FloatWeight | LowBitTensor]) -> Array:
     """float32 values, or int8 levels."""
     if isinstance(op.right, FloatWeight):
         return op.right.values.astype(np.float32)
-    return op.right.integers().astype(np.int8)
+    return op.right.compact_integers.astype(np.int8)
 
 
 def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:

@@ -60,7 +60,7 @@ class Weight:
 
     def levels(self) -> npt.NDArray[Any]:
         """`dtype` [groups, panels * 8, depth], level minus zero point, zero in the padding columns."""
-        return self.padded(self.op.right.integers().reshape(-1, self.depth).astype(self.dtype))
+        return self.padded(self.op.right.compact_integers.reshape(-1, self.depth).astype(self.dtype))
 
     @property
     def group_size(self) -> int:

@@ -42,7 +42,7 @@ def codes_of(weight: LowBitTensor, shape: tuple[int, int, int, int]) -> Codes:
     """Codes at the format's own width, widened to 2, 4 or 8 bits; `shape` is [channels, kernel_h, kernel_w, depth]."""
     fmt = weight.format
     if fmt.code_bits > 4 or weight.zero_point is not None:
-        return Codes(weight.integers().astype(np.int8).view(np.uint8).reshape(shape), 8)
+        return Codes(weight.compact_integers.astype(np.int8).view(np.uint8).reshape(shape), 8)
     table = tuple(0 if level is None else level for level in fmt.table)
     return Codes(weight.payload.codes.reshape(shape), 2 if fmt.code_bits <= 2 else 4, table)
 
