@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.onnx_runtime import onnxruntime
 from subbyte.output_file import write_file
-from subbyte.tvm_kernels.kernels.execute import compile_kernel
+from subbyte.tvm_kernels.kernels.tir.execute import compile_kernel
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,

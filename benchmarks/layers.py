@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 import subbyte
+from subbyte.judge.verdict import compare
 from subbyte.models.quant import get_scheme, quantize
 from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels import get_target
-from subbyte.verdict import compare
 
 # name -> (module, shape of its input)
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {

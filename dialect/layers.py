@@ -23,7 +23,7 @@ _TURNS = ("Transpose", "Identity", "Reshape")  # of weights
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class EpilogueNode:
     """A node that follows a product, and the only one that reads it: Round, Mul or Add."""
 
     node: onnx.NodeProto
@@ -38,7 +38,7 @@ class Layer:
     product: onnx.NodeProto
     activation: onnx.NodeProto | None  # what made the first operand, past moves; None: an input or a constant
     weight: str  # the second operand, past moves: an initializer, what a decoder gives, or made at run time
-    epilogue: tuple[Step, ...]  # ends with the first Add
+    epilogue: tuple[EpilogueNode, ...]  # ends with the first Add
     scales: tuple[str, ...]  # multiplied to its integer sum
     bias: tuple[str, ...]  # constants
 
@@ -85,18 +85,18 @@ def _source(graph: GraphView, name: str, through: Iterable[str]) -> str:
     return name
 
 
-def _epilogue(graph: GraphView, value: str) -> Iterator[Step]:
+def _epilogue(graph: GraphView, value: str) -> Iterator[EpilogueNode]:
     while len(graph.consumers.get(value, [])) == 1:
         user = graph.consumers[value][0]
         if user.op_type not in ("Round", "Mul", "Add") or user.domain:
             return
-        yield Step(user, value, next((name for name in user.input if name != value), None))
+        yield EpilogueNode(user, value, next((name for name in user.input if name != value), None))
         if user.op_type == "Add":
             return
         value = user.output[0]
 
 
-def _scales_and_bias(graph: GraphView, epilogue: Iterable[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _scales_and_bias(graph: GraphView, epilogue: Iterable[EpilogueNode]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     scales: list[str] = []
     rounded = False
     for step in epilogue:

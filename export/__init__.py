@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from subbyte.export.baselines import float_baseline as float_baseline
+    from subbyte.export.baselines import int8_baseline as int8_baseline
     from subbyte.export.engine import largest_accumulators as largest_accumulators
     from subbyte.export.engine import onnx_codes as onnx_codes
     from subbyte.export.engine import run_onnx as run_onnx
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from subbyte.export.inspection import Inspection as Inspection
     from subbyte.export.inspection import inspect as inspect
     from subbyte.export.onnx_file import load_onnx as load_onnx
-    from subbyte.export.twins import float_twin as float_twin
-    from subbyte.export.twins import int8_twin as int8_twin
     from subbyte.export.verify import Verification as Verification
     from subbyte.export.verify import torch_codes as torch_codes
     from subbyte.export.verify import torch_observations as torch_observations
@@ -31,9 +31,9 @@ _HOMES = {
     "Inspection": "inspection",
     "Verification": "verify",
     "export": "exporter",
-    "float_twin": "twins",
+    "float_baseline": "twins",
     "inspect": "inspection",
-    "int8_twin": "twins",
+    "int8_baseline": "twins",
     "largest_accumulators": "engine",
     "load_onnx": "onnx_file",
     "onnx_codes": "engine",
@@ -47,9 +47,9 @@ __all__ = [
     "Inspection",
     "Verification",
     "export",
-    "float_twin",
+    "float_baseline",
     "inspect",
-    "int8_twin",
+    "int8_baseline",
     "largest_accumulators",
     "load_onnx",
     "onnx_codes",

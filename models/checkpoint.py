@@ -38,7 +38,7 @@ from subbyte.models.checkpoint_files import (
 from subbyte.models.data import Normalization
 from subbyte.models.on_meta import refuse_other_shapes
 from subbyte.models.options import mistyped
-from subbyte.models.quant.state import upgraded
+from subbyte.models.quant.state_dict_versions import upgraded
 from subbyte.models.zoo import create, get_model
 from subbyte.output_file import make_folder
 

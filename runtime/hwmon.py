@@ -15,7 +15,7 @@ from pathlib import Path
 from subbyte.errors import EnergyError
 from subbyte.runtime.board_rails import DEVICE_TREE, board_name, find_board
 from subbyte.runtime.energy import Reading
-from subbyte.runtime.sampling import Sampler
+from subbyte.runtime.periodic_thread import Sampler
 from subbyte.runtime.sysfs import read_integer, text_of
 
 HWMON = Path("/sys/class/hwmon")

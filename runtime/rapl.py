@@ -13,7 +13,7 @@ from pathlib import Path
 
 from subbyte.errors import EnergyError
 from subbyte.runtime.energy import Reading
-from subbyte.runtime.sampling import Sampler
+from subbyte.runtime.periodic_thread import Sampler
 from subbyte.runtime.sysfs import read_integer
 
 POWERCAP = Path("/sys/class/powercap")

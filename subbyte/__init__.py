@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from subbyte.export import export as export
+    from subbyte.judge.check import check as check
     from subbyte.models import quantize as quantize
     from subbyte.models import train as train
     from subbyte.runtime import bench as bench
     from subbyte.runtime import load as load
-    from subbyte.stages import check as check
     from subbyte.tvm_kernels import compile as compile
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ _PUBLIC = {
     "compile": ("subbyte.tvm_kernels", "compile"),
     "load": ("subbyte.runtime", ""),
     "bench": ("subbyte.runtime", ""),
-    "check": ("subbyte.stages", "all"),
+    "check": ("subbyte.judge.check", "all"),
 }
 
 __all__ = ["__version__", "bench", "check", "compile", "export", "load", "quantize", "train"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from subbyte.accuracy import refuse_unscorable, scored_on
 from subbyte.errors import UsageError
+from subbyte.judge.accuracy import refuse_unscorable, scored_on
 
 LABELS = np.array([0, 9, 3])
 

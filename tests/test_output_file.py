@@ -330,7 +330,7 @@ PRIVATE = {  # files of a temporary folder, which no user names
     "tvm_kernels/emit/library.py",
     "tvm_kernels/emit/source.py",
     "runtime/native.py",
-    "export/twins.py",
+    "export/baselines.py",
     "subbyte/cli/run.py",
 }
 

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 import subbyte
 from subbyte.errors import UsageError
-from subbyte.verdict import compare, prepare
+from subbyte.judge.verdict import compare, prepare
 
 
 def saved(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], features: int) -> Path:

@@ -53,7 +53,7 @@ RUNTIME_SYMBOL = re.compile(rb"__(?:TVM(?:Backend|FFI)\w+|tvm_ffi__\w+)")
 
 
 @dataclass(frozen=True)
-class Signature:
+class CFunction:
     """The C function made of one kernel."""
 
     symbol: str
@@ -93,7 +93,7 @@ class Kernels:
     """Kernels compiled together: an object file or C text, and what each is called with."""
 
     code: bytes
-    signatures: tuple[Signature, ...]
+    signatures: tuple[CFunction, ...]
 
 
 def _passes(vectorize: bool) -> Any:
@@ -249,7 +249,7 @@ def _or_first(tile: Any, begin: Any, value: Any) -> Any:
     return tirx.Or(value, tile == begin.astype(tile.ty))
 
 
-def _plain(function: PrimFunc, wanted: Wanted, target: Any) -> tuple[PrimFunc, Signature]:
+def _plain(function: PrimFunc, wanted: Wanted, target: Any) -> tuple[PrimFunc, CFunction]:
     """One lowered function with typed pointers for buffers and the tiles begin .. end-1 of its parallel loop."""
     pointers = []
     declared: list[Stmt] = []
@@ -289,7 +289,7 @@ def _plain(function: PrimFunc, wanted: Wanted, target: Any) -> tuple[PrimFunc, S
         body = AttrStmt(StringImm("default"), key, IntImm("int32", value), body)
     dtypes = tuple(str(param.dtype) for param in function.params)
     checks = bool(function.attrs) and CHECKS in function.attrs
-    signature = Signature(wanted.symbol, dtypes, tiles, tuple(scratch.pieces), checks)
+    signature = CFunction(wanted.symbol, dtypes, tiles, tuple(scratch.pieces), checks)
     attributes: dict[str, Any] = {"global_symbol": wanted.symbol, "target": target}
     if wanted.distinct:
         attributes["tirx.noalias"] = True
@@ -315,7 +315,7 @@ class Wanted:
         return f"kernel '{self.kernel or self.symbol}'" + (f" of node '{self.node}'" if self.node else "")
 
 
-def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, ...]]:
+def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[CFunction, ...]]:
     """Plain-ABI functions as an IRModule ready for `target.build`, and their signatures, in order."""
     try:
         return _lower(wanted, target)
@@ -326,7 +326,7 @@ def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, 
         raise
 
 
-def _lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[Signature, ...]]:
+def _lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[CFunction, ...]]:
     functions = {w.symbol: w.function.with_attr("global_symbol", w.symbol) for w in wanted}
     module = tvm.IRModule(functions)
     module = tirx.transform.BindTarget(target.with_host(target))(module)

@@ -44,7 +44,7 @@ class Weights:
 
 
 @dataclass(eq=False)
-class Step:
+class OpenCall:
     """A call whose run-time tensors are still names: a str is a value, an Argument has its place."""
 
     node: Node
@@ -122,16 +122,16 @@ def _content(value: Any) -> Any:
     return tuple(map(_content, value)) if isinstance(value, tuple) else value
 
 
-def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Step]:
+def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[OpenCall]:
     """Kernels and runs of leftovers, in order."""
     from subbyte.tvm_kernels.relax_import import Lowering
 
-    steps: list[Step] = []
+    steps: list[OpenCall] = []
     run: list[Node] = []
     lowering, kernels = Lowering(graph), Kernels(features)
 
     def finish_run() -> None:
-        steps.extend(_leftover_steps(lowering, run, weights) if run else ())
+        steps.extend(_relax_calls(lowering, run, weights) if run else ())
         run.clear()
 
     for node in graph.order():
@@ -152,7 +152,7 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ste
     return steps
 
 
-def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
+def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> OpenCall:
     operator = node.operator
     assert operator is not None
     choice, built = kernels.of(node, operator)
@@ -172,7 +172,7 @@ def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
             arguments.append(Argument("workspace", scratch))
             scratch += aligned(parameter.nbytes)
     outputs = [name for name in node.outputs if name]
-    return Step(
+    return OpenCall(
         node,
         choice.kernel.name,
         built.function,
@@ -188,7 +188,7 @@ def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> Step:
     )
 
 
-def _leftover_steps(lowering: Lowering, run: Sequence[Node], weights: Weights) -> list[Step]:
+def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: Weights) -> list[OpenCall]:
     from subbyte.tvm_kernels.schedules import copy_function
 
     graph = lowering.graph
@@ -207,7 +207,7 @@ def _leftover_steps(lowering: Lowering, run: Sequence[Node], weights: Weights) -
         ]
         results = [name for name in names if name in graph.values]
         declined = tuple(node.declined.items())
-        step = Step(node, f"relax:{call.label}", function, [*arguments, *names], names, results, declined)
+        step = OpenCall(node, f"relax:{call.label}", function, [*arguments, *names], names, results, declined)
         for tensor in call.outputs:
             if tensor.dtype:
                 size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
@@ -224,7 +224,7 @@ def _leftover_steps(lowering: Lowering, run: Sequence[Node], weights: Weights) -
     return steps
 
 
-def _step_of(graph: Graph, node: Node, run: Sequence[Node], steps: Sequence[Step]) -> Step:
+def _step_of(graph: Graph, node: Node, run: Sequence[Node], steps: Sequence[OpenCall]) -> OpenCall:
     """The call that makes what a node makes; where the node is fused, that of what reads it."""
     inside, seen = set(run), [node]
     for one in seen:
@@ -310,7 +310,7 @@ def _place(name: str, places: dict[str, Argument], aliases: Aliases) -> Argument
     return Argument(root.space, root.offset + alias.offset) if alias.offset else root
 
 
-def _places(graph: Graph, steps: Sequence[Step], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
+def _places(graph: Graph, steps: Sequence[OpenCall], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
     """Where each root value lies."""
     places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(graph.inputs)}
     for index, name in enumerate(graph.outputs):
@@ -365,7 +365,7 @@ def _held_as(value: Value) -> str:
     return value.storage.format if value.coded else value.dtype
 
 
-def _call(graph: Graph, step: Step, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
+def _call(graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
     node = step.node
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
     given = next((graph.values[name] for name in read if name in graph.values), None)

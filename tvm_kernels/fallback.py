@@ -11,8 +11,8 @@ from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
+from subbyte.tvm_kernels.rewrites.code_values import as_float, codes_behind, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
-from subbyte.tvm_kernels.rewrites.levels import as_float, codes_behind, lacks_quantizer
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}

@@ -13,7 +13,7 @@ from typing import Any
 import tvm_ffi
 from tvm import tirx
 
-from subbyte.tvm_kernels.kernels.extremes import at_least, at_most, larger, opaque_bits, smaller
+from subbyte.tvm_kernels.kernels.tir.extremes import at_least, at_most, larger, opaque_bits, smaller
 
 FLOATS = ("float32", "float64")
 COMPARISONS = (tirx.EQ, tirx.LT, tirx.LE, tirx.GT, tirx.GE)

@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Weight:
+class GraphWeight:
     """Low-bit weights as an operand of the ONNX graph.
 
     `tensor` has the output channel first; the ONNX value is `tensor` with its axes in this `order`. With `scaled` the
@@ -51,7 +51,7 @@ class Value:
     dtype: str
     shape: Shape
     data: Array | None = None  # a constant
-    weight: Weight | None = None  # a low-bit constant
+    weight: GraphWeight | None = None  # a low-bit constant
     storage: ops.Storage = field(default_factory=ops.Float)
     layout: str = "as-is"  # or "NHWC": channels (axis 1) last
     declared: str = ""  # the ONNX type of a constant of less than 8 bits; its data are bytes

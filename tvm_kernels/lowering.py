@@ -1,12 +1,13 @@
 """From an ONNX file to a plan: the stages of the rewrite table, in order, then layout, kernels and memory.
 
-    foreign     other people's files in our form          rewrites/foreign.py
-    standard    one way to say each thing                 rewrites/standard.py, integers.py, codes.py
-    products    nodes that kernels start from             rewrites/products.py, pools.py
-    epilogues   what follows joins the kernel             rewrites/epilogues.py
-    moves       transposes, after the layout is known     rewrites/moves.py
-    quantizers  those that a chosen kernel takes over     rewrites/quantizers.py
-    indices     in range before anything reads by them    rewrites/indices.py
+    foreign           files of other tools in our form          rewrites/foreign.py
+    canonical form    one way to write each computation         rewrites/canonical_form.py, integers.py,
+                                                                quantized_values.py
+    products          nodes that kernels start from             rewrites/products.py, pools.py
+    epilogues         elementwise nodes join the kernel         rewrites/epilogues.py
+    transposes        after the layout is known                 rewrites/transposes.py
+    binarized inputs  quantizers that a chosen kernel contains  rewrites/binarized_inputs.py
+    indices           checked before anything reads by them     rewrites/indices.py
 
 To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
 """
@@ -27,17 +28,17 @@ from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
 from subbyte.tvm_kernels.rewrites import (
-    codes,
+    binarized_inputs,
+    canonical_form,
+    code_values,
     epilogues,
     foreign,
     indices,
     integers,
-    levels,
-    moves,
     pools,
     products,
-    quantizers,
-    standard,
+    quantized_values,
+    transposes,
 )
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 STAGES: tuple[tuple[str, list[Rule]], ...] = (
     ("foreign", foreign.RULES),
-    ("standard", [*standard.RULES, *integers.RULES, *codes.RULES]),
+    ("canonical form", [*canonical_form.RULES, *integers.RULES, *quantized_values.RULES]),
     ("products", [*products.RULES, *pools.RULES]),
     ("epilogues", epilogues.RULES),
 )
@@ -102,9 +103,9 @@ def lower_graph(
     if strict:
         fallback.refuse(graph)
     layout.assign(graph)
-    apply(graph, moves.RULES)
+    apply(graph, transposes.RULES)
     if features is not None:
-        quantizers.into_products(graph, features)
+        binarized_inputs.into_products(graph, features)
     indices.at_run_time(graph)
     graph.notes.extend(precision.what_stays(graph))
     return graph
@@ -121,7 +122,7 @@ def _rewrite(graph: Graph) -> None:
         apply(graph, rules)
         if stage == "products":
             fallback.name_float_products(graph)
-            levels.settle(graph)
+            code_values.settle(graph)
 
 
 def _read(model: Source, name: str | None, strict: bool) -> Graph:

@@ -25,10 +25,10 @@ from subbyte.onnx_attributes import check_node
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.folding import fold
-from subbyte.tvm_kernels.graph import Graph, Node, Value, Weight
+from subbyte.tvm_kernels.graph import Graph, GraphWeight, Node, Value
 from subbyte.tvm_kernels.node_shapes import check_shapes
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, body_of
-from subbyte.tvm_kernels.rewrites.levels import NARROW
+from subbyte.tvm_kernels.rewrites.code_values import NARROW
 from subbyte.tvm_kernels.variadic import in_parts
 
 Array = npt.NDArray[Any]
@@ -340,7 +340,7 @@ def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -
 
 
 def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
-    """Decode<Format> and Dequantize<Format> become a Weight; a payload that does not fit its shape is refused."""
+    """Decode<Format> and Dequantize<Format> become a weight; a payload that does not fit its shape is refused."""
     label = proto.name or proto.output[0]
     fmt, by_group = weights.format, weights.by_group
     packed = _need(graph, proto, 0, "the packed payload")
@@ -373,7 +373,7 @@ def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
         tensor.check()
     except FormatError as error:
         raise ModelError(f"node '{label}': {error}. The file is damaged, export it again") from error
-    weight = Weight(tensor, tuple(range(len(shape))), scaled=by_group)
+    weight = GraphWeight(tensor, tuple(range(len(shape))), scaled=by_group)
     graph.add_value(proto.output[0], "float32", shape, weight=weight)
 
 

@@ -17,7 +17,7 @@ from tvm import relax, te
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels.vectors import reinterpret
+from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret
 
 Converter = Callable[[Any, Sequence[Any], dict[str, Any]], Any]
 

@@ -1,15 +1,15 @@
 """Quantization-aware training for any nn.Module: schemes, quantizers, and `quantize(model, scheme)`."""
 
-from subbyte.models.quant import functional, schemes
+from subbyte.models.quant import primitives, schemes
 from subbyte.models.quant.binary import Sign, Threshold
-from subbyte.models.quant.constants import fake_quantized, refresh
-from subbyte.models.quant.functional import exporting
+from subbyte.models.quant.eval_constants import fake_quantized, refresh
 from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.per_token import DynamicPerToken
 from subbyte.models.quant.power_of_two import DeepShiftQ
-from subbyte.models.quant.prepare import ReportRow, quantize, quantized_layers, set_progress
+from subbyte.models.quant.primitives import exporting
 from subbyte.models.quant.product import QuantizedProduct
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.replace_layers import ReportRow, quantize, quantized_layers, set_progress
 from subbyte.models.quant.scheme import FirstAndLast, Scheme, all_schemes, get_scheme, register_scheme
 from subbyte.models.quant.ternary import AbsMean
 
@@ -29,8 +29,8 @@ __all__ = [
     "all_schemes",
     "exporting",
     "fake_quantized",
-    "functional",
     "get_scheme",
+    "primitives",
     "quantize",
     "quantized_layers",
     "refresh",

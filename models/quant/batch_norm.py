@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from subbyte.models.quant.constants import Constants
-from subbyte.models.quant.functional import is_exporting
+from subbyte.models.quant.eval_constants import Constants
+from subbyte.models.quant.primitives import is_exporting
 
 
 class QuantizedBatchNorm(Constants):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from subbyte.errors import QuantizationError
 from subbyte.formats import PerChannel
 from subbyte.formats.binary import BINARY
-from subbyte.models.quant import functional
+from subbyte.models.quant import primitives
 from subbyte.models.quant.estimators import SMALLEST_STEP, reste_order, reste_sign
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
@@ -111,7 +111,7 @@ class ThresholdActivation(FirstBatchQuantizer):
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         self.see(x)
-        return functional.binarize(x, self.threshold), None
+        return primitives.binarize(x, self.threshold), None
 
     def scales(self) -> Tensor:
         return torch.ones((), device=self.threshold.device)

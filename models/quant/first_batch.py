@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError
-from subbyte.models.quant.functional import is_exporting
+from subbyte.models.quant.primitives import is_exporting
 from subbyte.models.quant.quantizer import ActivationQuantizer
-from subbyte.models.quant.state import Upgraded
+from subbyte.models.quant.state_dict_versions import Upgraded
 from subbyte.models.quant.statistics import SAMPLED, largest_over_processes, mean_over_processes
 
 _held: ContextVar[list[ActivationQuantizer] | None] = ContextVar("subbyte_held", default=None)

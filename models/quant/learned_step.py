@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, PerChannel, PerGroup, PerTensor
 from subbyte.formats.integer import INT, UINT
-from subbyte.models.quant import functional
+from subbyte.models.quant import primitives
 from subbyte.models.quant.estimators import learned_step
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
 from subbyte.models.quant.positive_step import PositiveStep
@@ -169,7 +169,7 @@ class LearnedStepActivation(PositiveStep, FirstBatchQuantizer):
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         self.see(x)
         self.ensure_constants()
-        return functional.quantize(x, self.inverse_step, self.low, self.high), None
+        return primitives.quantize(x, self.inverse_step, self.low, self.high), None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         self.see(x)

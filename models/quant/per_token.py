@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from subbyte.errors import QuantizationError
 from subbyte.formats import PerToken
 from subbyte.formats.integer import INT
-from subbyte.models.quant import functional
+from subbyte.models.quant import primitives
 from subbyte.models.quant.estimators import straight_through
 from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.quantizer import ActivationQuantizer
@@ -40,7 +40,7 @@ class DynamicPerTokenActivation(ActivationQuantizer):
     granularity = PerToken()
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return functional.quantize_per_token(x)
+        return primitives.quantize_per_token(x)
 
     def scales(self) -> Tensor:
         raise QuantizationError("a per-token quantizer has no stored scale; quantize(x) gives the codes and the steps")
@@ -50,6 +50,6 @@ class DynamicPerTokenActivation(ActivationQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            codes, step = functional.quantize_per_token(x)
+            codes, step = primitives.quantize_per_token(x)
             value = codes * step
         return straight_through(x, value)

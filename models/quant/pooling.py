@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from subbyte.models.quant.constants import Constants
-from subbyte.models.quant.functional import integer_sum
+from subbyte.models.quant.eval_constants import Constants
+from subbyte.models.quant.primitives import integer_sum
 from subbyte.models.quant.quantizer import ActivationQuantizer
 
 

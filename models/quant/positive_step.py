@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.models.quant.estimators import SMALLEST_STEP
-from subbyte.models.quant.state import Upgraded
+from subbyte.models.quant.state_dict_versions import Upgraded
 
 SMALLEST, LARGEST = -16.0, 2.0**20  # of t: a step is never infinite, and comes back from a tiny one
 

@@ -24,9 +24,9 @@ from torch.nn.utils import parametrize
 
 from subbyte.errors import QuantizationError
 from subbyte.formats import LowBitTensor, PerGroup
-from subbyte.models.quant import functional
-from subbyte.models.quant.constants import Constants
-from subbyte.models.quant.functional import expand_scale
+from subbyte.models.quant import primitives
+from subbyte.models.quant.eval_constants import Constants
+from subbyte.models.quant.primitives import expand_scale
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 
 
@@ -118,17 +118,17 @@ class QuantizedProduct(Constants):
         self.weight_packed = packed.to(self.weight_levels.device)
 
     def _eval_weight(self) -> Tensor:
-        if not functional.is_exporting():
+        if not primitives.is_exporting():
             return self.weight_levels
         if self.weight_packed is None:
             raise QuantizationError("a layer's weights are not packed for the export; use `with exporting(model):`")
         quantizer = self.weight_quantizer
         shape, granularity = tuple(self.weight_levels.shape), quantizer.granularity
         if isinstance(granularity, PerGroup):
-            return functional.dequantize_grouped(
+            return primitives.dequantize_grouped(
                 self.weight_packed, shape, self.weight_scale, granularity.size, quantizer.format
             )
-        return functional.decode(self.weight_packed, shape, quantizer.format)
+        return primitives.decode(self.weight_packed, shape, quantizer.format)
 
     # ---- forward ----
 
@@ -146,7 +146,7 @@ class QuantizedProduct(Constants):
         self.ensure_constants()
         y = self.product(codes, self._eval_weight())
         if not isinstance(self.weight_quantizer.granularity, PerGroup):
-            y = functional.integer_sum(y)
+            y = primitives.integer_sum(y)
         if step is not None:
             y = y * step
         if self.output_scale is not None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, LowBitTensor, PerTensor
-from subbyte.models.quant.constants import Constants
 from subbyte.models.quant.estimators import straight_through
-from subbyte.models.quant.functional import expand_scale
+from subbyte.models.quant.eval_constants import Constants
+from subbyte.models.quant.primitives import expand_scale
 
 
 class WeightQuantizer(nn.Module):

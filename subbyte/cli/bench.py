@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from subbyte.verdict import Comparison
+    from subbyte.judge.verdict import Comparison
 
 
 @click.command()
@@ -72,7 +72,7 @@ def bench(
         try:
             if ready is not None:
                 from subbyte.cli.tables import print_verdict
-                from subbyte.verdict import compare
+                from subbyte.judge.verdict import compare
 
                 found = compare(ready, threads=threads, seconds=seconds)
                 print_verdict(found, open_console())
@@ -88,8 +88,8 @@ def _ready_to_compare(
     bundle: Path, onnx: Path | None, float_model: Path | None, data: str | None, data_path: Path | None
 ) -> Comparison:
     """What the verdict needs, looked for before anything is measured."""
+    from subbyte.judge.verdict import prepare
     from subbyte.onnx_runtime import onnxruntime
-    from subbyte.verdict import prepare
 
     import_module("onnx")
     onnxruntime()

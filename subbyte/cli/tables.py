@@ -11,9 +11,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from subbyte.export import Inspection
-    from subbyte.stages import CheckReport
+    from subbyte.judge.check import CheckReport
+    from subbyte.judge.verdict import Verdict
     from subbyte.tvm_kernels import CompileReport
-    from subbyte.verdict import Verdict
 
 
 def open_console(markup: bool = False) -> Console:

@@ -18,8 +18,8 @@ from subbyte.errors import CompileError
 from subbyte.formats import LowBitTensor, PerChannel, get
 from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import ONCE, TILES, Wanted, compile_objects, compile_source
-from subbyte.tvm_kernels.kernels.execute import aligned
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Workspace, choose
+from subbyte.tvm_kernels.kernels.tir.execute import aligned
 from subbyte.tvm_kernels.operators import Codes, Epilogue, MatMul, Product
 from subbyte.tvm_kernels.targets import get_target, host_features
 

@@ -17,7 +17,7 @@ from subbyte.errors import InputError, ModelError
 from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.interpret import interpret
-from subbyte.tvm_kernels.kernels import execute
+from subbyte.tvm_kernels.kernels.tir import execute
 from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.operators import CheckIndices
 from subbyte.tvm_kernels.targets import get_target, host_features

@@ -15,7 +15,7 @@ from subbyte.dialect.function import Body, Exactness, Function, Values
 from subbyte.dialect.graph import view
 from subbyte.dialect.layers import integer_sums, integer_valued, layers
 from subbyte.exactness import tie_allowances
-from subbyte.export import float_twin, inspect, run_onnx
+from subbyte.export import float_baseline, inspect, run_onnx
 from subbyte.export.functions import append_functions
 from subbyte.export.verify import inexact_nodes
 from subbyte.tvm_kernels.compiler import compile
@@ -77,7 +77,7 @@ def test_an_epilogue_ends_where_another_node_reads_the_value() -> None:
 
 def test_the_float_model_keeps_sums_that_are_outputs() -> None:
     model = model_of(LAYER, "float[2, 3] y, float[2, 3] sum")
-    made = float_twin(model)
+    made = float_baseline(model)
     onnx.checker.check_model(made, full_check=True)
     found = run_onnx(made, X)
     np.testing.assert_allclose(found["sum"], 2 * X @ np.arange(-6, 6, dtype=np.float32).reshape(4, 3), rtol=1e-5)
@@ -113,7 +113,7 @@ def test_a_function_that_is_registered_is_known_everywhere(halved: Function, tmp
     assert inspect(model).macs == 2 * 3 * 4 + 10
     assert inexact_nodes(model) == []
     assert tie_allowances(model, {"y": expected}) == {"y": 0.0}
-    made = float_twin(model)
+    made = float_baseline(model)
     assert [f.name for f in made.functions] == ["Halve"]
     assert [node.op_type for node in made.graph.node] == ["Flatten", "MatMul", "Add", "Halve"]
     assert compile(model, tmp_path / "m.subbyte", strict=True).notes == ()

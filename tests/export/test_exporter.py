@@ -18,7 +18,7 @@ from subbyte.errors import ExportError, UsageError
 from subbyte.export import export, inspect, onnx_codes
 from subbyte.models.checkpoint import Config, save_checkpoint
 from subbyte.models.data import Normalization
-from subbyte.models.quant import functional, get_scheme, quantize
+from subbyte.models.quant import get_scheme, primitives, quantize
 from subbyte.models.zoo import create, create_for_scheme
 
 QUANTIZED = ["int8", "int4", "ternary", "binary", "pow2"]
@@ -255,7 +255,7 @@ class Liar(nn.Module):
 
     def forward(self, x):
         y = self.layer(x)
-        return y + self.difference if functional.is_exporting() else y
+        return y + self.difference if primitives.is_exporting() else y
 
 
 @pytest.mark.parametrize("scheme", ["float", "int8"])

@@ -10,7 +10,7 @@ from dialect_graphs import quantized_cnn
 
 from subbyte.dialect.graph import view
 from subbyte.errors import ModelError
-from subbyte.export import float_twin, inspect, int8_twin
+from subbyte.export import float_baseline, inspect, int8_baseline
 from subbyte.export.onnx_file import save_onnx
 
 X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
@@ -50,7 +50,7 @@ def test_weight_formats_are_named_and_weighed(name, bits):
 
 
 def test_a_float_file_is_as_large_as_its_parameters():
-    found = inspect(float_twin(quantized_cnn()))
+    found = inspect(float_baseline(quantized_cnn()))
     assert [layer.weight_format for layer in found.layers] == ["float32", "float32"]
     assert [layer.bits_per_weight for layer in found.layers] == [32, 32]
     assert found.parameters == 8 * 27 + 8 + 4 * 8 + 4
@@ -59,13 +59,13 @@ def test_a_float_file_is_as_large_as_its_parameters():
 
 def test_scales_zero_points_and_steps_are_no_weights():
     """The same network has as many weights in every file."""
-    float_file = float_twin(quantized_cnn())
-    files = [quantized_cnn(), quantized_cnn("binary"), float_file, int8_twin(float_file, [X])]
+    float_file = float_baseline(quantized_cnn())
+    files = [quantized_cnn(), quantized_cnn("binary"), float_file, int8_baseline(float_file, [X])]
     assert [inspect(file).parameters for file in files] == [8 * 27 + 8 + 4 * 8 + 4] * 4
 
 
 def test_qdq_files_of_onnxruntime_are_read():
-    found = inspect(int8_twin(float_twin(quantized_cnn()), [X]))
+    found = inspect(int8_baseline(float_baseline(quantized_cnn()), [X]))
     conv = found.layers[0]
     assert (conv.op, conv.weight_format, conv.activation_format, conv.shape) == ("Conv", "int8", "uint8", (8, 3, 3, 3))
     assert conv.macs == 2 * 8 * 3 * 3 * 27

@@ -14,7 +14,7 @@ from subbyte.errors import ExportError
 from subbyte.export import export, run_onnx
 from subbyte.export.outputs import named_outputs
 from subbyte.export.verify import largest_error, torch_outputs
-from subbyte.models.quant import functional, quantize
+from subbyte.models.quant import primitives, quantize
 
 A, B = torch.zeros(1, 2), torch.ones(3)
 Pair = namedtuple("Pair", ["boxes", "scores"])
@@ -81,7 +81,7 @@ def test_names_are_those_of_the_forward_in_its_order(returned, names):
         (lambda s, x, y: {"a\nb": y}, "which cannot name an output"),
         (lambda s, x, y: {("a", 1): y}, "which cannot name an output"),
         (lambda s, x, y: {"a": y, "none": y[:, :0]}, r"'none' .* is empty, of shape \[\d, 0\]; leave it out"),
-        (lambda s, x, y: (y, y) if functional.is_exporting() else y, r"traced 2 outputs .* returns 1 \(logits\)"),
+        (lambda s, x, y: (y, y) if primitives.is_exporting() else y, r"traced 2 outputs .* returns 1 \(logits\)"),
     ],
 )
 def test_what_is_not_named_tensors_is_refused(tmp_path, make, message):
@@ -124,7 +124,7 @@ def test_a_difference_in_any_output_is_found_and_named(tmp_path, scheme, place):
     def make(s, x, y):
         outputs = {"first": y, "second": y.relu(), "third": y.abs()}
         name = list(outputs)[place]
-        outputs[name] = outputs[name] + (0.5 if functional.is_exporting() else 0)
+        outputs[name] = outputs[name] + (0.5 if primitives.is_exporting() else 0)
         return outputs
 
     with pytest.raises(ExportError, match=f"'{('first', 'second', 'third')[place]}'"):
@@ -134,7 +134,7 @@ def test_a_difference_in_any_output_is_found_and_named(tmp_path, scheme, place):
 
 def test_a_small_output_beside_a_large_one_has_its_own_tolerance(tmp_path):
     def make(s, x, y):
-        return {"large": y * 1e6, "small": y.sigmoid() + (0.2 if functional.is_exporting() else 0)}
+        return {"large": y * 1e6, "small": y.sigmoid() + (0.2 if primitives.is_exporting() else 0)}
 
     with pytest.raises(ExportError, match="output 'small' of the file differs"):
         exported(tmp_path, make)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit.source import C_FLAGS
-from subbyte.tvm_kernels.kernels.code_generator import code_generator
-from subbyte.tvm_kernels.kernels.execute import aligned
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Kernel, Output
+from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
+from subbyte.tvm_kernels.kernels.tir.execute import aligned
 
 Array = npt.NDArray[Any]
 FLAGS = [*C_FLAGS, "-Wall", "-Werror", "-Wno-unused", "-fPIC", "-shared"]

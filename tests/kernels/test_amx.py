@@ -10,10 +10,10 @@ from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, row, rows_of, s
 from this_cpu import needs
 
 from subbyte.tvm_kernels import operators
-from subbyte.tvm_kernels.kernels import amx, binary, dot
-from subbyte.tvm_kernels.kernels.amx_shape import Shape, shape_of
-from subbyte.tvm_kernels.kernels.execute import Executable, host_target
-from subbyte.tvm_kernels.kernels.x86 import VNNI_512
+from subbyte.tvm_kernels.kernels.tir.execute import Executable, host_target
+from subbyte.tvm_kernels.kernels.x86 import amx, binary, dot
+from subbyte.tvm_kernels.kernels.x86.amx_shape import Shape, shape_of
+from subbyte.tvm_kernels.kernels.x86.instructions import VNNI_512
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,

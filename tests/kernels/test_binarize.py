@@ -11,10 +11,10 @@ from test_amx import SHAPES as PRODUCTS
 from this_cpu import needs
 
 from subbyte.tvm_kernels import operators
-from subbyte.tvm_kernels.kernels.amx import FEATURES, AmxProduct
-from subbyte.tvm_kernels.kernels.binary import bytes_of
-from subbyte.tvm_kernels.kernels.execute import Executable, host_target
-from subbyte.tvm_kernels.kernels.x86 import VNNI_512
+from subbyte.tvm_kernels.kernels.tir.execute import Executable, host_target
+from subbyte.tvm_kernels.kernels.x86.amx import FEATURES, AmxProduct
+from subbyte.tvm_kernels.kernels.x86.binary import bytes_of
+from subbyte.tvm_kernels.kernels.x86.instructions import VNNI_512
 from subbyte.tvm_kernels.operators import (
     Binarized,
     Bits,

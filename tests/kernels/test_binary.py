@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from products import UNSIGNED, differences, row, runs_here, signs, stored_input, weight
 
 from subbyte.tvm_kernels import operators
-from subbyte.tvm_kernels.kernels.execute import run
+from subbyte.tvm_kernels.kernels.tir.execute import run
 from subbyte.tvm_kernels.operators import (
     Bits,
     Conv2d,

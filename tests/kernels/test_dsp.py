@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import SIGNED, UNSIGNED, stored_input, weight
 
-from subbyte.tvm_kernels.kernels.pairs import pack_pairs
+from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import pack_pairs
 from subbyte.tvm_kernels.kernels.registry import Constant, choose
 from subbyte.tvm_kernels.operators import (
     Activate,

@@ -13,10 +13,10 @@ from tvm.tirx import Ramp
 
 from subbyte.errors import CompileError
 from subbyte.formats import reference
-from subbyte.tvm_kernels.kernels.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.execute import Executable
 from subbyte.tvm_kernels.kernels.registry import Built
-from subbyte.tvm_kernels.kernels.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.tir.execute import Executable
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.operators import (
     Activate,
     Bias,

@@ -9,8 +9,8 @@ import pytest
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.kernels import epilogue as emitted
 from subbyte.tvm_kernels.kernels.registry import rows
+from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
 from subbyte.tvm_kernels.operators.epilogue import FORMS, STEPS
 from subbyte.tvm_kernels.operators.operator import PARTS
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
-from subbyte.tvm_kernels.kernels import execute
-from subbyte.tvm_kernels.kernels.unfold import cut_into_runs
+from subbyte.tvm_kernels.kernels.any_cpu.unfold import cut_into_runs
+from subbyte.tvm_kernels.kernels.tir import execute
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Unfold
 
 BOTH: list[Generator] = ["llvm", "c"]

@@ -11,8 +11,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import FloatImm, IntImm, Ramp
 
-from subbyte.tvm_kernels.kernels.execute import host_target
-from subbyte.tvm_kernels.kernels.vectors import constants, reinterpret, splat, vector_type
+from subbyte.tvm_kernels.kernels.tir.execute import host_target
+from subbyte.tvm_kernels.kernels.tir.vectors import constants, reinterpret, splat, vector_type
 
 Array = np.ndarray[Any, Any]
 

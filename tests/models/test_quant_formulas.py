@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError
 from subbyte.formats import PerChannel, PerGroup, PerTensor, reference
-from subbyte.models.quant import AbsMean, DeepShiftQ, DynamicPerToken, LearnedStep, Sign, Threshold, functional
+from subbyte.models.quant import AbsMean, DeepShiftQ, DynamicPerToken, LearnedStep, Sign, Threshold, primitives
 from subbyte.models.quant.estimators import learned_step, reste_order, reste_sign, reste_slope
 
 W0 = torch.tensor([[0.9, -0.3, 0.05, -1.2], [0.2, 0.1, -0.1, -0.4]])
@@ -156,19 +156,19 @@ def test_weight_quantizers_agree_with_their_codes_and_their_export(config: Learn
 @given(x=matrices(), step=st.floats(2**-10, 10, width=32))
 def test_quantize_equals_the_reference(x: Tensor, step: float) -> None:
     inverse = np.float32(1) / np.float32(step)
-    codes = functional.quantize(x, torch.tensor(inverse), torch.tensor(-8.0), torch.tensor(7.0))
+    codes = primitives.quantize(x, torch.tensor(inverse), torch.tensor(-8.0), torch.tensor(7.0))
     assert np.array_equal(codes.numpy(), reference.quantize(x.numpy(), inverse, -8, 7))
 
 
 @settings(max_examples=50)
 @given(x=matrices())
 def test_per_token_and_binarize_equal_the_reference(x: Tensor) -> None:
-    codes, step = functional.quantize_per_token(x)
+    codes, step = primitives.quantize_per_token(x)
     expected, expected_step = reference.quantize_per_token(x.numpy())
     assert np.array_equal(codes.numpy(), expected)
     assert np.array_equal(step.numpy(), expected_step)
     threshold = x.mean(dim=0)
-    assert np.array_equal(functional.binarize(x, threshold).numpy(), reference.binarize(x.numpy(), threshold.numpy()))
+    assert np.array_equal(primitives.binarize(x, threshold).numpy(), reference.binarize(x.numpy(), threshold.numpy()))
 
 
 @pytest.mark.parametrize("config", WEIGHTS, ids=str)
@@ -176,10 +176,10 @@ def test_decode_is_the_inverse_of_packing(config: LearnedStep) -> None:
     w = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     quantizer = config.weight_quantizer(w)
     packed = quantizer.export()
-    levels = functional.decode(torch.from_numpy(packed.packed), packed.shape, packed.format)
+    levels = primitives.decode(torch.from_numpy(packed.packed), packed.shape, packed.format)
     assert torch.equal(levels, quantizer.codes(w))
     if isinstance(quantizer.granularity, PerGroup):
-        values = functional.dequantize_grouped(
+        values = primitives.dequantize_grouped(
             torch.from_numpy(packed.packed), packed.shape, quantizer.scales(), 3, packed.format
         )
         assert np.array_equal(values.detach().numpy(), packed.dequantize())

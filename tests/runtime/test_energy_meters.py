@@ -12,8 +12,8 @@ from fake_meters import domain
 from subbyte.errors import EnergyError, UnknownNameError
 from subbyte.runtime import energy
 from subbyte.runtime.energy import Energy, Reading, energy_of, measure
+from subbyte.runtime.periodic_thread import Sampler
 from subbyte.runtime.rapl import Rapl
-from subbyte.runtime.sampling import Sampler
 from subbyte.runtime.zeus_meter import Zeus
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tvm_ffi
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.abi import Signature, Wanted, buffer_bytes
+from subbyte.tvm_kernels.abi import CFunction, Wanted, buffer_bytes
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, Call, Plan
@@ -100,7 +100,7 @@ def symbols(plan: Plan) -> Symbols:
     return Symbols(tuple(wanted), tuple(of_call))
 
 
-def check_arguments(plan: Plan, made: Symbols, signatures: tuple[Signature, ...]) -> None:
+def check_arguments(plan: Plan, made: Symbols, signatures: tuple[CFunction, ...]) -> None:
     """Refuse what the C core has no room for."""
     for call, index in zip(plan.calls, made.of_call, strict=True):
         count = len(call.arguments) + bool(signatures[index].scratch)
@@ -113,7 +113,7 @@ def scratch_offset(plan: Plan) -> int:
     return aligned(plan.workspace_bytes)
 
 
-def workspace_bytes(plan: Plan, signatures: tuple[Signature, ...]) -> int:
+def workspace_bytes(plan: Plan, signatures: tuple[CFunction, ...]) -> int:
     """Workspace of one thread: the plan's, then the largest scratch."""
     scratch = max((s.scratch_bytes for s in signatures), default=0)
     return scratch_offset(plan) + scratch if scratch else plan.workspace_bytes

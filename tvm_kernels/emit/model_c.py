@@ -8,7 +8,7 @@ import numpy as np
 
 from subbyte.errors import CompileError
 from subbyte.runtime.manifest import MODEL_DTYPES
-from subbyte.tvm_kernels.abi import Signature
+from subbyte.tvm_kernels.abi import CFunction
 from subbyte.tvm_kernels.emit.emitted import Symbols, scratch_offset, workspace_bytes
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
@@ -46,7 +46,7 @@ def _argument(argument: Argument) -> str:
     return f"{{SUBBYTE_{argument.space.upper()}, {argument.offset}u}}"
 
 
-def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[Signature]) -> str:
+def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[CFunction]) -> str:
     """The text of model.c."""
     names = names_of(plan.name)
     scratch = Argument("workspace", scratch_offset(plan))

@@ -2,7 +2,7 @@
 
 The arithmetic is float32 in exactly the written order, with no fused multiply-add, so that torch, onnxruntime and every
 kernel give the same bits (docs/numbers.md). To add a step or a form, add a class here and its code in
-kernels/epilogue.py; a class without its reference is refused.
+kernels/tir/epilogue.py; a class without its reference is refused.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from subbyte import formats
 from subbyte.formats import Format
-from subbyte.tvm_kernels.graph import Array, Weight
+from subbyte.tvm_kernels.graph import Array, GraphWeight
 from subbyte.tvm_kernels.rewrites.foreign import weight_of
 
 FEW_LEVELS = "float weights of few levels"  # the rule behind codes, whose reason is shown
@@ -76,8 +76,8 @@ def low_bit(w: Array, axis: int) -> Levels | None:
     return tensor if tensor.format.code_bits <= channels.format.code_bits else channels
 
 
-def as_weight(levels: Levels, shape: tuple[int, ...], axis: int) -> Weight:
-    """The Weight of these levels as an operand of this shape."""
+def as_weight(levels: Levels, shape: tuple[int, ...], axis: int) -> GraphWeight:
+    """The GraphWeight of these levels as an operand of this shape."""
     moved = (shape[axis], *(n for i, n in enumerate(shape) if i != axis))
     values = np.moveaxis(levels.rows.reshape(moved), 0, axis)
     return weight_of(values, levels.scale, np.zeros(1, np.int32), axis, levels.format.name)

@@ -1,7 +1,7 @@
 """Other people's files, brought to our own form: constants of QDQ files, MatMulNBits, QONNX.
 
-    DequantizeLinear of an initializer                    ->  a Weight with scales (by channel or block), or a constant
-    Gather(Weight, i)                                     ->  Mul(Gather(levels, i), scales)
+    DequantizeLinear of an initializer                    ->  a weight with scales (by channel or block), or a constant
+    Gather(weight, i)                                     ->  Mul(Gather(levels, i), scales)
 
 QuantizeLinear and DequantizeLinear of activations are in integers.py.
 """
@@ -19,8 +19,8 @@ from subbyte import formats
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Weight
-from subbyte.tvm_kernels.rewrites.levels import RANGES, VIEWS
+from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape
+from subbyte.tvm_kernels.rewrites.code_values import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
 QONNX = "qonnx.custom_op.general"
@@ -39,7 +39,7 @@ def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
 
 
 def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
-    """Weights of 8 bits and less become a Weight with scales; wider ones, biases and the like plain float constants."""
+    """Weights of 8 bits and less become a weight with scales; wider ones, biases and the like plain float constants."""
     scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
     axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
@@ -84,8 +84,8 @@ def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int
     return ((levels - zero).astype(np.float32) * scale).astype(np.float32)
 
 
-def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
-    """A Weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
+def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> GraphWeight:
+    """A weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
     order, granularity = _axis_first(scale, axis, levels.ndim)
     rows = np.transpose(levels, order)
     shape = granularity.scale_shape(rows.shape)
@@ -97,7 +97,7 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
         tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
-    return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+    return GraphWeight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
 
 
 def _axis_first(scale: Array, axis: int, rank: int) -> tuple[list[int], PerTensor | PerChannel]:
@@ -107,8 +107,8 @@ def _axis_first(scale: Array, axis: int, rank: int) -> tuple[list[int], PerTenso
     return [axis, *(i for i in range(rank) if i != axis)], PerTensor() if scale.size == 1 else PerChannel(0)
 
 
-def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> Weight | None:
-    """A Weight with groups along `axis`, which comes last in it; None where a block does not end with its place."""
+def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> GraphWeight | None:
+    """A weight with groups along `axis`, which comes last in it; None where a block does not end with its place."""
     rank = levels.ndim
     outputs = 1 - axis if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
     if axis == outputs or (rank > 2 and levels.shape[axis] % block) or levels.size == 0:
@@ -131,7 +131,7 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
         tensor = LowBitTensor.from_levels(fmt, moved, scales.reshape(-1), PerChannel(0))
     else:
         tensor = LowBitTensor.from_levels(fmt, moved, scales, granularity)
-    return Weight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+    return GraphWeight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
 
 
 def _narrowest(levels: Array) -> formats.Format:
@@ -143,15 +143,15 @@ def _narrowest(levels: Array) -> formats.Format:
 # ---- weights that are moved about ----
 
 
-def transposed_weight(graph: Graph, node: Node, w: Weight) -> bool:
+def transposed_weight(graph: Graph, node: Node, w: GraphWeight) -> bool:
     perm = node.attributes.get("perm", list(range(len(w.order)))[::-1])
     graph.values[node.outputs[0]].weight = replace(w, order=tuple(w.order[axis] for axis in perm))
     graph.remove(node)
     return True
 
 
-def reshaped_weight(graph: Graph, node: Node, w: Weight, **_: object) -> Outcome:
-    """A Weight of another shape, whose axis of scales stays what it is."""
+def reshaped_weight(graph: Graph, node: Node, w: GraphWeight, **_: object) -> Outcome:
+    """A GraphWeight of another shape, whose axis of scales stays what it is."""
     tensor, shape = w.tensor, graph.values[node.outputs[0]].shape
     if isinstance(tensor.granularity, PerGroup):
         return "its scales are by group"
@@ -173,8 +173,8 @@ def reshaped_weight(graph: Graph, node: Node, w: Weight, **_: object) -> Outcome
     return True
 
 
-def scaled_weight(graph: Graph, node: Node, w: Weight, scale: Array) -> bool:
-    """Mul(levels, scale) of one channel axis is a Weight with scales."""
+def scaled_weight(graph: Graph, node: Node, w: GraphWeight, scale: Array) -> bool:
+    """Mul(levels, scale) of one channel axis is a weight with scales."""
     if w.scaled:
         return False
     rank = len(w.order)
@@ -190,7 +190,7 @@ def scaled_weight(graph: Graph, node: Node, w: Weight, scale: Array) -> bool:
     return True
 
 
-def gathered_weight(graph: Graph, node: Node, w: Weight, i: str) -> Outcome:
+def gathered_weight(graph: Graph, node: Node, w: GraphWeight, i: str) -> Outcome:
     """Gather of a quantized table: of its levels, a byte each, and of what goes along its axis of scales."""
     tensor, output = w.tensor, graph.values[node.outputs[0]]
     if isinstance(tensor.granularity, PerGroup):
@@ -248,7 +248,7 @@ def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> bool:
 
 
 def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array) -> bool:
-    """Weight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
+    """GraphWeight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
     bits, depth, columns = (int(node.attributes[k]) for k in ("bits", "K", "N"))
     block = int(node.attributes["block_size"])
     if min(depth, columns, block) < 1:
@@ -335,15 +335,15 @@ def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, 
     levels = np.clip(np.rint(w.astype(np.float32) / scale.astype(np.float32)), low, high).astype(np.int32)
     fmt = formats.get(f"int{width}" if low < 0 else f"uint{width}")
     tensor = LowBitTensor.from_levels(fmt, levels, np.float32(1), PerTensor())
-    return _scaled_constant(graph, node, Weight(tensor, tuple(range(w.ndim))), scale)
+    return _scaled_constant(graph, node, GraphWeight(tensor, tuple(range(w.ndim))), scale)
 
 
 def qonnx_binary_weight(graph: Graph, node: Node, w: Array, scale: Array) -> bool:
     tensor = LowBitTensor.from_levels(formats.get("binary"), np.where(w >= 0, 1, -1), np.float32(1), PerTensor())
-    return _scaled_constant(graph, node, Weight(tensor, tuple(range(w.ndim))), scale)
+    return _scaled_constant(graph, node, GraphWeight(tensor, tuple(range(w.ndim))), scale)
 
 
-def _scaled_constant(graph: Graph, node: Node, weight: Weight, scale: Array) -> bool:
+def _scaled_constant(graph: Graph, node: Node, weight: GraphWeight, scale: Array) -> bool:
     name = graph.fresh(node.outputs[0])
     graph.add_value(name, "float32", weight.shape, weight=weight)
     factor = graph.constant(scale.astype(np.float32), "scale")

@@ -1,4 +1,4 @@
-"""Integers of 8 bits and less at run time, the codes of QDQ files, and what computes on them (levels.py says how held).
+"""Integers of 8 bits and less at run time, the codes of QDQ files, and what computes on them (code_values.py says how held).
 
     QuantizeLinear                       ->  QuantizeCodes; by axis, by block or of 16 bits spelled out in float
     DequantizeLinear                     ->  Mul(levels, step), or spelled out; levels are the same bytes
@@ -18,9 +18,7 @@ import numpy as np
 from subbyte.errors import ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
-from subbyte.tvm_kernels.rewrites.foreign import QDQ
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node
-from subbyte.tvm_kernels.rewrites.levels import (
+from subbyte.tvm_kernels.rewrites.code_values import (
     MAX_POOL,
     MOVES,
     NARROW,
@@ -32,6 +30,8 @@ from subbyte.tvm_kernels.rewrites.levels import (
     held,
     moved,
 )
+from subbyte.tvm_kernels.rewrites.foreign import QDQ
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Outcome, Rule, rule
 from subbyte.tvm_kernels.rewrites.pools import pool_window
 

@@ -16,9 +16,9 @@ from subbyte.errors import CompileError, FormatError
 from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Value, Weight
+from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Value
+from subbyte.tvm_kernels.rewrites.code_values import as_float, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
-from subbyte.tvm_kernels.rewrites.levels import as_float, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
 
 # ---- weights ----
@@ -31,7 +31,7 @@ def _channels_last(w: Array) -> Array:
     return np.ascontiguousarray(np.transpose(w, (0, 2, 3, 1)))
 
 
-def output_channel_first(weight: Weight, axis: int) -> LowBitTensor | None:
+def output_channel_first(weight: GraphWeight, axis: int) -> LowBitTensor | None:
     """The tensor whose rows are `axis` of the operand, other axes in order; None where groups forbid the change."""
     rank = len(weight.order)
     wanted = [axis, *(i for i in range(rank) if i != axis)]
@@ -44,7 +44,7 @@ def output_channel_first(weight: Weight, axis: int) -> LowBitTensor | None:
     return tensor.without_scale().transpose(order)
 
 
-def conv_weight(weight: Weight) -> LowBitTensor | None:
+def conv_weight(weight: GraphWeight) -> LowBitTensor | None:
     """[out, in, kernel...] as the product wants it: [out, kernel_h, kernel_w, in]; None where groups forbid it."""
     places = tuple(weight.shape[2:]) if len(weight.shape) == 4 else (1, *weight.shape[2:])
     shape = (weight.shape[0], *places, weight.shape[1])
@@ -61,7 +61,7 @@ def conv_weight(weight: Weight) -> LowBitTensor | None:
     return tensor.reshape((shape[0], shape[3], *places)).transpose((0, 2, 3, 1))
 
 
-def lines_of_groups(weight: Weight) -> tuple[Array, LowBitTensor] | None:
+def lines_of_groups(weight: GraphWeight) -> tuple[Array, LowBitTensor] | None:
     """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
 
     Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
@@ -95,7 +95,7 @@ def fits_bits(value: Value, tensor: LowBitTensor) -> bool:
 # ---- quantized products ----
 
 
-def quantized_conv(graph: Graph, node: Node, codes: str, weight: Weight) -> bool:
+def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> bool:
     value = graph.values[codes]
     groups = int(node.attributes.get("group", 1))
     geometry = conv_geometry(value.shape, weight.shape, node.attributes, groups)
@@ -117,7 +117,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Weight) -> bool
     return True
 
 
-def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Weight, window: ops.Conv2d) -> bool:
+def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, window: ops.Conv2d) -> bool:
     """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
     found, storage = lines_of_groups(weight), graph.values[codes].codes
     if found is None:
@@ -139,7 +139,7 @@ def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Weight, window: 
     return True
 
 
-def quantized_matmul(graph: Graph, node: Node, codes: str, weight: Weight) -> bool:
+def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> bool:
     value = graph.values[codes]
     if len(weight.shape) != 2 or len(value.shape) < 2:
         return False
@@ -178,7 +178,7 @@ def signs_as_codes(graph: Graph, node: Node, codes: str) -> bool:
     return True
 
 
-def without_quantizer(graph: Graph, node: Node, x: str, weight: Weight, reason: str) -> bool:
+def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, reason: str) -> bool:
     """The float path: dequantized weights, and the reason for the report."""
     node.fallback = reason
     if graph.values[x].coded:
@@ -188,7 +188,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: Weight, reason: 
     return True
 
 
-def no_quantizer(graph: Graph, node: Node, x: str, weight: Weight) -> bool:
+def no_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight) -> bool:
     if graph.values[x].coded:
         return False
     reason = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lacks_quantizer(graph, x)}"

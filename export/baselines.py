@@ -1,0 +1,483 @@
+"""The same network without low bits: the float32 twin of an exported file, and onnxruntime's int8 twin of that.
+
+The twins are baselines for speed and size: what a float, or an ordinary int8, deployment of the same architecture runs.
+A quantizer becomes the identity, so the twin of a binary network has its layers and its cost, not its answers.
+A file where a quantizer would remain (QONNX, MatMulNBits, QLinearConv) is refused: its twin would be no float model.
+
+`float_baseline` walks the graph once. `_RULES` has a row for each operator that is not simply kept. While it walks, a
+value may stand for "another value times a factor" (codes are x times the inverse step); the factor travels through
+operators that only move elements and is folded into the next weight.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from subbyte.dialect.function import Dequantized, Rescale, function_of
+from subbyte.dialect.graph import GraphView, attribute, view
+from subbyte.dialect.layers import Layer, layers
+from subbyte.dialect.names import DOMAIN
+from subbyte.errors import ModelError, UsageError
+from subbyte.export.onnx_file import load_onnx
+from subbyte.onnx_file import Source
+from subbyte.onnx_runtime import onnxruntime
+from subbyte.onnx_walk import all_nodes, every_node
+from subbyte.saturation import onnxruntime_saturates
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """Where a value of the old graph is found in the new one, and the factor it still lacks."""
+
+    name: str
+    factor: float = 1.0
+
+
+@dataclass
+class _Twin:
+    """The float graph while it is made."""
+
+    graph: GraphView
+    values: dict[str, _Value] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)  # of the old graph's values
+    steps: set[str] = field(default_factory=set)  # steps of per-token quantizers: 1 in the twin
+    done: set[str] = field(default_factory=set)  # first outputs of nodes that an earlier one absorbed
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, Array] = field(default_factory=dict)
+    stored: dict[tuple[tuple[int, ...], bytes], list[str]] = field(default_factory=dict)  # by shape and content
+    layers: dict[str, Layer] = field(default_factory=dict)  # by what their products make
+    codes: set[str] = field(default_factory=set)  # values that QuantizeLinear makes, of which the twin has the reals
+
+    def value(self, name: str) -> _Value:
+        return self.values.get(name, _Value(name))
+
+    def constant(self, name: str) -> Array | None:
+        return self.constants[name] if name in self.constants else self.graph.constant(name)
+
+    def plain(self, name: str) -> str:
+        """The new name of a value with its factor applied."""
+        found = self.value(name)
+        if name in self.constants:
+            return self.store(name, self.constants[name])
+        if found.factor == 1.0:
+            return found.name
+        factor = self.store(f"{name}.factor", np.array(found.factor, np.float32))
+        out = f"{name}.real"
+        if all(out not in node.output for node in self.nodes):
+            self.nodes.append(helper.make_node("Mul", [found.name, factor], [out], name=f"{name}/real"))
+        return out
+
+    def store(self, name: str, array: Array, origin: Array | None = None) -> str:
+        """An initializer of the twin, stored once where several nodes share it: one `origin`, equal up to rounding."""
+        origin = array if origin is None else origin
+        shared = self.stored.setdefault((origin.shape, sha256(origin.tobytes()).digest()), [])
+        for other in shared:
+            found = self.initializers[other]
+            if found.dtype == array.dtype and np.allclose(found, array, rtol=1e-6, atol=0):
+                return other
+        shared.append(name)
+        self.initializers[name] = array
+        return name
+
+    def only_user(self, name: str) -> onnx.NodeProto | None:
+        """The node that reads a value, where no other does and it is no output of the model."""
+        users = self.graph.consumers.get(name, [])
+        is_output = any(output.name == name for output in self.graph.model.graph.output)
+        return users[0] if len(users) == 1 and not is_output else None
+
+
+def float_baseline(path: Source) -> onnx.ModelProto:
+    """The architecture of an exported file in plain float32: no quantizers, weights x scales as float initializers.
+
+    Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read, and
+    UsageError where a quantizer or low-bit weights would remain.
+    """
+    model = load_onnx(path)
+    twin = _Twin(view(model))
+    twin.layers = {layer.product.output[0]: layer for layer in layers(twin.graph)}
+    for node in twin.graph.nodes:
+        function = function_of(node)
+        if function is None or not isinstance(function.in_float, Dequantized):
+            continue
+        twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
+        twin.done.add(node.output[0])
+    for node in twin.graph.nodes:
+        if any(twin.codes.intersection(n.input) for n in all_nodes([node])) and node.op_type not in (
+            *_MOVES,
+            "DequantizeLinear",
+        ):
+            raise _not_float(node)
+        if node.output[0] not in twin.done:
+            function = function_of(node)
+            rule = _RULES.get((node.domain, node.op_type), _keep) if function is None else _call_of_ours
+            rule(twin, node)
+    graph = helper.make_graph([], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output)
+    for output in model.graph.output:
+        if output.name in twin.codes:
+            raise _not_float(twin.graph.producers[output.name])
+        _finish_output(twin, output.name)
+    used = {name for node in all_nodes(twin.nodes) for name in node.input} | {output.name for output in graph.output}
+    graph.node.extend(n for n in twin.nodes if n.op_type != "Constant" or n.output[0] in used)
+    for tensor in model.graph.initializer:
+        if tensor.name in used and tensor.name not in twin.initializers:
+            graph.initializer.append(tensor)
+    graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in twin.initializers.items() if n in used)
+    made_values = {name for node in twin.nodes for name in node.output} - twin.codes
+    graph.value_info.extend(i for i in model.graph.value_info if i.name in made_values)
+    made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    made.functions.extend(f for f in model.functions if _called(twin, f))
+    _refuse_quantizers(made)
+    return made
+
+
+def _called(twin: _Twin, function: onnx.FunctionProto) -> bool:
+    """Whether the twin keeps a function: others' all, of ours what it calls."""
+    return function.domain != DOMAIN or any(
+        (node.domain, node.op_type) == (DOMAIN, function.name) for node in twin.nodes
+    )
+
+
+def is_qdq(model: onnx.ModelProto) -> bool:
+    """Whether the file has quantized activations already, as QuantizeLinear and DequantizeLinear."""
+    return {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node if not node.domain}
+
+
+def _refuse_quantizers(made: onnx.ModelProto) -> None:
+    low = {tensor.name for tensor in made.graph.initializer if tensor.data_type in _LOW_BIT}
+    for node in every_node(made):
+        if _QUANTIZER.search(node.op_type) or low.intersection(node.input):
+            raise _not_float(node)
+        if any(found.t.data_type in _LOW_BIT for found in node.attribute):
+            raise _not_float(node)
+
+
+def _not_float(node: onnx.NodeProto) -> UsageError:
+    return UsageError(
+        f"'{node.name}' ({node.op_type}) is a quantizer or has low-bit operands: no float32 model can be made of this "
+        "file; give the float model with --float-model FILE"
+    )
+
+
+def _finish_output(twin: _Twin, name: str) -> None:
+    """Give an output of the model its name and its whole value, where it stands for another one times a factor."""
+    if twin.value(name) == _Value(name):
+        return
+    if twin.value(name).name == name:
+        for node in twin.nodes:
+            node.input[:] = [f"{name}.codes" if i == name else i for i in node.input]
+            node.output[:] = [f"{name}.codes" if o == name else o for o in node.output]
+        twin.values[name] = _Value(f"{name}.codes", twin.value(name).factor)
+    twin.nodes.append(helper.make_node("Identity", [twin.plain(name)], [name], name=f"{name}/identity"))
+
+
+# ---- rules ----
+
+
+def _keep(twin: _Twin, node: onnx.NodeProto) -> None:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for i, name in enumerate(node.input):
+        copy.input[i] = twin.plain(name) if name else ""
+    twin.nodes.append(copy)
+
+
+def _call_of_ours(twin: _Twin, node: onnx.NodeProto) -> None:
+    """What a function of the dialect says that float32 runs in its place."""
+    function = function_of(node)
+    if function is None or not isinstance(function.in_float, Rescale):
+        _keep(twin, node)
+        return
+    source, factor = twin.value(node.input[0]), 1.0
+    if function.in_float.factor is not None:
+        name = function.proto.input[function.in_float.factor]
+        constant = twin.constant(node.input[function.in_float.factor])
+        if constant is None or constant.size != 1:
+            raise ModelError(f"'{node.name}' ({node.op_type}): its {name} is not one constant of the file")
+        factor = float(constant.reshape(()))
+    twin.values[node.output[0]] = _Value(source.name, source.factor * factor)
+    twin.steps.update(node.output[index] for index in function.in_float.ones)
+
+
+def _same(twin: _Twin, node: onnx.NodeProto) -> None:
+    twin.values[node.output[0]] = twin.value(node.input[0])
+
+
+def _quantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Dropped, but for the activation function that a quantizer replaces whose lowest code is the zero point."""
+    source = twin.plain(node.input[0])
+    bounds = _range(twin, node)
+    if bounds is not None and not _nonnegative(twin, node.input[0]):
+        if not any(o.domain in ("", "ai.onnx") and o.version >= 11 for o in twin.graph.model.opset_import):
+            raise _not_float(node)  # Clip had attributes
+        limits = [
+            twin.store(f"{node.output[0]}.{n}", np.array(b, np.float32))
+            for n, b in zip(("low", "high"), bounds, strict=True)
+        ]
+        twin.nodes.append(helper.make_node("Clip", [source, *limits], [f"{node.output[0]}.real"], name=node.name))
+        source = f"{node.output[0]}.real"
+    twin.values[node.output[0]] = _Value(source)
+    twin.codes.add(node.output[0])
+
+
+def _range(twin: _Twin, node: onnx.NodeProto) -> tuple[float, float] | None:
+    """The reals that a QuantizeLinear represents, where the lowest is 0; else None."""
+    scale = twin.constant(node.input[1])
+    zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
+    if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
+        return None
+    limits = np.iinfo(zero.dtype)
+    codes = int(zero.reshape(())) - limits.min
+    return None if codes else (0.0, float(scale.reshape(())) * (limits.max - limits.min))
+
+
+def _nonnegative(twin: _Twin, name: str) -> bool:
+    """Whether no value is below 0 for certain; an input of the model, which no activation function makes, counts so."""
+    known, node = twin.constant(name), twin.graph.producers.get(name)
+    if known is not None or node is None:
+        return known is None or bool((known >= 0).all())
+    if node.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Clip"):
+        return node.op_type != "Clip" or float(_lowest(twin, node)) >= 0
+    if node.op_type in ("Add", "Mul", "Concat"):
+        return all(_nonnegative(twin, i) for i in node.input)
+    if node.op_type == "QuantizeLinear" and _range(twin, node) is not None:
+        return True
+    through = (*_MOVES, "QuantizeLinear", "DequantizeLinear", "AveragePool", "GlobalAveragePool", "ReduceMean")
+    return node.op_type in through and _nonnegative(twin, node.input[0])
+
+
+def _lowest(twin: _Twin, clip: onnx.NodeProto) -> float:
+    low = twin.constant(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
+    return -np.inf if low is None else float(low.reshape(()))
+
+
+def _dequantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Weights become float32; codes of an activation are its reals already. Another one is kept, and refused."""
+    codes, scale = twin.constant(node.input[0]), twin.constant(node.input[1])
+    zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.float32)
+    if node.input[0] in twin.codes:
+        _same(twin, node)
+    elif codes is None or scale is None or zero is None or scale.dtype != np.float32:
+        _keep(twin, node)
+    else:
+        spread = [_along_axis(node, np.asarray(a, np.float32), codes.shape) for a in (zero, scale)]
+        twin.constants[node.output[0]] = (codes.astype(np.float32) - spread[0]) * spread[1]
+
+
+def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) -> Array:
+    """A scale or zero point (one, one a channel, or one a block) so that it broadcasts to `shape`."""
+    axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+    if operand.size == 1:
+        return operand.reshape(())
+    if block:
+        return np.repeat(operand, block, axis).take(range(shape[axis]), axis)
+    return operand.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
+
+
+def _move(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Operators that only move elements: a factor passes through them, a constant is moved at once."""
+    known = twin.constants.get(node.input[0])
+    if known is not None and node.op_type == "Transpose":
+        twin.constants[node.output[0]] = np.transpose(known, attribute(node, "perm"))
+        return
+    source = twin.value(node.input[0])
+    if node.input[0] in twin.codes:
+        twin.codes.add(node.output[0])
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[0] = source.name if known is None else twin.store(node.input[0], known)
+    twin.nodes.append(copy)
+    twin.values[node.output[0]] = _Value(node.output[0], source.factor)
+
+
+def _pad(twin: _Twin, node: onnx.NodeProto) -> None:
+    """The explicit padding of a binary convolution goes into the convolution."""
+    user = twin.only_user(node.output[0])
+    pads = twin.constant(node.input[1]) if len(node.input) == 3 else None
+    if user is None or user.op_type != "Conv" or pads is None or any(attribute(user, "pads", ())):
+        _move(twin, node)
+        return
+    rank = pads.size // 2
+    sides = [int(p) for p in (*pads[2:rank], *pads[rank + 2 :])]
+    if not pads[:2].any() and not pads[rank : rank + 2].any():
+        changed = onnx.NodeProto()
+        changed.CopyFrom(user)
+        del changed.attribute[:]
+        changed.attribute.extend(a for a in user.attribute if a.name not in ("pads", "auto_pad"))
+        changed.attribute.append(helper.make_attribute("pads", sides))
+        twin.done.add(user.output[0])
+        changed.input[0] = node.input[0]
+        _product(twin, changed)
+
+
+def _product(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Conv, MatMul or Gemm: pending factor, scale and bias go into the weight where it is constant."""
+    weight = twin.constant(node.input[1])
+    if weight is None or weight.dtype != np.float32:
+        left, right = twin.value(node.input[0]), twin.value(node.input[1])
+        if node.op_type != "MatMul" or left.factor * right.factor == 1.0:
+            _keep(twin, node)
+            return
+        twin.nodes.append(helper.make_node("MatMul", [left.name, right.name], node.output, name=node.name))
+        twin.values[node.output[0]] = _Value(node.output[0], left.factor * right.factor)
+        return
+    source = twin.value(node.input[0])
+    folded = weight.astype(np.float64) * source.factor
+    bias = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if bias is None and len(node.input) > 2 and node.input[2]:
+        _keep(twin, node)
+        return
+    end, scale, added = _affine(twin, node.output[0])
+    channel = (-1, *[1] * (weight.ndim - 1)) if node.op_type == "Conv" else (-1,)
+    if node.op_type == "Gemm" and not np.all(scale == 1):
+        folded = folded * (scale.reshape(-1, 1) if attribute(node, "transB", 0) else scale)
+    else:
+        folded = folded * scale.reshape(channel if scale.size > 1 else ())
+    if bias is not None or added is not None:
+        total = (0 if bias is None else bias * scale) + (0 if added is None else added)
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    copy.input.extend([source.name, twin.store(f"{node.output[0]}.weight", folded.astype(np.float32), weight)])
+    copy.output[0] = end
+    if bias is not None or added is not None:
+        vector = np.broadcast_to(np.asarray(total, np.float32).reshape(-1), _channels(node, weight)).copy()
+        stored = twin.store(f"{node.output[0]}.bias", vector)
+        if node.op_type == "MatMul":
+            copy.output[0] = f"{end}.product"
+            twin.nodes.extend(
+                [copy, helper.make_node("Add", [copy.output[0], stored], [end], name=f"{node.name}/bias")]
+            )
+            return
+        copy.input.append(stored)
+    twin.nodes.append(copy)
+
+
+def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
+    first = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
+    return (weight.shape[0] if first else weight.shape[-1],)
+
+
+def _affine(twin: _Twin, value: str) -> tuple[str, Array, Array | None]:
+    """Follow Round, Mul by constants or a per-token step, and one Add of a constant: last value, scale, bias."""
+    scale = np.ones((), np.float64)
+    for step in twin.layers[value].epilogue:
+        operand = None if step.operand is None else twin.constant(step.operand)
+        unit = step.node.op_type == "Round" or (step.node.op_type == "Mul" and step.operand in twin.steps)
+        if twin.only_user(step.value) is None or not (unit or (operand is not None and _per_channel(operand))):
+            break
+        value = step.node.output[0]
+        twin.done.add(value)
+        if operand is None or unit:
+            continue
+        factor = operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
+        if step.node.op_type == "Add":
+            return value, scale, factor.reshape(-1)
+        scale = scale * factor
+    return value, scale, None
+
+
+def _per_channel(operand: Array) -> bool:
+    return operand.dtype == np.float32 and sum(size > 1 for size in operand.shape) <= 1
+
+
+def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
+    """Sums over a window: the average that follows in a quantized graph becomes ReduceMean."""
+    source = twin.value(node.input[0])
+    user = twin.only_user(node.output[0])
+    operand = twin.constant(user.input[1]) if user is not None and user.op_type == "Mul" else None
+    before, after = twin.graph.shape(node.input[0]), twin.graph.shape(node.output[0])
+    if user is not None and operand is not None and operand.size == 1 and before and after is not None:
+        window = prod(before) / max(1, prod(after))
+        if abs(float(operand.reshape(())) * source.factor * window - 1) < 1e-4:
+            twin.done.add(user.output[0])
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.op_type, copy.input[0], copy.output[0] = "ReduceMean", source.name, user.output[0]
+            twin.nodes.append(copy)
+            return
+    _move(twin, node)
+
+
+_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
+
+# Operators of ONNX, onnxruntime (com.microsoft) and QONNX that quantize, or compute with codes.
+_QUANTIZER = re.compile("Quant|^QLinear|^Q[A-Z]|Integer|NBits|Bnb4|^Trunc$")
+
+_LOW_BIT = {value for name, value in onnx.TensorProto.DataType.items() if re.match("U?INT[248]$|FLOAT[468]", name)}
+
+_RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
+    ("", "QuantizeLinear"): _quantize_linear,
+    ("", "DequantizeLinear"): _dequantize_linear,
+    ("", "Conv"): _product,
+    ("", "MatMul"): _product,
+    ("", "Gemm"): _product,
+    ("", "Pad"): _pad,
+    ("", "ReduceSum"): _sum,
+    **{("", name): _move for name in _MOVES},
+}
+
+
+# ---- int8 ----
+
+
+def int8_baseline(float_model: onnx.ModelProto, calibration: Iterable[Array | Mapping[str, Array]]) -> onnx.ModelProto:
+    """onnxruntime's own int8 version of a float model: QDQ per channel, static, for CNNs; dynamic for transformers.
+
+    `calibration` holds batches as the model takes them (arrays, or dicts by input name); only a CNN looks at them.
+    Weights have seven bits (`reduce_range`) where onnxruntime's products of eight would saturate on this CPU.
+    """
+    tools = onnxruntime("quantization")
+    name = float_model.graph.input[0].name
+    batches = [dict(b) if isinstance(b, Mapping) else {name: np.asarray(b, np.float32)} for b in calibration]
+
+    class Batches(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self.left, None)
+
+    kinds = {node.op_type for node in float_model.graph.node}
+    transformer = bool(kinds & {"Softmax", "LayerNormalization"}) or "Conv" not in kinds
+    with tempfile.TemporaryDirectory() as folder:
+        source, prepared, out = (str(Path(folder) / f"{stem}.onnx") for stem in ("float", "prepared", "int8"))
+        onnx.save(float_model, source)
+        onnxruntime("quantization.shape_inference").quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        if transformer:
+            # ConvInteger, which it would make of the patch embedding, is slower than the float convolution
+            tools.quantize_dynamic(
+                prepared,
+                out,
+                per_channel=True,
+                reduce_range=onnxruntime_saturates(),
+                weight_type=tools.QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm"],
+            )
+        else:
+            if not batches:
+                raise ModelError("an int8 CNN needs calibration inputs; give some batches of the training data")
+            tools.quantize_static(
+                prepared,
+                out,
+                Batches(),
+                quant_format=tools.QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=onnxruntime_saturates(),
+                activation_type=tools.QuantType.QUInt8,
+                weight_type=tools.QuantType.QInt8,
+            )
+        return onnx.load(out)

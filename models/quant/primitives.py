@@ -1,0 +1,124 @@
+"""The primitives that a quantized layer is made of in eval mode: plain torch arithmetic, or calls of the `subbyte`
+domain.
+
+Inside `exporting(model)` each primitive becomes one symbolic ONNX node, with its inputs in the order of
+docs/onnx-dialect.md; outside it computes what that node's body computes, bit for bit (formats/reference.py).
+All codes and levels are integer-valued float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from subbyte.dialect.names import BINARIZE, DOMAIN, DOMAIN_VERSION, QUANTIZE, QUANTIZE_PER_TOKEN
+from subbyte.formats import Format, PerGroup, unpack
+
+_exporting: ContextVar[bool] = ContextVar("subbyte_exporting", default=False)
+
+
+@contextmanager
+def exporting(model: nn.Module | None = None) -> Iterator[None]:
+    """Within this context the primitives emit ONNX nodes instead of computing.
+
+    With `model` (in eval mode) its constants and packed weights are made first: a tracer cannot make them, since it
+    sees the parameters without their values.
+    """
+    if model is not None:
+        from subbyte.models.quant.eval_constants import refresh
+
+        refresh(model, packed=True)
+    token = _exporting.set(True)
+    try:
+        yield
+    finally:
+        _exporting.reset(token)
+
+
+def is_exporting() -> bool:
+    """Whether the primitives emit ONNX nodes now."""
+    return _exporting.get()
+
+
+def _node(name: str, inputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{name}", tuple(inputs), dtype=torch.float32, shape=tuple(shape), version=DOMAIN_VERSION
+    )
+
+
+def quantize(x: Tensor, inverse_step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """clip(round(x * inverse_step), low, high), ties to even; the last three are float32 scalars, shape []."""
+    if is_exporting():
+        return _node(QUANTIZE, (x, inverse_step, low, high), x.shape)
+    return torch.clamp(torch.round(x * inverse_step), low, high)
+
+
+def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes -128..127 of x [..., C] and the step [..., 1] of each vector along the last axis. BitNet b1.58, 2024."""
+    if is_exporting():
+        outputs = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{QUANTIZE_PER_TOKEN}",
+            (x,),
+            dtypes=(torch.float32, torch.float32),
+            shapes=(tuple(x.shape), (*x.shape[:-1], 1)),
+            version=DOMAIN_VERSION,
+        )
+        return outputs[0], outputs[1]
+    largest = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-5)
+    codes = torch.clamp(torch.round(x * (128.0 / largest)), -128.0, 127.0)
+    return codes, largest * (1.0 / 128.0)
+
+
+def binarize(x: Tensor, threshold: Tensor) -> Tensor:
+    """+1 where x >= threshold, else -1; the threshold broadcasts against x."""
+    if is_exporting():
+        return _node(BINARIZE, (x, threshold), x.shape)
+    return torch.where(x >= threshold, 1.0, -1.0)
+
+
+def decode(packed: Tensor, shape: Sequence[int], fmt: Format) -> Tensor:
+    """Packed codes uint8 [rows, bytes] to levels float32 of `shape`."""
+    if is_exporting():
+        return _node(fmt.decoder, (packed, torch.tensor(list(shape), dtype=torch.int64)), shape)
+    depth = int(np.prod(shape[1:]))
+    levels = fmt.decode(unpack(packed.cpu().numpy(), fmt.code_bits, depth)).reshape(tuple(shape))
+    return torch.from_numpy(levels.astype(np.float32)).to(packed.device)
+
+
+def dequantize_grouped(packed: Tensor, shape: Sequence[int], scale: Tensor, group_size: int, fmt: Format) -> Tensor:
+    """Packed codes uint8 [rows, bytes] and scale float32 [rows, groups] to values float32 of `shape`: level x scale."""
+    if is_exporting():
+        size = torch.tensor(group_size, dtype=torch.int64)
+        inputs = (packed, torch.tensor(list(shape), dtype=torch.int64), scale, size)
+        return _node(fmt.dequantizer, inputs, shape)
+    levels = decode(packed, shape, fmt).reshape(shape[0], -1)
+    return (levels * expand_scale(scale, levels.shape, PerGroup(group_size))).reshape(tuple(shape))
+
+
+def integer_sum(accumulator: Tensor) -> Tensor:
+    """The integer sums of a product. The identity on exact sums; a Round when exporting, so that no engine folds the
+    scale in.
+
+    On accelerators it rounds as well: their convolutions may go through transforms that are only nearly exact.
+    """
+    if is_exporting() or accumulator.device.type != "cpu":
+        return torch.round(accumulator)
+    return accumulator
+
+
+def expand_scale(scale: Tensor, shape: Sequence[int], granularity: object) -> Tensor:
+    """Repeat a scale of `granularity.scale_shape` so that it broadcasts against a tensor of `shape` (differentiable).
+
+    By group, `shape` is flattened to (shape[0], rest) first, as in formats.LowBitTensor.
+    """
+    if isinstance(granularity, PerGroup):
+        depth = int(np.prod(shape[1:]))
+        return scale.repeat_interleave(granularity.size, dim=1)[:, :depth].reshape(tuple(shape))
+    if scale.dim() == 0:
+        return scale
+    return scale.reshape(-1, *[1] * (len(shape) - 1))

@@ -1,0 +1,334 @@
+"""`check`: the same inputs through every stage (torch, onnxruntime, the bundle), and the first layer that diverges.
+
+The stages must agree bit for bit through quantized layers (docs/numbers.md). What is compared is the integers that
+enter each quantized layer: they are what everything before them comes to. Where one differs, the value that torch
+rounded says why: next to a tie, float arithmetic upstream (softmax, normalisation, exp) landed on its other side; far
+from a tie, something computes wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import UsageError
+from subbyte.judge.accuracy import refuse_unscorable, scored_on
+
+if TYPE_CHECKING:
+    from subbyte.onnx_file import OnnxFile
+    from subbyte.runtime import Session
+
+Array = npt.NDArray[Any]
+
+STAGES = ("torch, training graph", "torch eval", "onnxruntime", "bundle")
+CHUNK = 64  # samples that go through all stages together
+NEAR_A_TIE = 1e-3  # of a step: farther than any float difference that the stages allow
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """One output of one stage against torch eval's."""
+
+    name: str
+    shape: tuple[int, ...]  # in the ONNX file
+    largest: float  # |value| of torch eval
+    max_error: float  # NaN where it cannot be measured, infinite where the shapes differ
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage against torch eval: accuracy 0..1 (None without labels), and what differs.
+
+    Predictions are read from the first output; `max_error` is the largest of all outputs.
+    """
+
+    name: str
+    accuracy: float | None
+    changed_predictions: int
+    differing_codes: int
+    max_error: float
+    outputs: tuple[OutputError, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found. `findings` are sentences; `diverged`: integers or outputs differ beyond tolerance.
+
+    The tolerance of integers is zero, but for models with float parts between quantizers: docs/onnx-dialect.md.
+    """
+
+    samples: int
+    stages: tuple[Stage, ...]
+    quantized_layers: int
+    largest_accumulator: int
+    findings: tuple[str, ...]
+    diverged: bool
+
+    def __str__(self) -> str:
+        stages = [
+            f"{stage.name}: {'' if stage.accuracy is None else f'accuracy {stage.accuracy:.2%}, '}"
+            f"{stage.changed_predictions:,} changed predictions, {stage.differing_codes:,} differing integers, "
+            f"max error {stage.max_error:.3g}"
+            for stage in self.stages
+        ]
+        for stage in self.stages if len(self.stages[0].outputs) > 1 else ():
+            stages += [f"{stage.name}, output '{o.name}': max error {o.max_error:.3g}" for o in stage.outputs]
+        return "\n".join([f"{self.samples:,} inputs, each stage against torch eval", *stages, *self.findings])
+
+
+@dataclass
+class _Difference:
+    """Integers of one layer that differ in one stage."""
+
+    count: int = 0
+    total: int = 0
+    worst_distance: float = 0.0  # from the nearest tie, in steps
+    example: str = ""
+
+    def add(self, expected: Array, got: Array, scaled: Array | None) -> None:
+        self.total += expected.size
+        wrong = np.nonzero(expected != got)
+        if not wrong[0].size:
+            return
+        self.count += int(wrong[0].size)
+        where = tuple(int(axis[0]) for axis in wrong)
+        if not self.example:
+            self.example = f"at {list(where)} torch has {expected[where]:g}, it has {got[where]:g}"
+        if scaled is not None:
+            distance = np.abs(np.abs(scaled[wrong] - np.floor(scaled[wrong])) - 0.5)
+            self.worst_distance = max(self.worst_distance, float(distance.max()))
+        else:
+            self.worst_distance = np.inf
+
+
+def check(
+    checkpoint: str | Path,
+    onnx: str | Path,
+    bundle: str | Path | None = None,
+    *,
+    data: str | None = None,
+    data_path: str | Path | None = None,
+    limit: int | None = None,
+) -> CheckReport:
+    """Run the test set (random inputs without `data`) through checkpoint, ONNX file and bundle, and compare.
+
+    `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. All outputs are compared;
+    accuracy is scored on the first. Raises UsageError when the three do not belong together (different numbers or
+    shapes of quantized layers), or the first output holds no logits for the labels.
+    """
+    import torch
+
+    from subbyte.export import largest_accumulators, load_onnx, torch_observations
+    from subbyte.export.verify import inexact_nodes, output_shapes
+    from subbyte.models.checkpoint import load_checkpoint
+    from subbyte.onnx_file import open_onnx
+
+    loaded = load_checkpoint(checkpoint)
+    model = loaded.model.eval()
+    opened = open_onnx(onnx)
+    file = load_onnx(opened)
+    images, labels = _inputs(loaded, data, data_path, limit)
+    shapes = output_shapes(file)
+    if labels is not None:
+        refuse_unscorable(*next(iter(shapes.items())), labels, str(data))
+    tally = {name: _Tally(labels is not None, shapes) for name in STAGES}
+    layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
+    largest = 0
+    names: list[str] = []
+    with _open(bundle) as session, torch.no_grad():
+        _refuse_a_stranger(session, opened)
+        for start in range(0, len(images), CHUNK):
+            x = images[start : start + CHUNK]
+            y = None if labels is None else labels[start : start + CHUNK]
+            expected, observed = torch_observations(model, x, file)
+            names = list(observed)
+            tally["torch eval"].add(expected, expected, y)
+            tally["torch, training graph"].add(expected, _training_graph(model, x, file), y)
+            for stage, outputs, values in _later_stages(file, names, session, x):
+                tally[stage].add(expected, outputs, y)
+                _compare(layers[stage], stage, observed, values)
+            if start == 0:
+                largest = int(max(largest_accumulators(file, x).values(), default=0))
+    used = [name for name in tally if name != "bundle" or bundle is not None]
+    stages = tuple(tally[name].stage(name, sum(d.count for d in layers.get(name, {}).values())) for name in used)
+    compared = {name: found for name, found in layers.items() if name in used}
+    findings, diverged = _explain(names, compared, tolerant=bool(inexact_nodes(file)))
+    wrong = _outputs_differ(stages[2:], file)
+    first = scored_on(list(shapes))
+    if first:
+        findings = (f"predictions{'' if labels is None else ' and accuracy'} are those of {first}", *findings)
+    return CheckReport(len(images), stages, len(names), largest, (*findings, *wrong), diverged or bool(wrong))
+
+
+class _Tally:
+    """Counts of one stage over all samples."""
+
+    def __init__(self, labelled: bool, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.labelled, self.shapes, self.right, self.seen, self.changed = labelled, shapes, 0, 0, 0
+        self.errors, self.largest = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0.0)
+
+    def add(self, expected: Mapping[str, Array], got: Mapping[str, Array], labels: Array | None) -> None:
+        from subbyte.export.verify import largest_error
+
+        for name in self.shapes:
+            a, b = expected[name], got[name]
+            error = largest_error(a, b) if a.shape == b.shape else np.inf
+            self.errors[name] = float(np.maximum(self.errors[name], error))  # NaN stays NaN
+            self.largest[name] = max(self.largest[name], float(np.abs(a.astype(np.float64)).max(initial=0)))
+        first = next(iter(self.shapes))
+        before, after = (_predictions(arrays[first]) for arrays in (expected, got))
+        self.changed += int((before != after).sum()) if before.shape == after.shape else before.size
+        if labels is not None:
+            self.seen += len(labels)
+            self.right += int((got[first].argmax(-1) == labels).sum())
+
+    def stage(self, name: str, differing: int) -> Stage:
+        accuracy = self.right / max(1, self.seen) if self.labelled else None
+        outputs = tuple(OutputError(o, self.shapes[o], self.largest[o], self.errors[o]) for o in self.shapes)
+        error = float(np.max([output.max_error for output in outputs]))
+        return Stage(name, accuracy, self.changed, differing, error, outputs)
+
+
+def _predictions(output: Array) -> Array:
+    """Places of the largest values along the last axis; integers are predictions themselves."""
+    if output.dtype.kind != "f":
+        return output
+    return np.asarray(np.atleast_1d(output).argmax(-1))
+
+
+def _refuse_a_stranger(session: Session | None, onnx: OnnxFile) -> None:
+    """Raise UsageError for a bundle that was not compiled from this ONNX file."""
+    if session is not None and session.manifest.source.get("onnx_sha256") != onnx.sha256:
+        raise UsageError(
+            f"'{session.path}' was not compiled from '{onnx.path}': name the file it was made from, or compile again"
+        )
+
+
+def _outputs_differ(stages: Sequence[Stage], file: Any) -> list[str]:
+    """A sentence for each output of a stage that is farther from torch's than its arithmetic allows."""
+    from subbyte.export import onnx_codes
+    from subbyte.export.verify import FLOAT_TOLERANCE, MIXED_TOLERANCE, allowed_error, inexact_nodes
+
+    inexact = inexact_nodes(file)
+    tolerance = 0.0 if not inexact else MIXED_TOLERANCE if onnx_codes(file) else FLOAT_TOLERANCE
+    return [
+        f"{stage.name}: outputs differ from torch's by {output.max_error:.3g}"
+        + (f" in '{output.name}'" if len(stage.outputs) > 1 else "")
+        + f", allowed are {allowed_error(tolerance, output.largest):.3g}"
+        for stage in stages
+        for output in stage.outputs
+        if not output.max_error <= allowed_error(tolerance, output.largest)
+    ]
+
+
+class _NoSession:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _open(bundle: str | Path | None) -> Any:
+    import subbyte
+
+    return _NoSession() if bundle is None else subbyte.load(bundle, threads=1)
+
+
+def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int | None) -> tuple[Array, Array | None]:
+    if data is None:
+        shape = (limit or CHUNK, *loaded.config.input_shape[1:])
+        return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
+    from subbyte.models.data import load_data
+
+    images, labels = load_data(data, path).test_arrays(limit)
+    wanted = loaded.config.input_shape[1:]
+    if images.shape[1:] != tuple(wanted):
+        raise UsageError(f"data set '{data}' has inputs of {list(images.shape[1:])}, the model wants {list(wanted)}")
+    return images, labels
+
+
+def _training_graph(model: Any, x: Array, file: Any) -> dict[str, Array]:
+    """The fake-quantized float graph that was trained, with the statistics of eval mode."""
+    from subbyte.export.verify import torch_outputs
+    from subbyte.models.quant import fake_quantized
+
+    with fake_quantized(model):
+        return torch_outputs(model, x, file)
+
+
+def _later_stages(
+    file: Any, names: list[str], session: Any, x: Array
+) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
+    """Stage, outputs by name and the codes by name, for onnxruntime and, if there is one, the bundle."""
+    from subbyte.export import run_onnx
+    from subbyte.export.engine import batches, joined
+
+    values = run_onnx(file, x, names)
+    yield "onnxruntime", values, values
+    if session is None:
+        return
+    batch = session.inputs[0].shape[0]
+    runs: list[dict[str, Array]] = []
+    for part in batches(x, batch):
+        trace = session.trace(part)
+        # A value stored before a Flatten or Reshape of the file goes by its name and a number, in the same order.
+        trace |= {name.partition(":")[0]: value for name, value in trace.items() if name.partition(":")[0] not in trace}
+        results = session.run([part])
+        outputs = results if isinstance(results, dict) else {session.outputs[0].name: results}
+        runs.append({name: value for name, value in trace.items() if name in names} | outputs)
+    # One slice is left as it is, so that a scalar has no axis here if it has none in the file.
+    merged = {n: runs[0][n] if len(x) == batch else joined([r[n] for r in runs], batch, len(x)) for n in runs[0]}
+    yield "bundle", merged, {name: value for name, value in merged.items() if name in names}
+
+
+def _compare(found: dict[str, _Difference], stage: str, observed: dict[str, Any], values: dict[str, Array]) -> None:
+    for name, observation in observed.items():
+        if name not in values:
+            continue  # fused away: `_explain` says how many layers were compared
+        expected, got = observation.codes.numpy(), values[name]
+        if got.size != expected.size:
+            raise UsageError(f"{stage}: '{name}' has shape {got.shape}, torch has {expected.shape}; compile it again")
+        scaled = None if observation.inverse_step is None else (observation.values * observation.inverse_step).numpy()
+        found.setdefault(name, _Difference()).add(expected, got.reshape(expected.shape).astype(np.float32), scaled)
+
+
+def _explain(
+    names: Sequence[str], layers: dict[str, dict[str, _Difference]], tolerant: bool
+) -> tuple[tuple[str, ...], bool]:
+    """Sentences, and whether integers differ by more than float arithmetic between the layers (`tolerant`) can do.
+
+    A value on the other side of its tie changes what follows by whole steps, so only the first layer is held to ties.
+    """
+    from subbyte.export.verify import MIXED_CODES
+
+    findings: list[str] = []
+    diverged = False
+    for stage, found in layers.items():
+        wrong = [name for name in names if name in found and found[name].count]
+        compared = sum(difference.total for difference in found.values())
+        if not wrong:
+            layers_seen = f"{len(found)} of {len(names)} quantized layers"
+            findings.append(f"{stage}: all {compared:,} integers that enter {layers_seen} equal torch's")
+            continue
+        first = found[wrong[0]]
+        near = first.worst_distance <= NEAR_A_TIE
+        few = sum(found[name].count for name in wrong) <= MIXED_CODES * compared
+        tolerated = tolerant and near and few
+        diverged = diverged or not tolerated
+        reason = (
+            f"all of them within {first.worst_distance:.1g} steps of a rounding tie: float arithmetic before it differs"
+            if near
+            else "some of them far from any rounding tie: not a matter of rounding"
+        )
+        findings.append(
+            f"{stage}: first divergent layer is '{wrong[0]}': {first.count} of {first.total:,} integers differ "
+            f"({first.example}), {reason}; {len(wrong)} of {len(found)} layers differ"
+            + (f", within the {MIXED_CODES:.0%} of integers that float parts may move" if tolerated else "")
+        )
+    return tuple(findings), diverged

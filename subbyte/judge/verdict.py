@@ -1,0 +1,361 @@
+"""The verdict: a bundle beside the float and the int8 version of the same model, in one interleaved run.
+
+The float version is the ONNX file's own *float twin* (the same layers with quantizers removed and weights in float32),
+or a float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it, or the file
+itself where its activations are quantized by QuantizeLinear and DequantizeLinear. All three run
+on the same inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte import limits
+from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.judge.accuracy import refuse_unscorable, scored_on
+from subbyte.onnx_runtime import onnxruntime
+from subbyte.plain_file import read_plain
+from subbyte.saturation import onnxruntime_saturates
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One version of the model: latency in ms, bytes on disk, test accuracy 0..1 (None where no data was given)."""
+
+    name: str
+    latency_min: float
+    latency_median: float
+    speedup_min: float  # its latency / the bundle's, from the minima; above 1 the bundle is faster
+    speedup_median: float  # median over rounds of the ratio within a round
+    nbytes: int  # of its ONNX file
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison says; `warnings` names every way in which low-bit loses."""
+
+    threads: int
+    rounds: int
+    contenders: tuple[Contender, ...]
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...]
+    float_source: str
+    data: str | None  # whose test set scored the accuracy
+    scored_on: str  # which output accuracy was scored on, where the model has several; else empty
+    bundle_bytes: int
+    deployed_bytes: int  # the library and the weights alone
+
+    def __str__(self) -> str:
+        return "\n".join([*self.sentences, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of an ONNX file, in hexadecimal; raises OSError for what is not read."""
+    return hashlib.sha256(read_plain(path, limits.ONNX_BYTES)).hexdigest()
+
+
+def find_onnx(bundle: Path, recorded: str) -> Path:
+    """The ONNX file beside a bundle that has the recorded hash; raises UsageError when there is none."""
+    for path in sorted(bundle.resolve().parent.glob("*.onnx")):
+        with contextlib.suppress(OSError):
+            if sha256(path) == recorded:
+                return path
+    raise UsageError(f"the ONNX file that '{bundle}' was made from does not lie beside it; name it with --onnx FILE")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a comparison needs, found and checked: see `prepare`."""
+
+    bundle: Path
+    manifest: Any
+    file: Any  # OnnxFile
+    floating: Any  # onnx.ModelProto
+    float_source: str
+    data: str | None
+    test: tuple[Array, Array] | None  # images float32 [N, ...], labels int64 [N]
+
+
+def prepare(
+    bundle: str | Path,
+    *,
+    onnx: str | Path | None = None,
+    float_model: str | Path | None = None,
+    data: str | None = None,
+    data_path: str | Path | None = None,
+    limit: int | None = None,
+) -> Comparison:
+    """Find what the bundle is compared with, before anything is measured.
+
+    Without `data` the test set is that of the data the model was trained on, if the bundle names it and it is here.
+    Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, when the
+    model has other inputs than one of float32, when no float model can be made of it and none is given, when that does
+    not run or has other inputs or outputs, or when the images or labels of `data` do not fit the model; DataError;
+    ModelError for a damaged `float_model`.
+    """
+    from subbyte.export import float_baseline, load_onnx
+    from subbyte.onnx_file import open_onnx
+    from subbyte.runtime import open_bundle
+
+    bundle = Path(bundle)
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    recorded = str(manifest.source.get("onnx_sha256", ""))
+    file = open_onnx(Path(onnx) if onnx else find_onnx(bundle, recorded))
+    if file.sha256 != recorded:
+        raise UsageError(f"'{bundle}' was not compiled from '{file.path}': name the file it was made from with --onnx")
+    floating = load_onnx(str(float_model)) if float_model else float_baseline(file)
+    source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
+    _refuse_other_inputs(manifest)
+    _refuse_another_model(manifest, floating, source)
+    shape = tuple(manifest.inputs[0].shape)
+    test: tuple[Array, Array] | None
+    if data:
+        test = _test_arrays(data, data_path, limit)
+        if test[0].shape[1:] != shape[1:]:
+            given, wanted = list(test[0].shape[1:]), list(shape[1:])
+            raise UsageError(f"data set '{data}' has inputs of {given}, the model wants {wanted}")
+        _refuse_unscorable(manifest, floating, test[1], data)
+    else:
+        metadata = manifest.source.get("metadata")
+        data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) else ""
+        test = _recorded_test_arrays(data, data_path, limit, shape)
+        try:
+            if test is not None:
+                _refuse_unscorable(manifest, floating, test[1], data)
+        except UsageError:
+            test = None
+    return Comparison(bundle, manifest, file, floating, source, data if test is not None else None, test)
+
+
+def compare(
+    bundle: str | Path | Comparison,
+    *,
+    onnx: str | Path | None = None,
+    float_model: str | Path | None = None,
+    data: str | None = None,
+    data_path: str | Path | None = None,
+    threads: int = 1,
+    seconds: float = 3.0,
+    turn: int = 1,
+    limit: int | None = None,
+) -> Verdict:
+    """Time the bundle, the float and the int8 model in turn for about `seconds` each, and score all three on `data`.
+
+    `bundle` is a file, or what `prepare` made of one (and of `onnx`, `float_model`, `data`, `data_path`, `limit`).
+    `turn` is how many calls of each are timed in a row (`runtime.benchmark.interleave`).
+    Raises what `prepare` raises, and MissingDependencyError without the `export` extra.
+    """
+    import subbyte
+    from subbyte.export import int8_baseline, load_onnx
+    from subbyte.export.baselines import is_qdq
+    from subbyte.runtime.benchmark import interleave, pinned
+
+    if not isinstance(bundle, Comparison):
+        found = {"onnx": onnx, "float_model": float_model, "data": data, "data_path": data_path, "limit": limit}
+        bundle = prepare(bundle, **found)  # type: ignore[arg-type]
+    ready, bundle = bundle, bundle.bundle
+    manifest, file, floating, test = ready.manifest, ready.file, ready.floating, ready.test
+    shape = tuple(manifest.inputs[0].shape)
+    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
+    calibration = [sample] if test is None else [test[0][i : i + shape[0]] for i in range(0, 32 * shape[0], shape[0])]
+
+    original = load_onnx(file)
+    itself = is_qdq(original)
+    integer = original if itself else int8_baseline(floating, calibration)
+    integer_name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
+    float_session, integer_session = (_onnx_session(model, threads) for model in (floating, integer))
+    with pinned(threads), subbyte.load(bundle, threads=threads) as session:
+        if session.manifest != manifest:
+            raise UsageError(f"'{bundle}' was replaced while it was made ready to be compared; run again")
+        outputs = session.empty_outputs()
+
+        def ours(x: Array, /) -> Array:
+            session.run_into([x], outputs)
+            return outputs[0]
+
+        runs: dict[str, Callable[[Array], Array]] = {
+            "subbyte": ours,
+            "onnxruntime float32": partial(_onnx_run, float_session),
+            integer_name: partial(_onnx_run, integer_session),
+        }
+        # Each is bound to its buffers once, as an application does that refills them.
+        calls = {
+            "subbyte": session.bind([sample], session.empty_outputs()),
+            "onnxruntime float32": _bound(float_session, sample),
+            integer_name: _bound(integer_session, sample),
+        }
+        times = interleave(calls, seconds, turn)
+        scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
+    sizes = {
+        "subbyte": file.nbytes,
+        "onnxruntime float32": floating.ByteSize(),
+        integer_name: file.nbytes if itself else integer.ByteSize(),
+    }
+    mine = times["subbyte"]
+    contenders = tuple(
+        Contender(
+            name,
+            1e3 * float(taken.min()),
+            1e3 * float(np.median(taken)),
+            float(taken.min() / mine.min()),
+            float(np.median(taken / mine)),
+            sizes[name],
+            scores[name],
+        )
+        for name, taken in times.items()
+    )
+    sentences, warnings = judge(contenders)
+    if not itself and onnxruntime_saturates():
+        sentences = (
+            *sentences,
+            "onnxruntime int8 has weights of seven bits: on this CPU its products of eight saturate.",
+        )
+    members = manifest.members
+    deployed = sum(members[name].bytes for name in ("library.so", "weights.bin") if name in members)
+    float_bytes = sizes["onnxruntime float32"]
+    if deployed > float_bytes:
+        text = f"low-bit loses: library and weights take {deployed:,} bytes, the float ONNX file alone {float_bytes:,}"
+        warnings = (*warnings, text)
+    return Verdict(
+        threads=threads,
+        rounds=len(mine),
+        contenders=contenders,
+        sentences=sentences,
+        warnings=warnings,
+        float_source=ready.float_source,
+        data=ready.data,
+        scored_on=scored_on([output.name for output in manifest.outputs]) if test is not None else "",
+        bundle_bytes=bundle.stat().st_size,
+        deployed_bytes=deployed,
+    )
+
+
+def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plain sentences (faster, smaller, more accurate?), and a warning for each comparison that low-bit loses."""
+    ours, *others = contenders
+    sentences: list[str] = []
+    warnings: list[str] = []
+    for other in others:
+        faster, smaller = other.speedup_median, other.nbytes / ours.nbytes
+        parts = [
+            f"{faster:.2f}x {'faster' if faster >= 1 else '(SLOWER)'} than {other.name}",
+            f"{smaller:.1f}x {'smaller' if smaller >= 1 else '(LARGER)'} as an ONNX file",
+        ]
+        if faster < 1:
+            warnings.append(f"low-bit loses: {other.name} is {1 / faster:.2f}x faster than the bundle on this machine")
+        if smaller < 1:
+            warnings.append(f"low-bit loses: the file of {other.name} is {1 / smaller:.2f}x smaller")
+        if ours.accuracy is not None and other.accuracy is not None:
+            points = 100 * (ours.accuracy - other.accuracy)
+            parts.append(f"{points:+.2f} points of accuracy")
+            if points < 0:
+                warnings.append(f"low-bit loses {-points:.2f} points of accuracy against {other.name}")
+        sentences.append("The bundle is " + ", ".join(parts) + ".")
+    return tuple(sentences), tuple(warnings)
+
+
+def _onnx_session(model: Any, threads: int) -> Any:
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Two spinning pools in one process would steal each other's cores: ours spins for at most 50 us, so may not theirs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _onnx_run(session: Any, x: Array) -> Array:
+    result: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return result
+
+
+def _bound(session: Any, x: Array) -> Callable[[], object]:
+    """A call of an onnxruntime session on fixed input and output buffers."""
+    binding = session.io_binding()
+    binding.bind_cpu_input(session.get_inputs()[0].name, x)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cpu")
+    return partial(session.run_with_iobinding, binding)
+
+
+def _refuse_other_inputs(manifest: Any) -> None:
+    """Raise UsageError unless the bundle has one input of float32, which all versions of the model are run on."""
+    if [tensor.dtype for tensor in manifest.inputs] != ["float32"]:
+        given = ", ".join(f"'{tensor.name}' {tensor.dtype}" for tensor in manifest.inputs)
+        raise UsageError(
+            f"the bundle's inputs are {given}; the comparison runs models of one float32 input. Leave --baseline out"
+        )
+
+
+def _refuse_another_model(manifest: Any, floating: Any, source: str) -> None:
+    """Raise UsageError unless the float model runs on the bundle's input, to a first output of the bundle's shape."""
+    wanted = list(manifest.outputs[0].shape)
+    zeros = np.zeros(manifest.inputs[0].shape, np.float32)
+    session = _onnx_session(floating, 1)
+    try:
+        got = list(_onnx_run(session, zeros).shape)
+    except Exception as error:  # onnxruntime has kinds of its own
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"{source} does not run on the bundle's input, float32 {list(zeros.shape)}: {reason}. Name the float "
+            "version of the same model with --float-model"
+        ) from error
+    if got != wanted:
+        raise UsageError(
+            f"the first output of {source} is {got}, the bundle's {wanted}: name the float version of the same model "
+            "with --float-model"
+        )
+
+
+def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:
+    from subbyte.models.data import load_data
+
+    return load_data(data, path).test_arrays(limit)
+
+
+def _refuse_unscorable(manifest: Any, floating: Any, labels: Array, data: str) -> None:
+    """Raise UsageError where the first output of the bundle or of the float model cannot be logits for the labels."""
+    from subbyte.export.verify import output_shapes
+
+    refuse_unscorable(manifest.outputs[0].name, manifest.outputs[0].shape, labels, data)
+    if floating.graph.output[0].type.tensor_type.HasField("shape"):
+        name, shape = next(iter(output_shapes(floating).items()))
+        refuse_unscorable(name, shape, labels, data, "the float model")
+
+
+def _recorded_test_arrays(
+    name: str, path: str | Path | None, limit: int | None, shape: tuple[int, ...]
+) -> tuple[Array, Array] | None:
+    """The test set that a bundle names; None if it names none, or one that is not on this machine or does not fit."""
+    if not name:
+        return None
+    try:
+        test = _test_arrays(name, path, limit)
+    except (DataError, UnknownNameError, UsageError, ImportError):
+        return None
+    return test if test[0].shape[1:] == shape[1:] else None
+
+
+def _accuracy(run: Callable[[Array], Array], images: Array, labels: Array, batch: int) -> float:
+    whole = len(images) - len(images) % batch
+    right = 0
+    for start in range(0, whole, batch):
+        logits = run(np.ascontiguousarray(images[start : start + batch]))
+        right += int((logits.argmax(-1) == labels[start : start + batch]).sum())
+    return right / max(1, whole)

@@ -1,0 +1,1 @@
+"""Kernel rows for any CPU and any C compiler."""

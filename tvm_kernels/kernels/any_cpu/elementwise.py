@@ -1,0 +1,64 @@
+"""An epilogue on its own: quantize, binarize, add a residual, activate. Bound by memory.
+
+Where no step or form depends on the channel, the tensor is one long row, so that few channels do not waste lanes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, rows_per_tile, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowScale, Scale
+
+
+def _by_channel(op: Elementwise) -> bool:
+    """Whether an element's channel or row matters."""
+    for step in op.epilogue.steps:
+        if isinstance(step, RowScale):
+            return True
+        values = step.slope if isinstance(step, PRelu) else step.values if isinstance(step, Scale | Bias) else None
+        if values is not None and values.size > 1:
+            return True
+    return op.epilogue.stores_bits
+
+
+def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:
+    """Rows and channels of the loops: as given, or a long row cut into lines of whole vectors."""
+    elements = op.rows * op.channels
+    if _by_channel(op) or (op.channels % (2 * lanes) == 0 and op.rows > 1):
+        return op.rows, op.channels
+    for channels in (1024, 512, 256, 128, 64, 32):
+        if elements % channels == 0 and channels % lanes == 0:
+            return elements // channels, channels
+    return 1, elements
+
+
+def build(op: Elementwise, lanes: int) -> Built:
+    rows, channels = _shape(op, lanes)
+    block = rows_per_tile(rows, channels)
+    words = op.epilogue.stores_bits
+    # Whole words in each turn of the loop: their bits then have known places.
+    unroll = WORD // lanes if words and lanes > 1 else 1
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("elementwise")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        x = signature.input(OWN_INPUTS[0], (rows, channels), "float32")
+        epilogue = EpilogueEmitter(op.epilogue, rows, channels, signature, x86=lanes >= 8)
+        with T.parallel(0, -(-rows // block)) as tile, T.serial(0, T.min(block, rows - tile * block)) as i:
+            row = T.bind(tile * block + i)
+
+            def element(c: Any, n: int) -> None:
+                epilogue.emit(x[row, at(c, n)], row, c)
+
+            along(channels, lanes, element, unroll)
+    return Built(builder.get(), signature.parameters)
+
+
+vector_rows("elementwise", Elementwise, build)

@@ -1,0 +1,157 @@
+"""Float32 activations with constant weights: matrix product and convolution.
+
+float       float32 weights: layers that stay in float.
+float-int8  weight-only: weights of eight bits or fewer with a scale a channel, a byte each in the bundle; levels
+            become float32 as they are read, scales are in the epilogue.
+
+Weights are packed into panels of columns. A thread takes a block of rows (of a convolution: gathers their patches once)
+and goes through the panels, a register tile at a time; the epilogue follows each tile while it is in L1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.formats import LowBitTensor
+from subbyte.tvm_kernels.kernels.any_cpu.float_tile import (
+    Registers,
+    multiply_rows,
+    pack_panels,
+    panels,
+    rows_per_block,
+    store_panel,
+    tile_rows,
+    tiled_rows,
+)
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather, layout
+from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
+from subbyte.tvm_kernels.kernels.tir.rowwise import at
+from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.vectors import vector_type
+from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
+
+Array = npt.NDArray[Any]
+
+
+def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) -> Built:
+    """The product of `op` with tiles of `registers`."""
+    shape = layout(op.geometry)
+    lanes = registers.lanes
+    cut = panels(shape.columns, registers)
+    per_tile = tile_rows(shape.rows, registers)
+    most = max(per_tile, registers.patch_bytes // (4 * shape.depth)) if shape.gathered else shape.rows
+    block = rows_per_block(shape.rows, per_tile, shape.depth * shape.columns * shape.groups, most)
+    blocks = -(-shape.rows // block)
+    words = op.epilogue.stores_bits
+    panel_count = cut.wide + cut.narrow
+    # A single block of rows (a vector, say) is shared out by columns instead.
+    shared_columns = blocks == 1 and not shape.gathered and not words and panel_count > 1 and shape.rows <= per_tile
+    store_lanes = lanes
+    while shape.groups > 1 and shape.columns % store_lanes:
+        store_lanes //= 2
+
+    matrices = _stored_weight(op).reshape(shape.groups, shape.columns, shape.depth)
+    packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
+    tile_floats = per_tile * cut.vectors * lanes
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(op.name)
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        source = signature.input(OWN_INPUTS[0], (_stored(op),), "float32")
+        weight = signature.constant("weight", packed.reshape(-1))
+        scratch = signature.workspace(4 * (tile_floats + (block * shape.depth if shape.gathered else 0)))
+        epilogue = EpilogueEmitter(op.epilogue, shape.rows, shape.columns * shape.groups, signature)
+        tile = view(scratch, (tile_floats,), "float32")
+
+        def part(first_row: Any, count: Any, left: Any, left_row: Any, group: Any, which: int, panel: Any) -> None:
+            """All rows of a block times one panel."""
+            _, width, first_column = cut.parts()[which]
+            offset = T.bind(group * packed.shape[1] + (first_column + panel * width) * shape.depth)
+            column = T.bind(first_column + panel * width)
+            short = cut.channels(width, shape.columns)
+
+            def right(v: int, k: Any) -> Any:
+                loaded = weight[at(offset + k * width + v * lanes, lanes)]
+                return loaded if packed.dtype == np.float32 else T.Cast(vector_type("float32", lanes), loaded)
+
+            def store(index: Any, load: Any) -> None:
+                row = T.bind(first_row + index)
+                first_channel = group * shape.columns
+                store_panel(epilogue, load, row, first_channel, column, width, shape.columns, short, store_lanes)
+
+            # Patches have room for whole tiles.
+            multiply_rows(
+                *(count, per_tile, width, lanes, shape.depth, left, left_row, right, tile, store),
+                whole_tiles=shape.gathered,
+            )
+
+        def block_of_rows(first_row: Any, count: Any, run: Any) -> None:
+            with T.serial(0, shape.groups) as group:
+                if shape.gathered:
+                    assert isinstance(op.geometry, Conv2d)
+                    patches = view(scratch, (block * shape.depth,), "float32", 4 * tile_floats)
+                    channels = op.geometry.channels
+
+                    def pixel(index: Any, channel: Any) -> Any:
+                        return source[index * channels + channel]
+
+                    gather(op.geometry, channels, pixel, patches, first_row, count, group, lambda c: T.float32(0))
+                    run(first_row, count, patches, 0, group)
+                else:
+                    run(first_row, count, source, first_row, group)
+
+        def all_panels(first_row: Any, count: Any, left: Any, left_row: Any, group: Any) -> None:
+            for which, (panel_number, _, _) in enumerate(cut.parts()):
+                with T.serial(0, panel_number) as panel:
+                    part(first_row, count, left, left_row, group, which, panel)
+
+        if shared_columns:
+            with T.parallel(0, panel_count) as t:
+                split = cut.parts()
+                if len(split) == 1:
+                    part(0, shape.rows, source, 0, 0, 0, t)
+                else:
+                    with T.If(t < cut.wide):
+                        with T.Then():
+                            part(0, shape.rows, source, 0, 0, 0, t)
+                        with T.Else():
+                            part(0, shape.rows, source, 0, 0, 1, t - cut.wide)
+        else:
+            with T.parallel(0, blocks) as t:
+                first = T.bind(t * block)
+                block_of_rows(first, T.bind(T.min(block, shape.rows - first)), all_panels)
+    return Built(builder.get(), signature.parameters)
+
+
+def _stored(op: Product[Float, FloatWeight | LowBitTensor]) -> int:
+    """Elements of the input."""
+    shape = op.geometry
+    if isinstance(shape, Conv2d):
+        return shape.batch * shape.height * shape.width * shape.channels
+    return shape.rows * shape.depth
+
+
+def _stored_weight(op: Product[Float, FloatWeight | LowBitTensor]) -> Array:
+    """float32 values, or int8 levels."""
+    if isinstance(op.right, FloatWeight):
+        return op.right.values.astype(np.float32)
+    return op.right.compact_integers.astype(np.int8)
+
+
+def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:
+    if op.group_size:
+        return "scales by group"
+    if smallest_integer(np.array(op.right.limits)) != "int8":
+        return f"levels of {op.right.format.name} need more than 8 bits"
+    return None
+
+
+tiled_rows("float", Product[Float, FloatWeight], build)
+tiled_rows("float-int8", Product[Float, LowBitTensor], build, _not_bytes)

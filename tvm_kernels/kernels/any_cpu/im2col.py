@@ -1,0 +1,104 @@
+"""The left operand of a product as rows: a matrix as it lies, or a convolution's patches gathered into workspace.
+
+A convolution is a product of patches, one for each output pixel, with the weights (im2col). A block of patches is
+copied into workspace before all columns use it: one copy against as many multiplications as there are output channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.tvm_kernels.operators import Conv2d, MatMul
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A product's geometry as `groups` matrix products [rows, depth] x [depth, columns]; depth in stored elements."""
+
+    rows: int
+    depth: int
+    columns: int  # of one group
+    groups: int
+    gathered: bool  # False: the stored tensor is the matrix
+
+
+def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Matrices:
+    """How `geometry` is computed; `elements` are stored for each pixel or row, if not one for each channel."""
+    if isinstance(geometry, MatMul):
+        return Matrices(geometry.rows, elements or geometry.depth, geometry.columns, 1, False)
+    rows = geometry.batch * geometry.out_height * geometry.out_width
+    pixel = (elements or geometry.channels) // geometry.groups
+    depth = geometry.kernel[0] * geometry.kernel[1] * pixel
+    pointwise = (
+        geometry.kernel == (1, 1) and geometry.stride == (1, 1) and not any(geometry.padding) and geometry.groups == 1
+    )
+    return Matrices(rows, depth, geometry.out_channels // geometry.groups, geometry.groups, not pointwise)
+
+
+def corner(conv: Conv2d, pixel: Any) -> tuple[Any, Any, Any]:
+    """Emit the image of an output pixel, and the line and column where its window begins (negative in the padding)."""
+    line = T.bind(pixel // conv.out_width)
+    left = T.bind((pixel % conv.out_width) * conv.stride[1] - conv.padding[1])
+    top = T.bind((line % conv.out_height) * conv.stride[0] - conv.padding[0])
+    image = T.bind(line // conv.out_height)
+    return image, top, left
+
+
+def gather(
+    conv: Conv2d,
+    elements: int,
+    load: Callable[[Any, Any], Any],
+    target: Any,
+    first: Any,
+    count: Any,
+    group: Any,
+    pad: Callable[[Any], Any],
+    linear: bool = True,
+) -> None:
+    """Emit the copy of the patches of output pixels first .. first + count - 1 of a group to `target` [count * depth].
+
+    A pixel has `elements` elements in all groups; load(pixel, element) is one of them, pad(element) its padded value.
+    `linear`: load depends on pixel * elements + element alone, so that a line of pixels can be copied at once.
+    """
+    take = elements // conv.groups
+    run = conv.kernel[1] * take  # a kernel row of a patch
+    depth = conv.kernel[0] * run
+
+    with T.serial(0, count) as i:
+        pixel = T.bind(first + i)
+        ox = T.bind(pixel % conv.out_width)
+        line = T.bind(pixel // conv.out_width)
+        oy = T.bind(line % conv.out_height)
+        image = T.bind(line // conv.out_height)
+        left = T.bind(ox * conv.stride[1] - conv.padding[1])
+        with T.serial(0, conv.kernel[0]) as ky:
+            iy = T.bind(oy * conv.stride[0] - conv.padding[0] + ky * conv.dilation[0])
+            row = T.bind((image * conv.height + iy) * conv.width)
+            start = T.bind(i * depth + ky * run)
+            line_inside = T.And(iy >= 0, iy < conv.height)
+
+            def copy_pixels(row: Any = row, start: Any = start, line_inside: Any = line_inside) -> None:
+                with T.serial(0, conv.kernel[1]) as kx:
+                    ix = T.bind(left + kx * conv.dilation[1])
+                    with T.If(T.And(line_inside, T.And(ix >= 0, ix < conv.width))):
+                        with T.Then(), T.serial(0, take) as c:
+                            T.buffer_store(target, load(row + ix, group * take + c), [start + kx * take + c])
+                        with T.Else(), T.serial(0, take) as c:
+                            T.buffer_store(target, pad(group * take + c), [start + kx * take + c])
+
+            def copy_line(row: Any = row, start: Any = start) -> None:
+                with T.serial(0, run) as j:
+                    T.buffer_store(target, load(row + left, j), [start + j])
+
+            if linear and conv.groups == 1 and conv.dilation[1] == 1:
+                with T.If(T.And(line_inside, T.And(left >= 0, left + conv.kernel[1] <= conv.width))):
+                    with T.Then():
+                        copy_line()
+                    with T.Else():
+                        copy_pixels()
+            else:
+                copy_pixels()

@@ -1,0 +1,236 @@
+"""Integer products for any CPU and any C compiler: rows that serve every format, with weights packed at their own bits.
+
+portable      codes or bits x any format: weights are decoded by panel, then multiplied.
+popcount      bits x binary: exclusive or, then count.
+shift         codes x powers of two on a CPU without a multiplier: add or subtract the shifted activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.errors import FormatError
+from subbyte.formats import LowBitTensor
+from subbyte.formats.reference import check_accumulator, pack_bits
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, layout
+from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import PackedWeight, declare_codes, panel_order, weight_of
+from subbyte.tvm_kernels.kernels.any_cpu.portable_product import Arithmetic, PanelSource, build
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
+from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, MatMul, Product
+
+
+def as_conv(geometry: MatMul | Conv2d) -> Conv2d:
+    """A matrix product as the convolution that it is: each row a pixel of one line."""
+    if isinstance(geometry, Conv2d):
+        return geometry
+    return Conv2d(1, 1, geometry.rows, geometry.depth, geometry.columns, (1, 1))
+
+
+def _pixels(conv: Conv2d) -> int:
+    return conv.batch * conv.height * conv.width
+
+
+def _integer(value: Any, lanes: int) -> Any:
+    return T.Cast(vector_type("int32", lanes), value)
+
+
+def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
+    return total + _integer(left, lanes) * _integer(right, lanes)
+
+
+def _of_bytes(
+    conv: Conv2d,
+    shape: Matrices,
+    zero_point: int,
+    panels: Callable[[Signature], PanelSource],
+    step: Callable[[Any, Any, Any, int], Any],
+    lefts: int = 1,
+) -> Arithmetic:
+    """The left operand is codes as they are stored."""
+    return Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=lambda source, pixel, element: source[pixel * conv.channels + element],
+        linear=True,
+        pad=lambda element: T.uint8(zero_point),
+        zero_point=zero_point,
+        panels=panels,
+        step=step,
+        lefts=lefts,
+    )
+
+
+# ---- portable ----
+
+
+def bytes_too_many(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
+    """Why sums in int32 could overflow, or None. Sums are of raw bytes until the end, up to 255 each."""
+    zero_point = op.right.zero_point
+    largest = op.right.format.largest + (0 if zero_point is None else int(np.abs(zero_point).max(initial=0)))
+    try:
+        check_accumulator(op.geometry.depth, 255, max(1, largest))
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+def _decoded(weight: PackedWeight, signature: Signature) -> PanelSource:
+    if weight.op.right.format.code_bits == 8 and weight.dtype == "int8":
+        return PanelSource("int8", constant=signature.constant("weight", panel_order(weight.levels())))
+    decode, dtype = declare_codes(weight, signature)
+    return PanelSource(dtype, prepare=decode)
+
+
+@kernel("portable", serves=Product[Codes | Bits, LowBitTensor], refuses=bytes_too_many)
+def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
+    conv = as_conv(op.geometry)
+    shape = layout(op.geometry)
+    weight = weight_of(op, shape.groups)
+    if isinstance(op.left, Bits):
+        return _unpacked(op, conv, shape, weight)
+    how = _of_bytes(conv, shape, op.left.zero_point, lambda signature: _decoded(weight, signature), _multiply, 8)
+    return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
+
+
+def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matrices, weight: PackedWeight) -> Built:
+    """Bits x levels: patches of bytes 0 and 2 with zero point 1."""
+    words = -(-conv.channels // WORD)
+
+    def load(source: Any, pixel: Any, element: Any) -> Any:
+        word = source[pixel * words + element // WORD]
+        bit = T.shift_right(word, T.Cast("uint32", element % WORD)) & T.uint32(1)
+        return T.Cast("uint8", T.shift_left(bit, T.uint32(1)))
+
+    how = Arithmetic(
+        geometry=conv,
+        layout=Matrices(shape.rows, shape.depth, shape.columns, shape.groups, True),
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=load,
+        linear=False,
+        pad=lambda element: T.uint8(2),
+        zero_point=1,
+        panels=lambda signature: _decoded(weight, signature),
+        step=_multiply,
+        lefts=8,
+    )
+    return build(op, weight, how, (_pixels(conv) * words, "uint32"))
+
+
+# ---- popcount ----
+
+
+def not_binary_weights(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
+    """Why weights are not signs, or None."""
+    if op.right.format.levels.tolist() != [-1, 1] or op.right.zero_point is not None:
+        return f"weights are {op.right.format.name}, not binary"
+    return None
+
+
+def _not_binary(op: Product[Bits, LowBitTensor]) -> str | None:
+    if not_binary_weights(op):
+        return not_binary_weights(op)
+    if op.group_size:
+        return "scales by group"
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
+        return "a grouped convolution, whose channels do not fill words"
+    return None
+
+
+def count_bits(value: Any, lanes: int) -> Any:
+    """Bits set in each uint32, int32. C has no such operator, and the CPUs of C sources no such instruction."""
+    if current_code_generator() == "llvm":
+        return _integer(T.popcount(value), lanes)
+
+    def number(n: int) -> Any:
+        return splat(T.uint32(n), lanes)
+
+    value = T.bind(value - (T.shift_right(value, number(1)) & number(0x55555555)))
+    value = T.bind((value & number(0x33333333)) + (T.shift_right(value, number(2)) & number(0x33333333)))
+    value = (value + T.shift_right(value, number(4))) & number(0x0F0F0F0F)
+    return _integer(T.shift_right(value * number(0x01010101), number(24)), lanes)
+
+
+@kernel("portable-popcount", serves=Product[Bits, LowBitTensor], prefer=10, refuses=_not_binary)
+def popcount(op: Product[Bits, LowBitTensor]) -> Built:
+    conv = as_conv(op.geometry)
+    words = -(-conv.channels // WORD)
+    depth = op.geometry.depth
+    shape = layout(op.geometry, words)
+    weight = weight_of(op, 1)
+    signs = weight.levels().reshape(-1, depth // conv.channels, conv.channels)
+    packed = pack_bits(signs).reshape(1, signs.shape[0], -1)
+    last = (1 << (conv.channels - 1) % WORD + 1) - 1
+
+    def pad(element: Any) -> Any:
+        """+1 in every channel; the bits left over in the last word stay 0, as in the weights."""
+        if last == (1 << WORD) - 1:
+            return T.uint32(last)
+        return T.Select(element == words - 1, T.uint32(last), T.uint32((1 << WORD) - 1))
+
+    how = Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=words,
+        left_dtype="uint32",
+        load=lambda source, pixel, element: source[pixel * words + element],
+        linear=True,
+        pad=pad,
+        zero_point=0,
+        panels=lambda signature: PanelSource("uint32", constant=signature.constant("weight", panel_order(packed))),
+        step=lambda total, left, right, lanes: total + count_bits(left ^ right, lanes),
+        finish=lambda total, lanes: splat(IntImm("int32", depth), lanes) - total * splat(IntImm("int32", 2), lanes),
+    )
+    return build(op, weight, how, (_pixels(conv) * words, "uint32"))
+
+
+# ---- shift ----
+
+SIGN, NONZERO, EXPONENT = 0x80, 0x40, 0x1F  # of a byte of shift-and-add instructions
+
+
+def _not_shifts(op: Product[Codes, LowBitTensor]) -> str | None:
+    levels = np.abs(op.right.format.levels)
+    if (levels & (levels - 1)).any() or op.right.zero_point is not None:
+        return f"weights are {op.right.format.name}, not powers of two"
+    return bytes_too_many(op)
+
+
+def _shift(total: Any, left: Any, right: Any, lanes: int) -> Any:
+    """total +- (left << exponent), or total where the weight is zero."""
+    code = T.bind(_integer(right, lanes))
+    shifted = T.shift_left(_integer(left, lanes), code & splat(IntImm("int32", EXPONENT), lanes))
+    zero, one = splat(IntImm("int32", 0), lanes), splat(IntImm("int32", 1), lanes)
+    present = shifted & (zero - (T.shift_right(code, splat(IntImm("int32", 6), lanes)) & one))
+    negative = T.bind(zero - T.shift_right(code, splat(IntImm("int32", 7), lanes)))
+    return total + ((present ^ negative) - negative)
+
+
+@kernel("portable-shift", serves=Product[Codes, LowBitTensor], needs={"no-multiplier"}, prefer=20, refuses=_not_shifts)
+def shift(op: Product[Codes, LowBitTensor]) -> Built:
+    conv = as_conv(op.geometry)
+    shape = layout(op.geometry)
+    weight = weight_of(op, shape.groups)
+
+    def panels(signature: Signature) -> PanelSource:
+        return PanelSource("uint8", prepare=declare_codes(weight, signature, _instruction)[0])
+
+    how = _of_bytes(conv, shape, op.left.zero_point, panels, _shift)
+    return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
+
+
+def _instruction(level: int) -> int:
+    """A power of two, its negative, or zero as a byte: sign, nonzero, exponent."""
+    if level == 0:
+        return 0
+    return (SIGN if level < 0 else 0) | NONZERO | (abs(level).bit_length() - 1)

@@ -1,0 +1,55 @@
+"""Per-token quantization: the largest magnitude of each row gives its step. Equals formats.reference bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.tir.float_functions import number
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat, vector_type
+from subbyte.tvm_kernels.operators import QuantizeTokens
+
+
+def build(op: QuantizeTokens, lanes: int) -> Built:
+    block = rows_per_tile(op.rows, op.channels)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("quantize_tokens")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        x = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "float32")
+        smallest = signature.constant("smallest", np.array([1e-5], np.float32))
+        codes = signature.output(0, (op.rows, op.channels), "uint8")
+        steps = signature.output(1, (op.rows,), "float32")
+        with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
+            row = T.bind(tile * block + i)
+
+            def magnitude(c: Any, n: int) -> Any:
+                """|x| as an integer, ordered as the numbers are, with NaN above them all."""
+                bits = reinterpret(vector_type("int32", n), x[row, at(c, n)])
+                return bits & splat(IntImm("int32", 0x7FFFFFFF), n)
+
+            largest = reinterpret(
+                "float32", reduce(op.channels, lanes, reinterpret("int32", smallest[0]), magnitude, T.max)
+            )
+            largest = T.bind(largest)
+            T.buffer_store(steps, largest * T.float32(0.0078125), [row])
+            inverse = T.bind(T.float32(128) / largest)
+
+            def quantize(c: Any, n: int) -> None:
+                code = T.nearbyint(x[row, at(c, n)] * splat(inverse, n))
+                code = T.min(T.max(code, number(-128, code)), number(127, code)) + number(128, code)
+                integer = T.Cast(vector_type("int32", n), code)
+                T.buffer_store(codes, T.Cast(vector_type("uint8", n), integer), [row, at(c, n)])
+
+            along(op.channels, lanes, quantize)
+    return Built(builder.get(), signature.parameters)
+
+
+vector_rows("quantize-tokens", QuantizeTokens, build)

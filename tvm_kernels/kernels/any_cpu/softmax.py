@@ -1,0 +1,54 @@
+"""Softmax over the last axis: the row's largest value, exp of the differences, and their share of the sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.tir.float_functions import TABLE, FloatFunctions
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
+from subbyte.tvm_kernels.operators import Softmax
+
+
+def build(op: Softmax, lanes: int) -> Built:
+    block = rows_per_tile(op.rows, 4 * op.channels)
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("softmax")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        x = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "float32")
+        functions = FloatFunctions(signature.constant("coefficients", TABLE))
+        edges = signature.constant("edges", np.array([np.finfo(np.float32).max, np.nan], np.float32))
+        y = signature.output(0, (op.rows, op.channels), "float32")
+        with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
+            row = T.bind(tile * block + i)
+            # A NaN that this loses is in the powers, and so in their sum.
+            largest = reduce(op.channels, lanes, x[row, 0], lambda c, n: x[row, at(c, n)], T.max)
+
+            def power(c: Any, n: int) -> Any:
+                """Stores e^(x - largest) on the way."""
+                value = T.bind(functions.exp(x[row, at(c, n)] - splat(largest, n)))
+                T.buffer_store(y, value, [row, at(c, n)])
+                return value
+
+            total = reduce(op.channels, lanes, T.float32(0), power, lambda a, b: a + b)
+            # exp holds its argument to a range, so a row that is infinite or NaN (masked throughout) is seen here.
+            finite = tvm.tirx.And(largest <= edges[0], largest >= -edges[0])
+            share = T.bind(tvm.tirx.Select(finite, T.float32(1) / total, edges[1]))
+
+            def scale(c: Any, n: int) -> None:
+                value = y[row, at(c, n)]
+                T.buffer_store(y, value * splat(share, lanes_of(value)), [row, at(c, n)])
+
+            along(op.channels, lanes, scale)
+    return Built(builder.get(), signature.parameters)
+
+
+vector_rows("softmax", Softmax, build)

@@ -1,0 +1,96 @@
+"""The codes of each window as a line, in any order (im2col): what a product by group of scales reads.
+
+Each window is gathered into workspace as it lies, row by row, and its bytes then go to their places: with LLVM in runs
+that stay side by side, each moved as one vector that may write past its end, as the next run goes over that; as C one
+by one.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
+from subbyte.tvm_kernels.kernels.tir.rowwise import at, rows_per_tile
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.operators import Unfold
+
+LANES = 16  # bytes of the longest run that is moved at once
+
+Integers = npt.NDArray[Any]
+
+
+def cut_into_runs(order: Integers, longest: int = LANES) -> Integers:
+    """[runs, 3]: first place in the line, first element of the window, and length of each run of `order`."""
+    steps = np.flatnonzero(np.diff(order) != 1) + 1
+    starts = np.concatenate([[0], steps, [len(order)]])
+    cut = [first for begin, end in pairwise(starts) for first in range(begin, end, longest)]
+    ends = [*cut[1:], len(order)]
+    return np.array([(first, order[first], end - first) for first, end in zip(cut, ends, strict=True)])
+
+
+def lanes_of(runs: Integers) -> int:
+    """The power of two that most runs fill: wider vectors write much that is written again."""
+    mean = float(runs[:, 2].mean())
+    return next((lanes for lanes in (2, 4, 8) if mean <= lanes), LANES)
+
+
+def _smallest(values: Integers) -> Integers:
+    return values.astype(np.uint16 if int(values.max(initial=0)) < 1 << 16 else np.int32)
+
+
+@kernel("unfold", serves=Unfold)
+def unfold(op: Unfold) -> Built:
+    shape, depth = op.geometry, op.geometry.depth
+    channels, groups = shape.channels, shape.groups
+    rows = shape.batch * shape.out_height * shape.out_width
+    block = rows_per_tile(rows, depth * groups)
+    order = np.asarray(op.order)
+    lanes = lanes_of(cut_into_runs(order)) if current_code_generator() == "llvm" else 1
+    runs = cut_into_runs(order, lanes)
+    moved = runs[runs[:, 0] + lanes <= depth] if lanes > 1 else runs[:0]
+    first_left = int(moved[-1, 0] + moved[-1, 2]) if len(moved) else 0
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("unfold")
+        T.func_attr({"tirx.noalias": True})
+        signature = Signature()
+        source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), "uint8")
+        to: Any = signature.constant("places", _smallest(moved[:, 0])) if len(moved) else None
+        of: Any = signature.constant("elements", _smallest(moved[:, 1])) if len(moved) else None
+        one_by_one: Any = signature.constant("order", _smallest(order[first_left:])) if first_left < depth else None
+        target = signature.output(0, (rows * groups * depth,), "uint8")
+        window = signature.workspace(depth + LANES)
+
+        def rearrange(line: Any) -> None:
+            if len(moved):
+                with T.serial(0, len(moved)) as run:
+                    place = T.bind(line + T.Cast("int32", to[run]))
+                    values = window[at(T.Cast("int32", of[run]), lanes)]
+                    T.buffer_store(target, values, [at(place, lanes)])
+            if one_by_one is not None:
+                with T.serial(0, depth - first_left) as i:
+                    element = window[T.Cast("int32", one_by_one[i])]
+                    T.buffer_store(target, element, [line + first_left + i])
+
+        with T.parallel(0, -(-rows // block)) as tile, T.serial(0, T.min(block, rows - tile * block)) as i:
+            row = T.bind(tile * block + i)
+            with T.serial(0, groups) as group:
+                gather(
+                    shape,
+                    channels,
+                    lambda pixel, element: source[pixel * channels + element],
+                    window,
+                    row,
+                    1,
+                    group,
+                    lambda element: T.uint8(op.storage.zero_point),
+                )
+                rearrange(T.bind((row * groups + group) * depth))
+    return Built(builder.get(), signature.parameters)

@@ -1,0 +1,126 @@
+"""Words of two int16 halves, for CPUs that multiply both at once (Arm's DSP extension): arithmetic, packing, decoding.
+
+Weights lie in constants at their own bits and are decoded into such words. A packed word of 32 bits holds 16 // bits
+pairs: the first of pair i at bit i x bits, the second 16 bits above, so that a shift and a mask take a pair out.
+Widths that do not divide 16 waste what is left over: 1 bit in 16 at 3 and 5 bits, 2 at 7, 4 at 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.formats import Format
+from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+
+EVEN_BYTES = 0x00FF00FF
+
+
+def both(half: int) -> Any:
+    """A word with this int16 in each half."""
+    return T.uint32((half & 0xFFFF) * 0x10001)
+
+
+def dot(total: Any, left: Any, right: Any) -> Any:
+    """total + the products of both halves, int32."""
+    return T.call_pure_extern("int32", "subbyte_smlad", left, right, total)
+
+
+def low_product(total: Any, left: Any, right: Any) -> Any:
+    """total + the product of the lower halves, int32."""
+    return T.call_pure_extern("int32", "subbyte_smlabb", left, right, total)
+
+
+def high_product(total: Any, left: Any, right: Any) -> Any:
+    """total + the product of the upper halves, int32."""
+    return T.call_pure_extern("int32", "subbyte_smlatt", left, right, total)
+
+
+def minus(left: Any, right: Any) -> Any:
+    """Both halves' differences."""
+    return T.call_pure_extern("uint32", "subbyte_ssub16", left, right)
+
+
+def even_bytes(word: Any) -> Any:
+    """Bytes 0 and 2 of four, unsigned."""
+    return word & T.uint32(EVEN_BYTES)
+
+
+def odd_bytes(word: Any) -> Any:
+    """Bytes 1 and 3 of four, unsigned."""
+    return T.call_pure_extern("uint32", "subbyte_odd_bytes", word)
+
+
+def pairs_in_word(bits: int) -> int:
+    """Pairs of codes in a packed word."""
+    return 16 // bits
+
+
+def pack_pairs(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
+    """uint8 codes [streams, pairs, 2] as uint32 [streams, words]; each stream begins a word."""
+    each = pairs_in_word(bits)
+    streams, pairs, _ = codes.shape
+    padded = np.zeros((streams, -(-pairs // each) * each, 2), np.uint32)
+    padded[:, :pairs] = codes
+    grouped = padded.reshape(streams, -1, each, 2)
+    shifts = np.arange(each, dtype=np.uint32)[:, None] * bits + np.array([0, 16], np.uint32)
+    return np.asarray(np.bitwise_or.reduce(grouped << shifts, axis=(2, 3)), np.uint32)
+
+
+def declare_decoder(fmt: Format, codes: npt.NDArray[np.uint8], signature: Signature) -> Callable[[Any, Any], None]:
+    """Declare codes [streams, pairs, 2] packed as a constant.
+
+    Returns decode(stream, target), which emits target[pair] = a word of two levels for every pair of a stream; the
+    target has room for whole packed words.
+    """
+    packed = pack_pairs(codes, fmt.code_bits)
+    words = packed.shape[1]
+    buffer = signature.constant("weight", packed.reshape(-1))
+    each = pairs_in_word(fmt.code_bits)
+    level = _level_of(fmt, signature)
+
+    def decode(stream: Any, target: Any) -> None:
+        with T.serial(0, words) as w:
+            word = T.bind(buffer[stream * words + w])
+            for i in range(each):
+                shift = i * fmt.code_bits
+                moved = word if shift == 0 else T.shift_right(word, T.uint32(shift))
+                T.buffer_store(target, level(moved), [w * each + i])
+
+    return decode
+
+
+def _level_of(fmt: Format, signature: Signature) -> Callable[[Any], Any]:
+    """A word with a pair of codes at bits 0 and 16, and other bits set -> their levels."""
+    bits, table = fmt.code_bits, fmt.table
+    mask = (1 << bits) - 1
+    half = len(table) // 2
+    if all(level == (code ^ half) - half for code, level in enumerate(table) if level is not None):
+        if bits == 8:
+            return lambda word: T.call_pure_extern("uint32", "subbyte_sxtb16", word)
+        return lambda word: minus((word & both(mask)) ^ both(half), both(half))
+    first = table[0] or 0
+    step = (table[1] or 0) - first
+    if step > 0 and mask * step < 1 << 16 and all(v in (None, first + step * code) for code, v in enumerate(table)):
+
+        def line(word: Any) -> Any:
+            masked = word & both(mask)
+            stepped = masked if step == 1 else masked * T.uint32(step)
+            return stepped if first == 0 else minus(stepped, both(-first))
+
+        return line
+    values = np.array([0 if level is None else level for level in table])
+    assert smallest_integer(values) != "int32"
+    levels = signature.constant("levels", values.astype(np.int16).view(np.uint16))
+
+    def look_up(word: Any) -> Any:
+        low = T.Cast("uint32", levels[T.Cast("int32", word & T.uint32(mask))])
+        high = levels[T.Cast("int32", T.shift_right(word, T.uint32(16)) & T.uint32(mask))]
+        return low | T.shift_left(T.Cast("uint32", high), T.uint32(16))
+
+    return look_up

@@ -1,0 +1,1 @@
+"""Kernel rows for x86-64's vector and tile instructions."""

@@ -1,0 +1,124 @@
+"""How a product is cut for AMX's tile registers; plain arithmetic, amx.py turns it into loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, VNNI_512
+from subbyte.tvm_kernels.kernels.x86.operands import Operands
+from subbyte.tvm_kernels.kernels.x86.register_tile import NEAR_BYTES
+from subbyte.tvm_kernels.kernels.x86.tiling import Window
+
+ROWS = 16  # of a tile
+ROW_BYTES = 64
+TILES = 8
+SUMS = 4  # tiles of sums
+WORD_SIGNS = 32
+WORTH_MACS = 400_000  # resnet8's layers of 150,000 (8x8 images) are slower with tiles, of 1,800,000 (28x28) not
+REUSE = 4  # register tiles that meet the same weights, from which on it pays to keep those near
+PART_BYTES = 26_000  # of weights: with the activations they meet, they stay in a first-level cache of 48 KiB
+FLATTER = 0.8  # of the tiles: as long as the padding takes less, leaving it out is the simpler loop
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tile registers for one product, chosen for the fewest tiles.
+
+    rounded: bytes of activations of a channel group of one place, after unpacking; chunk: bytes of a row of a tile;
+    chunks: of a run of neighbouring window places; rows: positions in a tile; flat: positions are counted through the
+    padded rows of the copy, and those in the padding are not stored; vectors: of channels; full: the part of the
+    products in the tiles that is asked for, 1 where positions, chunks and channels all fill them; parts: of the
+    reduction, `splits` of them to a row of the window.
+    """
+
+    rounded: int
+    chunk: int
+    chunks: int
+    rows: int
+    flat: bool
+    vectors: int
+    full: float
+    parts: int
+    splits: int
+
+    @property
+    def blocks(self) -> int:
+        """Tiles of activations that are multiplied with the same weights."""
+        return SUMS // self.vectors
+
+    def configuration(self) -> npt.NDArray[np.uint8]:
+        """What LDTILECFG reads: palette 1, then bytes of a row (uint16) and rows of each tile."""
+        table = np.zeros(64, np.uint8)
+        table[0] = 1
+        row_bytes, rows = table[16:32].view(np.uint16), table[48:56]
+        row_bytes[:], rows[:] = ROW_BYTES, self.rows
+        rows[SUMS : SUMS + self.vectors] = self.chunk // STEP_BYTES
+        row_bytes[SUMS + self.vectors :] = self.chunk
+        return table
+
+
+def run_count(window: Window) -> int:
+    """Runs of neighbouring bytes in a row of the window: one where its places lie side by side, else one a place."""
+    return 1 if window.groups == 1 and window.dilation[1] == 1 else window.kernel[1]
+
+
+def _chunks(run: int) -> int:
+    """The smallest number of equal chunks that cut `run` bytes into tile rows."""
+    count = -(-run // ROW_BYTES)
+    while run % count or run // count % STEP_BYTES:
+        count += 1
+    return count
+
+
+def shape_of(operands: Operands) -> Shape:
+    """Rounding channels up costs a copy of the input, but often saves tiles; so does counting through the padding."""
+    window = operands.window
+    stored = window.channels // window.groups * operands.unpacked
+    channels = window.out_channels // window.groups
+    step = STEP_BYTES if operands.unpacked == 1 else WORD_SIGNS
+    first = -(-stored // step) * step
+    merged = window.kernel[1] // run_count(window)  # window places in a run
+    rounded = min(range(first, first + ROW_BYTES, step), key=lambda rounded: (_chunks(merged * rounded), rounded))
+    chunks = _chunks(merged * rounded)
+
+    length, lengths = (window.out_width, window.out_height) if window.out_width > 1 else (window.out_height, 1)
+    rows = -(-length // -(-length // ROWS))
+    tiles = lengths * -(-length // rows)
+    flat_tiles = -(-((window.out_height - 1) * window.padded_width + window.out_width) // ROWS)
+    copied = any(window.padding) or rounded != stored or operands.unpacked > 1
+    flat = copied and window.stride == (1, 1) and lengths > 1 and flat_tiles < FLATTER * tiles
+    if flat:
+        rows, tiles = ROWS, flat_tiles
+
+    vectors = -(-channels // VNNI_512.lanes)
+    used = window.out_height * window.out_width * channels * merged * stored
+    full = used / (tiles * ROWS * vectors * VNNI_512.lanes * chunks * ROW_BYTES)
+    vectors = min(2, vectors)
+    chunk = merged * rounded // chunks
+    splits = _splits(window, chunks, chunk * vectors * VNNI_512.lanes) if tiles >= REUSE * SUMS // vectors else 0
+    parts = max(1, window.kernel[0] * splits)
+    return Shape(rounded, chunk, chunks, rows, flat, vectors, full, parts, max(1, splits))
+
+
+def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
+    """Parts to a row of the window, whose weights are `chunks` x `chunk_bytes` for a run of places; 0: do not part."""
+    runs = run_count(window)
+    row_bytes = runs * chunks * chunk_bytes
+    if window.kernel[0] * row_bytes <= NEAR_BYTES or chunk_bytes % (8 * ROW_BYTES):  # parts are whole packed vectors
+        return 0
+    if runs > 1:
+        return 1
+    return next((n for n in range(1, chunks) if chunks % n == 0 and row_bytes <= n * PART_BYTES), chunks)
+
+
+def not_worth(operands: Operands, least: float) -> str | None:
+    """The reason not to use tiles: so little work, or less than that part of them full. For a row's `refuses`."""
+    if operands.window.macs * operands.unpacked < WORTH_MACS:
+        return "the layer is too small to set tile registers up for"
+    full = shape_of(operands).full
+    if full >= least:
+        return None
+    return f"its tiles would be {100 * full:.0f}% full, and below {100 * least:.0f}% they are slower"

@@ -1,0 +1,158 @@
+"""Products of signs with signs: exclusive or, population count, add; 32 signs in each lane. Rows for x86.
+
+dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1,
+words of ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
+Rastegari et al., "XNOR-Net", 2016. Measured: benchmarks/kernels.py --only binary
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
+
+from subbyte.formats import LowBitTensor
+from subbyte.formats.reference import pack_bits
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
+from subbyte.tvm_kernels.kernels.x86 import amx, panels
+from subbyte.tvm_kernels.kernels.x86.amx_shape import not_worth
+from subbyte.tvm_kernels.kernels.x86.instructions import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
+from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, padded_channels, whole_epilogue
+from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
+from subbyte.tvm_kernels.kernels.x86.tiling import window_of
+from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Conv2d, Epilogue, Product, Scale
+
+WORTH_UNPACKING = 128  # positions: the 49 of a 7x7 image do not repay it, the 196 of 14x14 do
+WORTH_TILES = 0.5  # of their products full: below it, population counts are faster
+
+
+def why_not(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
+    """Why exclusive or and popcount cannot serve this product."""
+    if op.right.format.name != "binary" or op.right.zero_point is not None:
+        return f"weights are {op.right.format.name}, not signs"
+    if depth_groups(op):
+        return "scales by group inside the sum"
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
+        depth = op.geometry.channels // op.geometry.groups
+        if depth % WORD:
+            return f"groups of {depth} channels are not whole words of {WORD}"
+    return None
+
+
+def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instruction) -> Operands:
+    """The operands of a product of signs, as bytes of their words."""
+    window = window_of(op.geometry)
+    depth = window.channels // window.groups
+    words = -(-depth // WORD)
+    signs = op.right.integers().reshape(window.out_channels, *window.kernel, depth)
+    packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
+    place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
+    total = window.kernel[0] * window.kernel[1] * depth
+    epilogue = whole_epilogue(op)
+    folded = _folded(epilogue) if total % 2 == 0 else None
+    first = total // 2 if folded else 0
+    start = np.full((1, window.out_channels), first, np.int32)
+
+    def finish(negative_count: Any) -> Any:
+        lanes = lanes_of(negative_count)
+        return splat(IntImm("int32", total), lanes) + T.shift_left(negative_count, splat(IntImm("int32", 1), lanes))
+
+    return Operands(
+        window=replace(window, channels=4 * words * window.groups),
+        codes=panels.WeightCodes(packed, 8),
+        fill=place,
+        start=padded_channels(start, instruction),
+        finish=None if folded else finish,
+        epilogue=folded or epilogue,
+    )
+
+
+def _folded(epilogue: Epilogue) -> Epilogue | None:
+    """The epilogue for sums that are half the product, where its first step is a scale that takes the factor 2 exactly.
+
+    Sums then start at depth / 2 and nothing is left to do after the loop. Multiplying by a power of two is exact, so
+    the scaled value is the same float32.
+    """
+    if not epilogue.steps or not isinstance(epilogue.steps[0], Scale):
+        return None
+    values = np.asarray(epilogue.steps[0].values, np.float32)
+    largest = np.abs(values).max()
+    smallest = np.abs(values[values != 0]).min(initial=1.0)
+    if not (largest < 1e30 and smallest > 1e-30):
+        return None
+    return replace(epilogue, steps=(Scale(values * np.float32(2)), *epilogue.steps[1:]))
+
+
+def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
+    """The operands of a product of signs as bytes: activations 0 and 1, weights -2 and 2, sums from -sum(w)."""
+    window = window_of(op.geometry)
+    depth = window.channels // window.groups
+    start = (-op.right.sums(op.right.depth).T).astype(np.int32)
+    words = operands_of(op, VNNI_512)
+    codes = (op.right.integers() > 0).astype(np.uint8).reshape(window.out_channels, *window.kernel, depth)
+    return Operands(
+        window=words.window,
+        codes=panels.WeightCodes(codes, 1, (-2, 2)),
+        fill=words.fill,
+        start=padded_channels(start, VNNI_512),
+        epilogue=whole_epilogue(op),
+        unpacked=8,
+    )
+
+
+def _why_not_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
+    """Why AMX's tile registers cannot serve this product, or would be slower than population counts."""
+    rows = window_of(op.geometry).rows
+    if rows < WORTH_UNPACKING:
+        return f"{rows} positions are too few to unpack the weights for"
+    return why_not(op) or not_worth(bytes_of(op), WORTH_TILES)
+
+
+def _build(op: Product[Bits, LowBitTensor], instruction: Instruction) -> Built:
+    return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
+
+
+@kernel("binary-amx", serves=Product[Bits, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+def binary_amx(op: Product[Bits, LowBitTensor]) -> Built:
+    """Signs unpacked to bytes, tile by tile, and tdpbusd."""
+    return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
+
+
+def _why_not_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
+    """Why the signs cannot be made while the tiles of the input are copied, or would not all be made."""
+    geometry, channels = op.geometry, op.left.quantizer.storage.channels
+    if channels % WORD:
+        return f"{channels} channels are not whole words of {WORD}"
+    if isinstance(geometry, Conv2d) and geometry.stride != (1, 1):
+        return "a stride skips activations, whose signs would not be stored"
+    return _why_not_tiles(op)
+
+
+@kernel(
+    "binarize-amx", serves=Product[Binarized, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_binarize
+)
+def binarize_amx(op: Product[Binarized, LowBitTensor]) -> Built:
+    """binary-amx on float32: signs become bytes as they are made."""
+    return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
+
+
+@kernel(
+    "binary-avx512-vpopcnt",
+    serves=Product[Bits, LowBitTensor],
+    needs={"avx512vpopcntdq", "avx512bw"},
+    prefer=100,
+    refuses=why_not,
+)
+def binary_avx512_vpopcnt(op: Product[Bits, LowBitTensor]) -> Built:
+    """vpopcntd on 512 bits."""
+    return _build(op, POPCOUNT_512)
+
+
+@kernel("binary-avx2", serves=Product[Bits, LowBitTensor], needs={"avx2"}, prefer=70, refuses=why_not)
+def binary_avx2(op: Product[Bits, LowBitTensor]) -> Built:
+    """Population count by table look-ups on 256 bits."""
+    return _build(op, POPCOUNT_256)

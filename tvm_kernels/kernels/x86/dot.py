@@ -1,0 +1,134 @@
+"""Products of 8-bit codes with weights of eight bits or fewer, by decode and dot. Rows for x86.
+
+int8, int4, ternary, power of two and every other format whose levels fit 8 bits share these rows: weights stay packed
+at 2, 4 or 8 bits and become bytes by a table (panels.py). Measured: benchmarks/kernels.py --only dot
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subbyte.errors import FormatError
+from subbyte.formats import LowBitTensor
+from subbyte.formats.reference import check_accumulator
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
+from subbyte.tvm_kernels.kernels.x86 import amx
+from subbyte.tvm_kernels.kernels.x86.amx_shape import not_worth
+from subbyte.tvm_kernels.kernels.x86.instructions import (
+    BYTES_256,
+    BYTES_512,
+    INT16_256,
+    INT16_512,
+    VNNI_256,
+    VNNI_512,
+    Instruction,
+)
+from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, padded_channels, whole_epilogue
+from subbyte.tvm_kernels.kernels.x86.panels import codes_of
+from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
+from subbyte.tvm_kernels.kernels.x86.tiling import window_of
+from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
+
+WORTH_TILES = 0.25  # of their products: below it, vectors are faster
+
+
+def why_not(op: Product[Codes, LowBitTensor]) -> str | None:
+    """Why decode and dot cannot serve this product."""
+    levels = op.right.format.levels
+    zero = op.right.zero_point
+    low, high = int(levels.min()), int(levels.max())
+    if zero is not None:
+        low, high = low - int(zero.max()), high - int(zero.min())
+    if low < -128 or high > 127:
+        return f"weight levels {low}..{high} do not fit 8 bits"
+    try:
+        check_accumulator(op.right.depth, op.left.largest, max(-low, high))
+    except FormatError as error:
+        return str(error)
+    if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels == op.geometry.out_channels > 1:
+        return "a depthwise convolution has no sums over channels"
+    size = depth_groups(op)
+    if size:
+        if size % 4:
+            return f"weight groups of {size} are not a multiple of 4"
+        if isinstance(op.geometry, Conv2d):
+            depth = op.geometry.channels // op.geometry.groups
+            if op.geometry.kernel != (1, 1) and (depth % size or depth % 4):
+                return f"weight groups of {size} do not divide the {depth} channels of a window place"
+    return None
+
+
+def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> Operands:
+    """The operands of a product of codes."""
+    window = window_of(op.geometry)
+    depth = window.channels // window.groups
+    shape = (window.out_channels, *window.kernel, depth)
+    size = depth_groups(op)
+    start = (-op.left.zero_point * op.right.sums(size or op.right.depth).T).astype(np.int32)
+    scale = None
+    if size:
+        scale = padded_channels(np.ascontiguousarray(op.right.scale.T), instruction)
+    return Operands(
+        window=window,
+        codes=codes_of(op.right, shape),
+        fill=bytes([op.left.zero_point]) * window.channels,
+        start=padded_channels(start, instruction),
+        epilogue=whole_epilogue(op),
+        scale=scale,
+        group_elements=size,
+    )
+
+
+def _bytes_saturate(op: Product[Codes, LowBitTensor]) -> bool:
+    """Whether two products of bytes can leave 16 bits."""
+    return 2 * 255 * op.right.largest > 32767
+
+
+def _why_not_tiles(op: Product[Codes, LowBitTensor]) -> str | None:
+    """Why AMX's tile registers cannot serve this product, or would be slower than vectors."""
+    reason = why_not(op)
+    if reason is not None:
+        return reason
+    if depth_groups(op):
+        return "scales by group inside the sum"
+    return not_worth(operands_of(op, VNNI_512), WORTH_TILES)
+
+
+def _build(op: Product[Codes, LowBitTensor], instruction: Instruction) -> Built:
+    return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
+
+
+@kernel("dot-amx", serves=Product[Codes, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+def dot_amx(op: Product[Codes, LowBitTensor]) -> Built:
+    """tdpbusd: 16 x 64 x 16 products and their sums in one instruction."""
+    return amx.AmxProduct(op, VNNI_512, operands_of(op, VNNI_512)).build()
+
+
+@kernel(
+    "dot-avx512-vnni",
+    serves=Product[Codes, LowBitTensor],
+    needs={"avx512vnni", "avx512bw"},
+    prefer=100,
+    refuses=why_not,
+)
+def dot_avx512_vnni(op: Product[Codes, LowBitTensor]) -> Built:
+    """vpdpbusd on 512 bits: four products and their sum in one instruction."""
+    return _build(op, VNNI_512)
+
+
+@kernel("dot-avx-vnni", serves=Product[Codes, LowBitTensor], needs={"avxvnni", "avx2"}, prefer=80, refuses=why_not)
+def dot_avx_vnni(op: Product[Codes, LowBitTensor]) -> Built:
+    """vpdpbusd on 256 bits."""
+    return _build(op, VNNI_256)
+
+
+@kernel("dot-avx512", serves=Product[Codes, LowBitTensor], needs={"avx512bw"}, prefer=90, refuses=why_not)
+def dot_avx512(op: Product[Codes, LowBitTensor]) -> Built:
+    """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 512 bits."""
+    return _build(op, INT16_512 if _bytes_saturate(op) else BYTES_512)
+
+
+@kernel("dot-avx2", serves=Product[Codes, LowBitTensor], needs={"avx2"}, prefer=70, refuses=why_not)
+def dot_avx2(op: Product[Codes, LowBitTensor]) -> Built:
+    """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 256 bits."""
+    return _build(op, INT16_256 if _bytes_saturate(op) else BYTES_256)

@@ -1,0 +1,56 @@
+"""What an x86 product is built from, worked out of a Product by the rows in dot.py and binary.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.formats import LowBitTensor
+from subbyte.tvm_kernels.kernels.x86.instructions import Instruction
+from subbyte.tvm_kernels.kernels.x86.panels import WeightCodes
+from subbyte.tvm_kernels.kernels.x86.tiling import Window
+from subbyte.tvm_kernels.operators import Epilogue, Product, Scale
+
+WIDEST_PANEL = 16  # vectors of channels
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """What differs between codes and bits.
+
+    window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes]; fill: one padded
+    place; start: int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape,
+    or None; group_elements: elements in a quantization group; finish: from the sum to the product; unpacked: elements
+    that a byte of activations becomes when its tile is copied, 8 where the product is of bytes and they are signs.
+    """
+
+    window: Window
+    codes: WeightCodes
+    fill: bytes
+    start: npt.NDArray[np.int32]
+    epilogue: Epilogue
+    scale: npt.NDArray[np.float32] | None = None
+    group_elements: int = 0
+    finish: Callable[[Any], Any] | None = None
+    unpacked: int = 1
+
+
+def padded_channels(values: npt.NDArray[Any], instruction: Instruction) -> npt.NDArray[Any]:
+    """[groups, channels] with zeros for a whole panel after the last channel: the last panel loads whole vectors."""
+    return np.pad(values, [(0, 0), (0, WIDEST_PANEL * instruction.lanes)])
+
+
+def depth_groups(op: Product[Any, LowBitTensor]) -> int:
+    """Elements of the reduction that share a scale inside the sum, or 0 where none do."""
+    return op.group_size if op.group_size < op.right.depth else 0
+
+
+def whole_epilogue(op: Product[Any, LowBitTensor]) -> Epilogue:
+    """The operator's epilogue; a single group over the whole depth is a scale before it."""
+    if not op.group_size or depth_groups(op):
+        return op.epilogue
+    return replace(op.epilogue, steps=(Scale(op.right.scale.reshape(-1)), *op.epilogue.steps))

@@ -1,0 +1,319 @@
+"""One way to say each thing: what exporters write in many forms becomes the form that the later stages know.
+
+Biases become `Add`, batch norm `Mul` and `Add`, reshapes of every kind one `View`; spelled-out GELU, SiLU and layer
+norm become their operators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.memory import ALIGNMENT
+from subbyte.tvm_kernels.rewrites.code_values import VIEWS
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Const, Near, Op, Outcome, Rule, rule
+
+
+def after(graph: Graph, node: Node, op: str, *constants: Array) -> None:
+    """Put `op(node's output, constant)` behind a node, once for each constant; `op` may name one operator for each."""
+    output = node.outputs[0]
+    shape = graph.values[output].shape
+    middle = graph.fresh(output)
+    graph.add_value(middle, "float32", shape)
+    graph.set_outputs(node, [middle])
+    for index, (name, values) in enumerate(zip(op.split(), constants, strict=True)):
+        last = index == len(constants) - 1
+        target = output if last else graph.fresh(output)
+        if not last:
+            graph.add_value(target, "float32", shape)
+        graph.add(Node(name, [middle, graph.constant(values)], [target], {}, node.name))
+        middle = target
+
+
+def channels_on_axis_1(values: Array, rank: int) -> Array:
+    return np.asarray(values, np.float32).reshape(1, -1, *([1] * (rank - 2)))
+
+
+# ---- what does nothing ----
+
+
+def skip(graph: Graph, node: Node, x: str) -> bool:
+    """A node that hands its input on: its users read the input."""
+    if any(graph.users(name) or name in graph.outputs for name in node.outputs[1:]):
+        return False
+    source, target = graph.values[x], graph.values[node.outputs[0]]
+    if source.dtype != target.dtype or node.outputs[0] in graph.outputs:
+        return False
+    graph.replace_uses(node.outputs[0], x)
+    graph.remove(node)
+    return True
+
+
+def dropout(graph: Graph, node: Node, x: str) -> Outcome:
+    """Dropout of inference: nothing is dropped."""
+    training = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.array(False)
+    if training is None or training.any():
+        return "it is in training mode, where its result is random"
+    return skip(graph, node, x)
+
+
+def view(graph: Graph, node: Node, x: str) -> bool:
+    """Reshape, Flatten, Squeeze, Unsqueeze: the same bytes under another shape."""
+    if graph.values[x].shape == graph.values[node.outputs[0]].shape and skip(graph, node, x):
+        return True
+    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, "subbyte"))
+    return True
+
+
+def view_of_view(graph: Graph, node: Node, x: str) -> bool:
+    source, middle, target = (graph.values[name] for name in (x, node.inputs[0], node.outputs[0]))
+    same = (source.dtype, source.storage) == (middle.dtype, middle.storage)
+    if not same and not target.coded:
+        return False  # `target` is what `middle` says of the bytes, which is still to be carried on
+    graph.set_inputs(node, [x])
+    return True
+
+
+def part(graph: Graph, node: Node, x: str, **_: object) -> bool:
+    """Gather of one index, or Slice without steps, of the first axis longer than 1: a part of the same bytes."""
+    value, output = graph.values[x], graph.values[node.outputs[0]]
+    if x in graph.inputs or value.coded:
+        return False
+    if node.op == "Gather":
+        index = graph.constant_of(node.inputs[1])
+        if index is None or index.size != 1:
+            return False
+        axis, first = int(node.attributes.get("axis", 0)) % len(value.shape), int(index.reshape(-1)[0])
+    else:
+        arguments = [graph.constant_of(name) if name else None for name in node.inputs[1:5]]
+        starts, ends, axes, steps = (arguments + [None] * 4)[:4]
+        if starts is None or ends is None or axes is None or axes.size != 1:
+            return False
+        if steps is not None and int(steps.reshape(-1)[0]) != 1:
+            return False
+        axis, first = int(axes.reshape(-1)[0]) % len(value.shape), int(starts.reshape(-1)[0])
+    if any(size != 1 for size in value.shape[:axis]):
+        return False
+    length = int(np.prod(value.shape[axis + 1 :], dtype=np.int64))
+    first += value.shape[axis] if first < 0 else 0
+    start = first * length
+    if start * np.dtype(value.dtype).itemsize % ALIGNMENT or start + output.size > value.size:
+        return False
+    graph.replace_node(node, Node("Part", [x], node.outputs, {"start": start}, node.name, "subbyte"))
+    return True
+
+
+# ---- biases, batch norm ----
+
+
+def conv_bias(graph: Graph, node: Node, bias: Array, **_: object) -> bool:
+    rank = len(graph.values[node.outputs[0]].shape)
+    graph.set_inputs(node, node.inputs[:2])
+    after(graph, node, "Add", channels_on_axis_1(bias, rank))
+    return True
+
+
+def auto_pad(graph: Graph, node: Node, **_: object) -> bool:
+    """auto_pad SAME and VALID as explicit pads, and every other attribute written out."""
+    attributes = node.attributes
+    x, y = graph.values[node.inputs[0]].shape, graph.values[node.outputs[0]].shape
+    rank = len(x) - 2
+    if rank not in (1, 2) or attributes.get("explicit"):
+        return False
+    kernel = attributes.get("kernel_shape") or graph.values[node.inputs[1]].shape[2:]
+    stride, dilation = attributes.get("strides", [1] * rank), attributes.get("dilations", [1] * rank)
+    pads = list(attributes.get("pads", [0] * 2 * rank))
+    mode = attributes.get("auto_pad", "NOTSET")
+    if mode == "VALID":
+        pads = [0] * 2 * rank
+    elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        for axis in range(rank):
+            reach = (kernel[axis] - 1) * dilation[axis] + 1
+            total = max(0, (y[axis + 2] - 1) * stride[axis] + reach - x[axis + 2])
+            small, large = total // 2, total - total // 2
+            pads[axis], pads[axis + rank] = (small, large) if mode == "SAME_UPPER" else (large, small)
+    written = {"kernel_shape": list(kernel), "strides": list(stride), "dilations": list(dilation), "pads": pads}
+    node.attributes = {**attributes, **written, "auto_pad": "NOTSET", "explicit": 1}
+    return True
+
+
+def gemm(graph: Graph, node: Node, x: str, **_: object) -> bool:
+    """alpha A B + beta C as Transpose, MatMul, Mul and Add."""
+    attributes, output = node.attributes, graph.values[node.outputs[0]]
+    if output.dtype != "float32":
+        return False
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    right = node.inputs[1]
+    if attributes.get("transA", 0):
+        x = _turned(graph, node, x)
+    if attributes.get("transB", 0):
+        right = _turned(graph, node, right)
+    steps = [("Mul", graph.constant(ops.constant(alpha)))] if alpha != 1 else []
+    if len(node.inputs) > 2 and node.inputs[2] and beta != 0:
+        steps.append(("Add", _times(graph, node, node.inputs[2], beta)))
+    made = [graph.fresh(output.name) for _ in steps]
+    for name in made:
+        graph.add_value(name, "float32", output.shape)
+    outputs = [*made, output.name]
+    graph.replace_node(node, Node("MatMul", [x, right], outputs[:1], {}, node.name))
+    for (op, tensor), before, after in zip(steps, outputs, outputs[1:], strict=False):
+        graph.add(Node(op, [before, tensor], [after], {}, node.name))
+    return True
+
+
+def _turned(graph: Graph, node: Node, name: str) -> str:
+    """A transposed matrix; constants are turned here."""
+    value = graph.values[name]
+    shape = value.shape[::-1]
+    if not value.is_constant:
+        return graph.emit("Transpose", [name], shape, name, node, attributes={"perm": [1, 0]})
+    turned = graph.add_value(graph.fresh(name), "float32", shape)
+    if value.weight is not None:
+        turned.weight = replace(value.weight, order=value.weight.order[::-1])
+    else:
+        assert value.data is not None
+        turned.data = np.ascontiguousarray(value.data.T)
+    return turned.name
+
+
+def _times(graph: Graph, node: Node, name: str, factor: float) -> str:
+    value = graph.values[name]
+    if factor == 1:
+        return name
+    if value.data is not None:
+        return graph.constant(np.asarray(value.data * np.float32(factor), np.float32), name)
+    return graph.emit("Mul", [name, graph.constant(ops.constant(factor))], value.shape, name, node)
+
+
+def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean: Array, variance: Array) -> bool:
+    """y = x * s + t with s = gamma / sqrt(variance + epsilon), in float64 and rounded once."""
+    epsilon = node.attributes.get("epsilon", 1e-5)
+    scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+    shift = beta.astype(np.float64) - mean.astype(np.float64) * scale
+    rank = len(graph.values[x].shape)
+    output = node.outputs[0]
+    middle = graph.fresh(output)
+    graph.add_value(middle, "float32", graph.values[x].shape)
+    factor = graph.constant(channels_on_axis_1(scale, rank))
+    bias = graph.constant(channels_on_axis_1(shift, rank))
+    first = Node("Mul", [x, factor], [middle], {}, node.name)
+    graph.replace_node(node, first, Node("Add", [middle, bias], [output], {}, node.name))
+    return True
+
+
+# ---- activations and norms that are spelled out ----
+
+
+def becomes(op: str) -> Callable[..., bool]:
+    """A rewrite that puts `op(x)` in the node's place."""
+
+    def to(graph: Graph, node: Node, x: str) -> bool:
+        graph.replace_node(node, Node(op, [x], node.outputs, {}, node.name))
+        return True
+
+    return to
+
+
+def layer_norm(graph: Graph, node: Node, x: str, epsilon: Array, exponent: Array, mean: Node, variance: Node) -> bool:
+    """(x - mean) / sqrt(variance + epsilon) over the last axis; gamma and beta follow as Mul and Add."""
+    shape = graph.values[x].shape
+    over_last = all(_axes(graph, reduction) == [len(shape) - 1] for reduction in (mean, variance))
+    if not over_last or exponent.size != 1 or exponent.reshape(-1)[0] != 2 or epsilon.size != 1:
+        return False
+    one, zero = graph.constant(np.ones(shape[-1], np.float32)), graph.constant(np.zeros(shape[-1], np.float32))
+    attributes = {"axis": -1, "epsilon": float(epsilon.reshape(-1)[0])}
+    graph.replace_node(node, Node("LayerNormalization", [x, one, zero], node.outputs, attributes, node.name))
+    return True
+
+
+def _axes(graph: Graph, reduction: Node) -> list[int]:
+    """The axes of a ReduceMean, ascending; all of them is an empty list."""
+    rank = len(graph.values[reduction.inputs[0]].shape)
+    axes = reduction.attributes.get("axes")
+    if axes is None and len(reduction.inputs) > 1 and reduction.inputs[1]:
+        axes = graph.constant_of(reduction.inputs[1])
+    return [] if axes is None else sorted(int(axis) % rank for axis in np.reshape(axes, -1))
+
+
+def global_pool(op: str) -> Callable[..., bool]:
+    """A rewrite of what reduces the spatial axes: `op`, and a view of what it makes."""
+
+    def to(graph: Graph, node: Node, **_: object) -> bool:
+        x = node.inputs[0]
+        shape = graph.values[x].shape
+        if len(shape) not in (3, 4) or _axes(graph, node) != list(range(2, len(shape))):
+            return False
+        pooled = graph.fresh(node.outputs[0])
+        graph.add_value(pooled, "float32", (*shape[:2], *([1] * (len(shape) - 2))))
+        pool = Node(op, [x], [pooled], {}, node.name)
+        graph.replace_node(node, pool, Node("View", [pooled], node.outputs, {}, node.name, "subbyte"))
+        return True
+
+    return to
+
+
+GEMM = ("alpha", "beta", "transA", "transB")
+_VIEW = Op("View", Any("x"), domain="subbyte", dtypes=EVERY)
+_HALF_ERF = Op("Add", Op("Erf", Op("Div", Any("x"), Near(math.sqrt(2)))), Near(1.0))
+_HALF_ERF_MUL = Op("Add", Op("Erf", Op("Mul", Any("x"), Near(math.sqrt(0.5)))), Near(1.0))
+_CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True, attributes=("axes",)))
+_SQUARE = Op("Pow", _CENTRED, Const("exponent"))
+_VARIANCE = Op("ReduceMean", _SQUARE, key="variance", rest=True, attributes=("axes",))
+
+RULES: list[Rule] = [
+    # ---- what does nothing ----
+    rule("identity", Op("Identity", Any("x"), dtypes=EVERY), to=skip),
+    rule("dropout", Op("Dropout", Any("x"), rest=True, dtypes=EVERY, attributes=("ratio", "seed")), to=dropout),
+    rule("cast to itself", Op("Cast", Any("x"), dtypes=EVERY, attributes=EVERY), to=skip),
+    *[rule("view", Op(op, Any("x"), rest=True, dtypes=EVERY, attributes=EVERY), to=view) for op in VIEWS],
+    rule("view of a view", Op("View", _VIEW, domain="subbyte", dtypes=EVERY), to=view_of_view),
+    rule("part", Op("Gather", Any("x"), Const("index"), dtypes=EVERY, attributes=("axis",)), to=part),
+    rule("part", Op("Slice", Any("x"), rest=True, dtypes=EVERY), to=part),
+    # ---- biases, batch norm, windows ----
+    *[
+        rule("window", Op(op, Any("x"), rest=True, dtypes=EVERY, attributes=EVERY, outputs=EVERY), to=auto_pad)
+        for op in ("Conv", "MaxPool", "AveragePool")
+    ],
+    rule(
+        "convolution's bias",
+        Op("Conv", Any("x"), Any("w", constants=True), Const("bias"), dtypes=LEVELS, attributes=WINDOW),
+        to=conv_bias,
+    ),
+    rule(
+        "Gemm",
+        Op("Gemm", Any("x"), Any("w", constants=True), rest=True, dtypes=LEVELS, attributes=GEMM),
+        to=gemm,
+    ),
+    rule(
+        "batch norm",
+        Op(
+            "BatchNormalization",
+            *(Any("x"), Const("gamma"), Const("beta"), Const("mean"), Const("variance")),
+            dtypes=LEVELS,
+            attributes=("epsilon", "momentum"),
+        ),
+        to=batch_norm,
+    ),
+    rule(
+        "global mean",
+        Op("ReduceMean", Any("x"), rest=True, dtypes=LEVELS, attributes=("axes", "keepdims")),
+        to=global_pool("GlobalAveragePool"),
+    ),
+    # ---- spelled-out activations and norms ----
+    rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF), Near(0.5)), to=becomes("Gelu")),
+    rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF_MUL), Near(0.5)), to=becomes("Gelu")),
+    rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF), to=becomes("Gelu")),
+    rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF_MUL), to=becomes("Gelu")),
+    rule("GELU of com.microsoft", Op("Gelu", Any("x"), domain="com.microsoft"), to=becomes("Gelu")),
+    rule("SiLU", Op("Mul", Any("x"), Op("Sigmoid", Any("x"))), to=becomes("Silu")),
+    rule(
+        "layer norm",
+        Op("Div", _CENTRED, Op("Sqrt", Op("Add", _VARIANCE, Const("epsilon")))),
+        to=layer_norm,
+    ),
+]

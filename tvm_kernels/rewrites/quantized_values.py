@@ -1,0 +1,320 @@
+"""Integers from quantizer to product: which values are codes or bits, and what stands between them and the product.
+
+Quantize, Binarize, QuantizePerToken   mark their output with its storage
+Pad in front of a convolution          becomes its pads: level 0 for codes, +1 for signs
+product(Mul(codes, step), weights)     ->  Mul(product(codes, levels), step x scales)
+move(Mul(codes, step))                 ->  Mul(move(codes), step), a max pool, Relu and Clip likewise
+Quantize behind a view                 moves in front of it, to what makes the value
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import replace
+
+import numpy as np
+
+from subbyte.formats import PerGroup
+from subbyte.formats.reference import ACCUMULATOR_LIMIT
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node
+from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
+from subbyte.tvm_kernels.rewrites.code_values import BEHIND_BOUNDS, BEHIND_MOVE, MOVES
+from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, as_weight, low_bit
+from subbyte.tvm_kernels.rewrites.integers import clip_limits
+from subbyte.tvm_kernels.rewrites.pattern import (
+    EVERY,
+    LEVELS,
+    WINDOW,
+    Any,
+    Coded,
+    Const,
+    Op,
+    Outcome,
+    Rule,
+    Weights,
+    rule,
+)
+
+SCALAR_OPERATORS = ("Relu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Erf", "LeakyRelu", "HardSigmoid")
+
+
+# ---- padding ----
+
+
+def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) -> bool:
+    """Pad of the spatial axes with level 0 (or of signs with +1) becomes the pads of the convolution behind it."""
+    pads = graph.constant_of(pad.inputs[1])
+    fill = 0.0
+    if len(pad.inputs) > 2 and pad.inputs[2]:
+        value = graph.constant_of(pad.inputs[2])
+        if value is None:
+            return False
+        fill = float(value.reshape(-1)[0])
+    rank = len(graph.values[x].shape)
+    axes = graph.constant_of(pad.inputs[3]) if len(pad.inputs) > 3 and pad.inputs[3] else np.arange(rank)
+    if pads is None or axes is None or pad.attributes.get("mode", "constant") != "constant":
+        return False
+    before, after = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
+    half = len(pads) // 2
+    before[axes], after[axes] = pads[:half], pads[half:]
+    wanted = 1.0 if graph.values[x].bits is not None else 0.0
+    if fill != wanted or before[:2].any() or after[:2].any() or (before < 0).any() or (after < 0).any():
+        return False
+    own = np.array(node.attributes["pads"], np.int64)
+    if wanted == 1.0 and own.any():
+        return False
+    node.attributes = {**node.attributes, "pads": (own + np.concatenate([before[2:], after[2:]])).tolist()}
+    if wanted == 1.0:
+        node.attributes["pads_with"] = 1
+    graph.set_inputs(node, [x, *node.inputs[1:]])
+    return True
+
+
+# ---- steps in front of products ----
+
+
+def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights: GraphWeight) -> bool:
+    """product(Mul(codes, step), scaled weight) is Mul(product(codes, levels), step x scales), exact until the Mul."""
+    if step.size != 1:
+        return False
+    weight = next(iter(weights.values()))
+    scale = np.float64(step.reshape(-1)[0])
+    right = node.inputs[1]
+    rank = len(graph.values[node.outputs[0]].shape)
+    factor: Array = np.full(1, scale, np.float32)
+    if weight.scaled and not isinstance(weight.tensor.granularity, PerGroup):
+        right = graph.fresh(right)
+        graph.add_value(right, "float32", weight.shape, weight=replace(weight, scaled=False))
+        scales = np.float32(weight.tensor.scale.astype(np.float64) * scale)
+        factor = scales.reshape(-1) if node.op == "MatMul" else channels_on_axis_1(scales, rank)
+        if scales.size == 1:
+            factor = scales.reshape(1)
+    graph.set_inputs(node, [codes, right, *node.inputs[2:]])
+    after(graph, node, "Mul", factor)
+    return True
+
+
+def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
+    """Float weights that are levels times a scale for each output channel are low-bit weights, exactly."""
+    axis = 0 if node.op == "Conv" else w.ndim - 1
+    levels = low_bit(w, axis) if node.op != "MatMul" or w.ndim == 2 else None
+    if levels is None or (w == w.flat[0]).all():
+        return False  # what is the same everywhere is an average, not weights
+    depth = levels.rows.shape[1]
+    if depth * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
+        return f"sums of {depth} products of 8 bits and {levels.format.name} are beyond int32"
+    name = graph.fresh(node.inputs[1])
+    graph.add_value(name, "float32", w.shape, weight=as_weight(levels, w.shape, axis))
+    graph.set_inputs(node, [node.inputs[0], name, *node.inputs[2:]])
+    return True
+
+
+def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
+    """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
+    storage = graph.values[codes].codes
+    if step.size != 1 or storage is None:
+        return False
+    one_step = float(step.reshape(-1)[0])
+    inputs = [codes, *node.inputs[1:]]
+    if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant" and len(inputs) > 2 and inputs[2]:
+        fill = graph.constant_of(inputs[2])
+        if fill is None:
+            return "its fill is made at run time"
+        level = _level(float(fill.reshape(-1)[0]), storage, step)
+        if level is None:
+            return f"its fill {float(fill.reshape(-1)[0]):g} is no level times the step {one_step:g}"
+        inputs[2] = graph.constant(np.float32(level))
+    if node.op in POOLS and any(node.outputs[1:]):
+        return "its second output is used"
+    if node.op in POOLS and not one_step > 0:
+        return f"the step {one_step:g} is not positive"
+    if node.op == "Concat":
+        found = [_step_of(graph, name) for name in node.inputs]
+        if any(one is None or one[1] != step or graph.values[one[0]].storage != storage for one in found):
+            return "not all that it joins is quantized with one step and one zero point"
+        inputs = [one[0] for one in found if one is not None]
+    factor = graph.constant(step.reshape(1), "step")
+    graph.remove(node)
+    moves = [graph.fresh(name) if name else "" for name in node.outputs]
+    graph.add(replace(node, inputs=inputs, outputs=moves))
+    for move, name in zip(moves, node.outputs, strict=True):
+        if name:
+            graph.add_value(move, "float32", graph.values[name].shape)
+            graph.add(Node("Mul", [move, factor], [name], {}, node.name))
+    return True
+
+
+def _step_of(graph: Graph, name: str) -> tuple[str, Array] | None:
+    """Codes and step of Mul(codes, step) with one step for all."""
+    found: dict[str, typing.Any] = {}
+    if not _STEP.matches(graph, name, found) or found["step"].size != 1:
+        return None
+    return found["codes"], found["step"]
+
+
+def _level(value: float, storage: ops.Codes, step: Array) -> int | None:
+    """The level of which this float is the multiple of the step; None where it is none."""
+    levels = np.arange(storage.low, storage.high + 1)
+    same = levels.astype(np.float32) * step.reshape(()) == np.float32(value)
+    return int(levels[same][0]) if same.any() else None
+
+
+def step_behind_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
+    """Relu or Clip of Mul(codes, step) in front of a product: Mul(Clip(codes), step), where bounds are levels."""
+    storage, within = graph.values[codes].codes, clip_limits(graph, node)
+    if storage is None or within is None or not _reaches_product(graph, node.outputs[0]):
+        return False
+    if step.size != 1 or not float(step.reshape(-1)[0]) > 0:
+        return "its step is no positive number for all"
+    numbers = np.arange(storage.low, storage.high + 1).astype(np.float32) * step.reshape(())
+    bounds = [_level(float(number), storage, step) for number in np.clip(numbers[[0, -1]], *within)]
+    if None in bounds or within[0] > within[1]:
+        return f"its bounds {within[0]:g} and {within[1]:g} are no multiples of the step {float(step.reshape(-1)[0]):g}"
+    if bounds == [storage.low, storage.high] and skip(graph, node, node.inputs[0]):
+        return True
+    limits = [graph.constant(np.float32(bound)) for bound in bounds]
+    clipped = graph.emit("Clip", [codes, *limits], graph.values[codes].shape, codes, node)
+    factor = graph.constant(step.reshape((1,) * bool(graph.values[codes].shape)), "step")
+    graph.replace_node(node, Node("Mul", [clipped, factor], node.outputs, {}, node.name))
+    return True
+
+
+def _reaches_product(graph: Graph, name: str) -> bool:
+    """Whether a product with constant weights reads a value, behind moves, pools and bounds."""
+    for user in graph.users(name):
+        product = user.op in ("Conv", "MatMul", "Gemm") and user.inputs[0] == name
+        if product and graph.values[user.inputs[1]].is_constant:
+            return True
+        if user.op in (*MOVES, *POOLS, *BOUNDS) and any(_reaches_product(graph, output) for output in user.outputs):
+            return True
+    return False
+
+
+def scales_behind(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> bool:
+    """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
+    if not weight.scaled or isinstance(weight.tensor.granularity, PerGroup):
+        return False
+    return scaled_product(graph, node, codes, np.ones(1, np.float32), weight=weight)
+
+
+def requantized(graph: Graph, node: Node, codes: str, step: Array) -> bool:
+    """Quantize(Mul(codes, step)) with the same step and range gives the codes back: division errs by less than 1/2."""
+    same = graph.values[codes].storage == node.attributes["storage"] and node.attributes["divide"]
+    if not same or step.size != 1 or float(step.reshape(-1)[0]) != node.attributes["factor"]:
+        return False
+    graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, "subbyte"))
+    return True
+
+
+# ---- storages ----
+
+
+def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high: Array) -> bool:
+    """subbyte.Quantize marks its output as codes."""
+    bottom, top = float(low.reshape(-1)[0]), float(high.reshape(-1)[0])
+    whole = bottom.is_integer() and top.is_integer() and inverse.size == 1
+    if not whole or top < bottom or not ((bottom >= 0 and top <= 255) or (bottom >= -128 and top <= 127)):
+        return False
+    storage = ops.Codes(int(bottom), int(top), 0 if bottom >= 0 else 128)
+    attributes = {"factor": float(np.float32(inverse.reshape(-1)[0])), "storage": storage, "divide": False}
+    graph.values[node.outputs[0]].storage = storage
+    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
+    return True
+
+
+def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
+    """subbyte.Binarize marks its output as bits, along the axis of its threshold or, without one, of its users."""
+    value = graph.values[node.outputs[0]]
+    if value.coded or value.shape != graph.values[x].shape:
+        return False
+    rank = len(value.shape)
+    spatial = rank > 2 and any(user.op in ("Conv", "Pad") for user in graph.users(value.name))
+    axis = 1 if spatial else rank - 1
+    value.storage = ops.Bits(value.shape[axis])
+    node.attributes = {**node.attributes, "axis": axis if spatial else -1}
+    return True
+
+
+def tokens(graph: Graph, node: Node, x: str) -> bool:
+    value = graph.values[node.outputs[0]]
+    if value.coded:
+        return False
+    value.storage = ops.Codes(-128, 127, 128)
+    return True
+
+
+# ---- in front of views ----
+
+
+def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> bool:
+    """f(View(x)) is View(f(x)) where f looks at single elements: so that f joins what makes x."""
+    if not graph.only_user(view.outputs[0], node):
+        return False
+    constants = [graph.constant_of(name) for name in node.inputs[1:] if name]
+    if any(c is None or c.size != 1 for c in constants):
+        return False
+    middle = graph.fresh(node.outputs[0])
+    source, target = graph.values[x], graph.values[node.outputs[0]]
+    graph.add_value(middle, target.dtype, source.shape, storage=target.storage)
+    moved = replace(node, inputs=[x, *node.inputs[1:]], outputs=[middle])
+    graph.replace_node(node, moved, replace(view, inputs=[middle], outputs=node.outputs))
+    return True
+
+
+POOLS, BOUNDS = ("MaxPool", "GlobalMaxPool"), ("Relu", "Clip")
+PRODUCTS = {"Conv": WINDOW, "MatMul": ()}
+_PAD = Op("Pad", Any("x"), key="pad", rest=True, dtypes=LEVELS, attributes=("mode",))
+_STEP = Op("Mul", Coded("codes"), Const("step"))
+_VIEWED = Op("View", Any("x"), domain="subbyte", key="view")
+
+RULES: list[Rule] = [
+    # ---- storages ----
+    rule(
+        "codes", Op("Quantize", Any("x"), Const("inverse"), Const("low"), Const("high"), domain="subbyte"), to=quantize
+    ),
+    rule("signs", Op("Binarize", Any("x"), Const("threshold"), domain="subbyte"), to=binarize),
+    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte", outputs=2), to=tokens),
+    # ---- padding ----
+    rule("padding", Op("Conv", _PAD, rest=True, dtypes=LEVELS, attributes=WINDOW), to=pad_into_window),
+    # ---- steps in front of products ----
+    *[
+        rule(FEW_LEVELS, Op(op, x, Const("w"), rest=True, attributes=names), to=few_levels)
+        for op, names in PRODUCTS.items()
+        for x in (_STEP, Coded("codes"))
+    ],
+    *[
+        rule("step and scales", Op(op, _STEP, Weights("weight"), rest=True, attributes=names), to=scaled_product)
+        for op, names in PRODUCTS.items()
+    ],
+    *[
+        rule("scales", Op(op, Coded("codes"), Weights("weight"), rest=True, attributes=names), to=scales_behind)
+        for op, names in PRODUCTS.items()
+    ],
+    *[
+        rule(
+            BEHIND_MOVE,
+            Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
+            to=step_behind_move,
+        )
+        for op in (*MOVES, *POOLS)
+    ],
+    *[rule(BEHIND_BOUNDS, Op(op, _STEP, rest=True), to=step_behind_bounds) for op in BOUNDS],
+    rule(
+        "global max of codes",
+        Op("ReduceMax", _STEP, rest=True, attributes=("axes", "keepdims")),
+        to=global_pool("GlobalMaxPool"),
+    ),
+    rule("same codes again", Op("QuantizeCodes", _STEP, domain="subbyte"), to=requantized),
+    # ---- elementwise before views ----
+    rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain="subbyte"), to=move_above_view),
+    *[
+        rule("elementwise before a view", Op(op, _VIEWED, attributes=EVERY), to=move_above_view)
+        for op in SCALAR_OPERATORS
+    ],
+    rule(
+        "quantize before a transpose",
+        Op("QuantizeCodes", Op("Transpose", Any("x"), key="view", attributes=("perm",)), domain="subbyte"),
+        to=move_above_view,
+    ),
+]
