@@ -48,7 +48,7 @@ class _Value:
 
 
 @dataclass
-class _Twin:
+class _Baseline:
     """The float graph while it is made."""
 
     graph: GraphView
@@ -107,7 +107,7 @@ def float_baseline(path: Source) -> onnx.ModelProto:
     UsageError where a quantizer or low-bit weights would remain.
     """
     model = load_onnx(path)
-    twin = _Twin(view(model))
+    twin = _Baseline(view(model))
     twin.layers = {layer.product.output[0]: layer for layer in layers(twin.graph)}
     for node in twin.graph.nodes:
         function = function_of(node)
@@ -144,7 +144,7 @@ def float_baseline(path: Source) -> onnx.ModelProto:
     return made
 
 
-def _called(twin: _Twin, function: onnx.FunctionProto) -> bool:
+def _called(twin: _Baseline, function: onnx.FunctionProto) -> bool:
     """Whether the twin keeps a function: others' all, of ours what it calls."""
     return function.domain != DOMAIN or any(
         (node.domain, node.op_type) == (DOMAIN, function.name) for node in twin.nodes
@@ -172,7 +172,7 @@ def _not_float(node: onnx.NodeProto) -> UsageError:
     )
 
 
-def _finish_output(twin: _Twin, name: str) -> None:
+def _finish_output(twin: _Baseline, name: str) -> None:
     """Give an output of the model its name and its whole value, where it stands for another one times a factor."""
     if twin.value(name) == _Value(name):
         return
@@ -187,7 +187,7 @@ def _finish_output(twin: _Twin, name: str) -> None:
 # ---- rules ----
 
 
-def _keep(twin: _Twin, node: onnx.NodeProto) -> None:
+def _keep(twin: _Baseline, node: onnx.NodeProto) -> None:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     for i, name in enumerate(node.input):
@@ -195,7 +195,7 @@ def _keep(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.nodes.append(copy)
 
 
-def _call_of_ours(twin: _Twin, node: onnx.NodeProto) -> None:
+def _call_of_ours(twin: _Baseline, node: onnx.NodeProto) -> None:
     """What a function of the dialect says that float32 runs in its place."""
     function = function_of(node)
     if function is None or not isinstance(function.in_float, Rescale):
@@ -212,11 +212,11 @@ def _call_of_ours(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.steps.update(node.output[index] for index in function.in_float.ones)
 
 
-def _same(twin: _Twin, node: onnx.NodeProto) -> None:
+def _same(twin: _Baseline, node: onnx.NodeProto) -> None:
     twin.values[node.output[0]] = twin.value(node.input[0])
 
 
-def _quantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
+def _quantize_linear(twin: _Baseline, node: onnx.NodeProto) -> None:
     """Dropped, but for the activation function that a quantizer replaces whose lowest code is the zero point."""
     source = twin.plain(node.input[0])
     bounds = _range(twin, node)
@@ -233,7 +233,7 @@ def _quantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.codes.add(node.output[0])
 
 
-def _range(twin: _Twin, node: onnx.NodeProto) -> tuple[float, float] | None:
+def _range(twin: _Baseline, node: onnx.NodeProto) -> tuple[float, float] | None:
     """The reals that a QuantizeLinear represents, where the lowest is 0; else None."""
     scale = twin.constant(node.input[1])
     zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
@@ -244,7 +244,7 @@ def _range(twin: _Twin, node: onnx.NodeProto) -> tuple[float, float] | None:
     return None if codes else (0.0, float(scale.reshape(())) * (limits.max - limits.min))
 
 
-def _nonnegative(twin: _Twin, name: str) -> bool:
+def _nonnegative(twin: _Baseline, name: str) -> bool:
     """Whether no value is below 0 for certain; an input of the model, which no activation function makes, counts so."""
     known, node = twin.constant(name), twin.graph.producers.get(name)
     if known is not None or node is None:
@@ -259,12 +259,12 @@ def _nonnegative(twin: _Twin, name: str) -> bool:
     return node.op_type in through and _nonnegative(twin, node.input[0])
 
 
-def _lowest(twin: _Twin, clip: onnx.NodeProto) -> float:
+def _lowest(twin: _Baseline, clip: onnx.NodeProto) -> float:
     low = twin.constant(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
     return -np.inf if low is None else float(low.reshape(()))
 
 
-def _dequantize_linear(twin: _Twin, node: onnx.NodeProto) -> None:
+def _dequantize_linear(twin: _Baseline, node: onnx.NodeProto) -> None:
     """Weights become float32; codes of an activation are its reals already. Another one is kept, and refused."""
     codes, scale = twin.constant(node.input[0]), twin.constant(node.input[1])
     zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.float32)
@@ -287,7 +287,7 @@ def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) ->
     return operand.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
-def _move(twin: _Twin, node: onnx.NodeProto) -> None:
+def _move(twin: _Baseline, node: onnx.NodeProto) -> None:
     """Operators that only move elements: a factor passes through them, a constant is moved at once."""
     known = twin.constants.get(node.input[0])
     if known is not None and node.op_type == "Transpose":
@@ -303,7 +303,7 @@ def _move(twin: _Twin, node: onnx.NodeProto) -> None:
     twin.values[node.output[0]] = _Value(node.output[0], source.factor)
 
 
-def _pad(twin: _Twin, node: onnx.NodeProto) -> None:
+def _pad(twin: _Baseline, node: onnx.NodeProto) -> None:
     """The explicit padding of a binary convolution goes into the convolution."""
     user = twin.only_user(node.output[0])
     pads = twin.constant(node.input[1]) if len(node.input) == 3 else None
@@ -323,7 +323,7 @@ def _pad(twin: _Twin, node: onnx.NodeProto) -> None:
         _product(twin, changed)
 
 
-def _product(twin: _Twin, node: onnx.NodeProto) -> None:
+def _product(twin: _Baseline, node: onnx.NodeProto) -> None:
     """Conv, MatMul or Gemm: pending factor, scale and bias go into the weight where it is constant."""
     weight = twin.constant(node.input[1])
     if weight is None or weight.dtype != np.float32:
@@ -371,7 +371,7 @@ def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
     return (weight.shape[0] if first else weight.shape[-1],)
 
 
-def _affine(twin: _Twin, value: str) -> tuple[str, Array, Array | None]:
+def _affine(twin: _Baseline, value: str) -> tuple[str, Array, Array | None]:
     """Follow Round, Mul by constants or a per-token step, and one Add of a constant: last value, scale, bias."""
     scale = np.ones((), np.float64)
     for step in twin.layers[value].epilogue:
@@ -394,7 +394,7 @@ def _per_channel(operand: Array) -> bool:
     return operand.dtype == np.float32 and sum(size > 1 for size in operand.shape) <= 1
 
 
-def _sum(twin: _Twin, node: onnx.NodeProto) -> None:
+def _sum(twin: _Baseline, node: onnx.NodeProto) -> None:
     """Sums over a window: the average that follows in a quantized graph becomes ReduceMean."""
     source = twin.value(node.input[0])
     user = twin.only_user(node.output[0])
@@ -419,7 +419,7 @@ _QUANTIZER = re.compile("Quant|^QLinear|^Q[A-Z]|Integer|NBits|Bnb4|^Trunc$")
 
 _LOW_BIT = {value for name, value in onnx.TensorProto.DataType.items() if re.match("U?INT[248]$|FLOAT[468]", name)}
 
-_RULES: dict[tuple[str, str], Callable[[_Twin, onnx.NodeProto], None]] = {
+_RULES: dict[tuple[str, str], Callable[[_Baseline, onnx.NodeProto], None]] = {
     ("", "QuantizeLinear"): _quantize_linear,
     ("", "DequantizeLinear"): _dequantize_linear,
     ("", "Conv"): _product,

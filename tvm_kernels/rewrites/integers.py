@@ -1,4 +1,4 @@
-"""Integers of 8 bits and less at run time, the codes of QDQ files, and what computes on them (code_values.py says how held).
+"""Integers of 8 bits and less at run time, the codes of QDQ files, and what computes on them (code_values.py).
 
     QuantizeLinear                       ->  QuantizeCodes; by axis, by block or of 16 bits spelled out in float
     DequantizeLinear                     ->  Mul(levels, step), or spelled out; levels are the same bytes
