@@ -1,8 +1,8 @@
-"""The same network without low bits: the float32 twin of an exported file, and onnxruntime's int8 twin of that.
+"""Baselines of a quantized model: the same network in float32, and onnxruntime's int8 quantization of that.
 
-The twins are baselines for speed and size: what a float, or an ordinary int8, deployment of the same architecture runs.
-A quantizer becomes the identity, so the twin of a binary network has its layers and its cost, not its answers.
-A file where a quantizer would remain (QONNX, MatMulNBits, QLinearConv) is refused: its twin would be no float model.
+They are compared with the bundle in speed and size: what a float, or an ordinary int8, deployment of the architecture
+runs. A quantizer becomes the identity, so the float baseline of a binary network has its layers and its cost, but other
+outputs. A file where a quantizer would remain (QONNX, MatMulNBits, QLinearConv) is refused: that is not a float model.
 
 `float_baseline` walks the graph once. `_RULES` has a row for each operator that is not simply kept. While it walks, a
 value may stand for "another value times a factor" (codes are x times the inverse step); the factor travels through
@@ -54,13 +54,15 @@ class _Baseline:
     graph: GraphView
     values: dict[str, _Value] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)  # of the old graph's values
-    steps: set[str] = field(default_factory=set)  # steps of per-token quantizers: 1 in the twin
+    steps: set[str] = field(default_factory=set)  # steps of per-token quantizers: 1 in the baseline
     done: set[str] = field(default_factory=set)  # first outputs of nodes that an earlier one absorbed
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Array] = field(default_factory=dict)
     stored: dict[tuple[tuple[int, ...], bytes], list[str]] = field(default_factory=dict)  # by shape and content
     layers: dict[str, Layer] = field(default_factory=dict)  # by what their products make
-    codes: set[str] = field(default_factory=set)  # values that QuantizeLinear makes, of which the twin has the reals
+    codes: set[str] = field(
+        default_factory=set
+    )  # values that QuantizeLinear makes, of which the baseline has the reals
 
     def value(self, name: str) -> _Value:
         return self.values.get(name, _Value(name))
@@ -82,7 +84,7 @@ class _Baseline:
         return out
 
     def store(self, name: str, array: Array, origin: Array | None = None) -> str:
-        """An initializer of the twin, stored once where several nodes share it: one `origin`, equal up to rounding."""
+        """An initializer, stored once where several nodes share it: one `origin`, equal up to rounding."""
         origin = array if origin is None else origin
         shared = self.stored.setdefault((origin.shape, sha256(origin.tobytes()).digest()), [])
         for other in shared:
@@ -107,47 +109,49 @@ def float_baseline(path: Source) -> onnx.ModelProto:
     UsageError where a quantizer or low-bit weights would remain.
     """
     model = load_onnx(path)
-    twin = _Baseline(view(model))
-    twin.layers = {layer.product.output[0]: layer for layer in layers(twin.graph)}
-    for node in twin.graph.nodes:
+    baseline = _Baseline(view(model))
+    baseline.layers = {layer.product.output[0]: layer for layer in layers(baseline.graph)}
+    for node in baseline.graph.nodes:
         function = function_of(node)
         if function is None or not isinstance(function.in_float, Dequantized):
             continue
-        twin.constants[node.output[0]] = twin.graph.low_bit(node).dequantize()
-        twin.done.add(node.output[0])
-    for node in twin.graph.nodes:
-        if any(twin.codes.intersection(n.input) for n in all_nodes([node])) and node.op_type not in (
+        baseline.constants[node.output[0]] = baseline.graph.low_bit(node).dequantize()
+        baseline.done.add(node.output[0])
+    for node in baseline.graph.nodes:
+        if any(baseline.codes.intersection(n.input) for n in all_nodes([node])) and node.op_type not in (
             *_MOVES,
             "DequantizeLinear",
         ):
             raise _not_float(node)
-        if node.output[0] not in twin.done:
+        if node.output[0] not in baseline.done:
             function = function_of(node)
             rule = _RULES.get((node.domain, node.op_type), _keep) if function is None else _call_of_ours
-            rule(twin, node)
+            rule(baseline, node)
     graph = helper.make_graph([], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output)
     for output in model.graph.output:
-        if output.name in twin.codes:
-            raise _not_float(twin.graph.producers[output.name])
-        _finish_output(twin, output.name)
-    used = {name for node in all_nodes(twin.nodes) for name in node.input} | {output.name for output in graph.output}
-    graph.node.extend(n for n in twin.nodes if n.op_type != "Constant" or n.output[0] in used)
+        if output.name in baseline.codes:
+            raise _not_float(baseline.graph.producers[output.name])
+        _finish_output(baseline, output.name)
+    used = {name for node in all_nodes(baseline.nodes) for name in node.input} | {
+        output.name for output in graph.output
+    }
+    graph.node.extend(n for n in baseline.nodes if n.op_type != "Constant" or n.output[0] in used)
     for tensor in model.graph.initializer:
-        if tensor.name in used and tensor.name not in twin.initializers:
+        if tensor.name in used and tensor.name not in baseline.initializers:
             graph.initializer.append(tensor)
-    graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in twin.initializers.items() if n in used)
-    made_values = {name for node in twin.nodes for name in node.output} - twin.codes
+    graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in baseline.initializers.items() if n in used)
+    made_values = {name for node in baseline.nodes for name in node.output} - baseline.codes
     graph.value_info.extend(i for i in model.graph.value_info if i.name in made_values)
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    made.functions.extend(f for f in model.functions if _called(twin, f))
+    made.functions.extend(f for f in model.functions if _called(baseline, f))
     _refuse_quantizers(made)
     return made
 
 
-def _called(twin: _Baseline, function: onnx.FunctionProto) -> bool:
-    """Whether the twin keeps a function: others' all, of ours what it calls."""
+def _called(baseline: _Baseline, function: onnx.FunctionProto) -> bool:
+    """Whether the baseline keeps a function: others' all, of ours what it calls."""
     return function.domain != DOMAIN or any(
-        (node.domain, node.op_type) == (DOMAIN, function.name) for node in twin.nodes
+        (node.domain, node.op_type) == (DOMAIN, function.name) for node in baseline.nodes
     )
 
 
@@ -172,71 +176,71 @@ def _not_float(node: onnx.NodeProto) -> UsageError:
     )
 
 
-def _finish_output(twin: _Baseline, name: str) -> None:
+def _finish_output(baseline: _Baseline, name: str) -> None:
     """Give an output of the model its name and its whole value, where it stands for another one times a factor."""
-    if twin.value(name) == _Value(name):
+    if baseline.value(name) == _Value(name):
         return
-    if twin.value(name).name == name:
-        for node in twin.nodes:
+    if baseline.value(name).name == name:
+        for node in baseline.nodes:
             node.input[:] = [f"{name}.codes" if i == name else i for i in node.input]
             node.output[:] = [f"{name}.codes" if o == name else o for o in node.output]
-        twin.values[name] = _Value(f"{name}.codes", twin.value(name).factor)
-    twin.nodes.append(helper.make_node("Identity", [twin.plain(name)], [name], name=f"{name}/identity"))
+        baseline.values[name] = _Value(f"{name}.codes", baseline.value(name).factor)
+    baseline.nodes.append(helper.make_node("Identity", [baseline.plain(name)], [name], name=f"{name}/identity"))
 
 
 # ---- rules ----
 
 
-def _keep(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _keep(baseline: _Baseline, node: onnx.NodeProto) -> None:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     for i, name in enumerate(node.input):
-        copy.input[i] = twin.plain(name) if name else ""
-    twin.nodes.append(copy)
+        copy.input[i] = baseline.plain(name) if name else ""
+    baseline.nodes.append(copy)
 
 
-def _call_of_ours(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _call_of_ours(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """What a function of the dialect says that float32 runs in its place."""
     function = function_of(node)
     if function is None or not isinstance(function.in_float, Rescale):
-        _keep(twin, node)
+        _keep(baseline, node)
         return
-    source, factor = twin.value(node.input[0]), 1.0
+    source, factor = baseline.value(node.input[0]), 1.0
     if function.in_float.factor is not None:
         name = function.proto.input[function.in_float.factor]
-        constant = twin.constant(node.input[function.in_float.factor])
+        constant = baseline.constant(node.input[function.in_float.factor])
         if constant is None or constant.size != 1:
             raise ModelError(f"'{node.name}' ({node.op_type}): its {name} is not one constant of the file")
         factor = float(constant.reshape(()))
-    twin.values[node.output[0]] = _Value(source.name, source.factor * factor)
-    twin.steps.update(node.output[index] for index in function.in_float.ones)
+    baseline.values[node.output[0]] = _Value(source.name, source.factor * factor)
+    baseline.steps.update(node.output[index] for index in function.in_float.ones)
 
 
-def _same(twin: _Baseline, node: onnx.NodeProto) -> None:
-    twin.values[node.output[0]] = twin.value(node.input[0])
+def _same(baseline: _Baseline, node: onnx.NodeProto) -> None:
+    baseline.values[node.output[0]] = baseline.value(node.input[0])
 
 
-def _quantize_linear(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _quantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """Dropped, but for the activation function that a quantizer replaces whose lowest code is the zero point."""
-    source = twin.plain(node.input[0])
-    bounds = _range(twin, node)
-    if bounds is not None and not _nonnegative(twin, node.input[0]):
-        if not any(o.domain in ("", "ai.onnx") and o.version >= 11 for o in twin.graph.model.opset_import):
+    source = baseline.plain(node.input[0])
+    bounds = _range(baseline, node)
+    if bounds is not None and not _nonnegative(baseline, node.input[0]):
+        if not any(o.domain in ("", "ai.onnx") and o.version >= 11 for o in baseline.graph.model.opset_import):
             raise _not_float(node)  # Clip had attributes
         limits = [
-            twin.store(f"{node.output[0]}.{n}", np.array(b, np.float32))
+            baseline.store(f"{node.output[0]}.{n}", np.array(b, np.float32))
             for n, b in zip(("low", "high"), bounds, strict=True)
         ]
-        twin.nodes.append(helper.make_node("Clip", [source, *limits], [f"{node.output[0]}.real"], name=node.name))
+        baseline.nodes.append(helper.make_node("Clip", [source, *limits], [f"{node.output[0]}.real"], name=node.name))
         source = f"{node.output[0]}.real"
-    twin.values[node.output[0]] = _Value(source)
-    twin.codes.add(node.output[0])
+    baseline.values[node.output[0]] = _Value(source)
+    baseline.codes.add(node.output[0])
 
 
-def _range(twin: _Baseline, node: onnx.NodeProto) -> tuple[float, float] | None:
+def _range(baseline: _Baseline, node: onnx.NodeProto) -> tuple[float, float] | None:
     """The reals that a QuantizeLinear represents, where the lowest is 0; else None."""
-    scale = twin.constant(node.input[1])
-    zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
+    scale = baseline.constant(node.input[1])
+    zero = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
     if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
         return None
     limits = np.iinfo(zero.dtype)
@@ -244,37 +248,37 @@ def _range(twin: _Baseline, node: onnx.NodeProto) -> tuple[float, float] | None:
     return None if codes else (0.0, float(scale.reshape(())) * (limits.max - limits.min))
 
 
-def _nonnegative(twin: _Baseline, name: str) -> bool:
+def _nonnegative(baseline: _Baseline, name: str) -> bool:
     """Whether no value is below 0 for certain; an input of the model, which no activation function makes, counts so."""
-    known, node = twin.constant(name), twin.graph.producers.get(name)
+    known, node = baseline.constant(name), baseline.graph.producers.get(name)
     if known is not None or node is None:
         return known is None or bool((known >= 0).all())
     if node.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Clip"):
-        return node.op_type != "Clip" or float(_lowest(twin, node)) >= 0
+        return node.op_type != "Clip" or float(_lowest(baseline, node)) >= 0
     if node.op_type in ("Add", "Mul", "Concat"):
-        return all(_nonnegative(twin, i) for i in node.input)
-    if node.op_type == "QuantizeLinear" and _range(twin, node) is not None:
+        return all(_nonnegative(baseline, i) for i in node.input)
+    if node.op_type == "QuantizeLinear" and _range(baseline, node) is not None:
         return True
     through = (*_MOVES, "QuantizeLinear", "DequantizeLinear", "AveragePool", "GlobalAveragePool", "ReduceMean")
-    return node.op_type in through and _nonnegative(twin, node.input[0])
+    return node.op_type in through and _nonnegative(baseline, node.input[0])
 
 
-def _lowest(twin: _Baseline, clip: onnx.NodeProto) -> float:
-    low = twin.constant(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
+def _lowest(baseline: _Baseline, clip: onnx.NodeProto) -> float:
+    low = baseline.constant(clip.input[1]) if len(clip.input) > 1 and clip.input[1] else None
     return -np.inf if low is None else float(low.reshape(()))
 
 
-def _dequantize_linear(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _dequantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """Weights become float32; codes of an activation are its reals already. Another one is kept, and refused."""
-    codes, scale = twin.constant(node.input[0]), twin.constant(node.input[1])
-    zero = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.float32)
-    if node.input[0] in twin.codes:
-        _same(twin, node)
+    codes, scale = baseline.constant(node.input[0]), baseline.constant(node.input[1])
+    zero = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.float32)
+    if node.input[0] in baseline.codes:
+        _same(baseline, node)
     elif codes is None or scale is None or zero is None or scale.dtype != np.float32:
-        _keep(twin, node)
+        _keep(baseline, node)
     else:
         spread = [_along_axis(node, np.asarray(a, np.float32), codes.shape) for a in (zero, scale)]
-        twin.constants[node.output[0]] = (codes.astype(np.float32) - spread[0]) * spread[1]
+        baseline.constants[node.output[0]] = (codes.astype(np.float32) - spread[0]) * spread[1]
 
 
 def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) -> Array:
@@ -287,28 +291,28 @@ def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) ->
     return operand.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
-def _move(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _move(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """Operators that only move elements: a factor passes through them, a constant is moved at once."""
-    known = twin.constants.get(node.input[0])
+    known = baseline.constants.get(node.input[0])
     if known is not None and node.op_type == "Transpose":
-        twin.constants[node.output[0]] = np.transpose(known, attribute(node, "perm"))
+        baseline.constants[node.output[0]] = np.transpose(known, attribute(node, "perm"))
         return
-    source = twin.value(node.input[0])
-    if node.input[0] in twin.codes:
-        twin.codes.add(node.output[0])
+    source = baseline.value(node.input[0])
+    if node.input[0] in baseline.codes:
+        baseline.codes.add(node.output[0])
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.input[0] = source.name if known is None else twin.store(node.input[0], known)
-    twin.nodes.append(copy)
-    twin.values[node.output[0]] = _Value(node.output[0], source.factor)
+    copy.input[0] = source.name if known is None else baseline.store(node.input[0], known)
+    baseline.nodes.append(copy)
+    baseline.values[node.output[0]] = _Value(node.output[0], source.factor)
 
 
-def _pad(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _pad(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """The explicit padding of a binary convolution goes into the convolution."""
-    user = twin.only_user(node.output[0])
-    pads = twin.constant(node.input[1]) if len(node.input) == 3 else None
+    user = baseline.only_user(node.output[0])
+    pads = baseline.constant(node.input[1]) if len(node.input) == 3 else None
     if user is None or user.op_type != "Conv" or pads is None or any(attribute(user, "pads", ())):
-        _move(twin, node)
+        _move(baseline, node)
         return
     rank = pads.size // 2
     sides = [int(p) for p in (*pads[2:rank], *pads[rank + 2 :])]
@@ -318,29 +322,29 @@ def _pad(twin: _Baseline, node: onnx.NodeProto) -> None:
         del changed.attribute[:]
         changed.attribute.extend(a for a in user.attribute if a.name not in ("pads", "auto_pad"))
         changed.attribute.append(helper.make_attribute("pads", sides))
-        twin.done.add(user.output[0])
+        baseline.done.add(user.output[0])
         changed.input[0] = node.input[0]
-        _product(twin, changed)
+        _product(baseline, changed)
 
 
-def _product(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """Conv, MatMul or Gemm: pending factor, scale and bias go into the weight where it is constant."""
-    weight = twin.constant(node.input[1])
+    weight = baseline.constant(node.input[1])
     if weight is None or weight.dtype != np.float32:
-        left, right = twin.value(node.input[0]), twin.value(node.input[1])
+        left, right = baseline.value(node.input[0]), baseline.value(node.input[1])
         if node.op_type != "MatMul" or left.factor * right.factor == 1.0:
-            _keep(twin, node)
+            _keep(baseline, node)
             return
-        twin.nodes.append(helper.make_node("MatMul", [left.name, right.name], node.output, name=node.name))
-        twin.values[node.output[0]] = _Value(node.output[0], left.factor * right.factor)
+        baseline.nodes.append(helper.make_node("MatMul", [left.name, right.name], node.output, name=node.name))
+        baseline.values[node.output[0]] = _Value(node.output[0], left.factor * right.factor)
         return
-    source = twin.value(node.input[0])
+    source = baseline.value(node.input[0])
     folded = weight.astype(np.float64) * source.factor
-    bias = twin.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    bias = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if bias is None and len(node.input) > 2 and node.input[2]:
-        _keep(twin, node)
+        _keep(baseline, node)
         return
-    end, scale, added = _affine(twin, node.output[0])
+    end, scale, added = _affine(baseline, node.output[0])
     channel = (-1, *[1] * (weight.ndim - 1)) if node.op_type == "Conv" else (-1,)
     if node.op_type == "Gemm" and not np.all(scale == 1):
         folded = folded * (scale.reshape(-1, 1) if attribute(node, "transB", 0) else scale)
@@ -351,19 +355,19 @@ def _product(twin: _Baseline, node: onnx.NodeProto) -> None:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.input[:]
-    copy.input.extend([source.name, twin.store(f"{node.output[0]}.weight", folded.astype(np.float32), weight)])
+    copy.input.extend([source.name, baseline.store(f"{node.output[0]}.weight", folded.astype(np.float32), weight)])
     copy.output[0] = end
     if bias is not None or added is not None:
         vector = np.broadcast_to(np.asarray(total, np.float32).reshape(-1), _channels(node, weight)).copy()
-        stored = twin.store(f"{node.output[0]}.bias", vector)
+        stored = baseline.store(f"{node.output[0]}.bias", vector)
         if node.op_type == "MatMul":
             copy.output[0] = f"{end}.product"
-            twin.nodes.extend(
+            baseline.nodes.extend(
                 [copy, helper.make_node("Add", [copy.output[0], stored], [end], name=f"{node.name}/bias")]
             )
             return
         copy.input.append(stored)
-    twin.nodes.append(copy)
+    baseline.nodes.append(copy)
 
 
 def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
@@ -371,16 +375,16 @@ def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
     return (weight.shape[0] if first else weight.shape[-1],)
 
 
-def _affine(twin: _Baseline, value: str) -> tuple[str, Array, Array | None]:
+def _affine(baseline: _Baseline, value: str) -> tuple[str, Array, Array | None]:
     """Follow Round, Mul by constants or a per-token step, and one Add of a constant: last value, scale, bias."""
     scale = np.ones((), np.float64)
-    for step in twin.layers[value].epilogue:
-        operand = None if step.operand is None else twin.constant(step.operand)
-        unit = step.node.op_type == "Round" or (step.node.op_type == "Mul" and step.operand in twin.steps)
-        if twin.only_user(step.value) is None or not (unit or (operand is not None and _per_channel(operand))):
+    for step in baseline.layers[value].epilogue:
+        operand = None if step.operand is None else baseline.constant(step.operand)
+        unit = step.node.op_type == "Round" or (step.node.op_type == "Mul" and step.operand in baseline.steps)
+        if baseline.only_user(step.value) is None or not (unit or (operand is not None and _per_channel(operand))):
             break
         value = step.node.output[0]
-        twin.done.add(value)
+        baseline.done.add(value)
         if operand is None or unit:
             continue
         factor = operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
@@ -394,22 +398,22 @@ def _per_channel(operand: Array) -> bool:
     return operand.dtype == np.float32 and sum(size > 1 for size in operand.shape) <= 1
 
 
-def _sum(twin: _Baseline, node: onnx.NodeProto) -> None:
+def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """Sums over a window: the average that follows in a quantized graph becomes ReduceMean."""
-    source = twin.value(node.input[0])
-    user = twin.only_user(node.output[0])
-    operand = twin.constant(user.input[1]) if user is not None and user.op_type == "Mul" else None
-    before, after = twin.graph.shape(node.input[0]), twin.graph.shape(node.output[0])
+    source = baseline.value(node.input[0])
+    user = baseline.only_user(node.output[0])
+    operand = baseline.constant(user.input[1]) if user is not None and user.op_type == "Mul" else None
+    before, after = baseline.graph.shape(node.input[0]), baseline.graph.shape(node.output[0])
     if user is not None and operand is not None and operand.size == 1 and before and after is not None:
         window = prod(before) / max(1, prod(after))
         if abs(float(operand.reshape(())) * source.factor * window - 1) < 1e-4:
-            twin.done.add(user.output[0])
+            baseline.done.add(user.output[0])
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             copy.op_type, copy.input[0], copy.output[0] = "ReduceMean", source.name, user.output[0]
-            twin.nodes.append(copy)
+            baseline.nodes.append(copy)
             return
-    _move(twin, node)
+    _move(baseline, node)
 
 
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")

@@ -1,8 +1,8 @@
 """Powers of two: a sign and an exponent. Elhoushi et al., "DeepShift: Towards Multiplication-Less Networks", 2021.
 
-The top bit of a code is the sign (1 is negative). With zero (`pow2_B`), exponent field 0 is the level 0 (its negative
-twin is refused) and field e > 0 is 2^(e-1). Without (`pow2_Bn`), field e is 2^e. Levels are integers relative to the
-smallest exponent; the real power of that exponent belongs to the scale, so that shifts are left shifts and exact.
+The top bit of a code is the sign (1 is negative). With zero (`pow2_B`), exponent field 0 is the level 0 (with the sign
+bit set it is refused) and field e > 0 is 2^(e-1). Without (`pow2_Bn`), field e is 2^e. Levels are integers relative to
+the smallest exponent; the real power of that exponent belongs to the scale, so that shifts are left shifts and exact.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The verdict: a bundle beside the float and the int8 version of the same model, in one interleaved run.
 
-The float version is the ONNX file's own *float twin* (the same layers with quantizers removed and weights in float32),
+The float version is the ONNX file's *float baseline* (the same layers with quantizers removed and weights in float32),
 or a float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it, or the file
 itself where its activations are quantized by QuantizeLinear and DequantizeLinear. All three run
 on the same inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
@@ -120,7 +120,7 @@ def prepare(
     if file.sha256 != recorded:
         raise UsageError(f"'{bundle}' was not compiled from '{file.path}': name the file it was made from with --onnx")
     floating = load_onnx(str(float_model)) if float_model else float_baseline(file)
-    source = str(float_model) if float_model else "float twin of the same file (its weights, no quantizers)"
+    source = str(float_model) if float_model else "float baseline of the same file (its weights, no quantizers)"
     _refuse_other_inputs(manifest)
     _refuse_another_model(manifest, floating, source)
     shape = tuple(manifest.inputs[0].shape)

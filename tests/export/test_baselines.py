@@ -1,4 +1,4 @@
-"""The float twin is the same network without quantizers; the int8 twin is onnxruntime's own and stays near it."""
+"""The float baseline is the network without quantizers; the int8 baseline is onnxruntime's own, and is close to it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def operators(model):
 @pytest.mark.parametrize("fmt", ["int8", "ternary", "pow2_4", "uint3"])
 def test_the_float_baseline_has_no_quantizers_and_nearly_the_same_answers(fmt):
     model = quantized_cnn(fmt)
-    twin = float_baseline(model)
-    onnx.checker.check_model(twin, full_check=True)
-    assert not twin.functions
-    assert operators(twin) == {"Conv": 1, "Relu": 1, "ReduceMean": 1, "MatMul": 1, "Add": 1}
-    ours, floats = run_onnx(model, X)["logits"], run_onnx(twin, X)["logits"]
+    baseline = float_baseline(model)
+    onnx.checker.check_model(baseline, full_check=True)
+    assert not baseline.functions
+    assert operators(baseline) == {"Conv": 1, "Relu": 1, "ReduceMean": 1, "MatMul": 1, "Add": 1}
+    ours, floats = run_onnx(model, X)["logits"], run_onnx(baseline, X)["logits"]
     # steps of 1/40, 1/20 and 1/50 in, scales of at most 0.01 and levels of at most 8 after
     np.testing.assert_allclose(floats, ours, atol=0.03 * np.abs(ours).max())
     assert np.abs(floats - ours).max() > 0
 
 
-def test_a_float_model_is_its_own_twin():
-    twin = float_baseline(quantized_cnn())
-    again = float_baseline(twin)
-    assert operators(again) == operators(twin)
-    np.testing.assert_array_equal(run_onnx(again, X)["logits"], run_onnx(twin, X)["logits"])
+def test_a_float_model_is_its_own_baseline():
+    baseline = float_baseline(quantized_cnn())
+    again = float_baseline(baseline)
+    assert operators(again) == operators(baseline)
+    np.testing.assert_array_equal(run_onnx(again, X)["logits"], run_onnx(baseline, X)["logits"])
 
 
 def test_the_padding_of_a_binary_convolution_goes_back_into_it():
@@ -66,9 +66,9 @@ def test_the_padding_of_a_binary_convolution_goes_back_into_it():
     infos = [helper.make_tensor_value_info(n, 1, s) for n, s in (("input", [1, 2, 4, 4]), ("y", [1, 3, 4, 4]))]
     tensors = [numpy_helper.from_array(a, n) for n, a in constants.items()]
     model = model_of(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors))
-    twin = float_baseline(model)
-    assert operators(twin) == {"Conv": 1}
-    assert run_onnx(twin, x)["y"].shape == run_onnx(model, x)["y"].shape
+    baseline = float_baseline(model)
+    assert operators(baseline) == {"Conv": 1}
+    assert run_onnx(baseline, x)["y"].shape == run_onnx(model, x)["y"].shape
 
 
 def test_a_factor_that_meets_no_weight_is_applied():
@@ -87,11 +87,11 @@ def test_a_factor_that_meets_no_weight_is_applied():
 
 
 def test_the_int8_baseline_is_int8_and_near():
-    twin = float_baseline(quantized_cnn())
-    integer = int8_baseline(twin, [X, X * 0.5])
+    baseline = float_baseline(quantized_cnn())
+    integer = int8_baseline(baseline, [X, X * 0.5])
     weight = next(t for t in integer.graph.initializer if "weight_quantized" in t.name and len(t.dims) == 4)
     assert weight.data_type == onnx.TensorProto.INT8
-    floats, integers = run_onnx(twin, X)["logits"], run_onnx(integer, X)["logits"]
+    floats, integers = run_onnx(baseline, X)["logits"], run_onnx(integer, X)["logits"]
     np.testing.assert_allclose(integers, floats, atol=0.05 * np.abs(floats).max())
 
 
@@ -128,10 +128,10 @@ def qdq_cnn(weight: np.ndarray, relu: bool = False) -> onnx.ModelProto:
 WEIGHT = np.random.default_rng(3).integers(-127, 128, (3, 3, 3, 3)).astype(np.int8)
 
 
-def test_the_twin_of_a_qdq_file_computes_in_float_with_dequantized_weights():
-    twin = float_baseline(qdq_cnn(WEIGHT))
-    onnx.checker.check_model(twin, full_check=True)
-    assert operators(twin) == {"Transpose": 1, "Conv": 2, "Clip": 1, "Identity": 1}
+def test_the_baseline_of_a_qdq_file_computes_in_float_with_dequantized_weights():
+    baseline = float_baseline(qdq_cnn(WEIGHT))
+    onnx.checker.check_model(baseline, full_check=True)
+    assert operators(baseline) == {"Transpose": 1, "Conv": 2, "Clip": 1, "Identity": 1}
     scales = np.array([0.01, 0.02, 0.03], np.float32)
     real = (WEIGHT - np.array([0, 1, -2], np.float32).reshape(-1, 1, 1, 1)) * scales.reshape(-1, 1, 1, 1)
     bias = np.array([100, -200, 300], np.float32) * (scales * np.float32(0.05))
@@ -147,7 +147,7 @@ def test_the_twin_of_a_qdq_file_computes_in_float_with_dequantized_weights():
     wanted = run_onnx(model_of(helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)), X)["y"]
     assert (wanted == 0).any()
     assert (wanted > 0).any()
-    np.testing.assert_allclose(run_onnx(twin, X)["y"], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run_onnx(baseline, X)["y"], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_quantizer_after_a_relu_leaves_the_relu_alone():
@@ -160,9 +160,9 @@ def test_a_quantizer_after_a_relu_leaves_the_relu_alone():
 
 
 def test_weights_that_layers_share_are_stored_once():
-    twin = float_baseline(qdq_cnn(WEIGHT))
-    assert [t.data_type for t in twin.graph.initializer if list(t.dims) == [3, 3, 3, 3]] == [onnx.TensorProto.FLOAT]
-    assert all(t.data_type == onnx.TensorProto.FLOAT for t in twin.graph.initializer)
+    baseline = float_baseline(qdq_cnn(WEIGHT))
+    assert [t.data_type for t in baseline.graph.initializer if list(t.dims) == [3, 3, 3, 3]] == [onnx.TensorProto.FLOAT]
+    assert all(t.data_type == onnx.TensorProto.FLOAT for t in baseline.graph.initializer)
 
 
 def test_what_holds_quantizers_of_another_kind_is_refused():
@@ -188,14 +188,14 @@ def test_codes_that_an_operator_computes_with_are_refused():
 def test_onnxruntimes_own_qdq_file_goes_back_to_float():
     """Its quantizer removes the Relu, which the range of the codes replaces."""
     floats = float_baseline(quantized_cnn())
-    twin = float_baseline(int8_baseline(floats, [X, X * 0.5]))
-    onnx.checker.check_model(twin, full_check=True)
-    assert not [op for op in operators(twin) if "Quant" in op]
+    baseline = float_baseline(int8_baseline(floats, [X, X * 0.5]))
+    onnx.checker.check_model(baseline, full_check=True)
+    assert not [op for op in operators(baseline) if "Quant" in op]
     wanted = run_onnx(floats, X)["logits"]
-    np.testing.assert_allclose(run_onnx(twin, X)["logits"], wanted, atol=0.05 * np.abs(wanted).max())
+    np.testing.assert_allclose(run_onnx(baseline, X)["logits"], wanted, atol=0.05 * np.abs(wanted).max())
 
 
-def test_a_layer_that_is_called_twice_has_one_weight_in_the_twin(tmp_path):
+def test_a_layer_that_is_called_twice_has_one_weight_in_the_baseline(tmp_path):
     """Its calls have activation steps of their own, which the folding cancels."""
 
     class Twice(nn.Module):
@@ -211,6 +211,6 @@ def test_a_layer_that_is_called_twice_has_one_weight_in_the_twin(tmp_path):
     for _ in range(3):
         model(torch.randn(16, 16))
     export(model.eval(), tmp_path / "m.onnx", example=torch.randn(4, 16))
-    twin = float_baseline(tmp_path / "m.onnx")
-    assert operators(twin)["MatMul"] == 3
-    assert sorted(list(t.dims) for t in twin.graph.initializer if len(t.dims) == 2) == [[16, 24], [24, 24]]
+    baseline = float_baseline(tmp_path / "m.onnx")
+    assert operators(baseline)["MatMul"] == 3
+    assert sorted(list(t.dims) for t in baseline.graph.initializer if len(t.dims) == 2) == [[16, 24], [24, 24]]
