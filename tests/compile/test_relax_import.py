@@ -72,6 +72,15 @@ def test_parts_of_one_tensor_are_read_in_place():
     assert len([call for call in plan.calls if call.kind == "relax"]) <= 2
 
 
+@pytest.mark.parametrize(("start", "end", "kept"), [(-5, 2, 2), (-(2**63), -1, 3), (1, 2**63 - 1, 3), (-3, 9, 3)])
+def test_a_slice_may_begin_before_the_first_element(start, end, kept):
+    """ONNX clamps its bounds: -5 of 4 rows is the first one, not the bytes in front of it."""
+    b = Builder()
+    bounds = [b.constant([bound], np.int64) for bound in (start, end, 0)]
+    plan = compare(b.model(b.node("Exp", b.node("Slice", b.node("Relu", b.input(4, 16)), *bounds))), 0)
+    assert plan.outputs[0].shape == (kept, 16)
+
+
 def test_a_part_of_an_input_or_of_an_output_is_copied():
     b = Builder()
     x = b.input(4, 16)

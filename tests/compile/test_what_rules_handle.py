@@ -92,6 +92,13 @@ def test_a_rewrite_declines_with_its_reason():
     assert node.declined == {"toy": "not today"}
 
 
+@pytest.mark.parametrize("outcome", [False, "", 0, np.False_])
+def test_a_rewrite_does_not_decline_without_a_reason(outcome):
+    graph, _ = small_graph()
+    with pytest.raises(TypeError, match=r"rule 'toy' returned .*: return True, the reason of a decline, or None"):
+        apply(graph, [rule("toy", Op("LeakyRelu", Any("x")), to=lambda graph, node, x: outcome)])
+
+
 def test_a_pattern_looks_at_every_node_of_it():
     graph, _ = small_graph(alpha=0.5)
     graph.add_value("z", "float32", (2, 4))

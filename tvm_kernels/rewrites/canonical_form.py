@@ -16,6 +16,7 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.memory import ALIGNMENT
 from subbyte.tvm_kernels.rewrites.code_values import VIEWS
+from subbyte.tvm_kernels.rewrites.geometry import over_axes
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Const, Near, Op, Outcome, Rule, rule
 
 
@@ -42,13 +43,15 @@ def channels_on_axis_1(values: Array, rank: int) -> Array:
 # ---- what does nothing ----
 
 
-def skip(graph: Graph, node: Node, x: str) -> bool:
+def skip(graph: Graph, node: Node, x: str) -> Outcome:
     """A node that hands its input on: its users read the input."""
     if any(graph.users(name) or name in graph.outputs for name in node.outputs[1:]):
-        return False
+        return "its second output is used"
     source, target = graph.values[x], graph.values[node.outputs[0]]
-    if source.dtype != target.dtype or node.outputs[0] in graph.outputs:
-        return False
+    if source.dtype != target.dtype:
+        return f"it makes {target.dtype} of {source.dtype}"
+    if target.name in graph.outputs:
+        return f"'{target.name}' is an output of the model"
     graph.replace_uses(node.outputs[0], x)
     graph.remove(node)
     return True
@@ -62,69 +65,80 @@ def dropout(graph: Graph, node: Node, x: str) -> Outcome:
     return skip(graph, node, x)
 
 
-def view(graph: Graph, node: Node, x: str) -> bool:
+def view(graph: Graph, node: Node, x: str) -> Outcome:
     """Reshape, Flatten, Squeeze, Unsqueeze: the same bytes under another shape."""
-    if graph.values[x].shape == graph.values[node.outputs[0]].shape and skip(graph, node, x):
+    if graph.values[x].shape == graph.values[node.outputs[0]].shape and skip(graph, node, x) is True:
         return True
     graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, "subbyte"))
     return True
 
 
-def view_of_view(graph: Graph, node: Node, x: str) -> bool:
+def view_of_view(graph: Graph, node: Node, x: str) -> Outcome:
     source, middle, target = (graph.values[name] for name in (x, node.inputs[0], node.outputs[0]))
     same = (source.dtype, source.storage) == (middle.dtype, middle.storage)
     if not same and not target.coded:
-        return False  # `target` is what `middle` says of the bytes, which is still to be carried on
+        return f"'{x}' and '{middle.name}' are the same bytes, but not the same numbers"
     graph.set_inputs(node, [x])
     return True
 
 
-def part(graph: Graph, node: Node, x: str, **_: object) -> bool:
+def part(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
     """Gather of one index, or Slice without steps, of the first axis longer than 1: a part of the same bytes."""
     value, output = graph.values[x], graph.values[node.outputs[0]]
     if x in graph.inputs or value.coded:
-        return False
-    if node.op == "Gather":
-        index = graph.constant_of(node.inputs[1])
-        if index is None or index.size != 1:
-            return False
-        axis, first = int(node.attributes.get("axis", 0)) % len(value.shape), int(index.reshape(-1)[0])
-    else:
-        arguments = [graph.constant_of(name) if name else None for name in node.inputs[1:5]]
-        starts, ends, axes, steps = (arguments + [None] * 4)[:4]
-        if starts is None or ends is None or axes is None or axes.size != 1:
-            return False
-        if steps is not None and int(steps.reshape(-1)[0]) != 1:
-            return False
-        axis, first = int(axes.reshape(-1)[0]) % len(value.shape), int(starts.reshape(-1)[0])
+        return f"'{x}' is {'held as codes' if value.coded else 'an input of the model'}"
+    chosen = _first_along_axis(graph, node)
+    if isinstance(chosen, str):
+        return chosen
+    axis, first = chosen[0] % len(value.shape), chosen[1]
     if any(size != 1 for size in value.shape[:axis]):
-        return False
+        return f"its axis {axis} is not the first longer than 1 of {list(value.shape)}, so that its elements are apart"
     length = int(np.prod(value.shape[axis + 1 :], dtype=np.int64))
-    first += value.shape[axis] if first < 0 else 0
+    first = max(0, first + value.shape[axis] if first < 0 else first)  # a Slice may begin before the first
     start = first * length
-    if start * np.dtype(value.dtype).itemsize % ALIGNMENT or start + output.size > value.size:
-        return False
+    if start + output.size > value.size:
+        return f"it begins at {first}, beyond the {value.shape[axis]} elements of its axis"
+    if (byte := start * np.dtype(value.dtype).itemsize) % ALIGNMENT:
+        return f"it begins at byte {byte} of '{x}'; handled: multiples of {ALIGNMENT}"
     graph.replace_node(node, Node("Part", [x], node.outputs, {"start": start}, node.name, "subbyte"))
     return True
+
+
+def _first_along_axis(graph: Graph, node: Node) -> tuple[int, int] | str:
+    """Axis and first index of a Gather of one index or a Slice; or why it takes no part along one axis."""
+    if node.op == "Gather":
+        index = graph.values[node.inputs[1]].data
+        if index is None or index.size != 1:
+            return "it takes more than one index"
+        return int(node.attributes.get("axis", 0)), int(index.reshape(-1)[0])
+    arguments = [graph.constant_of(name) if name else None for name in node.inputs[1:5]]
+    starts, ends, axes, steps = (arguments + [None] * 4)[:4]
+    if starts is None or ends is None or axes is None:
+        return "its starts, ends and axes are not all constants"
+    if axes.size != 1 or (steps is not None and (steps != 1).any()):
+        return f"it slices {axes.size} axes; handled: one" if axes.size != 1 else "its step is not 1"
+    return int(axes.reshape(-1)[0]), int(starts.reshape(-1)[0])
 
 
 # ---- biases, batch norm ----
 
 
-def conv_bias(graph: Graph, node: Node, bias: Array, **_: object) -> bool:
+def conv_bias(graph: Graph, node: Node, bias: Array, **_: object) -> Outcome:
     rank = len(graph.values[node.outputs[0]].shape)
     graph.set_inputs(node, node.inputs[:2])
     after(graph, node, "Add", channels_on_axis_1(bias, rank))
     return True
 
 
-def auto_pad(graph: Graph, node: Node, **_: object) -> bool:
+def auto_pad(graph: Graph, node: Node, **_: object) -> Outcome:
     """auto_pad SAME and VALID as explicit pads, and every other attribute written out."""
     attributes = node.attributes
     x, y = graph.values[node.inputs[0]].shape, graph.values[node.outputs[0]].shape
     rank = len(x) - 2
-    if rank not in (1, 2) or attributes.get("explicit"):
-        return False
+    if attributes.get("explicit"):
+        return None
+    if rank not in (1, 2):
+        return over_axes(x)
     kernel = attributes.get("kernel_shape") or graph.values[node.inputs[1]].shape[2:]
     stride, dilation = attributes.get("strides", [1] * rank), attributes.get("dilations", [1] * rank)
     pads = list(attributes.get("pads", [0] * 2 * rank))
@@ -142,11 +156,9 @@ def auto_pad(graph: Graph, node: Node, **_: object) -> bool:
     return True
 
 
-def gemm(graph: Graph, node: Node, x: str, **_: object) -> bool:
+def gemm(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
     """alpha A B + beta C as Transpose, MatMul, Mul and Add."""
     attributes, output = node.attributes, graph.values[node.outputs[0]]
-    if output.dtype != "float32":
-        return False
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     right = node.inputs[1]
     if attributes.get("transA", 0):
@@ -190,7 +202,7 @@ def _times(graph: Graph, node: Node, name: str, factor: float) -> str:
     return graph.emit("Mul", [name, graph.constant(ops.constant(factor))], value.shape, name, node)
 
 
-def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean: Array, variance: Array) -> bool:
+def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean: Array, variance: Array) -> Outcome:
     """y = x * s + t with s = gamma / sqrt(variance + epsilon), in float64 and rounded once."""
     epsilon = node.attributes.get("epsilon", 1e-5)
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
@@ -209,22 +221,25 @@ def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean
 # ---- activations and norms that are spelled out ----
 
 
-def becomes(op: str) -> Callable[..., bool]:
+def becomes(op: str) -> Callable[..., Outcome]:
     """A rewrite that puts `op(x)` in the node's place."""
 
-    def to(graph: Graph, node: Node, x: str) -> bool:
+    def to(graph: Graph, node: Node, x: str) -> Outcome:
         graph.replace_node(node, Node(op, [x], node.outputs, {}, node.name))
         return True
 
     return to
 
 
-def layer_norm(graph: Graph, node: Node, x: str, epsilon: Array, exponent: Array, mean: Node, variance: Node) -> bool:
+def layer_norm(
+    graph: Graph, node: Node, x: str, epsilon: Array, exponent: Array, mean: Node, variance: Node
+) -> Outcome:
     """(x - mean) / sqrt(variance + epsilon) over the last axis; gamma and beta follow as Mul and Add."""
     shape = graph.values[x].shape
-    over_last = all(_axes(graph, reduction) == [len(shape) - 1] for reduction in (mean, variance))
-    if not over_last or exponent.size != 1 or exponent.reshape(-1)[0] != 2 or epsilon.size != 1:
-        return False
+    if not all(_axes(graph, reduction) == [len(shape) - 1] for reduction in (mean, variance)):
+        return "its mean and variance are not over the last axis alone"
+    if exponent.size != 1 or exponent.reshape(-1)[0] != 2 or epsilon.size != 1:
+        return "it squares by an exponent that is not 2, or its epsilon is no scalar"
     one, zero = graph.constant(np.ones(shape[-1], np.float32)), graph.constant(np.zeros(shape[-1], np.float32))
     attributes = {"axis": -1, "epsilon": float(epsilon.reshape(-1)[0])}
     graph.replace_node(node, Node("LayerNormalization", [x, one, zero], node.outputs, attributes, node.name))
@@ -240,14 +255,15 @@ def _axes(graph: Graph, reduction: Node) -> list[int]:
     return [] if axes is None else sorted(int(axis) % rank for axis in np.reshape(axes, -1))
 
 
-def global_pool(op: str) -> Callable[..., bool]:
+def global_pool(op: str) -> Callable[..., Outcome]:
     """A rewrite of what reduces the spatial axes: `op`, and a view of what it makes."""
 
-    def to(graph: Graph, node: Node, **_: object) -> bool:
+    def to(graph: Graph, node: Node, **_: object) -> Outcome:
         x = node.inputs[0]
-        shape = graph.values[x].shape
-        if len(shape) not in (3, 4) or _axes(graph, node) != list(range(2, len(shape))):
-            return False
+        shape, axes = graph.values[x].shape, _axes(graph, node)
+        if len(shape) not in (3, 4) or axes != list(range(2, len(shape))):
+            over = f"axes {axes}" if axes else "all axes"
+            return f"it reduces {over} of {list(shape)}; handled: all but the first two, of 3 or 4"
         pooled = graph.fresh(node.outputs[0])
         graph.add_value(pooled, "float32", (*shape[:2], *([1] * (len(shape) - 2))))
         pool = Node(op, [x], [pooled], {}, node.name)

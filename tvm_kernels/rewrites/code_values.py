@@ -126,6 +126,11 @@ def _sign_behind(graph: Graph, name: str) -> Node | None:
 _SHOWN = (BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL)
 
 
+def packed(codes: str) -> str:
+    """Why a rule of codes declines a value held as bits."""
+    return f"'{codes}' is signs, packed in bits"
+
+
 # ---- the same bytes, looked at otherwise ----
 
 

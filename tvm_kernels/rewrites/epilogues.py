@@ -12,7 +12,7 @@ import numpy as np
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, epilogue_of, set_epilogue
-from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome, Rule, rule
 
 # ---- along which axis a constant runs ----
 
@@ -65,13 +65,18 @@ def elementwise_kernel(graph: Graph, node: Node, x: str) -> Node:
     return made
 
 
-def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *tensors: str) -> bool:
+SCALAR = "its result is a scalar, without axes"
+
+
+def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *tensors: str) -> Outcome:
     """Append `step` to the kernel that makes `x`, or start one."""
     value = graph.values[node.outputs[0]]
-    if value.dtype != "float32" or graph.values[x].dtype != "float32" or not value.shape:
-        return False
+    if value.dtype != "float32" or graph.values[x].dtype != "float32":
+        return f"'{x}' is {graph.values[x].dtype} and its result {value.dtype}; handled: float32"
+    if not value.shape:
+        return SCALAR
     if graph.values[x].shape != value.shape:
-        return False
+        return f"it broadcasts '{x}' from {list(graph.values[x].shape)} to {list(value.shape)}"
     maker = host(graph, node, x, axis)
     if maker is None:
         maker = elementwise_kernel(graph, node, x)
@@ -92,52 +97,52 @@ def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *te
 # ---- steps with a constant ----
 
 
-def with_constant(make: Callable[[Array], ops.Step], op: str) -> Callable[..., bool]:
-    def to(graph: Graph, node: Node, x: str, c: Array) -> bool:
+def with_constant(make: Callable[[Array], ops.Step], op: str) -> Callable[..., Outcome]:
+    def to(graph: Graph, node: Node, x: str, c: Array) -> Outcome:
         shape = graph.values[x].shape
         found = channel_vector(c, shape)
         if found is not None:
             return join(graph, node, x, make(found[0]), found[1])
         if np.broadcast_shapes(c.shape, shape) != shape:
-            return False
+            return f"its constant of shape {list(c.shape)} broadcasts '{x}' of {list(shape)}"
         whole = graph.constant(np.array(np.broadcast_to(c, shape), np.float32, order="C"), node.name)
         return combined(graph, node, x, whole, op)
 
     return to
 
 
-def divided(graph: Graph, node: Node, x: str, c: Array) -> bool:
+def divided(graph: Graph, node: Node, x: str, c: Array) -> Outcome:
     """x / 2^n is x * 2^-n exactly; other divisions are left as they are."""
     inverse = np.float32(1) / c.astype(np.float32)
     exact = np.frexp(np.abs(c.astype(np.float32)))[0] == 0.5
     if not exact.all():
-        return False
+        return "it divides by what is no power of two: a product with the inverse would round otherwise"
     return with_constant(ops.Scale, "multiply")(graph, node, x, inverse)
 
 
-def subtracted(graph: Graph, node: Node, x: str, c: Array) -> bool:
+def subtracted(graph: Graph, node: Node, x: str, c: Array) -> Outcome:
     return with_constant(ops.Bias, "add")(graph, node, x, -c)
 
 
 # ---- steps with a run-time tensor ----
 
 
-def combined(graph: Graph, node: Node, x: str, y: str, op: str) -> bool:
+def combined(graph: Graph, node: Node, x: str, y: str, op: str) -> Outcome:
     step = ops.Combine(op, y)  # type: ignore[arg-type]
     return join(graph, node, x, step, None, y)
 
 
-def with_tensor(op: str) -> Callable[..., bool]:
+def with_tensor(op: str) -> Callable[..., Outcome]:
     """Joins the later of two makers: only that one can read the other's result."""
 
-    def to(graph: Graph, node: Node, x: str, y: str) -> bool:
+    def to(graph: Graph, node: Node, x: str, y: str) -> Outcome:
         a, b = graph.values[x], graph.values[y]
         if op == "multiply" and (row := _row_scale(graph, node, x, y)) is not None:
             return row
-        if a.shape != b.shape or a.dtype != "float32":
-            return False
+        if a.shape != b.shape:
+            return f"'{x}' is {list(a.shape)} and '{y}' {list(b.shape)}; handled: the same shape"
         if x == y:
-            return False
+            return f"both its inputs are '{x}'"
         second = op != "subtract" and host(graph, node, y, None) is not None
         if second and (host(graph, node, x, None) is None or _place(graph, y) > _place(graph, x)):
             x, y = y, x
@@ -160,7 +165,7 @@ def _place(graph: Graph, name: str) -> int:
     return -1 if maker is None else graph.places[maker]
 
 
-def _row_scale(graph: Graph, node: Node, x: str, y: str) -> bool | None:
+def _row_scale(graph: Graph, node: Node, x: str, y: str) -> Outcome:
     """Mul by a [..., 1] tensor is the step of a per-token quantizer."""
     for value, row in ((x, y), (y, x)):
         shape, other = graph.values[value].shape, graph.values[row].shape
@@ -174,30 +179,33 @@ def _row_scale(graph: Graph, node: Node, x: str, y: str) -> bool | None:
 # ---- functions ----
 
 
-def activation(function: str) -> Callable[..., bool]:
-    def to(graph: Graph, node: Node, x: str) -> bool:
+def activation(function: str) -> Callable[..., Outcome]:
+    def to(graph: Graph, node: Node, x: str) -> Outcome:
         return join(graph, node, x, ops.Activate(function), None)
 
     return to
 
 
-def gelu(graph: Graph, node: Node, x: str) -> bool:
-    return node.attributes.get("approximate", "none") == "none" and activation("gelu")(graph, node, x)
+def gelu(graph: Graph, node: Node, x: str) -> Outcome:
+    if (form := node.attributes.get("approximate", "none")) != "none":
+        return f"its approximate is {form}; handled: none"
+    return activation("gelu")(graph, node, x)
 
 
-def hardsigmoid(graph: Graph, node: Node, x: str) -> bool:
+def hardsigmoid(graph: Graph, node: Node, x: str) -> Outcome:
     alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
-    torch_form = np.float32(alpha) == np.float32(1 / 6) and beta == 0.5
-    return torch_form and activation("hardsigmoid")(graph, node, x)
+    if np.float32(alpha) != np.float32(1 / 6) or beta != 0.5:
+        return f"its alpha is {alpha:g} and its beta {beta:g}; handled: 1/6 and 0.5, as PyTorch has them"
+    return activation("hardsigmoid")(graph, node, x)
 
 
-def clip(graph: Graph, node: Node, x: str) -> bool:
+def clip(graph: Graph, node: Node, x: str) -> Outcome:
     limits = [-np.inf, np.inf]
     for index, name in enumerate(node.inputs[1:3]):
         if name:
             data = graph.constant_of(name)
             if data is None:
-                return False
+                return "its bounds are made at run time"
             limits[index] = float(data.reshape(-1)[0])
     largest = float(np.finfo(np.float32).max)
     low, high = max(limits[0], -largest), min(limits[1], largest)
@@ -206,25 +214,25 @@ def clip(graph: Graph, node: Node, x: str) -> bool:
     return join(graph, node, x, ops.Clip(low, high), None)
 
 
-def prelu(graph: Graph, node: Node, x: str, slope: Array) -> bool:
+def prelu(graph: Graph, node: Node, x: str, slope: Array) -> Outcome:
     found = channel_vector(slope, graph.values[x].shape)
-    return found is not None and join(graph, node, x, ops.PRelu(found[0]), found[1])
+    if found is None:
+        return f"its slope of shape {list(slope.shape)} is not by channel of {list(graph.values[x].shape)}"
+    return join(graph, node, x, ops.PRelu(found[0]), found[1])
 
 
-def leaky_relu(graph: Graph, node: Node, x: str) -> bool:
+def leaky_relu(graph: Graph, node: Node, x: str) -> Outcome:
     slope = ops.constant(node.attributes.get("alpha", 0.01))
     return join(graph, node, x, ops.PRelu(slope), None)
 
 
-def rounded_sum(graph: Graph, node: Node, x: str) -> bool:
+def rounded_sum(graph: Graph, node: Node, x: str) -> Outcome:
     """Round of an integer sum is the sum."""
     maker = host(graph, node, x, None)
-    if maker is None:
-        return False
-    epilogue = epilogue_of(maker)
-    exact = maker.operator is not None and maker.operator.sums_are_exact
-    if not exact or epilogue is None or epilogue.steps:
-        return False
+    epilogue = epilogue_of(maker) if maker is not None else None
+    exact = maker is not None and maker.operator is not None and maker.operator.sums_are_exact
+    if maker is None or not exact or epilogue is None or epilogue.steps:
+        return f"'{x}' is no sum of integers that it alone reads"
     outputs = node.outputs
     graph.remove(node)
     graph.set_outputs(maker, outputs)
@@ -234,10 +242,10 @@ def rounded_sum(graph: Graph, node: Node, x: str) -> bool:
 # ---- forms ----
 
 
-def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None) -> bool:
+def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None) -> Outcome:
     """Let the kernel that makes `x` store this form too; instead of float32 where nothing else reads that."""
-    if graph.values[x].dtype != "float32" or not graph.values[x].shape:
-        return False
+    if not graph.values[x].shape:
+        return SCALAR
     maker = graph.producer(x)
     epilogue = epilogue_of(maker) if maker is not None else None
     if maker is None or epilogue is None or not _stores(maker, epilogue, x, axis):
@@ -267,17 +275,17 @@ def _stores(maker: Node, epilogue: ops.Epilogue, x: str, axis: int | None) -> bo
     return floats and _axes_agree(maker, axis) and not (axis == -1 and maker.axis is None and maker.reads != "same")
 
 
-def quantize(graph: Graph, node: Node, x: str) -> bool:
+def quantize(graph: Graph, node: Node, x: str) -> Outcome:
     a = node.attributes
     return add_form(graph, node, x, ops.ToCodes(a["factor"], a["storage"], a["divide"]), None)
 
 
-def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
+def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> Outcome:
     storage = graph.values[node.outputs[0]].bits
     axis = int(node.attributes.get("axis", -1))
     found = channel_vector(threshold, graph.values[x].shape)
     if storage is None or found is None or found[1] not in (None, axis):
-        return False
+        return f"its threshold of shape {list(threshold.shape)} is not by channel of {list(graph.values[x].shape)}"
     return add_form(graph, node, x, ops.ToBits(found[0], storage), axis)
 
 

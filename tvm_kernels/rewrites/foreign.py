@@ -38,7 +38,7 @@ def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
 # ---- QuantizeLinear, DequantizeLinear of constants ----
 
 
-def dequantize_constant(graph: Graph, node: Node, q: Array) -> bool:
+def dequantize_constant(graph: Graph, node: Node, q: Array) -> Outcome:
     """Weights of 8 bits and less become a weight with scales; wider ones, biases and the like plain float constants."""
     scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
@@ -143,7 +143,7 @@ def _narrowest(levels: Array) -> formats.Format:
 # ---- weights that are moved about ----
 
 
-def transposed_weight(graph: Graph, node: Node, w: GraphWeight) -> bool:
+def transposed_weight(graph: Graph, node: Node, w: GraphWeight) -> Outcome:
     perm = node.attributes.get("perm", list(range(len(w.order)))[::-1])
     graph.values[node.outputs[0]].weight = replace(w, order=tuple(w.order[axis] for axis in perm))
     graph.remove(node)
@@ -173,15 +173,15 @@ def reshaped_weight(graph: Graph, node: Node, w: GraphWeight, **_: object) -> Ou
     return True
 
 
-def scaled_weight(graph: Graph, node: Node, w: GraphWeight, scale: Array) -> bool:
+def scaled_weight(graph: Graph, node: Node, w: GraphWeight, scale: Array) -> Outcome:
     """Mul(levels, scale) of one channel axis is a weight with scales."""
     if w.scaled:
-        return False
+        return "its weights have scales already"
     rank = len(w.order)
     shape = (1,) * (rank - scale.ndim) + scale.shape
     long = [axis for axis, size in enumerate(shape) if size > 1]
     if len(shape) != rank or len(long) > 1 or (long and w.order[long[0]] != 0):
-        return False
+        return f"its factor of shape {list(scale.shape)} is no scalar and not by output channel of {list(w.shape)}"
     granularity = PerChannel(0) if long else PerTensor()
     values = scale.astype(np.float32).reshape(-1 if long else ())
     tensor = replace(w.tensor, scale=values, granularity=granularity)
@@ -229,11 +229,13 @@ def gathered_weight(graph: Graph, node: Node, w: GraphWeight, i: str) -> Outcome
     return True
 
 
-def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> bool:
+def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> Outcome:
     """QuantizeLinear of a float constant, as some trainers leave it: computed here."""
     output = graph.values[node.outputs[0]]
-    if node.attributes.get("block_size", 0) or output.dtype not in RANGES:
-        return False
+    if node.attributes.get("block_size", 0):
+        return "its scales are by block; handled: by tensor and by axis"
+    if output.dtype not in RANGES:
+        return f"it makes {output.dtype}; handled: {', '.join(sorted(RANGES))}"
     step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
     axis = int(node.attributes.get("axis", 1)) % max(1, w.ndim)
     scaled = np.rint(w.astype(np.float32) / _along(step, axis, w.ndim)) + _along(zero, axis, w.ndim)
@@ -247,7 +249,7 @@ def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> bool:
 # ---- MatMulNBits ----
 
 
-def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array) -> bool:
+def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array) -> Outcome:
     """GraphWeight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
     bits, depth, columns = (int(node.attributes[k]) for k in ("bits", "K", "N"))
     block = int(node.attributes["block_size"])
@@ -322,7 +324,7 @@ def _is_sign(node: Node, width: int, scale: Array, zero: Array) -> bool:
     return width == 1 and bool(node.attributes.get("signed", 1)) and bool((scale > 0).all()) and not np.any(zero)
 
 
-def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, bits: Array) -> bool:
+def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, bits: Array) -> Outcome:
     width = _width(node, bits)
     if w.ndim > 1 and _is_sign(node, width, scale, zero):
         return qonnx_binary_weight(graph, node, w, scale)
@@ -338,12 +340,12 @@ def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, 
     return _scaled_constant(graph, node, GraphWeight(tensor, tuple(range(w.ndim))), scale)
 
 
-def qonnx_binary_weight(graph: Graph, node: Node, w: Array, scale: Array) -> bool:
+def qonnx_binary_weight(graph: Graph, node: Node, w: Array, scale: Array) -> Outcome:
     tensor = LowBitTensor.from_levels(formats.get("binary"), np.where(w >= 0, 1, -1), np.float32(1), PerTensor())
     return _scaled_constant(graph, node, GraphWeight(tensor, tuple(range(w.ndim))), scale)
 
 
-def _scaled_constant(graph: Graph, node: Node, weight: GraphWeight, scale: Array) -> bool:
+def _scaled_constant(graph: Graph, node: Node, weight: GraphWeight, scale: Array) -> Outcome:
     name = graph.fresh(node.outputs[0])
     graph.add_value(name, "float32", weight.shape, weight=weight)
     factor = graph.constant(scale.astype(np.float32), "scale")
@@ -351,7 +353,7 @@ def _scaled_constant(graph: Graph, node: Node, weight: GraphWeight, scale: Array
     return True
 
 
-def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array, bits: Array) -> bool:
+def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array, bits: Array) -> Outcome:
     width = _width(node, bits)
     if _is_sign(node, width, scale, zero):
         return qonnx_binary_activation(graph, node, x, scale)
@@ -372,7 +374,7 @@ def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array
     return True
 
 
-def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> bool:
+def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> Outcome:
     middle = graph.fresh(node.outputs[0])
     graph.add_value(middle, "float32", graph.values[x].shape)
     threshold = graph.constant(ops.constant(0), "threshold")

@@ -20,6 +20,11 @@ def kernel_node(
     return made
 
 
+def over_axes(x: Shape) -> str:
+    """Why a window over other than 1 or 2 axes of [batch, channels, ...] is declined."""
+    return f"its windows are over {len(x) - 2} axes; handled: 1 and 2"
+
+
 def conv_geometry(x: Shape, w: Shape, attributes: Mapping[str, Any], groups: int) -> ops.Conv2d | None:
     """The geometry of an ONNX window (rank 3 or 4, pads written out); w is [out, in / groups, kernel...]."""
     rank = len(x) - 2

@@ -29,11 +29,12 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     encoded,
     held,
     moved,
+    packed,
 )
 from subbyte.tvm_kernels.rewrites.foreign import QDQ
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Outcome, Rule, rule
-from subbyte.tvm_kernels.rewrites.pools import pool_window
+from subbyte.tvm_kernels.rewrites.pools import WINDOWS_HANDLED, pool_window
 
 _CODES, _LEVELS = Coded("codes", integers=True), Coded("codes")
 BEYOND = (-256.0, 256.0)  # every code
@@ -44,7 +45,7 @@ OTHERS = {"uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**31), 2*
 # ---- QuantizeLinear, DequantizeLinear ----
 
 
-def quantize_linear(graph: Graph, node: Node, x: str) -> bool:
+def quantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
     """A Quantize that divides. Its output holds the codes of the file; the kernel subtracts no zero point."""
     output = graph.values[node.outputs[0]]
     step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
@@ -68,7 +69,7 @@ def quantize_linear(graph: Graph, node: Node, x: str) -> bool:
     return True
 
 
-def dequantize_linear(graph: Graph, node: Node, x: str) -> bool:
+def dequantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
     """Mul(levels, step): the zero point of the file is subtracted by looking at the same bytes with it."""
     value = graph.values[x]
     step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
@@ -104,7 +105,7 @@ def _constant(graph: Graph, node: Node, index: int) -> Array | None:
     return graph.constant_of(name) if name else np.zeros((), np.float32)
 
 
-def _quantize_in_float(graph: Graph, node: Node, x: str) -> bool:
+def _quantize_in_float(graph: Graph, node: Node, x: str) -> Outcome:
     """saturate(round(x / scale) + zero point) as ONNX nodes."""
     output = graph.values[node.outputs[0]]
     scale, zero = (_broadcast(graph, node, index, x) for index in (1, 2))
@@ -121,7 +122,7 @@ def _quantize_in_float(graph: Graph, node: Node, x: str) -> bool:
     return True
 
 
-def _dequantize_in_float(graph: Graph, node: Node, x: str) -> bool:
+def _dequantize_in_float(graph: Graph, node: Node, x: str) -> Outcome:
     """(x - zero point) x scale as ONNX nodes."""
     value = graph.values[x]
     if value.dtype not in OTHERS and held(value.dtype) is None:
@@ -170,10 +171,10 @@ def _broadcast(graph: Graph, node: Node, index: int, x: str) -> str:
 # ---- what computes on codes ----
 
 
-def cast_codes(graph: Graph, node: Node, codes: str) -> bool:
+def cast_codes(graph: Graph, node: Node, codes: str) -> Outcome:
     """As float32 codes are levels whose zero point is 0."""
-    if graph.values[node.outputs[0]].dtype != "float32":
-        return False
+    if (dtype := graph.values[node.outputs[0]].dtype) != "float32":
+        return f"it makes {dtype}; handled: float32"
     levels = as_levels(graph, codes, 0, node)
     graph.values[node.outputs[0]].storage = graph.values[levels].storage
     graph.replace_node(node, Node("View", [levels], node.outputs, {}, node.name, "subbyte"))
@@ -185,12 +186,12 @@ def pool_codes(graph: Graph, node: Node, codes: str) -> Outcome:
     storage, attributes = graph.values[codes].codes, node.attributes
     written_out = node.op == "GlobalMaxPool" or "explicit" in attributes
     if storage is None:
-        return False
+        return packed(codes)
     if any(node.outputs[1:]):
         return "its second output is used"
     geometry = pool_window(graph, node, codes) if written_out else None
     if geometry is None:
-        return "kernels have windows over 1 or 2 axes, all of which lie in the padded input"
+        return WINDOWS_HANDLED
     epilogue = ops.Epilogue((), (ops.ToCodes(1.0, storage),))
     kernel_node(graph, node, ops.Pool2d(node.name, "max", geometry, storage, epilogue), [codes], 1, "NHWC")
     graph.values[node.outputs[0]].storage = storage
@@ -201,7 +202,7 @@ def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     """Codes kept within bounds that are codes: on the way through float32, where every code is exact."""
     storage, within = graph.values[codes].codes, clip_limits(graph, node)
     if within is None or storage is None:
-        return False
+        return "its bounds are made at run time" if within is None else packed(codes)
     if encoded(np.clip([storage.low, storage.high], *within), storage) is None:
         return f"its bounds {within[0]:g} and {within[1]:g} are no codes"
     within = (max(within[0], BEYOND[0]), min(within[1], BEYOND[1]))
@@ -224,22 +225,22 @@ def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
     return limits[0], limits[1]
 
 
-def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> bool:
+def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     """What moves elements of one storage makes that storage; bits cannot be moved one by one."""
     storage = graph.values[codes].codes
-    if storage is None:
-        return False
     if any(graph.values[name].coded for name in node.outputs if name):
-        return False  # known already
+        return None  # known already
     if graph.values[node.outputs[0]].dtype != graph.values[codes].dtype or node.attributes.get("integers"):
-        return False
+        return None  # a view of codes as integers
+    if storage is None:
+        return packed(codes)
     fill = node.inputs[2] if node.op == "Pad" and len(node.inputs) > 2 else ""
     for name in [*moved(node), *([fill] if fill else [])]:
         value = graph.values[name]
         if value.data is None and (name == fill or value.is_constant or value.storage != storage):
-            return False
+            return f"'{name}' is not held as '{codes}' is: codes {storage.low} to {storage.high}"
         if value.data is not None and encoded(value.data, storage) is None:
-            return False
+            return f"the constant '{name}' is not of the codes {storage.low} to {storage.high}"
     for name in node.outputs:
         if name:
             graph.values[name].storage = storage

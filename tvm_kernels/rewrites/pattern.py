@@ -3,7 +3,8 @@
     rule("scale", Op("Mul", Any("x"), Const("factor")), to=with_scale)
 
 The root of a pattern is a node; below it stand patterns of its inputs. What they find is handed to the rewrite by name:
-`with_scale(graph, node, x=..., factor=...)`. A rewrite declines with False or the reason, and the next row is tried.
+`with_scale(graph, node, x=..., factor=...)`. A rewrite returns True; or the reason why it declines, in one clause that
+a reader of the ONNX file understands; or None where it has nothing left to do. Then the next row is tried.
 
 A pattern also states which dtypes, attributes and outputs its rewrite handles: by default float32, no attribute and one
 output. The matcher declines every other node for all rules, with the reason in `node.declined`:
@@ -17,7 +18,7 @@ import functools
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import onnx.defs
@@ -215,30 +216,32 @@ def _defaults(op: str, opset: int) -> Mapping[str, typing.Any]:
     return found
 
 
-Outcome = bool | str
+Outcome = Literal[True] | str | None  # rewritten; declined, and why; nothing to do: the node is as the rule wants it
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A row: `rewrite(graph, node, **captures)` returns True, or False or the reason when it declines."""
+    """A row: `rewrite(graph, node, **captures)` returns its Outcome."""
 
     name: str
     pattern: Op
     rewrite: Callable[..., Outcome]
 
     def apply(self, graph: Graph, node: Node) -> bool:
-        """Rewrite a node that has the pattern's form; whether that was so. The node keeps the reason of a refusal."""
+        """Rewrite a node that has the pattern's form; whether that was so. The node keeps the reason of a decline."""
         at_work(f"rule '{self.name}'", node)
         found = self.pattern.match_node(graph, node, {})
         if found is None:
             return False
-        outcome: Outcome = self.pattern.beyond(graph, node)
-        if not outcome:
+        outcome: Outcome = self.pattern.beyond(graph, node) or None
+        if outcome is None:
             if self.pattern.outputs is not EVERY and any(node.outputs[self.pattern.outputs :]):
                 graph.set_outputs(node, node.outputs[: self.pattern.outputs])
             outcome = self.rewrite(graph, node, **found)
-        if isinstance(outcome, str):
+        if isinstance(outcome, str) and outcome:
             node.declined[self.name] = outcome
+        elif outcome is not None and outcome is not True:
+            raise TypeError(f"rule '{self.name}' returned {outcome!r}: return True, the reason of a decline, or None")
         return outcome is True
 
 

@@ -14,8 +14,11 @@ import numpy as np
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
-from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
-from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, rule
+from subbyte.tvm_kernels.rewrites.code_values import packed
+from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
+from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, rule
+
+WINDOWS_HANDLED = "kernels have windows over 1 or 2 axes, all of which lie in the padded input"
 
 
 def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:
@@ -24,26 +27,26 @@ def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:
     return spatial == ((1, y[2]) if len(y) == 3 else (y[2], y[3]))
 
 
-def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
+def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     """ReduceSum of codes over consecutive axes: Pool2d with one window for each of what is left."""
     value = graph.values[codes]
     storage = value.codes
     if storage is None:
-        return False
+        return packed(codes)
     axes = graph.constant_of(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
     if axes is None:
-        return False
+        return "its axes are left out, or made at run time"
     rank = len(value.shape)
     over = sorted(int(a) % rank for a in axes.reshape(-1))
-    if over != list(range(over[0], over[0] + len(over))) or over[0] == 0:
-        return False
+    if not over or over != list(range(over[0], over[0] + len(over))) or over[0] == 0:
+        return f"it sums over axes {over} of {list(value.shape)}; handled: neighbours, and not the first"
     batch = int(np.prod(value.shape[: over[0]], dtype=np.int64))
     length = int(np.prod([value.shape[a] for a in over], dtype=np.int64))
     after = int(np.prod(value.shape[over[-1] + 1 :], dtype=np.int64))
     if over == list(range(2, rank)):  # NCHW: channels are axis 1
         batch, after, reads, axis = value.shape[0], value.shape[1], "NHWC", 1
     elif over[-1] == rank - 1:
-        return False
+        return f"it sums over axes {over} of {list(value.shape)}; handled: the last one with all spatial axes"
     else:
         reads, axis = "as-is", -1
     kept = len(graph.values[node.outputs[0]].shape) == rank
@@ -53,16 +56,18 @@ def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> bool:
     return True
 
 
-def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> bool:
+def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> Outcome:
     """A depthwise convolution of codes with ones is a sum over windows."""
     value = graph.values[codes]
     groups = int(node.attributes.get("group", 1))
     storage = value.codes
-    if storage is None or groups != value.shape[1] or w.shape[0] != groups or not (w == 1).all():
-        return False
+    if storage is None:
+        return packed(codes)
+    if groups != value.shape[1] or w.shape[0] != groups or not (w == 1).all():
+        return "its weights are not all 1, or it is not depthwise: no sum over windows"
     geometry = conv_geometry(value.shape, w.shape, node.attributes, groups)
     if geometry is None:
-        return False
+        return over_axes(w.shape)
     operator = ops.Pool2d(node.name, "sum", geometry, storage, ops.Epilogue())
     kernel_node(graph, node, operator, [codes], 1, "NHWC")
     return True
@@ -81,11 +86,11 @@ def pool_window(graph: Graph, node: Node, x: str) -> ops.Conv2d | None:
     return geometry if geometry is not None and _same_size(geometry, y) else None
 
 
-def pool(function: Literal["max", "average"]) -> Callable[..., bool]:
-    def to(graph: Graph, node: Node, x: str) -> bool:
+def pool(function: Literal["max", "average"]) -> Callable[..., Outcome]:
+    def to(graph: Graph, node: Node, x: str) -> Outcome:
         geometry = pool_window(graph, node, x)
         if geometry is None:
-            return False
+            return WINDOWS_HANDLED
         attributes = node.attributes
         counts = bool(attributes.get("count_include_pad", 0))
         operator = ops.Pool2d(node.name, function, geometry, ops.Float(), ops.Epilogue(), counts)
@@ -102,22 +107,26 @@ def _rows_and_channels(shape: Shape) -> tuple[int, int]:
     return int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
 
 
-def softmax(graph: Graph, node: Node, x: str) -> bool:
+def _not_last(node: Node, shape: Shape) -> str:
+    return f"its axis is {node.attributes['axis']} of {list(shape)}; handled: the last"
+
+
+def softmax(graph: Graph, node: Node, x: str) -> Outcome:
     shape = graph.values[x].shape
     if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1:
-        return False
+        return _not_last(node, shape)
     operator = ops.Softmax(node.name, *_rows_and_channels(shape))
     kernel_node(graph, node, operator, [x], -1, "as-is")
     return True
 
 
-def layer_norm(graph: Graph, node: Node, x: str, gamma: Array, **_: object) -> bool:
+def layer_norm(graph: Graph, node: Node, x: str, gamma: Array, **_: object) -> Outcome:
     shape = graph.values[x].shape
     if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1:
-        return False
+        return _not_last(node, shape)
     beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
     if beta is None:
-        return False
+        return "its bias is made at run time"
     rows, channels = _rows_and_channels(shape)
     gamma, beta = (np.broadcast_to(v.astype(np.float32).reshape(-1), (channels,)).copy() for v in (gamma, beta))
     epsilon = float(node.attributes.get("epsilon", 1e-5))
@@ -126,7 +135,7 @@ def layer_norm(graph: Graph, node: Node, x: str, gamma: Array, **_: object) -> b
     return True
 
 
-def quantize_tokens(graph: Graph, node: Node, x: str) -> bool:
+def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome:
     operator = ops.QuantizeTokens(node.name, *_rows_and_channels(graph.values[x].shape))
     made = kernel_node(graph, node, operator, [x], -1, "as-is")
     if len(made.outputs) < 2 or not made.outputs[1]:

@@ -16,10 +16,10 @@ from subbyte.errors import CompileError, FormatError
 from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Value
+from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
 from subbyte.tvm_kernels.rewrites.code_values import as_float, lacks_quantizer
-from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node
-from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Rule, Weights, rule
+from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
+from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, rule
 
 # ---- weights ----
 
@@ -92,15 +92,20 @@ def fits_bits(value: Value, tensor: LowBitTensor) -> bool:
     return value.bits is None or tensor.format.name == "binary"
 
 
+def no_matrices(x: Shape, weight: Shape) -> str:
+    """Why a MatMul with weights is declined for its shapes."""
+    return f"its operands are {list(x)} and {list(weight)}; handled: weights of 2 axes, and no vector in front of them"
+
+
 # ---- quantized products ----
 
 
-def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> bool:
+def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
     value = graph.values[codes]
     groups = int(node.attributes.get("group", 1))
     geometry = conv_geometry(value.shape, weight.shape, node.attributes, groups)
     if geometry is None:
-        return False
+        return over_axes(value.shape)
     tensor = conv_weight(weight)
     if value.bits is not None:
         padded_with_zero = any(geometry.padding) and not node.attributes.get("pads_with")
@@ -117,7 +122,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) ->
     return True
 
 
-def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, window: ops.Conv2d) -> bool:
+def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, window: ops.Conv2d) -> Outcome:
     """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
     found, storage = lines_of_groups(weight), graph.values[codes].codes
     if found is None:
@@ -139,10 +144,10 @@ def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, win
     return True
 
 
-def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> bool:
+def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
     value = graph.values[codes]
     if len(weight.shape) != 2 or len(value.shape) < 2:
-        return False
+        return no_matrices(value.shape, weight.shape)
     tensor = output_channel_first(weight, 1)
     along_last = value.bits is None or value.bits.channels == value.shape[-1]
     if tensor is None:
@@ -159,7 +164,7 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
     return True
 
 
-def signs_as_codes(graph: Graph, node: Node, codes: str) -> bool:
+def signs_as_codes(graph: Graph, node: Node, codes: str) -> Outcome:
     """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
     shape = graph.values[codes].shape
     signs = graph.emit("UnpackBits", [codes], shape, codes, node, domain="subbyte")
@@ -178,7 +183,7 @@ def signs_as_codes(graph: Graph, node: Node, codes: str) -> bool:
     return True
 
 
-def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, reason: str) -> bool:
+def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, reason: str) -> Outcome:
     """The float path: dequantized weights, and the reason for the report."""
     node.fallback = reason
     if graph.values[x].coded:
@@ -188,9 +193,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, rea
     return True
 
 
-def no_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight) -> bool:
-    if graph.values[x].coded:
-        return False
+def no_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcome:
     reason = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lacks_quantizer(graph, x)}"
     return without_quantizer(graph, node, x, weight, reason)
 
@@ -198,20 +201,22 @@ def no_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight) -> bool:
 # ---- float products ----
 
 
-def float_conv(graph: Graph, node: Node, x: str, w: Array) -> bool:
+def float_conv(graph: Graph, node: Node, x: str, w: Array) -> Outcome:
     groups = int(node.attributes.get("group", 1))
     geometry = conv_geometry(graph.values[x].shape, w.shape, node.attributes, groups)
-    if geometry is None or w.dtype != np.float32 or graph.values[x].coded:
-        return False
+    if geometry is None or w.dtype != np.float32:
+        return over_axes(w.shape) if geometry is None else f"its weights are {w.dtype}; handled: float32"
     operator = ops.Product(node.name, ops.Float(), ops.FloatWeight(_channels_last(w)), geometry, ops.Epilogue())
     kernel_node(graph, node, operator, [x], 1, "NHWC")
     return True
 
 
-def float_matmul(graph: Graph, node: Node, x: str, w: Array) -> bool:
+def float_matmul(graph: Graph, node: Node, x: str, w: Array) -> Outcome:
     value = graph.values[x]
-    if w.ndim != 2 or w.dtype != np.float32 or len(value.shape) < 2 or value.coded:
-        return False
+    if w.ndim != 2 or len(value.shape) < 2:
+        return no_matrices(value.shape, w.shape)
+    if w.dtype != np.float32:
+        return f"its weights are {w.dtype}; handled: float32"
     depth, columns = w.shape
     geometry = ops.MatMul(value.size // depth, depth, columns)
     operator = ops.Product(node.name, ops.Float(), ops.FloatWeight(np.ascontiguousarray(w.T)), geometry, ops.Epilogue())
@@ -219,12 +224,10 @@ def float_matmul(graph: Graph, node: Node, x: str, w: Array) -> bool:
     return True
 
 
-def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> bool:
+def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> Outcome:
     a, b = graph.values[left].shape, graph.values[right].shape
-    if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2] or graph.values[left].dtype != "float32":
-        return False
-    if any(graph.values[name].coded for name in (left, right)):
-        return False
+    if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2]:
+        return f"its operands are {list(a)} and {list(b)}; handled: matrices with the same axes in front of both"
     transposed = False
     mover = graph.producer(right)
     if mover is not None and mover.op == "Transpose":

@@ -19,7 +19,7 @@ from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node
 from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
-from subbyte.tvm_kernels.rewrites.code_values import BEHIND_BOUNDS, BEHIND_MOVE, MOVES
+from subbyte.tvm_kernels.rewrites.code_values import BEHIND_BOUNDS, BEHIND_MOVE, MOVES, packed
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, as_weight, low_bit
 from subbyte.tvm_kernels.rewrites.integers import clip_limits
 from subbyte.tvm_kernels.rewrites.pattern import (
@@ -42,28 +42,32 @@ SCALAR_OPERATORS = ("Relu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Erf", "Leak
 # ---- padding ----
 
 
-def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) -> bool:
+def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) -> Outcome:
     """Pad of the spatial axes with level 0 (or of signs with +1) becomes the pads of the convolution behind it."""
     pads = graph.constant_of(pad.inputs[1])
     fill = 0.0
     if len(pad.inputs) > 2 and pad.inputs[2]:
         value = graph.constant_of(pad.inputs[2])
         if value is None:
-            return False
+            return "its fill is made at run time"
         fill = float(value.reshape(-1)[0])
     rank = len(graph.values[x].shape)
     axes = graph.constant_of(pad.inputs[3]) if len(pad.inputs) > 3 and pad.inputs[3] else np.arange(rank)
-    if pads is None or axes is None or pad.attributes.get("mode", "constant") != "constant":
-        return False
+    if pads is None or axes is None:
+        return f"the pads of '{pad.name}' are made at run time"
+    if (mode := pad.attributes.get("mode", "constant")) != "constant":
+        return f"'{pad.name}' pads by mode {mode}; handled: constant"
     before, after = np.zeros(rank, np.int64), np.zeros(rank, np.int64)
     half = len(pads) // 2
     before[axes], after[axes] = pads[:half], pads[half:]
     wanted = 1.0 if graph.values[x].bits is not None else 0.0
-    if fill != wanted or before[:2].any() or after[:2].any() or (before < 0).any() or (after < 0).any():
-        return False
+    if fill != wanted:
+        return f"'{pad.name}' pads with {fill:g}; handled: {wanted:g}"
+    if before[:2].any() or after[:2].any() or (before < 0).any() or (after < 0).any():
+        return f"'{pad.name}' pads batch or channels, or cuts off"
     own = np.array(node.attributes["pads"], np.int64)
     if wanted == 1.0 and own.any():
-        return False
+        return f"'{pad.name}' pads with {fill:g}, and the convolution itself with 0"
     node.attributes = {**node.attributes, "pads": (own + np.concatenate([before[2:], after[2:]])).tolist()}
     if wanted == 1.0:
         node.attributes["pads_with"] = 1
@@ -74,10 +78,14 @@ def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) ->
 # ---- steps in front of products ----
 
 
-def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights: GraphWeight) -> bool:
+def _by_axis(step: Array) -> str:
+    return f"its activation has {step.size} steps, one for each place of an axis; handled: one step"
+
+
+def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights: GraphWeight) -> Outcome:
     """product(Mul(codes, step), scaled weight) is Mul(product(codes, levels), step x scales), exact until the Mul."""
     if step.size != 1:
-        return False
+        return _by_axis(step)
     weight = next(iter(weights.values()))
     scale = np.float64(step.reshape(-1)[0])
     right = node.inputs[1]
@@ -99,8 +107,10 @@ def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
     """Float weights that are levels times a scale for each output channel are low-bit weights, exactly."""
     axis = 0 if node.op == "Conv" else w.ndim - 1
     levels = low_bit(w, axis) if node.op != "MatMul" or w.ndim == 2 else None
-    if levels is None or (w == w.flat[0]).all():
-        return False  # what is the same everywhere is an average, not weights
+    if levels is None:
+        return "they are not integer levels times a scale for each output channel"
+    if (w == w.flat[0]).all():
+        return f"all of them are {w.flat[0]:g}: an average"
     depth = levels.rows.shape[1]
     if depth * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
         return f"sums of {depth} products of 8 bits and {levels.format.name} are beyond int32"
@@ -113,8 +123,10 @@ def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
 def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
     storage = graph.values[codes].codes
-    if step.size != 1 or storage is None:
-        return False
+    if storage is None:
+        return packed(codes)
+    if step.size != 1:
+        return _by_axis(step)
     one_step = float(step.reshape(-1)[0])
     inputs = [codes, *node.inputs[1:]]
     if node.op == "Pad" and node.attributes.get("mode", "constant") == "constant" and len(inputs) > 2 and inputs[2]:
@@ -163,15 +175,17 @@ def _level(value: float, storage: ops.Codes, step: Array) -> int | None:
 def step_behind_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """Relu or Clip of Mul(codes, step) in front of a product: Mul(Clip(codes), step), where bounds are levels."""
     storage, within = graph.values[codes].codes, clip_limits(graph, node)
-    if storage is None or within is None or not _reaches_product(graph, node.outputs[0]):
-        return False
+    if storage is None or within is None:
+        return "its bounds are made at run time" if within is None else packed(codes)
+    if not _reaches_product(graph, node.outputs[0]):
+        return "no product with constant weights reads its codes"
     if step.size != 1 or not float(step.reshape(-1)[0]) > 0:
         return "its step is no positive number for all"
     numbers = np.arange(storage.low, storage.high + 1).astype(np.float32) * step.reshape(())
     bounds = [_level(float(number), storage, step) for number in np.clip(numbers[[0, -1]], *within)]
     if None in bounds or within[0] > within[1]:
         return f"its bounds {within[0]:g} and {within[1]:g} are no multiples of the step {float(step.reshape(-1)[0]):g}"
-    if bounds == [storage.low, storage.high] and skip(graph, node, node.inputs[0]):
+    if bounds == [storage.low, storage.high] and skip(graph, node, node.inputs[0]) is True:
         return True
     limits = [graph.constant(np.float32(bound)) for bound in bounds]
     clipped = graph.emit("Clip", [codes, *limits], graph.values[codes].shape, codes, node)
@@ -191,18 +205,20 @@ def _reaches_product(graph: Graph, name: str) -> bool:
     return False
 
 
-def scales_behind(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> bool:
+def scales_behind(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
     """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
-    if not weight.scaled or isinstance(weight.tensor.granularity, PerGroup):
-        return False
+    if not weight.scaled:
+        return None
+    if isinstance(weight.tensor.granularity, PerGroup):
+        return f"its weights have a scale for each group of {weight.tensor.granularity.size}, which the sum applies"
     return scaled_product(graph, node, codes, np.ones(1, np.float32), weight=weight)
 
 
-def requantized(graph: Graph, node: Node, codes: str, step: Array) -> bool:
+def requantized(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
     """Quantize(Mul(codes, step)) with the same step and range gives the codes back: division errs by less than 1/2."""
     same = graph.values[codes].storage == node.attributes["storage"] and node.attributes["divide"]
     if not same or step.size != 1 or float(step.reshape(-1)[0]) != node.attributes["factor"]:
-        return False
+        return "it quantizes with another step, zero point or range than its input has"
     graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, "subbyte"))
     return True
 
@@ -210,12 +226,14 @@ def requantized(graph: Graph, node: Node, codes: str, step: Array) -> bool:
 # ---- storages ----
 
 
-def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high: Array) -> bool:
+def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high: Array) -> Outcome:
     """subbyte.Quantize marks its output as codes."""
     bottom, top = float(low.reshape(-1)[0]), float(high.reshape(-1)[0])
-    whole = bottom.is_integer() and top.is_integer() and inverse.size == 1
+    if inverse.size != 1:
+        return f"it has {inverse.size} steps; handled: one"
+    whole = bottom.is_integer() and top.is_integer()
     if not whole or top < bottom or not ((bottom >= 0 and top <= 255) or (bottom >= -128 and top <= 127)):
-        return False
+        return f"its levels {bottom:g} to {top:g} are no range of integers of 8 bits"
     storage = ops.Codes(int(bottom), int(top), 0 if bottom >= 0 else 128)
     attributes = {"factor": float(np.float32(inverse.reshape(-1)[0])), "storage": storage, "divide": False}
     graph.values[node.outputs[0]].storage = storage
@@ -223,11 +241,13 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
     return True
 
 
-def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
+def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> Outcome:
     """subbyte.Binarize marks its output as bits, along the axis of its threshold or, without one, of its users."""
     value = graph.values[node.outputs[0]]
-    if value.coded or value.shape != graph.values[x].shape:
-        return False
+    if value.coded:
+        return None
+    if value.shape != graph.values[x].shape:
+        return f"its threshold broadcasts '{x}' from {list(graph.values[x].shape)} to {list(value.shape)}"
     rank = len(value.shape)
     spatial = rank > 2 and any(user.op in ("Conv", "Pad") for user in graph.users(value.name))
     axis = 1 if spatial else rank - 1
@@ -236,10 +256,10 @@ def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> bool:
     return True
 
 
-def tokens(graph: Graph, node: Node, x: str) -> bool:
+def tokens(graph: Graph, node: Node, x: str) -> Outcome:
     value = graph.values[node.outputs[0]]
     if value.coded:
-        return False
+        return None
     value.storage = ops.Codes(-128, 127, 128)
     return True
 
@@ -247,13 +267,13 @@ def tokens(graph: Graph, node: Node, x: str) -> bool:
 # ---- in front of views ----
 
 
-def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> bool:
+def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> Outcome:
     """f(View(x)) is View(f(x)) where f looks at single elements: so that f joins what makes x."""
     if not graph.only_user(view.outputs[0], node):
-        return False
+        return f"others read '{view.outputs[0]}', too"
     constants = [graph.constant_of(name) for name in node.inputs[1:] if name]
     if any(c is None or c.size != 1 for c in constants):
-        return False
+        return "its further inputs are not all scalar constants"
     middle = graph.fresh(node.outputs[0])
     source, target = graph.values[x], graph.values[node.outputs[0]]
     graph.add_value(middle, target.dtype, source.shape, storage=target.storage)
