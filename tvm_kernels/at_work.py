@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from subbyte.errors import MORE_MEMORY, CompileError, SubbyteError, WriteError
 from subbyte.output_file import what_to_do
 
@@ -82,13 +84,16 @@ def _unforeseen(error: Exception) -> CompileError:
 
 
 def names_its_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` within `named_errors`; a call that its signature does not take is the caller's TypeError."""
+    """`function` within `named_errors`; a call that its signature does not take is the caller's TypeError.
+
+    NumPy's warnings are off: infinities and NaN that constants make are refused, or are what the model computes.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def named(*args: P.args, **kwargs: P.kwargs) -> R:
         signature.bind(*args, **kwargs)
-        with named_errors():
+        with named_errors(), np.errstate(all="ignore"):
             return function(*args, **kwargs)
 
     return named

@@ -1,7 +1,7 @@
 """Operators of many inputs or outputs, as several of few: a call takes 32 arguments, and TVM's time grows faster.
 
-A Concat or Split becomes a tree, so that an element is copied once for each of its levels. Sum, Max and Min go on from
-left to right, so that floats are added in the order of the file.
+A Concat or Split becomes a tree, so that an element is copied once for each of its levels. A Sum becomes Adds in the
+order of the file, which our kernels take as their steps. Max and Min go on from left to right, what is known in front.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx.helper
 from subbyte.tvm_kernels.graph import Graph
 
 MOST = 16  # inputs or outputs of one node
-FROM_LEFT = ("Sum", "Max", "Min")
+EXTREMES = ("Max", "Min")
 
 
 def in_parts(graph: Graph, proto: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -25,8 +25,10 @@ def in_parts(graph: Graph, proto: onnx.NodeProto) -> list[onnx.NodeProto]:
         return []
     if proto.op_type == "Concat" and len(proto.input) > MOST:
         return list(_concat(graph, proto, label))
-    if proto.op_type in FROM_LEFT and len(proto.input) > MOST:
-        return list(_from_left(graph, proto, label))
+    if proto.op_type == "Sum" and len(proto.input) > 1:
+        return list(_added(graph, proto, label))
+    if proto.op_type in EXTREMES:
+        return list(_extreme(graph, proto, label))
     if proto.op_type == "Split" and len(proto.output) > MOST and all(proto.output):
         return list(_split(graph, proto, label))
     return []
@@ -56,8 +58,34 @@ def _concat(graph: Graph, proto: onnx.NodeProto, label: str) -> Iterator[onnx.No
     yield _like(proto, names, proto.output)
 
 
-def _from_left(graph: Graph, proto: onnx.NodeProto, label: str) -> Iterator[onnx.NodeProto]:
-    done, rest = list(proto.input[:MOST]), list(proto.input[MOST:])
+def _added(graph: Graph, proto: onnx.NodeProto, label: str) -> Iterator[onnx.NodeProto]:
+    done = proto.input[0]
+    for name in proto.input[1:-1]:
+        made = graph.fresh(label)
+        yield onnx.NodeProto(op_type="Add", name=proto.name, input=[done, name], output=[made])
+        done = made
+    yield onnx.NodeProto(op_type="Add", name=proto.name, input=[done, proto.input[-1]], output=proto.output)
+
+
+def _extreme(graph: Graph, proto: onnx.NodeProto, label: str) -> Iterator[onnx.NodeProto]:
+    """Known operands of one shape become one, which changes no maximum; the others follow, at most MOST at a time."""
+    known: dict[tuple[int, ...], list[str]] = {}
+    rest = []
+    for name in proto.input:
+        data = graph.constant_of(name)
+        if data is None:
+            rest.append(name)
+        else:
+            known.setdefault(data.shape, []).append(name)
+    if rest:  # a node of constants that is not computed has its reasons
+        for names in known.values():
+            rest.append(graph.fresh(label) if len(names) > 1 else names[0])
+            if len(names) > 1:
+                yield _like(proto, names, rest[-1:])
+    rest = rest or list(proto.input)
+    if len(proto.input) == len(rest) <= MOST:
+        return
+    done, rest = rest[:MOST], rest[MOST:]
     while rest:
         made = graph.fresh(label)
         yield _like(proto, done, [made])

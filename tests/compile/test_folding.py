@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from math import erf
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import subbyte
 from subbyte import limits
 from subbyte.errors import ModelError
 from subbyte.tvm_kernels import folding
@@ -92,8 +94,8 @@ def test_what_is_computed_is_added_up(monkeypatch):
     ],
 )
 def test_small_files_do_not_become_large(node, constants):
-    """Constants of more than 4 GiB: nothing is allocated."""
-    with pytest.raises(ModelError, match=r"node 'big' .* bytes up to here, at most 4294967296"):
+    """Constants of more than 2 GiB: nothing is allocated."""
+    with pytest.raises(ModelError, match=r"node 'big' .* bytes up to here, at most 2147483648"):
         read_graph(load_model(graph_of([node], constants)))
 
 
@@ -129,3 +131,24 @@ def test_a_hostile_pattern_is_never_matched():
     model.graph.initializer.append(text)
     with pytest.raises(ModelError, match="node 'match' works on strings; only numbers are compiled"):
         read_graph(load_model(model))
+
+
+DIVIDED = helper.make_node("Div", ["a", "b"], ["q"], "quotient")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "refused"),
+    [
+        ([DIVIDED], {"a": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}, True),
+        ([DIVIDED], {"a": np.zeros(4, np.float32), "b": np.zeros(4, np.float32)}, True),
+        ([helper.make_node("Exp", ["a"], ["e"], "power")], {"a": np.full(4, 1000, np.float32)}, True),
+        ([helper.make_node("Log", ["a"], ["l"], "log")], {"a": np.full(4, -1, np.float32)}, True),
+        ([helper.make_node("Div", ["x", "a"], ["q"], "by 0")], {"a": np.zeros(4, np.float32)}, False),
+    ],
+    ids=["infinite quotient", "no quotient", "infinite power", "no logarithm", "division at run time"],
+)
+def test_numpy_says_nothing_of_constants(nodes, constants, refused, tmp_path, recwarn):
+    """What constants make that is no number is refused in our words, or computed; NumPy warns of neither."""
+    with pytest.raises(ModelError, match="NaN or infinite") if refused else nullcontext():
+        subbyte.compile(graph_of(nodes, constants), tmp_path / "m.subbyte")
+    assert not recwarn.list

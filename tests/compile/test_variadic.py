@@ -9,11 +9,13 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import subbyte
+from subbyte.tvm_kernels import assembly
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower_graph
 from subbyte.tvm_kernels.variadic import MOST
 
 FLOAT = onnx.TensorProto.FLOAT
+CONSTANTS = 200
 
 
 def of_many(op, count, axis=None):
@@ -42,6 +44,22 @@ def model_of(nodes, constants, shape, outputs):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
+def of_constants(op, shapes=((8,), (1,), (3, 1))):
+    """The operator of the input [3, 8], in the middle, and 200 different constants; then a Relu."""
+    rng = np.random.default_rng(1)
+    names = [f"c{i}" for i in range(CONSTANTS)]
+    constants = [
+        numpy_helper.from_array(rng.standard_normal(shapes[i % len(shapes)]).astype(np.float32), name)
+        for i, name in enumerate(names)
+    ]
+    half = CONSTANTS // 2
+    nodes = [
+        helper.make_node(op, [*names[:half], "x", *names[half:]], ["m"], "many"),
+        helper.make_node("Relu", ["m"], ["y"], "last"),
+    ]
+    return model_of(nodes, constants, (3, 8), ["y"])
+
+
 @pytest.mark.parametrize("count", [MOST, MOST + 1, 100, 300])
 @pytest.mark.parametrize(("op", "axis"), [("Concat", 0), ("Concat", 1), ("Sum", None), ("Max", None), ("Min", None)])
 def test_many_inputs_give_the_same_bits(op, axis, count):
@@ -52,6 +70,25 @@ def test_many_inputs_give_the_same_bits(op, axis, count):
     (want,) = ReferenceEvaluator(model).run(None, {"x": x})
     got = interpret(graph, {"x": x})["y"]
     assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("op", ["Sum", "Max", "Min"])
+def test_many_constants_give_the_same_bits(op):
+    model = of_constants(op)
+    x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+    assert np.array_equal(interpret(lower_graph(model), {"x": x})["y"], want)
+
+
+def test_constants_take_no_work_of_their_own():
+    """Those of a sum become steps of our kernels, those of a maximum one constant for each shape; TVM lowers neither
+    in the number of constants."""
+    features = frozenset()
+    calls = assembly.assemble(lower_graph(of_constants("Sum", [(8,)]), features), features).calls
+    assert len(calls) <= CONSTANTS // 16 + 1
+    assert not any(call.kernel.startswith("relax:") for call in calls)
+    (node,) = (node for node in lower_graph(of_constants("Max"), features).order() if node.op == "Max")
+    assert len(node.inputs) == 4
 
 
 @pytest.mark.parametrize(("count", "axis"), [(MOST, 1), (MOST + 1, 0), (100, 1), (300, 0)])
