@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
-from subbyte.dialect.names import BINARIZE
 from subbyte.formats import reference
 
 
@@ -16,9 +15,9 @@ def _example(random: np.random.Generator) -> tuple[Array, ...]:
     return x, threshold
 
 
-register(
+Binarize = register(
     Function(
-        name=BINARIZE,
+        name="Binarize",
         version=1,
         summary="+1 where x >= threshold, else -1; the sign of 0 is +1.",
         body="""Binarize (x, threshold) => (signs) {

@@ -4,7 +4,3 @@ DOMAIN = "subbyte"
 DOMAIN_VERSION = 1  # raised when a function appears or gets another body; files of all versions are read
 OPSET = 21
 IR_VERSION = 10
-
-QUANTIZE = "Quantize"
-QUANTIZE_PER_TOKEN = "QuantizePerToken"
-BINARIZE = "Binarize"

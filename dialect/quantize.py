@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
-from subbyte.dialect.names import QUANTIZE
 from subbyte.formats import integer, reference
 
 
@@ -26,9 +25,9 @@ def _example(random: np.random.Generator) -> tuple[Array, ...]:
     return x, np.float32(1) / step, np.float32(low), np.float32(low + 255 if low != -8 else 7)
 
 
-register(
+Quantize = register(
     Function(
-        name=QUANTIZE,
+        name="Quantize",
         version=1,
         summary="Integer-valued codes: clip(rint(x * inverse_step), low, high); ties to even.",
         body="""Quantize (x, inverse_step, low, high) => (codes) {

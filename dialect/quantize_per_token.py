@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
-from subbyte.dialect.names import QUANTIZE_PER_TOKEN
 from subbyte.formats import reference
 
 
@@ -20,9 +19,9 @@ def _example(random: np.random.Generator) -> tuple[Array, ...]:
     return (x,)
 
 
-register(
+QuantizePerToken = register(
     Function(
-        name=QUANTIZE_PER_TOKEN,
+        name="QuantizePerToken",
         version=1,
         summary="Codes in -128..127 and step of each vector along the last axis (BitNet b1.58, 2024).",
         body="""QuantizePerToken (x) => (codes, step) {

@@ -14,13 +14,13 @@ import onnx
 
 from subbyte.dialect.decode import weights_of
 from subbyte.dialect.function import Quantizer, function_of
+from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.layers import PASS, PRODUCTS, layers
 from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
-from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
 from subbyte.shapes import with_shapes

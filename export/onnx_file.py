@@ -9,8 +9,8 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from subbyte import limits
+from subbyte.dialect.function_calls import foreign_functions, inline_all_but_ours
 from subbyte.errors import ExportError
-from subbyte.function_calls import foreign_functions, inline_all_but_ours
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.output_file import write_file
 

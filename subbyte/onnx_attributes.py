@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 
+from subbyte.dialect.function_calls import STANDARD_DOMAINS
 from subbyte.errors import ModelError
-from subbyte.function_calls import STANDARD_DOMAINS
 from subbyte.onnx_walk import every_node
 
 _FLAGS = """

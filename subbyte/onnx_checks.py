@@ -14,8 +14,8 @@ import onnx
 import onnx.checker
 
 from subbyte import limits
+from subbyte.dialect.function_calls import STANDARD_DOMAINS, expanded
 from subbyte.errors import ModelError
-from subbyte.function_calls import STANDARD_DOMAINS, expanded
 from subbyte.onnx_attributes import check_attributes
 from subbyte.onnx_walk import all_nodes, every_node, every_tensor
 from subbyte.payloads import tensor_bytes, tensor_values, without_payloads

@@ -9,7 +9,8 @@
     binarized inputs  quantizers that a chosen kernel contains  rewrites/binarized_inputs.py
     indices           checked before anything reads by them     rewrites/indices.py
 
-To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added.
+To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added. The rule that makes a new
+operator stands in the operator's own file (rewrites/register.py).
 """
 
 from __future__ import annotations
@@ -41,16 +42,22 @@ from subbyte.tvm_kernels.rewrites import (
     transposes,
 )
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
+from subbyte.tvm_kernels.rewrites.register import Stage, registered
 
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.plan import Plan
 
-STAGES: tuple[tuple[str, list[Rule]], ...] = (
+_TABLES: tuple[tuple[Stage, list[Rule]], ...] = (
     ("foreign", foreign.RULES),
     ("canonical form", [*canonical_form.RULES, *integers.RULES, *quantized_values.RULES]),
     ("products", [*products.RULES, *pools.RULES]),
     ("epilogues", epilogues.RULES),
 )
+
+
+def stages() -> list[tuple[Stage, list[Rule]]]:
+    """The stages in order, each with the rows of its table and the rules that operators bring in their own files."""
+    return [(stage, [*rules, *registered(stage)]) for stage, rules in _TABLES]
 
 
 def lower(model: Source, features: frozenset[str], *, strict: bool = False, name: str | None = None) -> Plan:
@@ -117,7 +124,7 @@ def _rewrite(graph: Graph) -> None:
     at_work("choosing the types of floats")
     precision.to_float32(graph)
     indices.constants(graph)
-    for stage, rules in STAGES:
+    for stage, rules in stages():
         at_work(f"stage '{stage}'")
         apply(graph, rules)
         if stage == "products":

@@ -12,9 +12,9 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 
+from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
-from subbyte.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
 from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operator
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node

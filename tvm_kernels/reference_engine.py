@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from subbyte.dialect.function_calls import inline_all_but_ours
 from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
-from subbyte.function_calls import inline_all_but_ours
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.onnx_runtime import onnxruntime
 from subbyte.onnx_walk import every_node

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subbyte.dialect.names import BINARIZE, DOMAIN, DOMAIN_VERSION, QUANTIZE, QUANTIZE_PER_TOKEN
+from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
+from subbyte.errors import ExportError
 from subbyte.formats import Format, PerGroup, unpack
 
 _exporting: ContextVar[bool] = ContextVar("subbyte_exporting", default=False)
@@ -51,24 +52,43 @@ def _node(name: str, inputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     )
 
 
+def call(function: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The outputs of a function of the dialect as one node of the file: float32, of the shapes that it says.
+
+    Within `exporting` alone, for any module's forward; outside it a module computes what the function's body does, bit
+    for bit. Raises UnknownNameError, and ExportError for another number of inputs than the function has.
+    """
+    from subbyte.dialect.function import Call, get  # needs onnx, which training does without
+
+    known = get(function)
+    if len(inputs) != len(known.proto.input):
+        raise ExportError(
+            f"{DOMAIN}.{function} takes {', '.join(known.proto.input)}, and is called with {len(inputs)} inputs"
+        )
+    shapes = known.shapes(Call(tuple(tuple(x.shape) for x in inputs), (None,) * len(inputs)))
+    return tuple(
+        torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{function}",
+            inputs,
+            dtypes=(torch.float32,) * len(shapes),
+            shapes=shapes,
+            version=DOMAIN_VERSION,
+        )
+    )
+
+
 def quantize(x: Tensor, inverse_step: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """clip(round(x * inverse_step), low, high), ties to even; the last three are float32 scalars, shape []."""
     if is_exporting():
-        return _node(QUANTIZE, (x, inverse_step, low, high), x.shape)
+        return call("Quantize", x, inverse_step, low, high)[0]
     return torch.clamp(torch.round(x * inverse_step), low, high)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """Codes -128..127 of x [..., C] and the step [..., 1] of each vector along the last axis. BitNet b1.58, 2024."""
     if is_exporting():
-        outputs = torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::{QUANTIZE_PER_TOKEN}",
-            (x,),
-            dtypes=(torch.float32, torch.float32),
-            shapes=(tuple(x.shape), (*x.shape[:-1], 1)),
-            version=DOMAIN_VERSION,
-        )
-        return outputs[0], outputs[1]
+        codes, step = call("QuantizePerToken", x)
+        return codes, step
     largest = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-5)
     codes = torch.clamp(torch.round(x * (128.0 / largest)), -128.0, 127.0)
     return codes, largest * (1.0 / 128.0)
@@ -77,7 +97,7 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
 def binarize(x: Tensor, threshold: Tensor) -> Tensor:
     """+1 where x >= threshold, else -1; the threshold broadcasts against x."""
     if is_exporting():
-        return _node(BINARIZE, (x, threshold), x.shape)
+        return call("Binarize", x, threshold)[0]
     return torch.where(x >= threshold, 1.0, -1.0)
 
 

@@ -14,12 +14,12 @@ import pytest
 
 import subbyte
 from subbyte.dialect.function import all_functions, get
+from subbyte.dialect.function_calls import foreign_functions, inline_all_but_ours, normal_form
 from subbyte.errors import CompileError, ModelError
 from subbyte.export.engine import run_onnx
 from subbyte.export.functions import append_functions
 from subbyte.export.inspection import inspect
 from subbyte.export.onnx_file import load_onnx
-from subbyte.function_calls import foreign_functions, inline_all_but_ours, normal_form
 from subbyte.tvm_kernels.compiler import CompileReport, compile
 from subbyte.tvm_kernels.onnx_model import load_model
 

@@ -13,7 +13,7 @@ from run_plan import onnxruntime_outputs, run_plan
 
 from subbyte.errors import CompileError, ModelError
 from subbyte.tvm_kernels.graph import Graph, Node
-from subbyte.tvm_kernels.lowering import STAGES, lower, lower_graph
+from subbyte.tvm_kernels.lowering import lower, lower_graph, stages
 from subbyte.tvm_kernels.read_graph import read_graph
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, other_than_default, rule
 from subbyte.tvm_kernels.targets import host_features
@@ -144,7 +144,7 @@ def test_other_dtypes_get_no_float32_kernel(kind, op, attributes):
     }
     node = graph.add(Node(op, inputs.get(op, ["x"]), ["y"], attributes, "node"))
     graph.inputs, graph.outputs = ["x"], ["y"]
-    for _, rules in STAGES:
+    for _, rules in stages():
         apply(graph, rules)
     assert graph.order() == [node]
     assert set(node.declined.values()) == {f"'x' is {kind}; handled: {states(op)}"}

@@ -7,9 +7,9 @@ from dataclasses import is_dataclass
 import numpy as np
 import pytest
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, RegistrationError
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.kernels.registry import rows
+from subbyte.tvm_kernels.kernels.registry import kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
 from subbyte.tvm_kernels.operators.epilogue import FORMS, STEPS
 from subbyte.tvm_kernels.operators.operator import PARTS
@@ -25,34 +25,43 @@ def test_every_operator_is_complete_and_served(operator: type[ops.Operator]) -> 
 
 
 def test_every_exported_operator_is_registered() -> None:
+    """One that nothing but its own rule and its kernels speaks of is exported nowhere."""
     exported = {value for value in vars(ops).values() if isinstance(value, type) and issubclass(value, ops.Operator)}
-    assert exported - {ops.Operator, ops.Fused} == set(EVERY)
+    assert exported - {ops.Operator, ops.Fused} <= set(EVERY)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_an_operator_that_lacks_a_part_is_refused(part: str) -> None:
     parts = {"inputs": 1, "macs": 0, "reference": lambda self, inputs, tensors: list(inputs)}
     del parts[part]
-    with pytest.raises(CompileError, match=f"operator Partial has no {part}"):
+    with pytest.raises(RegistrationError, match=f"operator Partial has no {part}"):
         type("Partial", (ops.Operator,), parts)
     assert ops.operators() == EVERY
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
     parts = {"inputs": 1, "macs": 0, "reference": lambda self, inputs, tensors: list(inputs)}
-    with pytest.raises(CompileError, match="Softmax is registered twice"):
+    with pytest.raises(RegistrationError, match="Softmax is registered twice"):
         type("Softmax", (ops.Operator,), parts)
 
 
 @pytest.mark.parametrize(("base", "part"), [(ops.Step, "apply"), (ops.Form, "store")])
 def test_a_step_or_form_without_reference_is_refused(base: type, part: str) -> None:
-    with pytest.raises(CompileError, match=f"Empty has no {part}"):
+    with pytest.raises(RegistrationError, match=f"Empty has no {part}"):
         type("Empty", (base,), {})
 
 
 def test_kernels_can_emit_every_step_and_form() -> None:
     assert set(STEPS) == set(emitted._STEPS)
     assert set(FORMS) == set(emitted._FORMS)
+
+
+@pytest.mark.parametrize(("name", "words"), [("", "has no name"), ("check-indices", "'check-indices' for .* twice")])
+def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
+    before = rows()
+    with pytest.raises(RegistrationError, match=words):
+        kernel(name, serves=ops.CheckIndices)(lambda op: None)  # type: ignore[arg-type, return-value]
+    assert rows() == before
 
 
 def test_a_missing_input_is_named() -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import numpy.typing as npt
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, RegistrationError
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -115,9 +115,16 @@ def kernel(
     prefer: int = 0,
     refuses: Callable[[Served], str | None] = lambda op: None,
 ) -> Callable[[Callable[[Served], Built]], Callable[[Served], Built]]:
-    """Register a builder as a row; see the head of this file."""
+    """Register a builder as a row; see the head of this file.
+
+    Raises RegistrationError for a row without a name, or one that another row for the same operands has.
+    """
+    if not name:
+        raise RegistrationError(f"a kernel row for {serves} has no name; reports and manifests need one")
 
     def add(build: Callable[[Served], Built]) -> Callable[[Served], Built]:
+        if any((row.name, row.serves) == (name, serves) for row in _rows):
+            raise RegistrationError(f"kernel row '{name}' for {serves} is registered twice; give one another name")
         _rows.append(Kernel(name, serves, frozenset(needs), prefer, refuses, build))
         return build
 

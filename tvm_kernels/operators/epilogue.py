@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from subbyte.errors import CompileError
+from subbyte.errors import RegistrationError
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.operators.activations import activate
 from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, Float32, Storage, Tensors
@@ -22,7 +22,7 @@ from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, Fl
 
 def _complete(cls: type, part: str, register: list[type]) -> None:
     if getattr(getattr(cls, part), "__isabstractmethod__", False):
-        raise CompileError(f"{cls.__name__} has no {part}, its reference arithmetic; define it in {cls.__module__}")
+        raise RegistrationError(f"{cls.__name__} has no {part}, its arithmetic in NumPy; define it in {cls.__module__}")
     register.append(cls)
 
 

@@ -1,8 +1,8 @@
 """What every operator is, and the register of them.
 
 To add one, add a file to this folder with a frozen dataclass that derives from `Operator`, or from `Fused` if it has
-an epilogue. Deriving registers it; a class that lacks a part of PARTS is refused, naming the part. A kernel row for it
-goes into kernels/.
+an epilogue, and with the rewrite rule that makes it (rewrites/register.py). Deriving registers it; a class that lacks a
+part of PARTS is refused, naming the part. A kernel row for it goes into kernels/.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, cast
 
 import numpy as np
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, RegistrationError
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 
@@ -89,12 +93,12 @@ class Operator:
             return
         lacks = [part for part in PARTS if getattr(getattr(cls, part), "__isabstractmethod__", False)]
         if lacks:
-            raise CompileError(
+            raise RegistrationError(
                 f"operator {cls.__name__} has no {', '.join(lacks)}; expected all of {', '.join(PARTS)}. "
                 f"Define what is missing in {cls.__module__}"
             )
         if any(known.__name__ == cls.__name__ and known.__module__ != cls.__module__ for known in _register):
-            raise CompileError(f"operator {cls.__name__} is registered twice; rename the one in {cls.__module__}")
+            raise RegistrationError(f"operator {cls.__name__} is registered twice; rename the one in {cls.__module__}")
         _register.append(cls)
 
 
@@ -115,7 +119,15 @@ class Fused(Operator, registers=False):
 
 def operators() -> tuple[type[Operator], ...]:
     """Every operator of this folder, and those that others have registered."""
+    _import_all()
     return tuple(_register)
+
+
+@cache
+def _import_all() -> None:
+    """Import the files of this folder, in each of which operators and their rules may be registered."""
+    for module in iter_modules([str(Path(__file__).parent)], f"{__package__}."):
+        import_module(module.name)
 
 
 def run(op: Operator, inputs: Sequence[Array], tensors: Tensors | None = None) -> list[Array]:

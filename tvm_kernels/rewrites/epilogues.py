@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from subbyte.dialect.binarize import Binarize
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, epilogue_of, set_epilogue
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome, Rule, rule
@@ -319,5 +320,5 @@ RULES: list[Rule] = [
     rule("difference", Op("Sub", Any("x"), Any("y")), to=with_tensor("subtract")),
     # ---- what is stored ----
     rule("requantize", Op("QuantizeCodes", Any("x"), domain="subbyte"), to=quantize),
-    rule("signs", Op("Binarize", Any("x"), Const("threshold"), domain="subbyte"), to=binarize),
+    rule("signs", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
 ]

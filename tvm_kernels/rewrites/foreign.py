@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte import formats
+from subbyte.dialect.binarize import Binarize
+from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.tvm_kernels import operators as ops
@@ -379,7 +381,7 @@ def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> O
     graph.add_value(middle, "float32", graph.values[x].shape)
     threshold = graph.constant(ops.constant(0), "threshold")
     factor = graph.constant(scale.astype(np.float32), "scale")
-    binarize = Node("Binarize", [x, threshold], [middle], {}, node.name, "subbyte")
+    binarize = Node(Binarize.name, [x, threshold], [middle], {}, node.name, DOMAIN)
     graph.replace_node(node, binarize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
     return True
 

@@ -10,11 +10,14 @@ A pattern also states which dtypes, attributes and outputs its rewrite handles: 
 output. The matcher declines every other node for all rules, with the reason in `node.declined`:
 
     Op("Transpose", Any("x"), dtypes=EVERY, attributes=("perm",))
+
+A call of the dialect is matched by the function itself, not by its name: `Op(Quantize, Any("x"), ...)`.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +27,9 @@ import numpy as np
 import onnx.defs
 import onnx.helper
 
+from subbyte.dialect.function import Function
+from subbyte.dialect.names import DOMAIN
+from subbyte.errors import RegistrationError
 from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Graph, Node
 
@@ -115,7 +121,7 @@ class Coded:
 
 
 class Op:
-    """A node of this type, and what a rewrite handles of it.
+    """A node of this type, or a call of this function of the dialect, and what a rewrite handles of it.
 
     Further inputs that the pattern does not name must be absent, unless `rest`. `dtypes`: of run-time inputs and of
     outputs; "codes" for inputs held as codes, which `Coded` implies. `attributes`: those that the rewrite looks at or
@@ -125,7 +131,7 @@ class Op:
 
     def __init__(
         self,
-        op: str,
+        op: str | Function,
         *inputs: Pattern,
         key: str = "",
         domain: str = "",
@@ -134,8 +140,15 @@ class Op:
         attributes: Collection[str] | None = (),
         outputs: int | None = 1,
     ) -> None:
-        self.op, self.inputs, self.key, self.domain, self.rest = op, inputs, key, domain, rest
+        self.op, self.domain = (op.name, DOMAIN) if isinstance(op, Function) else (op, domain)
+        self.inputs, self.key, self.rest = inputs, key, rest
         self.dtypes, self.attributes, self.outputs = dtypes, attributes, outputs
+
+    @property
+    def captures(self) -> set[str]:
+        """The names under which a rewrite is handed what the pattern finds."""
+        below = [one.captures if isinstance(one, Op) else {getattr(one, "key", "")} for one in self.inputs]
+        return set().union({self.key}, *below) - {""}
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
         node = graph.producer(name)
@@ -246,7 +259,16 @@ class Rule:
 
 
 def rule(name: str, pattern: Op, to: Callable[..., Outcome]) -> Rule:
-    """A row of the table."""
+    """A row of the table; raises RegistrationError for one without a name, or whose rewrite takes other captures."""
+    if not name:
+        raise RegistrationError(f"a rule for {pattern.op} has no name; the report of a compile needs one")
+    try:
+        inspect.signature(to).bind(None, None, **dict.fromkeys(pattern.captures))
+    except TypeError as error:
+        raise RegistrationError(
+            f"rule '{name}': {error}; its rewrite is called as (graph, node, "
+            f"{', '.join(f'{key}=...' for key in sorted(pattern.captures))}), as its pattern says"
+        ) from error
     return Rule(name, pattern, to)
 
 

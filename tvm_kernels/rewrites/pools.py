@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
 from subbyte.tvm_kernels.rewrites.code_values import packed
@@ -155,7 +156,7 @@ RULES: list[Rule] = [
     rule("global average pool", Op("GlobalAveragePool", Any("x")), to=pool("average")),
     rule("global max pool", Op("GlobalMaxPool", Any("x")), to=pool("max")),
     # ---- row by row ----
-    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte", outputs=2), to=quantize_tokens),
+    rule("codes by token", Op(QuantizePerToken, Any("x"), outputs=2), to=quantize_tokens),
     rule("softmax", Op("Softmax", Any("x"), attributes=("axis",)), to=softmax),
     rule(
         "layer norm",

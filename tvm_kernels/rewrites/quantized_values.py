@@ -14,6 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from subbyte.dialect.binarize import Binarize
+from subbyte.dialect.quantize import Quantize
+from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.formats import PerGroup
 from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
@@ -290,11 +293,9 @@ _VIEWED = Op("View", Any("x"), domain="subbyte", key="view")
 
 RULES: list[Rule] = [
     # ---- storages ----
-    rule(
-        "codes", Op("Quantize", Any("x"), Const("inverse"), Const("low"), Const("high"), domain="subbyte"), to=quantize
-    ),
-    rule("signs", Op("Binarize", Any("x"), Const("threshold"), domain="subbyte"), to=binarize),
-    rule("codes by token", Op("QuantizePerToken", Any("x"), domain="subbyte", outputs=2), to=tokens),
+    rule("codes", Op(Quantize, Any("x"), Const("inverse"), Const("low"), Const("high")), to=quantize),
+    rule("signs", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
+    rule("codes by token", Op(QuantizePerToken, Any("x"), outputs=2), to=tokens),
     # ---- padding ----
     rule("padding", Op("Conv", _PAD, rest=True, dtypes=LEVELS, attributes=WINDOW), to=pad_into_window),
     # ---- steps in front of products ----

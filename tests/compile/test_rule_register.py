@@ -1,0 +1,75 @@
+"""The register of rules: every row is whole, operators' own files bring theirs, and a wrong one is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from subbyte.dialect.function import all_functions, find
+from subbyte.dialect.names import DOMAIN
+from subbyte.dialect.quantize import Quantize
+from subbyte.errors import RegistrationError
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.lowering import stages
+from subbyte.tvm_kernels.rewrites import register
+from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome, Rule, apply, rule
+
+OF_LOWERING = {"QuantizeCodes", "View", "Part", "UnpackBits"}  # operators that lowering itself puts into a graph
+ROWS = [row for _, rows in stages() for row in rows]
+
+
+def takes_x(graph: Graph, node: Node, x: str) -> Outcome:
+    return None
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}-{row.pattern.op}")
+def test_every_rule_is_whole(row: Rule) -> None:
+    """`rule` accepts it again, and of our domain it names functions that there are."""
+    assert rule(row.name, row.pattern, row.rewrite) == row
+    if row.pattern.domain == DOMAIN:
+        assert row.pattern.op in OF_LOWERING or find(row.pattern.op) is not None
+
+
+def test_every_function_of_values_has_a_rule() -> None:
+    """Else its calls would be compiled by their bodies alone; functions of weights are read before any rule."""
+    matched = {row.pattern.op for row in ROWS if row.pattern.domain == DOMAIN}
+    assert {function.name for function in all_functions() if function.proto.input[0] != "packed"} <= matched
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "words"),
+    [
+        ("", Op("Relu", Any("x")), "a rule for Relu has no name"),
+        ("clip", Op("Clip", Any("y")), "rule 'clip': missing a required argument: 'x'"),
+        ("scale", Op("Mul", Any("x"), Const("c")), "rule 'scale': got an unexpected keyword argument 'c'"),
+    ],
+)
+def test_a_wrong_rule_is_refused(name: str, pattern: Op, words: str) -> None:
+    with pytest.raises(RegistrationError, match=words):
+        rule(name, pattern, to=takes_x)
+
+
+def test_a_rule_of_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(RegistrationError, match="no stage is called 'early'; there are foreign, canonical form"):
+        register.rewrite("frob", stage="early", matches=Op("Relu", Any("x")))  # type: ignore[arg-type]
+
+
+def test_a_rule_from_an_operators_file_joins_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the rows of the table; a call of the dialect is matched by the function, in our domain alone."""
+    monkeypatch.setattr(register, "_rules", [])
+    seen: list[str] = []
+
+    @register.rewrite("see", stage="products", matches=Op(Quantize, Any("x"), rest=True))
+    def see(graph: Graph, node: Node, x: str) -> Outcome:
+        seen.append(node.domain)
+        return "only looks"
+
+    last = {stage: rows[-1] for stage, rows in stages()}
+    assert [stage for stage, row in last.items() if row.rewrite is see] == ["products"]
+    graph = Graph("calls", 21)
+    for name in "xab":
+        graph.add_value(name, "float32", (4,))
+    graph.inputs, graph.outputs = ["x"], ["a", "b"]
+    graph.add(Node("Quantize", ["x"], ["a"], domain="other"))
+    graph.add(Node("Quantize", ["x"], ["b"], domain=DOMAIN))
+    apply(graph, [last["products"]])
+    assert seen == [DOMAIN]
