@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from subbyte.runtime.printable import CELL, SENTENCE, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -69,7 +71,7 @@ def _operator_table(result: BenchResult) -> Table:
         table.add_column(heading, justify="right")
     rows = sorted(result.operators, key=lambda row: -row.ns)
     for row in rows[:MAX_OPERATORS]:
-        name = _safe(row.name) + (" [yellow](float fallback)[/]" if row.fallback else "")
+        name = _safe(row.name, CELL) + (" [yellow](float fallback)[/]" if row.fallback else "")
         products = (f"{row.macs / 1e6:.3f}", f"{row.gmac_per_s:.1f}") if row.gmac_per_s else ("", "")
         formats = _safe(f"{row.activation} x {row.weights}")
         table.add_row(name, _safe(row.kernel), formats, f"{row.ns / 1e3:.1f}", f"{row.share:.1%}", *products)
@@ -116,7 +118,7 @@ def print_energy_model(result: BenchResult, console: Console) -> None:
     table.add_column("memory", justify="right")
     for row in modelled.operators:
         cells = (f"{row.modelled_compute_pj / 1e3:.3f}", f"{row.modelled_memory_pj / 1e3:.3f}")
-        table.add_row(_safe(row.name), row.arithmetic, *cells)
+        table.add_row(_safe(row.name, CELL), row.arithmetic, *cells)
     console.print(table)
     figures = [f"{name} {pj:g}" for name, pj in modelled.operations_pj.items()]
     console.print(f"pJ an operation: {', '.join(figures)}")
@@ -155,7 +157,7 @@ def print_manifest(bundle: Bundle, console: Console) -> None:
         )
         formats = f"{row.activation} x {row.weights}" if row.weights != "-" else row.activation
         cells = (row.name, row.kind, row.kernel, formats, *weights, row.fallback or "")
-        table.add_row(*(_safe(cell) for cell in cells))
+        table.add_row(*(_safe(cell, CELL) for cell in cells))
     console.print(table)
     members = _table("members")
     members.add_column("member")
@@ -174,11 +176,11 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=None, pad_edge=False)
 
 
-def _safe(text: str) -> str:
-    """Text from a file: no rich markup, no control characters."""
+def _safe(text: str, longest: int = SENTENCE) -> str:
+    """Text from a file: without rich markup, too."""
     from rich.markup import escape
 
-    return escape("".join(char if char.isprintable() else "?" for char in text))
+    return escape(printable(text, longest))
 
 
 def _short(source: Mapping[str, Any]) -> list[str]:

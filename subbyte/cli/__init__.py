@@ -15,8 +15,7 @@ import click
 
 from subbyte import __version__
 from subbyte.errors import MORE_MEMORY, MissingDependencyError, SubbyteError, UnknownNameError, UsageError
-
-LONGEST = 4000  # characters of an error; what is cut out lies in the middle, for what to do stands at the end
+from subbyte.runtime.printable import printable
 
 _UNMAPPED = "failed to map segment from shared object"  # what the loader says of a library that memory has no room for
 
@@ -71,7 +70,7 @@ class Commands(click.Group):
             if ctx.params.get("debug") or isinstance(error, click.exceptions.ClickException | click.exceptions.Exit):
                 raise
             status, text = _one_line(error, ctx.invoked_subcommand or "")
-            click.echo(f"error: {_printable(text)}", err=True)
+            click.echo(f"error: {printable(' '.join(text.split()))}", err=True)
             raise click.exceptions.Exit(status) from None
 
 
@@ -80,13 +79,6 @@ def _refuse_deleted_folder() -> None:
         os.getcwd()
     except OSError as error:  # torch's libraries end the process there
         raise UsageError("the current folder was deleted; change to one that is there (cd), and run again") from error
-
-
-def _printable(text: str) -> str:
-    """One line without control characters, of a length to read: names in a message may come from a hostile file."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
 def _one_line(error: Exception, command: str) -> tuple[int, str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from subbyte.runtime.printable import CELL, printable
+
 if TYPE_CHECKING:
     from subbyte.export import Inspection
     from subbyte.judge.check import CheckReport
@@ -29,17 +31,12 @@ def open_console(markup: bool = False) -> Console:
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> Table:
     """A plain table; the first `numbers` columns are text, the others are right-aligned."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Table(title=printable(title, CELL), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for index, heading in enumerate(headings):
         made.add_column(heading, justify="left" if index < numbers else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(_printable(cell) for cell in row))
+        made.add_row(*(printable(cell, CELL) for cell in row))
     return made
-
-
-def _printable(text: str) -> str:
-    """Names come from files: no control characters, which could steer the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def print_verdict(found: Verdict, console: Console) -> None:
@@ -60,7 +57,7 @@ def print_verdict(found: Verdict, console: Console) -> None:
     console.print(table(title, headings, rows))
     console.print(f"float model: {found.float_source}", style="dim")
     scored = f"on the test set of {found.data}" if found.data else "not compared: name a test set with --data"
-    scored += f", by {_printable(found.scored_on)}" if found.scored_on else ""
+    scored += f", by {printable(found.scored_on)}" if found.scored_on else ""
     console.print(f"accuracy: {scored}", style="dim")
     console.print(
         f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
@@ -97,7 +94,7 @@ def print_inspection(found: Inspection) -> None:
         weights = ", which holds no weights"
     console.print(f"{found.file_bytes:,} bytes in the file{weights}. {found.macs:,} MACs.")
     for warning in found.warnings:
-        console.print(f"warning: {_printable(warning)}", style="bold red")
+        console.print(f"warning: {printable(warning)}", style="bold red")
 
 
 def print_compile_report(report: CompileReport) -> None:
@@ -111,11 +108,11 @@ def print_compile_report(report: CompileReport) -> None:
     console.print(table(f"{report.name} for {report.target}", headings, rows, numbers=5))
     reasons = {(better, reason) for row in report.rows for better, reason in row.passed_over}
     for better, reason in sorted(reasons):
-        console.print(f"not {better}: {reason}", style="dim")
+        console.print(printable(f"not {better}: {reason}"), style="dim")
     for line in report.fallbacks:
-        console.print(f"in float: {line}", style="bold red")
+        console.print(printable(f"in float: {line}"), style="bold red")
     for line in report.notes:
-        console.print(f"note: {_printable(line)}", style="bold red")
+        console.print(f"note: {printable(line)}", style="bold red")
     console.print(
         f"weights {report.weights_bytes:,} bytes, arena {report.arena_bytes:,} bytes, "
         f"workspace {report.workspace_bytes:,} bytes a thread"
@@ -156,4 +153,4 @@ def print_check(report: CheckReport, console: Console) -> None:
         console.print(table("max error of each output", columns, errors, numbers=2))
     console.print(f"largest accumulator seen: {report.largest_accumulator:,} (float32 sums are exact below 16,777,216)")
     for line in report.findings:
-        console.print(_printable(line), style="bold red" if report.diverged else "")
+        console.print(printable(line), style="bold red" if report.diverged else "")

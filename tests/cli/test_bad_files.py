@@ -286,6 +286,21 @@ def test_inspect_says_what_it_cannot_count_and_gives_no_silly_ratio(good: Good, 
     assert "take 64: no smaller." in CliRunner().invoke(main, ["inspect", str(small)]).output
 
 
+def test_a_name_of_any_length_is_printed_in_short_and_stored_whole(good: Good, tmp_path: Path) -> None:
+    """Ten million characters: rich, which folds cells, took most of a minute for them."""
+    model, name = onnx.load(good.onnx), "a" * 5_000_000 + "b" * 5_000_000
+    product = next(node for node in model.graph.node if node.op_type in ("Gemm", "MatMul"))
+    product.name = name
+    onnx.save(model, tmp_path / "long.onnx")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "long.onnx")])
+    assert shown.exit_code == 0, shown.output
+    joined = "".join(line.split(" ")[0] for line in shown.output.splitlines())
+    assert "a" * 100 + "b" * 100 in joined
+    assert "a" * 101 not in joined
+    stored = CliRunner().invoke(main, ["inspect", "--json", str(tmp_path / "long.onnx")])
+    assert name in [layer["name"] for layer in json.loads(stored.output)["layers"]]
+
+
 def test_the_good_files_are_accepted(good: Good, tmp_path: Path) -> None:
     """Otherwise the refusals above could have another cause; a single output has the model's own name for it."""
     np.save(tmp_path / "x.npy", np.zeros((1, 1, 4, 4), np.float32))
