@@ -40,6 +40,7 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
     Unfold,
     constant,
+    operators,
 )
 
 Array = npt.NDArray[Any]
@@ -338,4 +339,9 @@ def of_two_tensors() -> list[Case]:
     return [*cases, Case("bits by bits", op, (bits[0], bits[1]), tensors)]
 
 
-CASES: list[Case] = [*of_codes(), *of_bits(), *of_two_tensors(), *others(), *floats()]
+def of_operators() -> list[Case]:
+    """The examples that operators bring in their own files."""
+    return [Case(op.name, op, own) for operator in operators() for op, own in operator.examples(RNG)]
+
+
+CASES: list[Case] = [*of_codes(), *of_bits(), *of_two_tensors(), *others(), *floats(), *of_operators()]

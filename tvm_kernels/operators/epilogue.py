@@ -32,6 +32,11 @@ class Step:
     def __init_subclass__(cls) -> None:
         _complete(cls, "apply", STEPS)
 
+    @property
+    def looks_at_values_alone(self) -> bool:
+        """Whether equal values have equal results, whatever their row and channel and the tensors of a run."""
+        return False
+
     @abstractmethod
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         """The step on [..., channels]; `tensors` are the run-time tensors by name."""
@@ -67,6 +72,10 @@ class Scale(Step):
 
     values: Array
 
+    @property
+    def looks_at_values_alone(self) -> bool:
+        return self.values.size == 1
+
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(y * self.values.astype(np.float32))
 
@@ -76,6 +85,10 @@ class Bias(Step):
     """y = y + values[channel]; values float32 [columns] or [1]."""
 
     values: Array
+
+    @property
+    def looks_at_values_alone(self) -> bool:
+        return self.values.size == 1
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(y + self.values.astype(np.float32))
@@ -115,6 +128,10 @@ class Activate(Step):
 
     function: str
 
+    @property
+    def looks_at_values_alone(self) -> bool:
+        return True
+
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return activate(self.function, y)
 
@@ -126,6 +143,10 @@ class Clip(Step):
     low: float
     high: float
 
+    @property
+    def looks_at_values_alone(self) -> bool:
+        return True
+
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(np.minimum(np.maximum(y, np.float32(self.low)), np.float32(self.high)))
 
@@ -135,6 +156,10 @@ class PRelu(Step):
     """y = y if y >= 0 else y * slope[channel]; slope float32 [columns] or [1]."""
 
     slope: Array
+
+    @property
+    def looks_at_values_alone(self) -> bool:
+        return self.slope.size == 1
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(np.where(y >= 0, y, y * self.slope.astype(np.float32)))
@@ -199,6 +224,11 @@ class Epilogue:
             for step in self.steps:
                 value = step.apply(value, tensors).astype(np.float32)
             return [form.store(value) for form in self.forms]
+
+    def of_each(self, values: Array) -> list[Array] | None:
+        """What is stored of each of these values; None where it depends on more than the value."""
+        alone = all(step.looks_at_values_alone for step in self.steps) and not self.stores_bits
+        return self.reference(values, {}) if alone else None
 
     def renamed(self, names: Mapping[str, str]) -> Epilogue:
         """The epilogue with its run-time tensors called otherwise."""

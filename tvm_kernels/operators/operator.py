@@ -87,6 +87,11 @@ class Operator:
         """The operator with the run-time tensors of its epilogue called otherwise."""
         return self
 
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[tuple[Operator, tuple[Array, ...]]]:
+        """Small ones with their own inputs, on which tests compare its kernel rows with the reference."""
+        return ()
+
     def __init_subclass__(cls, registers: bool = True) -> None:
         super().__init_subclass__()
         if not registers:

@@ -1,0 +1,49 @@
+"""Lookup: any function of one value in integers, as a table with an entry for each code."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from subbyte.dialect.function import Array, Body, Exactness, Function, Values, register
+
+
+def _reference(codes: Array, table: Array, low: Array) -> tuple[Array, ...]:
+    places = np.clip(np.rint(codes - low), 0, table.size - 1)
+    return (table[places.astype(np.int64)],)
+
+
+def _example(random: np.random.Generator) -> tuple[Array, ...]:
+    low = np.float32(random.choice([-128, 0]))
+    codes = (low + random.integers(0, 256, (2, 3, 4))).astype(np.float32)
+    codes[0, 0] = [low - 9, low, low + 255, low + 1000]  # beyond the table its ends hold
+    return codes, random.normal(size=256).astype(np.float32), low
+
+
+Lookup = register(
+    Function(
+        name="Lookup",
+        version=1,
+        summary="The entry of a table for each code: table[code - low]; beyond the table its first or last entry.",
+        body="""Lookup (codes, table, low) => (values) {
+            first = Constant <value = float {0}> ()
+            one = Constant <value = int64 {1}> ()
+            entries = Size(table)
+            end = Sub(entries, one)
+            last = Cast <to = 1> (end)
+            numbers = Cast <to = 1> (codes)
+            places = Sub(numbers, low)
+            nearest = Round(places)
+            inside = Clip(nearest, first, last)
+            index = Cast <to = 7> (inside)
+            values = Gather <axis = 0> (table, index)
+        }""",
+        role=Values(integers=False),
+        shapes=lambda call: call.shapes[:1],
+        reference=_reference,
+        exactness=Exactness.BIT_EXACT,
+        in_float=Body(),
+        finite=False,
+        macs=lambda call: 0,
+        example=_example,
+    )
+)

@@ -1,0 +1,69 @@
+"""A table look-up: any function of one value in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from subbyte.dialect import lookup as dialect
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.operators import Bias, Codes, Epilogue, Fused, Operator, Scale, ToCodes, ToFloat, constant
+from subbyte.tvm_kernels.operators.operands import Array, Tensors
+from subbyte.tvm_kernels.rewrites.code_values import as_codes, held
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome
+from subbyte.tvm_kernels.rewrites.register import rewrite
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Fused):
+    """uint8 [rows, channels] to table[byte], float32 [256], then the epilogue."""
+
+    rows: int
+    channels: int
+    table: Array
+    epilogue: Epilogue
+    inputs = 1
+    macs = 0
+
+    def resized(self, rows: int, channels: int) -> Lookup:
+        return replace(self, rows=rows, channels=channels)
+
+    def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
+        return self.epilogue.reference(self.table[inputs[0].reshape(self.rows, self.channels)], tensors)
+
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[tuple[Operator, tuple[Array, ...]]]:
+        table = random.normal(size=256).astype(np.float32)
+        epilogues = (Epilogue(), Epilogue((Scale(constant(3)),), (ToFloat(), ToCodes(9.0, Codes(-128, 127, 128)))))
+        by_channel = Epilogue((Bias(constant(range(13))),))
+        codes = random.integers(0, 256, (7, 13)).astype(np.uint8)
+        return [(cls("look-up", 7, 13, table, epilogue), (codes,)) for epilogue in (*epilogues, by_channel)]
+
+    def stored(self) -> list[Array] | None:
+        """What is stored for each byte, an array [256] for each output; None where that depends on the place, too."""
+        return self.epilogue.of_each(self.table)
+
+
+@rewrite(
+    "table look-up",
+    stage="products",
+    matches=Op(dialect.Lookup, Any("codes"), Const("table"), Const("low"), dtypes=EVERY),
+)
+def look_up(graph: Graph, node: Node, codes: str, table: Array, low: Array) -> Outcome:
+    """A table by code becomes one by byte."""
+    value = graph.values[codes]
+    storage = value.codes or held(value.dtype)
+    if storage is None or value.bits is not None:
+        return f"'{codes}' is {value.storage.format if value.coded else value.dtype}; handled: codes of at most 8 bits"
+    if table.size != 256:
+        return f"its table has {table.size} entries; handled: 256"
+    if low.size != 1:
+        return f"its lowest code has shape {list(low.shape)}; handled: one number"
+    by_byte = dialect.Lookup.reference(storage.levels(np.arange(256)), table.reshape(-1), low.reshape(()))[0]
+    operator = Lookup(node.name, 0, 0, by_byte.astype(np.float32), Epilogue())
+    own = codes if value.coded else as_codes(graph, codes, node)
+    kernel_node(graph, node, operator, [own], None, "same")
+    return True
