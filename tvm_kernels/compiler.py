@@ -32,7 +32,7 @@ from subbyte.tvm_kernels.targets import Target, get_target
 if TYPE_CHECKING:
     import onnx
 
-    Model = str | Path | onnx.ModelProto
+    Model = str | Path | onnx.ModelProto | OnnxFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +156,12 @@ def compile(
     if name is not None:
         check_name(name)
     chosen = get_target(target) if isinstance(target, str) else target
-    is_file = isinstance(model, (str, Path))
-    if output is None and is_file:
-        output = Path(str(model)).with_suffix(".subbyte")
+    path = model.path if isinstance(model, OnnxFile) else model
+    if output is None and isinstance(path, (str, Path)):
+        output = Path(path).with_suffix(".subbyte")
     if output is None:
         raise UsageError("a model in memory has no path: say where the bundle goes with output=")
-    with checked_output(output, "output", *_paths(model), *_paths(golden_inputs)):
+    with checked_output(output, "output", *_paths(path), *_paths(golden_inputs)):
         check_temporary(LEAST_TEMPORARY)
         at_work("reading the file")
         file = open_onnx(model)

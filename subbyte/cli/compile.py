@@ -37,11 +37,14 @@ def compile(
     """
     import subbyte
     from subbyte.cli.output import printing_beside
+    from subbyte.onnx_file import open_onnx
+    from subbyte.output_file import checked_output
 
     output = output or model.with_suffix(".subbyte")
-    with printing_beside(output):
+    with checked_output(output, "output", model, golden_inputs), printing_beside(output):
+        file = open_onnx(model)  # before TVM is imported, which takes seconds: a wrong file is refused at once
         report = subbyte.compile(
-            model, output, target=target, strict=strict, name=name, golden_inputs=golden_inputs, replay=not no_replay
+            file, output, target=target, strict=strict, name=name, golden_inputs=golden_inputs, replay=not no_replay
         )
         if not quiet:
             from subbyte.cli.tables import print_compile_report

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -254,6 +256,20 @@ def test_a_bad_file_is_refused_in_one_line(
     assert "Traceback" not in result.output
     assert "not an error subbyte expects" not in result.output
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_compile_refuses_a_wrong_file_before_it_imports_tvm(good: Good, tmp_path: Path) -> None:
+    """The import takes seconds. A right file is read once, and given to the compiler as it was read."""
+    code = (
+        "import sys; from subbyte.cli import main; status = main(['compile', *sys.argv[1:]], standalone_mode=False); "
+        "print(status, 'tvm' in sys.modules)"
+    )
+    bad = _file(tmp_path / "bad.onnx", good.onnx.read_bytes()[:-100])
+    for file, words in ((bad, "1 False"), (good.onnx, "None True")):
+        command = [sys.executable, "-c", code, str(file), "-o", str(tmp_path / "m.subbyte"), "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == words, done.stderr
+        assert ("bad.onnx" in done.stderr) == (file == bad)
 
 
 def test_without_memory_a_command_says_so(good: Good, monkeypatch: pytest.MonkeyPatch) -> None:
