@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from subbyte.dialect.decode import weights_of
-from subbyte.dialect.function import Quantizer, function_of
+from subbyte.dialect.function import Quantizer, Values, function_of
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.layers import PASS, PRODUCTS, layers
@@ -199,8 +199,9 @@ def _scales(graph: GraphView) -> set[str]:
     steps: set[str] = set()  # values that count in steps: codes, their sums and products, these times steps of run time
     read: dict[str, list[bool]] = {}
     for node in graph.nodes:
-        ours = function_of(node) is not None
-        values = 1 if ours else _QUANTIZERS.get((node.domain, node.op_type), len(node.input))
+        function = function_of(node)
+        ours = function is not None and not isinstance(function.role, Values)
+        values = 1 if function is not None else _QUANTIZERS.get((node.domain, node.op_type), len(node.input))
         counts = not node.domain and not steps.isdisjoint(node.input)
         if counts and node.op_type == "Mul":
             constants = [name for name in node.input if graph.constant(name) is not None]

@@ -9,11 +9,12 @@ al., "ShiftAddViT: Mixture of Multiplication Primitives Towards Efficient Vision
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from subbyte.runtime.manifest import DTYPES, Manifest
+from subbyte.errors import EnergyError
+from subbyte.runtime.manifest import DTYPES, ELEMENTWISE, Manifest
 
 # pJ an operation
 OPERATIONS_PJ = {
@@ -28,6 +29,7 @@ OPERATIONS_PJ = {
     "8-bit shift": 0.024,
     "32-bit shift": 0.13,
     "32-bit xor": 0.1,  # no published figure: taken as an int32 add, an upper bound
+    "8 KB table read": 10.0,  # of one entry: an access of 64 bits
     "32-bit popcount": 0.1,  # no published figure: an adder tree of about as many full adders as an int32 add has
 }
 
@@ -47,7 +49,7 @@ ASSUMPTIONS = (
     "Power-of-two weights: a 32-bit shift (the product is wider than 8 bits) and an int32 add.",
     "Binary weights with binary activations: for 32 products one xor, one popcount and one int32 add.",
     "Float: a float32 multiply and add. Epilogues and operators without products: one float32 multiply and add for "
-    "each output element.",
+    "each output element, or what the operator states: a table look-up reads one entry.",
 )
 
 PerMac = dict[str, float]  # operation -> how many for one multiply-accumulate
@@ -82,6 +84,8 @@ class Operator(Protocol):
     @property
     def output_bytes(self) -> int: ...
     @property
+    def per_element(self) -> Mapping[str, float]: ...
+    @property
     def outputs(self) -> Sequence[Result]: ...
 
 
@@ -90,7 +94,7 @@ class OperatorEnergy:
     """Modelled picojoules of one operator."""
 
     name: str
-    arithmetic: str  # which row of `arithmetic` served it
+    arithmetic: str  # which row of `arithmetic` served it; of one without products, its operations for each element
     modelled_compute_pj: float
     modelled_memory_pj: float
 
@@ -164,14 +168,26 @@ def arithmetic(activation: str, weights: str) -> tuple[str, PerMac]:
 
 def _operator(operator: Operator, weights_pj: float, activations_pj: float) -> OperatorEnergy:
     name, per_mac = arithmetic(operator.activation, operator.weights)
-    compute = operator.macs * sum(count * OPERATIONS_PJ[operation] for operation, count in per_mac.items())
     elements = max((_elements(output.shape, output.storage, output.channels) for output in operator.outputs), default=0)
     if not elements:
         elements = operator.output_bytes // DTYPES["float32"]
-    compute += elements * (OPERATIONS_PJ["float32 multiply"] + OPERATIONS_PJ["float32 add"])
+    compute = operator.macs * _cost(operator, per_mac) + elements * _cost(operator, operator.per_element)
     moved = operator.input_bytes + operator.output_bytes
     memory = (operator.weight_bytes * weights_pj + moved * activations_pj) / 8
-    return OperatorEnergy(operator.name, name if operator.macs else "elementwise", compute, memory)
+    if not operator.macs:
+        name = "elementwise" if operator.per_element == ELEMENTWISE else " + ".join(operator.per_element)
+    return OperatorEnergy(operator.name, name, compute, memory)
+
+
+def _cost(operator: Operator, operations: Mapping[str, float]) -> float:
+    """pJ of operations; raises EnergyError for one that the table does not have."""
+    unknown = [name for name in operations if name not in OPERATIONS_PJ]
+    if unknown:
+        raise EnergyError(
+            f"operator '{operator.name}' counts '{unknown[0]}', of which no energy is known; known are "
+            f"{', '.join(OPERATIONS_PJ)}: add it to OPERATIONS_PJ of runtime/energy_model.py with its source"
+        )
+    return sum(count * OPERATIONS_PJ[name] for name, count in operations.items())
 
 
 def _elements(shape: tuple[int, ...], storage: str, channels: int) -> int:

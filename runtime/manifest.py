@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from subbyte.errors import BundleError
@@ -35,6 +35,8 @@ DTYPES = {
 EMITTERS = ("library", "source", "relax-vm")
 STORAGES = ("float", "codes", "bits")
 LAYOUTS = ("as-is", "NHWC")
+# Operations for each output element besides its multiply-accumulates: what an epilogue is taken for.
+ELEMENTWISE: Mapping[str, float] = {"float32 multiply": 1, "float32 add": 1}
 SPACES = ("arena", "weights", "input", "output", "workspace")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -88,6 +90,7 @@ class OperatorFacts:
     input_bytes: int = 0
     output_bytes: int = 0
     fallback: str | None = None  # why it runs in float although the file asks for low bit
+    per_element: Mapping[str, float] = field(default_factory=lambda: ELEMENTWISE)  # operations of energy_model.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,8 +262,17 @@ def _operator(d: Mapping[str, Any], where: str) -> OperatorInfo:
         input_bytes=_count(d, "input_bytes", where, 1 << 40),
         output_bytes=_count(d, "output_bytes", where, 1 << 40),
         fallback=fallback,
+        per_element=_per_element(d.get("per_element", ELEMENTWISE), where),
         outputs=_rows(d, "outputs", where, _output, MAX_TENSORS),
     )
+
+
+def _per_element(found: Any, where: str) -> Mapping[str, float]:
+    """Counts by operation; bundles of before Lookup have none, and every element of theirs is one of ELEMENTWISE."""
+    numbers = isinstance(found, dict) and all(type(n) in (int, float) and 0 <= n <= 1e6 for n in found.values())
+    if not numbers and found is not ELEMENTWISE:
+        raise _wrong(f"{where}.per_element", found, "how often each operation is done for an element")
+    return {str(name): float(count) for name, count in found.items()}
 
 
 def _output(d: Mapping[str, Any], where: str) -> OperatorOutput:

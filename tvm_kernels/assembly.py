@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subbyte.errors import CompileError
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.at_work import at_work
@@ -383,6 +384,7 @@ def _call(graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Al
         input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
         output_bytes=sum(graph.values[name].nbytes for name in step.results),
         fallback=step.fallback,
+        per_element=ELEMENTWISE if node.operator is None else node.operator.per_element,
         function=step.function,
         arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in step.arguments),
         outputs=tuple(

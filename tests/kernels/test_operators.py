@@ -32,7 +32,7 @@ def test_every_exported_operator_is_registered() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_an_operator_that_lacks_a_part_is_refused(part: str) -> None:
-    parts = {"inputs": 1, "macs": 0, "reference": lambda self, inputs, tensors: list(inputs)}
+    parts = {"inputs": 1, "macs": 0, "per_element": {}, "reference": lambda self, inputs, tensors: list(inputs)}
     del parts[part]
     with pytest.raises(RegistrationError, match=f"operator Partial has no {part}"):
         type("Partial", (ops.Operator,), parts)
@@ -40,7 +40,7 @@ def test_an_operator_that_lacks_a_part_is_refused(part: str) -> None:
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
-    parts = {"inputs": 1, "macs": 0, "reference": lambda self, inputs, tensors: list(inputs)}
+    parts = {"inputs": 1, "macs": 0, "per_element": {}, "reference": lambda self, inputs, tensors: list(inputs)}
     with pytest.raises(RegistrationError, match="Softmax is registered twice"):
         type("Softmax", (ops.Operator,), parts)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tiny_bundle import operator, output, tiny_manifest
 
+from subbyte.errors import EnergyError
 from subbyte.runtime import manifest
 from subbyte.runtime.energy import Energy
 from subbyte.runtime.energy_model import OPERATIONS_PJ, ModelledEnergy, arithmetic, memory_for, model_energy
@@ -52,6 +53,19 @@ def test_one_operator_by_hand() -> None:
     assert row.modelled_memory_pj == pytest.approx(64 / 8 * 10 + 272 / 8 * 20)
     assert found.modelled_pj == pytest.approx(row.modelled_pj)
     assert (found.weights_memory, found.activations_memory) == ("cache 8 KB", "cache 32 KB")
+
+
+def test_an_operator_states_what_an_element_takes() -> None:
+    """A table look-up of 48 elements reads 48 entries; without a word it is one multiply and one add each."""
+    looked_up, plain = (modelled(**fields).operators[0] for fields in ({"per_element": {"8 KB table read": 1}}, {}))
+    assert (looked_up.arithmetic, plain.arithmetic) == ("8 KB table read", "elementwise")
+    assert looked_up.modelled_compute_pj == pytest.approx(48 * 10.0)
+    assert plain.modelled_compute_pj == pytest.approx(48 * 4.6)
+
+
+def test_an_unknown_operation_is_an_error() -> None:
+    with pytest.raises(EnergyError, match="'op' counts 'frob', of which no energy is known; known are int8 add"):
+        modelled(per_element={"float32 add": 1, "frob": 2})
 
 
 def test_every_operator_pays_for_memory_alike() -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from subbyte.errors import InputError
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
 
@@ -26,6 +27,7 @@ class CheckIndices(Operator):
     negative: bool = True
     inputs = 1
     macs = 0
+    per_element = ELEMENTWISE
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         given = inputs[0].reshape(-1)

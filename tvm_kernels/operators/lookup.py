@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,10 @@ class Lookup(Fused):
     epilogue: Epilogue
     inputs = 1
     macs = 0
+
+    @property
+    def per_element(self) -> Mapping[str, float]:
+        return {"8 KB table read": 1, **({} if self.stored() else super().per_element)}
 
     def resized(self, rows: int, channels: int) -> Lookup:
         return replace(self, rows=rows, channels=channels)

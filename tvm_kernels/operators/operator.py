@@ -19,10 +19,11 @@ from typing import Any, cast
 import numpy as np
 
 from subbyte.errors import CompileError, RegistrationError
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 
-PARTS = ("inputs", "macs", "reference")
+PARTS = ("inputs", "macs", "per_element", "reference")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Operator:
     """What a kernel computes, as plain data; `name` is that of its ONNX node.
 
     inputs: how many run-time tensors are its own; those of an epilogue (RowScale, Combine) come after them.
-    macs: multiply-accumulates of one run. reference: its arithmetic in NumPy, which every kernel row must equal.
+    macs: multiply-accumulates of one run. per_element: how often each operation of runtime/energy_model.py is done for
+    an output element besides. reference: its arithmetic in NumPy, which every kernel row must equal.
     """
 
     name: str
@@ -52,6 +54,10 @@ class Operator:
     @property
     @abstractmethod
     def macs(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def per_element(self) -> Mapping[str, float]: ...
 
     @abstractmethod
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
@@ -114,6 +120,10 @@ class Fused(Operator, registers=False):
     """An operator with an epilogue, which elementwise work behind it joins."""
 
     epilogue: Epilogue  # a field of each class that derives from this
+
+    @property
+    def per_element(self) -> Mapping[str, float]:
+        return ELEMENTWISE
 
     def with_epilogue(self, epilogue: Epilogue) -> Fused:
         return cast(Fused, replace(cast(Any, self), epilogue=epilogue))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
 
@@ -21,6 +22,7 @@ class Permute(Operator):
     dtype: Literal["float32", "uint8"] = "float32"
     inputs = 1
     macs = 0
+    per_element = ELEMENTWISE
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         return [np.transpose(inputs[0].reshape(self.shape), self.perm)]

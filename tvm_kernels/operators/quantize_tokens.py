@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from subbyte.formats.reference import quantize_per_token
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
 
@@ -23,6 +24,7 @@ class QuantizeTokens(Operator):
     channels: int
     inputs = 1
     macs = 0
+    per_element = ELEMENTWISE
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         codes, step = quantize_per_token(inputs[0].reshape(self.rows, self.channels))

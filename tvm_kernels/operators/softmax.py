@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
 
@@ -19,6 +20,7 @@ class Softmax(Operator):
     channels: int
     inputs = 1
     macs = 0
+    per_element = ELEMENTWISE
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         x = inputs[0].reshape(self.rows, self.channels).astype(np.float64)

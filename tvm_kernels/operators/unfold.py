@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.operators.geometry import Conv2d
 from subbyte.tvm_kernels.operators.operands import Array, Codes, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
@@ -25,6 +26,7 @@ class Unfold(Operator):
     order: Array  # int [geometry.depth], a permutation
     inputs = 1
     macs = 0
+    per_element = ELEMENTWISE
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         shape = self.geometry
