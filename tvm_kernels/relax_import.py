@@ -1,6 +1,6 @@
 """What no kernel took goes through TVM: ONNX nodes to Relax, legalised and fused, read back as a line of TIR calls.
 
-TVM's importer looks at operator types alone. Ours looks into the table of relax_converters.py first, and compares the
+TVM's importer looks at operator types alone. Ours looks into the table of relax_converters/ first, and compares the
 shape and type of every result with the graph's. What TVM's own converters handle stands in relax_limits.py; expand.py
 replaces or refuses the rest.
 """

@@ -1,0 +1,17 @@
+"""How operators become Relax where TVM's own importer lacks them, or computes them otherwise than ONNX says.
+
+    @converter("subbyte", "UnpackBits")
+    def unpack_bits(builder, inputs, attributes): ...    # -> relax.Expr
+
+Every file here is imported with the package. Indices are checked and counted from the start (rewrites/indices.py).
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from subbyte.tvm_kernels.relax_converters.converter import CONVERTERS, Converter, converter
+
+__all__ = ["CONVERTERS", "Converter", "converter"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
