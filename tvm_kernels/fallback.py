@@ -5,6 +5,8 @@ Nothing falls back in silence: the reason stands in the node, then in the plan a
 
 from __future__ import annotations
 
+from typing import Any
+
 from subbyte.errors import CompileError
 from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.formats import LowBitTensor
@@ -60,10 +62,10 @@ def _float_levels(graph: Graph, node: Node) -> Levels | None:
 
 
 def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:
-    """Turn every product of integers and weights that has no row into one of floats, with the reason."""
+    """Turn every product with low-bit weights that has no row into one with float32 weights, with the reason."""
     for node in graph.order():
         product = node.operator
-        if not isinstance(product, ops.Product) or not product.of_integers or product.inputs > 1:
+        if not isinstance(product, ops.Product) or product.weight is None:
             continue
         try:
             choose(product, features)
@@ -72,13 +74,16 @@ def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:
             _to_float(graph, node, product, reason)
 
 
-def _to_float(graph: Graph, node: Node, product: ops.Product[ops.Codes | ops.Bits, LowBitTensor], reason: str) -> None:
+def _to_float(graph: Graph, node: Node, product: ops.Product[Any, LowBitTensor], reason: str) -> None:
     if product.left.pad and any(getattr(product.geometry, "padding", ())):
         raise CompileError(f"no kernel for '{node.name}', and none in float pads with +1: {reason}")
+    weights_alone = not product.of_integers
+    if weights_alone:
+        reason = f"weights are {product.right.format.name}, and no kernel multiplies floats by them: {reason}"
     node.operator = product.in_float()
-    node.op, node.fallback = node.operator.kind, reason
-    levels = as_float(graph, node.inputs[0], node)
-    graph.set_inputs(node, [levels, *node.inputs[1:]])
+    node.op, node.fallback = node.operator.kind, node.fallback or reason
+    if not weights_alone:
+        graph.set_inputs(node, [as_float(graph, node.inputs[0], node), *node.inputs[1:]])
 
 
 def refuse(graph: Graph) -> None:

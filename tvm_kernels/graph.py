@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import ModelError
-from subbyte.formats import LowBitTensor
+from subbyte.formats import LowBitTensor, PerChannel
 from subbyte.tvm_kernels import operators as ops
 
 Array = npt.NDArray[Any]
@@ -36,6 +36,11 @@ class GraphWeight:
     @property
     def shape(self) -> Shape:
         return tuple(self.tensor.shape[axis] for axis in self.order)
+
+    def scales_follow(self, axis: int) -> bool:
+        """Whether scales by channel, if it has them, are those of this axis: a `Mul` behind a product can hold them."""
+        by_channel = self.scaled and isinstance(self.tensor.granularity, PerChannel) and self.tensor.scale.size > 1
+        return not by_channel or self.order[axis] == 0
 
     def value(self) -> Array:
         """The float32 operand that other engines see."""

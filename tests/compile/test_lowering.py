@@ -249,26 +249,34 @@ def test_random_networks_are_equal_bit_for_bit(seed):
 # ---- fallbacks ----
 
 
-def weight_only():
+def weight_only(weights="int4"):
     b = Builder()
     x = b.input(2, 8)
-    weight = b.node("Transpose", b.decode("int4", 4, 8), perm=[1, 0])
+    if weights == "by group":
+        levels = b.constant(b.rng.integers(-7, 8, (8, 4)), np.int8)
+        weight = b.node("DequantizeLinear", levels, b.uniform(2, 4), axis=0, block_size=4)
+    else:
+        weight = b.node("Transpose", b.decode(weights, 4, 8), perm=[1, 0])
     return b.model(b.node("Mul", b.node("MatMul", x, weight), b.uniform(4)))
 
 
-def test_weights_without_a_quantized_activation_run_in_float_and_say_so():
-    plan = lower(weight_only(), HOST)
-    reasons = [call.fallback for call in plan.calls if call.fallback]
-    assert reasons == ["weights are int4, but its activation 'x' has no quantizer"]
-    graph = lower_graph(weight_only())
-    inputs = random_inputs(weight_only())
-    wanted = next(iter(onnxruntime_outputs(weight_only(), inputs).values()))
-    np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=1e-6)
-
-
-def test_strict_refuses_and_names_every_layer():
-    with pytest.raises(CompileError, match=r"1 layer would run in float:\n.*MatMul.*no quantizer.*\.\n.*--strict"):
-        lower(weight_only(), HOST, strict=True)
+@pytest.mark.parametrize("weights", ["int8", "int4", "ternary", "by group"])
+def test_weights_alone_are_low_bit_where_a_kernel_takes_them(weights):
+    model = weight_only(weights)
+    (call,) = lower(model, HOST).calls
+    if weights == "by group":
+        assert call.fallback.startswith("weights are int4, and no kernel multiplies floats by them: float-int8-")
+        assert "scales by group" in call.fallback
+        with pytest.raises(CompileError, match=r"1 layer would run in float:\n.*scales by group.*\.\n.*--strict"):
+            lower(model, HOST, strict=True)
+    else:
+        (call,) = lower(model, HOST, strict=True).calls
+        assert (call.fallback, call.activation, call.weights) == (None, "float32", weights)
+        assert call.kernel.startswith("float-int8-")
+    inputs = random_inputs(model)
+    wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
+    for graph in (lower_graph(model), lower_graph(model, HOST)):
+        np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=2e-6, atol=1e-6)
 
 
 def test_a_product_without_a_kernel_runs_in_float_on_the_same_integers(monkeypatch):

@@ -28,6 +28,7 @@ VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a
 MOVES = ("View", *sorted(ONNX_MOVES - {*VIEWS, "Identity"}))
 # Rules that keep codes on their way to a product; why one declines is shown.
 BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL = "step behind bounds", "step behind a move", "max pool of codes"
+ALONG_REDUCTION = "its scales run along the reduction"
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
 
 
@@ -94,6 +95,11 @@ def _same_numbers(graph: Graph, node: Node) -> list[str]:
 
 def lacks_quantizer(graph: Graph, x: str) -> str:
     """Why a value in float32 is no activation of an integer product: "'x' has no quantizer"."""
+    return lost_quantizer(graph, x) or "has no quantizer"
+
+
+def lost_quantizer(graph: Graph, x: str) -> str:
+    """Why a value that the file quantizes is in float32 all the same; empty where the file has no quantizer for it."""
     way = codes_behind(graph, x)
     if way is None:
         if (sign := _sign_behind(graph, x)) is not None:
@@ -102,7 +108,7 @@ def lacks_quantizer(graph: Graph, x: str) -> str:
                 "subbyte.Binarize alone: put QuantizeLinear and DequantizeLinear of scale 1 behind it"
             )
         of_16_bits = codes_behind(graph, x, ("int16", "uint16")) is not None
-        return "is quantized to 16 bits, and kernels take at most 8" if of_16_bits else "has no quantizer"
+        return "is quantized to 16 bits, and kernels take at most 8" if of_16_bits else ""
     for node in way:
         why = next((f": {node.declined[name]}" for name in _SHOWN if name in node.declined), "")
         if why or node.op in exactness.CHOICES - {"MaxPool", "GlobalMaxPool"} or node.op == "Resize":

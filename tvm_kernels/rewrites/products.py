@@ -1,7 +1,8 @@
 """Products: the nodes that most kernels start from. What follows them is fused by the next stage.
 
 Conv | MatMul (codes, low-bit weights)   ->  Product; in front of some by group an Unfold
-Conv | MatMul (float, constant)          ->  Product; with `fallback` where the file asked for low bit
+Conv | MatMul (float, low-bit weights)   ->  Product, weight-only; with `fallback` where the file quantizes both
+Conv | MatMul (float, constant)          ->  Product
 MatMul (two run-time tensors)            ->  Product
 ReduceSum or ones-Conv of codes, pools   ->  Pool2d
 """
@@ -17,7 +18,7 @@ from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
-from subbyte.tvm_kernels.rewrites.code_values import as_float, lacks_quantizer
+from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, as_float, lost_quantizer
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, rule
 
@@ -185,7 +186,7 @@ def signs_as_codes(graph: Graph, node: Node, codes: str) -> Outcome:
 
 def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, reason: str) -> Outcome:
     """The float path: dequantized weights, and the reason for the report."""
-    node.fallback = reason
+    node.fallback = node.fallback or reason
     if graph.values[x].coded:
         x = as_float(graph, x, node)
     name = graph.constant(np.ascontiguousarray(weight.value(), np.float32), "weight")
@@ -193,9 +194,33 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, rea
     return True
 
 
-def no_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcome:
-    reason = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lacks_quantizer(graph, x)}"
-    return without_quantizer(graph, node, x, weight, reason)
+def weight_only(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcome:
+    """Floats times levels, the scale of each output channel behind the sum.
+
+    A fallback where the file quantizes the activation and what reaches the product is float32 all the same.
+    """
+    value, is_conv = graph.values[x], node.op == "Conv"
+    if not weight.scales_follow(0 if is_conv else -1):
+        return without_quantizer(graph, node, x, weight, ALONG_REDUCTION)
+    if lost := lost_quantizer(graph, x):
+        node.fallback = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lost}"
+    geometry: ops.Conv2d | ops.MatMul | None = None
+    if is_conv:
+        groups = int(node.attributes.get("group", 1))
+        geometry = conv_geometry(value.shape, weight.shape, node.attributes, groups)
+    elif len(weight.shape) == 2 and len(value.shape) > 1:
+        geometry = ops.MatMul(value.size // weight.shape[0], *weight.shape)
+    tensor = None
+    if geometry is not None:
+        tensor = conv_weight(weight) if is_conv else output_channel_first(weight, 1)
+    if geometry is None or tensor is None:
+        reason = f"weights are {weight.tensor.format.name}, but no kernel is such a {node.op} of floats with them"
+        return without_quantizer(graph, node, x, weight, reason)
+    by_channel = weight.scaled and not isinstance(weight.tensor.granularity, PerGroup)
+    steps = (ops.Scale(ops.constant(weight.tensor.scale)),) if by_channel else ()
+    operator = ops.Product(node.name, ops.Float(), tensor, geometry, ops.Epilogue(steps))
+    kernel_node(graph, node, operator, [x], *((1, "NHWC") if is_conv else (-1, "as-is")))
+    return True
 
 
 # ---- float products ----
@@ -253,8 +278,8 @@ RULES: list[Rule] = [
     # ---- low bit ----
     rule("quantized convolution", Op("Conv", Coded("codes"), Weights("weight"), attributes=WINDOW), to=quantized_conv),
     rule("quantized matrix product", Op("MatMul", Coded("codes"), Weights("weight")), to=quantized_matmul),
-    rule("no quantizer", Op("Conv", Any("x"), Weights("weight"), rest=True, attributes=WINDOW), to=no_quantizer),
-    rule("no quantizer", Op("MatMul", Any("x"), Weights("weight"), rest=True), to=no_quantizer),
+    rule("weight-only product", Op("Conv", Any("x"), Weights("weight"), rest=True, attributes=WINDOW), to=weight_only),
+    rule("weight-only product", Op("MatMul", Any("x"), Weights("weight"), rest=True), to=weight_only),
     # ---- float ----
     rule("convolution", Op("Conv", Any("x"), Const("w"), attributes=WINDOW), to=float_conv),
     rule("matrix product", Op("MatMul", Any("x"), Const("w")), to=float_matmul),

@@ -22,7 +22,7 @@ from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node
 from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
-from subbyte.tvm_kernels.rewrites.code_values import BEHIND_BOUNDS, BEHIND_MOVE, MOVES, packed
+from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, BEHIND_BOUNDS, BEHIND_MOVE, MOVES, packed
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, as_weight, low_bit
 from subbyte.tvm_kernels.rewrites.integers import clip_limits
 from subbyte.tvm_kernels.rewrites.pattern import (
@@ -90,6 +90,10 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
     if step.size != 1:
         return _by_axis(step)
     weight = next(iter(weights.values()))
+    if not weight.scales_follow(0 if node.op == "Conv" else -1):
+        return ALONG_REDUCTION
+    if step.size != 1:
+        return _by_axis(step)
     scale = np.float64(step.reshape(-1)[0])
     right = node.inputs[1]
     rank = len(graph.values[node.outputs[0]].shape)

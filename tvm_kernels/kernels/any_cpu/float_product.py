@@ -3,6 +3,10 @@
 float       float32 weights: layers that stay in float.
 float-int8  weight-only: weights of eight bits or fewer with a scale a channel, a byte each in the bundle; levels
             become float32 as they are read, scales are in the epilogue.
+            Of the time of `float` on the same weights (a busy two-core Xeon, shortest of 60 interleaved calls of
+            compile_kernel): 1.00 to 1.01 with AVX-512, 1.02 to 1.03 with AVX2 at 32 to 197 rows; at 1 to 8 rows of
+            768x768, weights not in cache, 0.35 to 0.84 and 0.43 to 0.56; in cache, 0.88 to 1.18 at 1 to 4 rows. Without
+            AVX2 3.2 at 1 row in cache, 2.1 at 2, 0.9 to 1.3 from 3 on: it serves there for a quarter of the bytes.
 
 Weights are packed into panels of columns. A thread takes a block of rows (of a convolution: gathers their patches once)
 and goes through the panels, a register tile at a time; the epilogue follows each tile while it is in L1.
