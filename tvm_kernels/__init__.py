@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.compiler import CompileReport as CompileReport
     from subbyte.tvm_kernels.compiler import compile as compile
+    from subbyte.tvm_kernels.explanation import Explanation as Explanation
     from subbyte.tvm_kernels.targets import Target as Target
     from subbyte.tvm_kernels.targets import all_targets as all_targets
     from subbyte.tvm_kernels.targets import get_target as get_target
@@ -24,13 +25,14 @@ if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):
 _HOMES = {
     "CompileReport": "compiler",
     "compile": "compiler",
+    "Explanation": "explanation",
     "Target": "targets",
     "all_targets": "targets",
     "get_target": "targets",
     "register_target": "targets",
 }
 
-__all__ = ["CompileReport", "Target", "all_targets", "compile", "get_target", "register_target"]
+__all__ = ["CompileReport", "Explanation", "Target", "all_targets", "compile", "get_target", "register_target"]
 
 
 def __getattr__(name: str) -> Any:

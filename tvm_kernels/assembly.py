@@ -138,6 +138,8 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ope
     for node in graph.order():
         if node.operator is not None:
             finish_run()
+            if graph.explanation is not None:
+                graph.explanation.rows_for(node, node.operator, features)
             steps.append(_kernel_step(node, kernels, weights))
         elif node.op in ("View", "Part") and not node.attributes.get("copied"):
             # TVM does not see that a view is the same bytes: what it is a view of must be made before.
@@ -149,6 +151,8 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ope
             if len(run) == MOST_NODES or len(read) > MOST_READ:
                 finish_run()
             run.append(node)
+            if graph.explanation is not None:
+                graph.explanation.tvm_computes(graph, node)
     finish_run()
     return steps
 

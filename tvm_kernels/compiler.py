@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from subbyte.runtime.manifest import OperatorRow
 from subbyte.tvm_kernels.at_work import at_work, names_its_errors
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.names import check_name
+from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
@@ -60,6 +61,7 @@ class CompileReport:
     sizes: dict[str, int] = field(default_factory=dict)  # of a microcontroller: text, data, bss, weights, ram
     notes: tuple[str, ...] = ()  # about the file as a whole
     path: Path | None = None
+    explanation: Explanation | None = None  # where `compile` was given one
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -113,10 +115,12 @@ class CompileReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data."""
-        plain = asdict(self)
+        plain = asdict(replace(self, explanation=None))
         plain.pop("path")
+        plain.pop("explanation")
         return {
             **plain,
+            **({"explanation": self.explanation.to_json()} if self.explanation is not None else {}),
             "fallbacks": list(self.fallbacks),
             "macs": self.macs,
             "flash_bytes": self.flash_bytes,
@@ -139,15 +143,17 @@ def compile(
     seed: int = 0,
     keep: str | Path | None = None,
     replay: bool = True,
+    explain: Explanation | None = None,
 ) -> CompileReport:
     """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
 
     `name`: what the model is called, a C identifier that its symbols in C carry; after the file or the graph if None.
     `golden_inputs`: arrays or .npy files in a list, arrays by name in a dict or an .npz file; random ones from `seed`
     that the model accepts if None. `keep`: a folder that gets the generated files, to look at. With `replay` a bundle
-    that this machine can run must give its golden outputs, in a process of its own, before it is put in place. Nothing
-    is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError also for a
-    bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
+    that this machine can run must give its golden outputs, in a process of its own, before it is put in place.
+    `explain` is told which rules and kernel rows declined, and why, also where this raises; the report then holds it.
+    Nothing is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError
+    also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
     from subbyte.tvm_kernels.assembly import assemble
     from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
@@ -166,7 +172,8 @@ def compile(
         at_work("reading the file")
         file = open_onnx(model)
         with code_generator("c") if chosen.code_generator == "c" else nullcontext():
-            graph = lower_graph(file, chosen.features, strict=strict, name=name_of(model) if name is None else name)
+            called = name_of(model) if name is None else name
+            graph = lower_graph(file, chosen.features, strict=strict, name=called, explanation=explain)
             plan = assemble(graph, chosen.features)
         at_work("computing golden outputs")
         golden, engine = golden_tensors(file, plan, golden_inputs, seed)
@@ -193,6 +200,7 @@ def bundle_plan(
     with nullcontext() if reason else Child() as child:
         emitted = compile_plan(plan, target, golden)
         report = _report(plan, target, emitted, engine, reason, Path(output))
+        report = replace(report, explanation=graph.explanation if graph is not None else None)
         at_work("writing the bundle")
         members = dict(emitted.members)
         members["report.json"] = json.dumps(report.to_json(), indent=1).encode()

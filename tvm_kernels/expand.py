@@ -32,10 +32,13 @@ def expand(graph: Graph) -> bool:
         reason = "" if node.operator is not None or node.op == "View" else beyond(graph, node)
         if reason and (has_body(node) or _function(node)) and _put_body(graph, node):
             expanded = True
+            if graph.explanation is not None:
+                graph.explanation.replaced(graph, node, reason)
         elif reason:
-            declined = "".join(f"; no '{rule}', as {why}" for rule, why in node.declined.items())
             operator = f"{node.domain}.{node.op}" if node.domain else node.op
-            raise CompileError(f"'{node.name}' ({operator}): {reason}{declined}. Replace the operator in the model")
+            raise CompileError(
+                f"'{node.name}' ({operator}): {reason}{node.declines}. Replace the operator in the model"
+            )
     graph.prune()
     return expanded
 

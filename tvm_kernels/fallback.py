@@ -70,6 +70,8 @@ def unserved_to_float(graph: Graph, features: frozenset[str]) -> None:
         try:
             choose(product, features)
         except CompileError as error:
+            if graph.explanation is not None:
+                graph.explanation.rows_for(node, product, features)
             reason = str(error).split(": ", 1)[-1]
             _to_float(graph, node, product, reason)
 
@@ -91,7 +93,7 @@ def refuse(graph: Graph) -> None:
     fallen = [node for node in graph.order() if node.fallback]
     if not fallen:
         return
-    lines = [f"'{node.name}': {node.fallback}" for node in fallen]
+    lines = [f"'{node.name}': {node.fallback}{node.declines}" for node in fallen]
     count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
     raise CompileError(
         f"{count} would run in float:\n       "

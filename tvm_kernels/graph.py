@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel
 from subbyte.tvm_kernels import operators as ops
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels.explanation import Explanation
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -122,6 +125,12 @@ class Node:
     fallback: str | None = None
     declined: dict[str, str] = field(default_factory=dict)  # rules that fit but for what they do not handle, and why
 
+    @property
+    def declines(self) -> str:
+        """What an error adds about these rules, beside what it says of the fallback: "; no 'rule', as its ..."."""
+        told = ((rule, why) for rule, why in self.declined.items() if why not in (self.fallback or ""))
+        return "".join(f"; no '{rule}', as {why}" for rule, why in told)
+
 
 class Graph:
     """Values and nodes with an index from value to producer and users."""
@@ -131,6 +140,7 @@ class Graph:
         self.opset = opset
         self.metadata: dict[str, str] = {}
         self.notes: list[str] = []  # what the report says of the file as a whole
+        self.explanation: Explanation | None = None  # is told of what declines, where one is asked for
         self.onnx_names: frozenset[str] = frozenset()  # values of the file; lowering adds others
         self.folded_bytes, self.folded_steps = 0, 0  # what was computed of constants: folding.py
         self.values: dict[str, Value] = {}

@@ -45,6 +45,7 @@ from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 from subbyte.tvm_kernels.rewrites.register import Stage, registered
 
 if TYPE_CHECKING:
+    from subbyte.tvm_kernels.explanation import Explanation
     from subbyte.tvm_kernels.plan import Plan
 
 _TABLES: tuple[tuple[Stage, list[Rule]], ...] = (
@@ -91,14 +92,16 @@ def lower_graph(
     *,
     strict: bool = False,
     name: str | None = None,
+    explanation: Explanation | None = None,
 ) -> Graph:
     """The graph of kernels and leftover ONNX nodes, before code: what `interpret` runs.
 
-    With `features`, low-bit products that no kernel row serves are put on the float path here.
+    With `features`, low-bit products that no kernel row serves are put on the float path here. `explanation` is told
+    what declines, also where this raises.
     """
     from subbyte.tvm_kernels import fallback
 
-    graph = _read(model, name, strict)
+    graph = _read(model, name, strict, explanation)
     _rewrite(graph)
     at_work("choosing layouts")
     if features is not None:
@@ -107,6 +110,8 @@ def lower_graph(
         while expand(graph):
             _rewrite(graph)
         fallback.unserved_to_float(graph, features)
+    if explanation is not None:
+        explanation.falls_back(graph)
     if strict:
         fallback.refuse(graph)
     layout.assign(graph)
@@ -132,13 +137,17 @@ def _rewrite(graph: Graph) -> None:
             code_values.settle(graph)
 
 
-def _read(model: Source, name: str | None, strict: bool) -> Graph:
+def _read(model: Source, name: str | None, strict: bool, explanation: Explanation | None) -> Graph:
     notes: list[str] = []
     file = open_onnx(model)
     loaded = load_model(file, notes)
+    if explanation is not None:
+        explanation.notes.extend(notes)
     if strict and notes:
         raise CompileError(f"{'; '.join(notes)}. Export the model again, or compile without --strict")
     with naming(file.path):
         graph = read_graph(loaded, name)
     graph.notes.extend(notes)
+    if explanation is not None:
+        explanation.follow(graph)
     return graph

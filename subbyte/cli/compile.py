@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels import Explanation
+
+
+@contextmanager
+def explaining(asked: bool) -> Iterator[Explanation | None]:
+    """An explanation that is printed at the end, after an error, too."""
+    if not asked:
+        yield None
+        return
+    from subbyte.cli.tables import print_explanation
+    from subbyte.tvm_kernels import Explanation
+
+    explanation = Explanation()
+    try:
+        yield explanation
+    finally:
+        print_explanation(explanation)
 
 
 @click.command()
@@ -19,6 +41,11 @@ import click
     help="Inputs of the golden run: .npz by name, .npy for one input. Default: random.",
 )
 @click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is put in place.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Print each rewrite rule and kernel that declined a node, and why, on an error, too.",
+)
 @click.option("--quiet", is_flag=True, help="Do not print the report (it is stored in the bundle).")
 def compile(
     model: Path,
@@ -28,6 +55,7 @@ def compile(
     strict: bool,
     golden_inputs: Path | None,
     no_replay: bool,
+    explain: bool,
     quiet: bool,
 ) -> None:
     """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why.
@@ -43,9 +71,17 @@ def compile(
     output = output or model.with_suffix(".subbyte")
     with checked_output(output, "output", model, golden_inputs), printing_beside(output):
         file = open_onnx(model)  # before TVM is imported, which takes seconds: a wrong file is refused at once
-        report = subbyte.compile(
-            file, output, target=target, strict=strict, name=name, golden_inputs=golden_inputs, replay=not no_replay
-        )
+        with explaining(explain) as explanation:
+            report = subbyte.compile(
+                file,
+                output,
+                target=target,
+                strict=strict,
+                name=name,
+                golden_inputs=golden_inputs,
+                replay=not no_replay,
+                explain=explanation,
+            )
         if not quiet:
             from subbyte.cli.tables import print_compile_report
 

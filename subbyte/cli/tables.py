@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from subbyte.export import Inspection
     from subbyte.judge.check import CheckReport
     from subbyte.judge.verdict import Verdict
-    from subbyte.tvm_kernels import CompileReport
+    from subbyte.tvm_kernels import CompileReport, Explanation
 
 
 def open_console(markup: bool = False) -> Console:
@@ -122,6 +122,13 @@ def print_compile_report(report: CompileReport) -> None:
     if report.library is not None:
         console.print(report.library)
     console.print(report.replay)
+
+
+def print_explanation(explanation: Explanation) -> None:
+    """A line for each rule or kernel that declined, whole, so that it can be searched in a pipe."""
+    console = open_console()
+    for line in explanation.lines():
+        console.print(_printable(line), soft_wrap=True)
 
 
 def print_check(report: CheckReport, console: Console) -> None:

@@ -98,6 +98,11 @@ class Kernel:
         operator, operands = self.pattern
         return type(op) is operator and all(map(isinstance, op.operands, operands))
 
+    def lacks(self, op: Operator, features: frozenset[str]) -> str | None:
+        """Why the row cannot serve an operator that it is for, on a CPU with these features; None where it can."""
+        missing = self.needs - features
+        return f"needs {', '.join(sorted(missing))}" if missing else self.refuses(op)
+
     def __str__(self) -> str:
         operator, operands = self.pattern
         types = [" | ".join(one.__name__ for one in get_args(kind) or (kind,)) for kind in operands]
@@ -155,13 +160,26 @@ def choose(op: Operator, features: frozenset[str]) -> Choice:
     """
     passed: list[tuple[str, str]] = []
     for row in rows(op):
-        missing = row.needs - features
-        reason = f"needs {', '.join(sorted(missing))}" if missing else row.refuses(op)
+        reason = row.lacks(op, features)
         if reason is None:
             return Choice(row, tuple(passed))
         passed.append((row.name, reason))
     listed = "; ".join(f"{name}: {reason}" for name, reason in passed) or _without_rows(op)
     raise CompileError(f"no kernel for '{op.name}' ({op.kind}): {listed}")
+
+
+def judged(op: Operator, features: frozenset[str]) -> list[tuple[Kernel, str | None]]:
+    """Every row for `op`, the most preferred first, and why it is passed over; None for the one that is chosen."""
+    verdicts: list[tuple[Kernel, str | None]] = []
+    chosen = None
+    for row in rows(op):
+        reason = row.lacks(op, features)
+        if reason is None and chosen is not None:
+            reason = f"'{chosen.name}' is preferred"
+        elif reason is None:
+            chosen = row
+        verdicts.append((row, reason))
+    return verdicts
 
 
 def _without_rows(op: Operator) -> str:

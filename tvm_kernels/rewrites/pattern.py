@@ -253,7 +253,13 @@ class Rule:
             outcome = self.rewrite(graph, node, **found)
         if isinstance(outcome, str) and outcome:
             node.declined[self.name] = outcome
-        elif outcome is not None and outcome is not True:
+            if graph.explanation is not None:
+                graph.explanation.rule_declined(self.name, node, outcome)
+        elif outcome is True:
+            node.declined.pop(self.name, None)
+            if graph.explanation is not None:
+                graph.explanation.rule_took(self.name, node)
+        elif outcome is not None:
             raise TypeError(f"rule '{self.name}' returned {outcome!r}: return True, the reason of a decline, or None")
         return outcome is True
 
@@ -277,6 +283,8 @@ def apply(graph: Graph, rules: Iterable[Rule]) -> list[str]:
     by_op: dict[str, list[Rule]] = {}
     for row in rules:
         by_op.setdefault(row.pattern.op, []).append(row)
+    if graph.explanation is not None:
+        graph.explanation.rules_are_for(by_op)
     applied: list[str] = []
     changed = True
     while changed:

@@ -1,0 +1,220 @@
+"""Why a model is compiled as it is: rules that declined a node, kernel rows passed over, nodes that TVM computes.
+
+    explanation = Explanation()
+    compile("m.onnx", "m.subbyte", explain=explanation)
+    print(explanation)
+
+It is filled while `compile` works, and keeps what it has where that raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels.graph import Graph, Node
+    from subbyte.tvm_kernels.operators import Operator
+
+MOST_DECLINED = 10_000  # declines that are kept
+LONGEST = 500  # characters of a reason: it quotes names and shapes of the file
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A rule whose pattern a node has, and that did not rewrite it."""
+
+    node: str
+    operator: str  # of ONNX, or between rules `subbyte.View` and the like
+    rule: str
+    reason: str
+    taken_by: str | None = None  # the rule that rewrote the node afterwards
+
+    def __str__(self) -> str:
+        taken = "" if self.taken_by is None else f"; rule '{self.taken_by}' took it"
+        return f"{self.node} ({self.operator}): rule '{self.rule}' declined: {self.reason}{taken}"
+
+
+@dataclass(frozen=True)
+class InFloat:
+    """A layer that the file gives codes or low-bit weights and that is computed in float32; `--strict` refuses it."""
+
+    node: str
+    operator: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.operator}): computed in float32: {self.reason}"
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """A row of the kernel table for an operator: chosen, or passed over with the reason."""
+
+    node: str
+    operator: str  # with its operands
+    kernel: str
+    reason: str | None  # None: chosen
+
+    def __str__(self) -> str:
+        verdict = "chosen" if self.reason is None else f"passed over: {self.reason}"
+        return f"{self.node} ({self.operator}): kernel '{self.kernel}' {verdict}"
+
+
+@dataclass(frozen=True)
+class ByTVM:
+    """A node without a kernel of ours: compiled by TVM, or first replaced by the body of its ONNX schema."""
+
+    node: str
+    operator: str
+    makes: str  # type and shape of its first output
+    reason: str
+    replaced: bool = False
+
+    def __str__(self) -> str:
+        becomes = "replaced by the body of its definition" if self.replaced else f"compiled by TVM to {self.makes}"
+        return f"{self.node} ({self.operator}): {becomes}: {self.reason}"
+
+
+Fact = Declined | InFloat | KernelRow | ByTVM
+
+
+class Explanation:
+    """What was declined and passed over in one compilation; each thing once, at most MOST_DECLINED declines."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []  # about the file as a whole
+        self.more = False  # whether declines were left out
+        self._declined: dict[tuple[str, str, str], Declined] = {}
+        self._open: dict[tuple[str, str], list[str]] = {}  # rules that declined a node since one last took it
+        self._in_float: dict[str, InFloat] = {}
+        self._kernels: dict[tuple[str, str, str], KernelRow] = {}
+        self._by_tvm: dict[tuple[str, str], ByTVM] = {}
+        self._places: dict[str, int] = {}  # of names of nodes, in the order of the file
+        self._served: set[str] = set()  # ONNX operators that rules are for
+
+    # ---- what it says ----
+
+    @property
+    def declined(self) -> tuple[Declined, ...]:
+        """Rules that declined, nodes in the order of the file."""
+        return tuple(sorted(self._declined.values(), key=self._place))
+
+    @property
+    def in_float(self) -> tuple[InFloat, ...]:
+        """Low-bit layers that are computed in float32."""
+        return tuple(self._in_float.values())
+
+    @property
+    def kernels(self) -> tuple[KernelRow, ...]:
+        """Kernel rows of every operator, in the order in which they run; of each the most preferred row first."""
+        return tuple(self._kernels.values())
+
+    @property
+    def by_tvm(self) -> tuple[ByTVM, ...]:
+        """Nodes that no kernel of ours computes, in the order in which they run."""
+        return tuple(self._by_tvm.values())
+
+    def lines(self) -> list[str]:
+        """One line for each fact, those of a node together, in the order of the file."""
+        facts: list[Fact] = [*self._declined.values(), *self._in_float.values()]
+        facts = sorted([*facts, *self._by_tvm.values(), *self._kernels.values()], key=self._place)
+        more = [f"more rules declined: the first {MOST_DECLINED:,} are listed"] if self.more else []
+        return [f"file: {note}" for note in self.notes] + [str(fact) for fact in facts] + more
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON data."""
+        return {
+            "notes": list(self.notes),
+            "declined": [asdict(fact) for fact in self.declined],
+            "in_float": [asdict(fact) for fact in self.in_float],
+            "kernels": [asdict(fact) for fact in self.kernels],
+            "by_tvm": [asdict(fact) for fact in self.by_tvm],
+            "more": self.more,
+        }
+
+    def _place(self, fact: Fact) -> int:
+        return self._places[fact.node]
+
+    # ---- what it is told ----
+
+    def follow(self, graph: Graph) -> None:
+        """Be told of what becomes of this graph, whose nodes are still those of the file."""
+        for node in graph.order():
+            self._place_of(node)
+        graph.explanation, self.notes = self, graph.notes
+
+    def rule_declined(self, rule: str, node: Node, reason: str) -> None:
+        """A rule did not rewrite a node; the last reason counts."""
+        of = self._place_of(node), _operator(node)
+        key = (*of, rule)
+        if key not in self._declined and len(self._declined) == MOST_DECLINED:
+            self.more = True
+            return
+        self._declined[key] = Declined(*key, _short(reason))
+        self._open.setdefault(of, []).append(rule)
+
+    def rule_took(self, rule: str, node: Node) -> None:
+        """A rule rewrote a node, which others may have declined."""
+        of = self._place_of(node), _operator(node)
+        for other in self._open.pop(of, ()):
+            key = (*of, other)
+            if other == rule:
+                self._declined.pop(key, None)
+            elif key in self._declined:
+                self._declined[key] = replace(self._declined[key], taken_by=rule)
+
+    def falls_back(self, graph: Graph) -> None:
+        """Products are settled: what is to be computed in float32 is known."""
+        for node in graph.order():
+            if node.fallback:
+                name = self._place_of(node)
+                self._in_float[name] = InFloat(name, _operator(node), _short(node.fallback))
+
+    def rows_for(self, node: Node, operator: Operator, features: frozenset[str]) -> None:
+        """A kernel is chosen for an operator, or no row serves it."""
+        from subbyte.tvm_kernels.kernels.registry import judged
+
+        facts = operator.facts()
+        operands = f" of {facts.activation or 'float32'} and {facts.weights}" if facts.weights != "-" else ""
+        name, what = self._place_of(node), f"{operator.kind}{operands}"
+        for row, reason in judged(operator, features):
+            self._kernels[name, what, row.name] = KernelRow(name, what, row.name, reason and _short(reason))
+
+    def tvm_computes(self, graph: Graph, node: Node) -> None:
+        """TVM compiles a node that no rule took."""
+        rules = ", ".join(f"'{rule}'" for rule in node.declined)
+        why = f"declined by {rules}" if rules else f"no rule takes a {node.op} of this form"
+        if node.op not in self._served:
+            why = f"no rule or kernel is for {_operator(node)}"
+        self._without_kernel(graph, node, why, replaced=False)
+
+    def replaced(self, graph: Graph, node: Node, why: str) -> None:
+        """The body of its definition is put in the place of a node, for rules and TVM to compile."""
+        self._without_kernel(graph, node, why, replaced=True)
+
+    def rules_are_for(self, operators: Iterable[str]) -> None:
+        """A table of rules is applied, for nodes of these operators."""
+        self._served.update(operators)
+
+    def _without_kernel(self, graph: Graph, node: Node, why: str, replaced: bool) -> None:
+        output = next(graph.values[name] for name in node.outputs if name)
+        key = self._place_of(node), _operator(node)
+        self._by_tvm[key] = ByTVM(*key, f"{output.dtype} {list(output.shape)}", _short(why), replaced)
+
+    def _place_of(self, node: Node) -> str:
+        name = node.name or node.outputs[0]
+        self._places.setdefault(name, len(self._places))
+        return name
+
+
+def _operator(node: Node) -> str:
+    return node.op if node.domain in ("", "kernel") else f"{node.domain}.{node.op}"
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= LONGEST else reason[: LONGEST - 3] + "..."
