@@ -36,9 +36,8 @@ def expand(graph: Graph) -> bool:
                 graph.explanation.replaced(graph, node, reason)
         elif reason:
             operator = f"{node.domain}.{node.op}" if node.domain else node.op
-            raise CompileError(
-                f"'{node.name}' ({operator}): {reason}{node.declines}. Replace the operator in the model"
-            )
+            why = node.and_declines(reason)
+            raise CompileError(f"'{node.name}' ({operator}): {why}. Replace the operator in the model")
     graph.prune()
     return expanded
 

@@ -207,9 +207,8 @@ class Explanation:
         self._by_tvm[key] = ByTVM(*key, f"{output.dtype} {list(output.shape)}", _short(why), replaced)
 
     def _place_of(self, node: Node) -> str:
-        name = node.name or node.outputs[0]
-        self._places.setdefault(name, len(self._places))
-        return name
+        self._places.setdefault(node.name, len(self._places))
+        return node.name
 
 
 def _operator(node: Node) -> str:

@@ -93,7 +93,7 @@ def refuse(graph: Graph) -> None:
     fallen = [node for node in graph.order() if node.fallback]
     if not fallen:
         return
-    lines = [f"'{node.name}': {node.fallback}{node.declines}" for node in fallen]
+    lines = [f"'{node.name}': {node.and_declines(node.fallback or '')}" for node in fallen]
     count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
     raise CompileError(
         f"{count} would run in float:\n       "

@@ -125,11 +125,10 @@ class Node:
     fallback: str | None = None
     declined: dict[str, str] = field(default_factory=dict)  # rules that fit but for what they do not handle, and why
 
-    @property
-    def declines(self) -> str:
-        """What an error adds about these rules, beside what it says of the fallback: "; no 'rule', as its ..."."""
-        told = ((rule, why) for rule, why in self.declined.items() if why not in (self.fallback or ""))
-        return "".join(f"; no '{rule}', as {why}" for rule, why in told)
+    def and_declines(self, reason: str) -> str:
+        """A reason for an error, and what it does not say of the rules that declined: "...; no 'rule', as its ..."."""
+        more = ((rule, why) for rule, why in self.declined.items() if why not in reason)
+        return reason + "".join(f"; no '{rule}', as {why}" for rule, why in more)
 
 
 class Graph:

@@ -133,7 +133,7 @@ def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
 
 def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     """Add a node whose inputs are in the graph: with the shapes of its outputs, or folded; raises ModelError."""
-    label = proto.name or proto.output[0]
+    label = proto.name or next(filter(None, proto.output), proto.op_type)
     at_work("reading the file", proto)
     if proto.op_type in CONTROL_FLOW | RANDOM:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")

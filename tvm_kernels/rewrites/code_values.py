@@ -237,8 +237,10 @@ def _spell_out(graph: Graph, value: Value, user: Node) -> None:
 
 def _moves_codes(graph: Graph, node: Node) -> bool:
     """Whether a node moves codes; its constants become bytes, as its inputs are."""
-    storage = graph.values[node.outputs[0]].codes
-    if node.op not in MOVES or storage is None:
+    storage = (
+        graph.values[node.outputs[0]].codes if node.op in MOVES else None
+    )  # an LSTM may leave its first output out
+    if storage is None:
         return False
     inputs = list(node.inputs)
     if node.op == "Concat":
