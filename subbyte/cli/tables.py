@@ -128,7 +128,7 @@ def print_explanation(explanation: Explanation) -> None:
     """A line for each rule or kernel that declined, whole, so that it can be searched in a pipe."""
     console = open_console()
     for line in explanation.lines():
-        console.print(_printable(line), soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
 
 
 def print_check(report: CheckReport, console: Console) -> None:
