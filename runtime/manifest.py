@@ -268,7 +268,7 @@ def _operator(d: Mapping[str, Any], where: str) -> OperatorInfo:
 
 
 def _per_element(found: Any, where: str) -> Mapping[str, float]:
-    """Counts by operation; bundles of before Lookup have none, and every element of theirs is one of ELEMENTWISE."""
+    """Counts by operation; a bundle that has none is of a compiler that knew ELEMENTWISE alone."""
     numbers = isinstance(found, dict) and all(type(n) in (int, float) and 0 <= n <= 1e6 for n in found.values())
     if not numbers and found is not ELEMENTWISE:
         raise _wrong(f"{where}.per_element", found, "how often each operation is done for an element")

@@ -40,11 +40,13 @@ class Lookup(Fused):
 
     @classmethod
     def examples(cls, random: np.random.Generator) -> Sequence[tuple[Operator, tuple[Array, ...]]]:
-        table = random.normal(size=256).astype(np.float32)
-        epilogues = (Epilogue(), Epilogue((Scale(constant(3)),), (ToFloat(), ToCodes(9.0, Codes(-128, 127, 128)))))
-        by_channel = Epilogue((Bias(constant(range(13))),))
-        codes = random.integers(0, 256, (7, 13)).astype(np.uint8)
-        return [(cls("look-up", 7, 13, table, epilogue), (codes,)) for epilogue in (*epilogues, by_channel)]
+        table, codes = random.normal(size=256).astype(np.float32), random.integers(0, 256, (7, 13)).astype(np.uint8)
+        epilogues = {
+            "look-up": Epilogue(),
+            "look-up of codes": Epilogue((Scale(constant(3)),), (ToFloat(), ToCodes(9.0, Codes(-128, 127, 128)))),
+            "look-up and bias": Epilogue((Bias(constant(range(13))),)),
+        }
+        return [(cls(name, 7, 13, table, epilogue), (codes,)) for name, epilogue in epilogues.items()]
 
     def stored(self) -> list[Array] | None:
         """What is stored for each byte, an array [256] for each output; None where that depends on the place, too."""
@@ -60,7 +62,7 @@ def look_up(graph: Graph, node: Node, codes: str, table: Array, low: Array) -> O
     """A table by code becomes one by byte."""
     value = graph.values[codes]
     storage = value.codes or held(value.dtype)
-    if storage is None or value.bits is not None:
+    if storage is None:
         return f"'{codes}' is {value.storage.format if value.coded else value.dtype}; handled: codes of at most 8 bits"
     if table.size != 256:
         return f"its table has {table.size} entries; handled: 256"

@@ -1,7 +1,7 @@
 """Rules that an operator brings in its own file, so that a new operator edits no table.
 
-    @rewrite("table look-up", stage="products", matches=Op(Lookup, Coded("codes"), Const("table")))
-    def look_up(graph: Graph, node: Node, codes: str, table: Array) -> Outcome: ...
+    @rewrite("codes by token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
+    def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome: ...
 
 Within a stage they come after the rows of the table (lowering.py).
 """
