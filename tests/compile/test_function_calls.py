@@ -89,6 +89,8 @@ def test_another_body_under_our_name_is_computed_as_it_says(body: str, wanted: n
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, wanted)
     assert "function subbyte.Quantize: its body is not ours" in note_of(model, report, tmp_path)
+    with pytest.raises(CompileError, match=r"subbyte\.Quantize: its body is not ours.* or compile without --strict"):
+        compile(model, tmp_path / "m.subbyte", strict=True)
 
 
 def test_another_table_under_the_name_of_a_decoder(tmp_path: Path) -> None:
