@@ -68,11 +68,24 @@ def test_int4_in_groups_of_48() -> None:
     assert not found.in_float
 
 
-def test_weights_alone_are_computed_in_float() -> None:
-    b = Builder()
-    found = explained(by_group(b, b.input(4, 96)))
-    reason = "weights are int4, but its activation 'x' has no quantizer"
-    assert str(found.in_float[0]) == f"n2.MatMul (FloatProduct): computed in float32: {reason}"
+def clipped() -> onnx.ModelProto:
+    """A quantized convolution behind a Clip to 0.5, which is no level times the step 0.03."""
+    file = File(1, 6, 8, 8)
+    y = file.node("Clip", file.quantized("x"), file.constant(0.0), file.constant(0.5))
+    return file.model(file.node("Conv", y, file.weight(8, 6, 3, 3)))
+
+
+BOUNDS = "its bounds 0 and 0.5 are no multiples of the step 0.03"
+IN_FLOAT = (
+    "Conv4 (FloatProduct): computed in float32: weights are int8, but its activation 'Clip2' is quantized, but 'Clip2' "
+    f"(Clip) in between is computed in float32: {BOUNDS}"
+)
+
+
+def test_an_operator_in_between_that_is_computed_in_float() -> None:
+    found = explained(clipped())
+    assert declines(found, "Clip2") == {"step behind bounds": (BOUNDS, "clip")}
+    assert [str(fact) for fact in found.in_float] == [IN_FLOAT]
 
 
 def test_a_convolution_with_dilation_has_a_kernel() -> None:
@@ -214,9 +227,8 @@ def test_what_has_a_rules_pattern_is_rewritten_or_declined_with_a_reason(
 
 
 def model_file(folder: Path) -> Path:
-    b = Builder()
     path = folder / "m.onnx"
-    onnx.save(by_group(b, b.input(4, 96)), path)
+    onnx.save(clipped(), path)
     return path
 
 
@@ -230,7 +242,7 @@ def test_the_report_holds_the_explanation_that_was_asked_for(tmp_path: Path, mon
         monkeypatch.setattr(Explanation, "rows_for", None)  # not called where nothing is asked for
     found = stored[True].pop("explanation")
     assert stored[True] == stored[False]
-    assert found["in_float"][0]["reason"] == "weights are int4, but its activation 'x' has no quantizer"
+    assert found["in_float"][0]["reason"] == IN_FLOAT.split(": ", 2)[2]
     assert {"node", "operator", "kernel", "reason"} == set(found["kernels"][0])
 
 
@@ -238,10 +250,9 @@ def test_explain_prints_whole_lines_before_the_error_of_strict(tmp_path: Path) -
     path = model_file(tmp_path)
     arguments = ["compile", str(path), "--explain", "--strict", "-o", str(tmp_path / "m.subbyte")]
     result = CliRunner().invoke(main, arguments)
-    line = "n2.MatMul (FloatProduct): computed in float32: weights are int4, but its activation 'x' has no quantizer"
-    assert line in result.output.splitlines()
+    assert IN_FLOAT in result.output.splitlines()
     assert result.exit_code == CompileError.exit_code
-    assert result.output.index(line) < result.output.index("1 layer would run in float")
+    assert result.output.index(IN_FLOAT) < result.output.index("1 layer would run in float")
     assert not (tmp_path / "m.subbyte").exists()
 
 
@@ -251,5 +262,5 @@ def test_explain_with_a_quiet_report(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert any(re.fullmatch(r"n2\.MatMul .*: kernel '.*' chosen", line) for line in lines)
+    assert any(re.fullmatch(r"Conv4 .*: kernel '.*' chosen", line) for line in lines)
     assert lines[-1].startswith(str(path.with_suffix(".subbyte")))
