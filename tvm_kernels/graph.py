@@ -127,8 +127,10 @@ class Node:
 
     def and_declines(self, reason: str) -> str:
         """A reason for an error, and what it does not say of the rules that declined: "...; no 'rule', as its ..."."""
-        more = ((rule, why) for rule, why in self.declined.items() if why not in reason)
-        return reason + "".join(f"; no '{rule}', as {why}" for rule, why in more)
+        rules: dict[str, list[str]] = {}
+        for rule, why in self.declined.items():
+            rules.setdefault(why, []).append(f"'{rule}'")
+        return reason + "".join(f"; no {', '.join(who)}, as {why}" for why, who in rules.items() if why not in reason)
 
 
 class Graph:

@@ -68,6 +68,34 @@ def test_int4_in_groups_of_48() -> None:
     assert not found.in_float
 
 
+@pytest.mark.parametrize(
+    ("fmt", "pads", "reason"),
+    [
+        ("int4", 0, "its weights are int4; handled: binary"),
+        ("binary", 1, "it pads with 0, which is no sign"),
+        ("binary", 0, None),
+    ],
+)
+def test_signs_that_are_multiplied_as_codes(fmt: str, pads: int, reason: str | None) -> None:
+    b = Builder()
+    found = explained(b.model(b.conv(b.binarize(b.input(1, 8, 6, 6)), fmt, 8, 8, 3, 3, pads=[pads] * 4)))
+    told = {} if reason is None else {"product of packed signs": (reason, "quantized convolution")}
+    assert declines(found, "n2.Conv") == told
+    chosen = {fact.kernel for fact in found.kernels if fact.node == "n2.Conv" and fact.reason is None}
+    assert ("dot-avx2" in chosen) == (reason is not None)
+
+
+def test_what_strict_refuses_names_the_rules() -> None:
+    file = File(1, 4, 5, 6, 6)
+    model = file.model(file.node("Conv", file.quantized("x"), file.weight(8, 4, 3, 3, 3)))
+    message = (
+        r"'Conv3': weights are int8, but no kernel is a Conv with them; no 'window', 'quantized convolution', as its "
+        r"windows are over 3 axes; handled: 1 and 2"
+    )
+    with pytest.raises(CompileError, match=message):
+        explained(model, strict=True)
+
+
 def clipped() -> onnx.ModelProto:
     """A quantized convolution behind a Clip to 0.5, which is no level times the step 0.03."""
     file = File(1, 6, 8, 8)

@@ -252,9 +252,7 @@ class Rule:
                 graph.set_outputs(node, node.outputs[: self.pattern.outputs])
             outcome = self.rewrite(graph, node, **found)
         if isinstance(outcome, str) and outcome:
-            node.declined[self.name] = outcome
-            if graph.explanation is not None:
-                graph.explanation.rule_declined(self.name, node, outcome)
+            decline(graph, node, self.name, outcome)
         elif outcome is True:
             node.declined.pop(self.name, None)
             if graph.explanation is not None:
@@ -262,6 +260,13 @@ class Rule:
         elif outcome is not None:
             raise TypeError(f"rule '{self.name}' returned {outcome!r}: return True, the reason of a decline, or None")
         return outcome is True
+
+
+def decline(graph: Graph, node: Node, rule: str, reason: str) -> None:
+    """Note that a rule, or a part of one, does not rewrite a node."""
+    node.declined[rule] = reason
+    if graph.explanation is not None:
+        graph.explanation.rule_declined(rule, node, reason)
 
 
 def rule(name: str, pattern: Op, to: Callable[..., Outcome]) -> Rule:

@@ -20,7 +20,7 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
 from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, as_float, lost_quantizer
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
-from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, rule
+from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
 
 # ---- weights ----
 
@@ -88,9 +88,15 @@ def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: Low
         raise CompileError(f"'{name}': {error}") from error
 
 
-def fits_bits(value: Value, tensor: LowBitTensor) -> bool:
-    """Products of bits are with binary weights only."""
-    return value.bits is None or tensor.format.name == "binary"
+def no_bits(value: Value, axis: int, tensor: LowBitTensor | None) -> str:
+    """Why a product over `axis` of packed signs is none of bits; empty where it is, and for codes."""
+    if value.bits is None:
+        return ""
+    if value.bits.channels != value.shape[axis]:
+        return f"'{value.name}' is packed along another axis than the {value.shape[axis]} channels that it adds up"
+    if tensor is None:
+        return "its groups of scales cross the places of its window"
+    return "" if tensor.format.name == "binary" else f"its weights are {tensor.format.name}; handled: binary"
 
 
 def no_matrices(x: Shape, weight: Shape) -> str:
@@ -110,9 +116,8 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) ->
     tensor = conv_weight(weight)
     if value.bits is not None:
         padded_with_zero = any(geometry.padding) and not node.attributes.get("pads_with")
-        wrong_axis = value.bits.channels != value.shape[1]
-        if padded_with_zero or wrong_axis or tensor is None or not fits_bits(value, tensor):
-            return signs_as_codes(graph, node, codes)
+        if why := "it pads with 0, which is no sign" if padded_with_zero else no_bits(value, 1, tensor):
+            return signs_as_codes(graph, node, codes, why)
     if tensor is None:
         return unfolded_conv(graph, node, codes, weight, geometry)
     storage = value.codes or value.bits
@@ -150,11 +155,10 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
     if len(weight.shape) != 2 or len(value.shape) < 2:
         return no_matrices(value.shape, weight.shape)
     tensor = output_channel_first(weight, 1)
-    along_last = value.bits is None or value.bits.channels == value.shape[-1]
     if tensor is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the reduction")
-    if not along_last or not fits_bits(value, tensor):
-        return signs_as_codes(graph, node, codes)
+    if why := no_bits(value, -1, tensor):
+        return signs_as_codes(graph, node, codes, why)
     storage = value.codes or value.bits
     assert storage is not None
     depth, columns = weight.shape
@@ -165,8 +169,9 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
     return True
 
 
-def signs_as_codes(graph: Graph, node: Node, codes: str) -> Outcome:
+def signs_as_codes(graph: Graph, node: Node, codes: str, why: str) -> Outcome:
     """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
+    decline(graph, node, "product of packed signs", why)
     shape = graph.values[codes].shape
     signs = graph.emit("UnpackBits", [codes], shape, codes, node, domain="subbyte")
     if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
