@@ -61,7 +61,7 @@ except OSError as error:
 
 @dataclass(frozen=True)
 class Traces:
-    """Calls of a program that connect or look up a name, and what it left in its home and its temporary folder."""
+    """Calls that connect or look up a name, files left at home, and what is left in the folder of temporary files."""
 
     calls: list[str]
     home: list[str]
@@ -73,7 +73,11 @@ def run(code: str, folder: Path, *prefix: str, **variables: str) -> Traces:
     home, temporary, work = (folder / name for name in ("home", "tmp", "work"))
     for path in (home, temporary, work):
         path.mkdir()
-    kept = {name: value for name, value in os.environ.items() if name != VARIABLE and not name.startswith("XDG_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name != VARIABLE and not name.startswith(("XDG_", "TORCHINDUCTOR_"))
+    }
     environment = {**kept, "HOME": str(home), "TMPDIR": str(temporary), **variables}
     done = subprocess.run(
         [*prefix, sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True
@@ -82,7 +86,8 @@ def run(code: str, folder: Path, *prefix: str, **variables: str) -> Traces:
     trace = folder / "trace"
     lines = trace.read_text().splitlines() if trace.exists() else []
     found = [
-        sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()) for top in (home, temporary)
+        sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file() or top is temporary)
+        for top in (home, temporary)
     ]
     return Traces([line for line in lines if re.search(r"sa_family=AF_INET|sun_path=.*resolve", line)], *found)
 

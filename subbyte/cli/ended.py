@@ -1,16 +1,21 @@
-"""A command that is ended from outside (kill, a service's stop, a terminal that is closed) removes what it began."""
+"""A command leaves nothing behind, also where it is ended from outside: kill, a service's stop, a terminal closed."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import click
 
+_TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _SIGNALS = ("SIGTERM", "SIGHUP")  # SIGINT is Python's own KeyboardInterrupt
 
 
@@ -39,3 +44,24 @@ def _end(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
     click.echo(f"Ended by {signal.Signals(number).name}.", err=True)
     sys.exit(128 + number)
+
+
+@contextmanager
+def without_torch_cache() -> Iterator[None]:
+    """Remove the folder for compiled kernels, of which no command makes any, that the import of torch makes in TMPDIR.
+
+    A folder that the environment names stays.
+    """
+    try:
+        folder = os.path.join(tempfile.gettempdir(), f"subbyte-{uuid.uuid4().hex}")
+    except OSError:  # there is none: what needs one says so
+        folder = ""
+    if not folder or os.environ.get(_TORCH_CACHE):
+        yield
+        return
+    os.environ[_TORCH_CACHE] = folder  # not made yet: commands without torch need none
+    try:
+        yield
+    finally:
+        os.environ.pop(_TORCH_CACHE, None)
+        shutil.rmtree(folder, ignore_errors=True)

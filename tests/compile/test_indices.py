@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from hand_graphs import Builder
+from onnx.reference import ReferenceEvaluator
 from run_plan import onnxruntime_outputs, run_plan
 
 import subbyte
@@ -163,3 +164,15 @@ def test_one_hot_is_off_everywhere_for_an_index_out_of_range(dtype: str, axis: i
     if dtype == "int64":  # onnxruntime lacks the others
         (theirs,) = onnxruntime_outputs(model, {"i": given}).values()
         np.testing.assert_array_equal(got, theirs)
+
+
+def test_one_hot_is_off_everywhere_for_a_float_between_two_places() -> None:
+    """At run time as where it is a constant, which ONNX's evaluator computes while the file is read."""
+    given = np.array([2.0, 2.25, -0.5, -1.0, -1.5, np.nan, 4.999, 0.0], np.float32)
+    b = Builder()
+    depth, values = b.constant(5, np.int64), b.constant([-2.0, 3.0])
+    model = b.model(b.node("OneHot", b.input(8, name="i"), depth, values))
+    (got,) = run_plan(lower(model, HOST), {"i": given})[0].values()
+    (theirs,) = ReferenceEvaluator(model).run(None, {"i": given})
+    np.testing.assert_array_equal(got, theirs)
+    assert [int(row.argmax()) if row.max() > 0 else None for row in got] == [2, None, None, 4, None, None, None, 0]

@@ -62,7 +62,8 @@ def gather_nd(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -
 def one_hot(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """On where the index is the place along `axis`; -1 is the last place. ONNX: "Any entries in the 'indices' input
     tensor with values outside the range [-depth, depth-1] will result in one-hot representation with all 'off_value'
-    values", and indices "of non-integer type [...] will be casted to int64 before use"."""
+    values". Off everywhere is also a float between two places, as in ONNX's evaluator and onnxruntime; in ONNX's words
+    it is "casted to int64 before use"."""
     depth = int(inputs[1].value.numpy().reshape(-1)[0])
 
     def compute(indices: Any, values: Any) -> Any:
@@ -70,7 +71,7 @@ def one_hot(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> 
 
         def element(*at: Any) -> Any:
             index = indices(*at[:axis], *at[axis + 1 :])
-            index = tvm.tirx.trunc(index) if "float" in str(index.ty) else index.astype("int64")
+            index = index if "float" in str(index.ty) else index.astype("int64")
             index = tvm.tirx.Select(index < 0, index + tvm.tirx.const(depth, str(index.ty)), index)
             return tvm.tirx.Select(index == at[axis].astype(str(index.ty)), values(1), values(0))
 
