@@ -106,7 +106,9 @@ def ours(geometry: Geometry, name: str, features: frozenset[str] | None) -> tupl
     shape = weight_shape(geometry)
     granularity = PerGroup(int(group)) if group else PerChannel(0)
     scales = granularity.scale_shape((shape[0], int(np.prod(shape[1:]))))
-    weight = LowBitTensor.from_levels(fmt, rng.choice(fmt.levels, shape), np.ones(scales, np.float32), granularity)
+    weight = LowBitTensor.from_levels(
+        fmt, rng.choice(fmt.levels.values, shape), np.ones(scales, np.float32), granularity
+    )
     scale, bias = rng.random((2, shape[0])).astype(np.float32)
     epilogue = Epilogue((Scale(scale), Bias(bias)), (ToCodes(1e-3, Codes(-128, 127, 128)),))
     where = input_shape(geometry)

@@ -90,7 +90,7 @@ _SCALED = """
 """
 
 
-def _numbers(values: Iterable[int | None]) -> str:
+def _numbers(values: Iterable[float | None]) -> str:
     return ", ".join("nan" if value is None else str(value) for value in values)
 
 
@@ -121,7 +121,8 @@ def decoder(fmt: Format) -> Function:
         tensor = _tensor(fmt, random)
         return tensor.packed, np.array(tensor.shape)
 
-    summary = f"Integer-valued levels of packed {fmt.name} codes: {fmt.summary}."
+    kind = "Integer-valued levels" if fmt.levels.integer else "Levels"
+    summary = f"{kind} of packed {fmt.name} codes: {fmt.summary}."
     return _weights(fmt.decoder, summary, text, Weights(fmt, by_group=False), reference, example)
 
 
@@ -194,4 +195,4 @@ def _tensor(fmt: Format, random: np.random.Generator, group_size: int | None = N
     shape = (3, int(random.integers(1, 9)), 3, int(random.integers(1, 4)))
     granularity = PerChannel() if group_size is None else PerGroup(group_size)
     scale = random.uniform(0.1, 2, granularity.scale_shape((3, int(np.prod(shape[1:]))))).astype(np.float32)
-    return LowBitTensor.from_levels(fmt, random.choice(fmt.levels, size=shape), scale, granularity)
+    return LowBitTensor.from_levels(fmt, random.choice(fmt.levels.values, size=shape), scale, granularity)

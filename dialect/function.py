@@ -55,7 +55,7 @@ class Weights:
     """The output holds low-bit weights, which the file keeps packed."""
 
     format: Format
-    by_group: bool  # values, with a scale for each group of a row; else integer-valued levels
+    by_group: bool  # values, with a scale for each group of a row; else levels
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class Function:
         match self.role:
             case Quantizer():
                 return True
-            case Weights(by_group=by_group):
-                return not by_group
+            case Weights(format=fmt, by_group=by_group):
+                return fmt.levels.integer and not by_group
             case Values(integers=integers):
                 return integers
 

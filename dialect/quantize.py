@@ -13,7 +13,7 @@ def codes(x: Array | None, inverse_step: Array | None, low: Array | None, high: 
     if low is None or high is None or not np.isfinite([low, high]).all():
         return "codes"
     for fmt in (integer.INT if low < 0 else integer.UINT).values():
-        if fmt.levels[0] <= low and high <= fmt.levels[-1]:
+        if fmt.levels.values[0] <= low and high <= fmt.levels.values[-1]:
             return fmt.name
     return f"{int(low)}..{int(high)}"
 

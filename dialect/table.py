@@ -31,7 +31,7 @@ def _rows() -> Iterator[str]:
         else:
             yield _row(f"`{function.name}`", function, function.summary)
     for by_group, function in of_formats.items():
-        name, summary = "Decode", "the integer-valued levels of packed codes, of `shape`"
+        name, summary = "Decode", "the levels of packed codes, of `shape`"
         if by_group:
             name, summary = "Dequantize", "the same times the scale of each group of `group_size` elements in a row"
         yield _row(f"`{name}<Format>`", function, summary)

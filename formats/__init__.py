@@ -1,30 +1,40 @@
-"""What a low-bit tensor is: formats, granularity, packing, and the reference arithmetic. Needs NumPy alone."""
+"""What a low-bit tensor is: formats, granularity, packing, and the reference arithmetic. Needs NumPy alone.
 
-from subbyte.formats import binary, integer, power_of_two, reference, ternary
+To import this package imports every module of it, in which formats are registered.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
 from subbyte.formats.format import Format, all_formats, get, register
 from subbyte.formats.granularity import Granularity, PerChannel, PerGroup, PerTensor, PerToken
+from subbyte.formats.levels import SIGNS, IntegerLevels, IntegerLine, IntegerTable, Levels, RealTable
 from subbyte.formats.packing import pack, packed_length, unpack
 from subbyte.formats.payload import Payload
 from subbyte.formats.tensor import LowBitTensor
 
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)
+
 __all__ = [
+    "SIGNS",
     "Format",
     "Granularity",
+    "IntegerLevels",
+    "IntegerLine",
+    "IntegerTable",
+    "Levels",
     "LowBitTensor",
     "Payload",
     "PerChannel",
     "PerGroup",
     "PerTensor",
     "PerToken",
+    "RealTable",
     "all_formats",
-    "binary",
     "get",
-    "integer",
     "pack",
     "packed_length",
-    "power_of_two",
-    "reference",
     "register",
-    "ternary",
     "unpack",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from subbyte.formats.energy import ADD
 from subbyte.formats.format import Format, register
+from subbyte.formats.levels import SIGNS
 
-BINARY = register(Format("binary", 1, (-1, 1), "-1 and +1 in one bit; a set bit is +1"))
+BINARY = register(Format("binary", SIGNS, "-1 and +1 in one bit; a set bit is +1", energy=ADD))

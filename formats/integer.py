@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from subbyte.formats.energy import MULTIPLY
 from subbyte.formats.format import Format, register
+from subbyte.formats.levels import IntegerLine
 
 
-def _signed(bits: int) -> tuple[int, ...]:
-    half = 1 << (bits - 1)
-    return tuple(code if code < half else code - 2 * half for code in range(2 * half))
+def _integers(name: str, low: int, high: int, summary: str) -> Format:
+    return register(Format(name, IntegerLine(low, high), summary, energy=MULTIPLY))
 
 
 INT = {
-    bits: register(Format(f"int{bits}", bits, _signed(bits), f"signed {bits}-bit integers, two's complement"))
+    bits: _integers(f"int{bits}", -1 << bits - 1, (1 << bits - 1) - 1, f"signed {bits}-bit integers, two's complement")
     for bits in range(2, 9)
 }
 UINT = {
-    bits: register(
-        Format(f"uint{bits}", bits, tuple(range(1 << bits)), f"unsigned {bits}-bit integers, used with a zero point")
-    )
+    bits: _integers(f"uint{bits}", 0, (1 << bits) - 1, f"unsigned {bits}-bit integers, used with a zero point")
     for bits in range(2, 9)
 }

@@ -7,7 +7,9 @@ the smallest exponent; the real power of that exponent belongs to the scale, so 
 
 from __future__ import annotations
 
+from subbyte.formats.energy import SHIFT
 from subbyte.formats.format import Format, register
+from subbyte.formats.levels import IntegerTable
 
 
 def _table(bits: int, zero: bool) -> tuple[int | None, ...]:
@@ -19,13 +21,16 @@ def _table(bits: int, zero: bool) -> tuple[int | None, ...]:
     return (*magnitudes, *[-magnitude for magnitude in magnitudes])
 
 
+def _powers(name: str, bits: int, zero: bool, summary: str) -> Format:
+    return register(Format(name, IntegerTable(_table(bits, zero)), summary, energy=SHIFT))
+
+
 def _count(exponents: int) -> str:
     return f"{exponents} exponent{'s' if exponents > 1 else ''}"
 
 
 POW2 = {
-    bits: register(Format(f"pow2_{bits}", bits, _table(bits, True), f"0 and +-2^e, {_count((1 << bits - 1) - 1)}"))
-    for bits in (2, 3, 4, 5)
+    bits: _powers(f"pow2_{bits}", bits, True, f"0 and +-2^e, {_count((1 << bits - 1) - 1)}") for bits in (2, 3, 4, 5)
 }
 for _bits in (2, 3, 4, 5):
-    register(Format(f"pow2_{_bits}n", _bits, _table(_bits, False), f"+-2^e, {_count(1 << _bits - 1)}, no zero"))
+    _powers(f"pow2_{_bits}n", _bits, False, f"+-2^e, {_count(1 << _bits - 1)}, no zero")

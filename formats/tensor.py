@@ -23,7 +23,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class LowBitTensor:
-    """A tensor of `shape` held as codes: value = (level - zero_point) x scale.
+    """A tensor of `shape` held as codes: value = (level - zero_point) x scale. Real levels have no zero point.
 
     One packed row for each output channel, which is axis 0; the others are the reduction. `scale` is float32 of
     `granularity.scale_shape(matrix_shape)`: granularity speaks of the flattened shape (shape[0], prod(shape[1:])).
@@ -41,6 +41,8 @@ class LowBitTensor:
             raise FormatError(f"scale has shape {self.scale.shape}, expected {scales} for {self.granularity}")
         if self.zero_point is not None and self.zero_point.shape != scales:
             raise FormatError(f"zero point has shape {self.zero_point.shape}, expected {scales}")
+        if self.zero_point is not None and not self.format.levels.integer:
+            raise FormatError(f"{self.format.name} has real levels, which have no zero point; leave it out")
 
     @classmethod
     def from_levels(
@@ -51,7 +53,7 @@ class LowBitTensor:
         granularity: Granularity,
         zero_point: npt.ArrayLike | None = None,
     ) -> LowBitTensor:
-        """Encode integer levels of any shape; raises FormatError for a level that the format lacks."""
+        """Encode levels of any shape; raises FormatError for a level that the format lacks."""
         array = np.asarray(levels)
         zero = None if zero_point is None else np.asarray(zero_point, np.int32)
         payload = Payload(fmt, array.shape, codes=fmt.encode(array), levels=array.astype(fmt.dtype))
@@ -91,18 +93,19 @@ class LowBitTensor:
         """Raise FormatError when a code stands for no level, or bits behind a packed row are not zero."""
         _ = self.payload.levels
 
-    def levels(self) -> Int32:
-        """The integer levels, int32 of `shape`; raises FormatError when the payload holds an impossible code."""
-        return self.payload.levels.astype(np.int32)
+    def levels(self) -> npt.NDArray[Any]:
+        """The levels, int32 or float32 of `shape`; raises FormatError when the payload holds an impossible code."""
+        return self.payload.levels.astype(self.format.levels.values.dtype)
 
     def integers(self) -> Int32:
-        """What an integer product multiplies, level - zero_point: int32 of `shape`."""
-        return self.levels() if self.zero_point is None else self.levels() - self._spread(self.zero_point)
+        """What an integer product multiplies, level - zero_point: int32 of `shape`; FormatError for real levels."""
+        return self.compact_integers.astype(np.int32)
 
     @property
     def compact_integers(self) -> npt.NDArray[Any]:
         """`integers`, to read alone: without zero points the levels as they are held, of `format.dtype`."""
-        return self.payload.levels if self.zero_point is None else self.integers()
+        _ = self.format.integer_levels  # or there are none
+        return self._unscaled
 
     def sums(self, size: int) -> npt.NDArray[np.int64]:
         """The sums of `integers` over each `size` elements of a row, int64 [rows, groups]; the last may be of fewer."""
@@ -123,9 +126,18 @@ class LowBitTensor:
         """The largest absolute value of `integers`."""
         return max(map(abs, self.limits))
 
+    @property
+    def _unscaled(self) -> npt.NDArray[Any]:
+        levels = self.payload.levels
+        return levels if self.zero_point is None else levels.astype(np.int32) - self._spread(self.zero_point)
+
+    def unscaled(self) -> Float32:
+        """What the scale multiplies, level - zero_point: float32 of `shape`."""
+        return self._unscaled.astype(np.float32)
+
     def dequantize(self) -> Float32:
         """The real values, float32 of `shape`: (level - zero_point) x scale."""
-        return np.asarray(self.integers().astype(np.float32) * self._spread(self.scale), np.float32)
+        return np.asarray(self.unscaled() * self._spread(self.scale), np.float32)
 
     def _spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A scale or zero point for each element."""

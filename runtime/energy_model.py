@@ -3,8 +3,8 @@
 Not a measurement. On a programmable processor, fetching and decoding instructions costs more than the arithmetic, so
 these figures compare models with each other and never stand in a column with joules that were measured.
 
-Table: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, 45 nm, 0.9 V. Shifts: You et
-al., "ShiftAddViT: Mixture of Multiplication Primitives Towards Efficient Vision Transformer", NeurIPS 2023.
+What one multiply-accumulate is made of is a part of each format, and the price of an operation lies there as well:
+formats/energy.py. Memories: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014.
 """
 
 from __future__ import annotations
@@ -13,25 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from subbyte import formats
 from subbyte.errors import EnergyError
+from subbyte.formats import SIGNS
+from subbyte.formats.energy import FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
 from subbyte.runtime.manifest import DTYPES, ELEMENTWISE, Manifest
-
-# pJ an operation
-OPERATIONS_PJ = {
-    "int8 add": 0.03,
-    "int8 multiply": 0.2,
-    "int32 add": 0.1,
-    "int32 multiply": 3.1,
-    "float16 add": 0.4,
-    "float16 multiply": 1.1,
-    "float32 add": 0.9,
-    "float32 multiply": 3.7,
-    "8-bit shift": 0.024,
-    "32-bit shift": 0.13,
-    "32-bit xor": 0.1,  # no published figure: taken as an int32 add, an upper bound
-    "8 KB table read": 10.0,  # of one entry: an access of 64 bits
-    "32-bit popcount": 0.1,  # no published figure: an adder tree of about as many full adders as an int32 add has
-}
 
 # (holds this many bytes at most, pJ for each 64 bits moved)
 MEMORIES_PJ: tuple[tuple[str, int | None, float], ...] = (
@@ -48,11 +34,13 @@ ASSUMPTIONS = (
     "Ternary weights, and binary weights with integer activations: an int32 add; zeros are not skipped.",
     "Power-of-two weights: a 32-bit shift (the product is wider than 8 bits) and an int32 add.",
     "Binary weights with binary activations: for 32 products one xor, one popcount and one int32 add.",
+    "Real levels: a table look-up, a float32 multiply and a float32 add.",
     "Float: a float32 multiply and add. Epilogues and operators without products: one float32 multiply and add for "
     "each output element, or what the operator states: a table look-up reads one entry.",
 )
 
-PerMac = dict[str, float]  # operation -> how many for one multiply-accumulate
+NO_FORMAT = ("-", "float32", "float", "")
+PACKED_SIGNS = ("binary", "bits", "uint32")  # as bundles since 0.1.0 have called them
 
 
 class Result(Protocol):
@@ -76,6 +64,8 @@ class Operator(Protocol):
     @property
     def weights(self) -> str: ...
     @property
+    def per_mac(self) -> Mapping[str, float] | None: ...
+    @property
     def macs(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
@@ -94,7 +84,7 @@ class OperatorEnergy:
     """Modelled picojoules of one operator."""
 
     name: str
-    arithmetic: str  # which row of `arithmetic` served it; of one without products, its operations for each element
+    arithmetic: str  # the operations of one multiply-accumulate; without products, those for each element
     modelled_compute_pj: float
     modelled_memory_pj: float
 
@@ -150,30 +140,31 @@ def memory_for(nbytes: int) -> tuple[str, float]:
     raise AssertionError("the last memory has no limit")
 
 
-def arithmetic(activation: str, weights: str) -> tuple[str, PerMac]:
-    """What one multiply-accumulate of these formats is made of: a name, and how many of each operation."""
-    if weights in ("-", "float32", "") or activation in ("float32", "float"):
-        return "float32", {"float32 multiply": 1, "float32 add": 1}
-    binary_activation = activation in ("bits", "binary", "uint32")
-    if weights.startswith("binary"):
-        if binary_activation:
-            return "xor + popcount", {"32-bit xor": 1 / 32, "32-bit popcount": 1 / 32, "int32 add": 1 / 32}
-        return "add", {"int32 add": 1}
-    if weights.startswith("ternary"):
-        return "add", {"int32 add": 1}
-    if weights.startswith("pow2"):
-        return "shift + add", {"32-bit shift": 1, "int32 add": 1}
-    return "int8", {"int8 multiply": 1, "int32 add": 1}
+def per_mac(activation: str, weights: str) -> Mapping[str, float]:
+    """What one multiply-accumulate of these formats is made of; raises UnknownNameError for one that is not registered.
+
+    `activation` and `weights` are as the report and the manifest have them: "-" where there are no constant weights.
+    """
+    fmt = None if weights in NO_FORMAT else formats.get(weights)
+    if fmt is None or activation in NO_FORMAT:
+        made_of = FLOAT if fmt is None or fmt.levels.integer else fmt.energy
+    elif activation in PACKED_SIGNS:
+        made_of = XOR_POPCOUNT if fmt.levels == SIGNS else fmt.energy
+    else:
+        formats.get(activation)  # known, or an error
+        made_of = fmt.energy
+    return dict(made_of.operations)
 
 
 def _operator(operator: Operator, weights_pj: float, activations_pj: float) -> OperatorEnergy:
-    name, per_mac = arithmetic(operator.activation, operator.weights)
+    made_of = operator.per_mac or per_mac(operator.activation, operator.weights)  # older manifests do not have it
     elements = max((_elements(output.shape, output.storage, output.channels) for output in operator.outputs), default=0)
     if not elements:
         elements = operator.output_bytes // DTYPES["float32"]
-    compute = operator.macs * _cost(operator, per_mac) + elements * _cost(operator, operator.per_element)
+    compute = operator.macs * _cost(operator, made_of) + elements * _cost(operator, operator.per_element)
     moved = operator.input_bytes + operator.output_bytes
     memory = (operator.weight_bytes * weights_pj + moved * activations_pj) / 8
+    name = " + ".join(made_of)
     if not operator.macs:
         name = "elementwise" if operator.per_element == ELEMENTWISE else " + ".join(operator.per_element)
     return OperatorEnergy(operator.name, name, compute, memory)
@@ -185,7 +176,7 @@ def _cost(operator: Operator, operations: Mapping[str, float]) -> float:
     if unknown:
         raise EnergyError(
             f"operator '{operator.name}' counts '{unknown[0]}', of which no energy is known; known are "
-            f"{', '.join(OPERATIONS_PJ)}: add it to OPERATIONS_PJ of runtime/energy_model.py with its source"
+            f"{', '.join(OPERATIONS_PJ)}: add it to OPERATIONS_PJ of formats/energy.py with its source"
         )
     return sum(count * OPERATIONS_PJ[name] for name, count in operations.items())
 

@@ -86,6 +86,7 @@ class OperatorFacts:
     weights: str = "-"
     bits_per_weight: float = 32.0
     macs: int = 0
+    per_mac: Mapping[str, float] | None = None  # operations of one multiply-accumulate (formats/energy.py)
     weight_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
@@ -258,20 +259,20 @@ def _operator(d: Mapping[str, Any], where: str) -> OperatorInfo:
         weights=_text(d, "weights", where),
         bits_per_weight=float(bits),
         macs=_count(d, "macs", where, 1 << 62),
+        per_mac=None if d.get("per_mac") is None else _operations(d["per_mac"], f"{where}.per_mac"),
         weight_bytes=_count(d, "weight_bytes", where, MAX_PLACE),
         input_bytes=_count(d, "input_bytes", where, 1 << 40),
         output_bytes=_count(d, "output_bytes", where, 1 << 40),
         fallback=fallback,
-        per_element=_per_element(d.get("per_element", ELEMENTWISE), where),
+        per_element=_operations(d.get("per_element", dict(ELEMENTWISE)), f"{where}.per_element"),
         outputs=_rows(d, "outputs", where, _output, MAX_TENSORS),
     )
 
 
-def _per_element(found: Any, where: str) -> Mapping[str, float]:
-    """Counts by operation; a bundle that has none is of a compiler that knew ELEMENTWISE alone."""
-    numbers = isinstance(found, dict) and all(type(n) in (int, float) and 0 <= n <= 1e6 for n in found.values())
-    if not numbers and found is not ELEMENTWISE:
-        raise _wrong(f"{where}.per_element", found, "how often each operation is done for an element")
+def _operations(found: Any, where: str) -> Mapping[str, float]:
+    """Counts by operation, as Python's own numbers."""
+    if not isinstance(found, dict) or not all(type(n) in (int, float) and 0 <= n <= 1e6 for n in found.values()):
+        raise _wrong(where, found, "how often each operation is done")
     return {str(name): float(count) for name, count in found.items()}
 
 

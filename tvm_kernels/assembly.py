@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subbyte.errors import CompileError
+from subbyte.runtime.energy_model import per_mac
 from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
@@ -375,15 +376,16 @@ def _call(graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Al
     read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
     given = next((graph.values[name] for name in read if name in graph.values), None)
     known = node.operator.facts() if node.operator is not None else ops.Facts()
-    activation = "float32" if given is None else _held_as(given)
+    activation = known.activation or ("float32" if given is None else _held_as(given))
     return Call(
         name=node.name,
         kind=node.operator.kind if node.operator is not None else "relax",
         kernel=step.kernel,
-        activation=activation if known.activation is None else known.activation,
+        activation=activation,
         weights=known.weights,
         bits_per_weight=known.bits_per_weight,
         macs=step.macs,
+        per_mac=per_mac(activation, known.weights),
         weight_bytes=step.constants if known.weight_bytes is None else known.weight_bytes,
         input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
         output_bytes=sum(graph.values[name].nbytes for name in step.results),

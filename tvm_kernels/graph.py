@@ -47,7 +47,7 @@ class GraphWeight:
 
     def value(self) -> Array:
         """The float32 operand that other engines see."""
-        raw = self.tensor.dequantize() if self.scaled else self.tensor.integers().astype(np.float32)
+        raw = self.tensor.dequantize() if self.scaled else self.tensor.unscaled()
         return np.transpose(raw, self.order)
 
 

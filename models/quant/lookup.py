@@ -30,7 +30,7 @@ class Lookup(Constants):
 
     def compute_constants(self) -> None:
         quantizer = self.activation_quantizer
-        self.low = torch.tensor(float(quantizer.format.levels[0]), device=quantizer.scales().device)
+        self.low = torch.tensor(float(quantizer.format.levels.values[0]), device=quantizer.scales().device)
         codes = self.low + torch.arange(ENTRIES, dtype=torch.float32, device=self.low.device)
         self.table = self.function(quantizer.dequantize(codes)).float()
 

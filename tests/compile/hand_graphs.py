@@ -54,7 +54,7 @@ class Builder:
 
     def decode(self, fmt: str, *shape: int) -> str:
         found = formats.get(fmt)
-        levels = self.rng.choice(found.levels, (shape[0], int(np.prod(shape[1:]))))
+        levels = self.rng.choice(found.levels.values, (shape[0], int(np.prod(shape[1:]))))
         packed = self.constant(formats.pack(found.encode(levels), found.code_bits), np.uint8)
         name = "Decode" + fmt.capitalize()
         return self.node(name, packed, self.constant(shape, np.int64), domain="subbyte")

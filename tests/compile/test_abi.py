@@ -163,7 +163,7 @@ def test_a_loop_that_is_not_over_the_tiles_is_refused() -> None:
 def test_a_product_in_any_cut_of_its_tiles(fmt: str, depth: int, tmp_path: Path) -> None:
     """Deep ones keep sums between parts of the depth; the workspace is another thread's, full of rubbish."""
     rng = np.random.default_rng(0)
-    levels = rng.choice(get(fmt).levels, (1536, depth))
+    levels = rng.choice(get(fmt).levels.values, (1536, depth))
     weight = LowBitTensor.from_levels(get(fmt), levels, np.ones(1536, np.float32), PerChannel(0))
     op = Product("layer", Codes(-128, 127, 128), weight, MatMul(197, depth, 1536), Epilogue())
     built = choose(op, host_features()).kernel.build(op)

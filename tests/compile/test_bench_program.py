@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **{"activation": "uint8", "weights": "ternary", "macs": np.int64(7 * 24 * 10), "weight_bytes": 60},
             **{"input_bytes": 168, "output_bytes": 280, "bits_per_weight": 2.0},
         ),
-        dataclasses.replace(second, weights="pow2", activation="uint8", macs=1 << 40),
+        dataclasses.replace(second, weights="pow2_4", activation="uint8", macs=1 << 40),
         dataclasses.replace(scale, fallback='no kernel for "this\\"\n\u00e9', output_bytes=280),
     )
     plan = dataclasses.replace(example.plan, calls=calls)

@@ -35,7 +35,7 @@ def grouped_weight(b: Builder, fmt: str, size: int, *shape: int) -> str:
     found = formats.get(fmt)
     depth = int(np.prod(shape[1:]))
     packed = b.constant(
-        formats.pack(found.encode(b.rng.choice(found.levels, (shape[0], depth))), found.code_bits), np.uint8
+        formats.pack(found.encode(b.rng.choice(found.levels.values, (shape[0], depth))), found.code_bits), np.uint8
     )
     scale = b.uniform(shape[0], -(-depth // size), low=0.005, high=0.05)
     name = "Dequantize" + fmt.capitalize()

@@ -96,7 +96,7 @@ def weight(shape: MatMul | Conv2d, fmt: str, group: int = 0, zero_points: bool =
     granularity = PerGroup(group) if group else PerChannel(0)
     scales = granularity.scale_shape((dims[0], int(np.prod(dims[1:]))))
     zero = RNG.integers(0, 16, scales) if zero_points else None
-    levels = RNG.choice(get(fmt).levels, dims)
+    levels = RNG.choice(get(fmt).levels.values, dims)
     return LowBitTensor.from_levels(get(fmt), levels, RNG.random(scales), granularity, zero)
 
 

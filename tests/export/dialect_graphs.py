@@ -32,7 +32,7 @@ def quantized_cnn(weight_format: str = "ternary", seed: int = 0) -> onnx.ModelPr
 
     def decode(name, fmt, shape):
         tensor = LowBitTensor.from_levels(
-            fmt, random.choice(fmt.levels, size=shape), np.ones(shape[0], np.float32), PerChannel()
+            fmt, random.choice(fmt.levels.values, size=shape), np.ones(shape[0], np.float32), PerChannel()
         )
         inputs = [constant(f"{name}.packed", tensor.packed), constant(f"{name}.shape", np.array(shape, np.int64))]
         op = fmt.decoder

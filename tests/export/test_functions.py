@@ -53,7 +53,7 @@ def run_everywhere(model, inputs):
 
 def packed(fmt, shape, granularity=None, seed=0):
     random = np.random.default_rng(seed)
-    levels = random.choice(fmt.levels, size=shape).astype(np.int32)
+    levels = random.choice(fmt.levels.values, size=shape)
     granularity = granularity or PerChannel()
     matrix = (shape[0], int(np.prod(shape[1:])))
     scale = random.uniform(0.1, 2, granularity.scale_shape(matrix)).astype(np.float32)

@@ -1,28 +1,43 @@
 """Formats: every level has one code, codes survive, impossible codes are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subbyte.errors import FormatError, UnknownNameError
-from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, PerTensor, all_formats, get, register
+from subbyte.errors import FormatError, RegistrationError, UnknownNameError
+from subbyte.formats import (
+    Format,
+    IntegerLine,
+    IntegerTable,
+    LowBitTensor,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    RealTable,
+    all_formats,
+    get,
+    register,
+)
+from subbyte.formats.energy import ADD, OPERATIONS_PJ, PerMac
 
 FORMATS = list(all_formats())
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 def test_decode_inverts_encode(fmt: Format) -> None:
-    np.testing.assert_array_equal(fmt.decode(fmt.encode(fmt.levels)), fmt.levels)
+    np.testing.assert_array_equal(fmt.decode(fmt.encode(fmt.levels.values)), fmt.levels.values)
 
 
 def test_levels_are_those_of_the_literature() -> None:
-    assert get("binary").levels.tolist() == [-1, 1]
-    assert get("ternary").levels.tolist() == [-1, 0, 1]
-    assert get("int4").levels.tolist() == list(range(-8, 8))
-    assert get("uint3").levels.tolist() == list(range(8))
-    assert get("pow2_4").levels.tolist() == [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]
-    assert get("pow2_3n").levels.tolist() == [-8, -4, -2, -1, 1, 2, 4, 8]
+    assert get("binary").levels.values.tolist() == [-1, 1]
+    assert get("ternary").levels.values.tolist() == [-1, 0, 1]
+    assert get("int4").levels.values.tolist() == list(range(-8, 8))
+    assert get("uint3").levels.values.tolist() == list(range(8))
+    assert get("pow2_4").levels.values.tolist() == [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]
+    assert get("pow2_3n").levels.values.tolist() == [-8, -4, -2, -1, 1, 2, 4, 8]
 
 
 def test_int_codes_are_twos_complement() -> None:
@@ -32,8 +47,82 @@ def test_int_codes_are_twos_complement() -> None:
 @pytest.mark.parametrize("level", [0.5, 1.0, np.float32(1), True, "1"])
 def test_a_level_that_is_no_integer_is_refused(level: object) -> None:
     with pytest.raises(FormatError, match="expected an integer"):
-        Format("real", 1, (-1, level))  # type: ignore[arg-type]
-    assert Format("numpy", 1, (-1, np.int8(1))).levels.tolist() == [-1, 1]  # type: ignore[arg-type]
+        IntegerTable((-1, level))  # type: ignore[arg-type]
+    assert IntegerTable((-1, np.int8(1))).values.tolist() == [-1, 1]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", [float("nan"), float("inf"), "1"])
+def test_a_level_that_is_no_number_is_refused(level: Any) -> None:
+    with pytest.raises(FormatError, match="no finite number"):
+        RealTable((-1.0, level))
+
+
+def test_bits_codes_and_dtype_follow_from_the_levels() -> None:
+    line = IntegerLine(-3, 3)
+    assert (line.table, line.code_bits, line.by_code.dtype) == ((0, 1, 2, 3, None, -3, -2, -1), 3, np.int8)
+    assert (line.twos_complement, line.line) == (True, None)
+    assert IntegerLine(5, 12).table == (8, 9, 10, 11, 12, 5, 6, 7)
+    table = IntegerTable((-300, 0, 300))
+    assert (table.table, table.code_bits, table.by_code.dtype) == ((-300, 0, 300, None), 2, np.int16)
+    assert (table.twos_complement, table.line) == (False, (-300, 300))
+    assert (IntegerTable((7,)).code_bits, get("uint8").dtype, get("int8").dtype) == (1, np.uint8, np.int8)
+    real = RealTable((0.1, -0.5, 2.0))
+    assert (real.code_bits, real.by_code.dtype, real.largest) == (2, np.float32, 2.0)
+    assert real.values.tolist() == np.float32([-0.5, 0.1, 2.0]).tolist()
+    assert (line.integer, table.integer, real.integer) == (True, True, False)
+
+
+def test_nearest_levels() -> None:
+    found = RealTable((0.0, 1.0, -2.0)).nearest([-9, -1.1, -1.0, -0.9, 0.5, 0.6, 7])
+    assert found.tolist() == [-2, -2, -2, 0, 0, 1, 1]
+    assert get("ternary").levels.nearest([[-0.6, 0.2], [0.51, 3]]).tolist() == [[-1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("wrong", [(5, 4), (0, 256), (-(1 << 17), -(1 << 17))])
+def test_a_line_of_too_many_or_too_large_integers_is_refused(wrong: tuple[int, int]) -> None:
+    with pytest.raises(FormatError, match=r"expected 1 to 256 integers|is beyond 65536"):
+        IntegerLine(*wrong)
+
+
+@pytest.mark.parametrize("levels", [(1, 1), (), (None, None), tuple(range(257))])
+def test_levels_without_one_code_each_are_refused(levels: Any) -> None:
+    for kind in (IntegerTable, RealTable):
+        with pytest.raises(FormatError, match=r"exactly one code|at most 256"):
+            kind(levels)
+
+
+PARTS: dict[str, Any] = {"name": "whole", "levels": IntegerLine(0, 1), "summary": "s", "energy": ADD}
+
+
+@pytest.mark.parametrize("part", ["levels", "summary", "energy"])
+def test_a_format_that_lacks_a_part_is_refused_when_it_registers(part: str) -> None:
+    with pytest.raises(RegistrationError, match=f"format 'whole' lacks its '{part}'"):
+        register(Format(**{name: value for name, value in PARTS.items() if name != part}))
+    with pytest.raises(RegistrationError, match=f"its '{part}' is 5, expected"):
+        register(Format(**{**PARTS, part: 5}))
+    assert "whole" not in [fmt.name for fmt in all_formats()]
+
+
+@pytest.mark.parametrize("name", ["Whole", "1x", "a b", ""])
+def test_a_name_that_makes_no_function_name_is_refused(name: str) -> None:
+    with pytest.raises(RegistrationError, match=r"lower-case|lacks its 'name'"):
+        register(Format(**{**PARTS, "name": name}))
+
+
+def test_energy_in_operations_without_a_price_is_refused() -> None:
+    with pytest.raises(FormatError, match="operation 'int5 multiply'"):
+        PerMac.of({"int5 multiply": 1})
+    with pytest.raises(FormatError, match="of no operations"):
+        PerMac.of({})
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+def test_every_registered_format_is_whole(fmt: Format) -> None:
+    assert fmt.summary
+    assert 1 << fmt.code_bits == len(fmt.table)
+    assert len(fmt.levels.values) <= len(fmt.table) < 4 * len(fmt.levels.values)
+    assert all(operation in OPERATIONS_PJ for operation, _ in fmt.energy.operations)
+    assert any("float32" in operation for operation, _ in fmt.energy.operations) != fmt.levels.integer
 
 
 def test_a_level_outside_the_format_is_refused() -> None:
@@ -66,7 +155,7 @@ def test_a_tensor_survives_packing_for_every_format_shape_and_granularity(data: 
         st.one_of(st.just(PerTensor()), st.just(PerChannel(0)), st.builds(PerGroup, st.integers(1, 9)))
     )
     rng = np.random.default_rng(seed)
-    levels = rng.choice(fmt.levels, shape)
+    levels = rng.choice(fmt.levels.values, shape)
     matrix = (shape[0], int(np.prod(shape[1:])))
     scale = rng.random(granularity.scale_shape(matrix)).astype(np.float32)
     tensor = LowBitTensor.from_levels(fmt, levels, scale, granularity)

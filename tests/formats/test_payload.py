@@ -37,7 +37,7 @@ def packed(fmt: Format, levels: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def tensors(draw: st.DrawFn) -> Tensors:
     """A tensor with one scale a row, from packed rows or from levels, and its levels."""
     fmt, shape = draw(st.sampled_from(FORMATS)), draw(SHAPES)
-    levels = np.random.default_rng(draw(st.integers(0, 99))).choice(fmt.levels, shape).astype(np.int64)
+    levels = np.random.default_rng(draw(st.integers(0, 99))).choice(fmt.levels.values, shape).astype(np.int64)
     scale = np.arange(1, 1 + shape[0], dtype=np.float32)
     if draw(st.booleans()):
         return LowBitTensor.from_packed(fmt, shape, packed(fmt, levels), scale, PerChannel()), levels

@@ -66,7 +66,7 @@ def weight(geometry: MatMul | Conv2d, fmt: str, group: int = 0, levels: Array | 
     else:
         shape = (geometry.out_channels, *geometry.kernel, geometry.channels // geometry.groups)
     if levels is None:
-        levels = rng.choice(get(fmt).levels, shape)
+        levels = rng.choice(get(fmt).levels.values, shape)
     granularity = PerGroup(group) if group else PerChannel(0)
     scale = rng.random(granularity.scale_shape((shape[0], int(np.prod(shape[1:])))))
     return LowBitTensor.from_levels(get(fmt), np.broadcast_to(levels, shape), scale, granularity)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import SIGNED, UNSIGNED, columns_of, differences, rows_of, signs, stored_input, weight
 
-from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, PerTensor, get
+from subbyte.formats import Format, IntegerTable, LowBitTensor, PerChannel, PerGroup, PerTensor, get
 from subbyte.tvm_kernels.kernels.registry import Constant
 from subbyte.tvm_kernels.operators import (
     Activate,
@@ -106,7 +106,7 @@ def test_weight_zero_points(granularity: Any, by: Generator) -> None:
     fmt = get("uint4")
     scales = granularity.scale_shape((11, 18))
     w = LowBitTensor.from_levels(
-        fmt, rng.choice(fmt.levels, (11, 18)), rng.random(scales), granularity, rng.integers(0, 16, scales)
+        fmt, rng.choice(fmt.levels.values, (11, 18)), rng.random(scales), granularity, rng.integers(0, 16, scales)
     )
     assert differences("portable", MatMul(7, 18, 11), SIGNED, w, by=by) == 0
 
@@ -201,9 +201,9 @@ def test_weights_stay_packed_at_their_own_bits(fmt: str, bits: int) -> None:
 
 
 NEW = {
-    "a line": Format("quinary", 3, (-2, -1, 0, 1, 2, None, None, None)),
-    "steps of three": Format("thirds", 2, (-3, 0, 3, 6)),
-    "a table": Format("grown", 2, (0, 1, 3, -200)),
+    "a line": Format("quinary", IntegerTable((-2, -1, 0, 1, 2))),
+    "steps of three": Format("thirds", IntegerTable((-3, 0, 3, 6))),
+    "a table": Format("grown", IntegerTable((0, 1, 3, -200))),
 }
 
 
@@ -211,5 +211,5 @@ NEW = {
 @pytest.mark.parametrize("fmt", NEW.values(), ids=NEW.keys())
 def test_a_new_format_needs_no_new_kernel(fmt: Format, by: Generator) -> None:
     rng = np.random.default_rng(23)
-    w = LowBitTensor.from_levels(fmt, rng.choice(fmt.levels, (9, 21)), 1.0, PerTensor())
+    w = LowBitTensor.from_levels(fmt, rng.choice(fmt.levels.values, (9, 21)), 1.0, PerTensor())
     assert differences("portable", MatMul(5, 21, 9), SIGNED, w, by=by) == 0

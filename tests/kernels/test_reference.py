@@ -18,7 +18,7 @@ RANDOM = np.random.default_rng(7)
 
 def weight(name: str, shape: tuple[int, ...]) -> LowBitTensor:
     fmt = get(name)
-    return LowBitTensor.from_levels(fmt, RANDOM.choice(fmt.levels, shape), 1.0, PerTensor())
+    return LowBitTensor.from_levels(fmt, RANDOM.choice(fmt.levels.values, shape), 1.0, PerTensor())
 
 
 @pytest.mark.parametrize("fmt", ["ternary", "int4", "int8", "binary", "pow2_4"])
@@ -53,7 +53,7 @@ def test_padded_bits_count_as_plus_one() -> None:
 
 def test_groups_are_scaled_and_added_in_order() -> None:
     fmt, scale = get("int4"), RANDOM.standard_normal((3, 3)).astype(np.float32)
-    w = LowBitTensor.from_levels(fmt, RANDOM.choice(fmt.levels, (3, 10)), scale, PerGroup(4))
+    w = LowBitTensor.from_levels(fmt, RANDOM.choice(fmt.levels.values, (3, 10)), scale, PerGroup(4))
     codes = RANDOM.integers(0, 256, (2, 10)).astype(np.uint8)
     op = ops.Product("g", ops.Codes(0, 255), w, ops.MatMul(2, 10, 3), ops.Epilogue())
     levels, found = w.levels(), ops.run(op, [codes])[0]

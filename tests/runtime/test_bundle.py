@@ -170,6 +170,8 @@ WRONG: list[tuple[str, Any]] = [
     ("operators.0.bits_per_weight", -1.0),
     ("operators.0.fallback", 1),
     ("operators.0.per_element", [1]),
+    ("operators.0.per_mac", [1]),
+    ("operators.0.per_mac", {"int32 add": -1}),
     ("operators.0.per_element", {"int32 add": -1}),
     ("operators.0.per_element", {"int32 add": True}),
     ("operators.0.outputs.0.offset", 100),

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from tiny_bundle import operator, output, tiny_manifest
 
-from subbyte.errors import EnergyError
+from subbyte.errors import EnergyError, UnknownNameError
 from subbyte.runtime import manifest
 from subbyte.runtime.energy import Energy
-from subbyte.runtime.energy_model import OPERATIONS_PJ, ModelledEnergy, arithmetic, memory_for, model_energy
+from subbyte.runtime.energy_model import OPERATIONS_PJ, ModelledEnergy, memory_for, model_energy, per_mac
 
 
 def modelled(weights_bytes: int = 128, arena_bytes: int = 128, **fields: Any) -> ModelledEnergy:
@@ -33,8 +33,20 @@ def modelled(weights_bytes: int = 128, arena_bytes: int = 128, **fields: Any) ->
     ],
 )
 def test_a_multiply_accumulate_by_formats(activation: str, weights: str, pj_a_mac: float) -> None:
-    _, per_mac = arithmetic(activation, weights)
-    assert sum(n * OPERATIONS_PJ[name] for name, n in per_mac.items()) == pytest.approx(pj_a_mac)
+    operations = per_mac(activation, weights)
+    assert sum(n * OPERATIONS_PJ[name] for name, n in operations.items()) == pytest.approx(pj_a_mac)
+    assert modelled(activation=activation, weights=weights, macs=10).operators[0].modelled_compute_pj == pytest.approx(
+        10 * pj_a_mac + 48 * 4.6
+    )
+    stated = modelled(activation="?", weights="?", per_mac=operations, macs=10).operators[0]
+    assert stated.modelled_compute_pj == pytest.approx(10 * pj_a_mac + 48 * 4.6)
+
+
+@pytest.mark.parametrize(("activation", "weights"), [("uint8", "pow2"), ("uint8", "binary_like"), ("int7x", "int4")])
+def test_a_format_that_is_not_registered_is_an_error(activation: str, weights: str) -> None:
+    """Also one whose name begins like another's: nothing is counted as its namesake, or as zero."""
+    with pytest.raises(UnknownNameError, match="unknown format"):
+        modelled(activation=activation, weights=weights, macs=10)
 
 
 @pytest.mark.parametrize(

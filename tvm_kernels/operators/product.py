@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from subbyte.errors import CompileError
 from subbyte.formats import LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
@@ -64,6 +65,13 @@ class Product(Fused, Generic[Left, Right]):
     right: Right
     geometry: MatMul | Conv2d
     epilogue: Epilogue
+
+    def __post_init__(self) -> None:
+        if self.of_integers and self.weight is not None and not self.weight.format.levels.integer:
+            raise CompileError(
+                f"'{self.name}': its activation is {self.left.format}, and levels of {self.weight.format.name} are "
+                "real numbers: a product of integers needs weights of integer levels, or an activation in float32"
+            )
 
     @property
     def operands(self) -> tuple[object, ...]:
@@ -131,7 +139,9 @@ class Product(Fused, Generic[Left, Right]):
     def _constant(self) -> Array:
         """What a constant is multiplied as: levels int32, or float32 values."""
         if self.weight is not None:
-            return self.weight.dequantize() if self.group_size and not self.of_integers else self.weight.integers()
+            if self.of_integers:
+                return self.weight.integers()
+            return self.weight.dequantize() if self.group_size else self.weight.unscaled()
         assert isinstance(self.right, FloatWeight)
         return self.right.values
 

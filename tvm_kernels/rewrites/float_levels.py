@@ -38,7 +38,7 @@ class Levels:
     def format(self) -> Format:
         """The narrowest one that holds all levels."""
         found = np.unique(self.rows)
-        return next(fmt for name in FORMATS if np.isin(found, (fmt := formats.get(name)).levels).all())
+        return next(fmt for name in FORMATS if np.isin(found, (fmt := formats.get(name)).levels.values).all())
 
     @property
     def trained(self) -> bool:

@@ -95,7 +95,7 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
     moved = rows - points.reshape(-1, *[1] * (levels.ndim - 1)) if points.any() else rows
     low, high = (int(moved.min()), int(moved.max())) if moved.size else (0, 0)
     signed = formats.get(name.removeprefix("u"))
-    if signed.levels.min() <= low and high <= signed.levels.max():
+    if signed.levels.values[0] <= low and high <= signed.levels.values[-1]:
         tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
@@ -430,7 +430,7 @@ RULES: list[Rule] = [
     rule("scaled weight", Op("Mul", Weights("w"), Const("scale")), to=scaled_weight),
     rule(
         "rows of a table",
-        Op("Gather", Weights("w"), Any("i", constants=True), dtypes=EVERY, attributes=("axis",)),
+        Op("Gather", Weights("w", integers=True), Any("i", constants=True), dtypes=EVERY, attributes=("axis",)),
         to=gathered_weight,
     ),
 ]

@@ -93,14 +93,16 @@ class Near:
 
 @dataclass(frozen=True)
 class Weights:
-    """Low-bit weights; captured as a Weight."""
+    """Low-bit weights, captured as a GraphWeight; with `integers` those whose levels are integers."""
 
     key: str
+    integers: bool = False
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
-        if not name or graph.values[name].weight is None:
+        weight = graph.values[name].weight if name else None
+        if weight is None or (self.integers and not weight.tensor.format.levels.integer):
             return False
-        found[self.key] = graph.values[name].weight
+        found[self.key] = weight
         return True
 
 

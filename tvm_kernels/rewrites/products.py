@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from subbyte.errors import CompileError, FormatError
-from subbyte.formats import LowBitTensor, PerGroup
+from subbyte.formats import SIGNS, LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
@@ -96,7 +96,7 @@ def no_bits(value: Value, axis: int, tensor: LowBitTensor | None) -> str:
         return f"'{value.name}' is packed along another axis than the {value.shape[axis]} channels that it adds up"
     if tensor is None:
         return "its groups of scales cross the places of its window"
-    return "" if tensor.format.name == "binary" else f"its weights are {tensor.format.name}; handled: binary"
+    return "" if tensor.format.levels == SIGNS else f"its weights are {tensor.format.name}; handled: binary"
 
 
 def no_matrices(x: Shape, weight: Shape) -> str:
@@ -207,7 +207,10 @@ def weight_only(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcom
     value, is_conv = graph.values[x], node.op == "Conv"
     if not weight.scales_follow(0 if is_conv else -1):
         return without_quantizer(graph, node, x, weight, ALONG_REDUCTION)
-    if lost := lost_quantizer(graph, x):
+    if value.coded:
+        x = as_float(graph, x, node)
+        node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
+    elif lost := lost_quantizer(graph, x):
         node.fallback = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lost}"
     geometry: ops.Conv2d | ops.MatMul | None = None
     if is_conv:
@@ -281,8 +284,14 @@ def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> Outcome:
 
 RULES: list[Rule] = [
     # ---- low bit ----
-    rule("quantized convolution", Op("Conv", Coded("codes"), Weights("weight"), attributes=WINDOW), to=quantized_conv),
-    rule("quantized matrix product", Op("MatMul", Coded("codes"), Weights("weight")), to=quantized_matmul),
+    rule(
+        "quantized convolution",
+        Op("Conv", Coded("codes"), Weights("weight", integers=True), attributes=WINDOW),
+        to=quantized_conv,
+    ),
+    rule(
+        "quantized matrix product", Op("MatMul", Coded("codes"), Weights("weight", integers=True)), to=quantized_matmul
+    ),
     rule("weight-only product", Op("Conv", Any("x"), Weights("weight"), rest=True, attributes=WINDOW), to=weight_only),
     rule("weight-only product", Op("MatMul", Any("x"), Weights("weight"), rest=True), to=weight_only),
     # ---- float ----

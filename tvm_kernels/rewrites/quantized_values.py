@@ -309,11 +309,19 @@ RULES: list[Rule] = [
         for x in (_STEP, Coded("codes"))
     ],
     *[
-        rule("step and scales", Op(op, _STEP, Weights("weight"), rest=True, attributes=names), to=scaled_product)
+        rule(
+            "step and scales",
+            Op(op, _STEP, Weights("weight", integers=True), rest=True, attributes=names),
+            to=scaled_product,
+        )
         for op, names in PRODUCTS.items()
     ],
     *[
-        rule("scales", Op(op, Coded("codes"), Weights("weight"), rest=True, attributes=names), to=scales_behind)
+        rule(
+            "scales",
+            Op(op, Coded("codes"), Weights("weight", integers=True), rest=True, attributes=names),
+            to=scales_behind,
+        )
         for op, names in PRODUCTS.items()
     ],
     *[

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.formats import Format, LowBitTensor, pack
+from subbyte.formats import IntegerLevels, LowBitTensor, pack
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.operators import Product
 
@@ -121,12 +121,13 @@ def declare_codes(
     depth = weight.depth
     dtype = "uint8" if meaning else weight.dtype
     codes = np.zeros((weight.groups, weight.panels * PANEL, depth), np.uint8)
-    codes[:] = fmt.encode(fmt.levels[:1])[0]
+    codes[:] = fmt.encode(fmt.levels.values[:1])[0]
     codes[:, : weight.columns] = weight.op.right.payload.codes.reshape(weight.groups, weight.columns, depth)
     stream = pack(panel_order(codes)[None], bits).reshape(-1)
     buffer = signature.constant("weight", stream)
-    table = [0 if level is None else level for level in fmt.table]
-    level = _look_up([meaning(level) for level in table], "uint8", signature) if meaning else _level(fmt, signature)
+    levels = fmt.integer_levels
+    table = [meaning(level) for level in levels.by_code.tolist()] if meaning else []
+    level = _look_up(table, "uint8", signature) if meaning else _level(levels, signature)
     zero = weight.op.right.zero_point
     zeros = None
     if zero is not None:
@@ -160,18 +161,15 @@ def _code(loaded: list[Any], first_bit: int, bits: int) -> Any:
     return value & IntImm("int32", (1 << bits) - 1)
 
 
-def _level(fmt: Format, signature: Signature) -> Callable[[Any], Any]:
+def _level(levels: IntegerLevels, signature: Signature) -> Callable[[Any], Any]:
     """code -> level, int32."""
-    table = fmt.table
-    first = table[0] or 0
-    step = (table[1] or 0) - first
-    if all(level is None or level == first + step * code for code, level in enumerate(table)):
+    if levels.line is not None:
+        first, step = levels.line
         return lambda code: (code if step == 1 else code * step) + first
-    half = len(table) // 2
-    if all(level == (code ^ half) - half for code, level in enumerate(table)):
+    if levels.twos_complement:
+        half = 1 << levels.code_bits - 1
         return lambda code: (code ^ IntImm("int32", half)) - half
-    values = [0 if level is None else level for level in table]
-    return _look_up(values, smallest_integer(np.array(values)), signature)
+    return _look_up(levels.by_code.tolist(), smallest_integer(levels.values), signature)
 
 
 def _look_up(values: list[int], dtype: str, signature: Signature) -> Callable[[Any], Any]:

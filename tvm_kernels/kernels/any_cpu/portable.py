@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.errors import FormatError
-from subbyte.formats import LowBitTensor
+from subbyte.formats import SIGNS, LowBitTensor
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, layout
 from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import PackedWeight, declare_codes, panel_order, weight_of
@@ -76,9 +76,9 @@ def _of_bytes(
 def bytes_too_many(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
     """Why sums in int32 could overflow, or None. Sums are of raw bytes until the end, up to 255 each."""
     zero_point = op.right.zero_point
-    largest = op.right.format.largest + (0 if zero_point is None else int(np.abs(zero_point).max(initial=0)))
+    shifted = 0 if zero_point is None else int(np.abs(zero_point).max(initial=0))
     try:
-        check_accumulator(op.geometry.depth, 255, max(1, largest))
+        check_accumulator(op.geometry.depth, 255, max(1, int(op.right.format.largest) + shifted))
     except FormatError as error:
         return str(error)
     return None
@@ -132,7 +132,7 @@ def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matr
 
 def not_binary_weights(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
     """Why weights are not signs, or None."""
-    if op.right.format.levels.tolist() != [-1, 1] or op.right.zero_point is not None:
+    if op.right.format.levels != SIGNS or op.right.zero_point is not None:
         return f"weights are {op.right.format.name}, not binary"
     return None
 
@@ -200,7 +200,7 @@ SIGN, NONZERO, EXPONENT = 0x80, 0x40, 0x1F  # of a byte of shift-and-add instruc
 
 
 def _not_shifts(op: Product[Codes, LowBitTensor]) -> str | None:
-    levels = np.abs(op.right.format.levels)
+    levels = np.abs(op.right.format.integer_levels.values)
     if (levels & (levels - 1)).any() or op.right.zero_point is not None:
         return f"weights are {op.right.format.name}, not powers of two"
     return bytes_too_many(op)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.formats import Format
+from subbyte.formats import Format, IntegerLevels
 from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 
@@ -82,7 +82,7 @@ def declare_decoder(fmt: Format, codes: npt.NDArray[np.uint8], signature: Signat
     words = packed.shape[1]
     buffer = signature.constant("weight", packed.reshape(-1))
     each = pairs_in_word(fmt.code_bits)
-    level = _level_of(fmt, signature)
+    level = _level_of(fmt.integer_levels, signature)
 
     def decode(stream: Any, target: Any) -> None:
         with T.serial(0, words) as w:
@@ -95,18 +95,16 @@ def declare_decoder(fmt: Format, codes: npt.NDArray[np.uint8], signature: Signat
     return decode
 
 
-def _level_of(fmt: Format, signature: Signature) -> Callable[[Any], Any]:
+def _level_of(levels: IntegerLevels, signature: Signature) -> Callable[[Any], Any]:
     """A word with a pair of codes at bits 0 and 16, and other bits set -> their levels."""
-    bits, table = fmt.code_bits, fmt.table
-    mask = (1 << bits) - 1
-    half = len(table) // 2
-    if all(level == (code ^ half) - half for code, level in enumerate(table) if level is not None):
+    bits = levels.code_bits
+    mask, half = (1 << bits) - 1, 1 << bits - 1
+    if levels.twos_complement:
         if bits == 8:
             return lambda word: T.call_pure_extern("uint32", "subbyte_sxtb16", word)
         return lambda word: minus((word & both(mask)) ^ both(half), both(half))
-    first = table[0] or 0
-    step = (table[1] or 0) - first
-    if step > 0 and mask * step < 1 << 16 and all(v in (None, first + step * code) for code, v in enumerate(table)):
+    first, step = levels.line or (0, 0)
+    if step > 0 and mask * step < 1 << 16:
 
         def line(word: Any) -> Any:
             masked = word & both(mask)
@@ -114,13 +112,12 @@ def _level_of(fmt: Format, signature: Signature) -> Callable[[Any], Any]:
             return stepped if first == 0 else minus(stepped, both(-first))
 
         return line
-    values = np.array([0 if level is None else level for level in table])
-    assert smallest_integer(values) != "int32"
-    levels = signature.constant("levels", values.astype(np.int16).view(np.uint16))
+    assert smallest_integer(levels.values) != "int32"
+    table = signature.constant("levels", levels.by_code.astype(np.int16).view(np.uint16))
 
     def look_up(word: Any) -> Any:
-        low = T.Cast("uint32", levels[T.Cast("int32", word & T.uint32(mask))])
-        high = levels[T.Cast("int32", T.shift_right(word, T.uint32(16)) & T.uint32(mask))]
+        low = T.Cast("uint32", table[T.Cast("int32", word & T.uint32(mask))])
+        high = table[T.Cast("int32", T.shift_right(word, T.uint32(16)) & T.uint32(mask))]
         return low | T.shift_left(T.Cast("uint32", high), T.uint32(16))
 
     return look_up

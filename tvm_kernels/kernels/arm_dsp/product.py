@@ -47,7 +47,7 @@ def refuses_pairs(op: Product[Codes, LowBitTensor]) -> str | None:
         return "scales by group"
     if op.right.zero_point is not None:
         return "weights have zero points"
-    if smallest_integer(op.right.format.levels) == "int32":
+    if smallest_integer(op.right.format.integer_levels.values) == "int32":
         return f"levels of {op.right.format.name} need more than 16 bits"
     return bytes_too_many(op)
 

@@ -34,7 +34,7 @@ WORTH_TILES = 0.25  # of their products: below it, vectors are faster
 
 def why_not(op: Product[Codes, LowBitTensor]) -> str | None:
     """Why decode and dot cannot serve this product."""
-    levels = op.right.format.levels
+    levels = op.right.format.integer_levels.values
     zero = op.right.zero_point
     low, high = int(levels.min()), int(levels.max())
     if zero is not None:

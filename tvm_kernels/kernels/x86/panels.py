@@ -43,7 +43,7 @@ def codes_of(weight: LowBitTensor, shape: tuple[int, int, int, int]) -> WeightCo
     fmt = weight.format
     if fmt.code_bits > 4 or weight.zero_point is not None:
         return WeightCodes(weight.compact_integers.astype(np.int8).view(np.uint8).reshape(shape), 8)
-    table = tuple(0 if level is None else level for level in fmt.table)
+    table = tuple(fmt.integer_levels.by_code.tolist())
     return WeightCodes(weight.payload.codes.reshape(shape), 2 if fmt.code_bits <= 2 else 4, table)
 
 

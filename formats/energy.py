@@ -1,0 +1,61 @@
+"""Operations that modelled energy counts, their published price, and what one multiply-accumulate of a format takes.
+
+Table: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, 45 nm, 0.9 V. Shifts: You et
+al., "ShiftAddViT: Mixture of Multiplication Primitives Towards Efficient Vision Transformer", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from subbyte.errors import FormatError
+
+# pJ an operation
+OPERATIONS_PJ = {
+    "int8 add": 0.03,
+    "int8 multiply": 0.2,
+    "int32 add": 0.1,
+    "int32 multiply": 3.1,
+    "float16 add": 0.4,
+    "float16 multiply": 1.1,
+    "float32 add": 0.9,
+    "float32 multiply": 3.7,
+    "8-bit shift": 0.024,
+    "32-bit shift": 0.13,
+    "32-bit xor": 0.1,  # no published figure: taken as an int32 add, an upper bound
+    "8 KB table read": 10.0,  # of one entry: an access of 64 bits
+    "32-bit popcount": 0.1,  # no published figure: an adder tree of about as many full adders as an int32 add has
+}
+
+
+@dataclass(frozen=True)
+class PerMac:
+    """How many of which operations one multiply-accumulate takes; raises FormatError for one without a price."""
+
+    operations: tuple[tuple[str, float], ...]
+
+    def __post_init__(self) -> None:
+        for operation, count in self.operations:
+            if operation not in OPERATIONS_PJ or not count > 0:
+                raise FormatError(
+                    f"{count:g} of operation '{operation}' for a multiply-accumulate: expected a positive number of "
+                    f"{', '.join(OPERATIONS_PJ)}; give a new one its price in formats/energy.py"
+                )
+        if not self.operations:
+            raise FormatError("a multiply-accumulate of no operations; name those that it takes (formats/energy.py)")
+
+    @classmethod
+    def of(cls, counts: Mapping[str, float]) -> PerMac:
+        """From a count for each operation."""
+        return cls(tuple(counts.items()))
+
+
+# With an activation of at most 8 bits; of real levels, with one of float32.
+MULTIPLY = PerMac.of({"int8 multiply": 1, "int32 add": 1})
+ADD = PerMac.of({"int32 add": 1})
+SHIFT = PerMac.of({"32-bit shift": 1, "int32 add": 1})
+LOOK_UP = PerMac.of({"8 KB table read": 1, "float32 multiply": 1, "float32 add": 1})
+# Of a product of floats, and of one of two tensors of signs, 32 at a time.
+FLOAT = PerMac.of({"float32 multiply": 1, "float32 add": 1})
+XOR_POPCOUNT = PerMac.of({"32-bit xor": 1 / 32, "32-bit popcount": 1 / 32, "int32 add": 1 / 32})
