@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from subbyte.errors import UsageError
+
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.graph import Graph, Node
     from subbyte.tvm_kernels.operators import Operator
@@ -143,7 +145,9 @@ class Explanation:
     # ---- what it is told ----
 
     def follow(self, graph: Graph) -> None:
-        """Be told of what becomes of this graph, whose nodes are still those of the file."""
+        """Be told of what becomes of this graph, whose nodes are still those of the file; raises UsageError if used."""
+        if self._places:
+            raise UsageError("this Explanation holds another compilation; give each compile a new Explanation()")
         for node in graph.order():
             self._place_of(node)
         graph.explanation, self.notes = self, graph.notes

@@ -17,7 +17,7 @@ from test_weights_by_group import grouped_weight
 from watched_rules import DONE, assert_readable, watch
 
 from subbyte.cli import main
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, UsageError
 from subbyte.runtime import open_bundle
 from subbyte.tvm_kernels import explanation as explanations
 from subbyte.tvm_kernels.assembly import assemble
@@ -219,6 +219,24 @@ def test_declines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [fact.reason for fact in found.declined] == ["its axis is 0 of ..."] * 3
     assert str(found).endswith("more rules declined: the first 3 are listed")
     assert found.more
+
+
+def test_an_explanation_is_of_one_compilation() -> None:
+    b = Builder()
+    model = b.model(b.node("Softmax", b.input(2, 3), axis=0))
+    explanation = explained(model)
+    with pytest.raises(UsageError, match=r"holds another compilation; give each compile a new Explanation\(\)"):
+        lower_graph(model, AVX2, explanation=explanation)
+    assert len(explanation.declined) == 1
+
+
+def test_a_call_of_the_dialect_that_no_kernel_serves() -> None:
+    b = Builder()
+    found = explained(b.model(b.node("Exp", b.quantize(b.input(2, 4), low=-3000))))
+    reason = "its levels -3000 to 127 are no range of integers of 8 bits"
+    assert declines(found, "n0.Quantize")["codes"] == (reason, None)
+    assert found.by_tvm[0].operator == "subbyte.Quantize"
+    assert found.by_tvm[0].replaced
 
 
 def test_a_function_that_is_not_ours_is_a_line_of_the_file() -> None:
