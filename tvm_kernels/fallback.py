@@ -15,6 +15,7 @@ from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.rewrites.code_values import as_float, codes_behind, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
+from subbyte.tvm_kernels.rewrites.run_time_products import CODES, STEPS_BEHIND
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
@@ -35,7 +36,9 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
         elif len(coded) > 1 or (coded and product is not None and product.inputs == 2):
             other = next((name for name in node.inputs if name and name != coded[0]), coded[0])
-            node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by '{other}', made at run time"
+            why = "".join(f": {node.declined[rule]}" for rule in (STEPS_BEHIND, CODES) if rule in node.declined)
+            node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by '{other}'"
+            node.fallback += why or ", made at run time"
         elif (levels := _float_levels(graph, node)) is not None:
             lacks = f"no kernel is a {node.op} with them"
             if FEW_LEVELS in node.declined:

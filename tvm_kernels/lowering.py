@@ -3,7 +3,8 @@
     foreign           files of other tools in our form          rewrites/foreign.py
     canonical form    one way to write each computation         rewrites/canonical_form.py, integers.py,
                                                                 quantized_values.py
-    products          nodes that kernels start from             rewrites/products.py, pools.py
+    products          nodes that kernels start from             rewrites/products.py,
+                                                                run_time_products.py, pools.py
     epilogues         elementwise nodes join the kernel         rewrites/epilogues.py
     transposes        after the layout is known                 rewrites/transposes.py
     binarized inputs  quantizers that a chosen kernel contains  rewrites/binarized_inputs.py
@@ -39,6 +40,7 @@ from subbyte.tvm_kernels.rewrites import (
     pools,
     products,
     quantized_values,
+    run_time_products,
     transposes,
 )
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
@@ -50,8 +52,8 @@ if TYPE_CHECKING:
 
 _TABLES: tuple[tuple[Stage, list[Rule]], ...] = (
     ("foreign", foreign.RULES),
-    ("canonical form", [*canonical_form.RULES, *integers.RULES, *quantized_values.RULES]),
-    ("products", [*products.RULES, *pools.RULES]),
+    ("canonical form", [*canonical_form.RULES, *integers.RULES, *quantized_values.RULES, *run_time_products.STEPS]),
+    ("products", [*products.RULES, *run_time_products.RULES, *pools.RULES]),
     ("epilogues", epilogues.RULES),
 )
 

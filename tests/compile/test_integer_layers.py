@@ -293,7 +293,7 @@ def test_codes_in_a_product_of_floats_are_named() -> None:
         if right == "no kernel":
             y = f.node("ConvTranspose", x, f.weight(6, 4, 3, 3))
         else:
-            y = f.node("MatMul", x, x if right == "run time" else f.constant(RNG.standard_normal((8, 8))))
+            y = f.node("MatMul", x, "x" if right == "run time" else f.constant(RNG.standard_normal((8, 8))))
         with pytest.raises(CompileError, match="1 layer would run in float") as error:
             lower_graph(f.model(y), strict=True)
         assert {"float weights": "weights are float32", "run time": "at run time", "no kernel": "weights are int8"}[

@@ -334,6 +334,18 @@ def of_two_tensors() -> list[Case]:
         op = Product("t", SIGNED, UNEVEN, pair, FULL[9])
         tensors = {"step": numbers(21, 1), "residual": numbers(21, 9)}
         cases.append(Case(f"codes by codes, transposed {transposed}", op, (own[0], own[1]), tensors))
+    # Sums beyond 2^24, which float32 cannot add up; one row, for which nothing is packed; whole vectors of columns.
+    for name, pair in {
+        "deep": MatMul(5, 700, 9),
+        "one row": MatMul(1, 37, 9, 3),
+        "whole vectors": MatMul(3, 37, 64, 3, False),
+    }.items():
+        own = [
+            RNG.integers(0, 256, (pair.batch, *sides)).astype(np.uint8)
+            for sides in ((pair.rows, pair.depth), (pair.columns, pair.depth))
+        ]
+        op = Product("t", SIGNED, UNEVEN, pair, Epilogue((Scale(constant(0.01)),)))
+        cases.append(Case(f"codes by codes, {name}", op, (own[0], own[1])))
     bits = [pack_bits(RNG.choice([-1, 1], (3, rows, 37))) for rows in (7, 9)]
     op = Product("t", Bits(37), Bits(37), MatMul(7, 37, 9, 3), FULL[9])
     return [*cases, Case("bits by bits", op, (bits[0], bits[1]), tensors)]

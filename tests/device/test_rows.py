@@ -26,9 +26,10 @@ from subbyte.tvm_kernels.targets import Target, get_target
 pytestmark = pytest.mark.device
 
 Array = npt.NDArray[Any]
+LLVM_TARGETS = ("x86-64-v3", "cortex-a53")
 REFUSED_ALWAYS = {
-    (target, "bit-slice for Product[Bits, LowBitTensor]"): "for C sources only"
-    for target in ("x86-64-v3", "cortex-a53")
+    **{(target, "bit-slice for Product[Bits, LowBitTensor]"): "for C sources only" for target in LLVM_TARGETS},
+    ("cortex-m4", "batch-matmul-codes-portable for Product[Codes, Codes]"): "C sources, for CPUs that may lack floats",
 }
 
 

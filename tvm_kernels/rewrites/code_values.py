@@ -192,6 +192,16 @@ def as_float(graph: Graph, codes: str, like: Node) -> str:
     return graph.emit("Pool2d", [codes], value.shape, codes, like, domain="kernel", operator=operator, reads="same")
 
 
+def signs_as_codes(graph: Graph, signs: str, like: Node) -> str:
+    """Signs in float32 as codes -1 and +1, exactly: for products that bits cannot serve."""
+    storage = ops.Codes(-1, 1, 128)
+    attributes = {"factor": 1.0, "storage": storage, "divide": False}
+    shape = graph.values[signs].shape
+    codes = graph.emit("QuantizeCodes", [signs], shape, signs, like, domain="subbyte", attributes=attributes)
+    graph.values[codes].storage = storage
+    return codes
+
+
 def each_element(graph: Graph, codes: str) -> ops.Conv2d:
     """Windows of one element."""
     value = graph.values[codes]

@@ -3,7 +3,6 @@
 Conv | MatMul (codes, low-bit weights)   ->  Product; in front of some by group an Unfold
 Conv | MatMul (float, low-bit weights)   ->  Product, weight-only; with `fallback` where the file quantizes both
 Conv | MatMul (float, constant)          ->  Product
-MatMul (two run-time tensors)            ->  Product
 ReduceSum or ones-Conv of codes, pools   ->  Pool2d
 """
 
@@ -18,7 +17,7 @@ from subbyte.formats import SIGNS, LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
-from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, as_float, lost_quantizer
+from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, as_float, lost_quantizer, signs_as_codes
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
 
@@ -117,7 +116,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) ->
     if value.bits is not None:
         padded_with_zero = any(geometry.padding) and not node.attributes.get("pads_with")
         if why := "it pads with 0, which is no sign" if padded_with_zero else no_bits(value, 1, tensor):
-            return signs_as_codes(graph, node, codes, why)
+            return with_codes(graph, node, codes, why)
     if tensor is None:
         return unfolded_conv(graph, node, codes, weight, geometry)
     storage = value.codes or value.bits
@@ -158,7 +157,7 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
     if tensor is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the reduction")
     if why := no_bits(value, -1, tensor):
-        return signs_as_codes(graph, node, codes, why)
+        return with_codes(graph, node, codes, why)
     storage = value.codes or value.bits
     assert storage is not None
     depth, columns = weight.shape
@@ -169,23 +168,18 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
     return True
 
 
-def signs_as_codes(graph: Graph, node: Node, codes: str, why: str) -> Outcome:
+def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
     """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
     decline(graph, node, "product of packed signs", why)
-    shape = graph.values[codes].shape
-    signs = graph.emit("UnpackBits", [codes], shape, codes, node, domain="subbyte")
+    signs = as_float(graph, bits, node)
     if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
         pads = np.array(node.attributes["pads"]).reshape(2, -1)
         around = np.pad(pads, [(0, 0), (2, 0)])
-        shape = tuple(int(d) for d in np.array(shape) + around.sum(axis=0))
+        shape = tuple(int(d) for d in np.array(graph.values[bits].shape) + around.sum(axis=0))
         amounts = [graph.constant(around.reshape(-1).astype(np.int64)), graph.constant(np.float32(1))]
-        signs = graph.emit("Pad", [signs, *amounts], shape, codes, node)
+        signs = graph.emit("Pad", [signs, *amounts], shape, bits, node)
         node.attributes = {**node.attributes, "pads": [0] * pads.size, "pads_with": 0}
-    storage = ops.Codes(-1, 1, 128)
-    attributes = {"factor": 1.0, "storage": storage, "divide": False}
-    again = graph.emit("QuantizeCodes", [signs], shape, codes, node, domain="subbyte", attributes=attributes)
-    graph.values[again].storage = storage
-    graph.set_inputs(node, [again, *node.inputs[1:]])
+    graph.set_inputs(node, [signs_as_codes(graph, signs, node), *node.inputs[1:]])
     return True
 
 
@@ -257,31 +251,6 @@ def float_matmul(graph: Graph, node: Node, x: str, w: Array) -> Outcome:
     return True
 
 
-def batch_matmul(graph: Graph, node: Node, left: str, right: str) -> Outcome:
-    a, b = graph.values[left].shape, graph.values[right].shape
-    if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2]:
-        return f"its operands are {list(a)} and {list(b)}; handled: matrices with the same axes in front of both"
-    transposed = False
-    mover = graph.producer(right)
-    if mover is not None and mover.op == "Transpose":
-        rank = len(b)
-        perm = list(mover.attributes.get("perm", range(rank)[::-1]))
-        # y = x^T read as [.., columns, depth]: what is left of the permutation leaves the last axis where it is.
-        swapped = [*perm[:-2], perm[-1], perm[-2]]
-        if swapped == list(range(rank)):
-            right, transposed = mover.inputs[0], True
-        elif swapped[-1] == rank - 1:
-            source = graph.values[mover.inputs[0]].shape
-            shape = [source[i] for i in swapped]
-            right = graph.emit("Transpose", [mover.inputs[0]], shape, right, mover, attributes={"perm": swapped})
-            transposed = True
-    batch = int(np.prod(a[:-2], dtype=np.int64))
-    geometry = ops.MatMul(a[-2], a[-1], graph.values[node.outputs[0]].shape[-1], batch, transposed)
-    operator = ops.Product(node.name, ops.Float(), ops.Float(), geometry, ops.Epilogue())
-    kernel_node(graph, node, operator, [left, right], -1, "as-is")
-    return True
-
-
 RULES: list[Rule] = [
     # ---- low bit ----
     rule(
@@ -297,5 +266,4 @@ RULES: list[Rule] = [
     # ---- float ----
     rule("convolution", Op("Conv", Any("x"), Const("w"), attributes=WINDOW), to=float_conv),
     rule("matrix product", Op("MatMul", Any("x"), Const("w")), to=float_matmul),
-    rule("matrix product of two tensors", Op("MatMul", Any("left"), Any("right")), to=batch_matmul),
 ]

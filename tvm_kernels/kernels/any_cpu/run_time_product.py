@@ -59,7 +59,7 @@ def _too_long(op: Product[Codes, Codes]) -> str | None:
     return None
 
 
-@kernel("run-time-codes", serves=Product[Codes, Codes], refuses=_too_long)
+@kernel("run-time-codes", serves=Product[Codes, Codes], prefer=-1, refuses=_too_long)  # batch-matmul-codes is faster
 def codes_by_codes(op: Product[Codes, Codes]) -> Built:
     zero, other = op.left.zero_point, op.right.zero_point
 

@@ -1,0 +1,155 @@
+"""Products of two tensors made at run time: attention scores and their product with the values.
+
+MatMul(Mul(codes, step), Mul(codes, step))   ->  Mul(MatMul(codes, codes), step x step)
+MatMul(codes, codes)                         ->  Product of Codes
+MatMul(signs, Transpose(signs))              ->  Product of Bits: depth - 2 popcount(left xor right)
+MatMul(float, float)                         ->  Product of Float
+
+A Transpose that only exchanges the axes of the right matrices is read by the kernel; of another one the rest is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from subbyte.errors import FormatError
+from subbyte.formats.reference import check_accumulator
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
+from subbyte.tvm_kernels.rewrites.canonical_form import after
+from subbyte.tvm_kernels.rewrites.code_values import as_float, signs_as_codes
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.pattern import LEVELS, Any, Coded, Const, Op, Outcome, Rule, decline, rule
+
+STEPS_BEHIND = "steps behind a product of two tensors"
+CODES, SIGNS = "product of two tensors of codes", "product of two tensors of signs"
+
+
+def matrices(a: Shape, b: Shape) -> ops.MatMul | str:
+    """The matrices of [..., rows, depth] x [..., depth, columns], or the reason why they are not handled."""
+    if min(len(a), len(b)) > 1:
+        if a[:-2] == b[:-2]:
+            return ops.MatMul(a[-2], a[-1], b[-1], prod(a[:-2]), False)
+        if len(b) <= len(a) and prod(b[:-2]) == 1:  # one right matrix: all rows at once
+            return ops.MatMul(prod(a[:-1]), a[-1], b[-1], 1, False)
+    handled = "matrices with the same axes in front of both, or one right matrix"
+    return f"its operands are {list(a)} and {list(b)}; handled: {handled}"
+
+
+def beyond_int32(graph: Graph, left: str, right: str) -> str | None:
+    """Why the sums of products of two coded values are not computed in integers."""
+    a, b = graph.values[left], graph.values[right]
+    try:
+        check_accumulator(a.shape[-1], int(a.storage.largest), int(b.storage.largest))
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+# ---- steps ----
+
+
+def steps_behind(
+    graph: Graph, node: Node, left: str, right: str, left_step: Array | None = None, right_step: Array | None = None
+) -> Outcome:
+    """Levels and signs are multiplied as integers; the steps of both, one for each tensor, come after the sum."""
+    steps = [step for step in (left_step, right_step) if step is not None]
+    if any(step.size != 1 for step in steps):
+        return "an operand has a step for each place of an axis; handled: one step for all"
+    found = matrices(graph.values[left].shape, graph.values[right].shape)
+    if isinstance(found, str) or (beyond := beyond_int32(graph, left, right)):
+        return found if isinstance(found, str) else beyond
+    factor = np.float32(np.prod([step.astype(np.float64).reshape(()) for step in steps]))
+    graph.set_inputs(node, [left, right])
+    after(graph, node, "Mul", factor.reshape(1))
+    return True
+
+
+# ---- products ----
+
+
+def read_transposed(graph: Graph, right: str, geometry: ops.MatMul) -> tuple[str, ops.MatMul]:
+    """The right operand and its geometry, where the kernel reads it without the Transpose of its last two axes."""
+    mover = graph.producer(right)
+    if mover is None or mover.op != "Transpose" or mover.operator is not None:
+        return right, geometry
+    source, rank = graph.values[mover.inputs[0]], len(graph.values[right].shape)
+    perm = list(mover.attributes.get("perm", range(rank)[::-1]))
+    # y = x^T read as [.., columns, depth]: what is left of the permutation leaves the last axis where it is.
+    rest = [*perm[:-2], perm[-1], perm[-2]]
+    if rest[-1] != rank - 1:
+        return right, geometry
+    right = source.name
+    if rest != list(range(rank)):
+        shape = [source.shape[i] for i in rest]
+        right = graph.emit("Transpose", [right], shape, right, mover, attributes={"perm": rest})
+        graph.values[right].storage = source.storage
+    return right, replace(geometry, transposed=True)
+
+
+def of_floats(graph: Graph, node: Node, left: str, right: str) -> Outcome:
+    geometry = matrices(graph.values[left].shape, graph.values[right].shape)
+    if isinstance(geometry, str):
+        return geometry
+    right, geometry = read_transposed(graph, right, geometry)
+    operator = ops.Product(node.name, ops.Float(), ops.Float(), geometry, ops.Epilogue())
+    kernel_node(graph, node, operator, [left, right], -1, "as-is")
+    return True
+
+
+def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
+    """Signs become codes where they meet codes, or are not packed along the reduction."""
+    geometry = matrices(graph.values[left].shape, graph.values[right].shape)
+    if isinstance(geometry, str) or (beyond := beyond_int32(graph, left, right)):
+        return geometry if isinstance(geometry, str) else beyond
+    for name in (left, right):
+        if graph.values[name].bits is not None:
+            decline(graph, node, SIGNS, f"'{name}' meets codes, or lies across the reduction")
+            graph.replace_uses(name, signs_as_codes(graph, as_float(graph, name, node), node), [node])
+            return True
+    right, geometry = read_transposed(graph, right, geometry)
+    a, b = graph.values[left].codes, graph.values[right].codes
+    assert a is not None
+    assert b is not None
+    operator = ops.Product(node.name, a, b, geometry, ops.Epilogue())
+    kernel_node(graph, node, operator, [left, right], -1, "as-is")
+    return True
+
+
+def of_signs(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Outcome:
+    """Signs packed along the reduction on both sides; behind a Transpose of other axes codes, which can be moved."""
+    a, b, turned = graph.values[left], graph.values[right], graph.values[mover.outputs[0]]
+    geometry = matrices(a.shape, turned.shape)
+    if isinstance(geometry, str):
+        return geometry
+    if b.bits is None:
+        return None  # codes, whose Transpose is one of codes
+    rank = len(b.shape)
+    exchanged = list(mover.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
+    if a.bits is None or not exchanged or {a.bits.channels, b.bits.channels} != {geometry.depth}:
+        decline(graph, node, SIGNS, f"'{left}' and '{right}' are not both signs that lie along the reduction")
+        codes = signs_as_codes(graph, as_float(graph, right, node), node)
+        moved = graph.emit("Transpose", [codes], turned.shape, codes, mover, attributes=dict(mover.attributes))
+        graph.values[moved].storage = graph.values[codes].storage
+        graph.set_inputs(node, [left, moved])
+        return True
+    operator = ops.Product(node.name, a.bits, b.bits, replace(geometry, transposed=True), ops.Epilogue())
+    kernel_node(graph, node, operator, [left, right], -1, "as-is")
+    return True
+
+
+_LEFT, _RIGHT = Op("Mul", Coded("left"), Const("left_step")), Op("Mul", Coded("right"), Const("right_step"))
+_TURNED = Op("Transpose", Coded("right"), key="mover", dtypes=LEVELS, attributes=("perm",))
+
+STEPS: list[Rule] = [
+    rule(STEPS_BEHIND, Op("MatMul", left, right), to=steps_behind)
+    for left, right in ((_LEFT, _RIGHT), (_LEFT, Coded("right")), (Coded("left"), _RIGHT))
+]
+RULES: list[Rule] = [
+    rule(SIGNS, Op("MatMul", Coded("left"), _TURNED), to=of_signs),
+    rule(CODES, Op("MatMul", Coded("left"), Coded("right")), to=of_codes),
+    rule("product of two tensors", Op("MatMul", Any("left"), Any("right")), to=of_floats),
+]
