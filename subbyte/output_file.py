@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterator
@@ -144,6 +145,15 @@ def check_temporary(least: int) -> None:
 def what_to_do(error: OSError) -> str | None:
     """What is wrong with a place or a limit of the process, and what to do; None for errors that tell neither."""
     return _TO_DO.get(error.errno or 0)
+
+
+def what_to_do_of_tool(status: int, said: str) -> str | None:
+    """The same of a tool that was run: by its exit status, or by what it said, in the C library's words."""
+    too_large = getattr(signal, "SIGXFSZ", None)
+    if too_large is not None and (status == -too_large or str(signal.strsignal(too_large)) in said):
+        return _TO_DO[errno.EFBIG]
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+    return next((_TO_DO[number] for number in numbers if os.strerror(number) in said), None)
 
 
 def is_stdout(path: str | os.PathLike[str]) -> bool:

@@ -16,13 +16,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, WriteError
+from subbyte.output_file import what_to_do_of_tool
 
 _one_at_a_time = threading.Lock()  # no other thread of ours may be inside of LLVM while the process forks
 
 
 def object_bytes(module: Any, what: str) -> bytes:
-    """The object file of a built LLVM module; raises CompileError, naming `what`, with what LLVM said as it died."""
+    """The object file of a built LLVM module; raises CompileError, naming `what`, with what LLVM said as it died,
+    WriteError where it had no room."""
     if not hasattr(os, "fork") or not hasattr(os, "memfd_create"):
         with tempfile.TemporaryDirectory(prefix="subbyte-") as folder:
             path = Path(folder) / "kernels.o"
@@ -32,7 +34,11 @@ def object_bytes(module: Any, what: str) -> bytes:
     try:
         status = _in_a_child(module, code, said)
         if status:
-            lines = _content(said).decode("utf-8", "replace").strip().splitlines()
+            text = _content(said).decode("utf-8", "replace").strip()
+            known = what_to_do_of_tool(status, text)
+            if known is not None:
+                raise WriteError(f"LLVM could not write the object file of {what} into memory: {known}")
+            lines = text.splitlines()
             died = f"died of {signal.Signals(-status).name}" if status < 0 else "failed"
             raise CompileError(f"LLVM {died} on {what}: {lines[0] if lines else 'it gave no reason'}")
         return _content(code)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from subbyte.errors import ToolchainError
+from subbyte.errors import ToolchainError, WriteError
+from subbyte.output_file import what_to_do_of_tool
 from subbyte.tvm_kernels.targets import Target
 
 TIMEOUT_SECONDS = 900  # zig's first build for a target included
@@ -51,9 +52,13 @@ class Toolchain:
 
 
 def run(command: Sequence[str | Path], folder: Path, cache: str | None = None) -> str:
-    """The output of a tool; raises ToolchainError with its last lines when it fails. `cache`: where Zig keeps files."""
+    """The output of a tool; raises ToolchainError with its last lines when it fails, WriteError where it had no room.
+
+    `cache`: where Zig keeps files.
+    """
     words = [str(word) for word in command]
     environment = os.environ | ({"ZIG_GLOBAL_CACHE_DIR": cache} if cache else {})
+    environment |= {"LC_ALL": "C"}  # its words are read below
     environment["TMPDIR"] = os.path.abspath(folder)  # an interrupted compiler leaves its files there
     try:
         done = subprocess.run(
@@ -69,6 +74,10 @@ def run(command: Sequence[str | Path], folder: Path, cache: str | None = None) -
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolchainError(f"{words[0]} could not be run: {error}") from error
     if done.returncode != 0:
+        known = what_to_do_of_tool(done.returncode, done.stderr + done.stdout)
+        if known is not None:
+            place = f"a file in the folder of temporary files, '{tempfile.gettempdir()}'"
+            raise WriteError(f"{words[0]} could not write {place}: {known}")
         said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
         raise ToolchainError(f"'{' '.join(words[:4])} ...' failed with status {done.returncode}:\n{said}")
     return done.stdout

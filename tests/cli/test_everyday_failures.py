@@ -280,8 +280,12 @@ def test_an_interrupt_in_a_compilation_leaves_the_old_bundle_and_nothing_else(
     [
         ("ulimit -v 300000", ["export", "t", "-o", "{}/y.onnx"], "`subbyte export` takes more memory than there is"),
         ("ulimit -f 8", ["run", "t.subbyte", "--input", "x.npy"], "larger than a file may be here (ulimit -f"),
+        *(
+            (f"ulimit -f {size}", ["compile", "t.onnx", "-o", "{}/y.subbyte"], "larger than a file may be here (ulimit")
+            for size in (16, 40, 100)  # what LLVM, the archiver and the linker want is more
+        ),
     ],
-    ids=["memory", "size of files"],
+    ids=["memory", "size of files", "of LLVM's", "of the archiver's", "of the linker's"],
 )
 def test_a_limit_of_the_process_is_named(
     made: Path, tmp_path: Path, limit: str, arguments: list[str], words: str
