@@ -17,8 +17,8 @@ from subbyte.dialect.function import Quantizer, Values, function_of
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.layers import PASS, PRODUCTS, layers
+from subbyte.dialect.macs import MACS, Shapes
 from subbyte.errors import ModelError
-from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
 from subbyte.onnx_file import Source, open_onnx
@@ -101,35 +101,32 @@ def inspect(path: Source) -> Inspection:
         opset=max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
         ir_version=model.ir_version,
         nodes=len(model.graph.node),
-        macs=sum(layer.macs for layer in layers) + sum(_macs_of_functions(graph)),
+        macs=sum(layer.macs for layer in layers) + sum(_macs_of_others(graph)),
         parameters=elements,
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
         file_bytes=file.nbytes + file.external_bytes,
-        warnings=(*foreign_functions(file.model), *_dynamic(model.graph), *_uncounted(graph), *_meaningless(tensors)),
+        warnings=(*foreign_functions(file.model), *_dynamic(model.graph), *_no_layers(graph), *_meaningless(tensors)),
     )
 
 
-# Operators that multiply by weights or by one another and are no row of `Inspection.layers`.
-_UNCOUNTED = {
-    *("ConvTranspose", "DeformConv", "Einsum", "Attention", "LSTM", "GRU", "RNN"),
-    *(INTEGER_PRODUCTS - set(PRODUCTS)),
-}
+def _is_other(node: onnx.NodeProto) -> bool:
+    """Whether a node is a product of ONNX that is no row of `Inspection.layers`."""
+    return node.domain in STANDARD_DOMAINS and node.op_type in MACS and node.op_type not in PRODUCTS
 
 
-def _uncounted(graph: GraphView) -> Iterable[str]:
-    """A line for operators whose MACs and weights are unknown here: never a zero without a word."""
-    kinds: dict[str, list[str]] = {}
+def _no_layers(graph: GraphView) -> Iterable[str]:
+    """A line for operators that are no layers: what they count, and never a zero without a word."""
+    kinds: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
-        if node.domain in STANDARD_DOMAINS:
-            uncounted = node.op_type in _UNCOUNTED
-        else:
-            uncounted = function_of(node) is None and (node.domain, node.op_type) not in _WITHOUT_PRODUCTS
-        if uncounted:
-            kinds.setdefault(f"{node.domain}.{node.op_type}".lstrip("."), []).append(node.name or node.output[0])
-    for kind, names in kinds.items():
-        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"{kind} '{names[0]}'{others}: not among the layers, and MACs are counted as 0"
+        foreign = node.domain not in STANDARD_DOMAINS and (node.domain, node.op_type) not in _WITHOUT_PRODUCTS
+        if _is_other(node) or (foreign and function_of(node) is None):
+            kinds.setdefault(f"{node.domain}.{node.op_type}".lstrip("."), []).append(node)
+    for kind, nodes in kinds.items():
+        more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+        counted = sum(_macs(graph, node) for node in nodes)
+        said = f"{counted:,} MACs are in the sum" if counted else "MACs are counted as 0"
+        yield f"{kind} '{nodes[0].name or nodes[0].output[0]}'{more}: not among the layers, and {said}"
 
 
 def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
@@ -219,8 +216,10 @@ def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]
     return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
 
 
-def _macs_of_functions(graph: GraphView) -> Iterable[int]:
+def _macs_of_others(graph: GraphView) -> Iterable[int]:
     for node in graph.nodes:
+        if _is_other(node):
+            yield _macs(graph, node)
         function, call = function_of(node), graph.call(node)
         if function is not None and call is not None:
             yield function.macs(call)
@@ -325,11 +324,11 @@ def _elements(graph: GraphView, name: str) -> int:
 
 
 def _macs(graph: GraphView, node: onnx.NodeProto) -> int:
-    out = graph.shape(node.output[0])
-    weight, data = graph.shape(node.input[1]), graph.shape(node.input[0])
-    if out is None:
+    """Of one product, from its shapes; 0 where the file leaves one open, and for operators of unknown domains."""
+    shapes = [graph.shape(name) if name else () for name in (*node.input, node.output[0])]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes) or node.op_type not in MACS or node.domain not in STANDARD_DOMAINS:
         return 0
-    if node.op_type in ("Conv", "ConvInteger"):
-        return prod(out) * prod(weight[1:]) if weight else 0
-    transposed = node.op_type == "Gemm" and attribute(node, "transA", 0)
-    return prod(out) * data[0 if transposed else -1] if data else 0
+    values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+    return MACS[node.op_type](Shapes(known[:-1], known[-1], attributes))

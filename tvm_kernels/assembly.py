@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subbyte.dialect.macs import MACS, Shapes
 from subbyte.errors import CompileError
 from subbyte.runtime.energy_model import per_mac
 from subbyte.runtime.manifest import ELEMENTWISE
@@ -18,7 +19,6 @@ from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, Choice, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.node_macs import node_macs
 from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
 
 if TYPE_CHECKING:
@@ -222,12 +222,20 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: Weights) -> l
         steps.append(step)
     for node in run:
         step = _step_of(graph, node, run, steps)
-        step.macs += node_macs(graph, node)
+        step.macs += _macs(graph, node)
         if node.fallback:
             # A call is named after what it ends in: what is fused into it says its own name.
             reason = node.fallback if node is step.node else f"'{node.name}': {node.fallback}"
             step.fallback = "; ".join(filter(None, [step.fallback, reason]))
     return steps
+
+
+def _macs(graph: Graph, node: Node) -> int:
+    """Multiply-accumulates of a node without a kernel; 0 for what is no product."""
+    if node.domain or node.op not in MACS:
+        return 0
+    inputs = [graph.values[name].shape if name else None for name in node.inputs]
+    return MACS[node.op](Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes))
 
 
 def _step_of(graph: Graph, node: Node, run: Sequence[Node], steps: Sequence[OpenCall]) -> OpenCall:

@@ -155,11 +155,24 @@ def test_a_kernel_larger_than_its_input_is_refused():
         inspect(model)
 
 
+def test_a_recurrent_layer_is_counted():
+    """3 steps of 2 sequences through 4 gates of 5 from 4 inputs and 5 states; only the last state is read."""
+    model = product("LSTM", weight=(1, 20, 4), shape=(3, 2, 4), hidden_size=5)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 20, 5), np.float32), "r"))
+    model.graph.node[0].input.append("r")
+    model.graph.node[0].output[:] = ["", "y"]
+    assert inspect(model).macs == 3 * 2 * 20 * (4 + 5)
+
+
 def test_products_that_are_no_layers_are_warnings():
-    """Their MACs are not counted, and a zero is never without a word."""
+    """Their MACs are counted where shapes tell them, and a zero is never without a word."""
     model = product("ConvTranspose", weight=(4, 3, 1, 1), shape=(1, 4, 2, 2))
-    assert inspect(model).warnings == ("ConvTranspose 'layer': not among the layers, and MACs are counted as 0",)
-    assert inspect(model).macs == 0
+    assert inspect(model).warnings == ("ConvTranspose 'layer': not among the layers, and 48 MACs are in the sum",)
+    assert inspect(model).macs == 4 * 2 * 2 * 3
+    model = product("Einsum", weight=(4, 3), shape=(2, 4), equation="ij,jk->ik")
+    assert inspect(model).macs == 2 * 4 * 3
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    assert "Einsum 'layer': not among the layers, and MACs are counted as 0" in inspect(model).warnings
     model = product()
     model.graph.node[0].op_type, model.graph.node[0].domain = "MatMulNBits", "com.microsoft"
     model.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], "gelu", domain="com.microsoft"))

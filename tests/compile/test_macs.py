@@ -10,11 +10,11 @@ import onnx.helper as helper
 import pytest
 from onnx import TensorProto
 
+from subbyte.dialect.macs import MACS, Shapes
 from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.runtime.energy_model import OPERATIONS_PJ, model_operators
 from subbyte.tvm_kernels.fallback import PRODUCTS
 from subbyte.tvm_kernels.lowering import lower
-from subbyte.tvm_kernels.node_macs import MACS, Shapes
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 

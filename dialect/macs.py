@@ -1,6 +1,6 @@
-"""Multiply-accumulates of ONNX products that no kernel took: what TVM computes counts like everything else.
+"""Multiply-accumulates of ONNX products, by their shapes: for `inspect`, and for what the compiler leaves to TVM.
 
-A product that the fallback names has a row here; a test compares the two.
+To count another operator, add a row to `MACS`. A product that the compiler's fallback names has one; a test compares.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from subbyte.tvm_kernels.graph import Graph, Node, Shape
+from subbyte.dialect.function import Shape
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,3 @@ MACS: dict[str, Callable[[Shapes], int]] = {
     "GRU": _recurrent,
     "RNN": _recurrent,
 }
-
-
-def node_macs(graph: Graph, node: Node) -> int:
-    """Multiply-accumulates of a node without a kernel; 0 for what is no product."""
-    if node.domain or node.op not in MACS:
-        return 0
-    inputs = [graph.values[name].shape if name else None for name in node.inputs]
-    return MACS[node.op](Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes))
