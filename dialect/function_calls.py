@@ -21,6 +21,8 @@ from subbyte.onnx_walk import all_nodes, every_node
 from subbyte.payloads import with_payloads, without_payloads
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+# Under a name of these domains an engine runs its own kernel; a function that the file gives under it comes first.
+ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
 
 Id = tuple[str, str, str]  # domain, name, overload
 Body = tuple[Any, ...]

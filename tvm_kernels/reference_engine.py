@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from subbyte.dialect.function_calls import inline_all_but_ours
+from subbyte.dialect.function_calls import ENGINES_OWN, inline_all_but_ours
 from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
 from subbyte.onnx_file import Source, open_onnx
@@ -34,8 +34,6 @@ FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
 # values are rounded too late or not at all.
 HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 COMPUTES_NOTHING = {"Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-# Under a name of these domains an engine runs its own kernel; a function that the file gives under it comes first.
-ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
 
 
 def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
