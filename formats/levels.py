@@ -63,16 +63,16 @@ class Levels(ABC):
         return int(most) if self.integer else float(most)
 
     @cached_property
-    def _codes(self) -> npt.NDArray[np.uint8]:
+    def _codes(self) -> npt.NDArray[np.int16]:
         """The code of each of `values`."""
         by_level = {level: code for code, level in enumerate(self.table) if level is not None}
-        return np.array([by_level[level] for level in self.values.tolist()], np.uint8)
+        return np.array([by_level[level] for level in self.values.tolist()], np.int16)
 
     def codes_of(self, levels: Array) -> npt.NDArray[np.int16]:
         """The code of each level, int16; -1 where there is no such level."""
         levels = np.asarray(levels, self.values.dtype)
         place = np.searchsorted(self.values, levels).clip(max=len(self.values) - 1)
-        return np.where(self.values[place] == levels, self._codes[place], -1).astype(np.int16)
+        return np.where(self.values[place] == levels, self._codes[place], np.int16(-1))
 
     def nearest(self, values: npt.ArrayLike) -> Array:
         """The level nearest to each value, of two equally near the smaller; NaN becomes the largest."""

@@ -78,7 +78,7 @@ class WeightQuantizer(nn.Module):
     def export(self) -> LowBitTensor:
         """The attached weight as packed codes with its scales."""
         w = self.latent().detach()
-        levels = self.codes(w).to(torch.int32).cpu().numpy()
+        levels = self.codes(w).cpu().numpy().astype(self.format.levels.values.dtype)
         return LowBitTensor.from_levels(self.format, levels, self.scales().cpu().numpy(), self.granularity)
 
     def set_progress(self, fraction: float) -> None:

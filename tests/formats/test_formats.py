@@ -1,5 +1,6 @@
 """Formats: every level has one code, codes survive, impossible codes are refused."""
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,37 @@ def test_bits_codes_and_dtype_follow_from_the_levels() -> None:
     assert (real.code_bits, real.by_code.dtype, real.largest) == (2, np.float32, 2.0)
     assert real.values.tolist() == np.float32([-0.5, 0.1, 2.0]).tolist()
     assert (line.integer, table.integer, real.integer) == (True, True, False)
+
+
+def test_nf4_has_the_published_levels() -> None:
+    """Appendix E: quantiles of a normal distribution, 8 of each sign with 0 shared, scaled to 1."""
+    quantile, last = NormalDist().inv_cdf, 0.9677083
+    above = [quantile(p) for p in np.linspace(last, 0.5, 9)[:-1]]
+    below = [-quantile(p) for p in np.linspace(last, 0.5, 8)[:-1]]
+    wanted = np.sort([*above, 0, *below]) / max(above)
+    np.testing.assert_allclose(get("nf4").levels.by_code, wanted, atol=2e-7)
+    assert get("nf4").levels.by_code[[0, 1, 7, 15]].tolist() == np.float32([-1, -0.6961928009986877, 0, 1]).tolist()
+    assert get("nf4").encode([0.5626170039176941, -1, 0]).tolist() == [13, 0, 7]
+    with pytest.raises(FormatError, match=r"nf4 has no level 0\.5;"):
+        get("nf4").encode([0.5])
+
+
+def test_a_weight_in_nf4_is_within_half_a_step_of_the_weight() -> None:
+    """As QLoRA quantizes: the largest magnitude of a group is its scale, each element the nearest level times it."""
+    w = np.random.default_rng(2).standard_normal((6, 200)).astype(np.float32)
+    granularity = PerGroup(64)
+    groups = [np.abs(w[:, first : first + 64]).max(axis=1) for first in range(0, 200, 64)]
+    scale = np.stack(groups, axis=1)
+    expanded = granularity.expand(scale, w.shape)
+    fmt = get("nf4")
+    tensor = LowBitTensor.from_levels(fmt, fmt.levels.nearest(w / expanded), scale, granularity)
+    assert (tensor.packed.nbytes, tensor.levels().dtype) == (6 * 100, np.float32)
+    widest = np.diff(fmt.levels.values).max() / 2
+    assert (np.abs(tensor.dequantize() - w) <= widest * expanded + 1e-6).all()
+    again = LowBitTensor.from_packed(fmt, w.shape, tensor.packed, scale, granularity)
+    np.testing.assert_array_equal(again.dequantize(), tensor.dequantize())
+    with pytest.raises(FormatError, match="nf4 has real levels, which have no zero point"):
+        LowBitTensor.from_levels(fmt, tensor.levels(), scale, granularity, np.zeros(scale.shape))
 
 
 def test_nearest_levels() -> None:

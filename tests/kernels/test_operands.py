@@ -61,7 +61,7 @@ def test_bits_by_bits(shape: MatMul, by: Generator) -> None:
     np.testing.assert_array_equal(operators.run(plain, own)[0].reshape(wanted.shape), wanted)
 
 
-@pytest.mark.parametrize("kernel", rows_here(Product[Float, LowBitTensor]))
+@pytest.mark.parametrize("kernel", rows_here(Product[Float, LowBitTensor], "float-int8"))
 @pytest.mark.parametrize("fmt", ["int8", "int4", "ternary"])
 @pytest.mark.parametrize(
     "shape", [MatMul(1, 64, 70), MatMul(13, 40, 33), Conv2d(1, 7, 6, 4, 6, (3, 2), groups=2)], ids=str
@@ -69,6 +69,22 @@ def test_bits_by_bits(shape: MatMul, by: Generator) -> None:
 def test_float_by_low_bit_weights(shape: MatMul | Conv2d, fmt: str, kernel: str) -> None:
     op, own = weight_only(shape, fmt)
     assert error(op, kernel, [own]) < 1e-5
+
+
+@pytest.mark.parametrize("kernel", rows_here(Product[Float, LowBitTensor], "float-lookup"))
+@pytest.mark.parametrize("group", [0, 7])
+@pytest.mark.parametrize(
+    "shape", [MatMul(1, 64, 70), MatMul(13, 41, 33), Conv2d(1, 7, 6, 4, 6, (3, 2), groups=2)], ids=str
+)
+def test_float_by_real_levels(shape: MatMul | Conv2d, group: int, kernel: str) -> None:
+    op, own = weight_only(shape, "nf4", group)
+    assert error(op, kernel, [own]) < 1e-6
+
+
+@pytest.mark.parametrize("group", [0, 7])
+def test_float_by_real_levels_in_c(group: int) -> None:
+    op, own = weight_only(MatMul(13, 41, 33), "nf4", group)
+    assert error(op, "float-lookup-portable", [own], "c") < 1e-6
 
 
 def test_float_by_low_bit_weights_in_c() -> None:
@@ -83,14 +99,15 @@ def test_weight_only_is_the_product_with_dequantized_weights() -> None:
     assert (op.facts().weights, op.facts().weight_bytes) == ("int8", 5 * 40 + 5 * 4)
 
 
-def weight_only(shape: MatMul | Conv2d, fmt: str) -> tuple[Product[Float, LowBitTensor], np.ndarray]:
-    """A product with its scales by channel in the epilogue, and activations."""
-    w = weight(shape, fmt)
+def weight_only(shape: MatMul | Conv2d, fmt: str, group: int = 0) -> tuple[Product[Float, LowBitTensor], np.ndarray]:
+    """A product with its scales by channel in the epilogue, or by group, and activations."""
+    w = weight(shape, fmt, group)
     if isinstance(shape, MatMul):
         own: tuple[int, ...] = (shape.rows, shape.depth)
     else:
         own = (shape.batch, shape.height, shape.width, shape.channels)
-    op = Product("weight-only", Float(), w, shape, Epilogue((Scale(constant(w.scale.reshape(-1))),)))
+    steps = () if group else (Scale(constant(w.scale.reshape(-1))),)
+    op = Product("weight-only", Float(), w, shape, Epilogue(steps))
     return op, RNG.standard_normal(own).astype(np.float32)
 
 

@@ -93,14 +93,14 @@ class Near:
 
 @dataclass(frozen=True)
 class Weights:
-    """Low-bit weights, captured as a GraphWeight; with `integers` those whose levels are integers."""
+    """Low-bit weights, captured as a GraphWeight: any, those whose levels are integers, or those of real levels."""
 
     key: str
-    integers: bool = False
+    integers: bool | None = None
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
         weight = graph.values[name].weight if name else None
-        if weight is None or (self.integers and not weight.tensor.format.levels.integer):
+        if weight is None or self.integers not in (None, weight.tensor.format.levels.integer):
             return False
         found[self.key] = weight
         return True

@@ -193,6 +193,13 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, rea
     return True
 
 
+def real_levels(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
+    """Codes are floats where levels are real numbers: the products are no integers."""
+    node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
+    graph.set_inputs(node, [as_float(graph, codes, node), *node.inputs[1:]])
+    return True
+
+
 def weight_only(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcome:
     """Floats times levels, the scale of each output channel behind the sum.
 
@@ -201,10 +208,7 @@ def weight_only(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcom
     value, is_conv = graph.values[x], node.op == "Conv"
     if not weight.scales_follow(0 if is_conv else -1):
         return without_quantizer(graph, node, x, weight, ALONG_REDUCTION)
-    if value.coded:
-        x = as_float(graph, x, node)
-        node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
-    elif lost := lost_quantizer(graph, x):
+    if not node.fallback and (lost := lost_quantizer(graph, x)):
         node.fallback = f"weights are {weight.tensor.format.name}, but its activation '{x}' {lost}"
     geometry: ops.Conv2d | ops.MatMul | None = None
     if is_conv:
@@ -260,6 +264,14 @@ RULES: list[Rule] = [
     ),
     rule(
         "quantized matrix product", Op("MatMul", Coded("codes"), Weights("weight", integers=True)), to=quantized_matmul
+    ),
+    *(
+        rule(
+            "codes by real levels",
+            Op(op, Coded("codes"), Weights("weight", integers=False), attributes=names),
+            to=real_levels,
+        )
+        for op, names in (("Conv", WINDOW), ("MatMul", ()))
     ),
     rule("weight-only product", Op("Conv", Any("x"), Weights("weight"), rest=True, attributes=WINDOW), to=weight_only),
     rule("weight-only product", Op("MatMul", Any("x"), Weights("weight"), rest=True), to=weight_only),

@@ -3,6 +3,8 @@
 float       float32 weights: layers that stay in float.
 float-int8  weight-only: weights of eight bits or fewer with a scale a channel, a byte each in the bundle; levels
             become float32 as they are read, scales are in the epilogue.
+float-lookup  weight-only: weights of real levels, with scales by channel or by group, packed in the bundle; their codes
+            are looked up as they are read.
             Of the time of `float` on the same weights (a busy two-core Xeon, shortest of 60 interleaved calls of
             compile_kernel): 1.00 to 1.01 with AVX-512, 1.02 to 1.03 with AVX2 at 32 to 197 rows; at 1 to 8 rows of
             768x768, weights not in cache, 0.35 to 0.84 and 0.43 to 0.56; in cache, 0.88 to 1.18 at 1 to 4 rows. Without
@@ -17,7 +19,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -25,23 +26,19 @@ from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.float_tile import (
     Registers,
     multiply_rows,
-    pack_panels,
     panels,
     rows_per_block,
     store_panel,
     tile_rows,
     tiled_rows,
 )
+from subbyte.tvm_kernels.kernels.any_cpu.float_weight import declare_weight
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather, layout
 from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
-from subbyte.tvm_kernels.kernels.tir.vectors import vector_type
 from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
-
-Array = npt.NDArray[Any]
 
 
 def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) -> Built:
@@ -61,15 +58,13 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
     while shape.groups > 1 and shape.columns % store_lanes:
         store_lanes //= 2
 
-    matrices = _stored_weight(op).reshape(shape.groups, shape.columns, shape.depth)
-    packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
     tile_floats = per_tile * cut.vectors * lanes
     with IRBuilder() as builder, T.prim_func():
         T.func_name(op.name)
         T.func_attr({"tirx.noalias": True})
         signature = Signature()
         source = signature.input(OWN_INPUTS[0], (_stored(op),), "float32")
-        weight = signature.constant("weight", packed.reshape(-1))
+        weight = declare_weight(op.right, shape, cut, signature)
         scratch = signature.workspace(4 * (tile_floats + (block * shape.depth if shape.gathered else 0)))
         epilogue = EpilogueEmitter(op.epilogue, shape.rows, shape.columns * shape.groups, signature)
         tile = view(scratch, (tile_floats,), "float32")
@@ -77,13 +72,9 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
         def part(first_row: Any, count: Any, left: Any, left_row: Any, group: Any, which: int, panel: Any) -> None:
             """All rows of a block times one panel."""
             _, width, first_column = cut.parts()[which]
-            offset = T.bind(group * packed.shape[1] + (first_column + panel * width) * shape.depth)
+            right = weight(group, first_column + panel * width, width)
             column = T.bind(first_column + panel * width)
             short = cut.channels(width, shape.columns)
-
-            def right(v: int, k: Any) -> Any:
-                loaded = weight[at(offset + k * width + v * lanes, lanes)]
-                return loaded if packed.dtype == np.float32 else T.Cast(vector_type("float32", lanes), loaded)
 
             def store(index: Any, load: Any) -> None:
                 row = T.bind(first_row + index)
@@ -142,14 +133,9 @@ def _stored(op: Product[Float, FloatWeight | LowBitTensor]) -> int:
     return shape.rows * shape.depth
 
 
-def _stored_weight(op: Product[Float, FloatWeight | LowBitTensor]) -> Array:
-    """float32 values, or int8 levels."""
-    if isinstance(op.right, FloatWeight):
-        return op.right.values.astype(np.float32)
-    return op.right.compact_integers.astype(np.int8)
-
-
 def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:
+    if not op.right.format.levels.integer:
+        return f"levels of {op.right.format.name} are real numbers"
     if op.group_size:
         return "scales by group"
     if smallest_integer(np.array(op.right.limits)) != "int8":
@@ -157,5 +143,10 @@ def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:
     return None
 
 
+def _not_real(op: Product[Float, LowBitTensor]) -> str | None:
+    return f"levels of {op.right.format.name} are integers" if op.right.format.levels.integer else None
+
+
 tiled_rows("float", Product[Float, FloatWeight], build)
 tiled_rows("float-int8", Product[Float, LowBitTensor], build, _not_bytes)
+tiled_rows("float-lookup", Product[Float, LowBitTensor], build, _not_real)

@@ -1,0 +1,91 @@
+"""The constant of a product of floats, in panels of columns, and how a vector of it becomes float32 where it is read.
+
+float32 values   as they are
+integer levels   a byte each, converted
+real levels      codes of 1, 2, 4 or 8 bits, packed along the reduction; each is looked up, and with scales by group
+                 multiplied by the scale of its group
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.script.ir_builder import tirx as T
+
+from subbyte.formats import LowBitTensor, PerGroup, pack
+from subbyte.tvm_kernels.kernels.any_cpu.float_tile import ColumnPanels, pack_panels
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices
+from subbyte.tvm_kernels.kernels.tir.rowwise import at
+from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
+from subbyte.tvm_kernels.operators import FloatWeight
+
+Right = Callable[[int, Any], Any]  # (vector of the panel, place along the depth) -> float32 lanes
+Panel = Callable[[Any, Any, int], Right]  # (group, first column, columns)
+
+
+def declare_weight(
+    weight: FloatWeight | LowBitTensor, shape: Matrices, cut: ColumnPanels, signature: Signature
+) -> Panel:
+    """Declare the constants of a weight; returns what reads a panel of it."""
+    if isinstance(weight, FloatWeight):
+        return _converted(weight.values.astype(np.float32), shape, cut, signature)
+    if weight.format.levels.integer:
+        return _converted(weight.compact_integers.astype(np.int8), shape, cut, signature)
+    return _looked_up(weight, shape, cut, signature)
+
+
+def _panels(
+    role: str, values: npt.NDArray[Any], shape: Matrices, cut: ColumnPanels, signature: Signature
+) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """Declare values of each column; returns the buffer and start(group, first column) of a panel."""
+    matrices = values.reshape(shape.groups, shape.columns, -1)
+    packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
+    buffer = signature.constant(role, packed.reshape(-1))
+    return buffer, lambda group, column: T.bind(group * packed.shape[1] + column * matrices.shape[2])
+
+
+def _converted(values: npt.NDArray[Any], shape: Matrices, cut: ColumnPanels, signature: Signature) -> Panel:
+    buffer, start = _panels("weight", values, shape, cut, signature)
+    lanes = cut.lanes
+
+    def panel(group: Any, column: Any, width: int) -> Right:
+        offset = start(group, column)
+
+        def right(v: int, k: Any) -> Any:
+            loaded = buffer[at(offset + k * width + v * lanes, lanes)]
+            return loaded if values.dtype == np.float32 else T.Cast(vector_type("float32", lanes), loaded)
+
+        return right
+
+    return panel
+
+
+def _looked_up(weight: LowBitTensor, shape: Matrices, cut: ColumnPanels, signature: Signature) -> Panel:
+    levels, lanes = weight.format.levels, cut.lanes
+    bits = next(bits for bits in (1, 2, 4, 8) if bits >= levels.code_bits)
+    each = 8 // bits
+    codes = pack(weight.payload.codes.reshape(weight.matrix_shape), bits)
+    buffer, start = _panels("weight", codes, shape, cut, signature)
+    table = signature.constant("levels", levels.by_code)
+    size = weight.granularity.size if isinstance(weight.granularity, PerGroup) else 0
+    scales, first_scale = _panels("scale", weight.scale, shape, cut, signature) if size else (None, start)
+
+    def panel(group: Any, column: Any, width: int) -> Right:
+        offset = start(group, column)
+        scale_offset = first_scale(group, column) if size else None
+
+        def right(v: int, k: Any) -> Any:
+            code = buffer[at(offset + k // each * width + v * lanes, lanes)]
+            if each > 1:
+                shift = T.Cast("uint8", k % each * bits)
+                code = T.shift_right(code, splat(shift, lanes)) & splat(T.uint8((1 << bits) - 1), lanes)
+            level = table[T.Cast(vector_type("int32", lanes), code)]
+            return level if scales is None else level * scales[at(scale_offset + k // size * width + v * lanes, lanes)]
+
+        return right
+
+    return panel
