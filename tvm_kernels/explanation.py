@@ -89,7 +89,7 @@ class Explanation:
         self.notes: list[str] = []  # about the file as a whole
         self.more = False  # whether declines were left out
         self._declined: dict[tuple[str, str, str], Declined] = {}
-        self._open: dict[tuple[str, str], list[str]] = {}  # rules that declined a node since one last took it
+        self._open: dict[tuple[str, str], set[str]] = {}  # rules that declined a node since one last took it
         self._in_float: dict[str, InFloat] = {}
         self._kernels: dict[tuple[str, str, str], KernelRow] = {}
         self._by_tvm: dict[tuple[str, str], ByTVM] = {}
@@ -160,7 +160,7 @@ class Explanation:
             self.more = True
             return
         self._declined[key] = Declined(*key, _short(reason))
-        self._open.setdefault(of, []).append(rule)
+        self._open.setdefault(of, set()).add(rule)
 
     def rule_took(self, rule: str, node: Node) -> None:
         """A rule rewrote a node, which others may have declined."""

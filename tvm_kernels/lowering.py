@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from subbyte.tvm_kernels.plan import Plan
 
 _TABLES: tuple[tuple[Stage, list[Rule]], ...] = (
-    ("foreign", foreign.RULES),
+    ("foreign", [*foreign.RULES, *canonical_form.NORMS]),
     ("canonical form", [*canonical_form.RULES, *integers.RULES, *quantized_values.RULES, *run_time_products.STEPS]),
     ("products", [*products.RULES, *run_time_products.RULES, *pools.RULES]),
     ("epilogues", epilogues.RULES),

@@ -296,6 +296,23 @@ def test_a_product_without_a_kernel_runs_in_float_on_the_same_integers(monkeypat
     assert [(node.op, node.fallback) for node in fallen] == [("FloatProduct", "row: refuses ternary")]
 
 
+@pytest.mark.parametrize("shape", [(6, 8), (2, 3, 8), (2, 3, 5, 8)])
+def test_a_layer_norm_that_is_spelled_out_is_one_kernel(shape):
+    """The mean over the last of three axes is no pool over positions here."""
+    b = Builder()
+    x = b.input(*shape)
+    mean, squared = (b.constant([-1], np.int64) for _ in range(2))
+    centred = b.node("Sub", x, b.node("ReduceMean", x, mean))
+    variance = b.node("ReduceMean", b.node("Pow", centred, b.constant(2)), squared)
+    y = b.node("Div", centred, b.node("Sqrt", b.node("Add", variance, b.constant(1e-5))))
+    model = b.model(b.node("Add", b.node("Mul", y, b.uniform(8)), b.uniform(8)))
+    graph = lower_graph(model)
+    assert kinds(graph) == ["LayerNorm"]
+    inputs = random_inputs(model)
+    wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
+    np.testing.assert_allclose(next(iter(interpret(graph, inputs).values())), wanted, rtol=1e-5, atol=1e-5)
+
+
 # ---- real exports ----
 
 

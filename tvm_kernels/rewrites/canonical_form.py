@@ -45,8 +45,6 @@ def channels_on_axis_1(values: Array, rank: int) -> Array:
 
 def skip(graph: Graph, node: Node, x: str) -> Outcome:
     """A node that hands its input on: its users read the input."""
-    if any(graph.users(name) or name in graph.outputs for name in node.outputs[1:]):
-        return "its second output is used"
     source, target = graph.values[x], graph.values[node.outputs[0]]
     if source.dtype != target.dtype:
         return f"it makes {target.dtype} of {source.dtype}"
@@ -281,6 +279,11 @@ _CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True,
 _SQUARE = Op("Pow", _CENTRED, Const("exponent"))
 _VARIANCE = Op("ReduceMean", _SQUARE, key="variance", rest=True, attributes=("axes",))
 
+# Applied before RULES, where the mean over the last of three axes would become a pool.
+NORMS: list[Rule] = [
+    rule("layer norm", Op("Div", _CENTRED, Op("Sqrt", Op("Add", _VARIANCE, Const("epsilon")))), to=layer_norm),
+]
+
 RULES: list[Rule] = [
     # ---- what does nothing ----
     rule("identity", Op("Identity", Any("x"), dtypes=EVERY), to=skip),
@@ -320,16 +323,11 @@ RULES: list[Rule] = [
         Op("ReduceMean", Any("x"), rest=True, dtypes=LEVELS, attributes=("axes", "keepdims")),
         to=global_pool("GlobalAveragePool"),
     ),
-    # ---- spelled-out activations and norms ----
+    # ---- spelled-out activations ----
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF), Near(0.5)), to=becomes("Gelu")),
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF_MUL), Near(0.5)), to=becomes("Gelu")),
     rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF), to=becomes("Gelu")),
     rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF_MUL), to=becomes("Gelu")),
     rule("GELU of com.microsoft", Op("Gelu", Any("x"), domain="com.microsoft"), to=becomes("Gelu")),
     rule("SiLU", Op("Mul", Any("x"), Op("Sigmoid", Any("x"))), to=becomes("Silu")),
-    rule(
-        "layer norm",
-        Op("Div", _CENTRED, Op("Sqrt", Op("Add", _VARIANCE, Const("epsilon")))),
-        to=layer_norm,
-    ),
 ]
