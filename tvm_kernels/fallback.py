@@ -15,7 +15,7 @@ from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.rewrites.code_values import as_float, codes_behind, lacks_quantizer
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
-from subbyte.tvm_kernels.rewrites.run_time_products import CODES, STEPS_BEHIND
+from subbyte.tvm_kernels.rewrites.run_time_products import CODES, INTEGERS, STEPS_BEHIND
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
@@ -31,7 +31,8 @@ def name_float_products(graph: Graph) -> None:
         weights = [weight for name in node.inputs if name and (weight := graph.values[name].weight) is not None]
         coded = [name for name in node.inputs if name and codes_behind(graph, name) is not None]
         if node.op in INTEGER_PRODUCTS:
-            node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels"
+            why = f": {node.declined[INTEGERS]}" if INTEGERS in node.declined else ""
+            node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels{why}"
         elif weights:
             node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
         elif len(coded) > 1 or (coded and product is not None and product.inputs == 2):

@@ -302,8 +302,8 @@ def test_codes_in_a_product_of_floats_are_named() -> None:
 
 
 def test_a_product_that_tvm_fuses_with_what_follows_is_still_named() -> None:
-    f = File(4, 8, dtype=np.uint8)
-    product = f.node("MatMulInteger", "x", f.constant(RNG.integers(-9, 9, (8, 5)), np.int8))
+    f = File(4, 600, dtype=np.uint8)
+    product = f.node("MatMulInteger", "x", f.constant(RNG.integers(-128, 128, (600, 5)), np.int8))
     scaled = f.node("Mul", f.node("Cast", product, to=onnx.TensorProto.FLOAT), f.constant(0.1))
     model = f.model(f.node("Exp", scaled))
     reasons = [call.fallback for call in lower(model, frozenset()).calls if call.fallback]

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
 from hand_graphs import Builder
 from lowered import kernels
-from qdq_file import File
+from qdq_file import KINDS, File
 from run_plan import onnxruntime_outputs, random_inputs, run_plan
 
 from subbyte.errors import CompileError
@@ -18,6 +19,7 @@ from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.targets import host_features
 
+RNG = np.random.default_rng(41)
 FEATURES = {"host": host_features(), "any cpu": frozenset[str]()}
 
 
@@ -166,3 +168,54 @@ def test_floats_with_one_right_matrix_have_a_kernel() -> None:
     y: Any = f.node("MatMul", f.input(2, 3, 7, 37, name="q"), f.input(37, 9, name="k"))
     ((row, *_),) = run(f.model(y), host_features(), exact=False)
     assert row.startswith("batch-matmul-")
+
+
+INTEGERS: dict[str, tuple[Any, Any, int, int]] = {
+    "uint8 by uint8": (np.uint8, np.uint8, 128, 3),
+    "int8 by uint8": (np.int8, np.uint8, -5, 0),
+    "int8 by int8": (np.int8, np.int8, 0, 0),
+}
+
+
+@pytest.mark.parametrize("right", ["run time", "constant"])
+@pytest.mark.parametrize("case", INTEGERS)
+@pytest.mark.parametrize("output", ["int32", "float32"])
+def test_matmul_integer(case: str, right: str, output: str) -> None:
+    left_type, right_type, zero, other = INTEGERS[case]
+    f = Builder()
+    q = f.input(2, 5, 40, name="q", dtype=KINDS[np.dtype(left_type)])
+    limits = np.iinfo(right_type)
+    if right == "constant":
+        k = f.constant(f.rng.integers(limits.min, limits.max + 1, (40, 7)), right_type)
+    else:
+        k = f.input(2, 40, 7, name="k", dtype=KINDS[np.dtype(right_type)])
+    total = f.node("MatMulInteger", q, k, f.constant(zero, left_type), f.constant(other, right_type))
+    y = total if output == "int32" else f.node("Mul", f.node("Cast", total, to=1), f.constant(0.01))
+    model = f.model(y)
+    plan = lower(model, host_features(), strict=True)
+    (call,) = [call for call in plan.calls if call.macs]
+    assert call.kind == "QuantizedProduct"
+    shapes = {"q": (2, 5, 40), "k": (2, 40, 7)}
+    inputs = {
+        value.name: RNG.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, shapes[value.name]).astype(kind)
+        for value, kind in zip(model.graph.input, (left_type, right_type), strict=False)
+    }
+    weight = inputs.get("k", onnx.numpy_helper.to_array(model.graph.initializer[0]))
+    exact = (inputs["q"].astype(np.int64) - zero) @ (weight.astype(np.int64) - other)
+    wanted = exact.astype(np.int32) if output == "int32" else exact.astype(np.float32) * np.float32(0.01)
+    outputs, _ = run_plan(plan, inputs)
+    (got,) = outputs.values()
+    assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_matmul_integer_beyond_float32_or_of_run_time_zero_points_goes_through_tvm() -> None:
+    for depth, zero, reason in ((700, "constant", "2^24"), (8, "run time", "zero points are made at run time")):
+        f = Builder()
+        q = f.input(4, depth, name="q", dtype=KINDS[np.dtype(np.uint8)])
+        k = f.input(depth, 3, name="k", dtype=KINDS[np.dtype(np.uint8)])
+        zeros = f.constant(200, np.uint8) if zero == "constant" else f.input(1, name="z", dtype=2)
+        model = f.model(f.node("MatMulInteger", q, k, zeros))
+        (fallback,) = [call.fallback for call in lower(model, host_features()).calls if call.fallback]
+        assert fallback.startswith("MatMulInteger goes through TVM")
+        assert reason in fallback

@@ -1,6 +1,7 @@
 """Products of two tensors made at run time: attention scores and their product with the values.
 
 MatMul(Mul(codes, step), Mul(codes, step))   ->  Mul(MatMul(codes, codes), step x step)
+MatMulInteger                                ->  Cast(MatMul(levels, levels)), of constants too, where sums are float32
 MatMul(codes, codes)                         ->  Product of Codes
 MatMul(signs, Transpose(signs))              ->  Product of Bits: depth - 2 popcount(left xor right)
 MatMul(float, float)                         ->  Product of Float
@@ -18,13 +19,15 @@ import numpy as np
 from subbyte.errors import FormatError
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.rewrites.canonical_form import after
-from subbyte.tvm_kernels.rewrites.code_values import as_float, signs_as_codes
+from subbyte.tvm_kernels.rewrites.code_values import INT32, as_codes, as_float, as_levels, codes_of, signs_as_codes
+from subbyte.tvm_kernels.rewrites.foreign import weight_of
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
-from subbyte.tvm_kernels.rewrites.pattern import LEVELS, Any, Coded, Const, Op, Outcome, Rule, decline, rule
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, Any, Coded, Const, Op, Outcome, Rule, decline, rule
 
 STEPS_BEHIND = "steps behind a product of two tensors"
+INTEGERS, FLOAT, FLOAT32_INTEGERS = "integers of 8 bits", 1, 1 << 24
 CODES, SIGNS = "product of two tensors of codes", "product of two tensors of signs"
 
 
@@ -66,6 +69,48 @@ def steps_behind(
     graph.set_inputs(node, [left, right])
     after(graph, node, "Mul", factor.reshape(1))
     return True
+
+
+# ---- MatMulInteger ----
+
+
+def matmul_integer(graph: Graph, node: Node, left: str, right: str, **_: object) -> Outcome:
+    """Kernels hand integers on as float32: exact where no sum can pass 2^24."""
+    zeros = [graph.constant_of(name) if name else np.zeros((), np.int32) for name in (*node.inputs[2:], "", "")[:2]]
+    a, b = graph.values[left], graph.values[right]
+    storages = []
+    for value, zero in zip((a, b), zeros, strict=True):
+        if zero is None or zero.size != 1:
+            return "its zero points are made at run time, or by channel; handled: one constant for each operand"
+        storage = codes_of(value.dtype, int(zero.reshape(-1)[0]))
+        if storage is None or (value.is_constant and (value is a or len(b.shape) != 2)):
+            handled = "8 bits, made at run time or a right matrix of constants"
+            return f"its operand '{value.name}' is {value.dtype} {list(value.shape)}; handled: {handled}"
+        storages.append(storage)
+    geometry = matrices(a.shape, b.shape)
+    if isinstance(geometry, str):
+        return geometry
+    if geometry.depth * storages[0].largest * storages[1].largest > FLOAT32_INTEGERS:
+        return f"sums of {geometry.depth} products can pass 2^24, beyond which float32 lacks integers"
+    levels = [_levels(graph, value, zero, node) for value, zero in zip((a, b), zeros, strict=True) if zero is not None]
+    output = graph.values[node.outputs[0]]
+    total = graph.emit("MatMul", levels, output.shape, output.name, node)
+    for user in graph.users(output.name):
+        if user.op == "Cast" and user.attributes.get("to") == FLOAT:
+            graph.replace_node(user, Node("Identity", [total], user.outputs, {}, user.name))
+    graph.replace_node(node, Node("Cast", [total], node.outputs, {"to": INT32}, node.name))
+    return True
+
+
+def _levels(graph: Graph, value: Value, zero: Array, node: Node) -> str:
+    """code - zero in float32, the same bytes; of constants as low-bit weights."""
+    if value.data is None:
+        codes = value.name if value.coded else as_codes(graph, value.name, node)
+        return as_levels(graph, codes, int(zero.reshape(-1)[0]), node)
+    weight = weight_of(value.data, np.ones((), np.float32), zero.astype(np.int32), 1, value.declared or value.dtype)
+    name = graph.fresh(value.name)
+    graph.add_value(name, "float32", value.shape, weight=replace(weight, scaled=False))
+    return name
 
 
 # ---- products ----
@@ -147,6 +192,12 @@ _TURNED = Op("Transpose", Coded("right"), key="mover", dtypes=LEVELS, attributes
 STEPS: list[Rule] = [
     rule(STEPS_BEHIND, Op("MatMul", left, right), to=steps_behind)
     for left, right in ((_LEFT, _RIGHT), (_LEFT, Coded("right")), (Coded("left"), _RIGHT))
+] + [
+    rule(
+        INTEGERS,
+        Op("MatMulInteger", Any("left"), Any("right", constants=True), rest=True, dtypes=EVERY),
+        to=matmul_integer,
+    ),
 ]
 RULES: list[Rule] = [
     rule(SIGNS, Op("MatMul", Coded("left"), _TURNED), to=of_signs),
