@@ -11,6 +11,7 @@ from subbyte.formats.granularity import Granularity, PerChannel, PerGroup, PerTe
 from subbyte.formats.levels import SIGNS, IntegerLevels, IntegerLine, IntegerTable, Levels, RealTable
 from subbyte.formats.packing import pack, packed_length, unpack
 from subbyte.formats.payload import Payload
+from subbyte.formats.structure import SelectColumns, Structure, Sum
 from subbyte.formats.tensor import LowBitTensor
 
 for _module in iter_modules(__path__, f"{__name__}."):
@@ -31,6 +32,9 @@ __all__ = [
     "PerTensor",
     "PerToken",
     "RealTable",
+    "SelectColumns",
+    "Structure",
+    "Sum",
     "all_formats",
     "get",
     "pack",

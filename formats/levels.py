@@ -72,7 +72,7 @@ class Levels(ABC):
         """The code of each level, int16; -1 where there is no such level."""
         levels = np.asarray(levels, self.values.dtype)
         place = np.searchsorted(self.values, levels).clip(max=len(self.values) - 1)
-        return np.where(self.values[place] == levels, self._codes[place], np.int16(-1))
+        return np.asarray(np.where(self.values[place] == levels, self._codes[place], -1), np.int16)
 
     def nearest(self, values: npt.ArrayLike) -> Array:
         """The level nearest to each value, of two equally near the smaller; NaN becomes the largest."""

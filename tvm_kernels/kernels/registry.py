@@ -189,4 +189,7 @@ def _without_rows(op: Operator) -> str:
         return "the table has no row for it"
     operands = ", ".join(type(operand).__name__ for operand in op.operands)
     patterns = dict.fromkeys(str(row).split(" for ")[1] for row in known)
-    return f"no row is for {type(op).__name__}[{operands}]; there are rows for {', '.join(patterns)}"
+    return (
+        f"no row is for {type(op).__name__}[{operands}]; there are rows for "
+        f"{', '.join(patterns)}: use operands of one of these, or register a row for these (docs/add-a-kernel.md)"
+    )

@@ -6,6 +6,7 @@ What differs is in the operands. The left one is a run-time tensor; the right on
     Product(name, Binarized(quantizer), low_bit_tensor, ...)                a quantizer and the one product of its signs
     Product(name, Float(), FloatWeight(values), ...)                        float32
     Product(name, Float(), low_bit_tensor, ...)                             weight-only
+    Product(name, Float(), Structure(parts, Sum()), ...)                    a weight of several low-bit tensors
     Product(name, Codes(-128, 127), Codes(-128, 127), MatMul(..., batch=3)) two run-time tensors; of Float or Bits too
 """
 
@@ -18,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor, PerGroup
+from subbyte.formats import LowBitTensor, PerGroup, Structure
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
@@ -45,7 +46,7 @@ class Binarized:
 
 
 Left = TypeVar("Left", bound=Float | Codes | Bits | Binarized, covariant=True)
-Right = TypeVar("Right", bound=LowBitTensor | FloatWeight | Float | Codes | Bits, covariant=True)
+Right = TypeVar("Right", bound=LowBitTensor | Structure | FloatWeight | Float | Codes | Bits, covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +105,8 @@ class Product(Fused, Generic[Left, Right]):
 
     @property
     def of_integers(self) -> bool:
-        """Whether sums are int32, and exact."""
-        return self.left.integer
+        """Whether sums are int32, and exact; of a structure, whose parts are combined in float, they are not."""
+        return self.left.integer and not isinstance(self.right, Structure)
 
     @property
     def group_size(self) -> int:
@@ -120,6 +121,8 @@ class Product(Fused, Generic[Left, Right]):
     def facts(self) -> Facts:
         activation = self.left.format if self.of_integers else None
         weight, second = self.weight, self.second
+        if isinstance(self.right, Structure):
+            return Facts(activation, self.right.name, float(self.right.bits_per_weight), int(self.right.nbytes))
         if weight is not None:
             return Facts(activation, weight.format.name, float(weight.bits_per_weight), int(weight.nbytes))
         if second is not None:
@@ -142,6 +145,8 @@ class Product(Fused, Generic[Left, Right]):
             if self.of_integers:
                 return self.weight.integers()
             return self.weight.dequantize() if self.group_size else self.weight.unscaled()
+        if isinstance(self.right, Structure):
+            return self.right.dequantize()
         assert isinstance(self.right, FloatWeight)
         return self.right.values
 

@@ -1,0 +1,99 @@
+"""Structures: binary planes that are added up, and columns of two formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subbyte.errors import CompileError, FormatError
+from subbyte.formats import LowBitTensor, PerChannel, PerGroup, SelectColumns, Structure, Sum, get
+from subbyte.tvm_kernels import operators as ops
+from subbyte.tvm_kernels.kernels.registry import choose
+from subbyte.tvm_kernels.operators import Codes, Float, MatMul, Product
+
+RNG = np.random.default_rng(8)
+
+
+def part(fmt: str, *shape: int, group: int = 0) -> LowBitTensor:
+    granularity = PerGroup(group) if group else PerChannel()
+    scale = RNG.uniform(0.1, 2, granularity.scale_shape((shape[0], int(np.prod(shape[1:])))))
+    return LowBitTensor.from_levels(get(fmt), RNG.choice(get(fmt).levels.values, shape), scale, granularity)
+
+
+def planes() -> Structure:
+    return Structure((part("binary", 4, 10), part("binary", 4, 10), part("ternary", 4, 10, group=4)), Sum())
+
+
+def hybrid() -> Structure:
+    index = np.array([0, 0, 1, 0, 1, 0, 0], np.uint8)
+    return Structure((part("binary", 3, 5), part("int4", 3, 2)), SelectColumns(index))
+
+
+def test_planes_are_added_up() -> None:
+    """v = sum over m of alpha_m[row] x b_m, spelled out element by element."""
+    alpha, signs = np.float32([[0.5, 2.0], [0.25, 0.125]]), RNG.choice([-1, 1], (2, 2, 6))
+    parts = tuple(
+        LowBitTensor.from_levels(get("binary"), b, a, PerChannel()) for a, b in zip(alpha, signs, strict=True)
+    )
+    whole = Structure(parts, Sum())
+    wanted = [[sum(alpha[m, i] * signs[m, i, j] for m in (0, 1)) for j in range(6)] for i in (0, 1)]
+    assert whole.dequantize().tolist() == wanted
+    assert (whole.shape, whole.name) == ((2, 6), "Sum(binary, binary)")
+    assert whole.nbytes == 2 * (2 * 1 + 2 * 4)  # a byte of signs and a scale for each row and plane
+    assert whole.bits_per_weight == 8 * 20 / 12
+
+
+def test_columns_of_two_formats() -> None:
+    whole = hybrid()
+    assert (whole.shape, whole.name) == ((3, 7), "SelectColumns(binary, int4)")
+    few = whole.parts[1].dequantize()
+    assert np.array_equal(whole.dequantize()[:, [2, 4]], few)
+    assert np.array_equal(whole.dequantize()[:, [0, 1, 3, 5, 6]], whole.parts[0].dequantize())
+    assert whole.nbytes == (3 * 1 + 12) + (3 * 1 + 12) + 7
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=20), st.integers(1, 5))
+def test_a_selection_of_the_columns_of_one_tensor_is_that_tensor(index: list[int], rows: int) -> None:
+    levels = np.random.default_rng(len(index)).integers(-8, 8, (rows, len(index)))
+    scale = np.arange(1, rows + 1, dtype=np.float32)
+    chosen = np.array(index, np.uint8)
+    parts = tuple(
+        LowBitTensor.from_levels(get("int4"), levels[:, chosen == number], scale, PerChannel()) for number in range(3)
+    )
+    found = Structure(parts, SelectColumns(chosen)).dequantize()
+    np.testing.assert_array_equal(found, levels * scale[:, None])
+
+
+@pytest.mark.parametrize(
+    ("parts", "combine", "reason"),
+    [
+        ((), Sum(), "no parts"),
+        (((2, 3), (2, 4)), Sum(), r"part 1 has shape \(2, 4\), expected \(2, 3\)"),
+        (((2, 3), (2, 4)), SelectColumns(np.array([0, 1, 0, 1, 1], np.uint8)), r"expected \(2, 2\)"),
+        (((2, 3), (3, 2)), SelectColumns(np.array([0, 1, 0, 1, 0], np.uint8)), r"part 1 has shape \(3, 2\)"),
+        (((2, 2),), SelectColumns(np.array([0, 1], np.uint8)), "index names part 1, but there are 1 parts"),
+        (((2, 2),), SelectColumns(np.array([0, 0])), r"index is int64 \(2,\), expected uint8"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts: Any, combine: Any, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        Structure(tuple(part("int4", *shape) for shape in parts), combine)
+
+
+@pytest.mark.parametrize("left", [Float(), Codes(-128, 127, 128)], ids=["float", "codes"])
+@pytest.mark.parametrize("make", [planes, hybrid])
+def test_a_product_has_a_reference_and_is_refused_by_name(make: Any, left: Any) -> None:
+    whole = make()
+    rows, depth = whole.shape
+    op = Product("p", left, whole, MatMul(2, depth, rows), ops.Epilogue())
+    stored = RNG.integers(0, 256, (2, depth)).astype(np.uint8) if left.integer else np.float32(RNG.random((2, depth)))
+    wanted = left.levels(stored).astype(np.float64) @ whole.dequantize().T.astype(np.float64)
+    np.testing.assert_allclose(ops.run(op, [stored])[0], wanted, rtol=1e-6)
+    assert op.facts().weights == whole.name
+    operands = f"{type(left).__name__}, Structure"
+    with pytest.raises(CompileError, match=rf"no kernel for 'p'.*no row is for Product\[{operands}\].*register a row"):
+        choose(op, frozenset({"avx512f", "avx2", "fma"}))
