@@ -4,7 +4,7 @@
     canonical form    one way to write each computation         rewrites/canonical_form.py, integers.py,
                                                                 quantized_values.py
     products          nodes that kernels start from             rewrites/products.py,
-                                                                run_time_products.py, pools.py
+                                                                run_time_products.py, pools.py, operators/
     epilogues         elementwise nodes join the kernel         rewrites/epilogues.py
     transposes        after the layout is known                 rewrites/transposes.py
     binarized inputs  quantizers that a chosen kernel contains  rewrites/binarized_inputs.py

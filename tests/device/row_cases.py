@@ -24,17 +24,14 @@ from subbyte.tvm_kernels.operators import (
     Epilogue,
     Float,
     FloatWeight,
-    LayerNorm,
     MatMul,
     Operator,
     Permute,
     Pool2d,
     PRelu,
     Product,
-    QuantizeTokens,
     RowScale,
     Scale,
-    Softmax,
     ToBits,
     ToCodes,
     ToFloat,
@@ -42,6 +39,9 @@ from subbyte.tvm_kernels.operators import (
     constant,
     operators,
 )
+from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
+from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
+from subbyte.tvm_kernels.operators.softmax import Softmax
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(29)

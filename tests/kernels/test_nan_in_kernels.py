@@ -15,14 +15,14 @@ from subbyte.tvm_kernels.operators import (
     Elementwise,
     Epilogue,
     Float,
-    LayerNorm,
     Pool2d,
     PRelu,
-    QuantizeTokens,
-    Softmax,
     Step,
     constant,
 )
+from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
+from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
+from subbyte.tvm_kernels.operators.softmax import Softmax
 
 NAN, INF = np.float32(np.nan), np.float32(np.inf)
 # A NaN with either sign, as 0 / 0 makes it with the other one on x86 and Arm; both zeros, infinities, plain numbers.

@@ -13,6 +13,7 @@ from subbyte.tvm_kernels.kernels.registry import kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
 from subbyte.tvm_kernels.operators.epilogue import FORMS, STEPS
 from subbyte.tvm_kernels.operators.operator import PARTS
+from subbyte.tvm_kernels.operators.softmax import Softmax
 
 EVERY = ops.operators()
 
@@ -65,6 +66,6 @@ def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
 
 
 def test_a_missing_input_is_named() -> None:
-    op = ops.Softmax("attention", 1, 4)
+    op = Softmax("attention", 1, 4)
     with pytest.raises(CompileError, match="'attention' takes 1 tensors of its own, got 2"):
         ops.run(op, [np.zeros(4, np.float32)] * 2)

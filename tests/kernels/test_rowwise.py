@@ -18,17 +18,17 @@ from subbyte.tvm_kernels.operators import (
     Combine,
     Elementwise,
     Epilogue,
-    LayerNorm,
     PRelu,
-    QuantizeTokens,
     RowScale,
     Scale,
-    Softmax,
     ToBits,
     ToCodes,
     ToFloat,
     constant,
 )
+from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
+from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
+from subbyte.tvm_kernels.operators.softmax import Softmax
 
 RNG = np.random.default_rng(13)
 SHAPES = [(1, 1), (3, 7), (5, 67), (20, 197), (130, 64)]

@@ -21,7 +21,6 @@ from subbyte.tvm_kernels.operators.epilogue import ToCodes as ToCodes
 from subbyte.tvm_kernels.operators.epilogue import ToFloat as ToFloat
 from subbyte.tvm_kernels.operators.geometry import Conv2d as Conv2d
 from subbyte.tvm_kernels.operators.geometry import MatMul as MatMul
-from subbyte.tvm_kernels.operators.layer_norm import LayerNorm as LayerNorm
 from subbyte.tvm_kernels.operators.operands import WORD as WORD
 from subbyte.tvm_kernels.operators.operands import Bits as Bits
 from subbyte.tvm_kernels.operators.operands import Codes as Codes
@@ -38,6 +37,4 @@ from subbyte.tvm_kernels.operators.permute import Permute as Permute
 from subbyte.tvm_kernels.operators.pool import Pool2d as Pool2d
 from subbyte.tvm_kernels.operators.product import Binarized as Binarized
 from subbyte.tvm_kernels.operators.product import Product as Product
-from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens as QuantizeTokens
-from subbyte.tvm_kernels.operators.softmax import Softmax as Softmax
 from subbyte.tvm_kernels.operators.unfold import Unfold as Unfold

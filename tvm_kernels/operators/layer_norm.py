@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Fused
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node, other_axis, rows_and_channels
+from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome
+from subbyte.tvm_kernels.rewrites.register import rewrite
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,3 +38,23 @@ class LayerNorm(Fused):
         variance = (centred * centred).mean(axis=-1, keepdims=True)
         y = centred / np.sqrt(variance + self.epsilon) * self.gamma.astype(np.float64) + self.beta.astype(np.float64)
         return self.epilogue.reference(y, tensors)
+
+
+@rewrite(
+    "layer norm",
+    stage="products",
+    matches=Op("LayerNormalization", Any("x"), Const("gamma"), rest=True, attributes=("axis", "epsilon")),
+)
+def layer_norm(graph: Graph, node: Node, x: str, gamma: Array) -> Outcome:
+    shape = graph.values[x].shape
+    if (why := other_axis(node, shape)) is not None:
+        return why
+    beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
+    if beta is None:
+        return "its bias is made at run time"
+    rows, channels = rows_and_channels(shape)
+    gamma, beta = (np.broadcast_to(v.astype(np.float32).reshape(-1), (channels,)).copy() for v in (gamma, beta))
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    operator = LayerNorm(node.name, rows, channels, epsilon, gamma, beta, Epilogue())
+    kernel_node(graph, node, operator, [x], -1, "as-is")
+    return True

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.formats.reference import quantize_per_token
 from subbyte.runtime.manifest import ELEMENTWISE
+from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node, rows_and_channels
+from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Outcome
+from subbyte.tvm_kernels.rewrites.register import rewrite
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,3 +34,14 @@ class QuantizeTokens(Operator):
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         codes, step = quantize_per_token(inputs[0].reshape(self.rows, self.channels))
         return [(codes + 128).astype(np.uint8), step]
+
+
+@rewrite("codes by token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
+def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome:
+    shape = graph.values[x].shape
+    made = kernel_node(graph, node, QuantizeTokens(node.name, *rows_and_channels(shape)), [x], -1, "as-is")
+    if len(made.outputs) < 2 or not made.outputs[1]:
+        step = graph.fresh(made.outputs[0])
+        graph.add_value(step, "float32", (*shape[:-1], 1))
+        graph.set_outputs(made, [made.outputs[0], step])
+    return True

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from subbyte.runtime.manifest import ELEMENTWISE
+from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node, other_axis, rows_and_channels
+from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Outcome
+from subbyte.tvm_kernels.rewrites.register import rewrite
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,3 +30,12 @@ class Softmax(Operator):
         x = inputs[0].reshape(self.rows, self.channels).astype(np.float64)
         powers = np.exp(x - x.max(axis=-1, keepdims=True))
         return [(powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)]
+
+
+@rewrite("softmax", stage="products", matches=Op("Softmax", Any("x"), attributes=("axis",)))
+def softmax(graph: Graph, node: Node, x: str) -> Outcome:
+    shape = graph.values[x].shape
+    if (why := other_axis(node, shape)) is not None:
+        return why
+    kernel_node(graph, node, Softmax(node.name, *rows_and_channels(shape)), [x], -1, "as-is")
+    return True

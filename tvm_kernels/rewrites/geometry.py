@@ -1,8 +1,9 @@
-"""The geometry of ONNX windows, and the node that carries a kernel: what products and pools both need."""
+"""The geometry of ONNX windows and rows, and the node that carries a kernel: what several rules need."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from subbyte.tvm_kernels import operators as ops
@@ -23,6 +24,17 @@ def kernel_node(
 def over_axes(x: Shape) -> str:
     """Why a window over other than 1 or 2 axes of [batch, channels, ...] is declined."""
     return f"its windows are over {len(x) - 2} axes; handled: 1 and 2"
+
+
+def rows_and_channels(shape: Shape) -> tuple[int, int]:
+    """How many rows a tensor has along its last axis, and the elements of each."""
+    return prod(shape[:-1]), shape[-1]
+
+
+def other_axis(node: Node, shape: Shape) -> str | None:
+    """Why a node does not work along the last axis; None where it does."""
+    axis = int(node.attributes.get("axis", -1))
+    return None if axis % len(shape) == len(shape) - 1 else f"its axis is {axis} of {list(shape)}; handled: the last"
 
 
 def conv_geometry(x: Shape, w: Shape, attributes: Mapping[str, Any], groups: int) -> ops.Conv2d | None:

@@ -1,8 +1,7 @@
-"""Pools, sums of codes, softmax, norms: kernels that are no products.
+"""Pools and sums of codes.
 
 ReduceSum of codes, depthwise Conv with ones  ->  Pool2d `sum`, exact; an average is a Scale behind it
 MaxPool, AveragePool, Global...               ->  Pool2d of floats
-Softmax, LayerNormalization, QuantizePerToken ->  row by row
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
 from subbyte.tvm_kernels.rewrites.code_values import packed
@@ -101,51 +99,6 @@ def pool(function: Literal["max", "average"]) -> Callable[..., Outcome]:
     return to
 
 
-# ---- rows ----
-
-
-def _rows_and_channels(shape: Shape) -> tuple[int, int]:
-    return int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]
-
-
-def _not_last(node: Node, shape: Shape) -> str:
-    return f"its axis is {node.attributes['axis']} of {list(shape)}; handled: the last"
-
-
-def softmax(graph: Graph, node: Node, x: str) -> Outcome:
-    shape = graph.values[x].shape
-    if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1:
-        return _not_last(node, shape)
-    operator = ops.Softmax(node.name, *_rows_and_channels(shape))
-    kernel_node(graph, node, operator, [x], -1, "as-is")
-    return True
-
-
-def layer_norm(graph: Graph, node: Node, x: str, gamma: Array, **_: object) -> Outcome:
-    shape = graph.values[x].shape
-    if int(node.attributes.get("axis", -1)) % len(shape) != len(shape) - 1:
-        return _not_last(node, shape)
-    beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
-    if beta is None:
-        return "its bias is made at run time"
-    rows, channels = _rows_and_channels(shape)
-    gamma, beta = (np.broadcast_to(v.astype(np.float32).reshape(-1), (channels,)).copy() for v in (gamma, beta))
-    epsilon = float(node.attributes.get("epsilon", 1e-5))
-    operator = ops.LayerNorm(node.name, rows, channels, epsilon, gamma, beta, ops.Epilogue())
-    kernel_node(graph, node, operator, [x], -1, "as-is")
-    return True
-
-
-def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome:
-    operator = ops.QuantizeTokens(node.name, *_rows_and_channels(graph.values[x].shape))
-    made = kernel_node(graph, node, operator, [x], -1, "as-is")
-    if len(made.outputs) < 2 or not made.outputs[1]:
-        step = graph.fresh(made.outputs[0])
-        graph.add_value(step, "float32", (*graph.values[x].shape[:-1], 1))
-        graph.set_outputs(made, [made.outputs[0], step])
-    return True
-
-
 RULES: list[Rule] = [
     # ---- of codes ----
     rule("sum of codes", Op("ReduceSum", Coded("codes"), rest=True, attributes=("keepdims",)), to=sum_of_codes),
@@ -155,12 +108,4 @@ RULES: list[Rule] = [
     rule("average pool", Op("AveragePool", Any("x"), attributes=(*WINDOW, "count_include_pad")), to=pool("average")),
     rule("global average pool", Op("GlobalAveragePool", Any("x")), to=pool("average")),
     rule("global max pool", Op("GlobalMaxPool", Any("x")), to=pool("max")),
-    # ---- row by row ----
-    rule("codes by token", Op(QuantizePerToken, Any("x"), outputs=2), to=quantize_tokens),
-    rule("softmax", Op("Softmax", Any("x"), attributes=("axis",)), to=softmax),
-    rule(
-        "layer norm",
-        Op("LayerNormalization", Any("x"), Const("gamma"), rest=True, attributes=("axis", "epsilon")),
-        to=layer_norm,
-    ),
 ]

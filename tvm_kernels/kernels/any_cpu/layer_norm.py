@@ -17,7 +17,7 @@ from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
-from subbyte.tvm_kernels.operators import LayerNorm
+from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
 
 
 def build(op: LayerNorm, lanes: int) -> Built:

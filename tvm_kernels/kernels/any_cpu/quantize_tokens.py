@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.kernels.tir.float_functions import number
 from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat, vector_type
-from subbyte.tvm_kernels.operators import QuantizeTokens
+from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
 
 
 def build(op: QuantizeTokens, lanes: int) -> Built:

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.kernels.tir.float_functions import TABLE, FloatFunction
 from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
-from subbyte.tvm_kernels.operators import Softmax
+from subbyte.tvm_kernels.operators.softmax import Softmax
 
 
 def build(op: Softmax, lanes: int) -> Built:
