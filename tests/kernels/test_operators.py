@@ -65,6 +65,11 @@ def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
     assert rows() == before
 
 
+def test_a_kernel_row_of_no_operator_is_refused() -> None:
+    with pytest.raises(RegistrationError, match=r"kernel row 'steps' serves .*Epilogue.* is no operator"):
+        kernel("steps", serves=ops.Epilogue)  # type: ignore[type-var]
+
+
 def test_a_missing_input_is_named() -> None:
     op = Softmax("attention", 1, 4)
     with pytest.raises(CompileError, match="'attention' takes 1 tensors of its own, got 2"):

@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import numpy.typing as npt
 
 from subbyte.errors import CompileError, RegistrationError
+from subbyte.tvm_kernels.operators import Operator
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
-
-    from subbyte.tvm_kernels.operators import Operator
 
 Array = npt.NDArray[Any]
 Served = TypeVar("Served", bound="Operator")
@@ -122,10 +121,14 @@ def kernel(
 ) -> Callable[[Callable[[Served], Built]], Callable[[Served], Built]]:
     """Register a builder as a row; see the head of this file.
 
-    Raises RegistrationError for a row without a name, or one that another row for the same operands has.
+    Raises RegistrationError for a row without a name or for no operator, and for a name that another row for the same
+    operands has.
     """
     if not name:
         raise RegistrationError(f"a kernel row for {serves} has no name; reports and manifests need one")
+    operator = get_origin(serves) or serves
+    if not (isinstance(operator, type) and issubclass(operator, Operator)):
+        raise RegistrationError(f"kernel row '{name}' serves {serves}, which is no operator: give one of operators/")
 
     def add(build: Callable[[Served], Built]) -> Callable[[Served], Built]:
         if any((row.name, row.serves) == (name, serves) for row in _rows):
