@@ -227,6 +227,10 @@ def leaky_relu(graph: Graph, node: Node, x: str) -> Outcome:
     return join(graph, node, x, ops.PRelu(slope), None)
 
 
+def negated(graph: Graph, node: Node, x: str) -> Outcome:
+    return join(graph, node, x, ops.Scale(ops.constant(-1)), None)
+
+
 def rounded_sum(graph: Graph, node: Node, x: str) -> Outcome:
     """Round of an integer sum is the sum."""
     maker = host(graph, node, x, None)
@@ -309,11 +313,7 @@ RULES: list[Rule] = [
     rule("tanh", Op("Tanh", Any("x")), to=activation("tanh")),
     rule("hard swish", Op("HardSwish", Any("x")), to=activation("hardswish")),
     rule("hard sigmoid", Op("HardSigmoid", Any("x"), attributes=("alpha", "beta")), to=hardsigmoid),
-    rule(
-        "negation",
-        Op("Neg", Any("x")),
-        to=lambda graph, node, x: join(graph, node, x, ops.Scale(ops.constant(-1)), None),
-    ),
+    rule("negation", Op("Neg", Any("x")), to=negated),
     # ---- other tensors ----
     rule("residual", Op("Add", Any("x"), Any("y")), to=with_tensor("add")),
     rule("product of tensors", Op("Mul", Any("x"), Any("y")), to=with_tensor("multiply")),
