@@ -181,7 +181,7 @@ def _float_model(config: Config, source: Path | None) -> nn.Module:
     if config.model is None:
         raise CheckpointError(
             f"{place}the model is not of the zoo, and only your program can make it: pass it to "
-            "load_checkpoint(folder, model=MyModel()), whose result `subbyte.export` takes."
+            "load_checkpoint(folder, model=MyModel()), whose result `subbyte.export` and `subbyte.check` take."
         )
     wrong = mistyped(get_model(config.model).build, config.model_options)
     if wrong:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from this_cpu import needs
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import subbyte
 from subbyte.cli import main
 from subbyte.models import data
+from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.tvm_kernels.targets import get_target
 
@@ -50,6 +52,28 @@ def test_every_scheme_gives_the_same_integers_at_every_stage(scheme: str, tmp_pa
     assert report.quantized_layers >= 9
     assert str(report).startswith("64 inputs")
     assert str(report).count(" 0 differing integers") == len(report.stages)
+
+
+def test_a_model_of_the_users_own_is_checked_as_it_is_exported(tmp_path: Path) -> None:
+    """A command cannot make the model, and says what in Python can."""
+
+    def own() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+    folder, file, bundle = tmp_path / "run", tmp_path / "m.onnx", tmp_path / "m.subbyte"
+    subbyte.train(own(), data="digits", scheme="int4", epochs=1, out=folder, progress=False)
+    loaded = load_checkpoint(folder, own())
+    subbyte.export(loaded, file)
+    subbyte.compile(file, bundle)
+    report = subbyte.check(loaded, file, bundle, data="digits", limit=32)
+    assert not report.diverged, report.findings
+    assert report.quantized_layers == 2
+    assert [stage.differing_codes for stage in report.stages] == [0] * 4
+    refused = CliRunner().invoke(main, ["check", str(folder), str(file)])
+    assert refused.exit_code == 1
+    assert "load_checkpoint(folder, model=MyModel()), whose result `subbyte.export` and `subbyte.check` take" in (
+        refused.output
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from subbyte.errors import UsageError
 from subbyte.judge.accuracy import refuse_unscorable, scored_on
 
 if TYPE_CHECKING:
+    from subbyte.models.checkpoint import Checkpoint
     from subbyte.onnx_file import OnnxFile
     from subbyte.runtime import Session
 
@@ -107,7 +108,7 @@ class _Difference:
 
 
 def check(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Checkpoint,
     onnx: str | Path,
     bundle: str | Path | None = None,
     *,
@@ -117,6 +118,7 @@ def check(
 ) -> CheckReport:
     """Run the test set (random inputs without `data`) through checkpoint, ONNX file and bundle, and compare.
 
+    `checkpoint`: a folder, or what `load_checkpoint` gives, which makes models that are not of the zoo.
     `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. All outputs are compared;
     accuracy is scored on the first. Raises UsageError when the three do not belong together (different numbers or
     shapes of quantized layers), or the first output holds no logits for the labels.
@@ -128,7 +130,7 @@ def check(
     from subbyte.models.checkpoint import load_checkpoint
     from subbyte.onnx_file import open_onnx
 
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     model = loaded.model.eval()
     opened = open_onnx(onnx)
     file = load_onnx(opened)
