@@ -32,6 +32,11 @@ def expand(graph: Graph) -> bool:
         reason = "" if node.operator is not None or node.op == "View" else beyond(graph, node)
         if reason and (has_body(node) or _function(node)) and _put_body(graph, node):
             expanded = True
+            if node.domain == DOMAIN:
+                why = node.and_declines("it has no kernel")
+                graph.notes.append(
+                    f"'{node.name}' ({DOMAIN}.{node.op}) is computed by its body in standard operators: {why}"
+                )
             if graph.explanation is not None:
                 graph.explanation.replaced(graph, node, reason)
         elif reason:

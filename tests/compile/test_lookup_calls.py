@@ -110,6 +110,10 @@ def test_another_number_of_entries_is_declined_and_computed_by_the_body(entries:
     assert node.declined == {"table look-up": f"its table has {entries} entries; handled: 256"}
     graph = lower_graph(made, frozenset())
     assert "Lookup" not in [node.op for node in graph.order()]
+    assert graph.notes == [
+        "'y' (subbyte.Lookup) is computed by its body in standard operators: it has no kernel; "
+        f"no 'table look-up', as its table has {entries} entries; handled: 256"
+    ]
     assert_equal(made, graph)
 
 
