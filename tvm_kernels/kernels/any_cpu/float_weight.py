@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
 
 from subbyte.formats import LowBitTensor, PerGroup, pack
 from subbyte.tvm_kernels.kernels.any_cpu.float_tile import ColumnPanels, pack_panels
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices
 from subbyte.tvm_kernels.kernels.tir.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
-from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
+from subbyte.tvm_kernels.kernels.tir.vectors import constants, splat, vector_type
 from subbyte.tvm_kernels.operators import FloatWeight
 
 Right = Callable[[int, Any], Any]  # (vector of the panel, place along the depth) -> float32 lanes
@@ -70,7 +71,10 @@ def _looked_up(weight: LowBitTensor, shape: Matrices, cut: ColumnPanels, signatu
     each = 8 // bits
     codes = pack(weight.payload.codes.reshape(weight.matrix_shape), bits)
     buffer, start = _panels("weight", codes, shape, cut, signature)
-    table = signature.constant("levels", levels.by_code)
+    level_of = _in_registers(levels.by_code.tolist(), lanes)
+    if level_of is None:
+        table = signature.constant("levels", levels.by_code)
+        level_of = table.__getitem__
     size = weight.granularity.size if isinstance(weight.granularity, PerGroup) else 0
     scales, first_scale = _panels("scale", weight.scale, shape, cut, signature) if size else (None, start)
 
@@ -83,9 +87,24 @@ def _looked_up(weight: LowBitTensor, shape: Matrices, cut: ColumnPanels, signatu
             if each > 1:
                 shift = T.Cast("uint8", k % each * bits)
                 code = T.shift_right(code, splat(shift, lanes)) & splat(T.uint8((1 << bits) - 1), lanes)
-            level = table[T.Cast(vector_type("int32", lanes), code)]
+            level = level_of(T.Cast(vector_type("int32", lanes), code))
             return level if scales is None else level * scales[at(scale_offset + k // size * width + v * lanes, lanes)]
 
         return right
 
     return panel
+
+
+def _in_registers(table: list[float], lanes: int) -> Callable[[Any], Any] | None:
+    """The look-up of at most 16 floats by a vector of int32, by vpermps of AVX-512 or AVX2; None elsewhere."""
+    if lanes not in (8, 16) or len(table) > 16:
+        return None
+    kind, padded = f"float32x{lanes}", table + [0.0] * (16 - len(table))
+    name = "llvm.x86.avx512.permvar.sf.512" if lanes == 16 else "llvm.x86.avx2.permps"
+    parts = [constants("float32", padded[first : first + lanes]) for first in range(0, 16, lanes)]
+
+    def look_up(index: Any) -> Any:
+        found = [T.call_llvm_pure_intrin(kind, name, part, index) for part in parts]
+        return found[0] if lanes == 16 else T.Select(index < splat(IntImm("int32", 8), lanes), *found)
+
+    return look_up
