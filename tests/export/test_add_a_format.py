@@ -23,13 +23,32 @@ with subbyte.load("quinary.subbyte") as session:
     result = session.run(x)
 result = next(iter(result.values())) if isinstance(result, dict) else result
 assert np.array_equal(result, expected), (result, expected)
+
+from subbyte.export import float_baseline
+from subbyte.runtime.energy_model import model_energy
+from subbyte.runtime.bundle import open_bundle
+
+x = np.random.default_rng(1).standard_normal((5, 100)).astype(np.float32)
+expected = x.astype(np.float64) @ weight.dequantize().T
+close = dict(rtol=1e-5, atol=1e-5)
+np.testing.assert_allclose(run_onnx("cubes.onnx", x)["y"], expected, **close)
+onnx.save(float_baseline("cubes.onnx"), "float.onnx")
+np.testing.assert_allclose(run_onnx("float.onnx", x)["y"], expected, **close)
+assert [layer.weight_format for layer in inspect("cubes.onnx").layers] == ["cubes/32"]
+with subbyte.load("cubes.subbyte") as session:
+    np.testing.assert_allclose(session.run(x), expected, **close)
+with open_bundle("cubes.subbyte") as opened:
+    energy = model_energy(opened.manifest).operators[0]
+np.testing.assert_allclose(energy.modelled_compute_pj, 5 * 100 * 24 * 14.6 + 5 * 24 * 4.6)
+found = subbyte.bench("cubes.subbyte", iterations=3, warmup=1, seconds=None)
+assert found.energy_modelled.operators[0].arithmetic.startswith("8 KB table read")
 print("all is well")
 """
 
 
 def test_the_page_works_as_it_stands(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     script = tmp_path / "page.py"
     script.write_text("\n".join([*blocks, CHECK]))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
