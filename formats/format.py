@@ -110,7 +110,7 @@ def register(fmt: Format) -> Format:
                 f"format '{fmt.name}': its '{part.name}' is {value!r}, expected {kinds[part.name].__name__}"
             )
     if not _NAME.fullmatch(fmt.name):
-        raise RegistrationError(f"format '{fmt.name}': a name is lower-case letters, digits and underscores: nf4")
+        raise RegistrationError(f"format '{fmt.name}': a name is lower-case letters, digits and underscores: pow2_4")
     if fmt.name in _registry:
         raise FormatError(f"format '{fmt.name}' is registered twice")
     _registry[fmt.name] = fmt

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from subbyte import formats
-from subbyte.errors import EnergyError
+from subbyte.errors import EnergyError, UnknownNameError
 from subbyte.formats import SIGNS
 from subbyte.formats.energy import FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
 from subbyte.runtime.manifest import DTYPES, ELEMENTWISE, Manifest
@@ -141,19 +141,29 @@ def memory_for(nbytes: int) -> tuple[str, float]:
 
 
 def per_mac(activation: str, weights: str) -> Mapping[str, float]:
-    """What one multiply-accumulate of these formats is made of; raises UnknownNameError for one that is not registered.
+    """What one multiply-accumulate of these formats is made of; raises EnergyError for one that is not registered.
 
     `activation` and `weights` are as the report and the manifest have them: "-" where there are no constant weights.
     """
-    fmt = None if weights in NO_FORMAT else formats.get(weights)
+    fmt = None if weights in NO_FORMAT else _registered(weights)
     if fmt is None or activation in NO_FORMAT:
         made_of = FLOAT if fmt is None or fmt.levels.integer else fmt.energy
     elif activation in PACKED_SIGNS:
         made_of = XOR_POPCOUNT if fmt.levels == SIGNS else fmt.energy
     else:
-        formats.get(activation)  # known, or an error
+        _registered(activation)  # or an error
         made_of = fmt.energy
     return dict(made_of.operations)
+
+
+def _registered(name: str) -> formats.Format:
+    try:
+        return formats.get(name)
+    except UnknownNameError as error:
+        raise EnergyError(
+            f"no energy is known of {error} Import the module that registers it, or build the bundle again with "
+            "`subbyte compile`, which writes the operations of its products"
+        ) from error
 
 
 def _operator(operator: Operator, weights_pj: float, activations_pj: float) -> OperatorEnergy:

@@ -1,5 +1,6 @@
 """Formats: every level has one code, codes survive, impossible codes are refused."""
 
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from subbyte import formats
 from subbyte.errors import FormatError, RegistrationError, UnknownNameError
 from subbyte.formats import (
     Format,
@@ -102,6 +104,14 @@ def test_a_weight_in_nf4_is_within_half_a_step_of_the_weight() -> None:
     np.testing.assert_array_equal(again.dequantize(), tensor.dequantize())
     with pytest.raises(FormatError, match="nf4 has real levels, which have no zero point"):
         LowBitTensor.from_levels(fmt, tensor.levels(), scale, granularity, np.zeros(scale.shape))
+
+
+def test_a_format_is_one_file() -> None:
+    """What a codebook takes: no module but its own knows its name."""
+    code = Path(formats.__file__).parents[1]
+    folders = [code / name for name in ("formats", "dialect", "models", "export", "tvm_kernels", "runtime", "subbyte")]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    assert [file.name for file in files if "nf4" in file.read_text().lower()] == ["nf4.py"]
 
 
 def test_nearest_levels() -> None:
