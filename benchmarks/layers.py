@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import subbyte
-from subbyte.judge.verdict import compare
+from subbyte.judge.verdict import compare, prepare
 from subbyte.models.quant import get_scheme, quantize
 from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
@@ -71,7 +71,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 bundle = build(make, shape, scheme, Path(name), frozenset(arguments.without.split(",")))
                 for turn in TURNS:
-                    found = compare(bundle, threads=arguments.threads, seconds=arguments.seconds, turn=turn)
+                    found = compare(prepare(bundle), threads=arguments.threads, seconds=arguments.seconds, turn=turn)
                     ours, floating, integer = found.contenders
                     rows.append({"layer": layer, "scheme": scheme, "turn": turn, **found.to_json()})
                     print(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import subbyte
-from subbyte.judge.verdict import compare
+from subbyte.judge.verdict import compare, prepare
 from subbyte.models import untrained
 from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
@@ -49,7 +49,7 @@ def main() -> None:
         name, _, scheme = item.partition(":")
         with tempfile.TemporaryDirectory() as folder:
             bundle = build(name, scheme, Path(folder))
-            found = compare(bundle, threads=arguments.threads, seconds=arguments.seconds)
+            found = compare(prepare(bundle), threads=arguments.threads, seconds=arguments.seconds)
         rows.append({"model": name, "scheme": scheme, **found.to_json()})
         print(f"{name} {scheme}, {arguments.threads} thread(s), {found.rounds} rounds")
         for row in found.contenders:

@@ -36,7 +36,7 @@ def test_a_qdq_file_is_its_own_int8_contender(tmp_path: Path, caplog: pytest.Log
     file = saved(tmp_path / "m.onnx", nodes, constants, 128)
     subbyte.compile(file, tmp_path / "m.subbyte")
     with caplog.at_level(logging.WARNING):
-        found = compare(tmp_path / "m.subbyte", seconds=0.02)
+        found = compare(prepare(tmp_path / "m.subbyte"), seconds=0.02)
     assert not caplog.records
     sizes = {contender.name: contender.nbytes for contender in found.contenders}
     assert list(sizes) == ["subbyte", "onnxruntime float32", "onnxruntime QDQ (the file itself)"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from subbyte.judge.accuracy import refuse_unscorable, scored_on
 from subbyte.onnx_runtime import onnxruntime
 from subbyte.plain_file import read_plain
 from subbyte.saturation import onnxruntime_saturates
+
+if TYPE_CHECKING:
+    from subbyte.runtime import Session
 
 Array = npt.NDArray[Any]
 
@@ -143,106 +146,79 @@ def prepare(
     return Comparison(bundle, manifest, file, floating, source, data if test is not None else None, test)
 
 
-def compare(
-    bundle: str | Path | Comparison,
-    *,
-    onnx: str | Path | None = None,
-    float_model: str | Path | None = None,
-    data: str | None = None,
-    data_path: str | Path | None = None,
-    threads: int = 1,
-    seconds: float = 3.0,
-    turn: int = 1,
-    limit: int | None = None,
-) -> Verdict:
-    """Time the bundle, the float and the int8 model in turn for about `seconds` each, and score all three on `data`.
+def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int = 1) -> Verdict:
+    """Time the bundle, the float and the int8 model in turn for about `seconds` each, and score them on the test set.
 
-    `bundle` is a file, or what `prepare` made of one (and of `onnx`, `float_model`, `data`, `data_path`, `limit`).
-    `turn` is how many calls of each are timed in a row (`runtime.benchmark.interleave`).
-    Raises what `prepare` raises, and MissingDependencyError without the `export` extra.
+    `turn` is how many calls of each are timed in a row (`runtime.benchmark.interleave`). Raises UsageError for a bundle
+    that was replaced since `prepare`, and MissingDependencyError without the `export` extra.
     """
     import subbyte
     from subbyte.export import int8_baseline, load_onnx
     from subbyte.export.baselines import is_qdq
     from subbyte.runtime.benchmark import interleave, pinned
 
-    if not isinstance(bundle, Comparison):
-        found = {"onnx": onnx, "float_model": float_model, "data": data, "data_path": data_path, "limit": limit}
-        bundle = prepare(bundle, **found)  # type: ignore[arg-type]
-    ready, bundle = bundle, bundle.bundle
-    manifest, file, floating, test = ready.manifest, ready.file, ready.floating, ready.test
-    shape = tuple(manifest.inputs[0].shape)
-    sample = np.random.default_rng(0).standard_normal(shape).astype(np.float32) if test is None else test[0][: shape[0]]
-    calibration = [sample] if test is None else [test[0][i : i + shape[0]] for i in range(0, 32 * shape[0], shape[0])]
-
-    original = load_onnx(file)
+    test, batch = ready.test, ready.manifest.inputs[0].shape[0]
+    if test is None:
+        calibration = [np.random.default_rng(0).standard_normal(ready.manifest.inputs[0].shape).astype(np.float32)]
+    else:
+        calibration = [test[0][i : i + batch] for i in range(0, 32 * batch, batch)]
+    original = load_onnx(ready.file)
     itself = is_qdq(original)
-    integer = original if itself else int8_baseline(floating, calibration)
-    integer_name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
-    float_session, integer_session = (_onnx_session(model, threads) for model in (floating, integer))
-    with pinned(threads), subbyte.load(bundle, threads=threads) as session:
-        if session.manifest != manifest:
-            raise UsageError(f"'{bundle}' was replaced while it was made ready to be compared; run again")
-        outputs = session.empty_outputs()
-
-        def ours(x: Array, /) -> Array:
-            session.run_into([x], outputs)
-            return outputs[0]
-
-        runs: dict[str, Callable[[Array], Array]] = {
-            "subbyte": ours,
-            "onnxruntime float32": partial(_onnx_run, float_session),
-            integer_name: partial(_onnx_run, integer_session),
-        }
+    integer = original if itself else int8_baseline(ready.floating, calibration)
+    name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
+    models = {"onnxruntime float32": ready.floating, name: integer}
+    sizes = [ready.file.nbytes, ready.floating.ByteSize(), ready.file.nbytes if itself else integer.ByteSize()]
+    sessions = {name: _onnx_session(model, threads) for name, model in models.items()}
+    with pinned(threads), subbyte.load(ready.bundle, threads=threads) as session:
+        if session.manifest != ready.manifest:
+            raise UsageError(f"'{ready.bundle}' was replaced while it was made ready to be compared; run again")
         # Each is bound to its buffers once, as an application does that refills them.
-        calls = {
-            "subbyte": session.bind([sample], session.empty_outputs()),
-            "onnxruntime float32": _bound(float_session, sample),
-            integer_name: _bound(integer_session, sample),
+        calls: dict[str, Callable[[], object]] = {
+            "subbyte": session.bind([calibration[0]], session.empty_outputs()),
+            **{name: _bound(one, calibration[0]) for name, one in sessions.items()},
         }
         times = interleave(calls, seconds, turn)
-        scores = {name: None if test is None else _accuracy(run, *test, shape[0]) for name, run in runs.items()}
-    sizes = {
-        "subbyte": file.nbytes,
-        "onnxruntime float32": floating.ByteSize(),
-        integer_name: file.nbytes if itself else integer.ByteSize(),
-    }
+        runs = [partial(_run, session), *(partial(_onnx_run, one) for one in sessions.values())]
+        scores = [None if test is None else _accuracy(run, *test, batch) for run in runs]
+    contenders = _contenders(times, sizes, scores)
+    deployed = sum(m.bytes for name, m in ready.manifest.members.items() if name in ("library.so", "weights.bin"))
+    sentences, warnings = judge(contenders)
+    if not itself and onnxruntime_saturates():
+        text = "onnxruntime int8 has weights of seven bits: on this CPU its products of eight saturate."
+        sentences = (*sentences, text)
+    if deployed > sizes[1]:
+        text = f"low-bit loses: library and weights take {deployed:,} bytes, the float ONNX file alone {sizes[1]:,}"
+        warnings = (*warnings, text)
+    return Verdict(
+        threads=threads,
+        rounds=len(times["subbyte"]),
+        contenders=contenders,
+        sentences=sentences,
+        warnings=warnings,
+        float_source=ready.float_source,
+        data=ready.data,
+        scored_on=scored_on([output.name for output in ready.manifest.outputs]) if test is not None else "",
+        bundle_bytes=ready.bundle.stat().st_size,
+        deployed_bytes=deployed,
+    )
+
+
+def _contenders(
+    times: dict[str, npt.NDArray[np.float64]], sizes: list[int], scores: list[float | None]
+) -> tuple[Contender, ...]:
+    """What was measured of each, the bundle first."""
     mine = times["subbyte"]
-    contenders = tuple(
+    return tuple(
         Contender(
             name,
             1e3 * float(taken.min()),
             1e3 * float(np.median(taken)),
             float(taken.min() / mine.min()),
             float(np.median(taken / mine)),
-            sizes[name],
-            scores[name],
+            nbytes,
+            accuracy,
         )
-        for name, taken in times.items()
-    )
-    sentences, warnings = judge(contenders)
-    if not itself and onnxruntime_saturates():
-        sentences = (
-            *sentences,
-            "onnxruntime int8 has weights of seven bits: on this CPU its products of eight saturate.",
-        )
-    members = manifest.members
-    deployed = sum(members[name].bytes for name in ("library.so", "weights.bin") if name in members)
-    float_bytes = sizes["onnxruntime float32"]
-    if deployed > float_bytes:
-        text = f"low-bit loses: library and weights take {deployed:,} bytes, the float ONNX file alone {float_bytes:,}"
-        warnings = (*warnings, text)
-    return Verdict(
-        threads=threads,
-        rounds=len(mine),
-        contenders=contenders,
-        sentences=sentences,
-        warnings=warnings,
-        float_source=ready.float_source,
-        data=ready.data,
-        scored_on=scored_on([output.name for output in manifest.outputs]) if test is not None else "",
-        bundle_bytes=bundle.stat().st_size,
-        deployed_bytes=deployed,
+        for (name, taken), nbytes, accuracy in zip(times.items(), sizes, scores, strict=True)
     )
 
 
@@ -278,6 +254,13 @@ def _onnx_session(model: Any, threads: int) -> Any:
     # Two spinning pools in one process would steal each other's cores: ours spins for at most 50 us, so may not theirs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Session, x: Array) -> Array:
+    """The first output."""
+    outputs = session.empty_outputs()
+    session.run_into([x], outputs)
+    return outputs[0]
 
 
 def _onnx_run(session: Any, x: Array) -> Array:
