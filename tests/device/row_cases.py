@@ -306,6 +306,11 @@ def floats() -> list[Case]:
             (numbers(7, 40),),
         ),
         Case(
+            "weight-only, real levels",
+            Product("w", Float(), weight(matrix, "nf4", 16), matrix, Epilogue()),
+            (numbers(7, 40),),
+        ),
+        Case(
             "weight-only convolution",
             Product("w", Float(), weight(shape, "int4"), shape, Epilogue()),
             (numbers(2, 9, 8, 4),),
