@@ -16,6 +16,7 @@ import numpy as np
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
+from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.tvm_kernels import relax_converters
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.pattern import other_than_default
@@ -73,7 +74,8 @@ def beyond(graph: Graph, node: Node) -> str:
     """What TVM does not compute rightly of a node; empty where it does, or a converter of ours."""
     ours = (node.domain, node.op) in relax_converters.CONVERTERS
     if not ours and (node.domain or node.op not in onnx_frontend._get_convert_map()):
-        return "neither a kernel nor TVM can run this operator"
+        to_do = "; quantize with QuantFormat.QDQ, whose products kernels serve" if node.op in INTEGER_PRODUCTS else ""
+        return f"neither a kernel nor TVM can run this operator{to_do}"
     limit = None if node.domain else LIMITS.get(node.op)
     return "" if limit is None else limit.beyond(graph, node)
 
@@ -145,6 +147,13 @@ def _dropout(graph: Graph, node: Node) -> str:
     return "it is in training mode, where its result is random"
 
 
+def _pad(graph: Graph, node: Node) -> str:
+    fill = node.inputs[2] if len(node.inputs) > 2 else ""
+    if fill and graph.constant_of(fill) is None:
+        return f"its fill '{fill}' is made at run time; handled: constants"
+    return ""
+
+
 def _max_unpool(graph: Graph, node: Node) -> str:
     return "its output_shape is given; handled: the shape that its windows give" if len(node.inputs) > 2 else ""
 
@@ -170,9 +179,12 @@ LIMITS: dict[str, Limit] = {
     "LpPool": Limit(attributes={"auto_pad": (), "ceil_mode": (), "dilations": (), "pads": (), "strides": ()}),
     "RoiAlign": Limit(attributes={"mode": ("avg",)}),
     # Without axes each element is reduced by itself: its magnitude, square or logarithm, where TVM hands it on.
+    **dict.fromkeys(("ReduceL1", "ReduceSumSquare"), Limit(attributes={"noop_with_empty_axes": ()})),
     **dict.fromkeys(
-        ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare"), Limit(attributes={"noop_with_empty_axes": ()})
+        ("ReduceL2", "ReduceLogSum"), Limit(dtypes=FLOATS, indices=(1,), attributes={"noop_with_empty_axes": ()})
     ),
+    "Pad": Limit(other=_pad),
+    **dict.fromkeys(("Pow", "PRelu"), Limit(dtypes=FLOATS)),
     "Resize": Limit(
         attributes={"antialias": (), "keep_aspect_ratio_policy": (), "axes": ()},
         other=_resize,

@@ -166,3 +166,34 @@ def test_what_depends_on_values_of_run_time_is_refused() -> None:
     b = Builder()
     with pytest.raises(ModelError, match=r"the shape of .* depends on run-time values"):
         lower(b.model(b.node("Cast", b.node("NonZero", b.input(4, 4)), to=1)), HOST)
+
+
+INT32 = onnx.TensorProto.INT32
+
+
+@pytest.mark.parametrize("op", ["PRelu", "ReduceL2"])
+def test_integers_are_computed_by_the_body_where_tvm_takes_floats_alone(op: str) -> None:
+    given = RNG.integers(-9, 9, (2, 6)).astype(np.int32)
+    b = Builder()
+    x = b.input(2, 6, dtype=INT32)
+    y = b.node(op, x, b.constant(3, np.int32)) if op == "PRelu" else b.node(op, x, keepdims=0)
+    (got,) = run_plan(lower(b.model(y), HOST), {"x": given})[0].values()
+    wanted = np.where(given < 0, 3 * given, given) if op == "PRelu" else np.sqrt((given.astype(float) ** 2).sum())
+    np.testing.assert_array_equal(got, wanted.astype(np.int32))
+
+
+def test_what_is_refused_is_said_in_our_words() -> None:
+    b = Builder()
+    power = b.model(b.node("Pow", b.input(2, 6, dtype=INT32), b.constant(3, np.int32)))
+    with pytest.raises(CompileError, match=r"\(Pow\): 'x' is int32; handled: float32, float64"):
+        lower(power, HOST)
+    b = Builder()
+    x = b.input(2, 6)
+    fill = b.node("ReduceMax", x, keepdims=0)
+    with pytest.raises(CompileError, match=r"\(Pad\): its fill '.*' is made at run time; handled: constants"):
+        lower(b.model(b.node("Pad", x, b.constant([0, 1, 0, 1], np.int64), fill)), HOST)
+    b = Builder()
+    weights = b.constant(np.ones((1, 1, 3, 3)), np.int8)
+    product = b.node("ConvInteger", b.input(1, 1, 5, 5, dtype=onnx.TensorProto.UINT8), weights)
+    with pytest.raises(CompileError, match=r"\(ConvInteger\): .*; quantize with QuantFormat.QDQ"):
+        lower(b.model(product), HOST)
