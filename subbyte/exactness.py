@@ -1,7 +1,7 @@
 """Which results of an ONNX file every engine computes alike, and which a rounding tie may move.
 
 A float sum depends on the order of its terms. A quantizer behind it rounds two values that are next to each other to
-two codes where a tie lies between them: from there on engines differ by a whole step. `tie_allowances` follows this
+two codes where a tie lies between them: from there on engines differ by a whole step. `Movements` follows this
 through the graph, from the nodes whose floats are inexact to the outputs.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,48 +63,14 @@ class _Facts:
     coarse: bool = False  # it depends on what is computed in float16
 
 
-def tie_allowances(model: onnx.ModelProto, outputs: Mapping[str, Array]) -> dict[str, float]:
-    """How far a rounding tie may move an element of each output, of which `outputs` are examples; 0: not at all.
-
-    Integers that one quantizer makes move by one code. What lies behind more layers moves by a part of its largest
-    magnitude, or by a step where that is larger; so does what is computed in float16. Places may move anywhere: how far
-    is to be measured, and is 0 here.
-    """
-    walk = _Walk(model)
-    facts, found = walk.facts, {}
-    for name, array in outputs.items():
-        known = facts.get(name, _Facts(inexact=True, ties=2))
-        largest = OF_LARGEST * largest_of(array)
-        if walk.coarse and known.coarse and array.dtype.kind == "f":
-            found[name] = max(largest, known.step)
-        elif not known.ties:
-            found[name] = 0.0
-        elif array.dtype.kind == "f":
-            found[name] = max(largest, known.step)
-        else:
-            found[name] = 1.0 if known.ties == 1 else max(1.0, float(np.ceil(largest)))
-    return found
-
-
 def largest_of(array: Array) -> float:
     """The largest finite magnitude; 0 where there is none."""
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
     return float(np.abs(finite.astype(np.float64)).max(initial=0.0))
 
 
-def coarse_values(model: onnx.ModelProto) -> set[str]:
-    """The values that depend on float16 where it is not rounded once: engines round such values more or less often."""
-    walk = _Walk(model)
-    return {name for name, known in walk.facts.items() if walk.coarse and known.coarse}
-
-
-def places(model: onnx.ModelProto) -> set[str]:
-    """The values that say where an inexact value stands among others."""
-    return {name for name, known in _Walk(model).facts.items() if known.place}
-
-
-class _Walk:
-    """The facts of every value of a graph; nodes may stand in any order."""
+class Movements:
+    """How rounding ties and float16 may move the values of a graph, whose nodes may stand in any order."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -136,6 +103,37 @@ class _Walk:
             if len(later) == len(waiting):
                 break  # a cycle, which is refused elsewhere
             waiting = later
+
+    def allowances(self, outputs: Mapping[str, Array]) -> dict[str, float]:
+        """How far a rounding tie may move an element of each output, of which `outputs` are examples; 0: not at all.
+
+        Integers that one quantizer makes move by one code. After more layers a value moves by a part of its largest
+        magnitude, or by a step where that is larger; so does what is computed in float16. Places may move anywhere: how
+        far is to be measured, and is 0 here.
+        """
+        found = {}
+        for name, array in outputs.items():
+            known = self.facts.get(name, _Facts(inexact=True, ties=2))
+            largest = OF_LARGEST * largest_of(array)
+            if name in self.coarse_values and array.dtype.kind == "f":
+                found[name] = max(largest, known.step)
+            elif not known.ties:
+                found[name] = 0.0
+            elif array.dtype.kind == "f":
+                found[name] = max(largest, known.step)
+            else:
+                found[name] = 1.0 if known.ties == 1 else max(1.0, float(np.ceil(largest)))
+        return found
+
+    @cached_property
+    def coarse_values(self) -> set[str]:
+        """Those that depend on float16 where it is not rounded once: engines round such values more or less often."""
+        return {name for name, known in self.facts.items() if self.coarse and known.coarse}
+
+    @property
+    def places(self) -> set[str]:
+        """Those that say where an inexact value stands among others."""
+        return {name for name, known in self.facts.items() if known.place}
 
     def _in_float16(self, node: onnx.NodeProto, inputs: list[_Facts], result: _Facts) -> _Facts:
         """The facts with those of float16."""

@@ -10,7 +10,7 @@ import onnx
 import onnx.numpy_helper
 
 from subbyte.errors import ModelError
-from subbyte.exactness import PRODUCTS, coarse_values, holds_integers, largest_of, places, tie_allowances
+from subbyte.exactness import PRODUCTS, Movements, holds_integers, largest_of
 from subbyte.onnx_file import Source
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
@@ -41,7 +41,7 @@ def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: 
                 f"the compiled model has {tensor.dtype} {list(tensor.shape)}"
             )
     loaded, named = reference_engine.loaded(model), dict(zip(names, made, strict=True))
-    ties = _measured(loaded, feeds, named, tie_allowances(loaded, named), seed)
+    ties = _measured(loaded, feeds, named, seed)
     return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, ties), engine
 
 
@@ -55,13 +55,14 @@ _ARITHMETIC |= {"GroupNormalization", "QuantizeLinear", "DequantizeLinear", *PRO
 
 
 def _measured(
-    model: onnx.ModelProto, feeds: dict[str, Array], outputs: dict[str, Array], allowed: dict[str, float], seed: int
+    model: onnx.ModelProto, feeds: dict[str, Array], outputs: dict[str, Array], seed: int
 ) -> tuple[float, ...]:
     """What ties, and rounding to float16, may move each output: as far as moves of all floats by MOVED_BY do.
 
-    Of what is `allowed` for a float; for an integer that says where an inexact value stands, as far as it moved.
+    Of what is allowed for a float; for an integer that says where an inexact value stands, as far as it moved.
     """
-    coarse, elsewhere = coarse_values(model), places(model)
+    movements = Movements(model)
+    allowed, coarse, elsewhere = movements.allowances(outputs), movements.coarse_values, movements.places
     floats = [name for name, output in outputs.items() if allowed[name] and output.dtype.kind == "f"]
     names = floats + [name for name in outputs if name in elsewhere]
     if not names:
