@@ -73,7 +73,7 @@ _CODES_ACROSS = """
     index = Cast <to = 6> (codes)
 """
 
-# A code that stands for no level becomes NaN: a damaged payload must not look like a weight.
+# A code that has no level becomes NaN: a damaged payload must not look like a weight.
 _LEVELS = """
     table = Constant <value = float[{count}] {{{table}}}> ()
     matrix = Gather <axis = 0> (table, index)

@@ -137,7 +137,7 @@ def _refuse(model: ir.Model) -> None:
         if node.op_type in _CONTROL_FLOW:
             raise ExportError(
                 f"'{node.name}': the model has control flow ({node.op_type}) that depends on its input; "
-                f"export needs a straight line of operators"
+                f"export needs a sequence of operators"
             )
         for value in node.outputs:
             shape = value.shape

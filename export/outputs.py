@@ -27,7 +27,7 @@ def named_outputs(result: object) -> dict[str, Tensor]:
         if isinstance(value, (tuple, list, Mapping)):
             raise ExportError(
                 f"output '{name}' of the model's forward is a {type(value).__name__} of {len(value)}, inside of a "
-                f"{type(result).__name__}; outputs lie one level deep: return a flat dict of tensors, for instance "
+                f"{type(result).__name__}; outputs are one level deep: return a flat dict of tensors, for instance "
                 f"{{'{name}_0': ..., '{name}_1': ...}}"
             )
         if not isinstance(value, Tensor):

@@ -88,7 +88,7 @@ class Format:
         if codes.size and int(codes.max()) >= len(self.table):
             raise FormatError(f"{self.name}: code {int(codes.max())} does not fit into {self.code_bits} bits")
         if holes.any() and holes[codes].any():
-            raise FormatError(f"{self.name}: code {int(codes[holes[codes]].flat[0])} stands for no level")
+            raise FormatError(f"{self.name}: code {int(codes[holes[codes]].flat[0])} has no level")
         return np.asarray(self.levels.by_code[codes])
 
 

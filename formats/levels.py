@@ -167,7 +167,7 @@ class RealTable(Levels):
     def __post_init__(self) -> None:
         for level in self.levels:
             if level is not None and (not isinstance(level, (int, float, np.floating)) or not np.isfinite(level)):
-                raise FormatError(f"level {level!r} is no finite number; a code that stands for nothing is None")
+                raise FormatError(f"level {level!r} is no finite number; a code without a level is None")
         _check_distinct(tuple(None if level is None else float(np.float32(level)) for level in self.levels))
 
     @cached_property

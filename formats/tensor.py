@@ -90,7 +90,7 @@ class LowBitTensor:
         return self.payload.packed
 
     def check(self) -> None:
-        """Raise FormatError when a code stands for no level, or bits behind a packed row are not zero."""
+        """Raise FormatError when a code has no level, or bits behind a packed row are not zero."""
         _ = self.payload.levels
 
     def levels(self) -> npt.NDArray[Any]:

@@ -270,7 +270,7 @@ def _read_description(folder: Path) -> Description:
     weights = _field(raw, "weights", dict, file)
     name = _field(weights, "file", str, file)
     if not is_weights_name(name):
-        raise CheckpointError(f"{file}: its tensors lie in {name[:80]!r}, no file that a checkpoint writes.")
+        raise CheckpointError(f"{file}: its tensors are in {name[:80]!r}, no file that a checkpoint writes.")
     try:
         numbers = {str(name): float(value) for name, value in metrics.items()}
     except (TypeError, ValueError) as error:

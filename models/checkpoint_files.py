@@ -153,9 +153,7 @@ def _header(file: BinaryIO) -> dict[str, Tensor]:
             raise ValueError(f"tensor '{name}' has dtype {row['dtype']}, known are {', '.join(_DTYPES)}")
         nbytes = math.prod(shape) * dtype.itemsize
         if row["data_offsets"] != [end, end + nbytes]:
-            raise ValueError(
-                f"tensor '{name}' of shape {shape} lies at {row['data_offsets']}, not {[end, end + nbytes]}"
-            )
+            raise ValueError(f"tensor '{name}' of shape {shape} is at {row['data_offsets']}, not {[end, end + nbytes]}")
         end += nbytes
         tensors[name] = torch.empty(shape, dtype=dtype, device="meta")
     if 8 + length + end != size:

@@ -384,7 +384,7 @@ class Session:
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 raise InputError(
                     f"input '{info.name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. "
-                    f"Mend the data, or pass check_finite=False"
+                    f"Correct the data, or pass check_finite=False"
                 )
         return arrays
 

@@ -28,7 +28,7 @@ GUARD = """
 #endif
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \\
     defined(__NO_SIGNED_ZEROS__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
-#error "-ffast-math, -Ofast and the options that they stand for change bits: compile without them"
+#error "-ffast-math, -Ofast and the options that they imply change bits: compile without them"
 #endif
 #if defined(__clang__)
 #if defined(__x86_64__) || defined(__aarch64__) || defined(__riscv)

@@ -308,7 +308,7 @@ def _checked(value: Any, tensor: Tensor) -> Array:
     if nans:
         raise UsageError(
             f"golden input '{tensor.name}': {nans:,} of its {array.size:,} elements are NaN, which Relu, Max and "
-            "Clip do not hand on as ONNX does, and which the runtime refuses; give numbers or infinities"
+            "Clip do not propagate as ONNX does, and which the runtime refuses; give numbers or infinities"
         )
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
 

@@ -72,7 +72,7 @@ def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str
     elif _indifferent(value) and value.bits is None:
         graph.add(Node("View", [name], [other], {}, other, "subbyte"))
     elif value.bits is not None:
-        raise CompileError(f"the packed signs '{name}' are needed in two layouts; this model cannot be compiled yet")
+        raise CompileError(f"the binary values '{name}' are needed in two layouts; this model cannot be compiled yet")
     else:
         graph.add(Node("Transpose", [name], [other], {"perm": perm}, f"{name}:{layout}"))
     converted[name, layout] = other
@@ -136,7 +136,7 @@ def _view(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> No
     """A reshape of a channels-last value stays a view when it leaves batch and channels alone."""
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     if source.bits is not None:
-        raise CompileError(f"'{node.name}' reshapes packed signs; put Binarize behind the reshape")
+        raise CompileError(f"'{node.name}' reshapes binary values; put Binarize after the reshape")
     same_ends = source.shape[:2] == target.shape[:2] and len(target.shape) > 1
     if source.layout == NHWC and same_ends and _has_channels(target.shape):
         target.layout = NHWC

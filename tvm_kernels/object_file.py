@@ -39,7 +39,7 @@ def object_bytes(module: Any, what: str) -> bytes:
             if known is not None:
                 raise WriteError(f"LLVM could not write the object file of {what} into memory: {known}")
             lines = text.splitlines()
-            died = f"died of {signal.Signals(-status).name}" if status < 0 else "failed"
+            died = f"was killed by {signal.Signals(-status).name}" if status < 0 else "failed"
             raise CompileError(f"LLVM {died} on {what}: {lines[0] if lines else 'it gave no reason'}")
         return _content(code)
     finally:

@@ -130,7 +130,7 @@ def _resize(graph: Graph, node: Node) -> str:
         return f"it is cubic, of {graph.values[node.inputs[0]].dtype}; handled: float32, float64"
     scales = _constant(graph, node, 2)
     if x[:2] != y[:2] or len(x) not in (3, 4, 5):
-        return f"it goes from {list(x)} to {list(y)}; handled: one to three axes behind batch and channels"
+        return f"it goes from {list(x)} to {list(y)}; handled: one to three axes after batch and channels"
     if scales is not None and scales.size:
         whole = [size * float(scale) for size, scale in zip(x, np.float32(scales), strict=False)]
         if len(whole) != len(x) or whole != [float(size) for size in y]:

@@ -72,9 +72,9 @@ class _Ended:
 
     def __str__(self) -> str:
         if self.status is None:
-            return "did not end in time"
+            return "did not finish in time"
         if self.status < 0:
-            return f"died of {signal.Signals(-self.status).name}"
+            return f"was killed by {signal.Signals(-self.status).name}"
         return "failed: " + "; ".join(self.output.strip().splitlines() or ["no reason given"])
 
 

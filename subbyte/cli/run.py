@@ -112,5 +112,5 @@ def _check_finite(name: str, array: np.ndarray) -> None:
         return
     where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
     raise InputError(
-        f"input '{name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. Mend the data."
+        f"input '{name}' holds {array[where]} at {list(where)}: quantized layers have no code for it. Correct the data."
     )

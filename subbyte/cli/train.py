@@ -16,7 +16,7 @@ CHECKPOINT = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command()
 @click.argument("model")
 @click.option("--data", default="digits", show_default=True, help="Data set; see `subbyte data`.")
-@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data lies, if it is not embedded.")
+@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data is, if it is not embedded.")
 @click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
 @click.option(
     "--scheme-option",

@@ -78,7 +78,7 @@ def find_onnx(bundle: Path, recorded: str) -> Path:
         with contextlib.suppress(OSError):
             if sha256(path) == recorded:
                 return path
-    raise UsageError(f"the ONNX file that '{bundle}' was made from does not lie beside it; name it with --onnx FILE")
+    raise UsageError(f"the ONNX file that '{bundle}' was made from is not beside it; name it with --onnx FILE")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def test_int4_in_groups_of_48() -> None:
 def test_signs_that_are_multiplied_as_codes(fmt: str, pads: int, reason: str | None) -> None:
     b = Builder()
     found = explained(b.model(b.conv(b.binarize(b.input(1, 8, 6, 6)), fmt, 8, 8, 3, 3, pads=[pads] * 4)))
-    told = {} if reason is None else {"product of packed signs": (reason, "quantized convolution")}
+    told = {} if reason is None else {"product of binary values": (reason, "quantized convolution")}
     assert declines(found, "n2.Conv") == told
     chosen = {fact.kernel for fact in found.kernels if fact.node == "n2.Conv" and fact.reason is None}
     assert ("dot-avx2" in chosen) == (reason is not None)
@@ -113,7 +113,7 @@ IN_FLOAT = (
 
 def test_an_operator_in_between_that_is_computed_in_float() -> None:
     found = explained(clipped())
-    assert declines(found, "Clip2") == {"step behind bounds": (BOUNDS, "clip")}
+    assert declines(found, "Clip2") == {"step after bounds": (BOUNDS, "clip")}
     assert [str(fact) for fact in found.in_float] == [IN_FLOAT]
 
 

@@ -198,7 +198,7 @@ WHY_NOT = {
     "windows": (
         lambda f, x: max_pool(f, x, strides=[2, 2], ceil_mode=1),
         "but 'MaxPool2' (MaxPool) in between is computed in float32: kernels have windows over 1 or 2 axes, all of "
-        "which lie in the padded input",
+        "which are inside the padded input",
     ),
 }
 

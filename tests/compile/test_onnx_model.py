@@ -291,7 +291,7 @@ def test_an_impossible_code_is_refused():
     array = onnx.numpy_helper.to_array(tensor).copy()
     array[0, 0] = 0xFF
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    with pytest.raises(ModelError, match="code 3 stands for no level"):
+    with pytest.raises(ModelError, match="code 3 has no level"):
         read_graph(load_model(model))
 
 

@@ -148,19 +148,19 @@ OF_CODES = [
         CODES + "y = Pad(q, pads, half)",
     ),
     (
-        "step behind a move",
+        "step after data movement",
         "its second output is used",
         "float[1, 8, 5, 6] y, int64[1, 8, 5, 6] i",
         STEP + "y, i = MaxPool <kernel_shape = [2, 1]> (d)",
     ),
     (
-        "step behind a move",
+        "step after data movement",
         "the step -0.25 is not positive",
         "float[1, 8, 5, 6] y",
         CODES + "n = Constant <value = float {-0.25}> () d = Mul(q, n) y = MaxPool <kernel_shape = [2, 1]> (d)",
     ),
     (
-        "step behind a move",
+        "step after data movement",
         BY_AXIS,
         "float[8, 36] y",
         CODES + "d = Mul(q, by) o = Constant <value = int64[2] {8, 36}> () y = Reshape(d, o)",
@@ -172,7 +172,7 @@ OF_CODES = [
         CODES + "y = Clip(q, , half)",
     ),
     (
-        "step behind bounds",
+        "step after bounds",
         "no product with constant weights reads its codes",
         "float[1, 8, 6, 6] y",
         STEP + "y = Relu(d)",

@@ -175,7 +175,7 @@ def test_a_level_outside_the_format_is_refused() -> None:
 
 
 def test_an_impossible_code_is_refused() -> None:
-    with pytest.raises(FormatError, match="code 3 stands for no level"):
+    with pytest.raises(FormatError, match="code 3 has no level"):
         get("ternary").decode(np.array([1, 3], np.uint8))
     with pytest.raises(FormatError, match="does not fit"):
         get("int2").decode(np.array([4], np.uint8))

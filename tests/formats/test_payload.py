@@ -122,7 +122,7 @@ def test_each_form_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_impossible_codes_are_found_when_they_are_read() -> None:
     holes = LowBitTensor.from_packed(get("ternary"), (1, 4), np.array([[0b11]], np.uint8), 1.0, PerTensor())
-    with pytest.raises(FormatError, match="code 3 stands for no level"):
+    with pytest.raises(FormatError, match="code 3 has no level"):
         holes.check()
     behind = LowBitTensor.from_packed(get("int2"), (1, 3), np.array([[0b11000000]], np.uint8), 1.0, PerTensor())
     with pytest.raises(FormatError, match="padding bits"):

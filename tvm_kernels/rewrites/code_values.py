@@ -27,7 +27,7 @@ NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a View
 MOVES = ("View", *sorted(ONNX_MOVES - {*VIEWS, "Identity"}))
 # Rules that keep codes on their way to a product; why one declines is shown.
-BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL = "step behind bounds", "step behind a move", "max pool of codes"
+BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL = "step after bounds", "step after data movement", "max pool of codes"
 ALONG_REDUCTION = "its scales run along the reduction"
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
 
@@ -105,7 +105,7 @@ def lost_quantizer(graph: Graph, x: str) -> str:
         if (sign := _sign_behind(graph, x)) is not None:
             return (
                 f"is the sign that '{sign.name}' ({sign.op}) makes in float32, and signs are read from "
-                "subbyte.Binarize alone: put QuantizeLinear and DequantizeLinear of scale 1 behind it"
+                "subbyte.Binarize alone: put QuantizeLinear and DequantizeLinear of scale 1 after it"
             )
         of_16_bits = codes_behind(graph, x, ("int16", "uint16")) is not None
         return "is quantized to 16 bits, and kernels take at most 8" if of_16_bits else ""
@@ -277,7 +277,7 @@ def _read_values(graph: Graph, node: Node, integers: dict[str, str]) -> None:
     narrow = [value.dtype for value in made if value.dtype in NARROW and not value.coded]
     if narrow:
         raise CompileError(
-            f"node '{node.name}' ({node.op}) computes {narrow[0]}; only quantizers and moves of data are compiled for "
+            f"node '{node.name}' ({node.op}) computes {narrow[0]}; only quantizers and data movement are compiled for "
             "that type: let the model compute in int8 or uint8 there"
         )
     for name in list(dict.fromkeys(node.inputs)):

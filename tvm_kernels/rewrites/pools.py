@@ -17,7 +17,7 @@ from subbyte.tvm_kernels.rewrites.code_values import packed
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, rule
 
-WINDOWS_HANDLED = "kernels have windows over 1 or 2 axes, all of which lie in the padded input"
+WINDOWS_HANDLED = "kernels have windows over 1 or 2 axes, all of which are inside the padded input"
 
 
 def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:

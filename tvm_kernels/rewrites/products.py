@@ -170,7 +170,7 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
 
 def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
     """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
-    decline(graph, node, "product of packed signs", why)
+    decline(graph, node, "product of binary values", why)
     signs = as_float(graph, bits, node)
     if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
         pads = np.array(node.attributes["pads"]).reshape(2, -1)

@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.rewrites.foreign import weight_of
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, Any, Coded, Const, Op, Outcome, Rule, decline, rule
 
-STEPS_BEHIND = "steps behind a product of two tensors"
+STEPS_BEHIND = "steps after a product of two tensors"
 INTEGERS, FLOAT, FLOAT32_INTEGERS = "integers of 8 bits", 1, 1 << 24
 CODES, SIGNS = "product of two tensors of codes", "product of two tensors of signs"
 
@@ -152,7 +152,7 @@ def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
         return geometry if isinstance(geometry, str) else beyond
     for name in (left, right):
         if graph.values[name].bits is not None:
-            decline(graph, node, SIGNS, f"'{name}' meets codes, or lies across the reduction")
+            decline(graph, node, SIGNS, f"'{name}' is multiplied with codes, or is packed across the reduction")
             graph.replace_uses(name, signs_as_codes(graph, as_float(graph, name, node), node), [node])
             return True
     right, geometry = read_transposed(graph, right, geometry)
@@ -175,7 +175,7 @@ def of_signs(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Ou
     rank = len(b.shape)
     exchanged = list(mover.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
     if a.bits is None or not exchanged or {a.bits.channels, b.bits.channels} != {geometry.depth}:
-        decline(graph, node, SIGNS, f"'{left}' and '{right}' are not both signs that lie along the reduction")
+        decline(graph, node, SIGNS, f"'{left}' and '{right}' are not both signs packed along the reduction")
         codes = signs_as_codes(graph, as_float(graph, right, node), node)
         moved = graph.emit("Transpose", [codes], turned.shape, codes, mover, attributes=dict(mover.attributes))
         graph.values[moved].storage = graph.values[codes].storage

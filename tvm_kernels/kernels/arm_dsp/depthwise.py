@@ -41,7 +41,7 @@ def _refuses(op: Product[Codes, LowBitTensor]) -> str | None:
     if shape.channels % 4:
         return "channels do not come in fours"
     if any(shape.padding) and shape.kernel[0] * _padded_width(shape) * shape.channels > MOST_LINE_BYTES:
-        return f"padded lines of more than {MOST_LINE_BYTES} bytes"
+        return f"padded rows of more than {MOST_LINE_BYTES} bytes"
     return None
 
 

@@ -54,7 +54,7 @@ def why_not(op: Product[Codes, LowBitTensor]) -> str | None:
         if isinstance(op.geometry, Conv2d):
             depth = op.geometry.channels // op.geometry.groups
             if op.geometry.kernel != (1, 1) and (depth % size or depth % 4):
-                return f"weight groups of {size} do not divide the {depth} channels of a window place"
+                return f"weight groups of {size} do not divide the {depth} channels of a window position"
     return None
 
 
