@@ -66,10 +66,33 @@ def _max_unpool(shapes: Shapes, attributes: Attributes) -> str:
     return "" if x == indices else f"its indices have shape {list(indices or ())}, expected {list(x or ())}"
 
 
+def _windows(shapes: Shapes, attributes: Attributes) -> str:
+    """A window of padding alone has no maximum and no average; with `count_include_pad` its average is 0."""
+    x, kernel = shapes[0], attributes.get("kernel_shape")
+    if not x or not kernel or len(kernel) != len(x) - 2 or attributes.get("count_include_pad"):
+        return ""
+    rank = len(kernel)
+    pads, strides, dilations = (
+        attributes.get(name) or [default] * count
+        for name, default, count in (("pads", 0, 2 * rank), ("strides", 1, rank), ("dilations", 1, rank))
+    )
+    if attributes.get("auto_pad", "NOTSET") != "NOTSET" or not len(pads) == 2 * rank == 2 * len(strides):
+        return ""
+    for axis, size in enumerate(x[2:]):
+        reach, padded = (kernel[axis] - 1) * dilations[axis], size + pads[axis] + pads[axis + rank]
+        starts = range(-pads[axis], padded - pads[axis] - reach, max(strides[axis], 1))
+        for start in (place for place in starts if not 0 <= place < size):
+            if not any(0 <= place < size for place in range(start, start + reach + 1, max(dilations[axis], 1))):
+                return f"its pads {list(pads)} give a window of padding alone, expected pads smaller than the window"
+    return ""
+
+
 CHECKS: Mapping[str, Callable[[Shapes, Attributes], str]] = {
+    "AveragePool": _windows,
     "Clip": _clip,
     "GatherElements": _elements,
     "GatherND": _gather_nd,
+    "MaxPool": _windows,
     "MaxUnpool": _max_unpool,
     "ScatterElements": _elements,
     "ScatterND": _scatter_nd,

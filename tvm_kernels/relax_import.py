@@ -168,9 +168,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     def _convert_operator(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
         domain, _, op = op_name.rpartition("::")
         own = CONVERTERS.get((domain, op))
-        if own is None:
-            return super()._convert_operator(op_name, inputs, attrs, opset)
-        return self.bb.normalize(own(self.bb, inputs, attrs))
+        made = own and own(self.bb, inputs, attrs)
+        return super()._convert_operator(op_name, inputs, attrs, opset) if made is None else self.bb.normalize(made)
 
 
 # FuseTIR writes a value out wherever it is read: in a chain of operators that read one twice that doubles each time.

@@ -171,6 +171,16 @@ def test_what_depends_on_values_of_run_time_is_refused() -> None:
 INT32 = onnx.TensorProto.INT32
 
 
+def test_negative_floats_wrap_in_uint64_as_in_other_types() -> None:
+    b = Builder()
+    x = b.input(2, 4)
+    y = b.node("Cast", b.node("Cast", x, to=onnx.TensorProto.UINT64), to=onnx.TensorProto.INT64)
+    given = np.array([[-3.75, 0.5, -7e4, 3.0], [5e9, 2.0**63, 2.0**63 + 2.0**40, -5e9]], np.float32)
+    (got,) = run_plan(lower(b.model(y), HOST), {"x": given})[0].values()
+    wanted = [[-3, 0, -70000, 3], [5 * 10**9, -(2**63), 2**40 - 2**63, -5 * 10**9]]
+    np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("op", ["PRelu", "ReduceL2"])
 def test_integers_are_computed_by_the_body_where_tvm_takes_floats_alone(op: str) -> None:
     given = RNG.integers(-9, 9, (2, 6)).astype(np.int32)

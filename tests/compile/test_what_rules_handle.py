@@ -213,6 +213,28 @@ def test_shapes_that_onnx_states_in_words_alone(op, inputs, wrong):
         lower_graph(model)
 
 
+@pytest.mark.parametrize(
+    ("op", "attributes", "refused"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 1], "pads": [1, 1, 1, 0]}, True),
+        ("MaxPool", {"kernel_shape": [1, 1], "pads": [0, 0, 2, 0]}, True),
+        ("MaxPool", {"kernel_shape": [2, 2], "dilations": [5, 1], "pads": [2, 0, 2, 0]}, True),  # reads at -2 and 3
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [3, 0, 0, 0]}, True),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [3, 0, 0, 0], "count_include_pad": 1}, False),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [2, 2, 2, 2]}, False),
+        ("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 1], "pads": [2, 0, 2, 0]}, False),
+        ("MaxPool", {"kernel_shape": [1, 1], "pads": [0, 0, 1, 1], "strides": [5, 5]}, False),
+    ],
+)
+def test_a_window_of_padding_alone_is_refused(op, attributes, refused):
+    model = one_node(op, {"x": (TensorProto.FLOAT, (1, 1, 3, 3))}, {"y": (TensorProto.FLOAT, None)}, **attributes)
+    if refused:
+        with pytest.raises(ModelError, match=r"give a window of padding alone, expected pads smaller than the window"):
+            read_graph(model)
+    else:
+        read_graph(model)
+
+
 WINDOWS = {"kernel_shape": [2, 2], "strides": [2, 2]}
 
 

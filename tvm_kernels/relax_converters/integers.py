@@ -6,9 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from tvm import relax
 
 from subbyte.tvm_kernels.relax_converters.converter import converter
+
+
+@converter("", "Cast")
+def cast(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """Floats below 2^63 to uint64 by int64, so that negative ones wrap as for other types; the rest is TVM's own."""
+    x = inputs[0]
+    if attributes["to"] != onnx.TensorProto.UINT64 or "float" not in str(x.ty.dtype):
+        return None
+    whole = relax.op.astype(relax.op.astype(x, "int64"), "uint64")
+    return relax.op.where(relax.op.less(x, relax.const(2.0**63, str(x.ty.dtype))), whole, relax.op.astype(x, "uint64"))
 
 
 def _bounds(dtype: str) -> tuple[bool, int]:
