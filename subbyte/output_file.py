@@ -147,13 +147,22 @@ def what_to_do(error: OSError) -> str | None:
     return _TO_DO.get(error.errno or 0)
 
 
+_OF_ZIG = {
+    errno.ENOSPC: "NoSpaceLeft",
+    errno.EDQUOT: "DiskQuota",
+    errno.EFBIG: "FileTooBig",
+    errno.ENOMEM: "OutOfMemory",
+}
+
+
 def what_to_do_of_tool(status: int, said: str) -> str | None:
-    """The same of a tool that was run: by its exit status, or by what it said, in the C library's words."""
+    """The same of a tool that was run: by its exit status, or by what it said, in the words of the C library or Zig."""
     too_large = getattr(signal, "SIGXFSZ", None)
     if too_large is not None and (status == -too_large or str(signal.strsignal(too_large)) in said):
         return _TO_DO[errno.EFBIG]
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
-    return next((_TO_DO[number] for number in numbers if os.strerror(number) in said), None)
+    return next(
+        (_TO_DO[number] for number, name in _OF_ZIG.items() if os.strerror(number) in said or name in said), None
+    )
 
 
 def is_stdout(path: str | os.PathLike[str]) -> bool:

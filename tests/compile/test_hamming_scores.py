@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import subbyte
 from subbyte.export import inspect, run_onnx
 from subbyte.models.data import load_data
 from subbyte.models.quant.hamming import HammingScores
-from subbyte.models.zoo import register_model
+from subbyte.models.zoo import registry
 from subbyte.models.zoo.registry import Size
 
 CHANNELS = 40  # no whole number of words
@@ -34,9 +35,16 @@ class RowsByRows(nn.Module):
         return logits
 
 
-@register_model("rows_by_rows", summary="scores of binary queries and keys, of the rows of an image", size=(8, 8))
 def rows_by_rows(*, classes: int, channels: int, size: Size) -> nn.Module:
     return RowsByRows(classes, size[0], size[1] * channels)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_MODELS", dict(registry._MODELS))
+        registry.register_model("rows_by_rows", summary="scores of the rows of an image", size=(8, 8))(rows_by_rows)
+        yield
 
 
 @pytest.fixture(scope="module")

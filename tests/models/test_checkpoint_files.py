@@ -252,12 +252,12 @@ def test_a_pipe_is_not_waited_for(saved: Path) -> None:
 
 
 HEADERS: list[tuple[dict[str, Any], str]] = [
-    ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}}, "lies at"),
+    ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}}, "is at"),
     ({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}, "a dimension is -1"),
     ({"w": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "a dimension is True"),
     ({"w": {"dtype": "F32", "shape": [2**40, 0, 2**40], "data_offsets": [0, 0]}}, "damaged"),
     ({"w": {"dtype": "F9", "shape": [], "data_offsets": [0, 4]}}, "dtype F9"),
-    ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [4, 20]}}, "lies at"),
+    ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [4, 20]}}, "is at"),
     ({"w": {"dtype": "F32"}}, "damaged"),
     ({"w": 3}, "damaged"),
     ({"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}, "tensors end at"),
