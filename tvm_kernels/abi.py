@@ -26,8 +26,8 @@ from tvm.ir import PointerType, PrimType, StringImm
 from tvm.tirx import AttrStmt, DeclBuffer, Evaluate, For, ForKind, IntImm, PrimFunc, Return, SeqStmt, Stmt, Var
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.at_work import at_work
 from subbyte.tvm_kernels.c_text import plain_c, printable
+from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.object_file import object_bytes
 
@@ -321,7 +321,7 @@ def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[CFunction, 
         return _lower(wanted, target)
     except Exception:
         for one in wanted if len(wanted) > 1 else ():  # the one to blame is at work when the exception leaves
-            at_work("lowering TIR", one.node, one.kernel or one.symbol)
+            working_on("lowering TIR", one.node, one.kernel or one.symbol)
             _lower([one], target)
         raise
 
@@ -360,7 +360,7 @@ def _object(module: Any, target: Any, wanted: Sequence[Wanted]) -> bytes:
         return object_bytes(built, wanted[0].called if len(wanted) == 1 else f"{len(wanted)} kernels")
     except Exception:
         for one in wanted if len(wanted) > 1 else ():
-            at_work("generating machine code", one.node, one.kernel or one.symbol)
+            working_on("generating machine code", one.node, one.kernel or one.symbol)
             _object(lower([one], target)[0], target, [one])
         raise
 

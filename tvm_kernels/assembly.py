@@ -15,7 +15,7 @@ from subbyte.runtime.energy_model import per_mac
 from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, Choice, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
@@ -108,9 +108,9 @@ class Kernels:
         """The kernel of a node's operator, chosen and built."""
         key = _content(replace(operator, name="")) if isinstance(operator, ops.Elementwise) else node
         if key not in self.known:
-            at_work("choosing a kernel", node)
+            working_on("choosing a kernel", node)
             choice = choose(operator, self.features)
-            at_work("building a kernel", node, choice.kernel.name)
+            working_on("building a kernel", node, choice.kernel.name)
             self.known[key] = choice, choice.kernel.build(operator)
         return self.known[key]
 
@@ -200,7 +200,7 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: Weights) -> l
     graph = lowering.graph
     makers = {name: node for node in run for name in node.outputs}
     steps = []
-    at_work("handing nodes to TVM", run[0])
+    working_on("handing nodes to TVM", run[0])
     for call in lowering.calls(run):
         node = next((makers[t.name] for t in call.outputs if t.name in makers), run[0])
         function = call.function

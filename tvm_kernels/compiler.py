@@ -18,15 +18,15 @@ from subbyte.onnx_file import OnnxFile, Source, open_onnx
 from subbyte.output_file import check_temporary, checked_output, write_file
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorRow
-from subbyte.tvm_kernels.at_work import at_work, names_its_errors
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.names import check_name
+from subbyte.tvm_kernels.error_context import names_its_errors, working_on
 from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
-from subbyte.tvm_kernels.replay import Child, why_not
+from subbyte.tvm_kernels.replay import Child, reason_not_to_replay
 from subbyte.tvm_kernels.replay import replay as replayed
 from subbyte.tvm_kernels.targets import Target, get_target
 
@@ -169,13 +169,13 @@ def compile(
         raise UsageError("a model in memory has no path: say where the bundle goes with output=")
     with checked_output(output, "output", *_paths(path), *_paths(golden_inputs)):
         check_temporary(LEAST_TEMPORARY)
-        at_work("reading the file")
+        working_on("reading the file")
         file = open_onnx(model)
         with code_generator("c") if chosen.code_generator == "c" else nullcontext():
             called = name_of(model) if name is None else name
             graph = lower_graph(file, chosen.features, strict=strict, name=called, explanation=explain)
             plan = assemble(graph, chosen.features)
-        at_work("computing golden outputs")
+        working_on("computing golden outputs")
         golden, engine = golden_tensors(file, plan, golden_inputs, seed)
         return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, graph, file, replay)
 
@@ -196,12 +196,12 @@ def bundle_plan(
 
     `engine`: what made the golden outputs. `graph` and `model`: what the plan was made of, to name what differs.
     """
-    reason = why_not(target, golden) if replay else "asked not to"
+    reason = reason_not_to_replay(target, golden) if replay else "asked not to"
     with nullcontext() if reason else Child() as child:
         emitted = compile_plan(plan, target, golden)
         report = _report(plan, target, emitted, engine, reason, Path(output))
         report = replace(report, explanation=graph.explanation if graph is not None else None)
-        at_work("writing the bundle")
+        working_on("writing the bundle")
         members = dict(emitted.members)
         members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
         if golden is not None:

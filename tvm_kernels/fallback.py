@@ -13,23 +13,23 @@ from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.rewrites.code_values import as_float, codes_behind, lacks_quantizer
+from subbyte.tvm_kernels.rewrites.code_values import lacks_quantizer, path_from_codes, to_float
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
-from subbyte.tvm_kernels.rewrites.run_time_products import CODES, INTEGERS, STEPS_BEHIND
+from subbyte.tvm_kernels.rewrites.run_time_products import CODES, INTEGERS, STEPS_AFTER_PRODUCT
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
 
 
 def name_float_products(graph: Graph) -> None:
-    """Give products of floats that read codes or low-bit weights the reason; before `levels.settle` hides these."""
+    """Give each product of floats that reads codes or low-bit weights its reason; run before `insert_conversions`."""
     for node in graph.order():
         product = node.operator if isinstance(node.operator, ops.Product) and not node.operator.of_integers else None
         unserved = node.operator is None and node.op in PRODUCTS | INTEGER_PRODUCTS
         if node.fallback or not (product is not None or unserved):
             continue
         weights = [weight for name in node.inputs if name and (weight := graph.values[name].weight) is not None]
-        coded = [name for name in node.inputs if name and codes_behind(graph, name) is not None]
+        coded = [name for name in node.inputs if name and path_from_codes(graph, name) is not None]
         if node.op in INTEGER_PRODUCTS:
             why = f": {node.declined[INTEGERS]}" if INTEGERS in node.declined else ""
             node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels{why}"
@@ -37,7 +37,7 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
         elif len(coded) > 1 or (coded and product is not None and product.inputs == 2):
             other = next((name for name in node.inputs if name and name != coded[0]), coded[0])
-            why = "".join(f": {node.declined[rule]}" for rule in (STEPS_BEHIND, CODES) if rule in node.declined)
+            why = "".join(f": {node.declined[rule]}" for rule in (STEPS_AFTER_PRODUCT, CODES) if rule in node.declined)
             node.fallback = f"'{coded[0]}' is quantized, but no kernel multiplies codes by '{other}'"
             node.fallback += why or ", made at run time"
         elif (levels := _float_levels(graph, node)) is not None:
@@ -89,7 +89,7 @@ def _to_float(graph: Graph, node: Node, product: ops.Product[Any, LowBitTensor],
     node.operator = product.in_float()
     node.op, node.fallback = node.operator.kind, node.fallback or reason
     if not weights_alone:
-        graph.set_inputs(node, [as_float(graph, node.inputs[0], node), *node.inputs[1:]])
+        graph.set_inputs(node, [to_float(graph, node.inputs[0], node), *node.inputs[1:]])
 
 
 def refuse(graph: Graph) -> None:

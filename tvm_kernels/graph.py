@@ -304,7 +304,7 @@ def epilogue_of(node: Node) -> ops.Epilogue | None:
     return node.operator.epilogue if isinstance(node.operator, ops.Fused) else None
 
 
-def set_epilogue(node: Node, steps: Sequence[ops.Step], forms: Sequence[ops.Form]) -> None:
+def set_epilogue(node: Node, steps: Sequence[ops.Step], stores: Sequence[ops.Store]) -> None:
     """Give a kernel another epilogue."""
     assert isinstance(node.operator, ops.Fused)
-    node.operator = node.operator.with_epilogue(ops.Epilogue(tuple(steps), tuple(forms)))
+    node.operator = node.operator.with_epilogue(ops.Epilogue(tuple(steps), tuple(stores)))

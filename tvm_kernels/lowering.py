@@ -25,7 +25,7 @@ import onnx
 from subbyte.errors import CompileError
 from subbyte.onnx_file import OnnxFile, Source, naming, open_onnx
 from subbyte.tvm_kernels import layout, precision
-from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
@@ -105,7 +105,7 @@ def lower_graph(
 
     graph = _read(model, name, strict, explanation)
     _rewrite(graph)
-    at_work("choosing layouts")
+    working_on("choosing layouts")
     if features is not None:
         from subbyte.tvm_kernels.expand import expand
 
@@ -128,15 +128,15 @@ def lower_graph(
 def _rewrite(graph: Graph) -> None:
     from subbyte.tvm_kernels import fallback
 
-    at_work("choosing the types of floats")
+    working_on("choosing the types of floats")
     precision.to_float32(graph)
     indices.constants(graph)
     for stage, rules in stages():
-        at_work(f"stage '{stage}'")
+        working_on(f"stage '{stage}'")
         apply(graph, rules)
         if stage == "products":
             fallback.name_float_products(graph)
-            code_values.settle(graph)
+            code_values.insert_conversions(graph)
 
 
 def _read(model: Source, name: str | None, strict: bool, explanation: Explanation | None) -> Graph:

@@ -29,7 +29,7 @@ class Buffer:
     first: int
     last: int
 
-    def meets(self, other: Buffer) -> bool:
+    def overlaps(self, other: Buffer) -> bool:
         """Whether both live at some call."""
         return self.first <= other.last and other.first <= self.last
 
@@ -62,7 +62,7 @@ def _greedy(buffers: Sequence[Buffer]) -> Arena:
     offsets: dict[str, int] = {}
     size = 0
     for buffer in buffers:
-        taken = sorted((offset, aligned(other.nbytes)) for offset, other in placed.meeting(buffer))
+        taken = sorted((offset, aligned(other.nbytes)) for offset, other in placed.overlapping(buffer))
         offset = 0
         for start, length in taken:
             if offset + aligned(buffer.nbytes) <= start:
@@ -75,7 +75,7 @@ def _greedy(buffers: Sequence[Buffer]) -> Arena:
 
 
 class Placed:
-    """Buffers with their offsets; those that meet another are found without a look at the rest.
+    """Buffers with their offsets; those whose lifetimes overlap another are found without a look at the rest.
 
     They live at the first call of the other, or begin within its later ones. A segment tree tells the first: every
     lifetime is the union of a few nodes; a call lies in the nodes above its leaf. Sorted beginnings tell the second.
@@ -98,7 +98,7 @@ class Placed:
                 self.visits += 1
             low, high = (low + 1) // 2, high // 2
 
-    def meeting(self, buffer: Buffer) -> list[tuple[int, Buffer]]:
+    def overlapping(self, buffer: Buffer) -> list[tuple[int, Buffer]]:
         """Every placed buffer that lives at the same time, once, with its offset."""
         found: list[tuple[int, Buffer]] = []
         node = buffer.first + self._leaves

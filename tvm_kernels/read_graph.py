@@ -23,7 +23,7 @@ from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.onnx_attributes import check_node
 from subbyte.runtime.manifest import MAX_RANK
-from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.folding import fold
 from subbyte.tvm_kernels.graph import Graph, GraphWeight, Node, Value
 from subbyte.tvm_kernels.node_shapes import check_shapes
@@ -134,7 +134,7 @@ def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
 def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     """Add a node whose inputs are in the graph: with the shapes of its outputs, or folded; raises ModelError."""
     label = proto.name or next(filter(None, proto.output), proto.op_type)
-    at_work("reading the file", proto)
+    working_on("reading the file", proto)
     if proto.op_type in CONTROL_FLOW | RANDOM:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
     if any(graph.values[name].dtype == "object" for name in proto.input if name):

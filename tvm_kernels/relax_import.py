@@ -24,7 +24,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.float_semantics import as_in_onnx
 from subbyte.tvm_kernels.graph import Graph, Node, Value
 from subbyte.tvm_kernels.interpret import node_proto
@@ -225,7 +225,7 @@ class Lowered:
         """The scheduled function of a global variable."""
         name = called.name_hint
         if name not in self._functions:
-            at_work("scheduling what TVM made", node, name)
+            working_on("scheduling what TVM made", node, name)
             self._functions[name] = scheduled(as_in_onnx(self._module[called]))
         return self._functions[name]
 

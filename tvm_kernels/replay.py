@@ -49,7 +49,7 @@ ASK = (
 )
 
 
-def why_not(target: Target, golden: Golden | None) -> str | None:
+def reason_not_to_replay(target: Target, golden: Golden | None) -> str | None:
     """Why a bundle for this target cannot be replayed here; None if it can."""
     if golden is None:
         return "there is no golden run"

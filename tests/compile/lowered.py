@@ -24,7 +24,7 @@ def steps_of(node):
 
 
 def forms_of(node):
-    return [type(form).__name__ for form in node.operator.epilogue.forms]
+    return [type(store).__name__ for store in node.operator.epilogue.stores]
 
 
 def assert_equal(model, graph=None):

@@ -424,7 +424,9 @@ def test_signs_in_float_are_named_as_what_they_are(sign: str) -> None:
     else:
         y = f.node("Sign", "x")
     f.node("Gemm", f.node("Identity", y), f.constant(few("binary by channel", 32, 64)), transB=1)
-    with pytest.raises(CompileError, match=rf"is the sign that '{y}' \({sign}\) makes in float32"):
+    with pytest.raises(
+        CompileError, match=rf"is -1 or .1 in float32, computed by '{y}' \({sign}\), and binary values are"
+    ):
         lower_graph(f.model(f.nodes[-1].output[0]), strict=True)
 
 

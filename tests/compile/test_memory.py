@@ -22,7 +22,7 @@ def test_live_tensors_never_overlap(buffers):
         assert start % 64 == 0
         assert start + one.nbytes <= arena.nbytes
         for other in buffers[i + 1 :]:
-            if one.meets(other) and one.nbytes and other.nbytes:
+            if one.overlaps(other) and one.nbytes and other.nbytes:
                 apart = start + one.nbytes <= arena.offsets[other.name]
                 assert apart or arena.offsets[other.name] + other.nbytes <= start
     assert arena.lower_bound <= arena.nbytes
@@ -56,8 +56,8 @@ def test_what_meets_a_buffer_is_found_at_once(placed, asked):
     for index, buffer in enumerate(placed):
         known.add(64 * index, buffer)
     for buffer in asked:
-        found = sorted(offset for offset, _ in known.meeting(buffer))
-        assert found == [64 * index for index, other in enumerate(placed) if other.meets(buffer)]
+        found = sorted(offset for offset, _ in known.overlapping(buffer))
+        assert found == [64 * index for index, other in enumerate(placed) if other.overlaps(buffer)]
 
 
 def test_the_visits_of_a_plan_grow_in_proportion_to_a_chain():
@@ -66,7 +66,7 @@ def test_the_visits_of_a_plan_grow_in_proportion_to_a_chain():
     def visits(count):
         placed = memory.Placed(count + 1)
         for index in range(count):
-            placed.meeting(Buffer(f"t{index}", 64, index, index + 1))
+            placed.overlapping(Buffer(f"t{index}", 64, index, index + 1))
             placed.add(64 * (index % 2), Buffer(f"t{index}", 64, index, index + 1))
         return placed.visits
 

@@ -24,7 +24,7 @@ WEIGHTS = (
     *("float[1, 8, 1, 1] by", "float[6] six", "float[3] three"),
 )
 CONVOLVED = "float[1, 4, 6, 6] y"
-PACKED = "'b' is signs, packed in bits"
+PACKED = "'b' is stored as bits"
 BY_AXIS = "its activation has 8 steps, one for each place of an axis; handled: one step"
 
 
@@ -137,7 +137,7 @@ OF_CODES = [
     ("moved codes", PACKED, "float[1, 8, 6, 6] y", SIGNS + "z = Transpose <perm = [0, 1, 3, 2]> (b) y = Neg(z)"),
     (
         "moved codes",
-        "'o' is not held as 'q' is: codes -128 to 127",
+        "'o' is not stored as 'q' is: codes -128 to 127",
         "float[1, 16, 6, 6] y",
         CODES + "o = subbyte.Quantize(x, s, zero, high) y = Concat <axis = 1> (q, o)",
     ),

@@ -22,7 +22,7 @@ import subbyte
 from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError, WriteError
 from subbyte.onnx_file import naming
 from subbyte.tvm_kernels.abi import Wanted, compile_objects, lower
-from subbyte.tvm_kernels.at_work import at_work, named_errors
+from subbyte.tvm_kernels.error_context import named_errors, working_on
 from subbyte.tvm_kernels.object_file import object_bytes
 from subbyte.tvm_kernels.targets import get_target
 
@@ -30,7 +30,7 @@ from subbyte.tvm_kernels.targets import get_target
 def fail(error: BaseException, *works: tuple[Any, ...]) -> None:
     with named_errors():
         for work in works:
-            at_work(*work)
+            working_on(*work)
         raise error
 
 

@@ -130,14 +130,14 @@ def _full(columns: int) -> Epilogue:
         Activate("relu"),
     )
     threshold = numbers(columns)
-    forms = (
+    stores = (
         ToFloat(),
         ToBits(threshold, Bits(columns)),
         ToCodes(37.0, SIGNED),
         ToCodes(0.03, UNSIGNED, True),
         ToCodes(1e30, UNEVEN),
     )
-    return Epilogue(steps, forms)
+    return Epilogue(steps, stores)
 
 
 FULL = {columns: _full(columns) for columns in (9, 10, 13, 36)}
@@ -165,9 +165,9 @@ def of_codes() -> list[Case]:
         product("pointwise int4", POINTWISE, SIGNED, weight(POINTWISE, "int4")),
         product("strided depthwise int8", STRIDED_DEPTHWISE, UNSIGNED, weight(STRIDED_DEPTHWISE, "int8")),
         product("odd depthwise ternary", ODD_DEPTHWISE, UNEVEN, weight(ODD_DEPTHWISE, "ternary"), FULL[13]),
-        product("depthwise, all forms", DEPTHWISE, UNSIGNED, weight(DEPTHWISE, "int4"), FULL[36]),
-        product("matrix, all forms", MATRIX, UNSIGNED, weight(MATRIX, "pow2_4"), FULL[13]),
-        product("convolution, all forms", CONV, SIGNED, weight(CONV, "int8"), FULL[10]),
+        product("depthwise, all stores", DEPTHWISE, UNSIGNED, weight(DEPTHWISE, "int4"), FULL[36]),
+        product("matrix, all stores", MATRIX, UNSIGNED, weight(MATRIX, "pow2_4"), FULL[13]),
+        product("convolution, all stores", CONV, SIGNED, weight(CONV, "int8"), FULL[10]),
         product("uint4 with zero points", MATRIX, SIGNED, weight(MATRIX, "uint4", zero_points=True)),
         product("int4 by group", MATRIX, SIGNED, weight(MATRIX, "int4", group=7), FULL[13]),
         product("convolution int4 by group", CONV, UNSIGNED, weight(CONV, "int4", group=5)),
@@ -222,8 +222,8 @@ OUT_OF_RANGE = np.array([*LARGE, *(-n for n in LARGE), np.nan, -np.nan, 0.5, 1.5
 def out_of_range() -> Elementwise:
     """Codes of every kind of zero point, of numbers that no integer holds."""
     ranges = (SIGNED, UNSIGNED, UNEVEN, Codes(-1, 6, 1))
-    forms = [ToCodes(factor, codes, divide) for codes in ranges for factor, divide in ((1.0, False), (0.25, True))]
-    return Elementwise("out of range", 1, OUT_OF_RANGE.size, Epilogue((), tuple(forms)))
+    stores = [ToCodes(factor, codes, divide) for codes in ranges for factor, divide in ((1.0, False), (0.25, True))]
+    return Elementwise("out of range", 1, OUT_OF_RANGE.size, Epilogue((), tuple(stores)))
 
 
 def others() -> list[Case]:
@@ -236,8 +236,13 @@ def others() -> list[Case]:
         PRelu(numbers(channels)),
         Clip(-1.5, 1.25),
     )
-    forms = (ToFloat(), ToCodes(50.0, SIGNED), ToCodes(0.01, UNSIGNED, True), ToBits(numbers(channels), Bits(channels)))
-    every = Elementwise("elementwise, all forms", rows, channels, Epilogue(steps, forms))
+    stores = (
+        ToFloat(),
+        ToCodes(50.0, SIGNED),
+        ToCodes(0.01, UNSIGNED, True),
+        ToBits(numbers(channels), Bits(channels)),
+    )
+    every = Elementwise("elementwise, all stores", rows, channels, Epilogue(steps, stores))
     tokens = numbers(rows, channels)
     tokens[1] = 0
     cases = [

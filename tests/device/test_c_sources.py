@@ -25,8 +25,8 @@ from subbyte.tvm_kernels.toolchain import zig_command
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wmissing-prototypes", "-Wcast-align"]
 CHOSEN = {
-    *("convolution, all forms", "depthwise, all forms", "convolution int4 by group", "3 channels int4"),
-    *("signs, padded convolution", "elementwise, all forms", "elementwise, out of range", "tokens"),
+    *("convolution, all stores", "depthwise, all stores", "convolution int4 by group", "3 channels int4"),
+    *("signs, padded convolution", "elementwise, all stores", "elementwise, out of range", "tokens"),
 }
 OPTIONS = [
     *("-O0", "-O1 -fwrapv", "-O2", "-O3 -fwrapv", "-Os -fwrapv -funsigned-char", "-O2 -std=gnu99 -march=native"),

@@ -69,10 +69,10 @@ def differences(
     """Elements that differ from the reference, of a product that is built whether its tiles are full or not."""
     op = Product("layer", activation, weight(geometry, fmt), geometry, epilogue or Epilogue())
     if isinstance(activation, Bits):
-        assert binary.why_not(op) is None
+        assert binary.refusal(op) is None
         operands = binary.bytes_of(op)
     else:
-        assert dot.why_not(op) is None
+        assert dot.refusal(op) is None
         operands = dot.operands_of(op, VNNI_512)
     built = amx.AmxProduct(op, VNNI_512, operands).build()
     stored = stored_input(geometry, activation)
@@ -120,15 +120,15 @@ def test_every_form_of_output_and_a_residual(geometry: MatMul | Conv2d) -> None:
         Bias(constant(rng.standard_normal(columns))),
         Combine("add", "other"),
     )
-    forms = (
+    stores = (
         ToFloat(),
         ToCodes(0.01, SIGNED),
         ToBits(constant(rng.standard_normal(columns)), Bits(columns)),
     )
     other = rng.standard_normal((rows, columns)).astype(np.float32)
-    for form in forms:
-        assert differences(geometry, ODD, "int4", Epilogue(steps, (form,)), other=other) == 0
-    assert differences(geometry, signs(geometry), "binary", Epilogue(steps, forms), other=other) == 0
+    for store in stores:
+        assert differences(geometry, ODD, "int4", Epilogue(steps, (store,)), other=other) == 0
+    assert differences(geometry, signs(geometry), "binary", Epilogue(steps, stores), other=other) == 0
 
 
 @needs_tiles

@@ -80,12 +80,12 @@ def test_outputs_and_signs(name: str, each: bool) -> None:
 def test_every_form_of_output_and_a_residual_through_the_row() -> None:
     rng = np.random.default_rng(3)
     steps = (Scale(constant(rng.random(96))), Combine("add", "other"))
-    forms = (
+    stores = (
         ToFloat(),
         ToCodes(0.01, Codes(-128, 127, 128)),
         ToBits(constant(rng.standard_normal(96)), Bits(96)),
     )
-    op = binarized(MatMul(150, 128, 96), Epilogue(steps, forms), each=True)
+    op = binarized(MatMul(150, 128, 96), Epilogue(steps, stores), each=True)
     other = rng.standard_normal((150, 96)).astype(np.float32)
     assert differing(op, ROW, [activations(op)], other=other) == 0
 

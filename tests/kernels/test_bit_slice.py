@@ -94,7 +94,7 @@ def test_thresholds_are_the_epilogue(depth: int, seed: int, clip: bool) -> None:
         y = np.full(40, depth - 2 * count, np.float32)
         y = y * after.steps[0].values + after.steps[1].values
         y = np.clip(y, -1, 6) if clip else np.where(y >= 0, y, y * np.float32(0.25))
-        assert np.array_equal((count >= found.at) ^ found.inverted, y >= after.forms[0].threshold)
+        assert np.array_equal((count >= found.at) ^ found.inverted, y >= after.stores[0].threshold)
 
 
 def test_what_it_refuses() -> None:

@@ -49,8 +49,8 @@ def test_shapes_and_forms(geometry: Conv2d, kernel: str, by: Generator) -> None:
         Bias(rng.standard_normal(columns).astype(np.float32)),
     )
     threshold = rng.standard_normal(columns).astype(np.float32)
-    forms = (ToFloat(), ToCodes(40.0, SIGNED), ToBits(threshold, Bits(columns)))
-    op = Product("d", SIGNED, weight(geometry, "int4"), geometry, Epilogue(steps, forms))
+    stores = (ToFloat(), ToCodes(40.0, SIGNED), ToBits(threshold, Bits(columns)))
+    op = Product("d", SIGNED, weight(geometry, "int4"), geometry, Epilogue(steps, stores))
     assert differing(op, kernel, [stored_input(geometry, SIGNED)], by) == 0
 
 

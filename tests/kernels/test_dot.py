@@ -89,8 +89,8 @@ def test_weights_by_group_are_summed_in_order(kernel: str, geometry: MatMul | Co
 @pytest.mark.parametrize("columns", [10, 64, 100])
 def test_fused_epilogue(kernel: str, columns: int) -> None:
     scale, bias, threshold = np.random.default_rng(3).normal(size=(3, columns)).astype(np.float32)
-    forms = (ToFloat(), ToCodes(0.01, SIGNED), ToBits(threshold * 100, Bits(columns)))
-    epilogue = Epilogue((Scale(scale), Bias(bias), Scale(constant(1.25))), forms)
+    stores = (ToFloat(), ToCodes(0.01, SIGNED), ToBits(threshold * 100, Bits(columns)))
+    epilogue = Epilogue((Scale(scale), Bias(bias), Scale(constant(1.25))), stores)
     matmul = MatMul(40, 32, columns)
     assert differences(kernel, matmul, SIGNED, weight(matmul, "ternary"), epilogue) == 0
     convolution = Conv2d(1, 9, 10, 8, columns, (3, 3), padding=(1, 1, 1, 1), groups=2)

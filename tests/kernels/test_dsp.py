@@ -109,9 +109,9 @@ def test_epilogues_round_ties_to_even_and_saturate(kernel: str, low: int) -> Non
     shape = MatMul(5, 9, 36) if kernel == "dsp" else Conv2d(1, 5, 4, 36, 36, (3, 3), padding=(1, 1, 1, 1), groups=36)
     codes = Codes(low, low + 255, -low)
     for factor in (0.5, 1e-3, 1e30):
-        forms = (ToCodes(factor, codes), ToCodes(factor, codes, divide=True), ToBits(np.zeros(1), Bits(36)), ToFloat())
+        stores = (ToCodes(factor, codes), ToCodes(factor, codes, divide=True), ToBits(np.zeros(1), Bits(36)), ToFloat())
         steps = (Scale(np.ones(36, np.float32)), Bias(np.arange(36, dtype=np.float32)), Activate("relu"))
-        for used in (forms, forms[:1], forms[1:3]):
+        for used in (stores, stores[:1], stores[1:3]):
             assert differences(kernel, shape, UNSIGNED, "int4", Epilogue(steps, used)) == 0
 
 

@@ -65,7 +65,7 @@ def test_steps_in_a_row_that_read_their_value_several_times(lanes: int) -> None:
 
 @pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("columns", [1, 31, 77])
-def test_every_step_and_form_is_exact(lanes: int, columns: int) -> None:
+def test_every_step_and_store_is_exact(lanes: int, columns: int) -> None:
     rng = np.random.default_rng(columns)
     x, residual, gate = rng.normal(size=(3, 5, columns)).astype(np.float32) * 3
     scale, bias, threshold, slope = rng.normal(size=(4, columns)).astype(np.float32)
@@ -112,8 +112,8 @@ def test_products_are_not_fused_with_additions() -> None:
 def test_ties_signed_zeros_and_huge_values(lanes: int) -> None:
     x = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, -0.0, 0.0, 1e30, -1e30, 3e9, -3e9, 126.5, 127.5, -128.5, 255.5, 0.0]])
     x = x.astype(np.float32)
-    forms = (ToCodes(1.0, Codes(-128, 127, 128)), ToBits(constant(0.0), Bits(16)))
-    codes, bits = elementwise(Epilogue((), forms), 1, 16, lanes)([x])
+    stores = (ToCodes(1.0, Codes(-128, 127, 128)), ToBits(constant(0.0), Bits(16)))
+    codes, bits = elementwise(Epilogue((), stores), 1, 16, lanes)([x])
     expected = np.clip(np.rint(x), -128, 127).astype(np.int32) + 128
     np.testing.assert_array_equal(codes, expected.astype(np.uint8))
     np.testing.assert_array_equal(bits, reference.pack_bits(reference.binarize(x)))

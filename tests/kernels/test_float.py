@@ -91,8 +91,8 @@ def test_epilogue_of_a_float_product(shape: MatMul | Conv2d, kernel: str) -> Non
         Combine("multiply", "gate"),
         Activate("silu"),
     )
-    forms = (ToFloat(), ToBits(constant(0.25), Bits(columns)), ToCodes(30.0, SIGNED))
-    op, own = product(shape, Epilogue(steps, forms))
+    stores = (ToFloat(), ToBits(constant(0.25), Bits(columns)), ToCodes(30.0, SIGNED))
+    op, own = product(shape, Epilogue(steps, stores))
     tensors = {"step": numbers(rows, 1), "gate": numbers(rows, columns)}
     (real, bits, codes), (want, want_bits, want_codes) = run(op, kernel, [own], tensors)
     scale = np.abs(want).max()

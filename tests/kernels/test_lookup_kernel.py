@@ -34,15 +34,15 @@ BY = pytest.mark.parametrize("by", ["llvm", "c"])
 BOTH = (ToFloat(), ToCodes(7.0, SIGNED))
 
 
-def look_up(rows: int, channels: int, *steps: object, forms: object = (ToFloat(),)) -> tuple[Lookup, list[np.ndarray]]:
+def look_up(rows: int, channels: int, *steps: object, stores: object = (ToFloat(),)) -> tuple[Lookup, list[np.ndarray]]:
     codes = RNG.integers(0, 256, (rows, channels)).astype(np.uint8)
-    return Lookup("look-up", rows, channels, TABLE, Epilogue(steps, forms)), [codes]  # type: ignore[arg-type]
+    return Lookup("look-up", rows, channels, TABLE, Epilogue(steps, stores)), [codes]  # type: ignore[arg-type]
 
 
 @BY
 @pytest.mark.parametrize("shape", [(1, 1), (1, 37), (41, 1), (7, 13), (3, 8191), (2050, 65)])
 def test_every_shape(by: Literal["llvm", "c"], shape: tuple[int, int]) -> None:
-    assert differing(*look_up(*shape, forms=BOTH)[:1], "lookup", look_up(*shape)[1], by) == 0
+    assert differing(*look_up(*shape, stores=BOTH)[:1], "lookup", look_up(*shape)[1], by) == 0
 
 
 def test_every_byte_has_its_entry() -> None:
@@ -62,7 +62,7 @@ def test_every_byte_has_its_entry() -> None:
 )
 def test_what_looks_at_values_alone_is_in_the_table(by: Literal["llvm", "c"], steps: tuple[object, ...]) -> None:
     """A table of bytes for codes, one of floats for floats; nothing else is read."""
-    op, own = look_up(5, 11, *steps, forms=BOTH)
+    op, own = look_up(5, 11, *steps, stores=BOTH)
     assert differing(op, "lookup", own, by) == 0
     parameters = rows(op)[0].build(op).parameters
     tables = [p.values for p in parameters if isinstance(p, Constant)]
@@ -82,7 +82,7 @@ def test_what_looks_at_values_alone_is_in_the_table(by: Literal["llvm", "c"], st
     ids=lambda steps: type(steps[0]).__name__,
 )
 def test_what_depends_on_the_place_is_computed_there(by: Literal["llvm", "c"], steps: tuple[object, ...]) -> None:
-    op, own = look_up(5, 11, *steps, forms=BOTH)
+    op, own = look_up(5, 11, *steps, stores=BOTH)
     tensors = {
         step.tensor: RNG.normal(size=(5, 1 if isinstance(step, RowScale) else 11)).astype(np.float32)
         for step in steps
@@ -94,5 +94,5 @@ def test_what_depends_on_the_place_is_computed_there(by: Literal["llvm", "c"], s
 
 @BY
 def test_signs_of_entries(by: Literal["llvm", "c"]) -> None:
-    op, own = look_up(5, 37, forms=(ToBits(constant(0.5), Bits(37)), ToFloat()))
+    op, own = look_up(5, 37, stores=(ToBits(constant(0.5), Bits(37)), ToFloat()))
     assert differing(op, "lookup", own, by) == 0

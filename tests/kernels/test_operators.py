@@ -1,4 +1,4 @@
-"""The registers of operators, steps and forms: complete entries only, each with a kernel row that every CPU can run."""
+"""The registers of operators, steps and stores: complete entries alone, each with a kernel row for every CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from subbyte.errors import CompileError, RegistrationError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.kernels.registry import kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
-from subbyte.tvm_kernels.operators.epilogue import FORMS, STEPS
+from subbyte.tvm_kernels.operators.epilogue import STEPS, STORES
 from subbyte.tvm_kernels.operators.operator import PARTS
 from subbyte.tvm_kernels.operators.softmax import Softmax
 
@@ -46,15 +46,15 @@ def test_a_name_that_is_taken_is_refused() -> None:
         type("Softmax", (ops.Operator,), parts)
 
 
-@pytest.mark.parametrize(("base", "part"), [(ops.Step, "apply"), (ops.Form, "store")])
-def test_a_step_or_form_without_reference_is_refused(base: type, part: str) -> None:
+@pytest.mark.parametrize(("base", "part"), [(ops.Step, "apply"), (ops.Store, "apply")])
+def test_a_step_or_store_without_reference_is_refused(base: type, part: str) -> None:
     with pytest.raises(RegistrationError, match=f"Empty has no {part}"):
         type("Empty", (base,), {})
 
 
-def test_kernels_can_emit_every_step_and_form() -> None:
+def test_kernels_can_emit_every_step_and_store() -> None:
     assert set(STEPS) == set(emitted._STEPS)
-    assert set(FORMS) == set(emitted._FORMS)
+    assert set(STORES) == set(emitted._STORES)
 
 
 @pytest.mark.parametrize(("name", "words"), [("", "has no name"), ("check-indices", "'check-indices' for .* twice")])

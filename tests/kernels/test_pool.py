@@ -45,8 +45,8 @@ def numbers(shape: Conv2d) -> Any:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_sums_of_levels_are_exact(shape: Conv2d, kernel: str, by: Generator) -> None:
     window = shape.kernel[0] * shape.kernel[1]
-    forms = (ToFloat(), ToCodes(20.0, SIGNED), ToBits(constant(0.0), Bits(shape.channels)))
-    op = Pool2d("p", "sum", shape, SIGNED, Epilogue((Scale(constant(0.05 / window)),), forms))
+    stores = (ToFloat(), ToCodes(20.0, SIGNED), ToBits(constant(0.0), Bits(shape.channels)))
+    op = Pool2d("p", "sum", shape, SIGNED, Epilogue((Scale(constant(0.05 / window)),), stores))
     assert differing(op, kernel, [codes(shape)], by) == 0
 
 

@@ -185,8 +185,8 @@ def test_epilogues_with_all_forms(shape: Any, by: Generator) -> None:
         Combine("add", "residual"),
         Activate("relu"),
     )
-    forms = (ToFloat(), ToBits(numbers(columns), Bits(columns)), ToCodes(37.0, SIGNED), ToCodes(0.03, UNSIGNED, True))
-    op = product(shape, UNSIGNED, weight(shape, "int4"), Epilogue(steps, forms))
+    stores = (ToFloat(), ToBits(numbers(columns), Bits(columns)), ToCodes(37.0, SIGNED), ToCodes(0.03, UNSIGNED, True))
+    op = product(shape, UNSIGNED, weight(shape, "int4"), Epilogue(steps, stores))
     stored = stored_input(shape, UNSIGNED)
     tensors = {"step": numbers(rows, 1), "residual": numbers(rows, columns)}
     assert differing(op, "portable", [stored], by, **tensors) == 0

@@ -83,13 +83,13 @@ def test_epilogue_is_float32_in_written_order() -> None:
 def test_forms_store_what_storages_say() -> None:
     x = np.array([[-0.5, 0.5, 1.5, -0.0, 99.0]], np.float32)
     codes = ops.Codes(-4, 3, 128)
-    forms = (
+    stores = (
         ops.ToFloat(),
         ops.ToCodes(2.0, codes),
         ops.ToCodes(0.5, codes, divide=True),
         ops.ToBits(ops.constant(0.0), ops.Bits(5)),
     )
-    real, multiplied, divided, bits = ops.run(ops.Elementwise("f", 1, 5, ops.Epilogue((), forms)), [x])
+    real, multiplied, divided, bits = ops.run(ops.Elementwise("f", 1, 5, ops.Epilogue((), stores)), [x])
     np.testing.assert_array_equal(real, x)
     assert multiplied.tolist() == divided.tolist() == [[127, 129, 131, 128, 131]]
     assert bits.dtype == np.uint32

@@ -94,8 +94,8 @@ def test_layer_norm(rows: int, channels: int, kernel: str, by: Generator) -> Non
 
 @pytest.mark.parametrize("kernel", rows_here(LayerNorm))
 def test_layer_norm_far_from_zero_and_its_codes(kernel: str) -> None:
-    forms = (ToFloat(), ToCodes(20.0, SIGNED))
-    op = LayerNorm("n", 9, 70, 1e-5, np.ones(70, np.float32), np.zeros(70, np.float32), Epilogue((), forms))
+    stores = (ToFloat(), ToCodes(20.0, SIGNED))
+    op = LayerNorm("n", 9, 70, 1e-5, np.ones(70, np.float32), np.zeros(70, np.float32), Epilogue((), stores))
     (real, codes), (want, want_codes) = run(op, kernel, [numbers(9, 70) + 1000])
     assert np.abs(real - want).max() < 2e-3  # the input itself holds only 1000 +- 6e-5
     assert np.abs(codes.astype(int) - want_codes).max() <= 1
@@ -147,8 +147,8 @@ def test_elementwise_bit_for_bit(rows: int, channels: int, steps: tuple[Any, ...
     if by == "c" and rows == 3:
         return
     wide = tuple(_by_channel(step, channels) for step in steps) if steps is STEPS["by channel"] else steps
-    forms = (ToFloat(), ToCodes(50.0, SIGNED), ToCodes(0.04, Codes(0, 15), True))
-    op = Elementwise("e", rows, channels, Epilogue(wide, forms))
+    stores = (ToFloat(), ToCodes(50.0, SIGNED), ToCodes(0.04, Codes(0, 15), True))
+    op = Elementwise("e", rows, channels, Epilogue(wide, stores))
     tensors = {}
     if steps is STEPS["by row"]:
         tensors["step"] = numbers(rows, 1)

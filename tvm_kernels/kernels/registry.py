@@ -2,7 +2,7 @@
 
 A kernel is a row: what it serves, what it needs, how it is made. To add one, write a builder and decorate it:
 
-    @kernel("dot-avx512-vnni", serves=Product[Codes, LowBitTensor], needs={"avx512vnni"}, prefer=100, refuses=why_not)
+    @kernel("dot-avx512-vnni", serves=Product[Codes, LowBitTensor], needs={"avx512vnni"}, prefer=100, refuses=refusal)
     def build(op: Product[Codes, LowBitTensor]) -> Built: ...
 
 A row serves an operator, of a product with the operands that it names. `refuses(op)` returns None, or in one clause the

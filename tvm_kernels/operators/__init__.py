@@ -11,11 +11,11 @@ from subbyte.tvm_kernels.operators.epilogue import Bias as Bias
 from subbyte.tvm_kernels.operators.epilogue import Clip as Clip
 from subbyte.tvm_kernels.operators.epilogue import Combine as Combine
 from subbyte.tvm_kernels.operators.epilogue import Epilogue as Epilogue
-from subbyte.tvm_kernels.operators.epilogue import Form as Form
 from subbyte.tvm_kernels.operators.epilogue import PRelu as PRelu
 from subbyte.tvm_kernels.operators.epilogue import RowScale as RowScale
 from subbyte.tvm_kernels.operators.epilogue import Scale as Scale
 from subbyte.tvm_kernels.operators.epilogue import Step as Step
+from subbyte.tvm_kernels.operators.epilogue import Store as Store
 from subbyte.tvm_kernels.operators.epilogue import ToBits as ToBits
 from subbyte.tvm_kernels.operators.epilogue import ToCodes as ToCodes
 from subbyte.tvm_kernels.operators.epilogue import ToFloat as ToFloat

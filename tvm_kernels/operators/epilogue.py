@@ -1,7 +1,7 @@
-"""The epilogue of an operator: float32 steps in the order that they are applied, then the forms that are stored.
+"""The epilogue of an operator: float32 steps in the order that they are applied, then the stores.
 
 The arithmetic is float32 in exactly the written order, with no fused multiply-add, so that torch, onnxruntime and every
-kernel give the same bits (docs/numbers.md). To add a step or a form, add a class here and its code in
+kernel give the same bits (docs/numbers.md). To add a step or a store, add a class here and its code in
 kernels/tir/epilogue.py; a class without its reference is refused.
 """
 
@@ -46,21 +46,21 @@ class Step:
         return self
 
 
-class Form:
-    """How the result is stored."""
+class Store:
+    """How the result is converted to the type that is stored."""
 
     storage: Storage
 
     def __init_subclass__(cls) -> None:
-        _complete(cls, "store", FORMS)
+        _complete(cls, "apply", STORES)
 
     @abstractmethod
-    def store(self, y: Float32) -> Array:
-        """float32 [..., channels] as this form stores it."""
+    def apply(self, y: Float32) -> Array:
+        """float32 [..., channels] in the storage of the output."""
 
 
 STEPS: list[type] = []
-FORMS: list[type] = []
+STORES: list[type] = []
 
 
 # ---- steps ----
@@ -165,28 +165,28 @@ class PRelu(Step):
         return np.asarray(np.where(y >= 0, y, y * self.slope.astype(np.float32)))
 
 
-# ---- forms ----
+# ---- stores ----
 
 
 @dataclass(frozen=True)
-class ToFloat(Form):
+class ToFloat(Store):
     """Store y as float32."""
 
     storage = Float()
 
-    def store(self, y: Float32) -> Array:
+    def apply(self, y: Float32) -> Array:
         return y
 
 
 @dataclass(frozen=True)
-class ToCodes(Form):
+class ToCodes(Store):
     """Store clip(rint(y * factor), low, high) + zero_point as uint8; `divide`: rint(y / factor), as QuantizeLinear."""
 
     factor: float  # a float32 value: the inverse step, or with `divide` the step
     storage: Codes
     divide: bool = False
 
-    def store(self, y: Float32) -> Array:
+    def apply(self, y: Float32) -> Array:
         """The nearest level, ties to even; what is out of range saturates, NaN at the bottom."""
         low, high, factor = self.storage.low, self.storage.high, np.float32(self.factor)
         scaled = y / factor if self.divide else y * factor
@@ -195,35 +195,35 @@ class ToCodes(Form):
 
 
 @dataclass(frozen=True, eq=False)
-class ToBits(Form):
+class ToBits(Store):
     """Store the bit y >= threshold[channel], 32 to a word; threshold float32 [columns] or [1]."""
 
     threshold: Array
     storage: Bits
 
-    def store(self, y: Float32) -> Array:
+    def apply(self, y: Float32) -> Array:
         return pack_bits(np.where(y >= self.threshold.astype(np.float32), 1, -1))
 
 
 @dataclass(frozen=True, eq=False)
 class Epilogue:
-    """Float32 steps in order, then one stored tensor for each form."""
+    """Float32 steps in order, then one output tensor for each store."""
 
     steps: tuple[Step, ...] = ()
-    forms: tuple[Form, ...] = (ToFloat(),)
+    stores: tuple[Store, ...] = (ToFloat(),)
 
     @property
     def stores_bits(self) -> bool:
-        """Whether words of signs are among the outputs."""
-        return any(form.storage.kind == "bits" for form in self.forms)
+        """Whether an output is stored as bits."""
+        return any(store.storage.kind == "bits" for store in self.stores)
 
     def reference(self, y: Array, tensors: Tensors) -> list[Array]:
-        """The steps on [..., channels], in float32 and in order; one stored array for each form."""
+        """The steps on [..., channels], in float32 and in order; one array for each store."""
         with np.errstate(over="ignore", invalid="ignore"):
             value: Float32 = y.astype(np.float32)
             for step in self.steps:
                 value = step.apply(value, tensors).astype(np.float32)
-            return [form.store(value) for form in self.forms]
+            return [store.apply(value) for store in self.stores]
 
     def of_each(self, values: Array) -> list[Array] | None:
         """What is stored of each of these values; None where it depends on more than the value."""

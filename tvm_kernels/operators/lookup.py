@@ -11,7 +11,7 @@ from subbyte.dialect import lookup as dialect
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators import Bias, Codes, Epilogue, Fused, Operator, Scale, ToCodes, ToFloat, constant
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
-from subbyte.tvm_kernels.rewrites.code_values import as_codes, held
+from subbyte.tvm_kernels.rewrites.code_values import storage_of, to_codes
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
@@ -61,7 +61,7 @@ class Lookup(Fused):
 def look_up(graph: Graph, node: Node, codes: str, table: Array, low: Array) -> Outcome:
     """A table by code becomes one by byte."""
     value = graph.values[codes]
-    storage = value.codes or held(value.dtype)
+    storage = value.codes or storage_of(value.dtype)
     if storage is None:
         return f"'{codes}' is {value.storage.format if value.coded else value.dtype}; handled: codes of at most 8 bits"
     if table.size != 256:
@@ -70,6 +70,6 @@ def look_up(graph: Graph, node: Node, codes: str, table: Array, low: Array) -> O
         return f"its lowest code has shape {list(low.shape)}; handled: one number"
     by_byte = dialect.Lookup.reference(storage.levels(np.arange(256)), table.reshape(-1), low.reshape(()))[0]
     operator = Lookup(node.name, 0, 0, by_byte.astype(np.float32), Epilogue())
-    own = codes if value.coded else as_codes(graph, codes, node)
+    own = codes if value.coded else to_codes(graph, codes, node)
     kernel_node(graph, node, operator, [own], None, "same")
     return True

@@ -42,7 +42,7 @@ class Binarized:
 
     def store(self, stored: Array) -> Array:
         """The signs as bits, [rows, words]."""
-        return self.quantizer.store(stored.reshape(-1, self.quantizer.storage.channels))
+        return self.quantizer.apply(stored.reshape(-1, self.quantizer.storage.channels))
 
 
 Left = TypeVar("Left", bound=Float | Codes | Bits | Binarized, covariant=True)

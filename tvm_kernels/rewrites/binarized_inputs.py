@@ -21,13 +21,13 @@ def into_products(graph: Graph, features: frozenset[str]) -> None:
         operator = node.operator
         if not isinstance(operator, ops.Elementwise) or operator.epilogue.steps or len(node.outputs) > 1:
             continue
-        (form,), (bits,) = operator.epilogue.forms, node.outputs
+        (store,), (bits,) = operator.epilogue.stores, node.outputs
         users = graph.users(bits)
-        if not isinstance(form, ops.ToBits) or bits in graph.outputs or len(users) != 1:
+        if not isinstance(store, ops.ToBits) or bits in graph.outputs or len(users) != 1:
             continue
         (user,) = users
         if isinstance(user.operator, ops.Product):
-            joined = replace(user.operator, left=ops.Binarized(form))
+            joined = replace(user.operator, left=ops.Binarized(store))
             if _preferred(joined, user.operator, features):
                 _join(graph, node, user, joined)
 

@@ -84,7 +84,7 @@ def part(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
     """Gather of one index, or Slice without steps, of the first axis longer than 1: a part of the same bytes."""
     value, output = graph.values[x], graph.values[node.outputs[0]]
     if x in graph.inputs or value.coded:
-        return f"'{x}' is {'held as codes' if value.coded else 'an input of the model'}"
+        return f"'{x}' is {'stored as codes' if value.coded else 'an input of the model'}"
     chosen = _first_along_axis(graph, node)
     if isinstance(chosen, str):
         return chosen

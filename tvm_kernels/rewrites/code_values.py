@@ -1,13 +1,14 @@
-"""What a value held as codes says: the one place where levels, codes and bytes meet.
+"""Values stored as codes: the conversions between levels, codes and bytes.
 
-Whatever its type, the ONNX value of a byte is `byte - zero_point` of the value's storage; the type says what that is:
+The ONNX value of a byte is `byte - zero_point` of the value's storage. Its type decides what that value is:
 
-    float32            a level, what products add up: subbyte.Quantize, and `as_levels` of the codes of a file
-    int8, uint8, ...   a code of the file, as QuantizeLinear writes it; its zero point is that of `held(dtype)`
+    float32            a level, as products multiply it: subbyte.Quantize, and `view_as_levels` of the codes of a file
+    int8, uint8, ...   a code of the file, as QuantizeLinear writes it; its zero point is that of `storage_of(dtype)`
 
-A quantizer's own zero point belongs to neither: `as_levels` looks at the same bytes with it. Constants and attributes
-of ONNX nodes speak of ONNX values until `settle`, the last step, gives moves of codes bytes to work on and all other
-ONNX nodes the ONNX values themselves: levels as float32, codes as integers, packed signs as -1 and +1.
+Neither includes the zero point of QuantizeLinear: `view_as_levels` reads the same bytes with it. Constants and
+attributes of ONNX nodes hold ONNX values until `insert_conversions`, the last step: then operators that only move data
+read and write bytes, and all other ONNX nodes read ONNX values: levels as float32, codes as integers, packed bits as -1
+and +1.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
-VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the standard form a View
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the canonical form a View
 MOVES = ("View", *sorted(ONNX_MOVES - {*VIEWS, "Identity"}))
-# Rules that keep codes on their way to a product; why one declines is shown.
-BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL = "step after bounds", "step after data movement", "max pool of codes"
+# Rules that keep values as codes up to a product; the report gives the reason where one declines.
+STEP_AFTER_BOUNDS, STEP_AFTER_MOVEMENT, MAX_POOL = "step after bounds", "step after data movement", "max pool of codes"
 ALONG_REDUCTION = "its scales run along the reduction"
 UINT8, INT8, INT32 = 2, 3, 6  # ONNX element types
 
@@ -40,13 +41,13 @@ def codes_of(dtype: str, zero: int) -> ops.Codes | None:
     return ops.Codes(low - zero, high - zero, zero - low)
 
 
-def held(dtype: str) -> ops.Codes | None:
-    """How integers of an ONNX type of at most 8 bits are held as codes."""
+def storage_of(dtype: str) -> ops.Codes | None:
+    """The storage as codes of integers of an ONNX type of at most 8 bits."""
     return codes_of(dtype, 0)
 
 
 def encoded(values: Array, storage: ops.Storage) -> Array | None:
-    """ONNX values as the bytes of that storage; None where it cannot hold one of them."""
+    """ONNX values as the bytes of that storage; None where it cannot represent one of them."""
     if not isinstance(storage, ops.Codes):
         return None
     wide = values.astype(np.float64)
@@ -55,36 +56,36 @@ def encoded(values: Array, storage: ops.Storage) -> Array | None:
     return (wide + storage.zero_point).astype(np.uint8)
 
 
-def moved(node: Node) -> list[str]:
-    """The inputs of a move whose elements it moves."""
+def moved_inputs(node: Node) -> list[str]:
+    """The inputs whose elements a data movement copies to its output."""
     return node.inputs if node.op == "Concat" else node.inputs[:1]
 
 
-def codes_behind(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -> list[Node] | None:
-    """The nodes from codes of these types to a value that is made of their numbers; None where no codes are behind it.
+def path_from_codes(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -> list[Node] | None:
+    """The nodes between codes of these types and a value computed from them without arithmetic; None without codes.
 
-    An image in bytes that a float model takes is no quantized activation.
+    A uint8 input of the model, such as an image, is no quantized activation.
     """
-    ways: list[tuple[str, list[Node]]] = [(name, [])]
+    paths: list[tuple[str, list[Node]]] = [(name, [])]
     seen: set[str] = set()
-    while ways:
-        name, way = ways.pop()
+    while paths:
+        name, path = paths.pop()
         value, node = graph.values[name], graph.producer(name)
         if value.coded or (node is not None and value.dtype in dtypes):
-            return way
+            return path
         if node is not None and name not in seen:
-            ways += [(other, [node, *way]) for other in _same_numbers(graph, node)]
+            paths += [(other, [node, *path]) for other in _copied_inputs(graph, node)]
         seen.add(name)
     return None
 
 
-def _same_numbers(graph: Graph, node: Node) -> list[str]:
-    """The inputs whose numbers, or these as DequantizeLinear scales them, are those of the output."""
+def _copied_inputs(graph: Graph, node: Node) -> list[str]:
+    """The inputs whose elements, unchanged or scaled as by DequantizeLinear, are the elements of the output."""
     if node.op in MOVES:
-        return moved(node)
+        return moved_inputs(node)
     if isinstance(node.operator, ops.Pool2d):
-        as_they_are = node.operator.function == "max" or node.operator.geometry.kernel == (1, 1)  # as in `as_float`
-        return node.inputs[:1] if as_they_are else []
+        unchanged = node.operator.function == "max" or node.operator.geometry.kernel == (1, 1)  # as in `to_float`
+        return node.inputs[:1] if unchanged else []
     if node.op == "Resize":
         return node.inputs[:1] if node.attributes.get("mode", "nearest") == "nearest" else []
     inputs = [name for name in node.inputs if name and not graph.values[name].is_constant]
@@ -94,33 +95,33 @@ def _same_numbers(graph: Graph, node: Node) -> list[str]:
 
 
 def lacks_quantizer(graph: Graph, x: str) -> str:
-    """Why a value in float32 is no activation of an integer product: "'x' has no quantizer"."""
+    """Why a float32 value cannot be the activation of an integer product, for example "has no quantizer"."""
     return lost_quantizer(graph, x) or "has no quantizer"
 
 
 def lost_quantizer(graph: Graph, x: str) -> str:
-    """Why a value that the file quantizes is in float32 all the same; empty where the file has no quantizer for it."""
-    way = codes_behind(graph, x)
-    if way is None:
-        if (sign := _sign_behind(graph, x)) is not None:
+    """Why a value that the file quantizes is float32 here; empty where the file has no quantizer for it."""
+    path = path_from_codes(graph, x)
+    if path is None:
+        if (sign := _source_of_signs(graph, x)) is not None:
             return (
-                f"is the sign that '{sign.name}' ({sign.op}) makes in float32, and signs are read from "
-                "subbyte.Binarize alone: put QuantizeLinear and DequantizeLinear of scale 1 after it"
+                f"is -1 or +1 in float32, computed by '{sign.name}' ({sign.op}), and binary values are recognized only "
+                "from subbyte.Binarize: put QuantizeLinear and DequantizeLinear of scale 1 after it"
             )
-        of_16_bits = codes_behind(graph, x, ("int16", "uint16")) is not None
+        of_16_bits = path_from_codes(graph, x, ("int16", "uint16")) is not None
         return "is quantized to 16 bits, and kernels take at most 8" if of_16_bits else ""
-    for node in way:
+    for node in path:
         why = next((f": {node.declined[name]}" for name in _SHOWN if name in node.declined), "")
         if why or node.op in exactness.CHOICES - {"MaxPool", "GlobalMaxPool"} or node.op == "Resize":
             return f"is quantized, but '{node.name}' ({node.op}) in between is computed in float32{why}"
     return "is quantized by axis"
 
 
-def _sign_behind(graph: Graph, name: str) -> Node | None:
-    """The node that makes a value of -1 and +1 (and 0, by Sign), behind what only moves it."""
+def _source_of_signs(graph: Graph, name: str) -> Node | None:
+    """The node that computes a value of -1 and +1 (and 0, by Sign), before any data movement."""
     node = graph.producer(name)
-    while node is not None and node.op in MOVES and len(behind := moved(node)) == 1:
-        node = graph.producer(behind[0])
+    while node is not None and node.op in MOVES and len(inputs := moved_inputs(node)) == 1:
+        node = graph.producer(inputs[0])
     if node is None or node.domain:
         return None
     if node.op == "Where":
@@ -129,19 +130,19 @@ def _sign_behind(graph: Graph, name: str) -> Node | None:
     return node if node.op == "Sign" else None
 
 
-_SHOWN = (BEHIND_BOUNDS, BEHIND_MOVE, MAX_POOL)
+_SHOWN = (STEP_AFTER_BOUNDS, STEP_AFTER_MOVEMENT, MAX_POOL)
 
 
 def packed(codes: str) -> str:
-    """Why a rule of codes declines a value held as bits."""
-    return f"'{codes}' is signs, packed in bits"
+    """Why a rule for codes declines a value stored as bits."""
+    return f"'{codes}' is stored as bits"
 
 
-# ---- the same bytes, looked at otherwise ----
+# ---- conversions ----
 
 
-def as_levels(graph: Graph, codes: str, zero: int, like: Node) -> str:
-    """The levels `code - zero` of integers held as codes: float32, the same bytes."""
+def view_as_levels(graph: Graph, codes: str, zero: int, like: Node) -> str:
+    """A view of integers stored as codes as their levels `code - zero`, float32 in ONNX; the bytes are the same."""
     value = graph.values[codes]
     levels = graph.emit("View", [codes], value.shape, codes, like, domain="subbyte")
     storage = codes_of(value.dtype, zero)
@@ -150,10 +151,10 @@ def as_levels(graph: Graph, codes: str, zero: int, like: Node) -> str:
     return levels
 
 
-def as_codes(graph: Graph, integers: str, like: Node) -> str:
-    """Integers of an ONNX type of at most 8 bits, held as codes: bytes that count from the least one."""
+def to_codes(graph: Graph, integers: str, like: Node) -> str:
+    """Integers of an ONNX type of at most 8 bits as codes: bytes counted from the lowest integer of the type."""
     value = graph.values[integers]
-    storage = held(value.dtype)
+    storage = storage_of(value.dtype)
     assert storage is not None
     if storage.zero_point:
         integers = _shifted(graph, integers, storage.zero_point, "uint8", like)
@@ -162,12 +163,12 @@ def as_codes(graph: Graph, integers: str, like: Node) -> str:
     return codes
 
 
-def as_integers(graph: Graph, codes: str, like: Node) -> str:
-    """Integers held as codes, as ONNX has them; those of less than 8 bits as bytes."""
+def to_integers(graph: Graph, codes: str, like: Node) -> str:
+    """Integers stored as codes, as integers of their ONNX type; those of less than 8 bits as bytes."""
     value = graph.values[codes]
-    storage = held(value.dtype)
+    storage = storage_of(value.dtype)
     assert storage is not None
-    attributes = {"integers": 1}  # not codes that a view hands on
+    attributes = {"integers": 1}  # not codes, which a view would propagate
     integers = graph.emit(
         "View", [codes], value.shape, codes, like, domain="subbyte", dtype="uint8", attributes=attributes
     )
@@ -183,8 +184,8 @@ def _shifted(graph: Graph, integers: str, by: int, dtype: str, like: Node) -> st
     return graph.emit("Cast", [wide], shape, integers, like, dtype=dtype, attributes={"to": to})
 
 
-def as_float(graph: Graph, codes: str, like: Node) -> str:
-    """Levels or packed signs as float32 in memory: a sum over windows of one element, which a `Mul` behind it joins."""
+def to_float(graph: Graph, codes: str, like: Node) -> str:
+    """Levels or binary values as float32 in memory: a sum over windows of one element, which a `Mul` after it joins."""
     value = graph.values[codes]
     if value.bits is not None:
         return graph.emit("UnpackBits", [codes], value.shape, codes, like, domain="subbyte")
@@ -192,8 +193,8 @@ def as_float(graph: Graph, codes: str, like: Node) -> str:
     return graph.emit("Pool2d", [codes], value.shape, codes, like, domain="kernel", operator=operator, reads="same")
 
 
-def signs_as_codes(graph: Graph, signs: str, like: Node) -> str:
-    """Signs in float32 as codes -1 and +1, exactly: for products that bits cannot serve."""
+def binary_to_codes(graph: Graph, signs: str, like: Node) -> str:
+    """Binary values in float32 as codes of levels -1 and +1, exactly: for products that do not support bits."""
     storage = ops.Codes(-1, 1, 128)
     attributes = {"factor": 1.0, "storage": storage, "divide": False}
     shape = graph.values[signs].shape
@@ -215,38 +216,38 @@ def _codes(graph: Graph, name: str) -> ops.Codes:
     return storage
 
 
-# ---- the last step ----
+# ---- after all rules ----
 
 
-def settle(graph: Graph) -> None:
-    """Nodes that stay ONNX read bytes where they only move codes, ONNX values elsewhere; weights become constants."""
+def insert_conversions(graph: Graph) -> None:
+    """Convert what nodes without a kernel read: bytes for data movement, ONNX values for others; weights to float32."""
     integers: dict[str, str] = {}
     for node in graph.order():
         for name in dict.fromkeys(node.inputs):
             value = graph.values[name] if name else None
             if value is not None and value.weight is not None and value.data is None:
                 _spell_out(graph, value, node)
-        if node.operator is None and not _moves_codes(graph, node):
+        if node.operator is None and not _copies_codes(graph, node):
             _read_values(graph, node, integers)
     for index, name in enumerate(graph.outputs):
         if graph.values[name].coded and graph.producer(name) is not None:
-            _settle_output(graph, index)
+            _convert_output(graph, index)
 
 
 def _spell_out(graph: Graph, value: Value, user: Node) -> None:
-    """Make low-bit weights a float32 constant, named where their user is no product, which is named before."""
+    """Make low-bit weights a float32 constant; a note names it, unless its user is a product, which has a reason."""
     assert value.weight is not None
     tensor = value.weight.tensor
     value.data, value.weight = np.ascontiguousarray(value.weight.value(), np.float32), None
-    said = f"'{value.name}' is {tensor.format.name} in the file and float32 here"
+    change = f"'{value.name}' is {tensor.format.name} in the file and float32 here"
     if user.op.startswith("Gather") and not user.fallback:
-        user.fallback = ": ".join([f"its table {said}", *user.declined.values()])
+        user.fallback = ": ".join([f"its table {change}", *user.declined.values()])
     elif not user.fallback:
-        graph.notes.append(f"{said}: {user.op} '{user.name}' has no kernel for it")
+        graph.notes.append(f"{change}: {user.op} '{user.name}' has no kernel for it")
 
 
-def _moves_codes(graph: Graph, node: Node) -> bool:
-    """Whether a node moves codes; its constants become bytes, as its inputs are."""
+def _copies_codes(graph: Graph, node: Node) -> bool:
+    """Whether a node is data movement of codes; its constants become bytes, as its inputs are."""
     storage = (
         graph.values[node.outputs[0]].codes if node.op in MOVES else None
     )  # an LSTM may leave its first output out
@@ -254,25 +255,25 @@ def _moves_codes(graph: Graph, node: Node) -> bool:
         return False
     inputs = list(node.inputs)
     if node.op == "Concat":
-        places = list(range(len(inputs)))
+        indices = list(range(len(inputs)))
     elif node.op == "Pad" and node.attributes.get("mode", "constant") == "constant":
         inputs += [""] * (3 - len(inputs))
         inputs[2] = inputs[2] or graph.constant(np.float32(0))
-        places = [2]
+        indices = [2]
     else:
-        places = []
-    for place in places:
-        data = graph.constant_of(inputs[place])
+        indices = []
+    for index in indices:
+        data = graph.constant_of(inputs[index])
         if data is not None and data.dtype != np.uint8:  # those are bytes; unsigned codes are, too
             bytes_ = encoded(data, storage)
-            assert bytes_ is not None  # or `carry_storage` had declined
-            inputs[place] = graph.constant(bytes_, inputs[place])
+            assert bytes_ is not None  # else `propagate_storage` would have declined
+            inputs[index] = graph.constant(bytes_, inputs[index])
     graph.set_inputs(node, inputs)
     return True
 
 
 def _read_values(graph: Graph, node: Node, integers: dict[str, str]) -> None:
-    """Give a node that stays ONNX the ONNX values of what it reads."""
+    """Replace the coded inputs of a node without a kernel by their ONNX values."""
     made = [graph.values[name] for name in node.outputs if name]
     narrow = [value.dtype for value in made if value.dtype in NARROW and not value.coded]
     if narrow:
@@ -291,11 +292,11 @@ def _read_values(graph: Graph, node: Node, integers: dict[str, str]) -> None:
 
 def _values(graph: Graph, name: str, like: Node) -> str:
     floats = graph.values[name].dtype == "float32"
-    return as_float(graph, name, like) if floats else as_integers(graph, name, like)
+    return to_float(graph, name, like) if floats else to_integers(graph, name, like)
 
 
-def _settle_output(graph: Graph, index: int) -> None:
-    """An output of the model is its ONNX value in memory."""
+def _convert_output(graph: Graph, index: int) -> None:
+    """Convert an output of the model to its ONNX value."""
     name = graph.outputs[index]
     value, producer = graph.values[name], graph.producer(name)
     assert producer is not None

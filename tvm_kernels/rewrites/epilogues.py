@@ -1,7 +1,7 @@
 """Everything elementwise joins the kernel in front of it, in the order of the file, or starts a kernel of its own.
 
 A step joins when nothing else reads the value in between. A quantizer joins always: the kernel then stores several
-forms at once, so that activations stay integers between layers.
+stores at once, so that activations stay integers between layers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
     if maker is None or not graph.only_user(x, node) or not _axes_agree(maker, axis):
         return None
     epilogue = epilogue_of(maker)
-    if epilogue is None or len(epilogue.forms) != 1 or not isinstance(epilogue.forms[0], ops.ToFloat):
+    if epilogue is None or len(epilogue.stores) != 1 or not isinstance(epilogue.stores[0], ops.ToFloat):
         return None
     if len(epilogue.steps) >= MOST_STEPS:
         return None
@@ -88,7 +88,7 @@ def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *te
         _stands_at(graph, maker, node)  # what the node reads may be made later than what the kernel read so far
     epilogue = epilogue_of(maker)
     assert epilogue is not None
-    set_epilogue(maker, [*epilogue.steps, step], epilogue.forms)
+    set_epilogue(maker, [*epilogue.steps, step], epilogue.stores)
     if axis is not None:
         maker.axis = axis
     graph.set_inputs(maker, [*maker.inputs, *tensors])
@@ -244,30 +244,30 @@ def rounded_sum(graph: Graph, node: Node, x: str) -> Outcome:
     return True
 
 
-# ---- forms ----
+# ---- stores ----
 
 
-def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None) -> Outcome:
-    """Let the kernel that makes `x` store this form too; instead of float32 where nothing else reads that."""
+def add_store(graph: Graph, node: Node, x: str, store: ops.Store, axis: int | None) -> Outcome:
+    """Let the kernel that makes `x` apply this store too, instead of float32 where nothing else reads that."""
     if not graph.values[x].shape:
         return SCALAR
     maker = graph.producer(x)
     epilogue = epilogue_of(maker) if maker is not None else None
     if maker is None or epilogue is None or not _stores(maker, epilogue, x, axis):
         maker = elementwise_kernel(graph, node, x)
-        set_epilogue(maker, [], [form])
+        set_epilogue(maker, [], [store])
         maker.axis = axis
         return True
     alone, new = graph.only_user(x, node), node.outputs[0]
     graph.remove(node)
-    forms, outputs = list(epilogue.forms), list(maker.outputs)
+    stores, outputs = list(epilogue.stores), list(maker.outputs)
     if alone:
         index = outputs.index(x)
-        forms[index], outputs[index] = form, new
+        stores[index], outputs[index] = store, new
     else:
-        forms.append(form)
+        stores.append(store)
         outputs.append(new)
-    set_epilogue(maker, epilogue.steps, forms)
+    set_epilogue(maker, epilogue.steps, stores)
     graph.set_outputs(maker, outputs)
     if axis is not None:
         maker.axis = axis
@@ -276,13 +276,13 @@ def add_form(graph: Graph, node: Node, x: str, form: ops.Form, axis: int | None)
 
 def _stores(maker: Node, epilogue: ops.Epilogue, x: str, axis: int | None) -> bool:
     """Whether the kernel has `x` at hand in float32, along that axis."""
-    floats = isinstance(epilogue.forms[maker.outputs.index(x)], ops.ToFloat)
+    floats = isinstance(epilogue.stores[maker.outputs.index(x)], ops.ToFloat)
     return floats and _axes_agree(maker, axis) and not (axis == -1 and maker.axis is None and maker.reads != "same")
 
 
 def quantize(graph: Graph, node: Node, x: str) -> Outcome:
     a = node.attributes
-    return add_form(graph, node, x, ops.ToCodes(a["factor"], a["storage"], a["divide"]), None)
+    return add_store(graph, node, x, ops.ToCodes(a["factor"], a["storage"], a["divide"]), None)
 
 
 def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> Outcome:
@@ -291,7 +291,7 @@ def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> Outcome:
     found = channel_vector(threshold, graph.values[x].shape)
     if storage is None or found is None or found[1] not in (None, axis):
         return f"its threshold of shape {list(threshold.shape)} is not by channel of {list(graph.values[x].shape)}"
-    return add_form(graph, node, x, ops.ToBits(found[0], storage), axis)
+    return add_store(graph, node, x, ops.ToBits(found[0], storage), axis)
 
 
 RULES: list[Rule] = [

@@ -4,7 +4,7 @@
     DequantizeLinear                     ->  Mul(levels, step), or spelled out; levels are the same bytes
     Cast of codes to float32             ->  levels with zero point 0
     MaxPool, Clip, Relu of codes         ->  kernels from codes to codes
-    moves of codes                       ->  their output is held as codes, too
+    moves of codes                       ->  their output is stored as codes, too
 
 ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=True)`).
 """
@@ -22,14 +22,14 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     MAX_POOL,
     MOVES,
     NARROW,
-    as_codes,
-    as_levels,
     codes_of,
     each_element,
     encoded,
-    held,
-    moved,
+    moved_inputs,
     packed,
+    storage_of,
+    to_codes,
+    view_as_levels,
 )
 from subbyte.tvm_kernels.rewrites.foreign import QDQ
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
@@ -54,7 +54,7 @@ def quantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
             f"node '{node.name}' quantizes {graph.values[x].dtype}; QuantizeLinear is compiled for float32: put a Cast "
             "to float32 in front of it"
         )
-    if output.dtype not in {*OTHERS} and held(output.dtype) is None:
+    if output.dtype not in {*OTHERS} and storage_of(output.dtype) is None:
         raise ModelError(
             f"node '{node.name}' quantizes to {output.dtype}; integers of 2, 4, 8 and 16 bits are compiled: export it "
             "with one of these"
@@ -64,7 +64,7 @@ def quantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
     if step is None or storage is None:
         return _quantize_in_float(graph, node, x)
     attributes = {"factor": float(np.float32(step.reshape(-1)[0])), "storage": storage, "divide": True}
-    output.storage = held(output.dtype) or output.storage
+    output.storage = storage_of(output.dtype) or output.storage
     graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
     return True
 
@@ -73,29 +73,29 @@ def dequantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
     """Mul(levels, step): the zero point of the file is subtracted by looking at the same bytes with it."""
     value = graph.values[x]
     step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
-    if step is None or zero is None or step.size != 1 or zero.size != 1 or held(value.dtype) is None:
+    if step is None or zero is None or step.size != 1 or zero.size != 1 or storage_of(value.dtype) is None:
         return _dequantize_in_float(graph, node, x)
     if not value.coded:
-        if hold_source(graph, x):
+        if store_source_as_codes(graph, x):
             return True  # the codes come down through the moves above
-        x = as_codes(graph, x, node)
-    levels = as_levels(graph, x, int(zero.reshape(-1)[0]), node)
+        x = to_codes(graph, x, node)
+    levels = view_as_levels(graph, x, int(zero.reshape(-1)[0]), node)
     factor = graph.constant(step.reshape((1,) * bool(value.shape)).astype(np.float32), "step")
     graph.replace_node(node, Node("Mul", [levels, factor], node.outputs, {}, node.name))
     return True
 
 
-def hold_source(graph: Graph, name: str) -> bool:
-    """Hold as codes what moves and windows of integers start from, for them to hand on; whether that changed one."""
+def store_source_as_codes(graph: Graph, name: str) -> bool:
+    """Hold as codes what moves and windows of integers start from, for them to propagate; whether that changed one."""
     node = graph.producer(name)
     windows = node is not None and node.op == "MaxPool" and not any(node.outputs[1:]) and "explicit" in node.attributes
     if node is None or not (windows or (node.op in MOVES and node.op != "Concat")):
         return False
     source = graph.values[node.inputs[0]]
     if source.is_constant or source.coded:
-        return False  # held as codes already, which the node does not hand on
-    if not hold_source(graph, source.name):
-        graph.set_inputs(node, [as_codes(graph, source.name, node), *node.inputs[1:]])
+        return False  # stored as codes already, which the node does not hand on
+    if not store_source_as_codes(graph, source.name):
+        graph.set_inputs(node, [to_codes(graph, source.name, node), *node.inputs[1:]])
     return True
 
 
@@ -125,7 +125,7 @@ def _quantize_in_float(graph: Graph, node: Node, x: str) -> Outcome:
 def _dequantize_in_float(graph: Graph, node: Node, x: str) -> Outcome:
     """(x - zero point) x scale as ONNX nodes."""
     value = graph.values[x]
-    if value.dtype not in OTHERS and held(value.dtype) is None:
+    if value.dtype not in OTHERS and storage_of(value.dtype) is None:
         raise ModelError(
             f"node '{node.name}' dequantizes {value.dtype}; integers of 2, 4, 8, 16 and 32 bits are compiled: export "
             "it with one of these"
@@ -138,7 +138,7 @@ def _dequantize_in_float(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def _range(dtype: str) -> ops.Codes:
-    storage = held(dtype)
+    storage = storage_of(dtype)
     assert storage is not None
     return storage
 
@@ -175,7 +175,7 @@ def cast_codes(graph: Graph, node: Node, codes: str) -> Outcome:
     """As float32 codes are levels whose zero point is 0."""
     if (dtype := graph.values[node.outputs[0]].dtype) != "float32":
         return f"it makes {dtype}; handled: float32"
-    levels = as_levels(graph, codes, 0, node)
+    levels = view_as_levels(graph, codes, 0, node)
     graph.values[node.outputs[0]].storage = graph.values[levels].storage
     graph.replace_node(node, Node("View", [levels], node.outputs, {}, node.name, "subbyte"))
     return True
@@ -225,7 +225,7 @@ def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
     return limits[0], limits[1]
 
 
-def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
+def propagate_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     """What moves elements of one storage makes that storage; bits cannot be moved one by one."""
     storage = graph.values[codes].codes
     if any(graph.values[name].coded for name in node.outputs if name):
@@ -235,10 +235,10 @@ def carry_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     if storage is None:
         return packed(codes)
     fill = node.inputs[2] if node.op == "Pad" and len(node.inputs) > 2 else ""
-    for name in [*moved(node), *([fill] if fill else [])]:
+    for name in [*moved_inputs(node), *([fill] if fill else [])]:
         value = graph.values[name]
         if value.data is None and (name == fill or value.is_constant or value.storage != storage):
-            return f"'{name}' is not held as '{codes}' is: codes {storage.low} to {storage.high}"
+            return f"'{name}' is not stored as '{codes}' is: codes {storage.low} to {storage.high}"
         if value.data is not None and encoded(value.data, storage) is None:
             return f"the constant '{name}' is not of the codes {storage.low} to {storage.high}"
     for name in node.outputs:
@@ -265,7 +265,7 @@ RULES: list[Rule] = [
     rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes),
     # ---- moves ----
     *[
-        rule("moved codes", Op(op, x, rest=True, domain="subbyte" * (op == "View"), **_EVERY), to=carry_storage)
+        rule("moved codes", Op(op, x, rest=True, domain="subbyte" * (op == "View"), **_EVERY), to=propagate_storage)
         for op in MOVES
         for x in (_CODES, _LEVELS)
     ],

@@ -30,12 +30,12 @@ import onnx.helper
 from subbyte.dialect.function import Function
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import RegistrationError
-from subbyte.tvm_kernels.at_work import at_work
+from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Graph, Node
 
 Found = dict[str, typing.Any]
 COMMUTATIVE = {"Add", "Mul", "Max", "Min"}
-# What a pattern takes: dtypes of run-time values, "codes" for those held as codes or bits; and attributes.
+# What a pattern takes: dtypes of run-time values, "codes" for those stored as codes or bits; and attributes.
 FLOAT32: Collection[str] = ("float32",)
 LEVELS: Collection[str] = ("float32", "codes")  # where arithmetic on the levels is meant
 EVERY = None
@@ -108,7 +108,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Coded:
-    """A run-time value held as codes or bits, captured by name: levels or signs, or with `integers` codes of a file."""
+    """A run-time value stored as codes or bits, captured by name; with `integers` its ONNX type is an integer."""
 
     key: str
     integers: bool = False
@@ -126,7 +126,7 @@ class Op:
     """A node of this type, or a call of this function of the dialect, and what a rewrite handles of it.
 
     Further inputs that the pattern does not name must be absent, unless `rest`. `dtypes`: of run-time inputs and of
-    outputs; "codes" for inputs held as codes, which `Coded` implies. `attributes`: those that the rewrite looks at or
+    outputs; "codes" for inputs stored as codes, which `Coded` implies. `attributes`: those that the rewrite looks at or
     that change nothing; any other must have the default of its schema. `outputs`: how many; nothing may read further
     ones. EVERY, for each of the three: whatever the node has.
     """
@@ -187,7 +187,7 @@ class Op:
         for value in values if self.dtypes is not EVERY else ():
             coded = value.coded
             got = "codes" if coded else value.dtype
-            # An output held as codes is one that lowering itself has marked so.
+            # An output stored as codes is one that lowering itself has marked so.
             if got not in dtypes and not value.is_constant and not (coded and value.name in node.outputs):
                 return f"'{value.name}' is {got}; handled: {', '.join(sorted(dtypes))}"
         for name, setting in other_than_default(graph, node).items():
@@ -244,7 +244,7 @@ class Rule:
 
     def apply(self, graph: Graph, node: Node) -> bool:
         """Rewrite a node that has the pattern's form; whether that was so. The node keeps the reason of a decline."""
-        at_work(f"rule '{self.name}'", node)
+        working_on(f"rule '{self.name}'", node)
         found = self.pattern.match_node(graph, node, {})
         if found is None:
             return False

@@ -17,7 +17,7 @@ from subbyte.formats import SIGNS, LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
-from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, as_float, lost_quantizer, signs_as_codes
+from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, to_float
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
 
@@ -61,7 +61,7 @@ def conv_weight(weight: GraphWeight) -> LowBitTensor | None:
     return tensor.reshape((shape[0], shape[3], *places)).transpose((0, 2, 3, 1))
 
 
-def lines_of_groups(weight: GraphWeight) -> tuple[Array, LowBitTensor] | None:
+def unfolded_weight(weight: GraphWeight) -> tuple[Array, LowBitTensor] | None:
     """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
 
     Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
@@ -129,7 +129,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) ->
 
 def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, window: ops.Conv2d) -> Outcome:
     """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
-    found, storage = lines_of_groups(weight), graph.values[codes].codes
+    found, storage = unfolded_weight(weight), graph.values[codes].codes
     if found is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the output channels")
     order, tensor = found
@@ -171,7 +171,7 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) 
 def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
     """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
     decline(graph, node, "product of binary values", why)
-    signs = as_float(graph, bits, node)
+    signs = to_float(graph, bits, node)
     if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
         pads = np.array(node.attributes["pads"]).reshape(2, -1)
         around = np.pad(pads, [(0, 0), (2, 0)])
@@ -179,7 +179,7 @@ def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
         amounts = [graph.constant(around.reshape(-1).astype(np.int64)), graph.constant(np.float32(1))]
         signs = graph.emit("Pad", [signs, *amounts], shape, bits, node)
         node.attributes = {**node.attributes, "pads": [0] * pads.size, "pads_with": 0}
-    graph.set_inputs(node, [signs_as_codes(graph, signs, node), *node.inputs[1:]])
+    graph.set_inputs(node, [binary_to_codes(graph, signs, node), *node.inputs[1:]])
     return True
 
 
@@ -187,7 +187,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, rea
     """The float path: dequantized weights, and the reason for the report."""
     node.fallback = node.fallback or reason
     if graph.values[x].coded:
-        x = as_float(graph, x, node)
+        x = to_float(graph, x, node)
     name = graph.constant(np.ascontiguousarray(weight.value(), np.float32), "weight")
     graph.set_inputs(node, [x, name, *node.inputs[2:]])
     return True
@@ -196,7 +196,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, rea
 def real_levels(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
     """Codes are floats where levels are real numbers: the products are no integers."""
     node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
-    graph.set_inputs(node, [as_float(graph, codes, node), *node.inputs[1:]])
+    graph.set_inputs(node, [to_float(graph, codes, node), *node.inputs[1:]])
     return True
 
 

@@ -22,7 +22,13 @@ from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node
 from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
-from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, BEHIND_BOUNDS, BEHIND_MOVE, MOVES, packed
+from subbyte.tvm_kernels.rewrites.code_values import (
+    ALONG_REDUCTION,
+    MOVES,
+    STEP_AFTER_BOUNDS,
+    STEP_AFTER_MOVEMENT,
+    packed,
+)
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, as_weight, low_bit
 from subbyte.tvm_kernels.rewrites.integers import clip_limits
 from subbyte.tvm_kernels.rewrites.pattern import (
@@ -127,7 +133,7 @@ def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
     return True
 
 
-def step_behind_move(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
+def step_after_movement(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
     storage = graph.values[codes].codes
     if storage is None:
@@ -179,7 +185,7 @@ def _level(value: float, storage: ops.Codes, step: Array) -> int | None:
     return int(levels[same][0]) if same.any() else None
 
 
-def step_behind_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
+def step_after_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
     """Relu or Clip of Mul(codes, step) in front of a product: Mul(Clip(codes), step), where bounds are levels."""
     storage, within = graph.values[codes].codes, clip_limits(graph, node)
     if storage is None or within is None:
@@ -212,7 +218,7 @@ def _reaches_product(graph: Graph, name: str) -> bool:
     return False
 
 
-def scales_behind(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
+def scales_after_product(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
     """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
     if not weight.scaled:
         return None
@@ -320,19 +326,19 @@ RULES: list[Rule] = [
         rule(
             "scales",
             Op(op, Coded("codes"), Weights("weight", integers=True), rest=True, attributes=names),
-            to=scales_behind,
+            to=scales_after_product,
         )
         for op, names in PRODUCTS.items()
     ],
     *[
         rule(
-            BEHIND_MOVE,
+            STEP_AFTER_MOVEMENT,
             Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
-            to=step_behind_move,
+            to=step_after_movement,
         )
         for op in (*MOVES, *POOLS)
     ],
-    *[rule(BEHIND_BOUNDS, Op(op, _STEP, rest=True), to=step_behind_bounds) for op in BOUNDS],
+    *[rule(STEP_AFTER_BOUNDS, Op(op, _STEP, rest=True), to=step_after_bounds) for op in BOUNDS],
     rule(
         "global max of codes",
         Op("ReduceMax", _STEP, rest=True, attributes=("axes", "keepdims")),

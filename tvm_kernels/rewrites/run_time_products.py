@@ -21,12 +21,19 @@ from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.rewrites.canonical_form import after
-from subbyte.tvm_kernels.rewrites.code_values import INT32, as_codes, as_float, as_levels, codes_of, signs_as_codes
+from subbyte.tvm_kernels.rewrites.code_values import (
+    INT32,
+    binary_to_codes,
+    codes_of,
+    to_codes,
+    to_float,
+    view_as_levels,
+)
 from subbyte.tvm_kernels.rewrites.foreign import weight_of
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, Any, Coded, Const, Op, Outcome, Rule, decline, rule
 
-STEPS_BEHIND = "steps after a product of two tensors"
+STEPS_AFTER_PRODUCT = "steps after a product of two tensors"
 INTEGERS, FLOAT, FLOAT32_INTEGERS = "integers of 8 bits", 1, 1 << 24
 CODES, SIGNS = "product of two tensors of codes", "product of two tensors of signs"
 
@@ -55,7 +62,7 @@ def beyond_int32(graph: Graph, left: str, right: str) -> str | None:
 # ---- steps ----
 
 
-def steps_behind(
+def steps_after_product(
     graph: Graph, node: Node, left: str, right: str, left_step: Array | None = None, right_step: Array | None = None
 ) -> Outcome:
     """Levels and signs are multiplied as integers; the steps of both, one for each tensor, come after the sum."""
@@ -105,8 +112,8 @@ def matmul_integer(graph: Graph, node: Node, left: str, right: str, **_: object)
 def _levels(graph: Graph, value: Value, zero: Array, node: Node) -> str:
     """code - zero in float32, the same bytes; of constants as low-bit weights."""
     if value.data is None:
-        codes = value.name if value.coded else as_codes(graph, value.name, node)
-        return as_levels(graph, codes, int(zero.reshape(-1)[0]), node)
+        codes = value.name if value.coded else to_codes(graph, value.name, node)
+        return view_as_levels(graph, codes, int(zero.reshape(-1)[0]), node)
     weight = weight_of(value.data, np.ones((), np.float32), zero.astype(np.int32), 1, value.declared or value.dtype)
     name = graph.fresh(value.name)
     graph.add_value(name, "float32", value.shape, weight=replace(weight, scaled=False))
@@ -153,7 +160,7 @@ def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
     for name in (left, right):
         if graph.values[name].bits is not None:
             decline(graph, node, SIGNS, f"'{name}' is multiplied with codes, or is packed across the reduction")
-            graph.replace_uses(name, signs_as_codes(graph, as_float(graph, name, node), node), [node])
+            graph.replace_uses(name, binary_to_codes(graph, to_float(graph, name, node), node), [node])
             return True
     right, geometry = read_transposed(graph, right, geometry)
     a, b = graph.values[left].codes, graph.values[right].codes
@@ -164,7 +171,7 @@ def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
     return True
 
 
-def of_signs(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Outcome:
+def of_bits(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Outcome:
     """Signs packed along the reduction on both sides; behind a Transpose of other axes codes, which can be moved."""
     a, b, turned = graph.values[left], graph.values[right], graph.values[mover.outputs[0]]
     geometry = matrices(a.shape, turned.shape)
@@ -176,7 +183,7 @@ def of_signs(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Ou
     exchanged = list(mover.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
     if a.bits is None or not exchanged or {a.bits.channels, b.bits.channels} != {geometry.depth}:
         decline(graph, node, SIGNS, f"'{left}' and '{right}' are not both signs packed along the reduction")
-        codes = signs_as_codes(graph, as_float(graph, right, node), node)
+        codes = binary_to_codes(graph, to_float(graph, right, node), node)
         moved = graph.emit("Transpose", [codes], turned.shape, codes, mover, attributes=dict(mover.attributes))
         graph.values[moved].storage = graph.values[codes].storage
         graph.set_inputs(node, [left, moved])
@@ -190,7 +197,7 @@ _LEFT, _RIGHT = Op("Mul", Coded("left"), Const("left_step")), Op("Mul", Coded("r
 _TURNED = Op("Transpose", Coded("right"), key="mover", dtypes=LEVELS, attributes=("perm",))
 
 STEPS: list[Rule] = [
-    rule(STEPS_BEHIND, Op("MatMul", left, right), to=steps_behind)
+    rule(STEPS_AFTER_PRODUCT, Op("MatMul", left, right), to=steps_after_product)
     for left, right in ((_LEFT, _RIGHT), (_LEFT, Coded("right")), (Coded("left"), _RIGHT))
 ] + [
     rule(
@@ -200,7 +207,7 @@ STEPS: list[Rule] = [
     ),
 ]
 RULES: list[Rule] = [
-    rule(SIGNS, Op("MatMul", Coded("left"), _TURNED), to=of_signs),
+    rule(SIGNS, Op("MatMul", Coded("left"), _TURNED), to=of_bits),
     rule(CODES, Op("MatMul", Coded("left"), Coded("right")), to=of_codes),
     rule("product of two tensors", Op("MatMul", Any("left"), Any("right")), to=of_floats),
 ]

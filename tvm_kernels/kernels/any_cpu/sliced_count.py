@@ -50,7 +50,7 @@ class Thresholds:
 
 def thresholds(epilogue: Epilogue, depth: int, channels: int) -> Thresholds | str:
     """The epilogue of a sum depth - 2 x count as thresholds of the count, or the reason why it is none."""
-    if len(epilogue.forms) != 1 or not isinstance(epilogue.forms[0], ToBits):
+    if len(epilogue.stores) != 1 or not isinstance(epilogue.stores[0], ToBits):
         return "the output is not bits alone"
     for step in epilogue.steps:
         if not isinstance(step, EXACT_STEPS) and not (isinstance(step, Activate) and step.function == "relu"):

@@ -37,11 +37,11 @@ from subbyte.tvm_kernels.operators import (
     Clip,
     Combine,
     Epilogue,
-    Form,
     PRelu,
     RowScale,
     Scale,
     Step,
+    Store,
     ToBits,
     ToCodes,
     ToFloat,
@@ -64,7 +64,7 @@ class Place:
 
 
 Transform = Callable[[Any, Place], Any]
-Store = Callable[[Any, Place], None]
+EmitStore = Callable[[Any, Place], None]
 
 
 class EpilogueEmitter:
@@ -83,7 +83,7 @@ class EpilogueEmitter:
         self._steps = [_STEPS[type(step)](self, step) for step in steps]
         several = [index for index, step in enumerate(steps) if not isinstance(step, READ_ONCE)]
         self._held = set(several[1:])
-        self._stores = [_FORMS[type(form)](self, index, form) for index, form in enumerate(epilogue.forms)]
+        self._stores = [_STORES[type(store)](self, index, store) for index, store in enumerate(epilogue.stores)]
 
     def emit(self, value: Any, row: Any, column: Any) -> None:
         """Apply the steps to `value`, int32 or float32 of consecutive channels from `column` of `row`, and store it."""
@@ -173,43 +173,43 @@ class EpilogueEmitter:
 
         return transform
 
-    # ---- forms: each declares its output and returns the store ----
+    # ---- stores: each declares its output and returns what emits the store of a vector ----
 
-    def to_float(self, index: int, form: ToFloat) -> Store:
+    def to_float(self, index: int, _: ToFloat) -> EmitStore:
         output = self._signature.output(index, (self._rows, self._columns), "float32")
         self._wide.append(output)
         return lambda y, place: T.buffer_store(output, y, [place.row, place.index()])
 
-    def to_codes(self, index: int, form: ToCodes) -> Store:
-        factor = self._signature.constant("factor", np.array([form.factor], np.float32))
+    def to_codes(self, index: int, quantizer: ToCodes) -> EmitStore:
+        factor = self._signature.constant("factor", np.array([quantizer.factor], np.float32))
         output = self._signature.output(index, (self._rows, self._columns), "uint8")
 
         def store(y: Any, place: Place) -> None:
             by = splat(factor[0], place.lanes)
-            scaled = y / by if form.divide else y * by
+            scaled = y / by if quantizer.divide else y * by
             if self._in_c:
                 # Clipping integers is the same, and cheaper than comparing floats where SSAT or the like does it. What
                 # saturated at 2^31 has no room for the zero point: clip first.
                 level = T.bind(T.call_pure_extern("int32", "subbyte_rint", scaled))
-                bottom, top = (IntImm("int32", n) for n in (form.storage.low, form.storage.high))
-                code = T.min(T.max(level, bottom), top) + form.storage.zero_point
+                bottom, top = (IntImm("int32", n) for n in (quantizer.storage.low, quantizer.storage.high))
+                code = T.min(T.max(level, bottom), top) + quantizer.storage.zero_point
                 T.buffer_store(output, T.Cast("uint8", code), [place.row, place.index()])
                 return
-            low, high = number(form.storage.low, y), number(form.storage.high, y)
-            if place.lanes > 1 and form.storage.zero_point % 2 == 0:
+            low, high = number(quantizer.storage.low, y), number(quantizer.storage.high, y)
+            if place.lanes > 1 and quantizer.storage.zero_point % 2 == 0:
                 # Clipping to integers before rounding is the same; adding 1.5 x 2^23 rounds to nearest even and leaves
                 # the code in the lowest byte: two instructions fewer than rounding and converting.
-                code = T.min(T.max(scaled, low), high) + number(MAGIC + form.storage.zero_point, y)
+                code = T.min(T.max(scaled, low), high) + number(MAGIC + quantizer.storage.zero_point, y)
                 integer = reinterpret(vector_type("int32", place.lanes), code)
             else:
-                code = T.min(T.max(T.nearbyint(scaled), low), high) + number(form.storage.zero_point, y)
+                code = T.min(T.max(T.nearbyint(scaled), low), high) + number(quantizer.storage.zero_point, y)
                 integer = T.Cast(vector_type("int32", place.lanes), code)
             T.buffer_store(output, T.Cast(vector_type("uint8", place.lanes), integer), [place.row, place.index()])
 
         return store
 
-    def to_bits(self, index: int, form: ToBits) -> Store:
-        threshold = self._vector("threshold", form.threshold)
+    def to_bits(self, index: int, binarizer: ToBits) -> EmitStore:
+        threshold = self._vector("threshold", binarizer.threshold)
         words = -(-self._columns // WORD)
         output = self._signature.output(index, (self._rows, words), "uint32")
 
@@ -253,9 +253,9 @@ def packed(condition: Any, lanes: int, x86: bool) -> Any:
 
 def _without_idle_relu(epilogue: Epilogue) -> tuple[Step, ...]:
     """The steps without a last ReLU that clipping to codes from 0 on repeats."""
-    steps, forms = epilogue.steps, epilogue.forms
+    steps, stores = epilogue.steps, epilogue.stores
     relu = bool(steps) and isinstance(steps[-1], Activate) and steps[-1].function == "relu"
-    if relu and all(isinstance(form, ToCodes) and form.storage.low >= 0 and form.factor > 0 for form in forms):
+    if relu and all(isinstance(store, ToCodes) and store.storage.low >= 0 and store.factor > 0 for store in stores):
         return steps[:-1]
     return steps
 
@@ -279,7 +279,7 @@ def _held(value: Any, lanes: int) -> Any:
 
 READ_ONCE = (Scale, Bias, RowScale, Combine)  # steps that read their value once
 
-# To add a step or a form: a class in operators/epilogue.py, a method above, a line here.
+# To add a step or a store: a class in operators/epilogue.py, a method above, a line here.
 _STEPS: dict[type[Step], Callable[[EpilogueEmitter, Any], Transform]] = {
     Scale: EpilogueEmitter.scale,
     Bias: EpilogueEmitter.bias,
@@ -289,7 +289,7 @@ _STEPS: dict[type[Step], Callable[[EpilogueEmitter, Any], Transform]] = {
     Clip: EpilogueEmitter.clip,
     PRelu: EpilogueEmitter.prelu,
 }
-_FORMS: dict[type[Form], Callable[[EpilogueEmitter, int, Any], Store]] = {
+_STORES: dict[type[Store], Callable[[EpilogueEmitter, int, Any], EmitStore]] = {
     ToFloat: EpilogueEmitter.to_float,
     ToCodes: EpilogueEmitter.to_codes,
     ToBits: EpilogueEmitter.to_bits,

@@ -21,7 +21,7 @@ from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
 from subbyte.tvm_kernels.kernels.x86 import amx, panels
 from subbyte.tvm_kernels.kernels.x86.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.x86.instructions import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
-from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, padded_channels, whole_epilogue
+from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
 from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
 from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Conv2d, Epilogue, Product, Scale
@@ -30,7 +30,7 @@ WORTH_UNPACKING = 128  # positions: the 49 of a 7x7 image do not repay it, the 1
 WORTH_TILES = 0.5  # of their products full: below it, population counts are faster
 
 
-def why_not(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
+def refusal(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
     """Why exclusive or and popcount cannot serve this product."""
     if op.right.format.levels != SIGNS or op.right.zero_point is not None:
         return f"weights are {op.right.format.name}, not signs"
@@ -52,7 +52,7 @@ def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instru
     packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
     place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
     total = window.kernel[0] * window.kernel[1] * depth
-    epilogue = whole_epilogue(op)
+    epilogue = epilogue_with_scale(op)
     folded = _folded(epilogue) if total % 2 == 0 else None
     first = total // 2 if folded else 0
     start = np.full((1, window.out_channels), first, np.int32)
@@ -99,41 +99,45 @@ def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
         codes=panels.WeightCodes(codes, 1, (-2, 2)),
         fill=words.fill,
         start=padded_channels(start, VNNI_512),
-        epilogue=whole_epilogue(op),
+        epilogue=epilogue_with_scale(op),
         unpacked=8,
     )
 
 
-def _why_not_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
+def _refusal_of_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
     """Why AMX's tile registers cannot serve this product, or would be slower than population counts."""
     rows = window_of(op.geometry).rows
     if rows < WORTH_UNPACKING:
         return f"{rows} positions are too few to unpack the weights for"
-    return why_not(op) or not_worth(bytes_of(op), WORTH_TILES)
+    return refusal(op) or not_worth(bytes_of(op), WORTH_TILES)
 
 
 def _build(op: Product[Bits, LowBitTensor], instruction: Instruction) -> Built:
     return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
 
 
-@kernel("binary-amx", serves=Product[Bits, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+@kernel("binary-amx", serves=Product[Bits, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_refusal_of_tiles)
 def binary_amx(op: Product[Bits, LowBitTensor]) -> Built:
     """Signs unpacked to bytes, tile by tile, and tdpbusd."""
     return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 
-def _why_not_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
+def _refusal_to_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
     """Why the signs cannot be made while the tiles of the input are copied, or would not all be made."""
     geometry, channels = op.geometry, op.left.quantizer.storage.channels
     if channels % WORD:
         return f"{channels} channels are not whole words of {WORD}"
     if isinstance(geometry, Conv2d) and geometry.stride != (1, 1):
         return "a stride skips activations, whose signs would not be stored"
-    return _why_not_tiles(op)
+    return _refusal_of_tiles(op)
 
 
 @kernel(
-    "binarize-amx", serves=Product[Binarized, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_binarize
+    "binarize-amx",
+    serves=Product[Binarized, LowBitTensor],
+    needs=amx.FEATURES,
+    prefer=110,
+    refuses=_refusal_to_binarize,
 )
 def binarize_amx(op: Product[Binarized, LowBitTensor]) -> Built:
     """binary-amx on float32: signs become bytes as they are made."""
@@ -145,14 +149,14 @@ def binarize_amx(op: Product[Binarized, LowBitTensor]) -> Built:
     serves=Product[Bits, LowBitTensor],
     needs={"avx512vpopcntdq", "avx512bw"},
     prefer=100,
-    refuses=why_not,
+    refuses=refusal,
 )
 def binary_avx512_vpopcnt(op: Product[Bits, LowBitTensor]) -> Built:
     """vpopcntd on 512 bits."""
     return _build(op, POPCOUNT_512)
 
 
-@kernel("binary-avx2", serves=Product[Bits, LowBitTensor], needs={"avx2"}, prefer=70, refuses=why_not)
+@kernel("binary-avx2", serves=Product[Bits, LowBitTensor], needs={"avx2"}, prefer=70, refuses=refusal)
 def binary_avx2(op: Product[Bits, LowBitTensor]) -> Built:
     """Population count by table look-ups on 256 bits."""
     return _build(op, POPCOUNT_256)

@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.kernels.x86.instructions import (
     VNNI_512,
     Instruction,
 )
-from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, padded_channels, whole_epilogue
+from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
 from subbyte.tvm_kernels.kernels.x86.panels import codes_of
 from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
@@ -32,7 +32,7 @@ from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 WORTH_TILES = 0.25  # of their products: below it, vectors are faster
 
 
-def why_not(op: Product[Codes, LowBitTensor]) -> str | None:
+def refusal(op: Product[Codes, LowBitTensor]) -> str | None:
     """Why decode and dot cannot serve this product."""
     levels = op.right.format.integer_levels.values
     zero = op.right.zero_point
@@ -73,7 +73,7 @@ def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> O
         codes=codes_of(op.right, shape),
         fill=bytes([op.left.zero_point]) * window.channels,
         start=padded_channels(start, instruction),
-        epilogue=whole_epilogue(op),
+        epilogue=epilogue_with_scale(op),
         scale=scale,
         group_elements=size,
     )
@@ -84,9 +84,9 @@ def _bytes_saturate(op: Product[Codes, LowBitTensor]) -> bool:
     return 2 * 255 * op.right.largest > 32767
 
 
-def _why_not_tiles(op: Product[Codes, LowBitTensor]) -> str | None:
+def _refusal_of_tiles(op: Product[Codes, LowBitTensor]) -> str | None:
     """Why AMX's tile registers cannot serve this product, or would be slower than vectors."""
-    reason = why_not(op)
+    reason = refusal(op)
     if reason is not None:
         return reason
     if depth_groups(op):
@@ -98,7 +98,7 @@ def _build(op: Product[Codes, LowBitTensor], instruction: Instruction) -> Built:
     return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
 
 
-@kernel("dot-amx", serves=Product[Codes, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_why_not_tiles)
+@kernel("dot-amx", serves=Product[Codes, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_refusal_of_tiles)
 def dot_amx(op: Product[Codes, LowBitTensor]) -> Built:
     """tdpbusd: 16 x 64 x 16 products and their sums in one instruction."""
     return amx.AmxProduct(op, VNNI_512, operands_of(op, VNNI_512)).build()
@@ -109,26 +109,26 @@ def dot_amx(op: Product[Codes, LowBitTensor]) -> Built:
     serves=Product[Codes, LowBitTensor],
     needs={"avx512vnni", "avx512bw"},
     prefer=100,
-    refuses=why_not,
+    refuses=refusal,
 )
 def dot_avx512_vnni(op: Product[Codes, LowBitTensor]) -> Built:
     """vpdpbusd on 512 bits: four products and their sum in one instruction."""
     return _build(op, VNNI_512)
 
 
-@kernel("dot-avx-vnni", serves=Product[Codes, LowBitTensor], needs={"avxvnni", "avx2"}, prefer=80, refuses=why_not)
+@kernel("dot-avx-vnni", serves=Product[Codes, LowBitTensor], needs={"avxvnni", "avx2"}, prefer=80, refuses=refusal)
 def dot_avx_vnni(op: Product[Codes, LowBitTensor]) -> Built:
     """vpdpbusd on 256 bits."""
     return _build(op, VNNI_256)
 
 
-@kernel("dot-avx512", serves=Product[Codes, LowBitTensor], needs={"avx512bw"}, prefer=90, refuses=why_not)
+@kernel("dot-avx512", serves=Product[Codes, LowBitTensor], needs={"avx512bw"}, prefer=90, refuses=refusal)
 def dot_avx512(op: Product[Codes, LowBitTensor]) -> Built:
     """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 512 bits."""
     return _build(op, INT16_512 if _bytes_saturate(op) else BYTES_512)
 
 
-@kernel("dot-avx2", serves=Product[Codes, LowBitTensor], needs={"avx2"}, prefer=70, refuses=why_not)
+@kernel("dot-avx2", serves=Product[Codes, LowBitTensor], needs={"avx2"}, prefer=70, refuses=refusal)
 def dot_avx2(op: Product[Codes, LowBitTensor]) -> Built:
     """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 256 bits."""
     return _build(op, INT16_256 if _bytes_saturate(op) else BYTES_256)

@@ -49,7 +49,7 @@ def depth_groups(op: Product[Any, LowBitTensor]) -> int:
     return op.group_size if op.group_size < op.right.depth else 0
 
 
-def whole_epilogue(op: Product[Any, LowBitTensor]) -> Epilogue:
+def epilogue_with_scale(op: Product[Any, LowBitTensor]) -> Epilogue:
     """The operator's epilogue; a single group over the whole depth is a scale before it."""
     if not op.group_size or depth_groups(op):
         return op.epilogue

@@ -197,7 +197,7 @@ class ProductBuilder:
             return
         self.source = signature.input(OWN_INPUTS[0], (nbytes * SIGNS,), "float32")
         threshold = signature.constant("threshold", np.asarray(self.quantizer.threshold, np.float32).reshape(-1))
-        bits = signature.output(len(self.op.epilogue.forms), (nbytes // WORD_BYTES,), "uint32")
+        bits = signature.output(len(self.op.epilogue.stores), (nbytes // WORD_BYTES,), "uint32")
         self.signs = Signs(self.source, threshold, bits)
 
     def _views(self) -> None:

@@ -2,7 +2,7 @@
 
 @names_its_errors                    # once, on `compile`
 def compile(...):
-    at_work("rule 'scale'", node)    # wherever work on another step, node or kernel begins
+    working_on("rule 'scale'", node)    # wherever work on another step, node or kernel begins
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Work:
 _work: ContextVar[Work | None] = ContextVar("work", default=None)
 
 
-def at_work(step: str, node: Any = None, kernel: str = "") -> None:
+def working_on(step: str, node: Any = None, kernel: str = "") -> None:
     """Note what is being worked on from here on."""
     _work.set(Work(step, node, kernel))
 
