@@ -181,12 +181,12 @@ class Explanation:
 
     def rows_for(self, node: Node, operator: Operator, features: frozenset[str]) -> None:
         """A kernel is chosen for an operator, or no row serves it."""
-        from subbyte.tvm_kernels.kernels.registry import judged
+        from subbyte.tvm_kernels.kernels.registry import verdicts
 
         facts = operator.facts()
         operands = f" of {facts.activation or 'float32'} and {facts.weights}" if facts.weights != "-" else ""
         name, what = self._place_of(node), f"{operator.kind}{operands}"
-        for row, reason in judged(operator, features):
+        for row, reason in verdicts(operator, features):
             self._kernels[name, what, row.name] = KernelRow(name, what, row.name, reason and _short(reason))
 
     def tvm_computes(self, graph: Graph, node: Node) -> None:

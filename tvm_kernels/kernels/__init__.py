@@ -1,4 +1,4 @@
-"""The kernel rows, a folder for each architecture: to import this package registers them all."""
+"""The kernel rows, a folder for each architecture: importing this package registers all of them."""
 
 from importlib import import_module
 from pkgutil import walk_packages

@@ -1,18 +1,18 @@
-"""The kernel table: which row serves which operator on which CPU, and how its TIR is made.
+"""The kernel table: the operators and CPUs that each row supports, and the function that builds its TIR.
 
-A kernel is a row: what it serves, what it needs, how it is made. To add one, write a builder and decorate it:
+To add a row, write a builder and decorate it:
 
     @kernel("dot-avx512-vnni", serves=Product[Codes, LowBitTensor], needs={"avx512vnni"}, prefer=100, refuses=refusal)
     def build(op: Product[Codes, LowBitTensor]) -> Built: ...
 
-A row serves an operator, of a product with the operands that it names. `refuses(op)` returns None, or in one clause the
-reason why this row cannot serve the operator; the reason is printed in the compile report. Among the rows whose `needs`
-the target has and that do not refuse, the highest `prefer` wins.
+A row supports (`serves`) one class of operators, of a product also the types of its operands. `refuses(op)` returns
+None, or in one clause the reason why this row does not support the operator; the compile report prints the reason.
+Among the rows whose `needs` the target has and that do not refuse, the one with the highest `prefer` is chosen.
 
-The PrimFunc of a row has buffer parameters only, in the order of `Built.parameters`, and a body with at most one
-outermost `parallel` loop: its extent is the number of tiles that the runtime shares out among threads (parallel loops
-inside of others: TILES of abi.py). Nothing is
-allocated inside but buffers of less than 1,024 bytes; larger scratch is a Workspace parameter, one for each thread.
+The PrimFunc of a row has only buffer parameters, in the order of `Built.parameters`, and a body with at most one
+outermost `parallel` loop: its extent is the number of tiles that the runtime distributes over threads (for nested
+parallel loops see TILES of abi.py). It allocates only buffers of less than 1,024 bytes; larger scratch is a Workspace
+parameter, of which each thread has its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 Served = TypeVar("Served", bound="Operator")
 
 
-OWN_INPUTS = ("$0", "$1")  # how kernels call their operator's own inputs, in order; a name no ONNX value has
+OWN_INPUTS = ("$0", "$1")  # names of an operator's own inputs in kernels, in order; no ONNX value has such a name
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Output:
-    """The operator's output of that index, in the order of its epilogue's forms."""
+    """The operator's output of that index, in the order of its epilogue's stores."""
 
     index: int = 0
 
@@ -70,7 +70,7 @@ Parameter = Input | Constant | Output | Workspace
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A kernel made for one operator."""
+    """A kernel built for one operator."""
 
     function: PrimFunc
     parameters: tuple[Parameter, ...]
@@ -98,7 +98,7 @@ class Kernel:
         return type(op) is operator and all(map(isinstance, op.operands, operands))
 
     def lacks(self, op: Operator, features: frozenset[str]) -> str | None:
-        """Why the row cannot serve an operator that it is for, on a CPU with these features; None where it can."""
+        """Why the row does not support a matching operator on a CPU with these features; None where it does."""
         missing = self.needs - features
         return f"needs {', '.join(sorted(missing))}" if missing else self.refuses(op)
 
@@ -119,7 +119,7 @@ def kernel(
     prefer: int = 0,
     refuses: Callable[[Served], str | None] = lambda op: None,
 ) -> Callable[[Callable[[Served], Built]], Callable[[Served], Built]]:
-    """Register a builder as a row; see the head of this file.
+    """Register a builder as a row; see the module's docstring.
 
     Raises RegistrationError for a row without a name or for no operator, and for a name that another row for the same
     operands has.
@@ -128,11 +128,11 @@ def kernel(
         raise RegistrationError(f"a kernel row for {serves} has no name; reports and manifests need one")
     operator = get_origin(serves) or serves
     if not (isinstance(operator, type) and issubclass(operator, Operator)):
-        raise RegistrationError(f"kernel row '{name}' serves {serves}, which is no operator: give one of operators/")
+        raise RegistrationError(f"kernel row '{name}' serves {serves}, which is no operator: use one of operators/")
 
     def add(build: Callable[[Served], Built]) -> Callable[[Served], Built]:
         if any((row.name, row.serves) == (name, serves) for row in _rows):
-            raise RegistrationError(f"kernel row '{name}' for {serves} is registered twice; give one another name")
+            raise RegistrationError(f"kernel row '{name}' for {serves} is registered twice; rename one of the two")
         _rows.append(Kernel(name, serves, frozenset(needs), prefer, refuses, build))
         return build
 
@@ -159,7 +159,7 @@ class Choice:
 def choose(op: Operator, features: frozenset[str]) -> Choice:
     """The best row for `op` on a CPU with these features.
 
-    Raises CompileError naming each row's reason when none serves.
+    Raises CompileError with the reason of each row when none supports it.
     """
     passed: list[tuple[str, str]] = []
     for row in rows(op):
@@ -171,9 +171,9 @@ def choose(op: Operator, features: frozenset[str]) -> Choice:
     raise CompileError(f"no kernel for '{op.name}' ({op.kind}): {listed}")
 
 
-def judged(op: Operator, features: frozenset[str]) -> list[tuple[Kernel, str | None]]:
-    """Every row for `op`, the most preferred first, and why it is passed over; None for the one that is chosen."""
-    verdicts: list[tuple[Kernel, str | None]] = []
+def verdicts(op: Operator, features: frozenset[str]) -> list[tuple[Kernel, str | None]]:
+    """Every row for `op`, the most preferred first, with the reason why it is passed over; None for the chosen one."""
+    found: list[tuple[Kernel, str | None]] = []
     chosen = None
     for row in rows(op):
         reason = row.lacks(op, features)
@@ -181,12 +181,12 @@ def judged(op: Operator, features: frozenset[str]) -> list[tuple[Kernel, str | N
             reason = f"'{chosen.name}' is preferred"
         elif reason is None:
             chosen = row
-        verdicts.append((row, reason))
-    return verdicts
+        found.append((row, reason))
+    return found
 
 
 def _without_rows(op: Operator) -> str:
-    """Why no row is for the operator: its class, or its operands."""
+    """Why no row matches the operator: no row has its class, or none has its operands."""
     known = rows(type(op))
     if not known:
         return "the table has no row for it"

@@ -1,7 +1,7 @@
-"""The operators that kernels serve: what lowering makes and what a kernel builder is given; one file an operator.
+"""The operators of kernels: lowering creates them, kernel builders take them; one file for each operator.
 
-Named here is what several modules of lowering and of kernels speak of. An operator with its own rewrite rule is named
-nowhere: its rule and its kernel rows import it from its file.
+This module exports only what several modules of lowering and of kernels use. An operator with its own rewrite rule is
+not listed here: its rule and its kernel rows import it from its file.
 """
 
 from subbyte.tvm_kernels.operators.check_indices import CheckIndices as CheckIndices

@@ -1,4 +1,4 @@
-"""Elementwise functions of float32 in NumPy, by name: what `Activate` computes."""
+"""Elementwise functions of float32 in NumPy, by name: the reference of `Activate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def activate(function: str, y: Float32) -> Float32:
-    """An elementwise function of float32; relu, hardswish and hardsigmoid in float32 steps, the others rounded once."""
+    """An elementwise function; relu, hardswish and hardsigmoid in float32, the others in float64, rounded once."""
     if function not in FUNCTIONS:
         raise CompileError(f"unknown activation '{function}'; known: {', '.join(sorted(FUNCTIONS))}")
     return FUNCTIONS[function](y).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Indices that a run is given, checked."""
+"""A range check of run-time indices."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from subbyte.tvm_kernels.operators.operator import Operator
 
 @dataclass(frozen=True, eq=False)
 class CheckIndices(Operator):
-    """Indices int32 or int64 [count] to int32, counted from the start: element i into 0 .. sizes[i % len(sizes)] - 1.
+    """Indices int32 or int64 [count] to int32 counted from the start: element i in 0 .. sizes[i % len(sizes)] - 1.
 
-    With `negative`, -1 is the last element of an axis, as ONNX says. Any other index fails the run.
+    With `negative`, -1 is the last element of an axis, as in ONNX. Any other index fails the run.
     """
 
     count: int

@@ -12,7 +12,7 @@ from subbyte.tvm_kernels.operators.operator import Fused
 
 @dataclass(frozen=True, eq=False)
 class Elementwise(Fused):
-    """An epilogue on its own: float32 [rows, channels] in, its forms out. Quantize and Binarize alone are this."""
+    """An epilogue on its own: float32 [rows, channels] in, its stores out; for instance Quantize or Binarize."""
 
     rows: int
     channels: int

@@ -27,27 +27,27 @@ def _complete(cls: type, part: str, register: list[type]) -> None:
 
 
 class Step:
-    """A float32 step on each element of the output."""
+    """An elementwise float32 operation on the output."""
 
     def __init_subclass__(cls) -> None:
         _complete(cls, "apply", STEPS)
 
     @property
-    def looks_at_values_alone(self) -> bool:
-        """Whether equal values have equal results, whatever their row and channel and the tensors of a run."""
+    def depends_on_value_only(self) -> bool:
+        """Whether equal values have equal results, independent of row, channel and run-time tensors."""
         return False
 
     @abstractmethod
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
-        """The step on [..., channels]; `tensors` are the run-time tensors by name."""
+        """The result of the step on [..., channels]; `tensors`: the run-time tensors by name."""
 
     def renamed(self, names: Mapping[str, str]) -> Step:
-        """The step with its run-time tensor called otherwise."""
+        """The step with its run-time tensor renamed."""
         return self
 
 
 class Store:
-    """How the result is converted to the type that is stored."""
+    """A conversion of the result to the storage of an output."""
 
     storage: Storage
 
@@ -73,7 +73,7 @@ class Scale(Step):
     values: Array
 
     @property
-    def looks_at_values_alone(self) -> bool:
+    def depends_on_value_only(self) -> bool:
         return self.values.size == 1
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
@@ -87,7 +87,7 @@ class Bias(Step):
     values: Array
 
     @property
-    def looks_at_values_alone(self) -> bool:
+    def depends_on_value_only(self) -> bool:
         return self.values.size == 1
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
@@ -129,7 +129,7 @@ class Activate(Step):
     function: str
 
     @property
-    def looks_at_values_alone(self) -> bool:
+    def depends_on_value_only(self) -> bool:
         return True
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
@@ -144,7 +144,7 @@ class Clip(Step):
     high: float
 
     @property
-    def looks_at_values_alone(self) -> bool:
+    def depends_on_value_only(self) -> bool:
         return True
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
@@ -158,7 +158,7 @@ class PRelu(Step):
     slope: Array
 
     @property
-    def looks_at_values_alone(self) -> bool:
+    def depends_on_value_only(self) -> bool:
         return self.slope.size == 1
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
@@ -170,7 +170,7 @@ class PRelu(Step):
 
 @dataclass(frozen=True)
 class ToFloat(Store):
-    """Store y as float32."""
+    """Store y, float32."""
 
     storage = Float()
 
@@ -187,7 +187,7 @@ class ToCodes(Store):
     divide: bool = False
 
     def apply(self, y: Float32) -> Array:
-        """The nearest level, ties to even; what is out of range saturates, NaN at the bottom."""
+        """The nearest level, ties to even; values out of range saturate, NaN to the lowest level."""
         low, high, factor = self.storage.low, self.storage.high, np.float32(self.factor)
         scaled = y / factor if self.divide else y * factor
         levels = np.where(np.isnan(scaled), low, np.clip(np.rint(scaled), low, high)).astype(np.int32)
@@ -225,11 +225,11 @@ class Epilogue:
                 value = step.apply(value, tensors).astype(np.float32)
             return [store.apply(value) for store in self.stores]
 
-    def of_each(self, values: Array) -> list[Array] | None:
-        """What is stored of each of these values; None where it depends on more than the value."""
-        alone = all(step.looks_at_values_alone for step in self.steps) and not self.stores_bits
-        return self.reference(values, {}) if alone else None
+    def by_value(self, values: Array) -> list[Array] | None:
+        """The outputs for each of these values; None where they depend on more than the value."""
+        value_only = all(step.depends_on_value_only for step in self.steps) and not self.stores_bits
+        return self.reference(values, {}) if value_only else None
 
     def renamed(self, names: Mapping[str, str]) -> Epilogue:
-        """The epilogue with its run-time tensors called otherwise."""
+        """The epilogue with its run-time tensors renamed."""
         return replace(self, steps=tuple(step.renamed(names) for step in self.steps))

@@ -11,11 +11,11 @@ from subbyte.tvm_kernels.operators.operands import Array
 
 
 class Geometry(ABC):
-    """How the elements of two operands meet in sums."""
+    """Which elements of two operands are multiplied and summed."""
 
     @abstractmethod
     def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
-        """The operands as [groups, rows, depth] and [groups, columns, depth] float64; padded places hold `pad`."""
+        """The operands as [groups, rows, depth] and [groups, columns, depth] float64; padding has the value `pad`."""
 
     @abstractmethod
     def output(self, sums: Array) -> Array:
@@ -109,9 +109,9 @@ class Conv2d(Geometry):
     def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
         rows = self.batch * self.out_height * self.out_width
         split = self.patches(left, pad).reshape(rows, *self.kernel, self.groups, self.channels // self.groups)
-        lines = np.moveaxis(split, 3, 0).reshape(self.groups, rows, self.depth)
+        patches = np.moveaxis(split, 3, 0).reshape(self.groups, rows, self.depth)
         columns = right.reshape(self.groups, self.out_channels // self.groups, self.depth)
-        return lines.astype(np.float64), columns.astype(np.float64)
+        return patches.astype(np.float64), columns.astype(np.float64)
 
     def output(self, sums: Array) -> Array:
         flat = np.moveaxis(sums, 0, 1)

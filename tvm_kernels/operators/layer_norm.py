@@ -51,7 +51,7 @@ def layer_norm(graph: Graph, node: Node, x: str, gamma: Array) -> Outcome:
         return why
     beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
     if beta is None:
-        return "its bias is made at run time"
+        return "its bias is computed at run time"
     rows, channels = rows_and_channels(shape)
     gamma, beta = (np.broadcast_to(v.astype(np.float32).reshape(-1), (channels,)).copy() for v in (gamma, beta))
     epsilon = float(node.attributes.get("epsilon", 1e-5))

@@ -49,8 +49,8 @@ class Lookup(Fused):
         return [(cls(name, 7, 13, table, epilogue), (codes,)) for name, epilogue in epilogues.items()]
 
     def stored(self) -> list[Array] | None:
-        """What is stored for each byte, an array [256] for each output; None where that depends on the place, too."""
-        return self.epilogue.of_each(self.table)
+        """The stored value of each byte, an array [256] for each output; None where it depends on the position, too."""
+        return self.epilogue.by_value(self.table)
 
 
 @rewrite(
@@ -59,7 +59,7 @@ class Lookup(Fused):
     matches=Op(dialect.Lookup, Any("codes"), Const("table"), Const("low"), dtypes=EVERY),
 )
 def look_up(graph: Graph, node: Node, codes: str, table: Array, low: Array) -> Outcome:
-    """A table by code becomes one by byte."""
+    """The table, indexed by code in the file, becomes one indexed by byte."""
     value = graph.values[codes]
     storage = value.codes or storage_of(value.dtype)
     if storage is None:

@@ -1,8 +1,9 @@
-"""How tensors between kernels are stored.
+"""The storages of tensors between kernels.
 
 Float   float32, real numbers. Spatial tensors are channels last: [batch, height, width, channels].
 Codes   uint8, same shape; the level of a byte is `byte - zero_point` (0 for unsigned, 128 for signed int8).
-Bits    uint32 [..., ceil(channels / 32)], 32 signs a word, least significant first, 1 is +1; left-over bits are 0.
+Bits    uint32 [..., ceil(channels / 32)], 32 binary values a word, least significant first; bit 1 is +1, bit 0 is -1;
+        unused bits of the last word are 0.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Tensors = Mapping[str, Array]
 Kind = Literal["float", "codes", "bits"]
-WORD = 32  # signs in a word of bits
+WORD = 32  # bits
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Codes:
     kind: ClassVar[Kind] = "codes"
     integer = True
     bits = 8.0
-    pad = channels = 0  # pad: the level of a padded place
+    pad = channels = 0  # pad: the level of padding
 
     @property
     def largest(self) -> int:
@@ -68,7 +69,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Bits:
-    """uint32 storage of signs packed along the last axis of `channels` elements."""
+    """uint32 storage of binary values packed along the last axis of `channels` elements."""
 
     channels: int
     dtype = "uint32"
@@ -82,8 +83,8 @@ class Bits:
     def levels(self, stored: Array) -> Array:
         """The values of a stored tensor, int32 -1 and +1."""
         words = np.ascontiguousarray(stored, "<u4").view(np.uint8)
-        signs = np.unpackbits(words, axis=-1, bitorder="little")[..., : self.channels].astype(np.int32)
-        return np.asarray(2 * signs - 1)
+        bits = np.unpackbits(words, axis=-1, bitorder="little")[..., : self.channels].astype(np.int32)
+        return np.asarray(2 * bits - 1)
 
 
 Storage = Float | Codes | Bits
@@ -97,5 +98,5 @@ class FloatWeight:
 
 
 def constant(values: Any) -> Array:
-    """A float32 vector for a step of an epilogue; a scalar becomes [1]."""
+    """A constant of an epilogue's step as float32; a scalar becomes [1]."""
     return np.atleast_1d(np.asarray(values, np.float32))

@@ -1,8 +1,8 @@
-"""What every operator is, and the register of them.
+"""The base classes of operators, and their register.
 
-To add one, add a file to this folder with a frozen dataclass that derives from `Operator`, or from `Fused` if it has
-an epilogue, and with the rewrite rule that makes it (rewrites/register.py). Deriving registers it; a class that lacks a
-part of PARTS is refused, naming the part. A kernel row for it goes into kernels/.
+To add an operator, add a file to this folder with a frozen dataclass that derives from `Operator`, or from `Fused` if
+it has an epilogue, and with the rewrite rule that creates it (rewrites/register.py). Deriving registers the class; one
+that lacks a part of PARTS raises RegistrationError, which names the part. Its kernel rows are in kernels/.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS = ("inputs", "macs", "per_element", "reference")
 
 @dataclass(frozen=True)
 class Facts:
-    """What the report, the manifest and the energy model say of an operator's operands."""
+    """An operator's operands, for the report, the manifest and the energy model."""
 
     activation: str | None = None  # how its left operand is stored; None: as the first tensor that its kernel reads
     weights: str = "-"
@@ -38,11 +38,11 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """What a kernel computes, as plain data; `name` is that of its ONNX node.
+    """The computation of a kernel, as plain data; `name` is that of its ONNX node.
 
     inputs: how many run-time tensors are its own; those of an epilogue (RowScale, Combine) come after them.
-    macs: multiply-accumulates of one run. per_element: how often each operation of runtime/energy_model.py is done for
-    an output element besides. reference: its arithmetic in NumPy, which every kernel row must equal.
+    macs: multiply-accumulates of one run. per_element: counts of further operations of runtime/energy_model.py for each
+    output element. reference: its arithmetic in NumPy, which every kernel row must equal.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Operator:
 
     @abstractmethod
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
-        """The outputs, one for each form of the epilogue if there is one, as they are stored.
+        """The outputs as they are stored, one for each store of the epilogue if there is one.
 
         `inputs`: the own inputs as stored; `tensors`: the run-time tensors of the epilogue, by name.
         """
 
     @property
     def operands(self) -> tuple[object, ...]:
-        """What kernel rows are chosen by, besides the class: the operands of a product."""
+        """The operands of a product, by which kernel rows are chosen, in addition to the class; else empty."""
         return ()
 
     @property
@@ -78,24 +78,24 @@ class Operator:
 
     @property
     def sums_are_exact(self) -> bool:
-        """Whether its epilogue is given integers, exactly."""
+        """Whether the input of its epilogue is exact integers."""
         return False
 
     def resized(self, rows: int, channels: int) -> Operator:
-        """The operator for another layout of the same elements, if it works on any shape."""
+        """The operator for another shape of the same elements, if it supports any shape."""
         return self
 
     def facts(self) -> Facts:
-        """What is said of its operands; that of an operator without weights."""
+        """The facts of its operands; by default those of an operator without weights."""
         return Facts()
 
     def renamed(self, names: Mapping[str, str]) -> Operator:
-        """The operator with the run-time tensors of its epilogue called otherwise."""
+        """The operator with the run-time tensors of its epilogue renamed."""
         return self
 
     @classmethod
     def examples(cls, random: np.random.Generator) -> Sequence[tuple[Operator, tuple[Array, ...]]]:
-        """Small ones with their own inputs, on which tests compare its kernel rows with the reference."""
+        """Small operators with their own inputs, on which tests compare the kernel rows with the reference."""
         return ()
 
     def __init_subclass__(cls, registers: bool = True) -> None:
@@ -117,7 +117,7 @@ _register: list[type[Operator]] = []
 
 
 class Fused(Operator, registers=False):
-    """An operator with an epilogue, which elementwise work behind it joins."""
+    """An operator with an epilogue, into which following elementwise operators are fused."""
 
     epilogue: Epilogue  # a field of each class that derives from this
 
@@ -133,14 +133,14 @@ class Fused(Operator, registers=False):
 
 
 def operators() -> tuple[type[Operator], ...]:
-    """Every operator of this folder, and those that others have registered."""
+    """Every operator of this folder, and those that other packages have registered."""
     _import_all()
     return tuple(_register)
 
 
 @cache
 def _import_all() -> None:
-    """Import the files of this folder, in each of which operators and their rules may be registered."""
+    """Import the files of this folder, which register their operators and rules."""
     for module in iter_modules([str(Path(__file__).parent)], f"{__package__}."):
         import_module(module.name)
 

@@ -15,7 +15,7 @@ from subbyte.tvm_kernels.operators.operator import Operator
 
 @dataclass(frozen=True, eq=False)
 class Permute(Operator):
-    """The elements of `shape`, moved as numpy.transpose(x, perm) moves them; float32, or uint8 for codes."""
+    """numpy.transpose(x, perm) of a tensor of `shape`; float32, or uint8 for codes."""
 
     shape: tuple[int, ...]
     perm: tuple[int, ...]

@@ -18,15 +18,15 @@ from subbyte.tvm_kernels.operators.operator import Fused
 class Pool2d(Fused):
     """Pooling, channels last.
 
-    `sum` adds integer levels of codes exactly and hands the sum to the epilogue (an average is a Scale after it);
-    `max` is of codes, exactly, or of float32, and `average` of float32.
+    `sum` adds integer levels of codes exactly, before the epilogue (for an average, a Scale); `max` takes codes,
+    exactly, or float32; `average` takes float32.
     """
 
     function: Literal["sum", "max", "average"]
     geometry: Conv2d  # groups == channels == out_channels
     activation: Codes | Float
     epilogue: Epilogue
-    count_padding: bool = False  # `average`: divide by the whole window, not by what lies inside
+    count_padding: bool = False  # `average`: divide by the size of the window, padding included
     inputs = 1
     macs = 0
 

@@ -1,9 +1,9 @@
-"""The product: of integers, added up exactly in int32, or of floats; then an epilogue in float32.
+"""The product: a convolution or matrix product with exact int32 sums or float sums; then an epilogue in float32.
 
-What differs is in the operands. The left one is a run-time tensor; the right one is a constant or a second tensor:
+Its operands are types. The left one is a run-time tensor; the right one is a constant or a second run-time tensor:
 
     Product(name, Codes(0, 255), low_bit_tensor, geometry, epilogue)        integers
-    Product(name, Binarized(quantizer), low_bit_tensor, ...)                a quantizer and the one product of its signs
+    Product(name, Binarized(quantizer), low_bit_tensor, ...)                a fused quantizer to bits
     Product(name, Float(), FloatWeight(values), ...)                        float32
     Product(name, Float(), low_bit_tensor, ...)                             weight-only
     Product(name, Float(), Structure(parts, Sum()), ...)                    a weight of several low-bit tensors
@@ -29,7 +29,7 @@ from subbyte.tvm_kernels.operators.operator import Facts, Fused
 
 @dataclass(frozen=True, eq=False)
 class Binarized:
-    """float32 [..., channels] in the layout of the product, whose signs it makes and stores as its last output."""
+    """float32 [..., channels] in the product's layout; the product binarizes it and stores the bits as last output."""
 
     quantizer: ToBits
     format = "binary"
@@ -37,11 +37,11 @@ class Binarized:
     largest = pad = 1
 
     def levels(self, stored: Array) -> Array:
-        """The signs, int32 -1 and +1."""
+        """The binary values, int32 -1 and +1."""
         return self.quantizer.storage.levels(self.store(stored))
 
     def store(self, stored: Array) -> Array:
-        """The signs as bits, [rows, words]."""
+        """The binary values as bits, uint32 [rows, words]."""
         return self.quantizer.apply(stored.reshape(-1, self.quantizer.storage.channels))
 
 
@@ -55,11 +55,12 @@ class Product(Fused, Generic[Left, Right]):
 
     Shape of a constant: MatMul [columns, depth]; Conv2d [out_channels, kernel_h, kernel_w, channels / groups]. With
     weights by group the int32 sum of each group times its float32 scale is added to a float32 that starts at +0, in
-    the order of the groups; otherwise the product is of levels, and all scales are in the epilogue (the weight's own
-    `scale` is ignored here). Padded places hold level 0 for codes, +1 for bits.
+    the order of the groups; otherwise levels are multiplied, and all scales are in the epilogue (the weight's own
+    `scale` is ignored here). Padding is level 0 for codes, +1 for bits.
 
-    Of integers, results are equal bit for bit in every kernel if the epilogue has no gelu, sigmoid, tanh or silu. Sums
-    of floats have no order: the reference adds in float64 and rounds once, kernels meet it within a tolerance.
+    Results of integer products are equal bit for bit in every kernel if the epilogue has no gelu, sigmoid, tanh or
+    silu. Float sums have no fixed order: the reference sums in float64 and rounds once, kernels differ from it within
+    a tolerance.
     """
 
     left: Left
@@ -105,7 +106,7 @@ class Product(Fused, Generic[Left, Right]):
 
     @property
     def of_integers(self) -> bool:
-        """Whether sums are int32, and exact; of a structure, whose parts are combined in float, they are not."""
+        """Whether sums are int32, and exact; not for a structure, whose parts are combined in float."""
         return self.left.integer and not isinstance(self.right, Structure)
 
     @property
@@ -134,13 +135,13 @@ class Product(Fused, Generic[Left, Right]):
         return [*outputs, self.left.store(inputs[0])] if isinstance(self.left, Binarized) else outputs
 
     def in_float(self) -> Product[Float, FloatWeight]:
-        """The product of floats with the same constant: its levels, of weights by group with their scales."""
+        """The product of floats with the same constant: its levels; for weights by group its dequantized values."""
         product = Product(self.name, Float(), self.right, self.geometry, self.epilogue)
         weight = FloatWeight(product._constant().astype(np.float32))
         return Product(self.name, Float(), weight, self.geometry, self.epilogue)
 
     def _constant(self) -> Array:
-        """What a constant is multiplied as: levels int32, or float32 values."""
+        """The values of the constant in the product: levels int32, or float32 values."""
         if self.weight is not None:
             if self.of_integers:
                 return self.weight.integers()

@@ -1,4 +1,4 @@
-"""Windows as lines."""
+"""im2col: windows as rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from subbyte.tvm_kernels.operators.operator import Operator
 
 @dataclass(frozen=True, eq=False)
 class Unfold(Operator):
-    """The codes of every window as a line: uint8 [batch, out_height, out_width, groups * geometry.depth].
+    """im2col of codes, a row for each window: uint8 [batch, out_height, out_width, groups * geometry.depth].
 
-    Element `i` of a convolution group's line is element `order[i]` of its window, which is read as [kernel_h, kernel_w,
-    channels / groups]. Padded places hold level 0. A 1x1 convolution of the lines is the convolution of the windows.
+    Element `i` of a convolution group's row is element `order[i]` of its window, which is read as [kernel_h, kernel_w,
+    channels / groups]. Padding is level 0. A 1x1 convolution of the rows is the convolution of the windows.
     """
 
-    geometry: Conv2d  # out_channels means nothing here
+    geometry: Conv2d  # out_channels is not used
     storage: Codes
     order: Array  # int [geometry.depth], a permutation
     inputs = 1
@@ -33,5 +33,5 @@ class Unfold(Operator):
         windows = shape.patches(inputs[0], self.storage.zero_point)
         pixels = (shape.batch, shape.out_height, shape.out_width)
         by_group = windows.reshape(*pixels, -1, shape.groups, shape.channels // shape.groups)
-        lines = np.moveaxis(by_group, -2, -3).reshape(*pixels, shape.groups, shape.depth)
-        return [lines[..., self.order].reshape(*pixels, -1)]
+        rows = np.moveaxis(by_group, -2, -3).reshape(*pixels, shape.groups, shape.depth)
+        return [rows[..., self.order].reshape(*pixels, -1)]

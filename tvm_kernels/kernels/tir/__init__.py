@@ -1,1 +1,1 @@
-"""What every kernel is written with: parameters, vectors, the epilogue, the code generator; and running one kernel."""
+"""Building blocks of all kernels: parameters, vectors, epilogue, code generator; and the execution of one kernel."""

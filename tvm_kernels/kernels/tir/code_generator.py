@@ -1,6 +1,6 @@
-"""Which code generator the TIR is for. LLVM fuses a * b + c unless a fence forbids it; C sources have no fence to call.
+"""The code generator that TIR is built for. LLVM fuses a * b + c unless a fence intrinsic prevents it; C has none.
 
-In C sources c_text.py keeps every float product unfused instead. Whoever builds kernels for the source emitter says so:
+In C sources c_text.py keeps every float product unfused instead. Code that builds kernels for the source emitter does:
 
     with code_generator("c"):
         built = row.build(op)
@@ -22,7 +22,7 @@ _current: ContextVar[Generator] = ContextVar("code_generator", default="llvm")
 
 @contextmanager
 def code_generator(name: Generator) -> Iterator[None]:
-    """Kernels built inside this block are for that code generator; outside of any block it is LLVM."""
+    """Kernels built inside this block are for that code generator; outside of any block, for LLVM."""
     token = _current.set(name)
     try:
         yield
@@ -36,7 +36,7 @@ def current_code_generator() -> Generator:
 
 
 def opaque(value: Any) -> Any:
-    """The same float32, of which no compiler knows what it was made of: nothing that rounds is folded away."""
+    """The same float32, opaque to the compiler's simplifier: no operation that rounds is folded away."""
     if _current.get() == "c":
         return T.call_pure_extern("float32", "subbyte_opaque", value)
     return T.call_llvm_pure_intrin(value.ty, "llvm.arithmetic.fence", value)

@@ -9,8 +9,8 @@
     Built(function, signature.parameters)
 
 Products pass a fence, so that none is fused with the addition after it (code_generator.py). Where bits are stored, the
-calls for one row must come in ascending order of columns, and from one tile for each word of 32 channels: the call at a
-multiple of 32 starts the word and clears the bits left over, the others add to it.
+calls for one row must be in ascending order of columns, and in one tile for each word of 32 channels: the call at a
+multiple of 32 writes the whole word, with its unused bits 0, the others set bits in it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ PREFETCH_TO_WRITE = (1, 3, 1)  # llvm.prefetch: for a write, to the nearest cach
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a vector of channels stands in the output."""
+class Position:
+    """The position of a vector of channels in the output."""
 
     row: Any
     column: Any
@@ -63,14 +63,14 @@ class Place:
         return self.column if self.lanes == 1 else Ramp(self.column, 1, self.lanes)
 
 
-Transform = Callable[[Any, Place], Any]
-EmitStore = Callable[[Any, Place], None]
+Transform = Callable[[Any, Position], Any]
+EmitStore = Callable[[Any, Position], None]
 
 
 class EpilogueEmitter:
-    """Declares what an epilogue needs after the kernel's own parameters, and emits it for any part of the output.
+    """Declares the parameters of an epilogue after the kernel's own, and emits it for any part of the output.
 
-    rows, columns: of the output, [rows, columns]. `x86` packs bits with movmsk, which rows for AVX2 and up may ask for.
+    rows, columns: of the output, [rows, columns]. `x86` packs bits with movmsk, for kernel rows that need AVX2 or more.
     """
 
     def __init__(self, epilogue: Epilogue, rows: int, columns: int, signature: Signature, *, x86: bool = False) -> None:
@@ -78,24 +78,24 @@ class EpilogueEmitter:
         self._signature = signature
         self._functions: FloatFunctions | None = None
         self._in_c = current_code_generator() == "c"
-        steps = _without_idle_relu(epilogue) if self._in_c else epilogue.steps
+        steps = _without_redundant_relu(epilogue) if self._in_c else epilogue.steps
         self._wide: list[Any] = []  # float32 tensors of the output's shape that are read or written
         self._steps = [_STEPS[type(step)](self, step) for step in steps]
         several = [index for index, step in enumerate(steps) if not isinstance(step, READ_ONCE)]
-        self._held = set(several[1:])
+        self._in_registers = set(several[1:])
         self._stores = [_STORES[type(store)](self, index, store) for index, store in enumerate(epilogue.stores)]
 
     def emit(self, value: Any, row: Any, column: Any) -> None:
         """Apply the steps to `value`, int32 or float32 of consecutive channels from `column` of `row`, and store it."""
         lanes = lanes_of(value)
-        place = Place(row, column, lanes)
+        at = Position(row, column, lanes)
         if str(value.ty.dtype).startswith("int"):
             value = T.Cast(vector_type("float32", lanes), value)
         for index, step in enumerate(self._steps):
-            value = step(_held(value, lanes) if index in self._held else value, place)
+            value = step(_in_register(value, lanes) if index in self._in_registers else value, at)
         value = T.bind(value)
         for store in self._stores:
-            store(value, place)
+            store(value, at)
 
     def emit_channels(self, load: Callable[[int, int], Any], row: Any, column: Any, count: int, lanes: int) -> None:
         """Emit `count` channels from `column` on, in vectors of `lanes` and then of smaller powers of two.
@@ -110,47 +110,47 @@ class EpilogueEmitter:
             offset += lanes
 
     def prefetch(self, row: Any, column: Any, count: int) -> None:
-        """Ask for the cache lines of `count` channels from `column` of `row`, which a later call will read or write."""
+        """Prefetch the cache lines of `count` channels from `column` of `row`, which a later call reads or writes."""
         for buffer in self._wide:
             for first in range(0, count, LINE_FLOATS):
                 address = T.address_of(buffer[row, column + first])
                 T.evaluate(T.call_intrin("", "tirx.prefetch", address, *map(T.int32, PREFETCH_TO_WRITE)))
 
-    # ---- steps: each declares its parameters once and returns what it does to a vector ----
+    # ---- steps: each declares its parameters once and returns its transform of a vector ----
 
-    def _vector(self, role: str, values: Any) -> Callable[[Place], Any]:
+    def _vector(self, role: str, values: Any) -> Callable[[Position], Any]:
         """A float32 constant by channel, [columns] or [1]."""
         array = np.ascontiguousarray(values, np.float32).reshape(-1)
         if array.size not in (1, self._columns):
             raise CompileError(f"{role} has {array.size} values, expected 1 or {self._columns}, one for each channel")
         buffer = self._signature.constant(role, array)
         if array.size == 1 and self._columns != 1:
-            return lambda place: splat(buffer[0], place.lanes)
-        return lambda place: buffer[place.index()]
+            return lambda at: splat(buffer[0], at.lanes)
+        return lambda at: buffer[at.index()]
 
-    def _tensor(self, name: str) -> Callable[[Place], Any]:
+    def _tensor(self, name: str) -> Callable[[Position], Any]:
         buffer = self._signature.input(name, (self._rows, self._columns), "float32")
         self._wide.append(buffer)
-        return lambda place: buffer[place.row, place.index()]
+        return lambda at: buffer[at.row, at.index()]
 
     def scale(self, step: Scale) -> Transform:
         values = self._vector("scale", step.values)
-        return lambda y, place: unfused(y * values(place))
+        return lambda y, at: unfused(y * values(at))
 
     def bias(self, step: Bias) -> Transform:
         values = self._vector("bias", step.values)
-        return lambda y, place: y + values(place)
+        return lambda y, at: y + values(at)
 
     def row_scale(self, step: RowScale) -> Transform:
         buffer = self._signature.input(step.tensor, (self._rows,), "float32")
-        return lambda y, place: unfused(y * splat(buffer[place.row], place.lanes))
+        return lambda y, at: unfused(y * splat(buffer[at.row], at.lanes))
 
     def combine(self, step: Combine) -> Transform:
         values = self._tensor(step.tensor)
         operations: dict[str, Transform] = {
-            "add": lambda y, place: y + values(place),
-            "subtract": lambda y, place: y - values(place),
-            "multiply": lambda y, place: unfused(y * values(place)),
+            "add": lambda y, at: y + values(at),
+            "subtract": lambda y, at: y - values(at),
+            "multiply": lambda y, at: unfused(y * values(at)),
         }
         return operations[step.op]
 
@@ -158,53 +158,53 @@ class EpilogueEmitter:
         if self._functions is None and step.function != "relu":
             self._functions = FloatFunctions(self._signature.constant("coefficients", TABLE))
         functions = self._functions or FloatFunctions(None)
-        return lambda y, place: unfused(functions.activation(step.function, y))
+        return lambda y, at: unfused(functions.activation(step.function, y))
 
     def clip(self, step: Clip) -> Transform:
         bounds = self._signature.constant("clip", np.array([step.low, step.high], np.float32))
-        return lambda y, place: at_most(splat(bounds[1], place.lanes), at_least(splat(bounds[0], place.lanes), y))
+        return lambda y, at: at_most(splat(bounds[1], at.lanes), at_least(splat(bounds[0], at.lanes), y))
 
     def prelu(self, step: PRelu) -> Transform:
         slope = self._vector("slope", step.slope)
 
-        def transform(y: Any, place: Place) -> Any:
+        def transform(y: Any, at: Position) -> Any:
             y = T.bind(y)
-            return T.Select(y >= number(0, y), y, unfused(y * slope(place)))
+            return T.Select(y >= number(0, y), y, unfused(y * slope(at)))
 
         return transform
 
-    # ---- stores: each declares its output and returns what emits the store of a vector ----
+    # ---- stores: each declares its output and returns the function that emits the store of a vector ----
 
     def to_float(self, index: int, _: ToFloat) -> EmitStore:
         output = self._signature.output(index, (self._rows, self._columns), "float32")
         self._wide.append(output)
-        return lambda y, place: T.buffer_store(output, y, [place.row, place.index()])
+        return lambda y, at: T.buffer_store(output, y, [at.row, at.index()])
 
     def to_codes(self, index: int, quantizer: ToCodes) -> EmitStore:
         factor = self._signature.constant("factor", np.array([quantizer.factor], np.float32))
         output = self._signature.output(index, (self._rows, self._columns), "uint8")
 
-        def store(y: Any, place: Place) -> None:
-            by = splat(factor[0], place.lanes)
+        def store(y: Any, at: Position) -> None:
+            by = splat(factor[0], at.lanes)
             scaled = y / by if quantizer.divide else y * by
             if self._in_c:
-                # Clipping integers is the same, and cheaper than comparing floats where SSAT or the like does it. What
-                # saturated at 2^31 has no room for the zero point: clip first.
+                # Clipping integers gives the same result, and is cheaper than comparing floats where SSAT or the like
+                # does it. Adding the zero point to a value saturated at 2^31 would overflow: clip first.
                 level = T.bind(T.call_pure_extern("int32", "subbyte_rint", scaled))
                 bottom, top = (IntImm("int32", n) for n in (quantizer.storage.low, quantizer.storage.high))
                 code = T.min(T.max(level, bottom), top) + quantizer.storage.zero_point
-                T.buffer_store(output, T.Cast("uint8", code), [place.row, place.index()])
+                T.buffer_store(output, T.Cast("uint8", code), [at.row, at.index()])
                 return
             low, high = number(quantizer.storage.low, y), number(quantizer.storage.high, y)
-            if place.lanes > 1 and quantizer.storage.zero_point % 2 == 0:
-                # Clipping to integers before rounding is the same; adding 1.5 x 2^23 rounds to nearest even and leaves
-                # the code in the lowest byte: two instructions fewer than rounding and converting.
+            if at.lanes > 1 and quantizer.storage.zero_point % 2 == 0:
+                # Clipping to integers before rounding gives the same result; adding 1.5 x 2^23 rounds to nearest even
+                # with the code in the lowest byte: two instructions fewer than rounding and converting.
                 code = T.min(T.max(scaled, low), high) + number(MAGIC + quantizer.storage.zero_point, y)
-                integer = reinterpret(vector_type("int32", place.lanes), code)
+                integer = reinterpret(vector_type("int32", at.lanes), code)
             else:
                 code = T.min(T.max(T.nearbyint(scaled), low), high) + number(quantizer.storage.zero_point, y)
-                integer = T.Cast(vector_type("int32", place.lanes), code)
-            T.buffer_store(output, T.Cast(vector_type("uint8", place.lanes), integer), [place.row, place.index()])
+                integer = T.Cast(vector_type("int32", at.lanes), code)
+            T.buffer_store(output, T.Cast(vector_type("uint8", at.lanes), integer), [at.row, at.index()])
 
         return store
 
@@ -213,24 +213,24 @@ class EpilogueEmitter:
         words = -(-self._columns // WORD)
         output = self._signature.output(index, (self._rows, words), "uint32")
 
-        def store(y: Any, place: Place) -> None:
-            bits = T.bind(packed(y >= threshold(place), place.lanes, self._x86))
+        def store(y: Any, at: Position) -> None:
+            bits = T.bind(packed(y >= threshold(at), at.lanes, self._x86))
             analyzer = Analyzer()
-            bit = analyzer.simplify(place.column % WORD)
-            word = place.column // WORD
+            bit = analyzer.simplify(at.column % WORD)
+            word = at.column // WORD
             if isinstance(bit, IntImm) and int(bit) == 0:
-                T.buffer_store(output, bits, [place.row, word])
+                T.buffer_store(output, bits, [at.row, word])
                 return
-            # Loading from a word not yet written is harmless: Select takes 0 then.
-            before = output[place.row, word]
+            # Loading from a word that is not yet written is harmless: Select then returns 0.
+            before = output[at.row, word]
             if not isinstance(bit, IntImm):
                 before = T.Select(bit == 0, T.uint32(0), before)
-            T.buffer_store(output, before | T.shift_left(bits, T.Cast("uint32", bit)), [place.row, word])
-            if not analyzer.can_prove(bit + place.lanes <= WORD):
-                # A vector across two words: only where a group of channels does not start at a word.
-                with T.If(bit + place.lanes > WORD), T.Then():
+            T.buffer_store(output, before | T.shift_left(bits, T.Cast("uint32", bit)), [at.row, word])
+            if not analyzer.can_prove(bit + at.lanes <= WORD):
+                # The vector crosses a word boundary: only where a group of channels does not start at one.
+                with T.If(bit + at.lanes > WORD), T.Then():
                     rest = T.shift_right(bits, T.Cast("uint32", WORD - bit))
-                    T.buffer_store(output, rest, [place.row, word + 1])
+                    T.buffer_store(output, rest, [at.row, word + 1])
 
         return store
 
@@ -246,13 +246,13 @@ def packed(condition: Any, lanes: int, x86: bool) -> Any:
         if dtype == "int32":
             mask = reinterpret(f"float32x{lanes}", mask)
         return T.Cast("uint32", T.call_llvm_pure_intrin("int32", name, mask))
-    places = constants("uint32", [1 << lane for lane in range(lanes)])
-    chosen = T.Select(condition, places, splat(T.uint32(0), lanes))
-    return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", chosen)
+    lane_bits = constants("uint32", [1 << lane for lane in range(lanes)])
+    set_bits = T.Select(condition, lane_bits, splat(T.uint32(0), lanes))
+    return T.call_llvm_pure_intrin("uint32", "llvm.vector.reduce.or", set_bits)
 
 
-def _without_idle_relu(epilogue: Epilogue) -> tuple[Step, ...]:
-    """The steps without a last ReLU that clipping to codes from 0 on repeats."""
+def _without_redundant_relu(epilogue: Epilogue) -> tuple[Step, ...]:
+    """The steps without a last ReLU that has no effect, as every store clips to codes from 0 on."""
     steps, stores = epilogue.steps, epilogue.stores
     relu = bool(steps) and isinstance(steps[-1], Activate) and steps[-1].function == "relu"
     if relu and all(isinstance(store, ToCodes) and store.storage.low >= 0 and store.factor > 0 for store in stores):
@@ -260,7 +260,7 @@ def _without_idle_relu(epilogue: Epilogue) -> tuple[Step, ...]:
     return steps
 
 
-# Vectors as wide as one compare; LLVM turns compare + movmsk into one mask move on AVX-512.
+# Vectors as wide as one compare; LLVM compiles compare + movmsk to one mask move on AVX-512.
 _MOVMSK = {
     32: ("int8", "llvm.x86.avx2.pmovmskb"),
     16: ("int8", "llvm.x86.sse2.pmovmskb.128"),
@@ -269,17 +269,17 @@ _MOVMSK = {
 }
 
 
-def _held(value: Any, lanes: int) -> Any:
-    """The value from a register: TVM's code generator writes a bound one out wherever it is read, chains 2^n times."""
+def _in_register(value: Any, lanes: int) -> Any:
+    """The value, read from a buffer: TVM repeats a bound expression at each use, 2^n times in a chain."""
     register = T.alloc_buffer((lanes,), "float32")
-    place = 0 if lanes == 1 else Ramp(0, 1, lanes)
-    T.buffer_store(register, value, [place])
-    return register[place]
+    index = 0 if lanes == 1 else Ramp(0, 1, lanes)
+    T.buffer_store(register, value, [index])
+    return register[index]
 
 
 READ_ONCE = (Scale, Bias, RowScale, Combine)  # steps that read their value once
 
-# To add a step or a store: a class in operators/epilogue.py, a method above, a line here.
+# To add a step or a store: a class in operators/epilogue.py, a method above, an entry here.
 _STEPS: dict[type[Step], Callable[[EpilogueEmitter, Any], Transform]] = {
     Scale: EpilogueEmitter.scale,
     Bias: EpilogueEmitter.bias,

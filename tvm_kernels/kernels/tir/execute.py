@@ -1,4 +1,4 @@
-"""Run one kernel in this process on NumPy arrays: for tests and benchmarks. No library, no plan, one thread."""
+"""Run one kernel in this process on NumPy arrays, on one thread, without a library or a plan: for tests, benchmarks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from subbyte.tvm_kernels.targets import LLVM_FEATURES, get_target, host_features
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]
-# What a CPU with the first has too: rows ask for the first alone.
+# Features that every CPU with the first one has: kernel rows list the first alone.
 _IMPLIED = {
     "avx512bw": {"avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "popcnt"},
     "avx2": {"avx", "fma", "popcnt"},
@@ -36,7 +36,7 @@ _IMPLIED = {
 
 
 def host_target(features: frozenset[str] | None = None) -> Any:
-    """A TVM target for this machine with just those features, and what they imply (all it has if None)."""
+    """A TVM target for this machine with these features and those they imply (None: all features of the CPU)."""
     host = get_target("host")
     if features is None:
         return host.tvm_target()
@@ -61,7 +61,7 @@ def _aligned_copy(values: Array) -> Array:
 
 
 class Executable:
-    """A kernel built for this machine, with its constants in place."""
+    """A kernel compiled for this machine, with its constants."""
 
     def __init__(self, built: Built, target: Any = None, name: str = "kernel") -> None:
         self.name = name
@@ -88,7 +88,7 @@ class Executable:
                 array = np.asarray(named[parameter.tensor])
                 if str(array.dtype) != dtype or array.size != int(np.prod(shape)):
                     raise CompileError(
-                        f"input {parameter.tensor} is {array.dtype} {array.shape}, the kernel wants {dtype} {shape}"
+                        f"input {parameter.tensor} is {array.dtype} {array.shape}, the kernel expects {dtype} {shape}"
                     )
                 arguments.append(_aligned_copy(array.reshape(shape)))
             elif isinstance(parameter, Output):
@@ -108,7 +108,7 @@ class Executable:
         return dict(zip([*own, *rest], inputs, strict=True))
 
     def call(self, arguments: list[Any]) -> None:
-        """Run on what `bind` made."""
+        """Run on the arguments that `bind` returned."""
         self._function(*arguments)
 
     def __call__(self, inputs: Inputs) -> list[Array]:
@@ -123,7 +123,7 @@ def compile_kernel(op: Any, row: Kernel | None = None, features: frozenset[str] 
     chosen = row or choose(op, wanted).kernel
     reason = chosen.refuses(op)
     if reason is not None:
-        raise CompileError(f"{chosen.name} cannot serve '{op.name}': {reason}")
+        raise CompileError(f"{chosen.name} does not support '{op.name}': {reason}")
     return Executable(chosen.build(op), host_target(features), chosen.name)
 
 

@@ -1,8 +1,8 @@
-"""exp, erf, tanh and what is made of them, in float32 TIR of any number of lanes, without calls to libm.
+"""exp, erf, tanh and activations computed from them, in float32 TIR of any number of lanes, without calls to libm.
 
-Coefficients come from a constant buffer (`TABLE`), never from immediates: the C printer loses digits of floats. Largest
-errors against float64 (tests/kernels/test_epilogue.py): exp 2 ulp, tanh and sigmoid 3e-7, gelu 1e-6, silu 2e-6. Of
-NaN all are NaN.
+Coefficients are read from a constant buffer (`TABLE`), never immediates: the C printer loses digits of floats. Largest
+errors against float64 (tests/kernels/test_epilogue.py): exp 2 ulp, tanh and sigmoid 3e-7, gelu 1e-6, silu 2e-6. All
+propagate NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from subbyte.tvm_kernels.kernels.tir.code_generator import opaque, unfused
 from subbyte.tvm_kernels.kernels.tir.extremes import at_least, at_most
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, reinterpret, splat, vector_type
 
-MAGIC = 12582912  # 1.5 x 2^23: float32 numbers near it are whole
+MAGIC = 12582912  # 1.5 x 2^23: float32 values near it are integers
 _COEFFICIENTS: dict[str, tuple[float, ...]] = {
     "exp range": (-87.33654, 89.0),
     "log2 e": (1.44269504088896341,),
@@ -66,7 +66,7 @@ TABLE = np.array([value for values in _COEFFICIENTS.values() for value in values
 
 
 def number(value: float, like: Any) -> Any:
-    """A small number that seven digits write exactly, in all lanes of a float32 expression."""
+    """A constant that seven digits represent exactly, in all lanes of a float32 expression."""
     return splat(T.float32(value), lanes_of(like))
 
 
@@ -102,18 +102,18 @@ class FloatFunctions:
         return T.bind(at_most(high, at_least(low, x)))
 
     def exp(self, x: Any) -> Any:
-        """e^x; arguments are held to -87.3, where the result is a normal float32, and 89, where it is infinite."""
+        """e^x; x is clamped to -87.3, where the result is a normal float32, and 89, where it is infinite."""
         lanes = lanes_of(x)
         x = self._clamp(x, self._coefficient("exp range", x, 0), self._coefficient("exp range", x, 1))
-        # Adding 1.5 x 2^23 rounds to the nearest integer, which then stands in the lowest bits: also of NaN, which C
-        # converts to no integer, they are something that may be computed with.
+        # Adding 1.5 x 2^23 rounds to the nearest integer, which is then in the lowest bits. Those of NaN are a valid
+        # integer too, while converting NaN to an integer is undefined in C.
         magic = self._coefficient("magic", x)
         rounded = T.bind(opaque(x * self._coefficient("log2 e", x) + magic))
         n = T.bind(rounded - magic)
         r = x - n * self._coefficient("ln 2", x, 0)
         r = T.bind(r - n * self._coefficient("ln 2", x, 1))
         value = T.bind(self._polynomial("exp", r) * (r * r) + r + number(1, r))
-        # 2^n in two factors: n reaches 128, one more than an exponent holds.
+        # 2^n in two factors: n may be 128, one more than the largest exponent.
         bits = reinterpret(vector_type("int32", lanes), rounded)
         integer = T.bind(bits - splat(IntImm("int32", int(np.float32(MAGIC).view(np.int32))), lanes))
         half = T.bind(T.shift_right(integer, splat(IntImm("int32", 1), lanes)))

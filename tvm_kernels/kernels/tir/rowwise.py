@@ -1,4 +1,4 @@
-"""Loops of kernels that work along the channels of each row: vectors, then a tail of smaller powers of two; reductions.
+"""Loops along the channels of each row: whole vectors, then a tail of smaller powers of two; reductions.
 
 `vector_rows` registers one builder as three rows of the kernel table, which differ in their lanes: AVX-512, AVX2, and
 any CPU (four lanes, which LLVM splits where a CPU has fewer; one lane in C sources).
@@ -17,9 +17,9 @@ from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generato
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
 
 Pieces = list[tuple[int, int]]
-ELEMENTS_PER_TILE = 8192  # less is not worth sharing among threads
+ELEMENTS_PER_TILE = 8192  # below, distributing over threads costs more than it gains
 MOST_TILES = 16
-CHAINS = 4  # independent sums, as an addition takes about four cycles
+CHAINS = 4  # independent sums: the latency of an addition is about four cycles
 
 
 def vector_rows(
@@ -43,7 +43,7 @@ def vector_rows(
 
 
 def rows_per_tile(rows: int, elements_per_row: int) -> int:
-    """Rows that a thread takes at a time."""
+    """Rows of a tile."""
     enough = -(-ELEMENTS_PER_TILE // max(1, elements_per_row))
     tiles = max(1, min(MOST_TILES, rows // enough))
     return -(-rows // tiles)
@@ -67,7 +67,7 @@ def tail(count: int, lanes: int) -> Pieces:
 
 
 def along(count: int, lanes: int, body: Callable[[Any, int], None], unroll: int = 1) -> None:
-    """Emit body(offset, lanes) for all of `count` elements, `unroll` vectors in each turn of the loop."""
+    """Emit body(offset, lanes) for all of `count` elements, `unroll` vectors in each iteration of the loop."""
     step = lanes * unroll
     if count >= step:
         with T.serial(0, count // step) as i:
@@ -79,7 +79,7 @@ def along(count: int, lanes: int, body: Callable[[Any, int], None], unroll: int 
 
 
 def across(value: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Any:
-    """All lanes of a vector combined into a scalar, by halves."""
+    """All lanes of a vector reduced to a scalar, in a tree of halves."""
     while lanes > 1:
         half = lanes // 2
         value = T.bind(value)

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.memory import ALIGNMENT
 
 
 class Signature:
-    """Declares buffer parameters and remembers what each stands for; `parameters` goes into `Built`."""
+    """Declares buffer parameters and records what each is bound to; `parameters` goes into `Built`."""
 
     def __init__(self) -> None:
         self._parameters: list[Parameter] = []
@@ -47,6 +47,6 @@ class Signature:
 
 
 def view(buffer: Any, shape: Sequence[int], dtype: str, byte_offset: int = 0) -> Any:
-    """The memory of `buffer` from `byte_offset` on, seen with another shape and dtype."""
+    """The memory of `buffer` from `byte_offset` on, as a buffer of another shape and dtype."""
     bits = 8 * np.dtype(dtype).itemsize
     return T.decl_buffer(tuple(shape), dtype, data=buffer.data, elem_offset=byte_offset * 8 // bits, align=bits // 8)
