@@ -12,10 +12,8 @@ def codes(x: Array | None, inverse_step: Array | None, low: Array | None, high: 
     """The smallest integer format that holds the codes; "codes" where the limits are no constants, or no numbers."""
     if low is None or high is None or not np.isfinite([low, high]).all():
         return "codes"
-    for fmt in (integer.INT if low < 0 else integer.UINT).values():
-        if fmt.levels.values[0] <= low and high <= fmt.levels.values[-1]:
-            return fmt.name
-    return f"{int(low)}..{int(high)}"
+    fmt = integer.narrowest(float(low), float(high), signed=bool(low < 0))
+    return f"{int(low)}..{int(high)}" if fmt is None else fmt.name
 
 
 def _example(random: np.random.Generator) -> tuple[Array, ...]:

@@ -19,3 +19,9 @@ UINT = {
     bits: _integers(f"uint{bits}", 0, (1 << bits) - 1, f"unsigned {bits}-bit integers, used with a zero point")
     for bits in range(2, 9)
 }
+
+
+def narrowest(low: float, high: float, signed: bool = True) -> Format | None:
+    """The format of fewest bits whose range holds both; None where none does."""
+    formats = (INT if signed else UINT).values()
+    return next((fmt for fmt in formats if fmt.levels.values[0] <= low and high <= fmt.levels.values[-1]), None)

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.rewrites.code_values import lacks_quantizer, path_from_codes, to_float
-from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, Levels, low_bit
+from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, described, low_bit, trained
 from subbyte.tvm_kernels.rewrites.run_time_products import CODES, INTEGERS, STEPS_AFTER_PRODUCT
 
 RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -34,7 +34,7 @@ def name_float_products(graph: Graph) -> None:
             why = f": {node.declined[INTEGERS]}" if INTEGERS in node.declined else ""
             node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels{why}"
         elif weights:
-            node.fallback = f"weights are {weights[0].tensor.format.name}, but no kernel is a {node.op} with them"
+            node.fallback = f"weights are {weights[0].format.name}, but no kernel is a {node.op} with them"
         elif len(coded) > 1 or (coded and product is not None and product.inputs == 2):
             other = next((name for name in node.inputs if name and name != coded[0]), coded[0])
             why = "".join(f": {node.declined[rule]}" for rule in (STEPS_AFTER_PRODUCT, CODES) if rule in node.declined)
@@ -46,21 +46,21 @@ def name_float_products(graph: Graph) -> None:
                 lacks = node.declined[FEW_LEVELS]
             elif product is not None and product.inputs == 1:
                 lacks = f"its activation '{node.inputs[0]}' {lacks_quantizer(graph, node.inputs[0])}"
-            node.fallback = f"weights are {levels} in float32, but {lacks}"
+            node.fallback = f"weights are {described(levels)} in float32, but {lacks}"
         elif coded:
             node.fallback = f"its activation '{coded[0]}' is quantized, but its weights are float32"
 
 
-def _float_levels(graph: Graph, node: Node) -> Levels | None:
+def _float_levels(graph: Graph, node: Node) -> LowBitTensor | None:
     """The levels of float weights that were dequantized before export, whichever of its inputs and axes has them."""
     if isinstance(node.operator, ops.Product) and isinstance(node.operator.right, ops.FloatWeight):
         found = low_bit(node.operator.right.values, 0)
-        return found if found is not None and found.trained else None
+        return found if found is not None and trained(found) else None
     places = slice(1, 3) if node.op in RECURRENT else slice(0, None if node.op == "Einsum" else 2)
     for data in [data for name in node.inputs[places] if (data := graph.constant_of(name)) is not None]:
         for axis in dict.fromkeys((0, 1, data.ndim - 1)) if data.ndim > 1 else ():
             found = low_bit(data, axis)
-            if found is not None and found.trained:
+            if found is not None and trained(found):
                 return found
     return None
 

@@ -24,33 +24,6 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class GraphWeight:
-    """Low-bit weights as an operand of the ONNX graph.
-
-    `tensor` has the output channel first; the ONNX value is `tensor` with its axes in this `order`. With `scaled` the
-    value is level x scale, otherwise it is the integer level and the scale is a `Mul` behind the product.
-    """
-
-    tensor: LowBitTensor
-    order: tuple[int, ...]
-    scaled: bool = False
-
-    @property
-    def shape(self) -> Shape:
-        return tuple(self.tensor.shape[axis] for axis in self.order)
-
-    def scales_follow(self, axis: int) -> bool:
-        """Whether scales by channel, if it has them, are those of this axis: a `Mul` behind a product can hold them."""
-        by_channel = self.scaled and isinstance(self.tensor.granularity, PerChannel) and self.tensor.scale.size > 1
-        return not by_channel or self.order[axis] == 0
-
-    def value(self) -> Array:
-        """The float32 operand that other engines see."""
-        raw = self.tensor.dequantize() if self.scaled else self.tensor.unscaled()
-        return np.transpose(raw, self.order)
-
-
 @dataclass(eq=False)
 class Value:
     """A tensor of the graph; `shape` is always the ONNX shape, `layout` and `storage` say how it lies in memory."""
@@ -59,7 +32,9 @@ class Value:
     dtype: str
     shape: Shape
     data: Array | None = None  # a constant
-    weight: GraphWeight | None = None  # a low-bit constant
+    weight: LowBitTensor | None = None  # a low-bit constant, its output channel first
+    order: tuple[int, ...] = ()  # of the axes of `weight`, in which they are those of the value
+    scaled: bool = False  # the value is level x scale; else the level, and the scale is a `Mul` behind the product
     storage: ops.Storage = field(default_factory=ops.Float)
     layout: str = "as-is"  # or "NHWC": channels (axis 1) last
     declared: str = ""  # the ONNX type of a constant of less than 8 bits; its data are bytes
@@ -72,6 +47,22 @@ class Value:
     @property
     def is_constant(self) -> bool:
         return self.data is not None or self.weight is not None
+
+    @property
+    def tensor(self) -> LowBitTensor:
+        """`weight`, of a value that has one."""
+        assert self.weight is not None
+        return self.weight
+
+    def scales_follow(self, axis: int) -> bool:
+        """Whether the weight's scales by channel are those of this axis: a `Mul` behind a product can hold them."""
+        by_channel = self.scaled and isinstance(self.tensor.granularity, PerChannel) and self.tensor.scale.size > 1
+        return not by_channel or self.order[axis] == 0
+
+    def floats(self) -> Array:
+        """The weight as the float32 operand that other engines see."""
+        raw = self.tensor.dequantize() if self.scaled else self.tensor.unscaled()
+        return np.ascontiguousarray(np.transpose(raw, self.order), np.float32)
 
     @property
     def coded(self) -> bool:
@@ -221,6 +212,13 @@ class Graph:
         data = np.asarray(array)
         name = self.fresh(hint)
         self.add_value(name, data.dtype.name, data.shape, data=data)
+        return name
+
+    def weight(self, tensor: LowBitTensor, order: Sequence[int], scaled: bool, hint: str = "weight") -> str:
+        """A new low-bit constant, `tensor` with its axes in that order; returns its name."""
+        name = self.fresh(hint)
+        shape = [tensor.shape[axis] for axis in order]
+        self.add_value(name, "float32", shape, weight=tensor, order=tuple(order), scaled=scaled)
         return name
 
     def add(self, node: Node) -> Node:

@@ -25,7 +25,7 @@ from subbyte.onnx_attributes import check_node
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.folding import fold
-from subbyte.tvm_kernels.graph import Graph, GraphWeight, Node, Value
+from subbyte.tvm_kernels.graph import Graph, Node, Value
 from subbyte.tvm_kernels.node_shapes import check_shapes
 from subbyte.tvm_kernels.onnx_model import INPUT_TYPES, body_of
 from subbyte.tvm_kernels.rewrites.code_values import NARROW
@@ -373,8 +373,7 @@ def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
         tensor.check()
     except FormatError as error:
         raise ModelError(f"node '{label}': {error}. The file is damaged, export it again") from error
-    weight = GraphWeight(tensor, tuple(range(len(shape))), scaled=by_group)
-    graph.add_value(proto.output[0], "float32", shape, weight=weight)
+    graph.add_value(proto.output[0], "float32", shape, weight=tensor, order=tuple(range(len(shape))), scaled=by_group)
 
 
 def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -182,13 +181,10 @@ def _turned(graph: Graph, node: Node, name: str) -> str:
     shape = value.shape[::-1]
     if not value.is_constant:
         return graph.emit("Transpose", [name], shape, name, node, attributes={"perm": [1, 0]})
-    turned = graph.add_value(graph.fresh(name), "float32", shape)
     if value.weight is not None:
-        turned.weight = replace(value.weight, order=value.weight.order[::-1])
-    else:
-        assert value.data is not None
-        turned.data = np.ascontiguousarray(value.data.T)
-    return turned.name
+        return graph.weight(value.weight, value.order[::-1], value.scaled, name)
+    assert value.data is not None
+    return graph.constant(np.ascontiguousarray(value.data.T), name)
 
 
 def _times(graph: Graph, node: Node, name: str, factor: float) -> str:

@@ -236,10 +236,8 @@ def insert_conversions(graph: Graph) -> None:
 
 def _spell_out(graph: Graph, value: Value, user: Node) -> None:
     """Make low-bit weights a float32 constant; a note names it, unless its user is a product, which has a reason."""
-    assert value.weight is not None
-    tensor = value.weight.tensor
-    value.data, value.weight = np.ascontiguousarray(value.weight.value(), np.float32), None
-    change = f"'{value.name}' is {tensor.format.name} in the file and float32 here"
+    change = f"'{value.name}' is {value.tensor.format.name} in the file and float32 here"
+    value.data, value.weight = value.floats(), None
     if user.op.startswith("Gather") and not user.fallback:
         user.fallback = ": ".join([f"its table {change}", *user.declined.values()])
     elif not user.fallback:

@@ -4,83 +4,76 @@
     output channel
 
 Behind codes that makes an integer product, whatever the weights were made from. Behind floats there is no kernel of
-such weights, and the layer is named; there `Levels.trained` keeps filters made by hand from being called low-bit.
+such weights, and the layer is named; there `trained` keeps filters made by hand from being called low-bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-from subbyte import formats
-from subbyte.formats import Format
-from subbyte.tvm_kernels.graph import Array, GraphWeight
-from subbyte.tvm_kernels.rewrites.foreign import weight_of
+from subbyte.formats import Format, LowBitTensor, PerChannel, PerTensor, all_formats
+from subbyte.tvm_kernels.graph import Array
 
 FEW_LEVELS = "float weights of few levels"  # the rule behind codes, whose reason is shown
 MOST = 127  # the largest level
 FIRST = 16  # elements of a row that are tried before the whole row is
-ELEMENTS, BY_LEVEL = 64, 4  # the least of `Levels.trained`
-# Narrowest first, and at the same width those with more kernel rows.
-FORMATS = ("binary", "ternary", "int2", "int3", "pow2_3", "int4", "pow2_4", "int5", "int6", "int7", "int8")
+ELEMENTS, BY_LEVEL = 64, 4  # the least of `trained`
 
 
-@dataclass(frozen=True)
-class Levels:
-    """w[channel] = float32(rows[channel] x scale[channel])."""
-
-    rows: npt.NDArray[np.int32]  # [output channels, elements of each]
-    scale: npt.NDArray[np.float32]  # one for all, or [output channels]
-
-    @property
-    def format(self) -> Format:
-        """The narrowest one that holds all levels."""
-        found = np.unique(self.rows)
-        return next(fmt for name in FORMATS if np.isin(found, (fmt := formats.get(name)).levels.values).all())
-
-    @property
-    def trained(self) -> bool:
-        """Whether they look like weights of a network: a filter made by hand is exact in few levels, too.
-
-        They have both signs, and in output channels that differ `ELEMENTS` elements, and `BY_LEVEL` for each level.
-        Averages, sums, selections of channels, one filter (blur, Sobel) for all channels and small matrices do not.
-        """
-        found, rows = np.unique(self.rows), np.unique(self.rows.astype(np.int8), axis=0)
-        return bool(found[0] < 0 < found[-1]) and len(rows) > 1 and rows.size >= max(ELEMENTS, BY_LEVEL * found.size)
-
-    def __str__(self) -> str:
-        found = np.unique(self.rows)
-        listed = f"{found.size} levels from {found[0]} to {found[-1]}"
-        listed = listed if found.size > 5 else ", ".join(map(str, found))
-        return f"{self.format.name} ({listed}, times {'one scale' if self.scale.size == 1 else 'a scale by channel'})"
-
-
-def low_bit(w: Array, axis: int) -> Levels | None:
-    """The levels of float32 weights whose output channels are `axis`; None where an element is no level exactly."""
+def low_bit(w: Array, axis: int) -> LowBitTensor | None:
+    """Float32 weights as levels, their output channels `axis` first; None where an element is no level exactly."""
     if w.dtype != np.float32 or w.ndim < 2 or not w.size:
         return None
     first = np.take(w, 0, axis).reshape(-1)
     if first.size < 2 or (first.any() and _first_fit(first, np.abs(first).max()) is None):
         return None  # most float weights end here
-    rows = np.ascontiguousarray(np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1))
-    if not rows.any():
-        return None
-    by_channel = _scaled(rows)
+    moved = np.ascontiguousarray(np.moveaxis(w, axis, 0))
+    rows = moved.reshape(len(moved), -1)
+    by_channel = _scaled(rows) if rows.any() else None
     if by_channel is None:
         return None
+    channels = _tensor(*by_channel, moved.shape, PerChannel())
     by_tensor = _scaled(rows.reshape(1, -1))
-    channels = Levels(*by_channel)
-    tensor = channels if by_tensor is None else Levels(by_tensor[0].reshape(rows.shape), by_tensor[1])
+    tensor = channels if by_tensor is None else _tensor(*by_tensor, moved.shape, PerTensor())
     return tensor if tensor.format.code_bits <= channels.format.code_bits else channels
 
 
-def as_weight(levels: Levels, shape: tuple[int, ...], axis: int) -> GraphWeight:
-    """The GraphWeight of these levels as an operand of this shape."""
-    moved = (shape[axis], *(n for i, n in enumerate(shape) if i != axis))
-    values = np.moveaxis(levels.rows.reshape(moved), 0, axis)
-    return weight_of(values, levels.scale, np.zeros(1, np.int32), axis, levels.format.name)
+def trained(tensor: LowBitTensor) -> bool:
+    """Whether levels look like weights of a network: a filter made by hand is exact in few levels, too.
+
+    They have both signs, and in output channels that differ `ELEMENTS` elements, and `BY_LEVEL` for each level.
+    Averages, sums, selections of channels, one filter (blur, Sobel) for all channels and small matrices do not.
+    """
+    rows = tensor.compact_integers.reshape(tensor.matrix_shape)
+    found = np.unique(rows)
+    different = len(np.unique(rows, axis=0)) > 1
+    return bool(found[0] < 0 < found[-1]) and different and rows.size >= max(ELEMENTS, BY_LEVEL * found.size)
+
+
+def described(tensor: LowBitTensor) -> str:
+    """In reports: "ternary (-1, 0, 1, times one scale)"."""
+    found = np.unique(tensor.compact_integers)
+    listed = f"{found.size} levels from {found[0]} to {found[-1]}"
+    listed = listed if found.size > 5 else ", ".join(map(str, found))
+    return f"{tensor.format.name} ({listed}, times {'one scale' if tensor.scale.size == 1 else 'a scale by channel'})"
+
+
+def _tensor(levels: Array, scale: Array, shape: tuple[int, ...], granularity: PerChannel | PerTensor) -> LowBitTensor:
+    scales = scale.reshape(granularity.scale_shape(shape))
+    return LowBitTensor.from_levels(_narrowest(levels), levels.reshape(shape), scales, granularity)
+
+
+def _narrowest(levels: Array) -> Format:
+    """The signed format of fewest bits that holds all levels; of several the one that is decoded in fewest steps."""
+    found = np.unique(levels)
+    signed = [fmt for fmt in all_formats() if fmt.levels.integer and fmt.levels.values[0] < 0]
+    return min((fmt for fmt in signed if np.isin(found, fmt.levels.values).all()), key=_effort)
+
+
+def _effort(fmt: Format) -> tuple[int, bool, bool]:
+    levels = fmt.integer_levels
+    return fmt.code_bits, levels.line is None, not levels.twos_complement
 
 
 def _scaled(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]] | None:

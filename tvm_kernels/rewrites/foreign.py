@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,9 @@ from subbyte.dialect.binarize import Binarize
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
+from subbyte.formats.integer import narrowest
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.rewrites.code_values import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
@@ -51,14 +53,21 @@ def dequantize_constant(graph: Graph, node: Node, q: Array) -> Outcome:
         _check_blocks(node, q.shape, scale.shape, zero.shape, axis, block)
     blocked = blocked_weight(q, scale, zero, axis, block) if block and q.ndim > 1 and q.dtype.itemsize == 1 else None
     if blocked is not None:
-        output.weight = blocked
-    elif q.ndim < 2 or q.dtype.itemsize > 1 or block or scale.ndim > 1:
-        output.data = _dequantized(q.astype(np.int32), scale, zero, axis, block)
-        for user in graph.users(output.name) if q.ndim > 2 and block else ():
-            user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
-    else:
+        return _becomes(graph, node, *blocked, True)
+    if q.ndim > 1 and q.dtype.itemsize == 1 and not block and scale.ndim < 2:
         declared = graph.values[node.inputs[0]].declared or q.dtype.name
-        output.weight = weight_of(q, scale, zero, axis, declared)
+        return _becomes(graph, node, *weight_of(q, scale, zero, axis, declared), True)
+    output.data = _dequantized(q.astype(np.int32), scale, zero, axis, block)
+    for user in graph.users(output.name) if q.ndim > 2 and block else ():
+        user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
+    graph.remove(node)
+    return True
+
+
+def _becomes(graph: Graph, node: Node, tensor: LowBitTensor, order: Sequence[int], scaled: bool) -> Outcome:
+    """The node's result is a low-bit constant."""
+    output = graph.values[node.outputs[0]]
+    output.weight, output.order, output.scaled = tensor, tuple(order), scaled
     graph.remove(node)
     return True
 
@@ -86,7 +95,10 @@ def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int
     return ((levels - zero).astype(np.float32) * scale).astype(np.float32)
 
 
-def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> GraphWeight:
+Weight = tuple[LowBitTensor, tuple[int, ...]]  # and the order in which its axes are those of the operand
+
+
+def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
     """A weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
     order, granularity = _axis_first(scale, axis, levels.ndim)
     rows = np.transpose(levels, order)
@@ -99,7 +111,11 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
         tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
-    return GraphWeight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
+    return tensor, _inverse(order)
+
+
+def _inverse(order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argsort(order))
 
 
 def _axis_first(scale: Array, axis: int, rank: int) -> tuple[list[int], PerTensor | PerChannel]:
@@ -109,7 +125,7 @@ def _axis_first(scale: Array, axis: int, rank: int) -> tuple[list[int], PerTenso
     return [axis, *(i for i in range(rank) if i != axis)], PerTensor() if scale.size == 1 else PerChannel(0)
 
 
-def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> GraphWeight | None:
+def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> Weight | None:
     """A weight with groups along `axis`, which comes last in it; None where a block does not end with its place."""
     rank = levels.ndim
     outputs = 1 - axis if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
@@ -125,35 +141,27 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
     matrix = rows(levels)
     if zero.any():
         matrix = matrix - granularity.expand(rows(np.broadcast_to(zero, scale.shape)), matrix.shape)
-    if int(matrix.min()) < -128 or int(matrix.max()) > 127:
-        return None
     moved = matrix.reshape([levels.shape[i] for i in order])
-    fmt, scales = _narrowest(moved), rows(scale)
+    fmt, scales = narrowest(int(matrix.min()), int(matrix.max())), rows(scale)
+    if fmt is None:
+        return None
     if scales.shape[1] == 1:
         tensor = LowBitTensor.from_levels(fmt, moved, scales.reshape(-1), PerChannel(0))
     else:
         tensor = LowBitTensor.from_levels(fmt, moved, scales, granularity)
-    return GraphWeight(tensor, tuple(int(i) for i in np.argsort(order)), scaled=True)
-
-
-def _narrowest(levels: Array) -> formats.Format:
-    """The signed format of fewest bits that holds all levels: int4 of a file is read as bytes."""
-    low, high = int(levels.min(initial=0)), int(levels.max(initial=0))
-    return formats.get(next(f"int{bits}" for bits in range(2, 9) if -(1 << bits - 1) <= low and high < 1 << bits - 1))
+    return tensor, _inverse(order)
 
 
 # ---- weights that are moved about ----
 
 
-def transposed_weight(graph: Graph, node: Node, w: GraphWeight) -> Outcome:
+def transposed_weight(graph: Graph, node: Node, w: Value) -> Outcome:
     perm = node.attributes.get("perm", list(range(len(w.order)))[::-1])
-    graph.values[node.outputs[0]].weight = replace(w, order=tuple(w.order[axis] for axis in perm))
-    graph.remove(node)
-    return True
+    return _becomes(graph, node, w.tensor, [w.order[axis] for axis in perm], w.scaled)
 
 
-def reshaped_weight(graph: Graph, node: Node, w: GraphWeight, **_: object) -> Outcome:
-    """A GraphWeight of another shape, whose axis of scales stays what it is."""
+def reshaped_weight(graph: Graph, node: Node, w: Value, **_: object) -> Outcome:
+    """A weight of another shape, whose axis of scales stays what it is."""
     tensor, shape = w.tensor, graph.values[node.outputs[0]].shape
     if isinstance(tensor.granularity, PerGroup):
         return "its scales are by group"
@@ -170,12 +178,10 @@ def reshaped_weight(graph: Graph, node: Node, w: GraphWeight, **_: object) -> Ou
     scales = granularity.scale_shape(payload.shape)
     zero = None if tensor.zero_point is None else tensor.zero_point.reshape(scales)
     made = LowBitTensor(payload, tensor.scale.reshape(scales), granularity, zero)
-    graph.values[node.outputs[0]].weight = replace(w, tensor=made, order=tuple(int(i) for i in np.argsort(order)))
-    graph.remove(node)
-    return True
+    return _becomes(graph, node, made, _inverse(order), w.scaled)
 
 
-def scaled_weight(graph: Graph, node: Node, w: GraphWeight, scale: Array) -> Outcome:
+def scaled_weight(graph: Graph, node: Node, w: Value, scale: Array) -> Outcome:
     """Mul(levels, scale) of one channel axis is a weight with scales."""
     if w.scaled:
         return "its weights have scales already"
@@ -187,12 +193,10 @@ def scaled_weight(graph: Graph, node: Node, w: GraphWeight, scale: Array) -> Out
     granularity = PerChannel(0) if long else PerTensor()
     values = scale.astype(np.float32).reshape(-1 if long else ())
     tensor = replace(w.tensor, scale=values, granularity=granularity)
-    graph.values[node.outputs[0]].weight = replace(w, tensor=tensor, scaled=True)
-    graph.remove(node)
-    return True
+    return _becomes(graph, node, tensor, w.order, True)
 
 
-def gathered_weight(graph: Graph, node: Node, w: GraphWeight, i: str) -> Outcome:
+def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
     """Gather of a quantized table: of its levels, a byte each, and of what goes along its axis of scales."""
     tensor, output = w.tensor, graph.values[node.outputs[0]]
     if isinstance(tensor.granularity, PerGroup):
@@ -252,7 +256,7 @@ def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> Outcome:
 
 
 def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array) -> Outcome:
-    """GraphWeight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
+    """Weight-only quantization: MatMul with the dequantized weights, named as a fallback in the report."""
     bits, depth, columns = (int(node.attributes[k]) for k in ("bits", "K", "N"))
     block = int(node.attributes["block_size"])
     if min(depth, columns, block) < 1:
@@ -339,17 +343,16 @@ def qonnx_weight(graph: Graph, node: Node, w: Array, scale: Array, zero: Array, 
     levels = np.clip(np.rint(w.astype(np.float32) / scale.astype(np.float32)), low, high).astype(np.int32)
     fmt = formats.get(f"int{width}" if low < 0 else f"uint{width}")
     tensor = LowBitTensor.from_levels(fmt, levels, np.float32(1), PerTensor())
-    return _scaled_constant(graph, node, GraphWeight(tensor, tuple(range(w.ndim))), scale)
+    return _scaled_constant(graph, node, tensor, scale)
 
 
 def qonnx_binary_weight(graph: Graph, node: Node, w: Array, scale: Array) -> Outcome:
     tensor = LowBitTensor.from_levels(formats.get("binary"), np.where(w >= 0, 1, -1), np.float32(1), PerTensor())
-    return _scaled_constant(graph, node, GraphWeight(tensor, tuple(range(w.ndim))), scale)
+    return _scaled_constant(graph, node, tensor, scale)
 
 
-def _scaled_constant(graph: Graph, node: Node, weight: GraphWeight, scale: Array) -> Outcome:
-    name = graph.fresh(node.outputs[0])
-    graph.add_value(name, "float32", weight.shape, weight=weight)
+def _scaled_constant(graph: Graph, node: Node, tensor: LowBitTensor, scale: Array) -> Outcome:
+    name = graph.weight(tensor, range(len(tensor.shape)), False, node.outputs[0])
     factor = graph.constant(scale.astype(np.float32), "scale")
     graph.replace_node(node, Node("Mul", [name, factor], node.outputs, {}, node.name))
     return True

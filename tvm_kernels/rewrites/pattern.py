@@ -93,16 +93,16 @@ class Near:
 
 @dataclass(frozen=True)
 class Weights:
-    """Low-bit weights, captured as a GraphWeight: any, those whose levels are integers, or those of real levels."""
+    """Low-bit weights, captured as the value: any, those whose levels are integers, or those of real levels."""
 
     key: str
     integers: bool | None = None
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool:
         weight = graph.values[name].weight if name else None
-        if weight is None or self.integers not in (None, weight.tensor.format.levels.integer):
+        if weight is None or self.integers not in (None, weight.format.levels.integer):
             return False
-        found[self.key] = weight
+        found[self.key] = graph.values[name]
         return True
 
 

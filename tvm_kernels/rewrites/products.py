@@ -16,7 +16,7 @@ from subbyte.errors import CompileError, FormatError
 from subbyte.formats import SIGNS, LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node, Shape, Value
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, to_float
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
@@ -31,20 +31,18 @@ def _channels_last(w: Array) -> Array:
     return np.ascontiguousarray(np.transpose(w, (0, 2, 3, 1)))
 
 
-def output_channel_first(weight: GraphWeight, axis: int) -> LowBitTensor | None:
+def output_channel_first(weight: Value, axis: int) -> LowBitTensor | None:
     """The tensor whose rows are `axis` of the operand, other axes in order; None where groups forbid the change."""
-    rank = len(weight.order)
-    wanted = [axis, *(i for i in range(rank) if i != axis)]
-    order = [weight.order[i] for i in wanted]
+    order = [weight.order[axis], *(at for i, at in enumerate(weight.order) if i != axis)]
     tensor = weight.tensor
-    if order == list(range(rank)):
+    if order == sorted(order):
         return tensor
     if isinstance(tensor.granularity, PerGroup) or (tensor.zero_point is not None and tensor.zero_point.size > 1):
         return None
     return tensor.without_scale().transpose(order)
 
 
-def conv_weight(weight: GraphWeight) -> LowBitTensor | None:
+def conv_weight(weight: Value) -> LowBitTensor | None:
     """[out, in, kernel...] as the product wants it: [out, kernel_h, kernel_w, in]; None where groups forbid it."""
     places = tuple(weight.shape[2:]) if len(weight.shape) == 4 else (1, *weight.shape[2:])
     shape = (weight.shape[0], *places, weight.shape[1])
@@ -61,7 +59,7 @@ def conv_weight(weight: GraphWeight) -> LowBitTensor | None:
     return tensor.reshape((shape[0], shape[3], *places)).transpose((0, 2, 3, 1))
 
 
-def unfolded_weight(weight: GraphWeight) -> tuple[Array, LowBitTensor] | None:
+def unfolded_weight(weight: Value) -> tuple[Array, LowBitTensor] | None:
     """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
 
     Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
@@ -106,7 +104,7 @@ def no_matrices(x: Shape, weight: Shape) -> str:
 # ---- quantized products ----
 
 
-def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
+def quantized_conv(graph: Graph, node: Node, codes: str, weight: Value) -> Outcome:
     value = graph.values[codes]
     groups = int(node.attributes.get("group", 1))
     geometry = conv_geometry(value.shape, weight.shape, node.attributes, groups)
@@ -127,7 +125,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight) ->
     return True
 
 
-def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, window: ops.Conv2d) -> Outcome:
+def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Value, window: ops.Conv2d) -> Outcome:
     """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
     found, storage = unfolded_weight(weight), graph.values[codes].codes
     if found is None:
@@ -149,7 +147,7 @@ def unfolded_conv(graph: Graph, node: Node, codes: str, weight: GraphWeight, win
     return True
 
 
-def quantized_matmul(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
+def quantized_matmul(graph: Graph, node: Node, codes: str, weight: Value) -> Outcome:
     value = graph.values[codes]
     if len(weight.shape) != 2 or len(value.shape) < 2:
         return no_matrices(value.shape, weight.shape)
@@ -183,24 +181,24 @@ def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
     return True
 
 
-def without_quantizer(graph: Graph, node: Node, x: str, weight: GraphWeight, reason: str) -> Outcome:
+def without_quantizer(graph: Graph, node: Node, x: str, weight: Value, reason: str) -> Outcome:
     """The float path: dequantized weights, and the reason for the report."""
     node.fallback = node.fallback or reason
     if graph.values[x].coded:
         x = to_float(graph, x, node)
-    name = graph.constant(np.ascontiguousarray(weight.value(), np.float32), "weight")
+    name = graph.constant(weight.floats(), "weight")
     graph.set_inputs(node, [x, name, *node.inputs[2:]])
     return True
 
 
-def real_levels(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
+def real_levels(graph: Graph, node: Node, codes: str, weight: Value) -> Outcome:
     """Codes are floats where levels are real numbers: the products are no integers."""
     node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
     graph.set_inputs(node, [to_float(graph, codes, node), *node.inputs[1:]])
     return True
 
 
-def weight_only(graph: Graph, node: Node, x: str, weight: GraphWeight) -> Outcome:
+def weight_only(graph: Graph, node: Node, x: str, weight: Value) -> Outcome:
     """Floats times levels, the scale of each output channel behind the sum.
 
     A fallback where the file quantizes the activation and what reaches the product is float32 all the same.

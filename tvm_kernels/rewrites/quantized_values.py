@@ -20,7 +20,7 @@ from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.formats import PerGroup
 from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Array, Graph, GraphWeight, Node
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
 from subbyte.tvm_kernels.rewrites.code_values import (
     ALONG_REDUCTION,
@@ -29,7 +29,7 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     STEP_AFTER_MOVEMENT,
     packed,
 )
-from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, as_weight, low_bit
+from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, low_bit
 from subbyte.tvm_kernels.rewrites.integers import clip_limits
 from subbyte.tvm_kernels.rewrites.pattern import (
     EVERY,
@@ -91,22 +91,19 @@ def _by_axis(step: Array) -> str:
     return f"its activation has {step.size} steps, one for each place of an axis; handled: one step"
 
 
-def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights: GraphWeight) -> Outcome:
+def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights: Value) -> Outcome:
     """product(Mul(codes, step), scaled weight) is Mul(product(codes, levels), step x scales), exact until the Mul."""
     if step.size != 1:
         return _by_axis(step)
     weight = next(iter(weights.values()))
     if not weight.scales_follow(0 if node.op == "Conv" else -1):
         return ALONG_REDUCTION
-    if step.size != 1:
-        return _by_axis(step)
     scale = np.float64(step.reshape(-1)[0])
     right = node.inputs[1]
     rank = len(graph.values[node.outputs[0]].shape)
     factor: Array = np.full(1, scale, np.float32)
     if weight.scaled and not isinstance(weight.tensor.granularity, PerGroup):
-        right = graph.fresh(right)
-        graph.add_value(right, "float32", weight.shape, weight=replace(weight, scaled=False))
+        right = graph.weight(weight.tensor, weight.order, False, right)
         scales = np.float32(weight.tensor.scale.astype(np.float64) * scale)
         factor = scales.reshape(-1) if node.op == "MatMul" else channels_on_axis_1(scales, rank)
         if scales.size == 1:
@@ -124,11 +121,10 @@ def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
         return "they are not integer levels times a scale for each output channel"
     if (w == w.flat[0]).all():
         return f"all of them are {w.flat[0]:g}: an average"
-    depth = levels.rows.shape[1]
-    if depth * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
-        return f"sums of {depth} products of 8 bits and {levels.format.name} are beyond int32"
-    name = graph.fresh(node.inputs[1])
-    graph.add_value(name, "float32", w.shape, weight=as_weight(levels, w.shape, axis))
+    if levels.depth * 255 * levels.format.largest >= ACCUMULATOR_LIMIT:
+        return f"sums of {levels.depth} products of 8 bits and {levels.format.name} are beyond int32"
+    order = [0 if i == axis else i + (i < axis) for i in range(w.ndim)]
+    name = graph.weight(levels, order, True, node.inputs[1])
     graph.set_inputs(node, [node.inputs[0], name, *node.inputs[2:]])
     return True
 
@@ -218,7 +214,7 @@ def _reaches_product(graph: Graph, name: str) -> bool:
     return False
 
 
-def scales_after_product(graph: Graph, node: Node, codes: str, weight: GraphWeight) -> Outcome:
+def scales_after_product(graph: Graph, node: Node, codes: str, weight: Value) -> Outcome:
     """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
     if not weight.scaled:
         return None

@@ -115,9 +115,7 @@ def _levels(graph: Graph, value: Value, zero: Array, node: Node) -> str:
         codes = value.name if value.coded else to_codes(graph, value.name, node)
         return view_as_levels(graph, codes, int(zero.reshape(-1)[0]), node)
     weight = weight_of(value.data, np.ones((), np.float32), zero.astype(np.int32), 1, value.declared or value.dtype)
-    name = graph.fresh(value.name)
-    graph.add_value(name, "float32", value.shape, weight=replace(weight, scaled=False))
-    return name
+    return graph.weight(*weight, False, value.name)
 
 
 # ---- products ----
