@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp
 
 from subbyte.errors import CompileError
 from subbyte.formats import reference
-from subbyte.tvm_kernels.kernels.registry import Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.execute import Executable
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import (
     Activate,
     Bias,
@@ -41,15 +39,12 @@ LANES = [1, 4, 8, 16]
 
 def elementwise(epilogue: Epilogue, rows: int, columns: int, lanes: int, dtype: str = "float32") -> Executable:
     """A kernel that is nothing but the epilogue."""
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("kernel")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("kernel") as signature:
         x = signature.input("$0", (rows, columns), dtype)
         emitter = EpilogueEmitter(epilogue, rows, columns, signature, x86=True)
         with T.parallel(0, rows) as row:
             emitter.emit_channels(lambda at, n: x[row, at if n == 1 else Ramp(at, 1, n)], row, 0, columns, lanes)
-    return Executable(Built(builder.get(), signature.parameters))
+    return Executable(signature.built())
 
 
 @pytest.mark.parametrize("lanes", [1, 16])

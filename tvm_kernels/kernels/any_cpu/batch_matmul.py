@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Shuffle
 
@@ -30,7 +29,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.rowwise import at
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Codes, Float, MatMul, Product
 
@@ -57,10 +56,7 @@ def build(op: Product[Operand, Operand], registers: Registers) -> Built:
     tile_floats = per_tile * cut.vectors * lanes
     width_of_right = cut.padded if packed else shape.columns
 
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("batch_matmul")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("batch_matmul") as signature:
         left = signature.input(OWN_INPUTS[0], (shape.batch * shape.rows * shape.depth,), op.left.dtype)
         right = signature.input(OWN_INPUTS[1], (shape.batch * shape.depth * shape.columns,), op.right.dtype)
         packed_floats, left_floats = cut.padded * shape.depth * packed, block * shape.depth * of_codes
@@ -106,7 +102,7 @@ def build(op: Product[Operand, Operand], registers: Registers) -> Built:
             for number, width, first_column in cut.parts():
                 with T.serial(0, number) as panel:
                     panel_of(T.bind(first_column + panel * width), width)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 def _level(storage: Operand, stored: Any, lanes: int = 1) -> Any:

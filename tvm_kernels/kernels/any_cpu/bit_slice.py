@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
@@ -21,8 +20,8 @@ from subbyte.tvm_kernels.kernels.any_cpu.portable import as_conv, not_binary_wei
 from subbyte.tvm_kernels.kernels.any_cpu.sliced_count import SlicedCount, Thresholds, thresholds
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
-from subbyte.tvm_kernels.kernels.tir.rowwise import rows_per_tile
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, Product
 
 CHUNK = 8  # bits added at once
@@ -60,17 +59,12 @@ def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
     words, pixels = -(-channels // WORD), shape.batch * shape.out_height * shape.out_width
     rest = (1 << (channels - 1) % WORD + 1) - 1  # of the last word, its channels
     packed = pack_bits(np.ascontiguousarray(op.right.levels().reshape(channels, taps).T))
-    block = rows_per_tile(pixels, channels * taps)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("depthwise")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("depthwise") as signature:
         source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * words,), "uint32")
         weights = signature.constant("weight", packed.reshape(-1))
         starts = signature.constant("start", found.starts().reshape(-1))
         output = signature.output(0, (pixels, words), "uint32")
-        with T.parallel(0, -(-pixels // block)) as tile, T.serial(0, T.min(block, pixels - tile * block)) as i:
-            pixel = T.bind(tile * block + i)
+        with each_row(pixels, channels * taps) as pixel:
             image, top, left = corner(shape, pixel)
             with T.serial(0, words) as word:
                 padding: Any = T.uint32((1 << WORD) - 1)
@@ -94,7 +88,7 @@ def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
                     for begin in range(0, shape.kernel[1], CHUNK):
                         count.add([differing(ky, kx) for kx in range(begin, min(begin + CHUNK, shape.kernel[1]))])
                 T.buffer_store(output, count.highest() ^ starts[first + found.planes], [pixel, word])
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 # ---- products ----
@@ -123,10 +117,7 @@ def product(op: Product[Bits, LowBitTensor]) -> Built:
     block = max(1, min(shape.rows, BLOCK_BYTES // (shape.depth * 4))) if shape.gathered else shape.rows
     # Bits beyond the last output channel: a count of differing bits must not reach them.
     rest = (1 << (shape.columns - 1) % WORD + 1) - 1
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("product")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("product") as signature:
         stored = conv.batch * conv.height * conv.width * words
         source = signature.input(OWN_INPUTS[0], (stored,), "uint32")
         weights = signature.constant("weight", np.ascontiguousarray(packed).reshape(-1))
@@ -158,4 +149,4 @@ def product(op: Product[Bits, LowBitTensor]) -> Built:
                 if shape.columns % WORD:
                     answer = answer & T.Select(column == columns - 1, T.uint32(rest), T.uint32((1 << WORD) - 1))
                 T.buffer_store(output, answer, [first + i, column])
-    return Built(builder.get(), signature.parameters)
+    return signature.built()

@@ -3,12 +3,11 @@ not look again."""
 
 from __future__ import annotations
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.abi import CHECKS
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import CheckIndices
 
 FOUND = 4  # int64: position, value, lowest and highest of subbyte_failure; the position is -1 where all is well
@@ -18,10 +17,7 @@ FOUND = 4  # int64: position, value, lowest and highest of subbyte_failure; the 
 def check_indices(op: CheckIndices) -> Built:
     """One tile: the first index that is wrong is the one that is named, whatever the number of threads."""
     columns = len(op.sizes)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("check_indices")
-        T.func_attr({"tirx.noalias": True, CHECKS: 1})
-        signature = Signature()
+    with prim_func("check_indices", {CHECKS: 1}) as signature:
         given = signature.input(OWN_INPUTS[0], (op.count,), op.dtype)
         checked = signature.output(0, (op.count,), "int32")
         found = view(signature.workspace(8 * FOUND), (FOUND,), "int64")
@@ -37,4 +33,4 @@ def check_indices(op: CheckIndices) -> Built:
                         T.buffer_store(found, value, [i])
                 from_start = T.Select(index < T.int64(0), index + T.int64(size), index)
                 T.buffer_store(checked, T.Cast("int32", from_start), [place])
-    return Built(builder.get(), signature.parameters)
+    return signature.built()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
@@ -21,7 +20,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, rows_per_tile, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func, view
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatWeight, Product
 
@@ -59,10 +58,7 @@ def _emit(
     channels = shape.channels
     pixels = shape.batch * shape.out_height * shape.out_width
     dtype = "float32" if stored == "float32" else "int32"
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("depthwise")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("depthwise") as signature:
         source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), stored)
         scratch_bytes, prepare = declare(signature)
         scratch = signature.workspace(scratch_bytes) if scratch_bytes else None
@@ -104,7 +100,7 @@ def _emit(
                         block(b * (lanes * group), lanes, group)
                 rest = channels - whole * lanes * group
                 along(rest, lanes, lambda c, n: block(whole * lanes * group + c, n, 1))
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as T
-
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, rows_per_tile, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowScale, Scale
 
 
@@ -41,24 +38,19 @@ def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:
 
 def build(op: Elementwise, lanes: int) -> Built:
     rows, channels = _shape(op, lanes)
-    block = rows_per_tile(rows, channels)
     words = op.epilogue.stores_bits
     # Whole words in each turn of the loop: their bits then have known places.
     unroll = WORD // lanes if words and lanes > 1 else 1
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("elementwise")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("elementwise") as signature:
         x = signature.input(OWN_INPUTS[0], (rows, channels), "float32")
         epilogue = EpilogueEmitter(op.epilogue, rows, channels, signature, x86=lanes >= 8)
-        with T.parallel(0, -(-rows // block)) as tile, T.serial(0, T.min(block, rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
+        with each_row(rows, channels) as row:
 
             def element(c: Any, n: int) -> None:
                 epilogue.emit(x[row, at(c, n)], row, c)
 
             along(channels, lanes, element, unroll)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 vector_rows("elementwise", Elementwise, build)

@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
@@ -37,7 +36,7 @@ from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather, layout
 from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
 
 
@@ -59,10 +58,7 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
         store_lanes //= 2
 
     tile_floats = per_tile * cut.vectors * lanes
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name(op.name)
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func(op.name) as signature:
         source = signature.input(OWN_INPUTS[0], (_stored(op),), "float32")
         weight = declare_weight(op.right, shape, cut, signature)
         scratch = signature.workspace(4 * (tile_floats + (block * shape.depth if shape.gathered else 0)))
@@ -122,7 +118,7 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
             with T.parallel(0, blocks) as t:
                 first = T.bind(t * block)
                 block_of_rows(first, T.bind(T.min(block, shape.rows - first)), all_panels)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 def _stored(op: Product[Float, FloatWeight | LowBitTensor]) -> int:

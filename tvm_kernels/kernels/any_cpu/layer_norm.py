@@ -9,30 +9,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, reduce, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
 from subbyte.tvm_kernels.operators.layer_norm import LayerNorm
 
 
 def build(op: LayerNorm, lanes: int) -> Built:
-    block = rows_per_tile(op.rows, 4 * op.channels)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("layer_norm")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("layer_norm") as signature:
         x = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "float32")
         gamma = signature.constant("gamma", op.gamma.astype(np.float32).reshape(op.channels))
         beta = signature.constant("beta", op.beta.astype(np.float32).reshape(op.channels))
         numbers = signature.constant("numbers", np.array([1 / op.channels, op.epsilon], np.float32))
         epilogue = EpilogueEmitter(op.epilogue, op.rows, op.channels, signature)
-        with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
+        with each_row(op.rows, 4 * op.channels) as row:
 
             def add(a: Any, b: Any) -> Any:
                 return a + b
@@ -57,7 +51,7 @@ def build(op: LayerNorm, lanes: int) -> Built:
                 epilogue.emit(scaled + beta[at(c, n)], row, c)
 
             along(op.channels, lanes, normalize)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 vector_rows("layer-norm", LayerNorm, build)

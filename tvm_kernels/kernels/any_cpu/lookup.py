@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import rows_per_tile
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
+from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func
 from subbyte.tvm_kernels.operators.lookup import Lookup
 
 
 @kernel("lookup", serves=Lookup)
 def lookup(op: Lookup) -> Built:
-    block = rows_per_tile(op.rows, op.channels)
     stored = op.stored()
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("lookup")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("lookup") as signature:
         codes = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "uint8")
         store = _by_epilogue(op, signature) if stored is None else _as_stored(op, signature, stored)
-        with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
-            with T.serial(0, op.channels) as channel:
-                store(T.bind(T.Cast("int32", codes[row, channel])), row, channel)
-    return Built(builder.get(), signature.parameters)
+        with each_row(op.rows, op.channels) as row, T.serial(0, op.channels) as channel:
+            store(T.bind(T.Cast("int32", codes[row, channel])), row, channel)
+    return signature.built()
 
 
 def _as_stored(op: Lookup, signature: Signature, stored: list[Any]) -> Any:

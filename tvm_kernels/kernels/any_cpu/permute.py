@@ -21,13 +21,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Shuffle
 
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.rowwise import ELEMENTS_PER_TILE, MOST_TILES, along, at, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import Permute
 
 FEW = 4  # rows or columns that are interleaved rather than transposed
@@ -292,16 +291,13 @@ def build(op: Permute, lanes: int) -> Built:
     axes = axes_of(op.shape, op.perm)
     elements = prod(op.shape)
     width = np.dtype(op.dtype).itemsize
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("permute")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("permute") as signature:
         source = signature.input(OWN_INPUTS[0], (elements,), op.dtype)
         target = signature.output(0, (elements,), op.dtype)
         piece = min(PIECE // width, 2 * lanes)  # few lanes, few registers: C and CPUs without vectors
         wide = min(lanes * 4 // width, piece) if lanes == 4 else lanes * 4 // width
         move(Way(source, target, axes, 1 if lanes == 1 else wide, piece, width))
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 vector_rows("permute", Permute, build)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, rows_per_tile, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Pool2d
 
@@ -30,20 +29,15 @@ def build(op: Pool2d, lanes: int) -> Built:
     channels = shape.channels
     pixels = shape.batch * shape.out_height * shape.out_width
     window = shape.kernel[0] * shape.kernel[1]
-    block = rows_per_tile(pixels, channels * window)
     integer = op.activation.integer
     dtype = "int32" if integer else "float32"
     zero_point = op.activation.zero_point
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("pool")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("pool") as signature:
         stored = (shape.batch * shape.height * shape.width * channels,)
         x = signature.input(OWN_INPUTS[0], stored, "uint8" if integer else "float32")
         lowest = signature.constant("lowest", np.array([-np.inf], np.float32))
         epilogue = EpilogueEmitter(op.epilogue, pixels, channels, signature)
-        with T.parallel(0, -(-pixels // block)) as tile, T.serial(0, T.min(block, pixels - tile * block)) as i:
-            pixel = T.bind(tile * block + i)
+        with each_row(pixels, channels * window) as pixel:
             image, top, left = corner(shape, pixel)
 
             def pool(c: Any, n: int) -> None:
@@ -76,7 +70,7 @@ def build(op: Pool2d, lanes: int) -> Built:
                 epilogue.emit(result, pixel, c)
 
             along(channels, lanes, pool)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 vector_rows("pool", Pool2d, build, _refuses)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Shuffle
 
@@ -25,7 +24,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.rowwise import at
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func, view
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import WORD, Conv2d, Product
 
@@ -88,10 +87,7 @@ class Tile:
 def build(op: Product[Any, LowBitTensor], weight: PackedWeight, how: Arithmetic, stored: tuple[int, str]) -> Built:
     """The product of `op`; `stored` is (elements, dtype) of the input."""
     shape = how.layout
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("product")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("product") as signature:
         product = _Product(op, weight, how, stored, signature)
         wides = -(-shape.columns // WIDE)
         # One block of rows is shared among threads by columns; C sources have none, and gather only once this way.
@@ -106,7 +102,7 @@ def build(op: Product[Any, LowBitTensor], weight: PackedWeight, how: Arithmetic,
                     left_row = product.gather(first, count, group)
                     with T.serial(0, wides) as number:
                         product.wide(first, count, left_row, group, number)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 class _Product:

@@ -5,30 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.float_functions import number
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, reduce, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat, vector_type
 from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens
 
 
 def build(op: QuantizeTokens, lanes: int) -> Built:
-    block = rows_per_tile(op.rows, op.channels)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("quantize_tokens")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("quantize_tokens") as signature:
         x = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "float32")
         smallest = signature.constant("smallest", np.array([1e-5], np.float32))
         codes = signature.output(0, (op.rows, op.channels), "uint8")
         steps = signature.output(1, (op.rows,), "float32")
-        with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
+        with each_row(op.rows, op.channels) as row:
 
             def magnitude(c: Any, n: int) -> Any:
                 """|x| as an integer, ordered as the numbers are, with NaN above them all."""
@@ -49,7 +43,7 @@ def build(op: QuantizeTokens, lanes: int) -> Built:
                 T.buffer_store(codes, T.Cast(vector_type("uint8", n), integer), [row, at(c, n)])
 
             along(op.channels, lanes, quantize)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 vector_rows("quantize-tokens", QuantizeTokens, build)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.errors import FormatError
@@ -16,8 +15,8 @@ from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.kernels.any_cpu.portable import count_bits
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import rows_per_tile
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import WORD, Bits, Codes, MatMul, Product
 
 Integers = Product[Codes, Codes] | Product[Bits, Bits]
@@ -28,16 +27,11 @@ def _build(op: Integers, elements: int, step: Callable[[Any, Any, Any], Any], fi
     shape = op.geometry
     assert isinstance(shape, MatMul)
     rows, columns, dtype = shape.batch * shape.rows, shape.columns, op.left.dtype
-    block = rows_per_tile(rows, elements * columns)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("run_time_product")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("run_time_product") as signature:
         left = signature.input(OWN_INPUTS[0], (rows * elements,), dtype)
         right = signature.input(OWN_INPUTS[1], (shape.batch * columns * elements,), dtype)
         epilogue = EpilogueEmitter(op.epilogue, rows, columns, signature)
-        with T.parallel(0, -(-rows // block)) as tile, T.serial(0, T.min(block, rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
+        with each_row(rows, elements * columns) as row:
             begin = T.bind(row // shape.rows * (columns * elements))  # of the right matrix
             with T.serial(0, columns) as column:
                 total = T.alloc_buffer((1,), "int32")
@@ -46,7 +40,7 @@ def _build(op: Integers, elements: int, step: Callable[[Any, Any, Any], Any], fi
                     place = column * elements + k if shape.transposed else k * columns + column
                     T.buffer_store(total, step(total[0], left[row * elements + k], right[begin + place]), [0])
                 epilogue.emit(finish(total[0]), row, column)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 def _too_long(op: Product[Codes, Codes]) -> str | None:

@@ -6,29 +6,23 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.float_functions import TABLE, FloatFunctions
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, reduce, rows_per_tile, vector_rows
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, reduce, vector_rows
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
 from subbyte.tvm_kernels.operators.softmax import Softmax
 
 
 def build(op: Softmax, lanes: int) -> Built:
-    block = rows_per_tile(op.rows, 4 * op.channels)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("softmax")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("softmax") as signature:
         x = signature.input(OWN_INPUTS[0], (op.rows, op.channels), "float32")
         functions = FloatFunctions(signature.constant("coefficients", TABLE))
         edges = signature.constant("edges", np.array([np.finfo(np.float32).max, np.nan], np.float32))
         y = signature.output(0, (op.rows, op.channels), "float32")
-        with T.parallel(0, -(-op.rows // block)) as tile, T.serial(0, T.min(block, op.rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
+        with each_row(op.rows, 4 * op.channels) as row:
             # A NaN that this loses is in the powers, and so in their sum.
             largest = reduce(op.channels, lanes, x[row, 0], lambda c, n: x[row, at(c, n)], T.max)
 
@@ -48,7 +42,7 @@ def build(op: Softmax, lanes: int) -> Built:
                 T.buffer_store(y, value * splat(share, lanes_of(value)), [row, at(c, n)])
 
             along(op.channels, lanes, scale)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 vector_rows("softmax", Softmax, build)

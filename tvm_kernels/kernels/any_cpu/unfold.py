@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
-from subbyte.tvm_kernels.kernels.tir.rowwise import at, rows_per_tile
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.rowwise import at, each_row
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import Unfold
 
 LANES = 16  # bytes of the longest run that is moved at once
@@ -51,16 +50,12 @@ def unfold(op: Unfold) -> Built:
     shape, depth = op.geometry, op.geometry.depth
     channels, groups = shape.channels, shape.groups
     rows = shape.batch * shape.out_height * shape.out_width
-    block = rows_per_tile(rows, depth * groups)
     order = np.asarray(op.order)
     lanes = lanes_of(cut_into_runs(order)) if current_code_generator() == "llvm" else 1
     runs = cut_into_runs(order, lanes)
     moved = runs[runs[:, 0] + lanes <= depth] if lanes > 1 else runs[:0]
     first_left = int(moved[-1, 0] + moved[-1, 2]) if len(moved) else 0
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("unfold")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("unfold") as signature:
         source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), "uint8")
         to: Any = signature.constant("places", _smallest(moved[:, 0])) if len(moved) else None
         of: Any = signature.constant("elements", _smallest(moved[:, 1])) if len(moved) else None
@@ -79,18 +74,16 @@ def unfold(op: Unfold) -> Built:
                     element = window[T.Cast("int32", one_by_one[i])]
                     T.buffer_store(target, element, [line + first_left + i])
 
-        with T.parallel(0, -(-rows // block)) as tile, T.serial(0, T.min(block, rows - tile * block)) as i:
-            row = T.bind(tile * block + i)
-            with T.serial(0, groups) as group:
-                gather(
-                    shape,
-                    channels,
-                    lambda pixel, element: source[pixel * channels + element],
-                    window,
-                    row,
-                    1,
-                    group,
-                    lambda element: T.uint8(op.storage.zero_point),
-                )
-                rearrange(T.bind((row * groups + group) * depth))
-    return Built(builder.get(), signature.parameters)
+        with each_row(rows, depth * groups) as row, T.serial(0, groups) as group:
+            gather(
+                shape,
+                channels,
+                lambda pixel, element: source[pixel * channels + element],
+                window,
+                row,
+                1,
+                group,
+                lambda element: T.uint8(op.storage.zero_point),
+            )
+            rearrange(T.bind((row * groups + group) * depth))
+    return signature.built()

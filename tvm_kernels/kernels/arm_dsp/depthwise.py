@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
@@ -25,7 +24,7 @@ from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import (
 from subbyte.tvm_kernels.kernels.arm_dsp.product import quad_order, refuses_pairs
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 
 MOST_LINE_BYTES = 8192
@@ -64,10 +63,7 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
     width = _padded_width(shape) * fours  # words of a line as taps see it
     line_words = shape.kernel[0] * width if padded else 0
 
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("depthwise")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("depthwise") as signature:
         stored = shape.batch * shape.height * shape.width * channels
         bytes_in = signature.input(OWN_INPUTS[0], (stored,), "uint8")
         decode = declare_decoder(op.right.format, codes, signature)
@@ -119,7 +115,7 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
                 row = T.bind(line * shape.out_width + ox)
                 for n, total in enumerate(totals):
                     epilogue.emit(total[0], row, four * 4 + n)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 def _copy_lines(shape: Conv2d, source: Any, lines: Any, image: Any, top: Any, zero_point: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
@@ -30,7 +29,7 @@ from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import (
 )
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
+from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 
 BLOCK_BYTES = 2048  # of widened activations
@@ -107,10 +106,7 @@ def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
     quads = conv.channels % 4 == 0 and (conv.channels // conv.groups) % 4 == 0
     tiling = _tiling(shape)
     each = pairs_in_word(op.right.format.code_bits)
-    with IRBuilder() as builder, T.prim_func():
-        T.func_name("product")
-        T.func_attr({"tirx.noalias": True})
-        signature = Signature()
+    with prim_func("product") as signature:
         stored = conv.batch * conv.height * conv.width * conv.channels
         source = signature.input(OWN_INPUTS[0], (stored,), "uint8")
         decode = declare_decoder(op.right.format, _ordered(op, shape, tiling, quads), signature)
@@ -155,7 +151,7 @@ def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
                                     else:
                                         with T.If(column + n < shape.columns), T.Then():
                                             epilogue.emit(totals[r][n][0], *place)
-    return Built(builder.get(), signature.parameters)
+    return signature.built()
 
 
 def _tile(tiling: _Tiling, left: Any, right: Any, m: Any, c: Any, begins: list[Any]) -> list[list[Any]]:

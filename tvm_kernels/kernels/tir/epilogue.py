@@ -1,12 +1,11 @@
 """Emits an operator's `Epilogue` inside any kernel: float32 steps in order on each vector of channels, then its stores.
 
-    with T.prim_func():
-        signature = Signature()
+    with prim_func("product") as signature:
         ...                                             # the kernel's own parameters
         epilogue = EpilogueEmitter(op.epilogue, rows, columns, signature)
         ...
         epilogue.emit(accumulator, row, column)         # int32 or float32, a scalar or a vector of channels
-    Built(function, signature.parameters)
+    return signature.built()
 
 Products pass a fence, so that none is fused with the addition after it (code_generator.py). Where bits are stored, the
 calls for one row must be in ascending order of columns, and in one tile for each word of 32 channels: the call at a

@@ -6,7 +6,8 @@ any CPU (four lanes, which LLVM splits where a CPU has fewer; one lane in C sour
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -47,6 +48,14 @@ def rows_per_tile(rows: int, elements_per_row: int) -> int:
     enough = -(-ELEMENTS_PER_TILE // max(1, elements_per_row))
     tiles = max(1, min(MOST_TILES, rows // enough))
     return -(-rows // tiles)
+
+
+@contextmanager
+def each_row(rows: int, elements_per_row: int) -> Iterator[Any]:
+    """A loop over all rows, which threads share; gives the row."""
+    block = rows_per_tile(rows, elements_per_row)
+    with T.parallel(0, -(-rows // block)) as tile, T.serial(0, T.min(block, rows - tile * block)) as i:
+        yield T.bind(tile * block + i)
 
 
 def at(start: Any, lanes: int) -> Any:

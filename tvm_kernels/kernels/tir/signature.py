@@ -1,27 +1,36 @@
-"""The buffer parameters of a kernel while its TIR is being built, in order. Use inside a `T.prim_func()` frame."""
+"""A kernel's function while its TIR is being built, and its buffer parameters in order.
+
+with prim_func("plain") as signature:
+    x = signature.input(OWN_INPUTS[0], (rows, columns), "float32")
+    ...                                                             # TIR
+return signature.built()
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.kernels.registry import Constant, Input, Output, Parameter, Workspace
+from subbyte.tvm_kernels.kernels.registry import Built, Constant, Input, Output, Parameter, Workspace
 from subbyte.tvm_kernels.memory import ALIGNMENT
 
 
 class Signature:
-    """Declares buffer parameters and records what each is bound to; `parameters` goes into `Built`."""
+    """Declares buffer parameters and records what each is bound to."""
 
-    def __init__(self) -> None:
+    def __init__(self, builder: IRBuilder) -> None:
+        self._builder = builder
         self._parameters: list[Parameter] = []
 
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        return tuple(self._parameters)
+    def built(self) -> Built:
+        """The kernel, once its function is complete."""
+        return Built(self._builder.get(), tuple(self._parameters))
 
     def _declare(self, parameter: Parameter, shape: Sequence[int], dtype: str) -> Any:
         name = f"p{len(self._parameters)}"
@@ -44,6 +53,15 @@ class Signature:
     def workspace(self, nbytes: int) -> Any:
         """Scratch of one thread, a uint8 buffer; see `view`."""
         return self._declare(Workspace(nbytes), (nbytes,), "uint8")
+
+
+@contextmanager
+def prim_func(name: str, attributes: Mapping[str, int] | None = None) -> Iterator[Signature]:
+    """The frame of a function whose parameters do not overlap, of that name in TIR and with further attributes."""
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, **(attributes or {})})
+        yield Signature(builder)
 
 
 def view(buffer: Any, shape: Sequence[int], dtype: str, byte_offset: int = 0) -> Any:

@@ -27,14 +27,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.abi import ONCE, TILES
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.kernels.x86.operands import Operands
 from subbyte.tvm_kernels.kernels.x86.padded_input import SIGNS, WORD_BYTES, BinarizedInput, PaddedInput, Signs, Strides
@@ -160,10 +159,7 @@ class ProductBuilder:
 
     def build(self) -> Built:
         window, tiles = self.window, self.tiles
-        with IRBuilder() as builder, T.prim_func():
-            T.func_name("kernel")
-            T.func_attr({"tirx.noalias": True, **({TILES: tiles.row_blocks} if self.panels_first else {})})
-            signature = Signature()
+        with prim_func("kernel", {TILES: tiles.row_blocks} if self.panels_first else {}) as signature:
             self._declare_input(signature)
             self.weight = signature.constant("weight", self.panels.data)
             self.start = signature.constant("start", self.operands.start)
@@ -184,7 +180,7 @@ class ProductBuilder:
             else:
                 with T.parallel(0, window.batch * tiles.row_blocks * tiles.column_blocks) as tile, self.registers():
                     self._tile(tile)
-        return Built(builder.get(), signature.parameters)
+        return signature.built()
 
     def _declare_input(self, signature: Signature) -> None:
         """The activations, or the real numbers to quantize and a place for their signs."""
