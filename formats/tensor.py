@@ -129,7 +129,7 @@ class LowBitTensor:
     @property
     def _unscaled(self) -> npt.NDArray[Any]:
         levels = self.payload.levels
-        return levels if self.zero_point is None else levels.astype(np.int32) - self._spread(self.zero_point)
+        return levels if self.zero_point is None else levels.astype(np.int32) - self._expanded(self.zero_point)
 
     def unscaled(self) -> Float32:
         """What the scale multiplies, level - zero_point: float32 of `shape`."""
@@ -137,9 +137,9 @@ class LowBitTensor:
 
     def dequantize(self) -> Float32:
         """The real values, float32 of `shape`: (level - zero_point) x scale."""
-        return np.asarray(self.unscaled() * self._spread(self.scale), np.float32)
+        return np.asarray(self.unscaled() * self._expanded(self.scale), np.float32)
 
-    def _spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _expanded(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A scale or zero point for each element."""
         return self.granularity.expand(values, self.matrix_shape).reshape(self.shape)
 
