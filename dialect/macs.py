@@ -1,6 +1,6 @@
-"""Multiply-accumulates of ONNX products, by their shapes: for `inspect`, and for what the compiler leaves to TVM.
+"""Multiply-accumulates of products, by their shapes: for `inspect`, and for what the compiler leaves to TVM.
 
-To count another operator, add a row to `MACS`. A product that the compiler's fallback names has one; a test compares.
+To count another operator, add a row to `MACS`; one without products is named in known_operators.py.
 """
 
 from __future__ import annotations
@@ -13,17 +13,35 @@ from typing import Any
 from subbyte.dialect.function import Shape
 
 
+class UnknownShape(Exception):
+    """The file does not tell a shape, or a length, that the multiply-accumulates depend on."""
+
+
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of a node's inputs (None: left out) and of its first output, and its attributes."""
+    """Shapes of a node's inputs (() of one that is left out) and of its first output, and its attributes.
+
+    None is a shape that is not known: a rule that asks for it raises UnknownShape.
+    """
 
     inputs: Sequence[Shape | None]
-    output: Shape
+    result: Shape | None
     attributes: Mapping[str, Any]
 
     def of(self, index: int) -> Shape:
         """The shape of an input; () of one that is left out."""
-        return (self.inputs[index] if index < len(self.inputs) else None) or ()
+        return _known(self.inputs[index]) if index < len(self.inputs) else ()
+
+    @property
+    def output(self) -> Shape:
+        """The shape of the first output."""
+        return _known(self.result)
+
+
+def _known(shape: Shape | None) -> Shape:
+    if shape is None:
+        raise UnknownShape
+    return shape
 
 
 def _window(weight: int) -> Callable[[Shapes], int]:
@@ -47,6 +65,15 @@ def _attention(shapes: Shapes) -> int:
     return (prod(shapes.of(0)) + prod(shapes.output)) * keys
 
 
+def _linear_attention(shapes: Shapes) -> int:
+    """Each step adds keys x values to the state of a head and reads that by queries; "delta" reads it by keys, too."""
+    batch, steps, _ = shapes.of(0)
+    heads, shared = int(shapes.attributes["q_num_heads"]), int(shapes.attributes["kv_num_heads"])
+    state = (shapes.of(1)[-1] // shared) * (shapes.of(2)[-1] // shared)
+    reads = 2 if "delta" in shapes.attributes.get("update_rule", "gated_delta") else 1
+    return batch * steps * state * (heads + shared * reads)
+
+
 def _einsum(shapes: Shapes) -> int:
     """A product for each value of all indices, and each operand after the first."""
     terms = shapes.attributes["equation"].replace(" ", "").split("->")[0].split(",")
@@ -61,7 +88,20 @@ def _einsum(shapes: Shapes) -> int:
     return prod(sizes.values()) * (len(terms) - 1)
 
 
+def _fourier(shapes: Shapes) -> int:
+    """The length of a transform is a value of an input."""
+    raise UnknownShape
+
+
+def _nbits(shapes: Shapes) -> int:
+    if not {"K", "N"} <= shapes.attributes.keys():
+        raise UnknownShape
+    return prod(shapes.of(0)[:-1]) * int(shapes.attributes["K"]) * int(shapes.attributes["N"])
+
+
 MACS: dict[str, Callable[[Shapes], int]] = {
+    "AffineGrid": lambda shapes: prod(shapes.output) * shapes.of(0)[-1],
+    "CausalConvWithState": _window(1),
     "Conv": _window(1),
     "ConvInteger": _window(1),
     "DeformConv": _window(1),
@@ -71,9 +111,13 @@ MACS: dict[str, Callable[[Shapes], int]] = {
     "MatMulInteger": lambda shapes: prod(shapes.output) * shapes.of(0)[-1],
     "QLinearMatMul": lambda shapes: prod(shapes.output) * shapes.of(0)[-1],
     "Gemm": _gemm,
+    "DFT": _fourier,
+    "STFT": _fourier,
     "Einsum": _einsum,
     "Attention": _attention,
+    "LinearAttention": _linear_attention,
     "LSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
+    "com.microsoft.MatMulNBits": _nbits,
 }

@@ -27,6 +27,7 @@ from onnx import helper, numpy_helper
 
 from subbyte.dialect.function import Dequantized, Rescale, function_of
 from subbyte.dialect.graph import GraphView, attribute, view
+from subbyte.dialect.known_operators import QUANTIZERS, full_name
 from subbyte.dialect.layers import Layer, layers
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError, UsageError
@@ -105,8 +106,8 @@ class _Baseline:
 def float_baseline(path: Source) -> onnx.ModelProto:
     """The architecture of an exported file in plain float32: no quantizers, weights x scales as float initializers.
 
-    Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read, and
-    UsageError where a quantizer or low-bit weights would remain.
+    Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read or has
+    operators that subbyte does not know, and UsageError where a quantizer or low-bit weights would remain.
     """
     model = load_onnx(path)
     baseline = _Baseline(view(model))
@@ -143,16 +144,10 @@ def float_baseline(path: Source) -> onnx.ModelProto:
     made_values = {name for node in baseline.nodes for name in node.output} - baseline.codes
     graph.value_info.extend(i for i in model.graph.value_info if i.name in made_values)
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    made.functions.extend(f for f in model.functions if _called(baseline, f))
+    called = {node.op_type for node in baseline.nodes if node.domain == DOMAIN}
+    made.functions.extend(function for function in model.functions if function.name in called)
     _refuse_quantizers(made)
     return made
-
-
-def _called(baseline: _Baseline, function: onnx.FunctionProto) -> bool:
-    """Whether the baseline keeps a function: others' all, of ours what it calls."""
-    return function.domain != DOMAIN or any(
-        (node.domain, node.op_type) == (DOMAIN, function.name) for node in baseline.nodes
-    )
 
 
 def is_qdq(model: onnx.ModelProto) -> bool:
@@ -163,7 +158,7 @@ def is_qdq(model: onnx.ModelProto) -> bool:
 def _refuse_quantizers(made: onnx.ModelProto) -> None:
     low = {tensor.name for tensor in made.graph.initializer if tensor.data_type in _LOW_BIT}
     for node in every_node(made):
-        if _QUANTIZER.search(node.op_type) or low.intersection(node.input):
+        if full_name(node) in QUANTIZERS or low.intersection(node.input):
             raise _not_float(node)
         if any(found.t.data_type in _LOW_BIT for found in node.attribute):
             raise _not_float(node)
@@ -417,9 +412,6 @@ def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
-
-# Operators of ONNX, onnxruntime (com.microsoft) and QONNX that quantize, or compute with codes.
-_QUANTIZER = re.compile("Quant|^QLinear|^Q[A-Z]|Integer|NBits|Bnb4|^Trunc$")
 
 _LOW_BIT = {value for name, value in onnx.TensorProto.DataType.items() if re.match("U?INT[248]$|FLOAT[468]", name)}
 

@@ -5,7 +5,7 @@ Reads our dialect and QDQ files of other tools. To describe another way of stori
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,14 +14,17 @@ import onnx
 
 from subbyte.dialect.decode import weights_of
 from subbyte.dialect.function import Quantizer, Values, function_of
-from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions
+from subbyte.dialect.function_calls import foreign_functions
 from subbyte.dialect.graph import GraphView, attribute, view
+from subbyte.dialect.known_operators import QUANTIZERS, full_name
 from subbyte.dialect.layers import PASS, PRODUCTS, layers
-from subbyte.dialect.macs import MACS, Shapes
+from subbyte.dialect.macs import MACS, Shapes, UnknownShape
 from subbyte.errors import ModelError
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
+from subbyte.onnx_checks import label
 from subbyte.onnx_file import Source, open_onnx
+from subbyte.onnx_walk import subgraphs
 from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
 from subbyte.shapes import with_shapes
 
@@ -79,8 +82,8 @@ class _Weight:
 def inspect(path: Source) -> Inspection:
     """Describe an ONNX file.
 
-    A dynamic shape is a warning; its MACs count 0. Raises ModelError for a file that cannot be read, or whose shapes do
-    not fit each other.
+    A shape that the file does not tell is a warning; its MACs count 0. Raises ModelError for a file that cannot be
+    read, operators that subbyte does not know, each of which it names, and shapes that do not fit each other.
     """
     file = open_onnx(path)
     model = load_onnx(file)
@@ -101,32 +104,41 @@ def inspect(path: Source) -> Inspection:
         opset=max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
         ir_version=model.ir_version,
         nodes=len(model.graph.node),
-        macs=sum(layer.macs for layer in layers) + sum(_macs_of_others(graph)),
+        macs=sum(layer.macs for layer in layers) + sum(_macs(graph, node) or 0 for node in _others(graph)),
         parameters=elements,
         parameter_bytes=sum(tensor_bytes(t) for t in tensors),
         float_bytes=4 * elements,
         file_bytes=file.nbytes + file.external_bytes,
-        warnings=(*foreign_functions(file.model), *_dynamic(model.graph), *_no_layers(graph), *_meaningless(tensors)),
+        warnings=(*foreign_functions(file.model), *_not_counted(graph), *_no_layers(graph), *_meaningless(tensors)),
     )
 
 
-def _is_other(node: onnx.NodeProto) -> bool:
-    """Whether a node is a product of ONNX that is no row of `Inspection.layers`."""
-    return node.domain in STANDARD_DOMAINS and node.op_type in MACS and node.op_type not in PRODUCTS
+def _others(graph: GraphView) -> Iterable[onnx.NodeProto]:
+    """The products that are no rows of `Inspection.layers`, and the calls of our functions."""
+    kinds = MACS.keys() - set(PRODUCTS)
+    return (node for node in graph.nodes if full_name(node) in kinds or function_of(node) is not None)
 
 
 def _no_layers(graph: GraphView) -> Iterable[str]:
-    """A line for operators that are no layers: what they count, and never a zero without a word."""
+    """A line for products that are no layers: what they count, and never a zero without a word."""
     kinds: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.nodes:
-        foreign = node.domain not in STANDARD_DOMAINS and (node.domain, node.op_type) not in _WITHOUT_PRODUCTS
-        if _is_other(node) or (foreign and function_of(node) is None):
-            kinds.setdefault(f"{node.domain}.{node.op_type}".lstrip("."), []).append(node)
+    for node in _others(graph):
+        if function_of(node) is None:
+            kinds.setdefault(full_name(node), []).append(node)
     for kind, nodes in kinds.items():
-        more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-        counted = sum(_macs(graph, node) for node in nodes)
+        counted = sum(_macs(graph, node) or 0 for node in nodes)
         said = f"{counted:,} MACs are in the sum" if counted else "MACs are counted as 0"
-        yield f"{kind} '{nodes[0].name or nodes[0].output[0]}'{more}: not among the layers, and {said}"
+        yield f"{kind} {_first_of(nodes)}: not among the layers, and {said}"
+    inside = [node for node in graph.nodes if any(full_name(n) in MACS for g in subgraphs([node]) for n in g.node)]
+    if inside:
+        yield (
+            f"{inside[0].op_type} {_first_of(inside)}: products in a subgraph, whose MACs are counted as 0: how often "
+            "they run is known at run time"
+        )
+
+
+def _first_of(nodes: Sequence[onnx.NodeProto]) -> str:
+    return f"'{label(nodes[0])}'" + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else "")
 
 
 def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
@@ -162,16 +174,22 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return with_payloads(plain, model)
 
 
-def _dynamic(graph: onnx.GraphProto) -> Iterable[str]:
-    constants = {tensor.name for tensor in graph.initializer}
-    for value in graph.input:
+def _not_counted(graph: GraphView) -> Iterable[str]:
+    """A line for each input of a dynamic shape; without one, a line for layers and calls whose shapes are unknown."""
+    dynamic = False
+    for value in graph.model.graph.input:
         dims = value.type.tensor_type.shape.dim
-        if value.name not in constants and not all(dim.HasField("dim_value") for dim in dims):
+        if value.name not in graph.initializers and not all(dim.HasField("dim_value") for dim in dims):
             shape = ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+            dynamic = True
             yield (
                 f"input '{value.name}' has a dynamic shape [{shape}]: MACs that depend on it are counted as 0, and "
                 "`subbyte compile` will ask for a fixed shape"
             )
+    products = (n for n in graph.nodes if full_name(n) in PRODUCTS or function_of(n) is not None)
+    unknown = [] if dynamic else [node for node in products if _macs(graph, node) is None]
+    if unknown:
+        yield f"{full_name(unknown[0])} {_first_of(unknown)}: the file does not tell its shapes: MACs are counted as 0"
 
 
 def _is_parameter(tensor: onnx.TensorProto) -> bool:
@@ -179,15 +197,6 @@ def _is_parameter(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
 
 
-# Quantizers and decoders, and how many of their first inputs are values; what follows are scales, zero points, bounds.
-_QUANTIZERS: dict[tuple[str, str], int] = {
-    **{(domain, op): 1 for domain in ("", "com.microsoft") for op in ("QuantizeLinear", "DequantizeLinear")},
-    **{("qonnx.custom_op.general", op): 1 for op in ("Quant", "IntQuant", "BipolarQuant", "Trunc")},
-    **{("", op): 2 for op in ("MatMulInteger", "ConvInteger")},
-    ("com.microsoft", "MatMulNBits"): 2,
-    ("com.microsoft", "GatherBlockQuantized"): 2,
-}
-_WITHOUT_PRODUCTS = {("com.microsoft", "Gelu"), *_QUANTIZERS} - {("com.microsoft", "MatMulNBits")}
 _IN_STEPS = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
@@ -198,31 +207,23 @@ def _scales(graph: GraphView) -> set[str]:
     for node in graph.nodes:
         function = function_of(node)
         ours = function is not None and not isinstance(function.role, Values)
-        values = 1 if function is not None else _QUANTIZERS.get((node.domain, node.op_type), len(node.input))
+        every = range(len(node.input))
+        values: Collection[int] = (0,) if function is not None else QUANTIZERS.get(full_name(node), every)
         counts = not node.domain and not steps.isdisjoint(node.input)
         if counts and node.op_type == "Mul":
             constants = [name for name in node.input if graph.constant(name) is not None]
-            values, counts = 0 if constants else values, not constants
+            values, counts = () if constants else values, not constants
         elif counts:
             counts = node.op_type in {*PASS, "Cast", *PRODUCTS, "Round", "ReduceSum"}
         if counts or ours or node.op_type in _IN_STEPS:
             steps.update(node.output)
         for place, name in enumerate(node.input):
-            read.setdefault(name, []).append(place >= values)
+            read.setdefault(name, []).append(place not in values)
     return {name for name, uses in read.items() if all(uses) and name in graph.initializers}
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
     return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-
-
-def _macs_of_others(graph: GraphView) -> Iterable[int]:
-    for node in graph.nodes:
-        if _is_other(node):
-            yield _macs(graph, node)
-        function, call = function_of(node), graph.call(node)
-        if function is not None and call is not None:
-            yield function.macs(call)
 
 
 # ---- layers ----
@@ -242,7 +243,7 @@ def _layers(graph: GraphView) -> Iterable[Layer]:
             activation_format=_activation(graph, layer.activation),
             shape=weight.shape if weight else (),
             bits_per_weight=8 * stored / elements if elements else 0.0,
-            macs=_macs(graph, node),
+            macs=_macs(graph, node) or 0,
             parameter_bytes=stored + 4 * bias,
             float_bytes=4 * (elements + bias),
         )
@@ -323,12 +324,16 @@ def _elements(graph: GraphView, name: str) -> int:
     return 0 if value is None else int(np.size(value))
 
 
-def _macs(graph: GraphView, node: onnx.NodeProto) -> int:
-    """Of one product, from its shapes; 0 where the file leaves one open, and for operators of unknown domains."""
-    shapes = [graph.shape(name) if name else () for name in (*node.input, node.output[0])]
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) < len(shapes) or node.op_type not in MACS or node.domain not in STANDARD_DOMAINS:
-        return 0
+def _macs(graph: GraphView, node: onnx.NodeProto) -> int | None:
+    """Of a product or a call of our domain, from its shapes; None where the file leaves open one that matters."""
+    function = function_of(node)
+    if function is not None:
+        call = graph.call(node)
+        return None if call is None else function.macs(call)
     values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
     attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
-    return MACS[node.op_type](Shapes(known[:-1], known[-1], attributes))
+    inputs = [graph.shape(name) if name else () for name in node.input]
+    try:
+        return MACS[full_name(node)](Shapes(inputs, graph.shape(node.output[0]), attributes))
+    except UnknownShape:
+        return None

@@ -9,33 +9,29 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from subbyte import limits
-from subbyte.dialect.function_calls import ENGINES_OWN, STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
-from subbyte.dialect.names import DOMAIN
-from subbyte.errors import ExportError, ModelError
-from subbyte.onnx_checks import unknown_operator
+from subbyte.dialect.function_calls import inline_all_but_ours
+from subbyte.dialect.known_operators import NO_PRODUCTS, unknown_nodes
+from subbyte.dialect.macs import MACS
+from subbyte.errors import ExportError
+from subbyte.onnx_checks import unknown_operators
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.output_file import write_file
 
 
 def load_onnx(source: Source) -> onnx.ModelProto:
-    """The model of a file, not to be changed: where a function has a name of ours but not our body, all are inlined.
+    """The model of a file, not to be changed: its only functions are ours, all others are inlined.
 
-    A model in memory is taken as it is. Raises UsageError and ModelError as `open_onnx`, and ModelError for an operator
-    of a domain that no engine has and the file gives no body: it cannot be run, nor its products counted.
+    A model in memory is not checked as a file is. Raises UsageError and ModelError as `open_onnx`, and ModelError,
+    naming each, for operators that subbyte does not know and the file gives no body: nothing is said of what they do.
     """
     model = source if isinstance(source, onnx.ModelProto) else open_onnx(source).model
-    _refuse_unknown(model)
-    return inline_all_but_ours(model) if foreign_functions(model) else model
-
-
-def _refuse_unknown(model: onnx.ModelProto) -> None:
-    known = {(function.domain, function.name) for function in model.functions}
-    for node in every_node(model):
-        of_engines = node.domain in (*STANDARD_DOMAINS, DOMAIN) or node.domain.startswith(ENGINES_OWN)
-        if not of_engines and (node.domain, node.op_type) not in known:
-            near = {name for domain, name in known if domain == node.domain}
-            raise ModelError(unknown_operator(node, f"unknown operator {node.domain}.{node.op_type}", near))
+    bodies = {(function.domain, function.name) for function in model.functions}
+    unknown = [node for node in unknown_nodes(every_node(model)) if (node.domain, node.op_type) not in bodies]
+    if unknown:
+        named = {f"{domain}.{name}" for domain, name in bodies}
+        raise unknown_operators(unknown, "unknown operator", {*MACS, *NO_PRODUCTS, *named})
+    return inline_all_but_ours(model)
 
 
 def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 
 import onnx
@@ -15,6 +15,7 @@ import onnx.checker
 
 from subbyte import limits
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, expanded
+from subbyte.dialect.known_operators import full_name
 from subbyte.errors import ModelError
 from subbyte.onnx_attributes import check_attributes
 from subbyte.onnx_walk import all_nodes, every_node, every_tensor
@@ -56,13 +57,20 @@ def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
     return max((int(entry.version) for entry in imports if entry.domain in STANDARD_DOMAINS), default=1)
 
 
-def unknown_operator(node: onnx.NodeProto, what: str, known: Iterable[str]) -> str:
-    """The words for an operator that nobody knows, with the nearest one."""
-    near = difflib.get_close_matches(node.op_type, sorted(known), n=1, cutoff=0.6)
+def unknown_operators(nodes: Sequence[onnx.NodeProto], what: str, known: Iterable[str]) -> ModelError:
+    """The error for operators that nobody knows: `what` they are, each with its first node, and the nearest name."""
+    kinds: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        kinds.setdefault(full_name(node), []).append(node)
+    found = [
+        f"{kind} (node '{label(of_kind[0])}'" + (f" and {len(of_kind) - 1} more)" if len(of_kind) > 1 else ")")
+        for kind, of_kind in kinds.items()
+    ]
+    near = difflib.get_close_matches(next(iter(kinds)), sorted(known), n=1, cutoff=0.6)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return (
-        f"{what} (node '{label(node)}').{hint} Export with standard ONNX operators, or give the operator a body as a "
-        "model-local function"
+    return ModelError(
+        f"{what} {', '.join(found)}.{hint} Export with standard ONNX operators, or give each of these operators a body "
+        "as a model-local function"
     )
 
 
@@ -119,12 +127,11 @@ def _check_operators(model: onnx.ModelProto) -> None:
     bodies = [(model.graph.node, model.opset_import), *((body.node, body.opset_import) for body in model.functions)]
     for nodes, imports in bodies:
         opset = opset_of(imports)
-        for node in all_nodes(nodes):
-            if node.domain in STANDARD_DOMAINS and not onnx.defs.has(node.op_type, opset, ""):
-                names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
-                raise ModelError(
-                    unknown_operator(node, f"ONNX has no operator '{node.op_type}' in opset {opset}", names)
-                )
+        standard = (node for node in all_nodes(nodes) if node.domain in STANDARD_DOMAINS)
+        unknown = [node for node in standard if not onnx.defs.has(node.op_type, opset, "")]
+        if unknown:
+            names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+            raise unknown_operators(unknown, f"opset {opset} of ONNX has no operator", names)
 
 
 def _check_sizes(model: onnx.ModelProto) -> None:

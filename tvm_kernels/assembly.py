@@ -234,7 +234,7 @@ def _macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of a node without a kernel; 0 for what is no product."""
     if node.domain or node.op not in MACS:
         return 0
-    inputs = [graph.values[name].shape if name else None for name in node.inputs]
+    inputs = [graph.values[name].shape if name else () for name in node.inputs]
     return MACS[node.op](Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes))
 
 

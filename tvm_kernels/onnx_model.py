@@ -13,9 +13,10 @@ import onnx.inliner
 import onnx.version_converter
 
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
+from subbyte.dialect.known_operators import unknown_nodes
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
-from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operator
+from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operators
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.payloads import with_payloads, without_payloads
@@ -52,13 +53,14 @@ def load_model(source: Source, notes: list[str] | None = None) -> onnx.ModelProt
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
-    """Operators of other domains are functions of the file, or known to the rewrite table."""
+    """Operators of ONNX are known; those of other domains are functions of the file, or in the rewrite table."""
     known = {(f.domain, f.name) for f in model.functions} | FOREIGN_OPERATORS
-    for node in every_node(model):
-        if node.domain in (*STANDARD_DOMAINS, DOMAIN) or (node.domain, node.op_type) in known:
-            continue
-        near = {name for domain, name in known if domain == node.domain}
-        raise ModelError(unknown_operator(node, f"unknown operator {node.domain}.{node.op_type}", near))
+    nodes = list(every_node(model))
+    foreign = [node for node in nodes if node.domain not in (*STANDARD_DOMAINS, DOMAIN)]
+    unknown = [node for node in foreign if (node.domain, node.op_type) not in known]
+    unknown += [node for node in unknown_nodes(nodes) if node.domain in STANDARD_DOMAINS]
+    if unknown:
+        raise unknown_operators(unknown, "unknown operator", {f"{domain}.{name}" for domain, name in known})
 
 
 def _check_inputs(graph: onnx.GraphProto) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.helper as helper
+import onnx.parser
 import pytest
 from dialect_graphs import quantized_cnn
 
+import subbyte
 from subbyte.dialect.graph import view
 from subbyte.errors import ModelError
 from subbyte.export import float_baseline, inspect, int8_baseline
@@ -175,8 +177,56 @@ def test_products_that_are_no_layers_are_warnings():
     assert "Einsum 'layer': not among the layers, and MACs are counted as 0" in inspect(model).warnings
     model = product()
     model.graph.node[0].op_type, model.graph.node[0].domain = "MatMulNBits", "com.microsoft"
+    model.graph.node[0].attribute.extend(helper.make_attribute(name, size) for name, size in (("K", 4), ("N", 3)))
     model.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], "gelu", domain="com.microsoft"))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 3]))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     (line,) = inspect(model).warnings
-    assert line == "com.microsoft.MatMulNBits 'layer': not among the layers, and MACs are counted as 0"
+    assert line == "com.microsoft.MatMulNBits 'layer': not among the layers, and 12 MACs are in the sum"
+
+
+HEAD = '<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1, "other": 1]>'
+
+
+def parsed(body, size="2,4"):
+    return onnx.parser.parse_model(f"{HEAD} g (float[{size}] x, float[4,4] w) => (float[2,4] y) {{ {body} }}")
+
+
+@pytest.mark.parametrize("read", [inspect, float_baseline, subbyte.compile], ids=lambda read: read.__name__)
+def test_every_unknown_operator_is_named_and_none_counts_as_zero(read, tmp_path):
+    """Of a domain whose operators onnxruntime has, too."""
+    body = "a = com.microsoft.FusedMatMul(x, w) b = com.microsoft.FusedMatMul(a, w) c = com.microsoft.Gelu(b)"
+    model = parsed(body + " y = other.Frob(c)")
+    arguments = [tmp_path / "m.subbyte"] if read is subbyte.compile else []
+    names = r"com.microsoft.FusedMatMul \(node 'a' and 1 more\), other.Frob \(node 'y'\)"
+    with pytest.raises(ModelError, match=f"unknown operator {names}"):
+        read(saved(model, tmp_path), *arguments)
+
+
+@pytest.mark.parametrize("read", [inspect, float_baseline])
+def test_an_operator_that_onnx_does_not_have_is_unknown_in_memory_too(read):
+    with pytest.raises(ModelError, match=r"operator MatMull \(node 'y'\). Did you mean 'MatMul'"):
+        read(parsed("y = MatMull(x, w)"))
+
+
+@pytest.mark.parametrize("domain", ["other", "com.microsoft"])
+def test_products_in_the_functions_of_a_file_are_layers(domain):
+    body = f'<domain: "{domain}", opset_import: ["": 21]> FusedMatMul (x, w) => (y) {{ p = MatMul(x, w) y = Relu(p) }}'
+    model = onnx.parser.parse_model(
+        f"{HEAD} g (float[2,4] x, float[4,4] w) => (float[2,4] y) {{ y = {domain}.FusedMatMul(x, w) }} {body}"
+    )
+    found = inspect(model)
+    assert (found.macs, [layer.op for layer in found.layers], found.warnings) == (2 * 4 * 4, ["MatMul"], ())
+    assert [node.op_type for node in float_baseline(model).graph.node] == ["MatMul", "Relu"]
+
+
+def test_what_cannot_be_counted_is_said():
+    """Behind an operator whose shape the file does not tell, and in a subgraph."""
+    found = inspect(parsed("a = com.microsoft.Gelu(x) y = MatMul(a, w)"))
+    assert found.macs == 0
+    assert found.warnings == ("MatMul 'y': the file does not tell its shapes: MACs are counted as 0",)
+    branch = "(float[2,4] z) { z = MatMul(x, w) }"
+    branches = f"then_branch = t () => {branch}, else_branch = e () => {branch}"
+    body = f"c = Constant <value = bool {{1}}> () y = If (c) <{branches}>"
+    (line,) = inspect(parsed(body)).warnings
+    assert line.startswith("If 'y': products in a subgraph, whose MACs are counted as 0")
