@@ -1,6 +1,6 @@
-"""What a low-bit tensor is: formats, granularity, packing, and the reference arithmetic. Needs NumPy alone.
+"""Low-bit tensors: formats, granularity, packing, and reference arithmetic. Depends on NumPy only.
 
-To import this package imports every module of it, in which formats are registered.
+Importing this package imports all its modules, which register the formats.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Operations that modelled energy counts, their published price, and what one multiply-accumulate of a format takes.
+"""Published energy of each operation that modelled energy counts, and the operations of one multiply-accumulate.
 
 Table: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, 45 nm, 0.9 V. Shifts: You et
 al., "ShiftAddViT: Mixture of Multiplication Primitives Towards Efficient Vision Transformer", NeurIPS 2023.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from subbyte.errors import FormatError
 
-# pJ an operation
+# pJ per operation
 OPERATIONS_PJ = {
     "int8 add": 0.03,
     "int8 multiply": 0.2,
@@ -23,15 +23,15 @@ OPERATIONS_PJ = {
     "float32 multiply": 3.7,
     "8-bit shift": 0.024,
     "32-bit shift": 0.13,
-    "32-bit xor": 0.1,  # no published figure: taken as an int32 add, an upper bound
-    "8 KB table read": 10.0,  # of one entry: an access of 64 bits
-    "32-bit popcount": 0.1,  # no published figure: an adder tree of about as many full adders as an int32 add has
+    "32-bit xor": 0.1,  # no published figure: that of an int32 add, an upper bound
+    "8 KB table read": 10.0,  # one entry: a 64-bit access
+    "32-bit popcount": 0.1,  # no published figure: an adder tree has about as many full adders as an int32 add
 }
 
 
 @dataclass(frozen=True)
 class PerMac:
-    """How many of which operations one multiply-accumulate takes; raises FormatError for one without a price."""
+    """The operations of one multiply-accumulate; raises FormatError for an operation without a published energy."""
 
     operations: tuple[tuple[str, float], ...]
 
@@ -40,22 +40,22 @@ class PerMac:
             if operation not in OPERATIONS_PJ or not count > 0:
                 raise FormatError(
                     f"{count:g} of operation '{operation}' for a multiply-accumulate: expected a positive number of "
-                    f"{', '.join(OPERATIONS_PJ)}; give a new one its price in formats/energy.py"
+                    f"{', '.join(OPERATIONS_PJ)}; add a new operation with its energy to formats/energy.py"
                 )
         if not self.operations:
-            raise FormatError("a multiply-accumulate of no operations; name those that it takes (formats/energy.py)")
+            raise FormatError("a multiply-accumulate without operations; name at least one (formats/energy.py)")
 
     @classmethod
     def of(cls, counts: Mapping[str, float]) -> PerMac:
-        """From a count for each operation."""
+        """From the count of each operation."""
         return cls(tuple(counts.items()))
 
 
-# With an activation of at most 8 bits; of real levels, with one of float32.
+# Integer levels with activations of at most 8 bits; real levels (LOOK_UP) with float32 activations.
 MULTIPLY = PerMac.of({"int8 multiply": 1, "int32 add": 1})
 ADD = PerMac.of({"int32 add": 1})
 SHIFT = PerMac.of({"32-bit shift": 1, "int32 add": 1})
 LOOK_UP = PerMac.of({"8 KB table read": 1, "float32 multiply": 1, "float32 add": 1})
-# Of a product of floats, and of one of two tensors of signs, 32 at a time.
+# Products of two float32 tensors, and of two binary tensors, 32 values at a time.
 FLOAT = PerMac.of({"float32 multiply": 1, "float32 add": 1})
 XOR_POPCOUNT = PerMac.of({"32-bit xor": 1 / 32, "32-bit popcount": 1 / 32, "int32 add": 1 / 32})

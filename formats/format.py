@@ -1,7 +1,7 @@
-"""What a low-bit format is, and the registry of formats by name.
+"""Low-bit number formats, and their registry by name.
 
-A code of `code_bits` bits stands for a *level* (levels.py); the real value is level x scale. To add a format, write a
-file beside this one that makes a `Format` and calls `register`: docs/add-a-format.md.
+A code of `code_bits` bits represents a *level* (levels.py); the real value is level x scale. To add a format, add a
+file to this package that makes a `Format` and calls `register`: docs/add-a-format.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from subbyte.formats.levels import IntegerLevels, Levels, Table
 
 UInt8 = npt.NDArray[np.uint8]
 
-_MISSING: Any = object()  # a part that was not given
+_MISSING: Any = object()  # default of required fields, so that `register` can name the one that is missing
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
 
@@ -31,7 +31,7 @@ class Format:
     name: str
     levels: Levels = field(default=_MISSING, repr=False)
     summary: str = _MISSING  # a few words, for tables
-    energy: PerMac = field(default=_MISSING, repr=False, kw_only=True)  # of one multiply-accumulate
+    energy: PerMac = field(default=_MISSING, repr=False, kw_only=True)  # one multiply-accumulate
 
     @property
     def code_bits(self) -> int:
@@ -40,14 +40,14 @@ class Format:
 
     @property
     def table(self) -> Table:
-        """The level of each code, or None."""
+        """The level of each code; None for a code without a level."""
         return self.levels.table
 
     @property
     def integer_levels(self) -> IntegerLevels:
-        """The levels, as a product of integers takes them; raises FormatError for real ones."""
+        """The levels, as integer products need them; raises FormatError for real levels."""
         if not isinstance(self.levels, IntegerLevels):
-            raise FormatError(f"levels of {self.name} are real numbers, which enter no product of integers")
+            raise FormatError(f"levels of {self.name} are real numbers; an integer product needs integer levels")
         return self.levels
 
     @property
@@ -57,38 +57,38 @@ class Format:
 
     @property
     def decoder(self) -> str:
-        """The ONNX function that gives its levels: `DecodeInt4` for int4, `DecodePow2_4n` for pow2_4n."""
+        """The ONNX function from packed codes to levels: `DecodeInt4` for int4, `DecodePow2_4n` for pow2_4n."""
         return "Decode" + self.name.capitalize()
 
     @property
     def dequantizer(self) -> str:
-        """The ONNX function that applies scales by group, too: `DequantizeInt4` for int4."""
+        """The ONNX function from packed codes and scales per group to values: `DequantizeInt4` for int4."""
         return "Dequantize" + self.name.capitalize()
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What `decode` returns: the smallest integer dtype that holds all levels, or float32."""
+        """The dtype of decoded levels: the smallest integer dtype that holds all of them, or float32."""
         return self.levels.by_code.dtype
 
     def encode(self, levels: npt.ArrayLike) -> UInt8:
         """Levels (any shape) to uint8 codes; raises FormatError for a level the format does not have."""
-        wanted = np.asarray(levels)
-        if self.levels.integer and not np.issubdtype(wanted.dtype, np.integer):
-            raise FormatError(f"{self.name}: levels must be integers, got {wanted.dtype}")
-        codes = self.levels.codes_of(wanted)
-        if (wrong := codes < 0).any():
+        levels = np.asarray(levels)
+        if self.levels.integer and not np.issubdtype(levels.dtype, np.integer):
+            raise FormatError(f"{self.name}: levels must be integers, got {levels.dtype}")
+        codes = self.levels.codes_of(levels)
+        if (unknown := codes < 0).any():
             known = self.levels.values.tolist()[:20]
-            raise FormatError(f"{self.name} has no level {wanted[wrong].flat[0]}; it has {known}")
+            raise FormatError(f"{self.name} has no level {levels[unknown].flat[0]}; it has {known}")
         return codes.astype(np.uint8)
 
     def decode(self, codes: UInt8) -> npt.NDArray[Any]:
-        """uint8 codes (any shape) to levels of `dtype`; raises FormatError for a code that has no level."""
+        """uint8 codes (any shape) to levels of `dtype`; raises FormatError for a code without a level."""
         codes = np.asarray(codes)
-        holes = np.array([level is None for level in self.table])
+        unused = np.array([level is None for level in self.table])
         if codes.size and int(codes.max()) >= len(self.table):
             raise FormatError(f"{self.name}: code {int(codes.max())} does not fit into {self.code_bits} bits")
-        if holes.any() and holes[codes].any():
-            raise FormatError(f"{self.name}: code {int(codes[holes[codes]].flat[0])} has no level")
+        if unused.any() and unused[codes].any():
+            raise FormatError(f"{self.name}: code {int(codes[unused[codes]].flat[0])} has no level")
         return np.asarray(self.levels.by_code[codes])
 
 
@@ -96,21 +96,23 @@ _registry: dict[str, Format] = {}
 
 
 def register(fmt: Format) -> Format:
-    """Make a format known by its name.
+    """Register a format by its name.
 
-    Raises RegistrationError for a part that it lacks or that is wrong, FormatError when the name is taken.
+    Raises RegistrationError for a field that is missing or wrong, FormatError when the name is taken.
     """
-    kinds = {"name": str, "levels": Levels, "summary": str, "energy": PerMac}
+    types = {"name": str, "levels": Levels, "summary": str, "energy": PerMac}
     for part in fields(fmt):
         value = getattr(fmt, part.name)
         if value is _MISSING or value == "":
-            raise RegistrationError(f"format '{fmt.name}' lacks its '{part.name}'; formats/format.py lists every part")
-        if not isinstance(value, kinds[part.name]):
+            raise RegistrationError(f"format '{fmt.name}' lacks its '{part.name}'; formats/format.py lists all fields")
+        if not isinstance(value, types[part.name]):
             raise RegistrationError(
-                f"format '{fmt.name}': its '{part.name}' is {value!r}, expected {kinds[part.name].__name__}"
+                f"format '{fmt.name}': its '{part.name}' is {value!r}, expected {types[part.name].__name__}"
             )
     if not _NAME.fullmatch(fmt.name):
-        raise RegistrationError(f"format '{fmt.name}': a name is lower-case letters, digits and underscores: pow2_4")
+        raise RegistrationError(
+            f"format '{fmt.name}': expected a name of lower-case letters, digits and underscores, such as pow2_4"
+        )
     if fmt.name in _registry:
         raise FormatError(f"format '{fmt.name}' is registered twice")
     _registry[fmt.name] = fmt

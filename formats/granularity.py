@@ -1,7 +1,7 @@
-"""Over which part of a tensor one scale reaches: the whole, a channel, a group along an axis, or a token.
+"""Granularity: which elements share one scale: the whole tensor, a channel, a group along an axis, or a token.
 
-A granularity is an object, not a string. `scale_shape(shape)` is the shape of the scale array; `expand(scale, shape)`
-repeats it so that it multiplies a tensor of that shape.
+A granularity is an object, not a string. `scale_shape(shape)` is the shape of the scales of a tensor of that shape;
+`expand(scale, shape)` repeats them so that they broadcast against it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Shape = tuple[int, ...]
 
 def _check_axis(axis: int, shape: Shape) -> int:
     if not -len(shape) <= axis < len(shape):
-        raise FormatError(f"axis {axis} is outside of a tensor of shape {list(shape)}")
+        raise FormatError(f"axis {axis} is out of range for a tensor of shape {list(shape)}")
     return axis % len(shape)
 
 
 @dataclass(frozen=True)
 class PerTensor:
-    """One scale for all."""
+    """One scale for all elements."""
 
     name = "tensor"
 
@@ -39,7 +39,7 @@ class PerTensor:
 
 @dataclass(frozen=True)
 class PerChannel:
-    """One scale for each index of `axis` (0 is the output channel of a weight)."""
+    """One scale for each index of `axis` (0: the output channels of a weight)."""
 
     axis: int = 0
     name = "channel"
@@ -54,7 +54,7 @@ class PerChannel:
 
 @dataclass(frozen=True)
 class PerGroup:
-    """One scale for every `size` consecutive elements of `axis`; the last group may be shorter."""
+    """One scale for every `size` consecutive elements along `axis`; the last group may be shorter."""
 
     size: int = 128
     axis: int = -1
@@ -75,7 +75,7 @@ class PerGroup:
 
 @dataclass(frozen=True)
 class PerToken:
-    """One scale for each vector along the last axis; used for activations, found at run time."""
+    """One scale for each vector along the last axis: activations, with scales computed at run time."""
 
     name = "token"
 

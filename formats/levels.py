@@ -1,10 +1,10 @@
-"""The levels of a format: the number that each code stands for. Their type says what products they may enter.
+"""The levels of a format: the number that each code represents. Real levels are only multiplied in float32.
 
-    IntegerLine(-8, 7)                   every integer of a range, by two's complement codes
-    IntegerTable((-1, 0, 1))             integers by code
-    RealTable((-1.0, -0.25, 0.25, 1.0))  real numbers by code, a codebook: products of floats alone
+    IntegerLine(-8, 7)                   all integers of a range; codes are their lowest bits (two's complement)
+    IntegerTable((-1, 0, 1))             integers, indexed by code
+    RealTable((-1.0, -0.25, 0.25, 1.0))  real numbers, indexed by code: a codebook
 
-Bits, number of codes and dtype follow from them. A code that stands for nothing is None.
+Bits, number of codes and dtype follow from the levels. A code without a level has None.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Array = npt.NDArray[Any]
 Table = tuple[int | None, ...] | tuple[float | None, ...]
 
 INTEGERS = (np.int8, np.uint8, np.int16, np.int32)
-LARGEST_LEVEL = 1 << 16  # with activations of 8 bits, sums of 128 such products leave int32
+LARGEST_LEVEL = 1 << 16  # with 8-bit activations, a sum of 128 such products overflows int32
 
 
 class Levels(ABC):
-    """What every kind of levels has; `integer` says whether they may enter a product of integers."""
+    """The levels of all codes of a format. `integer`: whether they are integers, as integer products need."""
 
     integer: ClassVar[bool]
 
     @property
     @abstractmethod
     def table(self) -> Table:
-        """The level of each of the 2**code_bits codes, or None."""
+        """The level of each of the 2**code_bits codes; None for a code without a level."""
 
     @property
     def code_bits(self) -> int:
@@ -52,7 +52,7 @@ class Levels(ABC):
 
     @cached_property
     def values(self) -> Array:
-        """All levels, ascending: int32 or float32."""
+        """All levels in ascending order, int32 or float32."""
         known = sorted(level for level in self.table if level is not None)
         return np.array(known, np.int32 if self.integer else np.float32)
 
@@ -69,40 +69,40 @@ class Levels(ABC):
         return np.array([by_level[level] for level in self.values.tolist()], np.int16)
 
     def codes_of(self, levels: Array) -> npt.NDArray[np.int16]:
-        """The code of each level, int16; -1 where there is no such level."""
+        """The code of each level, int16; -1 for a number that is not a level."""
         levels = np.asarray(levels, self.values.dtype)
-        place = np.searchsorted(self.values, levels).clip(max=len(self.values) - 1)
-        return np.asarray(np.where(self.values[place] == levels, self._codes[place], -1), np.int16)
+        index = np.searchsorted(self.values, levels).clip(max=len(self.values) - 1)
+        return np.asarray(np.where(self.values[index] == levels, self._codes[index], -1), np.int16)
 
     def nearest(self, values: npt.ArrayLike) -> Array:
-        """The level nearest to each value, of two equally near the smaller; NaN becomes the largest."""
+        """The level nearest to each value; ties to the smaller level; NaN to the largest."""
         exact = self.values.astype(np.float64)
-        place = np.searchsorted((exact[1:] + exact[:-1]) / 2, np.asarray(values, np.float64))
-        return np.asarray(self.values[place])
+        index = np.searchsorted((exact[1:] + exact[:-1]) / 2, np.asarray(values, np.float64))
+        return np.asarray(self.values[index])
 
 
 class IntegerLevels(Levels):
-    """Levels that are integers."""
+    """Integer levels."""
 
     integer = True
 
     @cached_property
     def line(self) -> tuple[int, int] | None:
-        """(first, step) where the level of every code is first + step x code."""
+        """(first, step) if the level of every code is first + step x code, else None."""
         first, second = (int(level) for level in self.by_code[:2])
         step = second - first
-        along = all(level is None or level == first + step * code for code, level in enumerate(self.table))
-        return (first, step) if along else None
+        affine = all(level is None or level == first + step * code for code, level in enumerate(self.table))
+        return (first, step) if affine else None
 
     @cached_property
     def twos_complement(self) -> bool:
-        """Whether codes are the signed integers of their bits."""
+        """Whether every code is the two's complement representation of its level."""
         half = len(self.table) // 2
         return all(level is None or level == (code ^ half) - half for code, level in enumerate(self.table))
 
     @cached_property
     def _by_level(self) -> npt.NDArray[np.int16]:
-        """The code of each level, -1 where there is no such level; negative levels index from the end."""
+        """Codes indexed by level, -1 for a number that is not a level; negative levels index from the end."""
         codes = np.full(2 * int(self.largest) + 1, -1, np.int16)
         codes[self.values] = self._codes
         return codes
@@ -137,17 +137,17 @@ class IntegerLine(IntegerLevels):
 
 @dataclass(frozen=True)
 class IntegerTable(IntegerLevels):
-    """An integer for each code; None, also after the last, where a code stands for nothing."""
+    """An integer for each code; None for a code without a level, as for all codes after the last entry."""
 
     levels: tuple[int | None, ...]
 
     def __post_init__(self) -> None:
         for level in self.levels:
-            # A real level would be cut to an integer by every decoder and kernel.
+            # Decoders and kernels would truncate a real level to an integer.
             if level is not None and (not isinstance(level, (int, np.integer)) or isinstance(level, bool)):
                 raise FormatError(
-                    f"level {level!r} is {type(level).__name__}, expected an integer: real levels are a RealTable, or "
-                    "integers relative to the smallest one, which belongs to the scale (formats/power_of_two.py)"
+                    f"level {level!r} is {type(level).__name__}, expected an integer: use a RealTable for real levels, "
+                    "or divide them by the smallest one and multiply the scale by it (formats/power_of_two.py)"
                 )
             _check_size(level or 0)
         _check_distinct(self.levels)
@@ -159,7 +159,7 @@ class IntegerTable(IntegerLevels):
 
 @dataclass(frozen=True)
 class RealTable(Levels):
-    """A float32 number for each code; None, also after the last, where a code stands for nothing."""
+    """A float32 number for each code; None for a code without a level, as for all codes after the last entry."""
 
     levels: tuple[float | None, ...]
     integer = False
@@ -167,7 +167,7 @@ class RealTable(Levels):
     def __post_init__(self) -> None:
         for level in self.levels:
             if level is not None and (not isinstance(level, (int, float, np.floating)) or not np.isfinite(level)):
-                raise FormatError(f"level {level!r} is no finite number; a code without a level is None")
+                raise FormatError(f"level {level!r}: expected a finite number, or None for a code without a level")
         _check_distinct(tuple(None if level is None else float(np.float32(level)) for level in self.levels))
 
     @cached_property
@@ -177,21 +177,21 @@ class RealTable(Levels):
 
 def _check_size(level: int) -> None:
     if abs(level) > LARGEST_LEVEL:
-        raise FormatError(f"level {level} is beyond {LARGEST_LEVEL}; make the scale larger")
+        raise FormatError(f"level {level}: expected at most {LARGEST_LEVEL} in magnitude; use a larger scale")
 
 
 def _check_distinct(levels: tuple[float | None, ...]) -> None:
     known = [level for level in levels if level is not None]
     if len(set(known)) != len(known) or not known:
-        raise FormatError("every level needs exactly one code, and there is at least one")
+        raise FormatError(f"levels {known[:20]}: expected at least one level, and exactly one code for each")
     if len(levels) > 256:
-        raise FormatError(f"{len(levels)} codes, expected at most 256: a code has 8 bits at most")
+        raise FormatError(f"{len(levels)} codes, expected at most 256: a code has at most 8 bits")
 
 
 def _padded(levels: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A level or None for every code of so many bits."""
+    """Extended with None to a power of two."""
     bits = max(1, (len(levels) - 1).bit_length())
     return (*levels, *[None] * ((1 << bits) - len(levels)))
 
 
-SIGNS = IntegerTable((-1, 1))  # what a bit stands for
+SIGNS = IntegerTable((-1, 1))  # the levels of binary values

@@ -6,7 +6,7 @@ from subbyte.formats.energy import LOOK_UP
 from subbyte.formats.format import Format, register
 from subbyte.formats.levels import RealTable
 
-# As published, in the order of their codes.
+# As published, in the order of codes.
 LEVELS = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),

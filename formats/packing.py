@@ -1,7 +1,7 @@
-"""Codes to bytes and back: the one packing every format uses.
+"""Packing of codes into bytes, the same for every format.
 
-Layout: codes of `bits` bits lie least significant first along the last axis, as one stream of bits per row; every row
-starts on a byte, and the bits left over in its last byte are zero.
+Layout: each row (last axis) is one stream of bits: its codes in order, `bits` bits each, least significant bit first.
+Every row starts on a byte boundary; the unused bits of its last byte are zero.
 
     bits=2, codes [1, 2, 0, 1, 3] -> bytes [0b01_00_10_01, 0b00_00_00_11]
 """
@@ -20,15 +20,15 @@ UInt8 = npt.NDArray[np.uint8]
 
 
 def packed_length(length: int, bits: int) -> int:
-    """Bytes that a row of `length` codes of `bits` bits takes."""
+    """Bytes of a packed row of `length` codes of `bits` bits."""
     return (length * bits + 7) // 8
 
 
 def _word(bits: int) -> tuple[int, int, np.dtype[Any]]:
-    """The least codes that fill whole bytes, how many bytes, and the unsigned integer that holds them."""
-    shared = gcd(bits, 8)
-    nbytes = bits // shared
-    return 8 // shared, nbytes, np.dtype("<u1" if nbytes == 1 else "<u4" if nbytes <= 4 else "<u8")
+    """The smallest number of codes that fills whole bytes, how many bytes, and an unsigned dtype that holds them."""
+    divisor = gcd(bits, 8)
+    nbytes = bits // divisor
+    return 8 // divisor, nbytes, np.dtype("<u1" if nbytes == 1 else "<u4" if nbytes <= 4 else "<u8")
 
 
 def pack(codes: UInt8, bits: int) -> UInt8:
@@ -38,19 +38,19 @@ def pack(codes: UInt8, bits: int) -> UInt8:
     """
     codes = np.asarray(codes)
     if codes.dtype != np.uint8:
-        raise FormatError(f"pack wants uint8 codes, got {codes.dtype}; encode the levels first")
+        raise FormatError(f"pack expects uint8 codes, got {codes.dtype}; encode the levels first")
     if not 1 <= bits <= 8:
-        raise FormatError(f"pack wants 1 to 8 bits a code, got {bits}")
+        raise FormatError(f"pack expects codes of 1 to 8 bits, got {bits}")
     if codes.ndim == 0:
-        raise FormatError("pack wants at least one axis, got a scalar")
+        raise FormatError("pack expects at least one axis, got a scalar")
     if codes.size and int(codes.max()) >> bits:
         raise FormatError(f"code {int(codes.max())} does not fit into {bits} bits")
     per, nbytes, dtype = _word(bits)
     *rows, length = codes.shape
     words = np.zeros((*rows, -(-length // per)), dtype)
-    for place in range(per):
-        part = codes[..., place::per]
-        words[..., : part.shape[-1]] |= part.astype(dtype) << dtype.type(bits * place)
+    for index in range(per):
+        part = codes[..., index::per]
+        words[..., : part.shape[-1]] |= part.astype(dtype) << dtype.type(bits * index)
     stored = words.view(np.uint8).reshape(*words.shape, dtype.itemsize)[..., :nbytes]
     return np.ascontiguousarray(stored.reshape(*rows, words.shape[-1] * nbytes)[..., : packed_length(length, bits)])
 
@@ -62,15 +62,15 @@ def unpack(packed: UInt8, bits: int, length: int) -> UInt8:
     """
     packed = np.asarray(packed)
     if packed.dtype != np.uint8 or packed.ndim == 0:
-        raise FormatError(f"unpack wants uint8 [..., bytes], got {packed.dtype} {packed.shape}")
+        raise FormatError(f"unpack expects uint8 [..., bytes], got {packed.dtype} {packed.shape}")
     expected = packed_length(length, bits)
     if packed.shape[-1] != expected:
         raise FormatError(
             f"packed row has {packed.shape[-1]} bytes, expected {expected} for {length} codes of {bits} bits"
         )
-    left_over = 8 * expected - length * bits
-    if left_over and (packed[..., -1] >> np.uint8(8 - left_over)).any():
-        raise FormatError("padding bits of a packed row are not zero; the payload is damaged or packed otherwise")
+    padding = 8 * expected - length * bits
+    if padding and (packed[..., -1] >> np.uint8(8 - padding)).any():
+        raise FormatError("padding bits of a packed row are not zero; the payload is damaged or packed differently")
     per, nbytes, dtype = _word(bits)
     rows, count = packed.shape[:-1], -(-length // per)
     if nbytes == dtype.itemsize:
@@ -83,7 +83,7 @@ def unpack(packed: UInt8, bits: int, length: int) -> UInt8:
         words = stored.view(dtype)[..., 0]
     codes = np.empty((*rows, length), np.uint8)
     mask = dtype.type((1 << bits) - 1)
-    for place in range(per):
-        part = codes[..., place::per]
-        part[...] = (words[..., : part.shape[-1]] >> dtype.type(bits * place)) & mask
+    for index in range(per):
+        part = codes[..., index::per]
+        part[...] = (words[..., : part.shape[-1]] >> dtype.type(bits * index)) & mask
     return codes

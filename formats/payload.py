@@ -1,6 +1,6 @@
-"""The codes of a tensor: one a byte, or packed. Each is made from the other when it is asked for, once, and kept.
+"""The codes of a tensor, unpacked (one per byte) or packed. Each is computed from the other on first use, and cached.
 
-Axes are moved in what is held, as a view where there is one: nothing is unpacked and packed again to transpose.
+Transposes and reshapes are applied to the codes, as NumPy views where possible, without packing them again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 
 class Payload:
-    """Codes of `format` in a tensor of `shape`, whose first axis counts the packed rows.
+    """Codes of `format` in a tensor of `shape`, packed by rows: the first axis indexes rows.
 
     packed: uint8 [shape[0], ceil(prod(shape[1:]) * code_bits / 8)], the other axes flattened in C order.
     """
@@ -36,18 +36,18 @@ class Payload:
         packed: UInt8 | None = None,
         levels: Array | None = None,
     ) -> None:
-        """Hold packed rows, or codes of that shape and their levels where these are known.
+        """From packed rows, or from codes and, if known, their levels.
 
-        Raises FormatError where they have another shape or dtype.
+        Raises FormatError for another shape or dtype.
         """
         self.format, self.shape = fmt, tuple(shape)
         if not self.shape:
             raise FormatError("a low-bit tensor needs at least one axis")
         self._codes, self._packed, self._levels = codes, packed, levels
-        held, want = (codes, self.shape) if packed is None else (packed, self.packed_shape)
-        if held is None or held.dtype != np.uint8 or held.shape != want:
-            got = "nothing" if held is None else f"{held.dtype} {held.shape}"
-            raise FormatError(f"payload is {got}, expected uint8 {want}")
+        given, expected = (codes, self.shape) if packed is None else (packed, self.packed_shape)
+        if given is None or given.dtype != np.uint8 or given.shape != expected:
+            got = "missing" if given is None else f"{given.dtype} {given.shape}"
+            raise FormatError(f"payload is {got}, expected uint8 {expected}")
 
     @property
     def depth(self) -> int:
@@ -56,12 +56,12 @@ class Payload:
 
     @property
     def packed_shape(self) -> tuple[int, int]:
-        """(rows, bytes of a row)."""
+        """(rows, bytes per row)."""
         return self.shape[0], packed_length(self.depth, self.format.code_bits)
 
     @property
     def codes(self) -> UInt8:
-        """uint8 of `shape`, to read alone; raises FormatError when the bits behind a packed row are not zero."""
+        """uint8 of `shape`, read-only; raises FormatError when padding bits of a packed row are not zero."""
         if self._codes is None:
             assert self._packed is not None
             self._codes = unpack(self._packed, self.format.code_bits, self.depth).reshape(self.shape)
@@ -69,7 +69,7 @@ class Payload:
 
     @property
     def packed(self) -> UInt8:
-        """The packed rows, to read alone."""
+        """The packed rows, read-only."""
         if self._packed is None:
             assert self._codes is not None
             self._packed = pack(self._codes.reshape(self.shape[0], self.depth), self.format.code_bits)
@@ -77,32 +77,33 @@ class Payload:
 
     @property
     def levels(self) -> Array:
-        """The levels, `format.dtype` of `shape`, to read alone; raises FormatError for a code that has none."""
+        """The levels, `format.dtype` of `shape`, read-only; raises FormatError for a code without a level."""
         if self._levels is None:
             self._levels = self.format.decode(self.codes)
         return self._levels
 
     def transpose(self, axes: Sequence[int]) -> Payload:
-        """The same elements with their axes in that order; raises FormatError where an axis lacks or comes twice."""
+        """The tensor with permuted axes; raises FormatError when `axes` is not a permutation."""
         if sorted(axes) != list(range(len(self.shape))):
-            raise FormatError(f"{list(axes)} is no order of the axes of {list(self.shape)}")
+            raise FormatError(f"{list(axes)} is not a permutation of the axes of {list(self.shape)}")
         if tuple(axes) == tuple(range(len(self.shape))):
             return self
-        return self._moved(lambda held: np.transpose(held, axes))
+        return self._mapped(lambda array: np.transpose(array, axes))
 
     def reshape(self, shape: Sequence[int]) -> Payload:
-        """The same elements, in C order, in another shape; raises FormatError where that has another number of them."""
+        """The same elements, in C order, in another shape; raises FormatError when the number of elements differs."""
         if prod(shape) != prod(self.shape):
             raise FormatError(f"{list(self.shape)} has {prod(self.shape)} elements, {list(shape)} has {prod(shape)}")
         if self._codes is None and tuple(shape[:1]) == self.shape[:1]:
             return Payload(self.format, shape, packed=self._packed)
-        return self._moved(lambda held: held.reshape(shape))
+        return self._mapped(lambda array: array.reshape(shape))
 
     def take(self, order: npt.NDArray[np.intp]) -> Payload:
         """[rows, depth]: the elements of each row in that order."""
-        return self._moved(lambda held: held.reshape(self.shape[0], self.depth)[:, order])
+        return self._mapped(lambda array: array.reshape(self.shape[0], self.depth)[:, order])
 
-    def _moved(self, move: Callable[[Array], Array]) -> Payload:
-        codes = move(self.codes)
-        levels = None if self._levels is None else move(self._levels)
+    def _mapped(self, function: Callable[[Array], Array]) -> Payload:
+        """The payload with a data movement applied to codes and levels."""
+        codes = function(self.codes)
+        levels = None if self._levels is None else function(self._levels)
         return Payload(self.format, codes.shape, codes=codes, levels=levels)

@@ -1,8 +1,8 @@
 """Powers of two: a sign and an exponent. Elhoushi et al., "DeepShift: Towards Multiplication-Less Networks", 2021.
 
-The top bit of a code is the sign (1 is negative). With zero (`pow2_B`), exponent field 0 is the level 0 (with the sign
-bit set it is refused) and field e > 0 is 2^(e-1). Without (`pow2_Bn`), field e is 2^e. Levels are integers relative to
-the smallest exponent; the real power of that exponent belongs to the scale, so that shifts are left shifts and exact.
+The most significant bit of a code is the sign (1: negative), the others are the exponent field e. With zero (`pow2_B`),
+e = 0 is level 0 (no level if the sign bit is set) and e > 0 is 2^(e-1). Without zero (`pow2_Bn`), e is 2^e. Levels are
+integers: the scale includes the smallest power of two, so that all shifts are exact left shifts.
 """
 
 from __future__ import annotations

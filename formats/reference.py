@@ -1,7 +1,7 @@
-"""Reference arithmetic of quantizers in NumPy: what every engine, on every target, must equal. Products: operators/.
+"""Reference arithmetic of quantizers in NumPy, which every target equals bit for bit. Products: tvm_kernels/operators/.
 
 Integers are int32 and exact. Floats are float32 and follow contract 1: after the integer sum, multiply by the scales,
-then add the bias; rounding is to nearest, ties to even; no fused multiply-add.
+then add the bias; round to nearest, ties to even; no fused multiply-add.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
 
 ACCUMULATOR_LIMIT = 1 << 31  # int32
-EXACT_FLOAT_LIMIT = 1 << 24  # float32 sums of integers are exact below this
+EXACT_FLOAT_LIMIT = 1 << 24  # float32 represents all smaller integers
 
 
 def check_accumulator(depth: int, largest_activation: int, largest_weight: int) -> int:
-    """The largest absolute sum that a product of that depth can reach; raises FormatError when int32 cannot hold it."""
+    """The largest possible magnitude of an integer sum of that depth; raises FormatError when it overflows int32."""
     bound = depth * largest_activation * largest_weight
     if bound >= ACCUMULATOR_LIMIT:
         raise FormatError(
@@ -32,7 +32,7 @@ def check_accumulator(depth: int, largest_activation: int, largest_weight: int) 
 
 
 def quantize(x: Float32, inverse_step: npt.ArrayLike, low: int, high: int) -> Int32:
-    """clip(rint(x * inverse_step), low, high) as int32; one float32 product, ties to even."""
+    """clip(rint(x * inverse_step), low, high) as int32: one float32 multiplication, ties to even."""
     scaled = np.asarray(x, np.float32) * np.asarray(inverse_step, np.float32)
     return np.clip(np.rint(scaled), low, high).astype(np.int32)
 
@@ -41,7 +41,7 @@ def quantize_per_token(x: Float32) -> tuple[Int32, Float32]:
     """Codes in -128..127 and step [..., 1] of each vector along the last axis. BitNet b1.58, 2024.
 
     largest = max(max |x|, 1e-5); codes = clip(rint(x * (128 / largest)), -128, 127); step = largest / 128
-    (the range of the public code, not the paper's 127). Of a vector that holds NaN the step is NaN, and its codes -128.
+    (the range of the published code; the paper has 127). In a vector with a NaN the step is NaN and all codes are -128.
     """
     x = np.asarray(x, np.float32)
     largest = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(1e-5))
@@ -55,11 +55,11 @@ def binarize(x: Float32, threshold: npt.ArrayLike = 0.0) -> Int32:
     return np.where(np.asarray(x, np.float32) >= np.asarray(threshold, np.float32), 1, -1).astype(np.int32)
 
 
-def pack_bits(signs: npt.NDArray[np.signedinteger]) -> UInt32:
-    """Signs (-1 or +1) [..., C] to uint32 [..., ceil(C / 32)], least significant bit first, left-over bits 0."""
-    signs = np.asarray(signs)
-    bits = (signs > 0).astype(np.uint8)
-    pad = -signs.shape[-1] % 32
-    bits = np.pad(bits, [(0, 0)] * (signs.ndim - 1) + [(0, pad)])
+def pack_bits(values: npt.NDArray[np.signedinteger]) -> UInt32:
+    """Binary values (-1 or +1) [..., C] to uint32 [..., ceil(C / 32)], least significant bit first, padding bits 0."""
+    values = np.asarray(values)
+    bits = (values > 0).astype(np.uint8)
+    pad = -values.shape[-1] % 32
+    bits = np.pad(bits, [(0, 0)] * (values.ndim - 1) + [(0, pad)])
     packed = np.packbits(bits, axis=-1, bitorder="little")
     return np.ascontiguousarray(packed).view("<u4").astype(np.uint32)

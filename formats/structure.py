@@ -1,9 +1,9 @@
-"""A weight made of several low-bit tensors: its parts, and how they combine. Its reference is `dequantize`.
+"""A weight made of several low-bit tensors: its parts, and how they combine. `dequantize` is the reference.
 
-    Structure(planes, Sum())                       binary planes, each with its own scales, added up
-    Structure((signs, few), SelectColumns(index))  some columns in one format, the others in another
+    Structure(planes, Sum())                         binary planes, each with its own scales, summed
+    Structure((binary, int4), SelectColumns(index))  some columns in one format, the others in another
 
-A structure is an operand of a product (tvm_kernels/operators/product.py); what no kernel row serves is refused by name.
+A structure is an operand of a product (tvm_kernels/operators/product.py); one without a kernel row is refused by name.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class Combine(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are stored besides the parts."""
+        """Bytes stored in addition to the parts."""
 
     def shape(self, parts: Sequence[LowBitTensor]) -> Shape:
-        """The shape of the whole; raises FormatError where the parts do not fit."""
+        """The shape of the combined tensor; raises FormatError when the shapes of the parts do not match."""
 
     def values(self, parts: Sequence[LowBitTensor]) -> Float32:
-        """The real values of the whole, float32."""
+        """The real values of the combined tensor, float32."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """Parts of one shape, added in their order: v = sum over m of scale_m x level_m."""
+    """Parts of equal shape, added in order: value = sum over parts m of scale_m x level_m."""
 
     nbytes = 0
 
     def shape(self, parts: Sequence[LowBitTensor]) -> Shape:
         for number, part in enumerate(parts):
             if part.shape != parts[0].shape:
-                raise FormatError(f"part {number} has shape {part.shape}, expected {parts[0].shape}, that of part 0")
+                raise FormatError(f"part {number} has shape {part.shape}, expected that of part 0, {parts[0].shape}")
         return parts[0].shape
 
     def values(self, parts: Sequence[LowBitTensor]) -> Float32:
@@ -68,23 +68,23 @@ class SelectColumns:
         if self.index.dtype != np.uint8 or self.index.ndim != 1:
             raise FormatError(f"index is {self.index.dtype} {self.index.shape}, expected uint8 [columns]")
         if self.index.size and self.index.max() >= len(parts):
-            raise FormatError(f"index names part {self.index.max()}, but there are {len(parts)} parts, from 0 on")
+            raise FormatError(f"index has part {self.index.max()}, expected 0 to {len(parts) - 1}")
         for number, part in enumerate(parts):
-            wanted = (parts[0].shape[0], int((self.index == number).sum()))
-            if part.shape != wanted:
-                raise FormatError(f"part {number} has shape {part.shape}, expected {wanted}: its columns of the index")
+            expected = (parts[0].shape[0], int((self.index == number).sum()))
+            if part.shape != expected:
+                raise FormatError(f"part {number} has shape {part.shape}, expected {expected} by the index")
         return parts[0].shape[0], self.index.size
 
     def values(self, parts: Sequence[LowBitTensor]) -> Float32:
-        whole = np.empty(self.shape(parts), np.float32)
+        values = np.empty(self.shape(parts), np.float32)
         for number, part in enumerate(parts):
-            whole[:, self.index == number] = part.dequantize()
-        return whole
+            values[:, self.index == number] = part.dequantize()
+        return values
 
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """A weight of several parts; raises FormatError where they do not fit each other."""
+    """A weight of several parts; raises FormatError when their shapes do not match."""
 
     parts: tuple[LowBitTensor, ...]
     combine: Combine
@@ -109,7 +109,7 @@ class Structure:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts, and of what combines them."""
+        """Bytes of all parts and of `combine`."""
         return sum(part.nbytes for part in self.parts) + self.combine.nbytes
 
     @property

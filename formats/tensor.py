@@ -1,4 +1,4 @@
-"""A low-bit tensor: codes of a format, and the scales that make them real numbers."""
+"""A low-bit tensor: codes of a format, with their scales and zero points."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ UInt8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class LowBitTensor:
-    """A tensor of `shape` held as codes: value = (level - zero_point) x scale. Real levels have no zero point.
+    """A tensor of `shape` stored as codes: value = (level - zero_point) x scale. Real levels have no zero point.
 
-    One packed row for each output channel, which is axis 0; the others are the reduction. `scale` is float32 of
-    `granularity.scale_shape(matrix_shape)`: granularity speaks of the flattened shape (shape[0], prod(shape[1:])).
-    `zero_point` is None or int32 shaped like the scale.
+    Axis 0 is the output channel, each one packed row; the other axes are reduced. `scale` is float32 of
+    `granularity.scale_shape(matrix_shape)`: the granularity applies to the flattened shape (shape[0], prod(shape[1:])).
+    `zero_point` is None or int32 of the shape of the scale.
     """
 
     payload: Payload
@@ -42,7 +42,7 @@ class LowBitTensor:
         if self.zero_point is not None and self.zero_point.shape != scales:
             raise FormatError(f"zero point has shape {self.zero_point.shape}, expected {scales}")
         if self.zero_point is not None and not self.format.levels.integer:
-            raise FormatError(f"{self.format.name} has real levels, which have no zero point; leave it out")
+            raise FormatError(f"{self.format.name} has real levels, which have no zero point; omit it")
 
     @classmethod
     def from_levels(
@@ -53,7 +53,7 @@ class LowBitTensor:
         granularity: Granularity,
         zero_point: npt.ArrayLike | None = None,
     ) -> LowBitTensor:
-        """Encode levels of any shape; raises FormatError for a level that the format lacks."""
+        """Encode levels of any shape; raises FormatError for a number that is not a level of the format."""
         array = np.asarray(levels)
         zero = None if zero_point is None else np.asarray(zero_point, np.int32)
         payload = Payload(fmt, array.shape, codes=fmt.encode(array), levels=array.astype(fmt.dtype))
@@ -63,7 +63,7 @@ class LowBitTensor:
     def from_packed(
         cls, fmt: Format, shape: Sequence[int], packed: UInt8, scale: npt.ArrayLike, granularity: Granularity
     ) -> LowBitTensor:
-        """A tensor of packed rows, uint8 [shape[0], bytes]; raises FormatError where they do not fit the shape."""
+        """From packed rows, uint8 [shape[0], bytes]; raises FormatError when they do not match the shape."""
         return cls(Payload(fmt, shape, packed=packed), np.asarray(scale, np.float32), granularity)
 
     @property
@@ -76,7 +76,7 @@ class LowBitTensor:
 
     @property
     def depth(self) -> int:
-        """Elements in one row: the length of the reduction."""
+        """Elements per row: the length of the reduction."""
         return self.payload.depth
 
     @property
@@ -90,36 +90,36 @@ class LowBitTensor:
         return self.payload.packed
 
     def check(self) -> None:
-        """Raise FormatError when a code has no level, or bits behind a packed row are not zero."""
+        """Raise FormatError for a code without a level, or padding bits that are not zero."""
         _ = self.payload.levels
 
     def levels(self) -> npt.NDArray[Any]:
-        """The levels, int32 or float32 of `shape`; raises FormatError when the payload holds an impossible code."""
+        """The levels, int32 or float32 of `shape`; raises FormatError for a code without a level."""
         return self.payload.levels.astype(self.format.levels.values.dtype)
 
     def integers(self) -> Int32:
-        """What an integer product multiplies, level - zero_point: int32 of `shape`; FormatError for real levels."""
+        """The integer factors of a product, level - zero_point: int32 of `shape`; FormatError for real levels."""
         return self.compact_integers.astype(np.int32)
 
     @property
     def compact_integers(self) -> npt.NDArray[Any]:
-        """`integers`, to read alone: without zero points the levels as they are held, of `format.dtype`."""
-        _ = self.format.integer_levels  # or there are none
+        """`integers`, read-only, in `format.dtype` if there is no zero point, else int32."""
+        _ = self.format.integer_levels  # raises for real levels
         return self._unscaled
 
     def sums(self, size: int) -> npt.NDArray[np.int64]:
-        """The sums of `integers` over each `size` elements of a row, int64 [rows, groups]; the last may be of fewer."""
+        """Sums of `integers` over groups of `size` elements of a row, int64 [rows, groups]; the last may be shorter."""
         rows = self.compact_integers.reshape(self.matrix_shape)
-        whole = self.depth // size * size
-        sums = rows[:, :whole].reshape(self.shape[0], -1, size).sum(axis=2, dtype=np.int64)
-        rest = rows[:, whole:].sum(axis=1, keepdims=True, dtype=np.int64)
-        return np.concatenate([sums, rest], axis=1) if whole < self.depth else sums
+        full = self.depth // size * size
+        sums = rows[:, :full].reshape(self.shape[0], -1, size).sum(axis=2, dtype=np.int64)
+        rest = rows[:, full:].sum(axis=1, keepdims=True, dtype=np.int64)
+        return np.concatenate([sums, rest], axis=1) if full < self.depth else sums
 
     @cached_property
     def limits(self) -> tuple[int, int]:
-        """The least and the largest of `integers`; (0, 0) of none."""
-        found = self.compact_integers
-        return (int(found.min()), int(found.max())) if found.size else (0, 0)
+        """Minimum and maximum of `integers`; (0, 0) of an empty tensor."""
+        integers = self.compact_integers
+        return (int(integers.min()), int(integers.max())) if integers.size else (0, 0)
 
     @property
     def largest(self) -> int:
@@ -132,7 +132,7 @@ class LowBitTensor:
         return levels if self.zero_point is None else levels.astype(np.int32) - self._expanded(self.zero_point)
 
     def unscaled(self) -> Float32:
-        """What the scale multiplies, level - zero_point: float32 of `shape`."""
+        """The values before the scale, level - zero_point: float32 of `shape`."""
         return self._unscaled.astype(np.float32)
 
     def dequantize(self) -> Float32:
@@ -140,25 +140,25 @@ class LowBitTensor:
         return np.asarray(self.unscaled() * self._expanded(self.scale), np.float32)
 
     def _expanded(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A scale or zero point for each element."""
+        """Scales or zero points, expanded to `shape`."""
         return self.granularity.expand(values, self.matrix_shape).reshape(self.shape)
 
-    # ---- the same elements, moved ----
+    # ---- data movement ----
 
     def reshape(self, shape: Sequence[int]) -> LowBitTensor:
-        """The same elements, in C order, in another shape; raises FormatError where its scales would no longer fit."""
+        """The same elements, in C order, in another shape; raises FormatError when the scales do not fit it."""
         return replace(self, payload=self.payload.reshape(shape))
 
     def transpose(self, axes: Sequence[int]) -> LowBitTensor:
-        """The same elements with their axes in that order; raises FormatError where its scales would no longer fit."""
+        """The tensor with permuted axes; raises FormatError when the scales cannot be permuted with them."""
         payload = self.payload.transpose(axes)
         by_row = self.granularity == PerChannel(0) and axes[0] == 0
         if payload is not self.payload and self.scale.ndim and not by_row:
-            raise FormatError(f"scales by {self.granularity.name} do not follow axes in the order {list(axes)}")
+            raise FormatError(f"scales per {self.granularity.name} cannot be transposed by {list(axes)}")
         return replace(self, payload=payload)
 
     def without_scale(self) -> LowBitTensor:
-        """The same levels with scale 1, for scales that stand behind a product; one zero point for all stays."""
+        """The same levels with scale 1, for scales applied after the product; a zero point must be per tensor."""
         zero = None if self.zero_point is None else self.zero_point.reshape(())
         return LowBitTensor(self.payload, np.ones((), np.float32), PerTensor(), zero)
 

@@ -56,7 +56,7 @@ def test_a_level_that_is_no_integer_is_refused(level: object) -> None:
 
 @pytest.mark.parametrize("level", [float("nan"), float("inf"), "1"])
 def test_a_level_that_is_no_number_is_refused(level: Any) -> None:
-    with pytest.raises(FormatError, match="no finite number"):
+    with pytest.raises(FormatError, match="expected a finite number"):
         RealTable((-1.0, level))
 
 
@@ -122,7 +122,7 @@ def test_nearest_levels() -> None:
 
 @pytest.mark.parametrize("wrong", [(5, 4), (0, 256), (-(1 << 17), -(1 << 17))])
 def test_a_line_of_too_many_or_too_large_integers_is_refused(wrong: tuple[int, int]) -> None:
-    with pytest.raises(FormatError, match=r"expected 1 to 256 integers|is beyond 65536"):
+    with pytest.raises(FormatError, match=r"expected 1 to 256 integers|at most 65536 in magnitude"):
         IntegerLine(*wrong)
 
 
@@ -154,7 +154,7 @@ def test_a_name_that_makes_no_function_name_is_refused(name: str) -> None:
 def test_energy_in_operations_without_a_price_is_refused() -> None:
     with pytest.raises(FormatError, match="operation 'int5 multiply'"):
         PerMac.of({"int5 multiply": 1})
-    with pytest.raises(FormatError, match="of no operations"):
+    with pytest.raises(FormatError, match="without operations"):
         PerMac.of({})
 
 

@@ -72,10 +72,10 @@ def test_a_selection_of_the_columns_of_one_tensor_is_that_tensor(index: list[int
     ("parts", "combine", "reason"),
     [
         ((), Sum(), "no parts"),
-        (((2, 3), (2, 4)), Sum(), r"part 1 has shape \(2, 4\), expected \(2, 3\)"),
+        (((2, 3), (2, 4)), Sum(), r"part 1 has shape \(2, 4\), expected that of part 0, \(2, 3\)"),
         (((2, 3), (2, 4)), SelectColumns(np.array([0, 1, 0, 1, 1], np.uint8)), r"expected \(2, 2\)"),
         (((2, 3), (3, 2)), SelectColumns(np.array([0, 1, 0, 1, 0], np.uint8)), r"part 1 has shape \(3, 2\)"),
-        (((2, 2),), SelectColumns(np.array([0, 1], np.uint8)), "index names part 1, but there are 1 parts"),
+        (((2, 2),), SelectColumns(np.array([0, 1], np.uint8)), "index has part 1, expected 0 to 0"),
         (((2, 2),), SelectColumns(np.array([0, 0])), r"index is int64 \(2,\), expected uint8"),
     ],
 )
