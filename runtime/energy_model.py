@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from subbyte import formats
 from subbyte.errors import EnergyError, UnknownNameError
 from subbyte.formats import SIGNS
 from subbyte.formats.energy import FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
-from subbyte.runtime.manifest import DTYPES, ELEMENTWISE, Manifest
+from subbyte.runtime.manifest import DTYPES, ELEMENTWISE, Manifest, OperatorCall
 
 # (holds this many bytes at most, pJ for each 64 bits moved)
 MEMORIES_PJ: tuple[tuple[str, int | None, float], ...] = (
@@ -41,42 +41,6 @@ ASSUMPTIONS = (
 
 NO_FORMAT = ("-", "float32", "float", "")
 PACKED_SIGNS = ("binary", "bits", "uint32")  # as bundles since 0.1.0 have called them
-
-
-class Result(Protocol):
-    """What is counted of one result of an operator."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def storage(self) -> str: ...
-    @property
-    def channels(self) -> int: ...
-
-
-class Operator(Protocol):
-    """What is counted of an operator: a row of a manifest, or a call of the compiler's plan."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def activation(self) -> str: ...
-    @property
-    def weights(self) -> str: ...
-    @property
-    def per_mac(self) -> Mapping[str, float] | None: ...
-    @property
-    def macs(self) -> int: ...
-    @property
-    def weight_bytes(self) -> int: ...
-    @property
-    def input_bytes(self) -> int: ...
-    @property
-    def output_bytes(self) -> int: ...
-    @property
-    def per_element(self) -> Mapping[str, float]: ...
-    @property
-    def outputs(self) -> Sequence[Result]: ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +80,7 @@ def model_energy(manifest: Manifest) -> ModelledEnergy:
     return model_operators(manifest.operators, manifest.weights_bytes, manifest.arena_bytes)
 
 
-def model_operators(operators: Sequence[Operator], weights_bytes: int, arena_bytes: int) -> ModelledEnergy:
+def model_operators(operators: Sequence[OperatorCall], weights_bytes: int, arena_bytes: int) -> ModelledEnergy:
     """The modelled energy of one inference by these operators, of a model with so many bytes of weights and arena."""
     weights_memory, weights_pj = memory_for(weights_bytes)
     activations_memory, activations_pj = memory_for(arena_bytes)
@@ -166,7 +130,7 @@ def _registered(name: str) -> formats.Format:
         ) from error
 
 
-def _operator(operator: Operator, weights_pj: float, activations_pj: float) -> OperatorEnergy:
+def _operator(operator: OperatorCall, weights_pj: float, activations_pj: float) -> OperatorEnergy:
     made_of = operator.per_mac or per_mac(operator.activation, operator.weights)  # older manifests do not have it
     elements = max((_elements(output.shape, output.storage, output.channels) for output in operator.outputs), default=0)
     if not elements:
@@ -180,7 +144,7 @@ def _operator(operator: Operator, weights_pj: float, activations_pj: float) -> O
     return OperatorEnergy(operator.name, name, compute, memory)
 
 
-def _cost(operator: Operator, operations: Mapping[str, float]) -> float:
+def _cost(operator: OperatorCall, operations: Mapping[str, float]) -> float:
     """pJ of operations; raises EnergyError for one that the table does not have."""
     unknown = [name for name in operations if name not in OPERATIONS_PJ]
     if unknown:

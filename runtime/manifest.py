@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from subbyte.errors import BundleError
 
@@ -94,18 +94,30 @@ class OperatorFacts:
     per_element: Mapping[str, float] = field(default_factory=lambda: ELEMENTWISE)  # operations of energy_model.py
 
 
+class Result(Protocol):
+    """What is counted of one result of an operator."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def channels(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class OperatorRow(OperatorFacts):
-    """The same of an operator whose code is made."""
+class OperatorCall(OperatorFacts):
+    """An operator of a plan or a bundle with its results."""
 
-    tiles: int
+    outputs: tuple[Result, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorInfo(OperatorRow):
-    """One operator of the plan."""
+class OperatorInfo(OperatorCall):
+    """One operator of a bundle."""
 
     outputs: tuple[OperatorOutput, ...]
+    tiles: int
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Weights:
+class ConstantPool:
     """weights.bin as it grows: each constant once, aligned to 64 bytes."""
 
     parts: list[bytes] = field(default_factory=list)
@@ -47,26 +48,18 @@ class Weights:
 
 @dataclass(eq=False)
 class OpenCall:
-    """A call whose run-time tensors are still names: a str is a value, an Argument has its place."""
+    """A call whose run-time tensors have no place yet: a str is a value, an Argument has its place."""
 
-    node: Node
-    kernel: str
-    function: Any
+    call: Call  # without arguments and outputs
     arguments: list[str | Argument]
     writes: list[str]
-    results: list[str]
-    passed_over: tuple[tuple[str, str], ...] = ()
-    needs: frozenset[str] = frozenset()
     workspace: int = 0
     sizes: dict[str, int] = field(default_factory=dict)  # of tensors that are no values of the graph
-    constants: int = 0  # bytes of weights.bin that one run reads
-    macs: int = 0
-    fallback: str | None = None
 
 
 def assemble(graph: Graph, features: frozenset[str]) -> Plan:
     """The plan of a graph whose layout is assigned; raises CompileError for an operator that nothing can run."""
-    weights = Weights()
+    weights = ConstantPool()
     _own_buffers_for_outputs(graph)
     steps = _steps(graph, features, weights)
     aliases = _aliases(graph)
@@ -76,7 +69,7 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
         if value.data is not None and name in read:
             places[name] = Argument("weights", weights.add(value.data))
     shown = _shown(graph, aliases)
-    calls = tuple(_call(graph, step, places, aliases, shown) for step in steps)
+    calls = tuple(_placed(graph, step, places, aliases, shown) for step in steps)
     return Plan(
         name=graph.name,
         inputs=tuple(_tensor(graph.values[name], Argument("input", i)) for i, name in enumerate(graph.inputs)),
@@ -124,7 +117,7 @@ def _content(value: Any) -> Any:
     return tuple(map(_content, value)) if isinstance(value, tuple) else value
 
 
-def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[OpenCall]:
+def _steps(graph: Graph, features: frozenset[str], weights: ConstantPool) -> list[OpenCall]:
     """Kernels and runs of leftovers, in order."""
     from subbyte.tvm_kernels.relax_import import Lowering
 
@@ -141,7 +134,7 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ope
             finish_run()
             if graph.explanation is not None:
                 graph.explanation.rows_for(node, node.operator, features)
-            steps.append(_kernel_step(node, kernels, weights))
+            steps.append(_kernel_step(graph, node, kernels, weights))
         elif node.op in ("View", "Part") and not node.attributes.get("copied"):
             # TVM does not see that a view is the same bytes: what it is a view of must be made before.
             if graph.producer(node.inputs[0]) in run:
@@ -158,7 +151,7 @@ def _steps(graph: Graph, features: frozenset[str], weights: Weights) -> list[Ope
     return steps
 
 
-def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> OpenCall:
+def _kernel_step(graph: Graph, node: Node, kernels: Kernels, weights: ConstantPool) -> OpenCall:
     operator = node.operator
     assert operator is not None
     choice, built = kernels.of(node, operator)
@@ -177,56 +170,51 @@ def _kernel_step(node: Node, kernels: Kernels, weights: Weights) -> OpenCall:
             assert isinstance(parameter, Workspace)
             arguments.append(Argument("workspace", scratch))
             scratch += aligned(parameter.nbytes)
-    outputs = [name for name in node.outputs if name]
-    return OpenCall(
-        node,
-        choice.kernel.name,
-        built.function,
-        arguments,
-        outputs,
-        outputs,
-        choice.passed_over,
-        choice.kernel.needs,
-        scratch,
-        constants=constants,
+    step = _open(
+        *(graph, node, arguments, [name for name in node.outputs if name], constants),
+        kernel=choice.kernel.name,
+        function=built.function,
         macs=operator.macs,
         fallback=node.fallback,
+        passed_over=choice.passed_over,
+        needs=choice.kernel.needs,
     )
+    step.workspace = scratch
+    return step
 
 
-def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: Weights) -> list[OpenCall]:
+def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool) -> list[OpenCall]:
     from subbyte.tvm_kernels.schedules import copy_function
 
     graph = lowering.graph
     makers = {name: node for node in run for name in node.outputs}
-    steps = []
     working_on("handing nodes to TVM", run[0])
-    for call in lowering.calls(run):
-        node = next((makers[t.name] for t in call.outputs if t.name in makers), run[0])
+    calls = lowering.calls(run)
+    made = [[tensor.name for tensor in call.outputs] for call in calls]
+    inside: list[list[Node]] = [[] for _ in calls]
+    for node in run:
+        inside[_call_of(graph, node, run, made)].append(node)
+    steps = []
+    for call, names, nodes in zip(calls, made, inside, strict=True):
+        node = next((makers[name] for name in names if name in makers), run[0])
         function = call.function
-        names = [t.name for t in call.outputs]
         if function is None:
             value = graph.values[names[0]]
             function = copy_function(value.memory_shape, value.memory_dtype)
-        arguments: list[str | Argument] = [
-            a if isinstance(a, str) else Argument("weights", weights.add(a)) for a in call.inputs
-        ]
-        results = [name for name in names if name in graph.values]
-        declined = tuple(node.declined.items())
-        step = OpenCall(node, f"relax:{call.label}", function, [*arguments, *names], names, results, declined)
-        for tensor in call.outputs:
-            if tensor.dtype:
-                size = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
-                step.sizes[tensor.name] = size
-        step.constants = sum(_read_bytes(graph, run, a) for a in call.inputs if not isinstance(a, str))
+        read = [a if isinstance(a, str) else Argument("weights", weights.add(a)) for a in call.inputs]
+        # A call is named after what it ends in: what is fused into it says its own name.
+        reasons = [one.fallback if one is node else f"'{one.name}': {one.fallback}" for one in nodes if one.fallback]
+        constants = sum(_read_bytes(graph, run, a) for a in call.inputs if not isinstance(a, str))
+        step = _open(
+            *(graph, node, [*read, *names], names, constants),
+            kernel=f"relax:{call.label}",
+            function=function,
+            macs=sum(_macs(graph, one) for one in nodes),
+            fallback="; ".join(reasons) or None,
+            passed_over=tuple(node.declined.items()),
+        )
+        step.sizes = {t.name: prod(t.shape) * np.dtype(t.dtype).itemsize for t in call.outputs if t.dtype}
         steps.append(step)
-    for node in run:
-        step = _step_of(graph, node, run, steps)
-        step.macs += _macs(graph, node)
-        if node.fallback:
-            # A call is named after what it ends in: what is fused into it says its own name.
-            reason = node.fallback if node is step.node else f"'{node.name}': {node.fallback}"
-            step.fallback = "; ".join(filter(None, [step.fallback, reason]))
     return steps
 
 
@@ -238,15 +226,15 @@ def _macs(graph: Graph, node: Node) -> int:
     return MACS[node.op](Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes))
 
 
-def _step_of(graph: Graph, node: Node, run: Sequence[Node], steps: Sequence[OpenCall]) -> OpenCall:
+def _call_of(graph: Graph, node: Node, run: Sequence[Node], made: Sequence[Sequence[str]]) -> int:
     """The call that makes what a node makes; where the node is fused, that of what reads it."""
     inside, seen = set(run), [node]
     for one in seen:
-        found = next((step for step in steps if set(step.writes) & set(one.outputs)), None)
+        found = next((index for index, names in enumerate(made) if set(names) & set(one.outputs)), None)
         if found is not None:
             return found
         seen += [user for name in one.outputs for user in graph.users(name) if user in inside and user not in seen]
-    return steps[-1]
+    return len(made) - 1
 
 
 def _read_bytes(graph: Graph, run: Sequence[Node], constant: Array) -> int:
@@ -379,31 +367,37 @@ def _held_as(value: Value) -> str:
     return value.storage.format if value.coded else value.dtype
 
 
-def _call(graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
-    node = step.node
-    read = [n for n in dict.fromkeys(a for a in step.arguments if isinstance(a, str)) if n not in step.writes]
-    given = next((graph.values[name] for name in read if name in graph.values), None)
-    known = node.operator.facts() if node.operator is not None else ops.Facts()
-    activation = known.activation or ("float32" if given is None else _held_as(given))
-    return Call(
+def _open(
+    graph: Graph, node: Node, arguments: list[str | Argument], writes: list[str], constants: int, **own: Any
+) -> OpenCall:
+    """The call of a node that reads so many bytes of weights.bin; `own`: further fields of the Call."""
+    names = [a for a in dict.fromkeys(arguments) if isinstance(a, str) and a not in writes]
+    read, made = ([graph.values[name] for name in some if name in graph.values] for some in (names, writes))
+    operator = node.operator
+    known = ops.Facts() if operator is None else operator.facts()
+    activation = known.activation or (_held_as(read[0]) if read else "float32")
+    call = Call(
         name=node.name,
-        kind=node.operator.kind if node.operator is not None else "relax",
-        kernel=step.kernel,
+        kind="relax" if operator is None else operator.kind,
         activation=activation,
         weights=known.weights,
         bits_per_weight=known.bits_per_weight,
-        macs=step.macs,
         per_mac=per_mac(activation, known.weights),
-        weight_bytes=step.constants if known.weight_bytes is None else known.weight_bytes,
-        input_bytes=sum(graph.values[name].nbytes for name in read if name in graph.values),
-        output_bytes=sum(graph.values[name].nbytes for name in step.results),
-        fallback=step.fallback,
-        per_element=ELEMENTWISE if node.operator is None else node.operator.per_element,
-        function=step.function,
+        weight_bytes=constants if known.weight_bytes is None else known.weight_bytes,
+        input_bytes=sum(value.nbytes for value in read),
+        output_bytes=sum(value.nbytes for value in made),
+        per_element=ELEMENTWISE if operator is None else operator.per_element,
+        arguments=(),
+        outputs=(),
+        **own,
+    )
+    return OpenCall(call, arguments, writes)
+
+
+def _placed(graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
+    results = [name for name in step.writes if name in graph.values]
+    return replace(
+        step.call,
         arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in step.arguments),
-        outputs=tuple(
-            _tensor(graph.values[shown.get(name, name)], _place(name, places, aliases)) for name in step.results
-        ),
-        passed_over=step.passed_over,
-        needs=step.needs,
+        outputs=tuple(_tensor(graph.values[shown.get(n, n)], _place(n, places, aliases)) for n in results),
     )

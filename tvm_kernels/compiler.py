@@ -17,7 +17,7 @@ from subbyte.errors import CompileError, UsageError
 from subbyte.onnx_file import OnnxFile, Source, open_onnx
 from subbyte.output_file import check_temporary, checked_output, write_file
 from subbyte.runtime.bundle import BENCH, write_bundle
-from subbyte.runtime.manifest import OperatorRow
+from subbyte.runtime.manifest import OperatorFacts
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.names import check_name
 from subbyte.tvm_kernels.error_context import names_its_errors, working_on
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(OperatorRow):
+class Row(OperatorFacts):
     """What became of one operator."""
 
+    tiles: int
     passed_over: tuple[tuple[str, str], ...]  # better kernels, and why not
 
 

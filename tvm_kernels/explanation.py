@@ -24,62 +24,64 @@ LONGEST = 500  # characters of a reason: it quotes names and shapes of the file
 
 
 @dataclass(frozen=True)
-class Declined:
-    """A rule whose pattern a node has, and that did not rewrite it."""
+class Fact:
+    """What became of a node."""
 
     node: str
     operator: str  # of ONNX, or between rules `subbyte.View` and the like
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.operator}): {self._outcome()}"
+
+    def _outcome(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Declined(Fact):
+    """A rule whose pattern a node has, and that did not rewrite it."""
+
     rule: str
     reason: str
     taken_by: str | None = None  # the rule that rewrote the node afterwards
 
-    def __str__(self) -> str:
+    def _outcome(self) -> str:
         taken = "" if self.taken_by is None else f"; rule '{self.taken_by}' took it"
-        return f"{self.node} ({self.operator}): rule '{self.rule}' declined: {self.reason}{taken}"
+        return f"rule '{self.rule}' declined: {self.reason}{taken}"
 
 
 @dataclass(frozen=True)
-class InFloat:
+class InFloat(Fact):
     """A layer that the file gives codes or low-bit weights and that is computed in float32; `--strict` refuses it."""
 
-    node: str
-    operator: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.node} ({self.operator}): computed in float32: {self.reason}"
+    def _outcome(self) -> str:
+        return f"computed in float32: {self.reason}"
 
 
 @dataclass(frozen=True)
-class KernelRow:
-    """A row of the kernel table for an operator: chosen, or passed over with the reason."""
+class KernelRow(Fact):
+    """A row of the kernel table for an operator and its operands: chosen, or passed over with the reason."""
 
-    node: str
-    operator: str  # with its operands
     kernel: str
     reason: str | None  # None: chosen
 
-    def __str__(self) -> str:
-        verdict = "chosen" if self.reason is None else f"passed over: {self.reason}"
-        return f"{self.node} ({self.operator}): kernel '{self.kernel}' {verdict}"
+    def _outcome(self) -> str:
+        return f"kernel '{self.kernel}' " + ("chosen" if self.reason is None else f"passed over: {self.reason}")
 
 
 @dataclass(frozen=True)
-class ByTVM:
+class ByTVM(Fact):
     """A node without a kernel of ours: compiled by TVM, or first replaced by the body of its ONNX schema."""
 
-    node: str
-    operator: str
     makes: str  # type and shape of its first output
     reason: str
     replaced: bool = False
 
-    def __str__(self) -> str:
+    def _outcome(self) -> str:
         becomes = "replaced by the body of its definition" if self.replaced else f"compiled by TVM to {self.makes}"
-        return f"{self.node} ({self.operator}): {becomes}: {self.reason}"
-
-
-Fact = Declined | InFloat | KernelRow | ByTVM
+        return f"{becomes}: {self.reason}"
 
 
 class Explanation:

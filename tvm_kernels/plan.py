@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from subbyte.runtime.manifest import OperatorFacts
+from subbyte.runtime.manifest import OperatorCall, OperatorFacts
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -40,7 +40,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Call(OperatorFacts):
+class Call(OperatorCall):
     """One operator of the plan, and the call that computes it."""
 
     function: PrimFunc

@@ -17,7 +17,7 @@ parameter, of which each thread has its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
@@ -162,8 +162,7 @@ def choose(op: Operator, features: frozenset[str]) -> Choice:
     Raises CompileError with the reason of each row when none supports it.
     """
     passed: list[tuple[str, str]] = []
-    for row in rows(op):
-        reason = row.lacks(op, features)
+    for row, reason in verdicts(op, features):
         if reason is None:
             return Choice(row, tuple(passed))
         passed.append((row.name, reason))
@@ -171,9 +170,8 @@ def choose(op: Operator, features: frozenset[str]) -> Choice:
     raise CompileError(f"no kernel for '{op.name}' ({op.kind}): {listed}")
 
 
-def verdicts(op: Operator, features: frozenset[str]) -> list[tuple[Kernel, str | None]]:
+def verdicts(op: Operator, features: frozenset[str]) -> Iterator[tuple[Kernel, str | None]]:
     """Every row for `op`, the most preferred first, with the reason why it is passed over; None for the chosen one."""
-    found: list[tuple[Kernel, str | None]] = []
     chosen = None
     for row in rows(op):
         reason = row.lacks(op, features)
@@ -181,8 +179,7 @@ def verdicts(op: Operator, features: frozenset[str]) -> list[tuple[Kernel, str |
             reason = f"'{chosen.name}' is preferred"
         elif reason is None:
             chosen = row
-        found.append((row, reason))
-    return found
+        yield row, reason
 
 
 def _without_rows(op: Operator) -> str:
