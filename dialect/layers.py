@@ -2,7 +2,8 @@
 
     codes -> [moves] -> product(codes, weight) -> Round -> Mul (step, scale) -> Add (bias)
 
-Any part may be missing: a float layer has no quantizer and no `Round`. docs/onnx-dialect.md, "A quantized layer".
+Any part may be missing: a float layer has no quantizer, a sum of floats no `Round`. docs/onnx-dialect.md, "A
+quantized layer".
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from subbyte.dialect.function import function_of
+from subbyte.dialect.function import Weights, function_of
 from subbyte.dialect.graph import MOVES, GraphView
 
 PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
@@ -39,7 +40,7 @@ class Layer:
     activation: onnx.NodeProto | None  # what made the first operand, past moves; None: an input or a constant
     weight: str  # the second operand, past moves: an initializer, what a decoder gives, or made at run time
     epilogue: tuple[EpilogueNode, ...]  # ends with the first Add
-    scales: tuple[str, ...]  # multiplied to its integer sum
+    scales: tuple[str, ...]  # multiplied to its integer sum, or to the sum of its low-bit weights
     bias: tuple[str, ...]  # constants
 
 
@@ -49,11 +50,12 @@ def layers(graph: GraphView) -> Iterator[Layer]:
         if node.op_type not in PRODUCTS or node.domain:
             continue
         epilogue = tuple(_epilogue(graph, node.output[0]))
-        scales, bias = _scales_and_bias(graph, epilogue)
+        weight = _source(graph, node.input[1], _TURNS)
+        scales, bias = _scales_and_bias(graph, epilogue, scaled=_is_low_bit(graph, weight))
         if len(node.input) > 2 and node.input[2] and node.op_type in ("Conv", "Gemm"):
             bias = (node.input[2], *bias)
         activation = origin(graph, node.input[0], PASS | {"Cast"})
-        yield Layer(node, activation, _source(graph, node.input[1], _TURNS), epilogue, scales, bias)
+        yield Layer(node, activation, weight, epilogue, scales, bias)
 
 
 def integer_sums(graph: GraphView) -> list[str]:
@@ -96,20 +98,28 @@ def _epilogue(graph: GraphView, value: str) -> Iterator[EpilogueNode]:
         value = user.output[0]
 
 
-def _scales_and_bias(graph: GraphView, epilogue: Iterable[EpilogueNode]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _scales_and_bias(
+    graph: GraphView, epilogue: Iterable[EpilogueNode], scaled: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`scaled`: its factors are scales without a `Round` before them, too."""
     scales: list[str] = []
-    rounded = False
     for step in epilogue:
         if _is_round(step.node):
-            rounded = True
+            scaled = True
         elif step.node.op_type == "Add":
             constant = step.operand is not None and graph.constant(step.operand) is not None
             return tuple(scales), (step.operand,) if constant and step.operand else ()
-        elif not rounded:
+        elif not scaled:
             break
         elif step.operand is not None:
             scales.append(step.operand)
     return tuple(scales), ()
+
+
+def _is_low_bit(graph: GraphView, weight: str) -> bool:
+    node = graph.producers.get(weight)
+    function = None if node is None else function_of(node)
+    return function is not None and isinstance(function.role, Weights)
 
 
 def _is_round(node: onnx.NodeProto) -> bool:

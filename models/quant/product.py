@@ -7,8 +7,8 @@ layer":
     codes -> product of integer-valued floats, no bias -> x step (per token) -> x scale -> + bias
 
 `scale` and `bias` hold everything else, a linked batch norm too; they are computed in float64 and rounded once to
-float32. Weights by group are the exception: their product is with the dequantized weights, in float, whose order of
-summation no engine promises; it agrees between engines within about depth x 2^-24 of the largest term.
+float32. Weights by group (their product is with the dequantized weights) and real levels are the exception: a sum of
+floats, whose order no engine promises; it agrees between engines within about depth x 2^-24 of the largest term.
 """
 
 from __future__ import annotations
@@ -70,6 +70,12 @@ class QuantizedProduct(Constants):
     def batch_norm(self) -> nn.Module | None:
         """The batch norm that is part of this layer's scale and bias in eval mode."""
         return cast("nn.Module | None", self.__dict__.get("_batch_norm"))
+
+    @property
+    def sums_integers(self) -> bool:
+        """Whether the product adds up integers: not with weights by group, nor with real levels."""
+        weights = self.weight_quantizer
+        return weights.format.levels.integer and not isinstance(weights.granularity, PerGroup)
 
     def low_bit_weight(self) -> LowBitTensor:
         """The weight as packed codes and scales."""
@@ -145,7 +151,7 @@ class QuantizedProduct(Constants):
         codes, step = self.activation_quantizer.quantize(x)
         self.ensure_constants()
         y = self.product(codes, self._eval_weight())
-        if not isinstance(self.weight_quantizer.granularity, PerGroup):
+        if self.sums_integers:
             y = primitives.integer_sum(y)
         if step is not None:
             y = y * step

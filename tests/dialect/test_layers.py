@@ -69,6 +69,17 @@ def test_a_float_layer_has_no_integer_sum() -> None:
     assert integer_sums(graph) == []
 
 
+def test_the_scale_of_a_sum_of_low_bit_weights_needs_no_round() -> None:
+    weights = (
+        "shape = Constant <value = int64[2] {3, 4}> () levels = subbyte.DecodeNf4(packed, shape) t = Transpose(levels)"
+    )
+    body = f"{weights} acc = MatMul(x, t) scaled = Mul(acc, scale) y = Add(scaled, bias)"
+    constants = CONSTANTS[:-1] + ", uint8[3, 2] packed = {1, 2, 3, 4, 5, 6}>"
+    model = append_functions(onnx.parser.parse_model(HEAD % "float[2, 3] y" + constants + "{" + body + "}"))
+    (layer,) = layers(view(model))
+    assert (layer.weight, layer.scales, layer.bias) == ("levels", ("scale",), ("bias",))
+
+
 def test_an_epilogue_ends_where_another_node_reads_the_value() -> None:
     graph = view(model_of(LAYER.replace("y = Add(scaled, bias)", "b = Add(scaled, bias) y = Add(b, scaled)")))
     (layer,) = layers(graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,9 +17,11 @@ import subbyte
 from subbyte.dialect.graph import view
 from subbyte.errors import ExportError, UsageError
 from subbyte.export import export, inspect, onnx_codes
+from subbyte.formats import PerChannel
+from subbyte.formats import get as get_format
 from subbyte.models.checkpoint import Config, save_checkpoint
 from subbyte.models.data import Normalization
-from subbyte.models.quant import get_scheme, primitives, quantize
+from subbyte.models.quant import LearnedStep, Scheme, WeightQuantizer, get_scheme, primitives, quantize
 from subbyte.models.zoo import create, create_for_scheme
 
 QUANTIZED = ["int8", "int4", "ternary", "binary", "pow2"]
@@ -140,6 +143,47 @@ def test_a_layer_that_runs_twice_is_compared_twice(tmp_path):
     report, _ = export_small(tmp_path, model.eval(), (6,))
     assert [c.name for c in report.verification.codes] == ["/layer/Quantize_output_0", "/layer/Quantize_1_output_0"]
     assert report.verification.exact
+
+
+class RealLevels(WeightQuantizer):
+    """nf4 of the nearest levels, a scale for each channel."""
+
+    format = get_format("nf4")
+    granularity = PerChannel(0)
+
+    def __init__(self, weight):
+        super().__init__()
+        self.attach(weight)
+
+    def scale(self, w):
+        return w.detach().abs().flatten(1).amax(dim=1)
+
+    def levels(self, w, scale):
+        return torch.from_numpy(self.format.levels.nearest((w / scale).detach().numpy()))
+
+
+@dataclass(frozen=True)
+class RealWeights:
+    format_name = "nf4"
+
+    def weight_quantizer(self, weight):
+        return RealLevels(weight)
+
+
+@pytest.mark.parametrize(("module", "shape"), [(nn.Conv2d(3, 5, 3), (3, 6, 6)), (nn.Linear(40, 7), (40,))])
+def test_a_sum_of_real_levels_is_not_rounded(tmp_path, module, shape):
+    """Codes times real levels: the file computes torch's floats, and counts their scales."""
+    torch.manual_seed(0)
+    model = quantize(copy.deepcopy(module), Scheme(RealWeights(), LearnedStep(8), None), example=torch.zeros(1, *shape))
+    model(torch.randn(8, *shape))
+    report, file = export_small(tmp_path, model.eval(), shape)
+    (output,) = report.verification.outputs
+    assert output.error <= 1e-6 * output.largest
+    assert "Round" not in {node.op_type for node in file.graph.node}
+    (layer,) = inspect(tmp_path / "m.onnx").layers
+    rows, depth = layer.shape[0], int(np.prod(layer.shape[1:]))
+    assert layer.bits_per_weight == 8 * (-(-depth // 2) + 4) / depth
+    assert layer.parameter_bytes == rows * (-(-depth // 2) + 4 + 4)
 
 
 # ---- the form ----
