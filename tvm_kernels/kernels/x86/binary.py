@@ -18,7 +18,7 @@ from subbyte.formats import SIGNS, LowBitTensor
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
-from subbyte.tvm_kernels.kernels.x86 import amx, panels
+from subbyte.tvm_kernels.kernels.x86 import amx
 from subbyte.tvm_kernels.kernels.x86.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.x86.instructions import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
@@ -63,7 +63,8 @@ def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instru
 
     return Operands(
         window=replace(window, channels=4 * words * window.groups),
-        codes=panels.WeightCodes(packed, 8),
+        codes=packed,
+        bits=8,
         fill=place,
         start=padded_channels(start, instruction),
         finish=None if folded else finish,
@@ -96,7 +97,9 @@ def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
     codes = (op.right.integers() > 0).astype(np.uint8).reshape(window.out_channels, *window.kernel, depth)
     return Operands(
         window=words.window,
-        codes=panels.WeightCodes(codes, 1, (-2, 2)),
+        codes=codes,
+        bits=1,
+        table=(-2, 2),
         fill=words.fill,
         start=padded_channels(start, VNNI_512),
         epilogue=epilogue_with_scale(op),

@@ -24,7 +24,6 @@ from subbyte.tvm_kernels.kernels.x86.instructions import (
     Instruction,
 )
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
-from subbyte.tvm_kernels.kernels.x86.panels import codes_of
 from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
@@ -68,9 +67,17 @@ def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> O
     scale = None
     if size:
         scale = padded_channels(np.ascontiguousarray(op.right.scale.T), instruction)
+    fmt, table, bits = op.right.format, (), 8
+    if fmt.code_bits > 4 or op.right.zero_point is not None:
+        codes = op.right.compact_integers.astype(np.int8).view(np.uint8).reshape(shape)
+    else:  # at the format's own width, widened to 2 or 4 bits
+        codes, bits = op.right.payload.codes.reshape(shape), 2 if fmt.code_bits <= 2 else 4
+        table = tuple(fmt.integer_levels.by_code.tolist())
     return Operands(
         window=window,
-        codes=codes_of(op.right, shape),
+        codes=codes,
+        bits=bits,
+        table=table,
         fill=bytes([op.left.zero_point]) * window.channels,
         start=padded_channels(start, instruction),
         epilogue=epilogue_with_scale(op),

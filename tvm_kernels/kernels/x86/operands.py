@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.x86.instructions import Instruction
-from subbyte.tvm_kernels.kernels.x86.panels import WeightCodes
 from subbyte.tvm_kernels.kernels.x86.tiling import Window
 from subbyte.tvm_kernels.operators import Epilogue, Product, Scale
 
@@ -22,14 +21,16 @@ WIDEST_PANEL = 16  # vectors of channels
 class Operands:
     """What differs between codes and bits.
 
-    window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes]; fill: one padded
-    place; start: int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape,
-    or None; group_elements: elements in a quantization group; finish: from the sum to the product; unpacked: elements
-    that a byte of activations becomes when its tile is copied, 8 where the product is of bytes and they are signs.
+    window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes], one a byte, of `bits`
+    bits; table: the level of each, empty where bytes are the operand itself (8 bits); fill: one padded place; start:
+    int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape, or None;
+    group_elements: elements in a quantization group; finish: from the sum to the product; unpacked: elements that a
+    byte of activations becomes when its tile is copied, 8 where the product is of bytes and they are signs.
     """
 
     window: Window
-    codes: WeightCodes
+    codes: npt.NDArray[np.uint8]
+    bits: int
     fill: bytes
     start: npt.NDArray[np.int32]
     epilogue: Epilogue
@@ -37,6 +38,7 @@ class Operands:
     group_elements: int = 0
     finish: Callable[[Any], Any] | None = None
     unpacked: int = 1
+    table: tuple[int, ...] = ()
 
 
 def padded_channels(values: npt.NDArray[Any], instruction: Instruction) -> npt.NDArray[Any]:

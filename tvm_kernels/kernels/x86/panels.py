@@ -19,32 +19,11 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
-from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86.instructions import Instruction
+from subbyte.tvm_kernels.kernels.x86.operands import Operands
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class WeightCodes:
-    """Weight codes [channels, kernel_h, kernel_w, depth] of `bits` bits, one a byte, and the level of each code.
-
-    With 8 bits the bytes are the operand itself (int8 levels, or words of signs) and `table` is empty.
-    """
-
-    values: npt.NDArray[np.uint8]
-    bits: int
-    table: tuple[int, ...] = ()
-
-
-def codes_of(weight: LowBitTensor, shape: tuple[int, int, int, int]) -> WeightCodes:
-    """Codes at the format's own width, widened to 2, 4 or 8 bits; `shape` is [channels, kernel_h, kernel_w, depth]."""
-    fmt = weight.format
-    if fmt.code_bits > 4 or weight.zero_point is not None:
-        return WeightCodes(weight.compact_integers.astype(np.int8).view(np.uint8).reshape(shape), 8)
-    table = tuple(fmt.integer_levels.by_code.tolist())
-    return WeightCodes(weight.payload.codes.reshape(shape), 2 if fmt.code_bits <= 2 else 4, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +31,8 @@ class Panels:
     """All panels of a weight: group by group, whole panels first, then the narrower last one of each group."""
 
     data: npt.NDArray[np.uint8] = field(repr=False)
-    codes: WeightCodes
+    bits: int  # of a code
+    table: tuple[int, ...]  # the level of each code of less than 8 bits
     instruction: Instruction
     vectors: int  # of a whole panel
     whole: int  # panels in a group
@@ -75,12 +55,12 @@ class Panels:
     @property
     def per_chunk(self) -> int:
         """Vectors of codes in one packed vector."""
-        return 8 // self.codes.bits
+        return 8 // self.bits
 
     @property
     def decodes(self) -> bool:
         """Whether the operands differ from the stored bytes."""
-        return self.codes.bits < 8 or self.instruction.widened > 1
+        return self.bits < 8 or self.instruction.widened > 1
 
     def chunks(self, vectors: int, parts: int = 1) -> int:
         """Packed vectors in a panel of that many vectors of channels, or in one of so many equal parts of its steps."""
@@ -93,17 +73,15 @@ class Panels:
         return self.chunks(max(self.vectors if self.whole else 0, self.tail_vectors), parts) * chunk
 
 
-def pack_panels(
-    codes: WeightCodes, groups: int, depth: int, vectors: int, instruction: Instruction, inline: bool
-) -> Panels:
+def pack_panels(operands: Operands, depth: int, vectors: int, instruction: Instruction, inline: bool) -> Panels:
     """Pack codes for panels of `vectors` vectors; `depth` is the depth of one window place after padding.
 
     `inline`: the inner loop decodes, so each step of a panel must be whole chunks.
     """
-    values = codes.values
+    values, bits, groups = operands.codes, operands.bits, operands.window.groups
     elements = 4 // instruction.widened
     channels = values.shape[0] // groups
-    per = 8 // codes.bits
+    per = 8 // bits
     columns = vectors * instruction.lanes
     whole, tail = divmod(channels, columns)
     tail_vectors = -(-tail // instruction.lanes)
@@ -121,12 +99,13 @@ def pack_panels(
             panel = values[group, start : start + width * instruction.lanes]
             if panel.shape[0] < width * instruction.lanes:
                 panel = np.pad(panel, [(0, width * instruction.lanes - panel.shape[0]), (0, 0), (0, 0)])
-            parts.append(_pack_stream(panel.transpose(1, 0, 2).reshape(-1), codes.bits, instruction.vector_bytes))
+            parts.append(_pack_stream(panel.transpose(1, 0, 2).reshape(-1), bits, instruction.vector_bytes))
             sizes.append(parts[-1].size)
     per_group = whole + (tail > 0)
     return Panels(
         data=np.concatenate(parts),
-        codes=codes,
+        bits=bits,
+        table=operands.table,
         instruction=instruction,
         vectors=vectors,
         whole=whole,
@@ -154,14 +133,14 @@ def decode_chunk(panels: Panels, packed: Any, start: Any) -> list[Any]:
     """The vectors of int8 levels in the packed vector at byte `start` of the buffer `packed`."""
     width = panels.instruction.vector_bytes
     chunk = packed[Ramp(start, 1, width)]
-    if panels.codes.bits == 8:
+    if panels.bits == 8:
         return [reinterpret(f"int8x{width}", chunk)]
     chunk = T.bind(chunk)
-    mask = splat(IntImm("uint8", (1 << panels.codes.bits) - 1), width)
+    mask = splat(IntImm("uint8", (1 << panels.bits) - 1), width)
     decoded = []
     for place in range(panels.per_chunk):
-        moved = T.shift_right(chunk, splat(IntImm("uint8", panels.codes.bits * place), width)) if place else chunk
-        decoded.append(panels.instruction.lookup(list(panels.codes.table), T.bitwise_and(moved, mask)))
+        moved = T.shift_right(chunk, splat(IntImm("uint8", panels.bits * place), width)) if place else chunk
+        decoded.append(panels.instruction.lookup(list(panels.table), T.bitwise_and(moved, mask)))
     return decoded
 
 

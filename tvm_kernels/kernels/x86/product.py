@@ -76,7 +76,7 @@ class ProductBuilder:
         rule = PaddedInput if self.quantizer is None else BinarizedInput
         self.input = rule(window, stored, cut.rounded, wide * unpacked, operands.fill)
         depth = cut.rounded * unpacked
-        self.panels = pack_panels(operands.codes, window.groups, depth, cut.vectors, instruction, cut.inline)
+        self.panels = pack_panels(operands, depth, cut.vectors, instruction, cut.inline)
         self.row_groups = -(-window.out_height // self.positions.height)
         self.tiles = self._tiles()
         in_place = not self.input.needed and window.batch == window.groups == 1
@@ -126,9 +126,9 @@ class ProductBuilder:
             most = max(1, most // 2)
         positions = positions_of(window, most, vectors, self.instruction.operations)
         single = window.out_height <= positions.height and window.out_width <= positions.width
-        inline = single and wide == 1 and self.operands.codes.bits < 8
+        inline = single and wide == 1 and self.operands.bits < 8
         if inline:
-            per = 8 // self.operands.codes.bits
+            per = 8 // self.operands.bits
             vectors = -(-vectors // per) * per
         return Cut(rounded, positions, vectors, inline)
 
