@@ -1,4 +1,4 @@
-"""The dialect: what ONNX cannot say, as functions of domain `subbyte` with bodies in standard operators.
+"""The dialect: functions of domain `subbyte`, with bodies in standard operators, for what ONNX has no operator for.
 
-A function is one file here; `function` has the register. `names` imports nothing, so that models need no onnx.
+Each function is one file; `function` has the registry. `names` imports nothing, so that models do not need onnx.
 """

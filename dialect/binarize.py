@@ -1,4 +1,4 @@
-"""Binarize: one bit of each value, by a threshold."""
+"""Binarize: one bit per value, by a threshold."""
 
 from __future__ import annotations
 

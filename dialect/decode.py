@@ -1,6 +1,6 @@
-"""Decode<Format> and Dequantize<Format> of every registered format: packed codes to levels, or to values by group.
+"""Decode<Format> and Dequantize<Format> of every registered format: packed codes to levels, or to values.
 
-Both are made from the table of the format: unpack the bits, look the level up, multiply by the scale of the group.
+Both are generated from the table of the format: unpack codes, look up levels, multiply by one scale per group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from subbyte.dialect.function import (
 )
 from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, all_formats, unpack
 
-# ---- bodies: packed bytes [rows, bytes] to `levels` [rows, depth], in three steps ----
+# ---- parts of bodies: packed bytes [rows, bytes] to levels [rows, depth] ----
 
 _DEPTH = """
     first = Constant <value = int64[1] {0}> ()
@@ -38,7 +38,7 @@ _DEPTH = """
     bytes = Unsqueeze(packed, last)
 """
 
-# 1, 2, 4 or 8 bits: a byte holds a whole number of codes.
+# Codes of 1, 2, 4 or 8 bits: none crosses a byte boundary.
 _CODES_ALIGNED = """
     last = Constant <value = int64[1] {{-1}}> ()
     {depth}
@@ -51,7 +51,7 @@ _CODES_ALIGNED = """
     index = Cast <to = 6> (codes)
 """
 
-# Any other width: codes cross bytes, so the stream is taken apart bit by bit and put together again.
+# Codes of other widths cross byte boundaries: unpack single bits, then sum them by their powers of two.
 _CODES_ACROSS = """
     last = Constant <value = int64[1] {{-1}}> ()
     {depth}
@@ -73,7 +73,7 @@ _CODES_ACROSS = """
     index = Cast <to = 6> (codes)
 """
 
-# A code that has no level becomes NaN: a damaged payload must not look like a weight.
+# A code without a level becomes NaN, so that a damaged payload is detected.
 _LEVELS = """
     table = Constant <value = float[{count}] {{{table}}}> ()
     matrix = Gather <axis = 0> (table, index)
@@ -110,7 +110,7 @@ def _levels_text(fmt: Format) -> str:
 
 @cache
 def decoder(fmt: Format) -> Function:
-    """Decode<Format>: packed codes uint8 [rows, bytes] and a shape to levels float32 of that shape."""
+    """Decode<Format>: from packed codes, uint8 [rows, bytes], and a shape to levels, float32 of that shape."""
     text = f"{fmt.decoder} (packed, shape) => (levels) {{ {_levels_text(fmt)}"
     text += "levels = Reshape <allowzero = 1> (matrix, shape) }"
 
@@ -128,7 +128,7 @@ def decoder(fmt: Format) -> Function:
 
 @cache
 def dequantizer(fmt: Format) -> Function:
-    """Dequantize<Format>: as the decoder, times scale float32 [rows, groups], one for each `group_size` of a row."""
+    """Dequantize<Format>: the decoder, times scale, float32 [rows, groups], one per `group_size` elements of a row."""
     text = f"{fmt.dequantizer} (packed, shape, scale, group_size) => (values) {{ {_levels_text(fmt)} {_SCALED}"
     text += "values = Reshape <allowzero = 1> (scaled, shape) }"
 
@@ -154,7 +154,7 @@ def of_formats() -> Iterator[Function]:
 
 
 def weights_of(node: onnx.NodeProto) -> Weights | None:
-    """What weights a call of the dialect unpacks; None for any other node."""
+    """The role of a call of a decoder or dequantizer; None for any other node."""
     function = function_of(node)
     return function.role if function is not None and isinstance(function.role, Weights) else None
 
@@ -180,12 +180,12 @@ def _weights(name: str, summary: str, body: str, role: Weights, reference: Any, 
 
 def _stated_shape(call: Call) -> tuple[Shape, ...]:
     if call.constants[1] is None:
-        raise ValueError("its shape is not a constant of the file")
+        raise ValueError("its shape is not a constant")
     return (tuple(int(size) for size in call.constants[1].reshape(-1)),)
 
 
 def _levels(fmt: Format, packed: Array, shape: Array) -> Array:
-    """Levels float32 of `shape`; NaN for a code that stands for none."""
+    """Levels, float32 of `shape`; NaN for a code without a level."""
     table = np.array([np.nan if level is None else level for level in fmt.table], np.float32)
     codes = unpack(packed, fmt.code_bits, int(np.prod(shape[1:])))
     return table[codes].reshape(tuple(shape))

@@ -1,7 +1,7 @@
-"""Which calls of a file are of our functions: by name, version of the domain, body and inputs; all others are inlined.
+"""Which calls of a file are calls of the dialect: by name, version of the domain, body and inputs. Others are inlined.
 
-A name is no promise. Another tool may have written a `subbyte.Quantize` that computes something else, and what is
-inlined is computed as the file says.
+Another tool may have written a different `subbyte.Quantize`, so names are not enough. An inlined function is computed
+as the file defines it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from subbyte.onnx_walk import all_nodes, every_node
 from subbyte.payloads import with_payloads, without_payloads
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-# Under a name of these domains an engine runs its own kernel; a function that the file gives under it comes first.
+# Domains whose operators engines implement; a function that the file defines there takes precedence.
 ENGINES_OWN = ("com.microsoft", "com.ms.", "ai.onnx", "qonnx.")
 
 Id = tuple[str, str, str]  # domain, name, overload
@@ -29,14 +29,14 @@ Body = tuple[Any, ...]
 
 
 def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
-    """A line for each function of our domain that is not ours, or is not called as ours.
+    """A message for each function of domain `subbyte` that is not of the dialect, or is not called as such.
 
-    Raises ModelError for a function in the standard domain, which would hide an operator of ONNX, and for a call of our
-    domain whose body is not in the file.
+    Raises ModelError for a function in the standard domain, which would replace an ONNX operator, and for a call in
+    domain `subbyte` whose body is not in the file.
     """
     _refuse_standard(model)
     _refuse_without_body(model)
-    ours = _ours(model)
+    known = _of_the_dialect(model)
     version = _version(model)
     lines = []
     for function in model.functions:
@@ -44,57 +44,58 @@ def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
             continue
         name = f"{DOMAIN}.{function.name}" + (f":{function.overload}" if function.overload else "")
         why = ""
-        if _id(function) not in ours:
-            why = "its body is not ours"
+        if _id(function) not in known:
+            why = "its body is not that of the dialect"
             if find(function.name) is None:
                 why = "the dialect has no function of that name"
             elif not _bodies(function.name, version):
                 why = f"version {version} of the domain is not known"
         elif any(not _complete(node, function) for node in _calls(model, _id(function))):
-            why = "it is called without all of its inputs, or with attributes"
+            why = "a call omits inputs, or has attributes"
         if why:
-            lines.append(f"function {name}: {why}, so it is computed as the file says, in standard operators")
+            lines.append(f"function {name}: {why}, so it is inlined, and computed as the file defines it")
     return tuple(lines)
 
 
-def inline_all_but_ours(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model whose only functions are ours, called with all of their inputs; the same model if it is so already.
+def inline_foreign_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with all functions inlined but those of the dialect that are called with all inputs.
 
-    Raises ModelError as `foreign_functions`, and for a function that cannot be inlined.
+    The same object if nothing is to be inlined. Raises ModelError as `foreign_functions`, and for a function that
+    cannot be inlined.
     """
     _refuse_standard(model)
     _refuse_without_body(model)
-    ours = _ours(model)
-    partly = any(not _complete(node, function) for id_, function in ours.items() for node in _calls(model, id_))
-    if len(ours) == len(model.functions) and not partly:
+    known = _of_the_dialect(model)
+    partly = any(not _complete(node, function) for id_, function in known.items() for node in _calls(model, id_))
+    if len(known) == len(model.functions) and not partly:
         return model
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    for id_, function in ours.items():
+    for id_, function in known.items():
         calls = [node for node in _calls(made, id_) if not _complete(node, function)]
-        if calls:  # under an overload of its own, it is a function like any other
+        if calls:  # these calls get an overload of their own, which is inlined
             other = made.functions.add()
             other.CopyFrom(function)
             other.overload = "as called"
             for node in calls:
                 node.overload = other.overload
-    others = [function for function in made.functions if _id(function) not in ours]
+    others = [function for function in made.functions if _id(function) not in known]
     del made.functions[:]
-    made.functions.extend(_in_opset_of(made, function) for function in others)
+    made.functions.extend(_converted_to_opset_of(made, function) for function in others)
     try:
         made = with_payloads(onnx.inliner.inline_local_functions(without_payloads(made)), made)
-    except Exception as error:  # the inliner raises whatever it likes
+    except Exception as error:  # the inliner has no common base for its errors
         text = " ".join(str(error).split())[:300]
-        raise ModelError(f"the file's functions cannot be inlined: {text}; export it without functions") from error
+        raise ModelError(f"the functions of the file cannot be inlined: {text}; export it without them") from error
     called = {node.op_type for node in every_node(made) if node.domain == DOMAIN}
-    made.functions.extend(function for function in ours.values() if function.name in called)
+    made.functions.extend(function for function in known.values() if function.name in called)
     return made
 
 
 def expanded(model: onnx.ModelProto) -> tuple[int, int]:
-    """How many nodes the graph has with every function in the place of its calls, and their bytes: nothing is expanded.
+    """The number of nodes and bytes of the graph if all functions were inlined, computed without inlining them.
 
-    Raises ModelError for functions that call themselves, or one another more than `limits.CALL_DEPTH` in a row.
+    Raises ModelError for recursive functions, and for calls nested deeper than `limits.CALL_DEPTH`.
     """
     bodies = {_id(function): function.node for function in model.functions}
     sizes: dict[Id, _Size] = {}
@@ -114,24 +115,24 @@ def expanded(model: onnx.ModelProto) -> tuple[int, int]:
             del path[at]
             if sizes[at].depth > limits.CALL_DEPTH:
                 raise ModelError(
-                    f"function {at[0]}.{at[1]} calls functions that call others, {sizes[at].depth} in a row, at most "
-                    f"{limits.CALL_DEPTH} are accepted; export the model without functions"
+                    f"calls of function {at[0]}.{at[1]} are nested {sizes[at].depth} deep, the limit is "
+                    f"{limits.CALL_DEPTH}; export the model without functions"
                 )
-    whole = _size(model.graph.node, sizes)
-    return whole.nodes, whole.nbytes
+    total = _size(model.graph.node, sizes)
+    return total.nodes, total.nbytes
 
 
 @dataclass(frozen=True)
 class _Size:
-    """Of nodes, with every function in the place of its calls."""
+    """Size of nodes if all functions were inlined."""
 
     nodes: int
     nbytes: int
-    depth: int  # functions in a row
+    depth: int  # of nested calls
 
 
 def _called(nodes: Iterable[onnx.NodeProto], bodies: Collection[Id]) -> Iterator[Id]:
-    """The functions that nodes call, each once."""
+    """The functions that nodes call, without repetition."""
     found = ((node.domain, node.op_type, node.overload) for node in all_nodes(nodes))
     return iter(dict.fromkeys(id_ for id_ in found if id_ in bodies))
 
@@ -150,8 +151,8 @@ def _refuse_standard(model: onnx.ModelProto) -> None:
     for function in model.functions:
         if function.domain in STANDARD_DOMAINS:
             raise ModelError(
-                f"the file defines a function '{function.name}' in the standard domain, which belongs to the operators "
-                "of ONNX: give it a domain of its own, at its definition and at its calls"
+                f"the file defines a function '{function.name}' in the standard domain, which is reserved for the "
+                "operators of ONNX: move its definition and its calls to another domain"
             )
 
 
@@ -161,12 +162,12 @@ def _refuse_without_body(model: onnx.ModelProto) -> None:
         if node.domain == DOMAIN and (node.domain, node.op_type, node.overload) not in bodies:
             raise ModelError(
                 f"node '{node.name or next(iter(node.output), '')}' calls {DOMAIN}.{node.op_type} of version "
-                f"{_version(model)} of the dialect, whose body is not in the file; this subbyte reads versions 1 to "
-                f"{DOMAIN_VERSION}: export the model again"
+                f"{_version(model)} of the dialect, whose body is not in the file; this subbyte reads "
+                f"versions 1 to {DOMAIN_VERSION}: export the model again"
             )
 
 
-def _ours(model: onnx.ModelProto) -> dict[Id, onnx.FunctionProto]:
+def _of_the_dialect(model: onnx.ModelProto) -> dict[Id, onnx.FunctionProto]:
     version = _version(model)
     return {
         _id(function): function
@@ -183,8 +184,8 @@ def _version(model: onnx.ModelProto) -> int:
 
 
 def _bodies(name: str, version: int) -> tuple[onnx.FunctionProto, ...]:
-    ours = find(name)
-    return () if ours is None else ours.bodies(version)
+    function = find(name)
+    return () if function is None else function.bodies(version)
 
 
 def _id(function: onnx.FunctionProto) -> Id:
@@ -199,21 +200,21 @@ def _calls(model: onnx.ModelProto, id_: Id) -> Iterator[onnx.NodeProto]:
     return (node for node in every_node(model) if (node.domain, node.op_type, node.overload) == id_)
 
 
-def _in_opset_of(model: onnx.ModelProto, function: onnx.FunctionProto) -> onnx.FunctionProto:
-    """The function in the model's opset, in which the inliner leaves its operators; refused where that changes one."""
-    wanted = _opset(model.opset_import)
-    written = _opset(function.opset_import)
-    if written == wanted:
+def _converted_to_opset_of(model: onnx.ModelProto, function: onnx.FunctionProto) -> onnx.FunctionProto:
+    """The function in the opset of the model, as the inliner assumes; ModelError if an operator changes its meaning."""
+    target = _opset(model.opset_import)
+    source = _opset(function.opset_import)
+    if source == target:
         return function
     for node in function.node:
-        if node.domain in STANDARD_DOMAINS and _since(node, written) != _since(node, wanted):
+        if node.domain in STANDARD_DOMAINS and _since(node, source) != _since(node, target):
             raise ModelError(
-                f"function {function.domain}.{function.name} is written in opset {written} and the model in opset "
-                f"{wanted}, in which {node.op_type} is another operator: export both in one opset"
+                f"function {function.domain}.{function.name} has opset {source}, but the model has opset {target}, "
+                f"in which {node.op_type} has another definition: export both in one opset"
             )
     for entry in function.opset_import:
         if entry.domain in STANDARD_DOMAINS:
-            entry.version = wanted
+            entry.version = target
     return function
 
 
@@ -222,7 +223,7 @@ def _opset(imports: Any) -> int:
 
 
 def _since(node: onnx.NodeProto, opset: int) -> int:
-    """The opset that gave the operator the meaning it has in `opset`; 0 where that has no such operator."""
+    """The opset that introduced the operator's definition in `opset`; 0 if `opset` does not have the operator."""
     try:
         return int(onnx.defs.get_schema(node.op_type, opset, "").since_version)
     except onnx.defs.SchemaError:
@@ -233,9 +234,9 @@ def _since(node: onnx.NodeProto, opset: int) -> int:
 
 
 def normal_form(function: onnx.FunctionProto) -> Body:
-    """What a function computes, whatever its values are called and its constants are stored; equal forms compute alike.
+    """A function without the names of its values and the storage of its constants; equal normal forms compute the same.
 
-    Operators stand with the opset that gave them their meaning; attributes that say what holds anyway are left out.
+    Operators have the opset that introduced their definition; attributes equal to their default are omitted.
     """
     opset = _opset(function.opset_import)
     number = {name: index for index, name in enumerate(function.input)}

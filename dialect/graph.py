@@ -1,4 +1,4 @@
-"""A read-only view of an ONNX graph: who makes a value, who uses it, its shape, and its constant if it has one."""
+"""A read-only view of an ONNX graph: producers, consumers, shapes and constants of values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOVES = frozenset(_MOVES.split())  # put elements of their first input (Concat: 
 
 @dataclass(frozen=True, eq=False)
 class GraphView:
-    """Look-up tables over one graph, made by `view`."""
+    """Indices of one graph, made by `view`."""
 
     model: onnx.ModelProto
     producers: dict[str, onnx.NodeProto]
@@ -41,7 +41,7 @@ class GraphView:
         return list(self.model.graph.node)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The static shape of a value, or None when the file does not tell it."""
+        """The static shape of a value; None if it is unknown or dynamic."""
         if name in self.initializers:
             return tuple(self.initializers[name].dims)
         if name not in self.types or not self.types[name].tensor_type.HasField("shape"):
@@ -50,7 +50,7 @@ class GraphView:
         return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
     def constant(self, name: str) -> Array | None:
-        """The value of an initializer or a Constant node, else None."""
+        """The value of an initializer or a Constant node; None for any other value."""
         if name in self.initializers:
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         node = self.producers.get(name)
@@ -59,7 +59,7 @@ class GraphView:
         return None
 
     def call(self, node: onnx.NodeProto) -> Call | None:
-        """The inputs of a node; None where the file does not tell the shape of one."""
+        """The inputs of a node; None if the shape of one is unknown."""
         shapes = [self.shape(name) for name in node.input]
         if None in shapes:
             return None
@@ -70,27 +70,27 @@ class GraphView:
         weights = weights_of(node)
         constants = [self.constant(name) for name in node.input]
         if weights is None:
-            raise ModelError(f"'{node.name}' ({node.op_type}) decodes no weights")
+            raise ModelError(f"'{node.name}' ({node.op_type}) does not decode weights")
         if any(value is None for value in constants):
-            raise ModelError(f"'{node.name}' ({node.op_type}): its weights are not constants of the file")
+            raise ModelError(f"'{node.name}' ({node.op_type}): its weights are not constants")
         packed, shape = constants[0], tuple(int(d) for d in np.asarray(constants[1]))
         try:
             if weights.by_group:
                 scale, granularity = np.asarray(constants[2]), PerGroup(int(np.asarray(constants[3])))
                 return LowBitTensor.from_packed(weights.format, shape, np.asarray(packed), scale, granularity)
-            payload = np.asarray(packed)  # whose rows there are, while the shape is only what the file says
+            payload = np.asarray(packed)  # its rows decide: the shape may be wrong
             return LowBitTensor.from_packed(weights.format, shape, payload, np.ones(payload.shape[:1]), PerChannel())
         except ValueError as error:
             raise ModelError(f"'{node.name}' ({node.op_type}): {error}") from error
 
 
 def view(model: onnx.ModelProto) -> GraphView:
-    """A view of the model's graph, with shapes inferred where the file leaves them out."""
+    """A view of the model's graph; shapes that the file does not give are inferred."""
     graph = model.graph
     try:
         inferred = with_shapes(without_payloads(model)).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        inferred = graph  # shapes that the file itself tells are enough for most questions
+        inferred = graph  # with the shapes that the file gives
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -105,7 +105,7 @@ def view(model: onnx.ModelProto) -> GraphView:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """The value of a node's attribute, or the default."""
+    """The value of an attribute of a node, or the default."""
     for candidate in node.attribute:
         if candidate.name == name:
             return onnx.helper.get_attribute_value(candidate)

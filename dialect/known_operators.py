@@ -1,7 +1,7 @@
-"""The operators that files may hold beside our functions: ONNX's own, and those of other domains that we read.
+"""The operators that files may contain besides dialect functions: those of ONNX, and some of other domains.
 
-A product has a row in macs.py, and every other operator of ONNX is named in NO_PRODUCTS here: one that is in neither is
-refused, as nobody has said how many multiply-accumulates it takes. Operators of other domains go by "domain.name".
+Products have a row in macs.py; all other operators are listed in NO_PRODUCTS. An operator that is in neither is
+refused, because its number of multiply-accumulates is unknown. Operators of other domains are named "domain.name".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NO_PRODUCTS = """
 """
 NO_PRODUCTS = frozenset(_NO_PRODUCTS.split())
 
-# What quantizes, or computes with codes: which of its inputs are values. The others are scales, zero points and bounds.
+# Quantizers, and operators on codes: which inputs are values. The others are scales, zero points and limits.
 QUANTIZERS: dict[str, tuple[int, ...]] = {
     "QuantizeLinear": (0,),
     "DequantizeLinear": (0,),
@@ -58,11 +58,11 @@ QUANTIZERS: dict[str, tuple[int, ...]] = {
 
 
 def full_name(node: onnx.NodeProto) -> str:
-    """An operator's name, with its domain where that is not ONNX's."""
+    """The name of an operator, with its domain unless that is the standard one."""
     return str(node.op_type) if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def unknown_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes that are no calls of our domain, and whose operator is neither in MACS nor in NO_PRODUCTS."""
+    """The nodes outside domain `subbyte` whose operator is neither in MACS nor in NO_PRODUCTS."""
     others = (node for node in nodes if node.domain != DOMAIN)
     return [node for node in others if full_name(node) not in MACS and full_name(node) not in NO_PRODUCTS]

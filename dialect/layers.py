@@ -1,6 +1,6 @@
-"""The layers of a file: products, what they read, and what follows them up to the bias. The one recogniser of them.
+"""The layers of a file: each product with its operands and the epilogue up to the bias.
 
-    codes -> [moves] -> product(codes, weight) -> Round -> Mul (step, scale) -> Add (bias)
+    codes -> [data movement] -> product(codes, weight) -> Round -> Mul (step, scale) -> Add (bias)
 
 Any part may be missing: a float layer has no quantizer, a sum of floats no `Round`. docs/onnx-dialect.md, "A
 quantized layer".
@@ -18,18 +18,18 @@ from subbyte.dialect.function import Weights, function_of
 from subbyte.dialect.graph import MOVES, GraphView
 
 PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
-SUMS = ("Conv", "MatMul", "ReduceSum")  # whose results are integers where their operands are
+SUMS = ("Conv", "MatMul", "ReduceSum")  # integer-valued when their operands are
 PASS = MOVES | {"MaxPool"}  # codes behind them are codes still
 _TURNS = ("Transpose", "Identity", "Reshape")  # of weights
 
 
 @dataclass(frozen=True, eq=False)
 class EpilogueNode:
-    """A node that follows a product, and the only one that reads it: Round, Mul or Add."""
+    """A Round, Mul or Add after a product: the only consumer of its first operand."""
 
     node: onnx.NodeProto
-    value: str  # what it reads of the layer
-    operand: str | None  # the other input; None where there is none
+    value: str  # the input from the layer
+    operand: str | None  # the other input, if it has one
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +59,9 @@ def layers(graph: GraphView) -> Iterator[Layer]:
 
 
 def integer_sums(graph: GraphView) -> list[str]:
-    """The values that hold the integer sums of products and averages: what a `Round` reads of them."""
-    makers = {node.input[0]: graph.producers.get(node.input[0]) for node in graph.nodes if _is_round(node)}
-    return [name for name, maker in makers.items() if maker is not None and maker.op_type in SUMS]
+    """The values that are integer sums of products and averages: those that a `Round` reads."""
+    producers = {node.input[0]: graph.producers.get(node.input[0]) for node in graph.nodes if _is_round(node)}
+    return [name for name, node in producers.items() if node is not None and node.op_type in SUMS]
 
 
 def integer_valued(graph: GraphView, name: str) -> bool:
@@ -101,18 +101,18 @@ def _epilogue(graph: GraphView, value: str) -> Iterator[EpilogueNode]:
 def _scales_and_bias(
     graph: GraphView, epilogue: Iterable[EpilogueNode], scaled: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """`scaled`: its factors are scales without a `Round` before them, too."""
+    """`scaled`: factors are scales even if no `Round` precedes them."""
     scales: list[str] = []
-    for step in epilogue:
-        if _is_round(step.node):
+    for item in epilogue:
+        if _is_round(item.node):
             scaled = True
-        elif step.node.op_type == "Add":
-            constant = step.operand is not None and graph.constant(step.operand) is not None
-            return tuple(scales), (step.operand,) if constant and step.operand else ()
+        elif item.node.op_type == "Add":
+            constant = item.operand is not None and graph.constant(item.operand) is not None
+            return tuple(scales), (item.operand,) if constant and item.operand else ()
         elif not scaled:
             break
-        elif step.operand is not None:
-            scales.append(step.operand)
+        elif item.operand is not None:
+            scales.append(item.operand)
     return tuple(scales), ()
 
 

@@ -1,4 +1,4 @@
-"""Lookup: any function of one value in integers, as a table with an entry for each code."""
+"""Lookup: any elementwise function of codes, as a table with one entry per code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from subbyte.dialect.function import Array, Body, Exactness, Function, Values, r
 
 
 def _reference(codes: Array, table: Array, low: Array) -> tuple[Array, ...]:
-    places = np.clip(np.rint(codes - low), 0, table.size - 1)
-    return (table[places.astype(np.int64)],)
+    index = np.clip(np.rint(codes - low), 0, table.size - 1)
+    return (table[index.astype(np.int64)],)
 
 
 def _example(random: np.random.Generator) -> tuple[Array, ...]:
     low = np.float32(random.choice([-128, 0]))
     codes = (low + random.integers(0, 256, (2, 3, 4))).astype(np.float32)
-    codes[0, 0] = [low - 9, low, low + 255, low + 1000]  # beyond the table its ends hold
+    codes[0, 0] = [low - 9, low, low + 255, low + 1000]  # clipped to the first or last entry
     return codes, random.normal(size=256).astype(np.float32), low
 
 

@@ -1,6 +1,6 @@
-"""Multiply-accumulates of products, by their shapes: for `inspect`, and for what the compiler leaves to TVM.
+"""Multiply-accumulates of products, from their shapes: for `inspect`, and for calls through TVM.
 
-To count another operator, add a row to `MACS`; one without products is named in known_operators.py.
+To count another operator, add a row to `MACS`; operators without products are listed in known_operators.py.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from subbyte.dialect.function import Shape
 
 
 class UnknownShape(Exception):
-    """The file does not tell a shape, or a length, that the multiply-accumulates depend on."""
+    """A shape or a length on which the multiply-accumulates depend is not in the file."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of a node's inputs (() of one that is left out) and of its first output, and its attributes.
+    """Shapes of a node's inputs (() of an omitted one) and of its first output, and its attributes.
 
-    None is a shape that is not known: a rule that asks for it raises UnknownShape.
+    None is an unknown shape; reading it raises UnknownShape.
     """
 
     inputs: Sequence[Shape | None]
@@ -29,7 +29,7 @@ class Shapes:
     attributes: Mapping[str, Any]
 
     def of(self, index: int) -> Shape:
-        """The shape of an input; () of one that is left out."""
+        """The shape of an input; () of an omitted one."""
         return _known(self.inputs[index]) if index < len(self.inputs) else ()
 
     @property
@@ -45,7 +45,7 @@ def _known(shape: Shape | None) -> Shape:
 
 
 def _window(weight: int) -> Callable[[Shapes], int]:
-    """Each output element is a sum over one filter; `weight` is the input that has the filters."""
+    """Each output element is a sum over one filter; `weight` is the index of the filters among the inputs."""
     return lambda shapes: prod(shapes.output) * prod(shapes.of(weight)[1:])
 
 
@@ -54,19 +54,19 @@ def _gemm(shapes: Shapes) -> int:
 
 
 def _recurrent(shapes: Shapes) -> int:
-    """Each step of each sequence meets all weights [directions, gates x hidden, input] and [..., hidden]."""
+    """All weights, [directions, gates x hidden, input] and [..., hidden], once per time step of each sequence."""
     steps, sequences = shapes.of(0)[:2]
     return steps * sequences * (prod(shapes.of(1)) + prod(shapes.of(2)))
 
 
 def _attention(shapes: Shapes) -> int:
-    """Queries by keys, then by values; keys of before (input 4) count too."""
+    """Queries x keys, then weights x values; past keys (input 4) count too."""
     keys = shapes.of(1)[-2] + (shapes.of(4)[-2] if shapes.of(4) else 0)
     return (prod(shapes.of(0)) + prod(shapes.output)) * keys
 
 
 def _linear_attention(shapes: Shapes) -> int:
-    """Each step adds keys x values to the state of a head and reads that by queries; "delta" reads it by keys, too."""
+    """Each step adds keys x values to the state of a head, and multiplies it with queries; "delta" also with keys."""
     batch, steps, _ = shapes.of(0)
     heads, shared = int(shapes.attributes["q_num_heads"]), int(shapes.attributes["kv_num_heads"])
     state = (shapes.of(1)[-1] // shared) * (shapes.of(2)[-1] // shared)
@@ -75,21 +75,21 @@ def _linear_attention(shapes: Shapes) -> int:
 
 
 def _einsum(shapes: Shapes) -> int:
-    """A product for each value of all indices, and each operand after the first."""
+    """One multiplication per combination of all indices and per operand after the first."""
     terms = shapes.attributes["equation"].replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for index, term in enumerate(terms):
         shape = shapes.of(index)
         before, dots, after = term.partition("...")
         inner = shape[len(before) : len(shape) - len(after)] if dots else ()
-        places = [*before, *(f"...{n - len(inner)}" for n in range(len(inner))), *after]
-        for place, size in zip(places, shape, strict=True):
-            sizes[place] = max(size, sizes.get(place, 1))
+        indices = [*before, *(f"...{n - len(inner)}" for n in range(len(inner))), *after]
+        for label, size in zip(indices, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
     return prod(sizes.values()) * (len(terms) - 1)
 
 
 def _fourier(shapes: Shapes) -> int:
-    """The length of a transform is a value of an input."""
+    """The length of the transform is the value of an input."""
     raise UnknownShape
 
 

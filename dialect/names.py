@@ -1,6 +1,6 @@
-"""Names and versions of the dialect, for whoever writes or reads it. Imports nothing."""
+"""Name and versions of the dialect. Imports nothing."""
 
 DOMAIN = "subbyte"
-DOMAIN_VERSION = 1  # raised when a function gets another body; files of all versions are read
+DOMAIN_VERSION = 1  # raised when the body of a function changes; files of all versions are read
 OPSET = 21
 IR_VERSION = 10

@@ -1,4 +1,4 @@
-"""Quantize: codes by one step for a whole tensor."""
+"""Quantize: codes, with one step per tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from subbyte.formats import integer, reference
 
 
 def codes(x: Array | None, inverse_step: Array | None, low: Array | None, high: Array | None) -> str:
-    """The smallest integer format that holds the codes; "codes" where the limits are no constants, or no numbers."""
+    """The smallest integer format that contains low..high; "codes" if a limit is not a constant, or not finite."""
     if low is None or high is None or not np.isfinite([low, high]).all():
         return "codes"
     fmt = integer.narrowest(float(low), float(high), signed=bool(low < 0))

@@ -1,4 +1,4 @@
-"""QuantizePerToken: codes of 8 bits, with a step for each vector along the last axis, measured at run time."""
+"""QuantizePerToken: 8-bit codes, with one step per vector along the last axis, computed at run time."""
 
 from __future__ import annotations
 

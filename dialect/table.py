@@ -1,4 +1,4 @@
-"""The table of functions in docs/onnx-dialect.md: `python -m subbyte.dialect.table docs/onnx-dialect.md` writes it."""
+"""Generates the table of functions in docs/onnx-dialect.md: `python -m subbyte.dialect.table docs/onnx-dialect.md`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BEGIN, END = "<!-- functions: ", "<!-- end of functions -->"
 
 
 def table() -> str:
-    """One row for each function, and one for those that all formats have."""
+    """One row per function; one row for the decoders of all formats, one for their dequantizers."""
     return "\n".join(["| function | inputs | outputs | what it computes |", "|---|---|---|---|", *_rows()]) + "\n"
 
 
 def written(page: str) -> str:
-    """The page with today's table between its marks."""
+    """The page, with the table between its marks replaced."""
     begin = page.index("\n", page.index(BEGIN)) + 1
     return page[:begin] + table() + page[page.index(END) :]
 

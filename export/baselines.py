@@ -126,7 +126,7 @@ def float_baseline(path: Source) -> onnx.ModelProto:
             raise _not_float(node)
         if node.output[0] not in baseline.done:
             function = function_of(node)
-            rule = _RULES.get((node.domain, node.op_type), _keep) if function is None else _call_of_ours
+            rule = _RULES.get((node.domain, node.op_type), _keep) if function is None else _dialect_call
             rule(baseline, node)
     graph = helper.make_graph([], f"{model.graph.name or 'model'}_float", model.graph.input, model.graph.output)
     for output in model.graph.output:
@@ -194,7 +194,7 @@ def _keep(baseline: _Baseline, node: onnx.NodeProto) -> None:
     baseline.nodes.append(copy)
 
 
-def _call_of_ours(baseline: _Baseline, node: onnx.NodeProto) -> None:
+def _dialect_call(baseline: _Baseline, node: onnx.NodeProto) -> None:
     """What a function of the dialect says that float32 runs in its place."""
     function = function_of(node)
     if function is None or not isinstance(function.in_float, Rescale):

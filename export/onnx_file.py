@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from subbyte import limits
-from subbyte.dialect.function_calls import inline_all_but_ours
+from subbyte.dialect.function_calls import inline_foreign_functions
 from subbyte.dialect.known_operators import NO_PRODUCTS, unknown_nodes
 from subbyte.dialect.macs import MACS
 from subbyte.errors import ExportError
@@ -31,7 +31,7 @@ def load_onnx(source: Source) -> onnx.ModelProto:
     if unknown:
         named = {f"{domain}.{name}" for domain, name in bodies}
         raise unknown_operators(unknown, "unknown operator", {*MACS, *NO_PRODUCTS, *named})
-    return inline_all_but_ours(model)
+    return inline_foreign_functions(model)
 
 
 def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> bytes:

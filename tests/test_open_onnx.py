@@ -137,7 +137,7 @@ def test_functions_of_calls_of_functions_are_counted_first(turned: bool, tmp_pat
     functions = list(chain.functions)[::-1] if turned else list(chain.functions)
     del chain.functions[:]
     chain.functions.extend(functions)
-    with pytest.raises(ModelError, match=f"{limits.CALL_DEPTH + 1} in a row, at most {limits.CALL_DEPTH}"):
+    with pytest.raises(ModelError, match=f"nested {limits.CALL_DEPTH + 1} deep, the limit is {limits.CALL_DEPTH}"):
         open_onnx(written(tmp_path, chain))
 
 

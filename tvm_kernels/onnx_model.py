@@ -12,7 +12,7 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 
-from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions, inline_all_but_ours
+from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions, inline_foreign_functions
 from subbyte.dialect.known_operators import unknown_nodes
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
@@ -104,7 +104,7 @@ def _check_inputs(graph: onnx.GraphProto) -> None:
 
 
 def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    model = inline_all_but_ours(model)  # before the conversion, which loses functions
+    model = inline_foreign_functions(model)  # before the conversion, which loses functions
     opset = opset_of(model.opset_import)
     if opset >= OLDEST_OPSET:
         return model

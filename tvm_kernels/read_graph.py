@@ -140,7 +140,7 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     if any(graph.values[name].dtype == "object" for name in proto.input if name):
         raise _of_strings(label)
     domain = "" if proto.domain == "ai.onnx" else proto.domain
-    own = OWN.get((domain, proto.op_type)) or (_call_of_ours if domain == DOMAIN else None)
+    own = OWN.get((domain, proto.op_type)) or (_dialect_call if domain == DOMAIN else None)
     attrs = attributes(proto)
     _check_channels(graph, proto, attrs)
     if not domain:
@@ -314,7 +314,7 @@ def _like_input(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> N
     graph.add_value(proto.output[0], x.dtype if proto.domain == "com.microsoft" else "float32", x.shape)
 
 
-def _call_of_ours(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+def _dialect_call(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     """The results of a function of the dialect; of weights, themselves."""
     function = function_of(proto)
     if function is None:

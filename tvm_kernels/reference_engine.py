@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from subbyte.dialect.function_calls import ENGINES_OWN, inline_all_but_ours
+from subbyte.dialect.function_calls import ENGINES_OWN, inline_foreign_functions
 from subbyte.errors import ModelError
 from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
 from subbyte.onnx_file import Source, open_onnx
@@ -41,7 +41,7 @@ def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[l
     reasons = []
     model = loaded(source)
     if any(function.domain.startswith(ENGINES_OWN) for function in model.functions):
-        model = inline_all_but_ours(model)
+        model = inline_foreign_functions(model)
     inexact = inexact_in_onnxruntime(model)
     if inexact is None:
         try:

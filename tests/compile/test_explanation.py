@@ -247,8 +247,8 @@ def test_a_function_that_is_not_ours_is_a_line_of_the_file() -> None:
         <domain: "subbyte", opset_import: ["" : 21]> Binarize (x, t) => (y) { y = Sub(x, t) }"""
     )
     line = (
-        "file: function subbyte.Binarize: version 7 of the domain is not known, so it is computed as the file says, in "
-        "standard operators"
+        "file: function subbyte.Binarize: version 7 of the domain is not known, so it is inlined, and computed as the "
+        "file defines it"
     )
     assert explained(model).lines()[0] == line
     explanation = Explanation()

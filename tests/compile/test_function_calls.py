@@ -1,4 +1,4 @@
-"""Functions of a file: ours by version and body, else computed as the file says; against the bodies in the file."""
+"""Functions of a file: of the dialect by version and body, else inlined; compared with the bodies in the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 import subbyte
 from subbyte.dialect.function import all_functions, get
-from subbyte.dialect.function_calls import foreign_functions, inline_all_but_ours, normal_form
+from subbyte.dialect.function_calls import foreign_functions, inline_foreign_functions, normal_form
 from subbyte.errors import CompileError, ModelError
 from subbyte.export.engine import run_onnx
 from subbyte.export.functions import append_functions
@@ -88,8 +88,10 @@ def test_another_body_under_our_name_is_computed_as_it_says(body: str, wanted: n
     model = model_of(CALL, QUANTIZE % body)
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, wanted)
-    assert "function subbyte.Quantize: its body is not ours" in note_of(model, report, tmp_path)
-    with pytest.raises(CompileError, match=r"subbyte\.Quantize: its body is not ours.* or compile without --strict"):
+    assert "function subbyte.Quantize: its body is not that of the dialect" in note_of(model, report, tmp_path)
+    with pytest.raises(
+        CompileError, match=r"subbyte\.Quantize: its body is not that of .* or compile without --strict"
+    ):
         compile(model, tmp_path / "m.subbyte", strict=True)
 
 
@@ -106,7 +108,7 @@ def test_another_table_under_the_name_of_a_decoder(tmp_path: Path) -> None:
     model.functions.append(theirs)
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, X * np.float32([[1, -1, 1, 0], [0, 0, -1, -1]]))
-    assert "subbyte.DecodeTernary: its body is not ours" in note_of(model, report, tmp_path)
+    assert "subbyte.DecodeTernary: its body is not that of the dialect" in note_of(model, report, tmp_path)
     model.functions[0].CopyFrom(get("DecodeTernary").proto)
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, X * np.float32([[0, -1, 0, 1], [1, 1, -1, -1]]))
@@ -145,7 +147,7 @@ def test_an_overload_is_another_function(tmp_path: Path) -> None:
     model = model_of(graph, QUANTIZE % OUR_BODY, other)
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, np.abs(CODES))
-    assert "function subbyte.Quantize:two: its body is not ours" in note_of(model, report, tmp_path)
+    assert "function subbyte.Quantize:two: its body is not that of the dialect" in note_of(model, report, tmp_path)
     assert operators(model) == ["Quantize", "Abs"]
 
 
@@ -155,7 +157,7 @@ def test_a_call_that_leaves_inputs_out(tmp_path: Path) -> None:
     model = model_of(graph, QUANTIZE % OUR_BODY)
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, np.minimum(np.rint(X * 2), 7) - CODES)
-    assert "it is called without all of its inputs" in note_of(model, report, tmp_path)
+    assert "a call omits inputs" in note_of(model, report, tmp_path)
     assert operators(model) == ["Mul", "Round", "Clip", "Quantize", "Sub"]
 
 
@@ -181,14 +183,14 @@ def test_a_body_with_an_attribute_of_the_call_is_not_ours(tmp_path: Path) -> Non
     )
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, np.clip(np.rint(X * 3), -8, 7))
-    assert "its body is not ours" in note_of(model, report, tmp_path)
+    assert "its body is not that of the dialect" in note_of(model, report, tmp_path)
 
 
 @pytest.mark.parametrize("domain", ["", "ai.onnx"])
-@pytest.mark.parametrize("read", [load_model, inspect, inline_all_but_ours])
+@pytest.mark.parametrize("read", [load_model, inspect, inline_foreign_functions])
 def test_no_functions_in_the_standard_domain(read: Callable[[onnx.ModelProto], object], domain: str) -> None:
     function = f'<domain: "{domain}", opset_import: ["" : 21]> Relu (x) => (y) {{ y = Neg(x) }}'
-    with pytest.raises(ModelError, match=r"a function 'Relu' in the standard domain.*a domain of its own"):
+    with pytest.raises(ModelError, match=r"a function 'Relu' in the standard domain.*to another domain"):
         read(model_of("y = Relu(x)", function))
 
 
@@ -196,8 +198,8 @@ def test_a_function_of_another_opset_is_inlined_where_its_operators_are_the_same
     function = '<domain: "local", opset_import: ["" : %d]> f (x) => (y) { y = %s(x) }'
     found, _ = run(model_of("y = local.f(x)", function % (15, "Abs")), tmp_path)
     np.testing.assert_array_equal(found, np.abs(X))
-    with pytest.raises(ModelError, match=r"local\.f is written in opset 11 .* opset 21, in which Softmax is another"):
-        inline_all_but_ours(model_of("y = local.f(x)", function % (11, "Softmax")))
+    with pytest.raises(ModelError, match=r"local\.f has opset 11, .* opset 21, in which Softmax has another"):
+        inline_foreign_functions(model_of("y = local.f(x)", function % (11, "Softmax")))
 
 
 @pytest.mark.parametrize(
