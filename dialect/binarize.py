@@ -6,6 +6,7 @@ import numpy as np
 
 from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
 from subbyte.formats import reference
+from subbyte.formats.energy import ELEMENTWISE
 
 
 def _example(random: np.random.Generator) -> tuple[Array, ...]:
@@ -33,6 +34,7 @@ Binarize = register(
         in_float=Rescale(),
         finite=False,
         macs=lambda call: 0,
+        energy=ELEMENTWISE,
         example=_example,
     )
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, cached_property
@@ -25,6 +25,7 @@ from subbyte import dialect
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, OPSET
 from subbyte.errors import ModelError, RegistrationError, UnknownNameError
 from subbyte.formats import Format
+from subbyte.formats.energy import wrong_operations
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -118,6 +119,7 @@ class Function:
     in_float: InFloat = _MISSING
     finite: bool = _MISSING  # constants must be finite: it multiplies by them
     macs: Callable[[Call], int] = _MISSING
+    energy: Mapping[str, float] = _MISSING  # counts of operations (formats/energy.py) for each element of its result
     example: Callable[[np.random.Generator], tuple[Array, ...]] = _MISSING  # inputs to test it on
     earlier: tuple[tuple[int, str], ...] = ()  # (version, body) that compute the same
 
@@ -156,7 +158,14 @@ def checked(function: Function) -> Function:
     for part in fields(function):
         if getattr(function, part.name) is _MISSING:
             raise RegistrationError(f"{where} lacks its '{part.name}'; every part of dialect/function.py is needed")
-    if not 1 <= function.version <= DOMAIN_VERSION:
+    for name, (expected, holds) in _EXPECTED.items():
+        got = getattr(function, name)
+        if not holds(got):
+            raise RegistrationError(f"{where}: its '{name}' is {str(got)[:80]!r}, expected {expected}")
+    wrong = wrong_operations(function.energy)
+    if wrong:
+        raise RegistrationError(f"{where}: its 'energy' is {wrong}")
+    if not all(1 <= version <= DOMAIN_VERSION for version in (function.version, *dict(function.earlier))):
         raise RegistrationError(
             f"{where}: its 'version' is {function.version}, but the domain has 1 to {DOMAIN_VERSION}: raise "
             "DOMAIN_VERSION in dialect/names.py"
@@ -168,7 +177,52 @@ def checked(function: Function) -> Function:
         raise RegistrationError(f"{where}: its 'body' is not ONNX text: {text}") from error
     if proto.name != function.name:
         raise RegistrationError(f"{where}: its 'body' is called {proto.name}; give both one name")
+    for node in proto.node:
+        if node.domain or not onnx.defs.has(node.op_type, OPSET, ""):
+            operator = f"{node.domain}.{node.op_type}".lstrip(".")
+            raise RegistrationError(f"{where}: its 'body' has {operator}, expected operators of ONNX in opset {OPSET}")
+    if isinstance(function.in_float, Rescale) and (function.in_float.factor or 0) >= len(proto.input):
+        raise RegistrationError(
+            f"{where}: its 'in_float' multiplies by input {function.in_float.factor}, expected one of the "
+            f"{len(proto.input)} inputs of its body"
+        )
     return function
+
+
+def _is_role(role: Any) -> bool:
+    match role:
+        case Quantizer(codes=codes):
+            return callable(codes)
+        case Weights(format=fmt, by_group=by_group):
+            return isinstance(fmt, Format) and isinstance(by_group, bool)
+        case Values(integers=integers):
+            return isinstance(integers, bool)
+    return False
+
+
+def _is_earlier(earlier: Any) -> bool:
+    return isinstance(earlier, tuple) and all(
+        isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], int) and isinstance(one[1], str)
+        for one in earlier
+    )
+
+
+# What each part must be, and whether it is.
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("a name in letters, digits and _", lambda name: isinstance(name, str) and name.isidentifier()),
+    "version": ("an integer", lambda version: type(version) is int),
+    "summary": ("a sentence", lambda summary: isinstance(summary, str) and bool(summary)),
+    "body": ("ONNX text", lambda body: isinstance(body, str)),
+    "role": ("a Quantizer, Weights or Values with its fields", _is_role),
+    "shapes": ("a function of a Call", callable),
+    "reference": ("a function of the inputs", callable),
+    "exactness": ("a member of Exactness", lambda exactness: isinstance(exactness, Exactness)),
+    "in_float": ("a Rescale, Dequantized or Body", lambda meaning: isinstance(meaning, InFloat)),
+    "finite": ("True or False", lambda finite: isinstance(finite, bool)),
+    "macs": ("a function of a Call", callable),
+    "example": ("a function of a random generator", callable),
+    "earlier": ("pairs of a version and a body", _is_earlier),
+}
 
 
 _registry: dict[str, Function] = {}

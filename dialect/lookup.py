@@ -44,6 +44,7 @@ Lookup = register(
         in_float=Body(),
         finite=False,
         macs=lambda call: 0,
+        energy={"8 KB table read": 1},
         example=_example,
     )
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
 from subbyte.formats import integer, reference
+from subbyte.formats.energy import ELEMENTWISE
 
 
 def codes(x: Array | None, inverse_step: Array | None, low: Array | None, high: Array | None) -> str:
@@ -40,6 +41,7 @@ Quantize = register(
         in_float=Rescale(factor=1),
         finite=True,
         macs=lambda call: 0,
+        energy=ELEMENTWISE,
         example=_example,
     )
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
 from subbyte.formats import reference
+from subbyte.formats.energy import ELEMENTWISE
 
 
 def _reference(x: Array) -> tuple[Array, ...]:
@@ -47,6 +48,7 @@ QuantizePerToken = register(
         in_float=Rescale(ones=(1,)),
         finite=True,
         macs=lambda call: 0,
+        energy=ELEMENTWISE,
         example=_example,
     )
 )

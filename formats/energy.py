@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 from subbyte.errors import FormatError
 
@@ -29,6 +31,24 @@ OPERATIONS_PJ = {
 }
 
 
+# Operations for each output element, besides its multiply-accumulates; the default.
+ELEMENTWISE: Mapping[str, float] = {"float32 multiply": 1, "float32 add": 1}
+
+
+def wrong_operations(operations: Any) -> str | None:
+    """One clause on what is wrong with counts by operation; None for positive counts of operations of the table."""
+    if not isinstance(operations, Mapping):
+        return f"{operations!r}: expected a mapping of operations to counts"
+    for operation, count in operations.items():
+        number = isinstance(count, int | float) and not isinstance(count, bool) and 0 < count < inf
+        if operation not in OPERATIONS_PJ or not number:
+            return (
+                f"{count!r} of operation '{operation}': expected a positive number of {', '.join(OPERATIONS_PJ)}; add "
+                "a new operation with its energy to formats/energy.py"
+            )
+    return None
+
+
 @dataclass(frozen=True)
 class PerMac:
     """The operations of one multiply-accumulate; raises FormatError for an operation without a published energy."""
@@ -36,12 +56,9 @@ class PerMac:
     operations: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
-        for operation, count in self.operations:
-            if operation not in OPERATIONS_PJ or not count > 0:
-                raise FormatError(
-                    f"{count:g} of operation '{operation}' for a multiply-accumulate: expected a positive number of "
-                    f"{', '.join(OPERATIONS_PJ)}; add a new operation with its energy to formats/energy.py"
-                )
+        wrong = wrong_operations(dict(self.operations))
+        if wrong:
+            raise FormatError(f"a multiply-accumulate of {wrong}")
         if not self.operations:
             raise FormatError("a multiply-accumulate without operations; name at least one (formats/energy.py)")
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from subbyte import formats
 from subbyte.errors import EnergyError, UnknownNameError
 from subbyte.formats import SIGNS
-from subbyte.formats.energy import FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
-from subbyte.runtime.manifest import DTYPES, ELEMENTWISE, Manifest, OperatorCall
+from subbyte.formats.energy import ELEMENTWISE, FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
+from subbyte.runtime.manifest import DTYPES, Manifest, OperatorCall
 
 # (holds this many bytes at most, pJ for each 64 bits moved)
 MEMORIES_PJ: tuple[tuple[str, int | None, float], ...] = (

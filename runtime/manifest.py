@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from subbyte.errors import BundleError
+from subbyte.formats.energy import ELEMENTWISE
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 << 20
@@ -35,8 +36,6 @@ DTYPES = {
 EMITTERS = ("library", "source", "relax-vm")
 STORAGES = ("float", "codes", "bits")
 LAYOUTS = ("as-is", "NHWC")
-# Operations for each output element besides its multiply-accumulates: what an epilogue is taken for.
-ELEMENTWISE: Mapping[str, float] = {"float32 multiply": 1, "float32 add": 1}
 SPACES = ("arena", "weights", "input", "output", "workspace")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -12,8 +12,8 @@ import numpy as np
 
 from subbyte.dialect.macs import MACS, Shapes
 from subbyte.errors import CompileError
+from subbyte.formats.energy import ELEMENTWISE
 from subbyte.runtime.energy_model import per_mac
-from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.error_context import working_on

@@ -112,6 +112,7 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> Function:
             in_float=Body(),
             finite=True,
             macs=lambda call: 10,
+            energy={"float32 multiply": 1},
             example=lambda random: (random.normal(size=3).astype(np.float32),),
         )
     )

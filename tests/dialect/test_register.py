@@ -15,7 +15,17 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from subbyte.dialect import function as register
-from subbyte.dialect.function import Call, Exactness, Function, all_functions, find, function_of, get
+from subbyte.dialect.function import (
+    Call,
+    Exactness,
+    Function,
+    Quantizer,
+    Weights,
+    all_functions,
+    find,
+    function_of,
+    get,
+)
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from subbyte.errors import ModelError, RegistrationError, UnknownNameError
 
@@ -93,12 +103,38 @@ def test_a_function_that_lacks_a_part_is_refused(part: str) -> None:
         ({"name": "Frob"}, "its 'body' is called Quantize"),
         ({"name": "Frob", "body": "Frob (x) => (y) {"}, "its 'body' is not ONNX text"),
         ({"name": "Frob", "version": DOMAIN_VERSION + 1}, f"but the domain has 1 to {DOMAIN_VERSION}"),
+        ({"name": "Frob it"}, "its 'name' is 'Frob it', expected a name in letters"),
+        ({"name": "Frob", "version": True}, "its 'version' is 'True', expected an integer"),
+        ({"name": "Frob", "summary": ""}, "its 'summary' is '', expected a sentence"),
+        ({"name": "Frob", "body": None}, "its 'body' is 'None', expected ONNX text"),
+        ({"name": "Frob", "body": "Frob (x) => (y) { y = Frobnicate(x) }"}, "its 'body' has Frobnicate, expected"),
+        ({"name": "Frob", "body": "Frob (x) => (y) { y = subbyte.Lookup(x) }"}, "its 'body' has subbyte.Lookup"),
+        ({"name": "Frob", "role": "nonsense"}, "its 'role' is 'nonsense', expected a Quantizer, Weights or Values"),
+        ({"name": "Frob", "role": Quantizer("int8")}, "its 'role' is .*Quantizer.*expected a Quantizer"),  # type: ignore[arg-type]
+        ({"name": "Frob", "role": Weights("int8", True)}, "its 'role' is .*Weights.*expected a Quantizer"),  # type: ignore[arg-type]
+        ({"name": "Frob", "shapes": (1, 2)}, r"its 'shapes' is '\(1, 2\)', expected a function of a Call"),
+        ({"name": "Frob", "reference": None}, "its 'reference' is 'None', expected a function of the inputs"),
+        ({"name": "Frob", "exactness": "exact"}, "its 'exactness' is 'exact', expected a member of Exactness"),
+        ({"name": "Frob", "in_float": "body"}, "its 'in_float' is 'body', expected a Rescale, Dequantized or Body"),
+        ({"name": "Frob", "finite": 1}, "its 'finite' is '1', expected True or False"),
+        ({"name": "Frob", "macs": 0}, "its 'macs' is '0', expected a function of a Call"),
+        ({"name": "Frob", "example": ()}, r"its 'example' is '\(\)', expected a function of a random generator"),
+        ({"name": "Frob", "earlier": ("Frob",)}, "its 'earlier' is .* expected pairs of a version and a body"),
+        ({"name": "Frob", "energy": {"frob": 1}}, "its 'energy' is 1 of operation 'frob': expected a positive number"),
+        ({"name": "Frob", "energy": {"int32 add": -1}}, "its 'energy' is -1 of operation 'int32 add'"),
+        ({"name": "Frob", "energy": 2}, "its 'energy' is 2: expected a mapping of operations to counts"),
     ],
 )
 def test_a_wrong_part_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RegistrationError, match=words):
         register.register(replace(get("Quantize"), **changes))
     assert find("Frob") is None
+
+
+def test_a_rescale_by_an_input_that_is_not_there_is_refused() -> None:
+    body = "Frob (x) => (y) { y = Abs(x) }"
+    with pytest.raises(RegistrationError, match="its 'in_float' multiplies by input 1, expected one of the 1 inputs"):
+        register.register(replace(get("Quantize"), name="Frob", body=body))
 
 
 def test_bodies_of_earlier_versions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from subbyte.errors import InputError
-from subbyte.runtime.manifest import ELEMENTWISE
+from subbyte.formats.energy import ELEMENTWISE
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
 

@@ -30,7 +30,7 @@ class Lookup(Fused):
 
     @property
     def per_element(self) -> Mapping[str, float]:
-        return {"8 KB table read": 1, **({} if self.stored() else super().per_element)}
+        return {**dialect.Lookup.energy, **({} if self.stored() else super().per_element)}
 
     def resized(self, rows: int, channels: int) -> Lookup:
         return replace(self, rows=rows, channels=channels)

@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from subbyte.errors import CompileError, RegistrationError
-from subbyte.runtime.manifest import ELEMENTWISE
+from subbyte.formats.energy import ELEMENTWISE
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 

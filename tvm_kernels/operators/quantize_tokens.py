@@ -9,7 +9,6 @@ import numpy as np
 
 from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.formats.reference import quantize_per_token
-from subbyte.runtime.manifest import ELEMENTWISE
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
@@ -29,7 +28,7 @@ class QuantizeTokens(Operator):
     channels: int
     inputs = 1
     macs = 0
-    per_element = ELEMENTWISE
+    per_element = QuantizePerToken.energy
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         codes, step = quantize_per_token(inputs[0].reshape(self.rows, self.channels))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from subbyte.runtime.manifest import ELEMENTWISE
+from subbyte.formats.energy import ELEMENTWISE
 from subbyte.tvm_kernels.operators.geometry import Conv2d
 from subbyte.tvm_kernels.operators.operands import Array, Codes, Tensors
 from subbyte.tvm_kernels.operators.operator import Operator
