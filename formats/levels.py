@@ -123,6 +123,8 @@ class IntegerLine(IntegerLevels):
     high: int
 
     def __post_init__(self) -> None:
+        for level in (self.low, self.high):
+            _check_integer(level)
         if not self.low <= self.high < self.low + 256:
             raise FormatError(f"levels from {self.low} to {self.high}: expected 1 to 256 integers, the lowest first")
         _check_size(self.low)
@@ -143,12 +145,8 @@ class IntegerTable(IntegerLevels):
 
     def __post_init__(self) -> None:
         for level in self.levels:
-            # Decoders and kernels would truncate a real level to an integer.
-            if level is not None and (not isinstance(level, (int, np.integer)) or isinstance(level, bool)):
-                raise FormatError(
-                    f"level {level!r} is {type(level).__name__}, expected an integer: use a RealTable for real levels, "
-                    "or divide them by the smallest one and multiply the scale by it (formats/power_of_two.py)"
-                )
+            if level is not None:
+                _check_integer(level)
             _check_size(level or 0)
         _check_distinct(self.levels)
 
@@ -166,13 +164,27 @@ class RealTable(Levels):
 
     def __post_init__(self) -> None:
         for level in self.levels:
-            if level is not None and (not isinstance(level, (int, float, np.floating)) or not np.isfinite(level)):
-                raise FormatError(f"level {level!r}: expected a finite number, or None for a code without a level")
+            # What float32 would round to infinity is refused, too; NaN is no number at most the largest.
+            if level is not None and not (
+                isinstance(level, (int, float, np.floating)) and abs(level) <= np.finfo(np.float32).max
+            ):
+                raise FormatError(
+                    f"level {level!r}: expected a finite number of float32, or None for a code without a level"
+                )
         _check_distinct(tuple(None if level is None else float(np.float32(level)) for level in self.levels))
 
     @cached_property
     def table(self) -> tuple[float | None, ...]:
         return _padded(tuple(None if level is None else float(np.float32(level)) for level in self.levels))
+
+
+def _check_integer(level: object) -> None:
+    """Decoders and kernels would truncate a real level to an integer."""
+    if not isinstance(level, (int, np.integer)) or isinstance(level, bool):
+        raise FormatError(
+            f"level {level!r} is {type(level).__name__}, expected an integer: use a RealTable for real levels, "
+            "or divide them by the smallest one and multiply the scale by it (formats/power_of_two.py)"
+        )
 
 
 def _check_size(level: int) -> None:

@@ -51,10 +51,12 @@ def test_int_codes_are_twos_complement() -> None:
 def test_a_level_that_is_no_integer_is_refused(level: object) -> None:
     with pytest.raises(FormatError, match="expected an integer"):
         IntegerTable((-1, level))  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="expected an integer"):
+        IntegerLine(-1, level)  # type: ignore[arg-type]
     assert IntegerTable((-1, np.int8(1))).values.tolist() == [-1, 1]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("level", [float("nan"), float("inf"), "1"])
+@pytest.mark.parametrize("level", [float("nan"), float("inf"), 1e39, "1"])
 def test_a_level_that_is_no_number_is_refused(level: Any) -> None:
     with pytest.raises(FormatError, match="expected a finite number"):
         RealTable((-1.0, level))
@@ -142,6 +144,8 @@ def test_a_format_that_lacks_a_part_is_refused_when_it_registers(part: str) -> N
         register(Format(**{name: value for name, value in PARTS.items() if name != part}))
     with pytest.raises(RegistrationError, match=f"its '{part}' is 5, expected"):
         register(Format(**{**PARTS, part: 5}))
+    with pytest.raises(RegistrationError, match="a format is a Format, got 'int4'"):
+        register("int4")  # type: ignore[arg-type]
     assert "whole" not in [fmt.name for fmt in all_formats()]
 
 
