@@ -166,7 +166,7 @@ class RealTable(Levels):
         for level in self.levels:
             # What float32 would round to infinity is refused, too; NaN is no number at most the largest.
             if level is not None and not (
-                isinstance(level, (int, float, np.floating)) and abs(level) <= np.finfo(np.float32).max
+                isinstance(level, (int, float, np.floating)) and abs(level) <= float(np.finfo(np.float32).max)
             ):
                 raise FormatError(
                     f"level {level!r}: expected a finite number of float32, or None for a code without a level"
