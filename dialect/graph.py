@@ -19,11 +19,11 @@ from subbyte.shapes import with_shapes
 
 Array = npt.NDArray[Any]
 
-_MOVES = """
+_DATA_MOVEMENT = """
     Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth Split
     Squeeze Tile Transpose Unsqueeze
 """
-MOVES = frozenset(_MOVES.split())  # put elements of their first input (Concat: of all) elsewhere, and compute nothing
+DATA_MOVEMENT = frozenset(_DATA_MOVEMENT.split())  # copy elements of their first input (Concat: of all) unchanged
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 
 from subbyte.dialect.function import Weights, function_of
-from subbyte.dialect.graph import MOVES, GraphView
+from subbyte.dialect.graph import DATA_MOVEMENT, GraphView
 
 PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
 SUMS = ("Conv", "MatMul", "ReduceSum")  # integer-valued when their operands are
-PASS = MOVES | {"MaxPool"}  # codes behind them are codes still
-_TURNS = ("Transpose", "Identity", "Reshape")  # of weights
+CODE_PRESERVING = DATA_MOVEMENT | {"MaxPool"}  # their outputs are codes if their inputs are
+_WEIGHT_MOVEMENT = ("Transpose", "Identity", "Reshape")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Layer:
     """One product, with two operands that may be quantized."""
 
     product: onnx.NodeProto
-    activation: onnx.NodeProto | None  # what made the first operand, past moves; None: an input or a constant
-    weight: str  # the second operand, past moves: an initializer, what a decoder gives, or made at run time
+    activation: onnx.NodeProto | None  # producer of the first operand before data movement; None: input or constant
+    weight: str  # second operand before data movement: an initializer, a decoder's output, or a run-time value
     epilogue: tuple[EpilogueNode, ...]  # ends with the first Add
     scales: tuple[str, ...]  # multiplied to its integer sum, or to the sum of its low-bit weights
     bias: tuple[str, ...]  # constants
@@ -50,11 +50,11 @@ def layers(graph: GraphView) -> Iterator[Layer]:
         if node.op_type not in PRODUCTS or node.domain:
             continue
         epilogue = tuple(_epilogue(graph, node.output[0]))
-        weight = _source(graph, node.input[1], _TURNS)
+        weight = _source(graph, node.input[1], _WEIGHT_MOVEMENT)
         scales, bias = _scales_and_bias(graph, epilogue, scaled=_is_low_bit(graph, weight))
         if len(node.input) > 2 and node.input[2] and node.op_type in ("Conv", "Gemm"):
             bias = (node.input[2], *bias)
-        activation = origin(graph, node.input[0], PASS | {"Cast"})
+        activation = origin(graph, node.input[0], CODE_PRESERVING | {"Cast"})
         yield Layer(node, activation, weight, epilogue, scales, bias)
 
 
@@ -65,17 +65,17 @@ def integer_sums(graph: GraphView) -> list[str]:
 
 
 def integer_valued(graph: GraphView, name: str) -> bool:
-    """Whether a value holds codes, levels or integer constants, past operators that only move them."""
+    """Whether a value, before data movement, is codes, levels or an integer constant."""
     constant = graph.constant(name)
     if constant is not None:
         return bool(np.all(constant == np.rint(constant)))
-    node = origin(graph, name, PASS)
+    node = origin(graph, name, CODE_PRESERVING)
     function = None if node is None else function_of(node)
     return function is not None and function.integers
 
 
 def origin(graph: GraphView, name: str, through: Iterable[str]) -> onnx.NodeProto | None:
-    """The node that made a value, past operators that only move elements; None for an input or a constant."""
+    """The producer of a value before the operators `through`; None for an input or a constant."""
     return graph.producers.get(_source(graph, name, through))
 
 

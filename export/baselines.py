@@ -120,7 +120,7 @@ def float_baseline(path: Source) -> onnx.ModelProto:
         baseline.done.add(node.output[0])
     for node in baseline.graph.nodes:
         if any(baseline.codes.intersection(n.input) for n in all_nodes([node])) and node.op_type not in (
-            *_MOVES,
+            *_DATA_MOVEMENT,
             "DequantizeLinear",
         ):
             raise _not_float(node)
@@ -254,7 +254,7 @@ def _nonnegative(baseline: _Baseline, name: str) -> bool:
         return all(_nonnegative(baseline, i) for i in node.input)
     if node.op_type == "QuantizeLinear" and _range(baseline, node) is not None:
         return True
-    through = (*_MOVES, "QuantizeLinear", "DequantizeLinear", "AveragePool", "GlobalAveragePool", "ReduceMean")
+    through = (*_DATA_MOVEMENT, "QuantizeLinear", "DequantizeLinear", "AveragePool", "GlobalAveragePool", "ReduceMean")
     return node.op_type in through and _nonnegative(baseline, node.input[0])
 
 
@@ -411,7 +411,7 @@ def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:
     _move(baseline, node)
 
 
-_MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
+_DATA_MOVEMENT = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
 
 _LOW_BIT = {value for name, value in onnx.TensorProto.DataType.items() if re.match("U?INT[248]$|FLOAT[468]", name)}
 
@@ -423,7 +423,7 @@ _RULES: dict[tuple[str, str], Callable[[_Baseline, onnx.NodeProto], None]] = {
     ("", "Gemm"): _product,
     ("", "Pad"): _pad,
     ("", "ReduceSum"): _sum,
-    **{("", name): _move for name in _MOVES},
+    **{("", name): _move for name in _DATA_MOVEMENT},
 }
 
 

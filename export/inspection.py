@@ -17,7 +17,7 @@ from subbyte.dialect.function import Quantizer, Values, function_of
 from subbyte.dialect.function_calls import foreign_functions
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
-from subbyte.dialect.layers import PASS, PRODUCTS, layers
+from subbyte.dialect.layers import CODE_PRESERVING, PRODUCTS, layers
 from subbyte.dialect.macs import MACS, Shapes, UnknownShape
 from subbyte.errors import ModelError
 from subbyte.export.onnx_file import load_onnx
@@ -214,7 +214,7 @@ def _scales(graph: GraphView) -> set[str]:
             constants = [name for name in node.input if graph.constant(name) is not None]
             values, counts = () if constants else values, not constants
         elif counts:
-            counts = node.op_type in {*PASS, "Cast", *PRODUCTS, "Round", "ReduceSum"}
+            counts = node.op_type in {*CODE_PRESERVING, "Cast", *PRODUCTS, "Round", "ReduceSum"}
         if counts or ours or node.op_type in _IN_STEPS:
             steps.update(node.output)
         for place, name in enumerate(node.input):
@@ -311,7 +311,7 @@ def _activation(graph: GraphView, node: onnx.NodeProto | None) -> str:
     if node.op_type == "DequantizeLinear":
         source = graph.producers.get(node.input[0])
         zero = graph.initializers.get(node.input[2]) if len(node.input) > 2 else None
-        if source is not None and source.op_type in ("QuantizeLinear", "Cast", *PASS):
+        if source is not None and source.op_type in ("QuantizeLinear", "Cast", *CODE_PRESERVING):
             return onnx.TensorProto.DataType.Name(zero.data_type).lower() if zero is not None else "uint8"
     return "float32"
 

@@ -20,7 +20,7 @@ import onnx.numpy_helper
 from onnx import TensorProto
 
 from subbyte.dialect.function import Exactness, Quantizer, find
-from subbyte.dialect.graph import MOVES
+from subbyte.dialect.graph import DATA_MOVEMENT
 from subbyte.dialect.names import DOMAIN
 
 Array = npt.NDArray[Any]
@@ -33,7 +33,7 @@ _ONE_ROUNDING = """
     PRelu Round Shape Sign Size Sub
 """
 CHOICES = frozenset(_CHOICES.split())  # whose results are among their inputs, but for the sign
-EXACT_OPERATORS = MOVES | CHOICES | frozenset(_ONE_ROUNDING.split())  # one rounding an element, or none
+EXACT_OPERATORS = DATA_MOVEMENT | CHOICES | frozenset(_ONE_ROUNDING.split())  # one rounding an element, or none
 
 SUMS = {"Add", "Sub", "Mul"}  # of whole numbers: whole numbers
 PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "ReduceSum"}
@@ -140,7 +140,7 @@ class Movements:
         stated = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_A_DTYPE]
         reads = any(x.half for x in inputs)
         half = TensorProto.FLOAT16 in stated if stated else reads
-        computes = (half or reads) and node.op_type not in MOVES | CHOICES | {"Cast"}
+        computes = (half or reads) and node.op_type not in DATA_MOVEMENT | CHOICES | {"Cast"}
         self.coarse = self.coarse or (computes and node.op_type not in EXACT_OPERATORS)
         coarse = not result.whole and (computes or any(x.coarse for x in inputs))
         return replace(result, half=half, coarse=coarse)
@@ -185,10 +185,10 @@ class Movements:
             return _Facts(not exact, ties, whole=exact)
         if kind[1] not in EXACT_OPERATORS:
             return _Facts(True, ties)
-        whole = kind[1] in MOVES | CHOICES | SUMS | {"Cast"} and all(
+        whole = kind[1] in DATA_MOVEMENT | CHOICES | SUMS | {"Cast"} and all(
             self._is_whole(name) for name in node.input if name
         )
-        if kind[1] in MOVES | CHOICES | {"Cast"}:
+        if kind[1] in DATA_MOVEMENT | CHOICES | {"Cast"}:
             same = max(inputs, key=lambda x: (x.ties, x.step), default=first)
             return replace(same, inexact=inexact, whole=whole)
         return _Facts(inexact, ties, whole=whole)

@@ -30,7 +30,7 @@ def assign(graph: Graph) -> None:
             _view(graph, node, converted)
         elif node.op == "UnpackBits":
             graph.values[node.outputs[0]].layout = graph.values[node.inputs[0]].layout
-        elif node.op not in _MOVES or not _MOVES[node.op](graph, node, converted):
+        elif node.op not in _DATA_MOVEMENT or not _DATA_MOVEMENT[node.op](graph, node, converted):
             graph.set_inputs(node, [convert(graph, name, AS_IS, converted) for name in node.inputs])
     _outputs(graph, converted)
     graph.prune()
@@ -206,7 +206,7 @@ def _concat(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> 
     return True
 
 
-_MOVES = {"Transpose": _channel_move, "Concat": _concat}
+_DATA_MOVEMENT = {"Transpose": _channel_move, "Concat": _concat}
 
 
 def _outputs(graph: Graph, converted: dict[tuple[str, str], str]) -> None:

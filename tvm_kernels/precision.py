@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from subbyte import exactness
-from subbyte.dialect.graph import MOVES as ONNX_MOVES
+from subbyte.dialect.graph import DATA_MOVEMENT as ONNX_DATA_MOVEMENT
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.read_graph import type_of
@@ -32,10 +32,10 @@ LARGEST_CONSTANT = 2.0**24  # from there on float32 does not hold every integer
 LARGEST_ADDEND = 2.0**10  # beside it float32 keeps four digits of numbers around 1
 SMALLEST_CONSTANT = float(np.finfo(np.float32).tiny)
 
-_OTHER_MOVES = """
+_OTHER_DATA_MOVEMENT = """
     Cast CenterCropPad Dropout MaxUnpool ReverseSequence ScatterElements ScatterND Trilu View Where
 """
-MOVES = ONNX_MOVES | frozenset(_OTHER_MOVES.split())
+DATA_MOVEMENT = ONNX_DATA_MOVEMENT | frozenset(_OTHER_DATA_MOVEMENT.split())
 CHOICES = exactness.CHOICES - {"Where"}
 # Whose float32 results, rounded to float16, are float16's.
 ROUNDED_ONCE = CHOICES | {"Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub"}
@@ -48,7 +48,7 @@ _OTHERS = """
     ReduceSumSquare Resize RotaryEmbedding Selu Sigmoid Sin Sinh Softmax SoftmaxCrossEntropyLoss Softplus Softsign Sum
     Swish Tan Tanh
 """
-ARITHMETIC = MOVES | ROUNDED_ONCE | frozenset(_OTHERS.split())
+ARITHMETIC = DATA_MOVEMENT | ROUNDED_ONCE | frozenset(_OTHERS.split())
 FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), ("subbyte", "View")}
 # Discontinuous, beside what makes integers or truths: the last digit of an input may decide.
 DISCONTINUOUS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
@@ -72,7 +72,7 @@ class Part:
     @property
     def operators(self) -> list[Node]:
         """The nodes that compute."""
-        return [node for node in self.nodes if node.op not in MOVES]
+        return [node for node in self.nodes if node.op not in DATA_MOVEMENT]
 
     def take(self, other: Part) -> None:
         self.nodes += other.nodes
@@ -202,7 +202,7 @@ def _decides(graph: Graph, node: Node) -> str:
     """What a node decides by a float; empty where nothing."""
     if node.op in DISCONTINUOUS or (node.op == "GridSample" and node.attributes.get("mode") == "nearest"):
         return f"'{node.name}' ({node.op}) is discontinuous: the last digit of its input may decide"
-    if node.op in ("QuantizeLinear", "DequantizeLinear", *MOVES):
+    if node.op in ("QuantizeLinear", "DequantizeLinear", *DATA_MOVEMENT):
         return ""
     for name in node.outputs:
         made = graph.values[name].dtype if name else "float"
@@ -323,7 +323,7 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
     everywhere = bool(exact or decides)
     for node in (*part.entries, *part.nodes):
         floats = [name for name in node.outputs if name and graph.values[name].dtype == "float32"]
-        moves = node.op in MOVES | CHOICES and node not in part.entries
+        moves = node.op in DATA_MOVEMENT | CHOICES and node not in part.entries
         if moves and rounded.issuperset(n for n in _run_time(graph, node.inputs) if _is(graph, n, "float32")):
             rounded.update(floats)
         elif everywhere or node in part.entries:

@@ -45,7 +45,7 @@ def ints(f: File, *values: int) -> str:
     return f.constant(values, np.int64)
 
 
-MOVES = {
+DATA_MOVEMENT = {
     "Transpose": channels_first,
     "Reshape": lambda f, x: f.node("Reshape", x, ints(f, 1, 16, 8, 8)),
     "Slice": lambda f, x: f.node("Slice", channels_first(f, x), ints(f, 2), ints(f, 8), ints(f, 3)),
@@ -57,10 +57,10 @@ MOVES = {
 
 
 @pytest.mark.parametrize(("dtype", "zero"), [(np.int8, 0), (np.int8, -7), (np.uint8, 100)])
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("move", DATA_MOVEMENT)
 def test_layers_behind_moves_of_data_are_integer_products(move: str, dtype: Any, zero: int) -> None:
     f = File(1, 8, 8, 16)
-    x = MOVES[move](f, f.quantized("x", zero=zero, dtype=dtype))
+    x = DATA_MOVEMENT[move](f, f.quantized("x", zero=zero, dtype=dtype))
     assert_close(f.model(f.node("Conv", x, f.weight(8, 16, 3, 3), pads=[1] * 4)), "QuantizedProduct")
 
 
@@ -68,7 +68,7 @@ def test_layers_behind_moves_of_data_are_integer_products(move: str, dtype: Any,
 @pytest.mark.parametrize("move", ["reflect", "Concat"])
 def test_calls_that_move_codes_are_reported_as_such(move: str, dtype: Any, name: str) -> None:
     f = File(1, 8, 8, 16)
-    x = MOVES[move](f, f.quantized("x", dtype=dtype))
+    x = DATA_MOVEMENT[move](f, f.quantized("x", dtype=dtype))
     plan = lower(f.model(f.node("Conv", x, f.weight(8, 16, 3, 3))), frozenset())
     moves = [call.activation for call in plan.calls if call.kind == "relax" and call.outputs[0].dtype == "uint8"]
     assert moves

@@ -120,7 +120,7 @@ def test_arithmetic_between_casts_is_computed_in_float32(op, dtype):
     graph = lower_graph(model, host_features())
     made = interpret(graph, inputs)["y"]
     wanted = wanted_of(model, inputs)
-    moves = op in precision.MOVES
+    moves = op in precision.DATA_MOVEMENT
     assert len(graph.notes) == (0 if moves else 1)
     if not moves:
         read_as = "Add" if op == "Sum" else op

@@ -18,7 +18,7 @@ from collections.abc import Collection
 import numpy as np
 
 from subbyte import exactness
-from subbyte.dialect.graph import MOVES as ONNX_MOVES
+from subbyte.dialect.graph import DATA_MOVEMENT as ONNX_DATA_MOVEMENT
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # in the canonical form a View
-MOVES = ("View", *sorted(ONNX_MOVES - {*VIEWS, "Identity"}))
+DATA_MOVEMENT = ("View", *sorted(ONNX_DATA_MOVEMENT - {*VIEWS, "Identity"}))
 # Rules that keep values as codes up to a product; the report gives the reason where one declines.
 STEP_AFTER_BOUNDS, STEP_AFTER_MOVEMENT, MAX_POOL = "step after bounds", "step after data movement", "max pool of codes"
 ALONG_REDUCTION = "its scales run along the reduction"
@@ -81,7 +81,7 @@ def path_from_codes(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -
 
 def _copied_inputs(graph: Graph, node: Node) -> list[str]:
     """The inputs whose elements, unchanged or scaled as by DequantizeLinear, are the elements of the output."""
-    if node.op in MOVES:
+    if node.op in DATA_MOVEMENT:
         return moved_inputs(node)
     if isinstance(node.operator, ops.Pool2d):
         unchanged = node.operator.function == "max" or node.operator.geometry.kernel == (1, 1)  # as in `to_float`
@@ -120,7 +120,7 @@ def lost_quantizer(graph: Graph, x: str) -> str:
 def _source_of_signs(graph: Graph, name: str) -> Node | None:
     """The node that computes a value of -1 and +1 (and 0, by Sign), before any data movement."""
     node = graph.producer(name)
-    while node is not None and node.op in MOVES and len(inputs := moved_inputs(node)) == 1:
+    while node is not None and node.op in DATA_MOVEMENT and len(inputs := moved_inputs(node)) == 1:
         node = graph.producer(inputs[0])
     if node is None or node.domain:
         return None
@@ -247,7 +247,7 @@ def _spell_out(graph: Graph, value: Value, user: Node) -> None:
 def _copies_codes(graph: Graph, node: Node) -> bool:
     """Whether a node is data movement of codes; its constants become bytes, as its inputs are."""
     storage = (
-        graph.values[node.outputs[0]].codes if node.op in MOVES else None
+        graph.values[node.outputs[0]].codes if node.op in DATA_MOVEMENT else None
     )  # an LSTM may leave its first output out
     if storage is None:
         return False

@@ -19,8 +19,8 @@ from subbyte.errors import ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.code_values import (
+    DATA_MOVEMENT,
     MAX_POOL,
-    MOVES,
     NARROW,
     codes_of,
     each_element,
@@ -89,7 +89,7 @@ def store_source_as_codes(graph: Graph, name: str) -> bool:
     """Hold as codes what moves and windows of integers start from, for them to propagate; whether that changed one."""
     node = graph.producer(name)
     windows = node is not None and node.op == "MaxPool" and not any(node.outputs[1:]) and "explicit" in node.attributes
-    if node is None or not (windows or (node.op in MOVES and node.op != "Concat")):
+    if node is None or not (windows or (node.op in DATA_MOVEMENT and node.op != "Concat")):
         return False
     source = graph.values[node.inputs[0]]
     if source.is_constant or source.coded:
@@ -266,7 +266,7 @@ RULES: list[Rule] = [
     # ---- moves ----
     *[
         rule("moved codes", Op(op, x, rest=True, domain="subbyte" * (op == "View"), **_EVERY), to=propagate_storage)
-        for op in MOVES
+        for op in DATA_MOVEMENT
         for x in (_CODES, _LEVELS)
     ],
 ]

@@ -24,7 +24,7 @@ from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
 from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
 from subbyte.tvm_kernels.rewrites.code_values import (
     ALONG_REDUCTION,
-    MOVES,
+    DATA_MOVEMENT,
     STEP_AFTER_BOUNDS,
     STEP_AFTER_MOVEMENT,
     packed,
@@ -209,7 +209,9 @@ def _reaches_product(graph: Graph, name: str) -> bool:
         product = user.op in ("Conv", "MatMul", "Gemm") and user.inputs[0] == name
         if product and graph.values[user.inputs[1]].is_constant:
             return True
-        if user.op in (*MOVES, *POOLS, *BOUNDS) and any(_reaches_product(graph, output) for output in user.outputs):
+        if user.op in (*DATA_MOVEMENT, *POOLS, *BOUNDS) and any(
+            _reaches_product(graph, output) for output in user.outputs
+        ):
             return True
     return False
 
@@ -332,7 +334,7 @@ RULES: list[Rule] = [
             Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
             to=step_after_movement,
         )
-        for op in (*MOVES, *POOLS)
+        for op in (*DATA_MOVEMENT, *POOLS)
     ],
     *[rule(STEP_AFTER_BOUNDS, Op(op, _STEP, rest=True), to=step_after_bounds) for op in BOUNDS],
     rule(
