@@ -29,7 +29,10 @@ Array = npt.NDArray[Any]
 LLVM_TARGETS = ("x86-64-v3", "cortex-a53")
 REFUSED_ALWAYS = {
     **{(target, "bit-slice for Product[Bits, LowBitTensor]"): "for C sources only" for target in LLVM_TARGETS},
-    ("cortex-m4", "batch-matmul-codes-portable for Product[Codes, Codes]"): "C sources, for CPUs that may lack floats",
+    (
+        "cortex-m4",
+        "batch-matmul-codes-portable for Product[Codes, Codes]",
+    ): "C sources, whose CPU may have no FPU",
 }
 
 

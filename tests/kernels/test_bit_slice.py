@@ -99,8 +99,8 @@ def test_thresholds_are_the_epilogue(depth: int, seed: int, clip: bool) -> None:
 
 def test_what_it_refuses() -> None:
     bits = ToBits(np.zeros(1, np.float32), Bits(8))
-    assert "not bits alone" in str(thresholds(Epilogue((), (ToFloat(),)), 4, 8))
-    assert "not bits alone" in str(thresholds(Epilogue((), (bits, ToFloat())), 4, 8))
+    assert "not one output of bits" in str(thresholds(Epilogue((), (ToFloat(),)), 4, 8))
+    assert "not one output of bits" in str(thresholds(Epilogue((), (bits, ToFloat())), 4, 8))
     assert "RowScale" in str(thresholds(Epilogue((RowScale("t"),), (bits,)), 4, 8))
     shape = MatMul(2, 8, 8)
     w = weight(shape, "binary")

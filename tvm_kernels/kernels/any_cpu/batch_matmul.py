@@ -1,10 +1,10 @@
 """Products of two run-time tensors, matrix by matrix: attention scores and their product with the values.
 
-batch-matmul        float32. The right operand is used where it lies if its rows are whole vectors; else it is packed
-                    into workspace first, by every thread for the matrix it works on. A transposed one (scores) is
-                    packed by transposing blocks in registers.
-batch-matmul-codes  integers as float32, exact: all partial sums are integers below 2^24. Codes become levels on the way
-                    into workspace, those of the left operand once for each block of rows. 0.97 to 1.09 of the time that
+batch-matmul        float32. The right operand is read in place if its rows are whole vectors; else it is packed into
+                    workspace first, by every thread for the matrix it works on. A transposed one (scores) is packed by
+                    transposing blocks in registers.
+batch-matmul-codes  integers as float32, exact: all partial sums are integers below 2^24. Codes are converted to levels
+                    in workspace, those of the left operand once for each block of rows. 0.97 to 1.09 of the time that
                     `batch-matmul` takes for the same levels in float32, 0.06 to 1.26 of that of `run-time-codes`: 3
                     matrices of 197x64x197 and 197x197x64, 2 of 50x256x50; AVX-512, AVX2 and neither; a busy two-core
                     Xeon, shortest of 15 interleaved calls of compile_kernel.
@@ -38,7 +38,7 @@ FLOAT32_INTEGERS = 1 << 24  # all integers up to it are float32
 FEWEST_ROWS = (
     3  # of a transposed matrix of 64x512: 2 rows take 3.1 (AVX-512), 1.8 (AVX2), 0.8 times as long as in integers
 )
-FEWEST_TILES = 6  # one matrix a thread would leave threads idle with a few heads
+FEWEST_TILES = 6  # with one tile for each matrix, threads would be idle where there are few heads
 
 
 def build(op: Product[Operand, Operand], registers: Registers) -> Built:
@@ -48,9 +48,9 @@ def build(op: Product[Operand, Operand], registers: Registers) -> Built:
     lanes = registers.lanes
     cut = panels(shape.columns, registers)
     per_tile = tile_rows(shape.rows, registers)
-    # Levels are made of codes once if several tiles of rows read them.
+    # Codes are converted to levels once if several tiles of rows read them.
     packed = shape.transposed or shape.columns % lanes != 0 or (of_codes and shape.rows > per_tile)
-    # As few blocks of rows as keep the threads busy: each of them packs the right operand again.
+    # The fewest blocks of rows that keep the threads busy: each block packs the right operand again.
     block = -(-shape.rows // (per_tile * -(-FEWEST_TILES // shape.batch))) * per_tile
     blocks = -(-shape.rows // block)
     tile_floats = per_tile * cut.vectors * lanes
@@ -96,7 +96,7 @@ def build(op: Product[Operand, Operand], registers: Registers) -> Built:
                 multiply_rows(
                     *(count, per_tile, width, lanes, shape.depth, levels, 0 if of_codes else first_row, vector, tile),
                     store,
-                    whole_tiles=of_codes,  # for which the workspace has room
+                    whole_tiles=of_codes,  # the workspace is large enough for them
                 )
 
             for number, width, first_column in cut.parts():
@@ -106,7 +106,7 @@ def build(op: Product[Operand, Operand], registers: Registers) -> Built:
 
 
 def _level(storage: Operand, stored: Any, lanes: int = 1) -> Any:
-    """float32 of what is stored."""
+    """The level of a stored element, float32."""
     if not storage.integer:
         return stored
     wide = T.Cast(vector_type("float32", lanes), stored)
@@ -130,7 +130,7 @@ def _pack(shape: MatMul, storage: Operand, right: Any, begin: Any, operand: Any,
         with T.serial(0, columns) as c, T.serial(0, depth) as k:
             T.buffer_store(operand, _level(storage, right[begin + c * depth + k]), [k * width + c])
     else:
-        # Blocks reach back at both ends, so that all are whole.
+        # The last block of each axis overlaps the one before, so that all are whole.
         with T.serial(0, -(-columns // square)) as i:
             c = T.bind(T.min(i * square, columns - square))
             with T.serial(0, -(-depth // square)) as j:
@@ -166,11 +166,11 @@ def _inexact(op: Product[Codes, Codes]) -> str | None:
     if not isinstance(op.geometry, MatMul):
         return "a convolution"
     if op.geometry.depth * op.left.largest * op.right.largest > FLOAT32_INTEGERS:
-        return "sums can pass 2^24, beyond which float32 lacks integers"
+        return "sums can exceed 2^24, above which float32 cannot represent every integer"
     if op.geometry.transposed and op.geometry.rows < FEWEST_ROWS:
-        return "so few rows do not pay for transposing the right operand"
+        return "with so few rows, transposing the right operand costs more than it gains"
     if current_code_generator() == "c":
-        return "C sources, for CPUs that may lack floats"
+        return "C sources, whose CPU may have no FPU"
     return None
 
 

@@ -1,8 +1,8 @@
 """Bits x binary weights to bits, 32 output channels at once, without a population count (sliced_count.py).
 
 bit-slice-depthwise  one filter a channel: input, weight and output words are of the same channels.
-bit-slice            products and convolutions in C sources: each activation bit is spread over a word and meets the
-                     weights of 32 output channels, which are packed by output channel.
+bit-slice            products and convolutions in C sources: each activation bit is broadcast to a word and compared
+                     with the weights of 32 output channels, which are packed by output channel.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
     assert isinstance(found, Thresholds)
     channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
     words, pixels = -(-channels // WORD), shape.batch * shape.out_height * shape.out_width
-    rest = (1 << (channels - 1) % WORD + 1) - 1  # of the last word, its channels
+    rest = (1 << (channels - 1) % WORD + 1) - 1  # the bits of the last word that are channels
     packed = pack_bits(np.ascontiguousarray(op.right.levels().reshape(channels, taps).T))
     with prim_func("depthwise") as signature:
         source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * words,), "uint32")
@@ -74,15 +74,15 @@ def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
                 count = SlicedCount([starts[first + i] for i in range(found.planes)])
 
                 def differing(ky: Any, kx: int, word: Any = word, padding: Any = padding) -> Any:
-                    """Where the signs under a tap differ from its weights."""
+                    """Bits set where the activations under a tap differ from its weights."""
                     iy, ix = T.bind(top + ky * shape.dilation[0]), T.bind(left + kx * shape.dilation[1])
-                    signs = T.alloc_buffer((1,), "uint32")
-                    T.buffer_store(signs, padding, [0])
+                    bits = T.alloc_buffer((1,), "uint32")
+                    T.buffer_store(bits, padding, [0])
                     inside = T.And(T.And(iy >= 0, iy < shape.height), T.And(ix >= 0, ix < shape.width))
                     with T.If(inside), T.Then():
-                        place = ((image * shape.height + iy) * shape.width + ix) * words + word
-                        T.buffer_store(signs, source[place], [0])
-                    return T.bind(signs[0] ^ weights[(ky * shape.kernel[1] + kx) * words + word])
+                        index = ((image * shape.height + iy) * shape.width + ix) * words + word
+                        T.buffer_store(bits, source[index], [0])
+                    return T.bind(bits[0] ^ weights[(ky * shape.kernel[1] + kx) * words + word])
 
                 with T.serial(0, shape.kernel[0]) as ky:
                     for begin in range(0, shape.kernel[1], CHUNK):
@@ -100,7 +100,7 @@ def _no_product(op: Product[Bits, LowBitTensor]) -> str | None:
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
         return "a grouped convolution"
     if as_conv(op.geometry).channels % CHUNK:
-        return f"channels do not come in {CHUNK}s"
+        return f"channels are not a multiple of {CHUNK}"
     return _not_bits(op) or _reason(_thresholds(op))
 
 
@@ -128,7 +128,7 @@ def product(op: Product[Bits, LowBitTensor]) -> Built:
         bytes_of = view(scratch, (block * shape.depth * 4,) if shape.gathered else (stored * 4,), "uint8")
 
         def pad(element: Any) -> Any:
-            """+1 in every channel; the bits left over in the last word are never read."""
+            """+1 in every channel; the unused bits of the last word are never read."""
             return T.uint32((1 << WORD) - 1)
 
         with T.parallel(0, -(-shape.rows // block)) as t:

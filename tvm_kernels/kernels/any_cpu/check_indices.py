@@ -1,5 +1,4 @@
-"""Run-time indices, checked before anything reads by them. One that is out of range ends the run: kernels behind it do
-not look again."""
+"""The range check of run-time indices. An index out of range ends the run, so later kernels do not check again."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import CheckIndices
 
-FOUND = 4  # int64: position, value, lowest and highest of subbyte_failure; the position is -1 where all is well
+FOUND = 4  # int64: position, value, lowest and highest of subbyte_failure; the position is -1 if all are in range
 
 
 @kernel("check-indices", serves=CheckIndices)
 def check_indices(op: CheckIndices) -> Built:
-    """One tile: the first index that is wrong is the one that is named, whatever the number of threads."""
+    """One tile: the error names the first index out of range, independent of the number of threads."""
     columns = len(op.sizes)
     with prim_func("check_indices", {CHECKS: 1}) as signature:
         given = signature.input(OWN_INPUTS[0], (op.count,), op.dtype)

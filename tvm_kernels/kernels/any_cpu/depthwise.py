@@ -1,7 +1,7 @@
-"""Depthwise convolution: each channel has its own small filter. Vectors of channels, as channels lie side by side.
+"""Depthwise convolution: each channel has its own small filter. Vectors of channels, the innermost axis.
 
-Weights are levels of one byte or two, by tap and channel: they are few. In C sources they stay packed and are decoded
-first. Padded places hold level 0: they are left out, and what lies inside has its zero point subtracted.
+Weights are few: levels of one byte or two, by tap and channel. In C sources they stay packed and are decoded first.
+Padding is level 0 and is skipped; the zero point is subtracted from each element that is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatW
 
 
 def not_depthwise(op: Any) -> str | None:
-    """Why the operator is no depthwise convolution, or None."""
+    """Why the operator is not a depthwise convolution, or None."""
     shape = op.geometry
     if not isinstance(shape, Conv2d) or shape.groups == 1 or not shape.groups == shape.channels == shape.out_channels:
         return "not a depthwise convolution with one filter a channel"
@@ -49,11 +49,11 @@ def _emit(
     zero_point: int,
     lanes: int,
     declare: Callable[[Signature], tuple[int, Callable[[Any], Weights]]],
-    lines: int,
+    per_tile: int,
 ) -> Built:
-    """A kernel whose tiles are `lines` output pixels each.
+    """A kernel whose tiles are `per_tile` output pixels each.
 
-    declare(signature) declares the weights; it returns the bytes of workspace they need and what readies them there.
+    declare(signature) declares the weights; it returns their bytes of workspace and the function that decodes them.
     """
     channels = shape.channels
     pixels = shape.batch * shape.out_height * shape.out_width
@@ -63,10 +63,10 @@ def _emit(
         scratch_bytes, prepare = declare(signature)
         scratch = signature.workspace(scratch_bytes) if scratch_bytes else None
         emitter = EpilogueEmitter(epilogue, pixels, channels, signature)
-        with T.parallel(0, -(-pixels // lines)) as tile:
+        with T.parallel(0, -(-pixels // per_tile)) as tile:
             weights = prepare(scratch)
-            with T.serial(0, T.min(lines, pixels - tile * lines)) as i:
-                pixel = T.bind(tile * lines + i)
+            with T.serial(0, T.min(per_tile, pixels - tile * per_tile)) as i:
+                pixel = T.bind(tile * per_tile + i)
                 image, top, left = corner(shape, pixel)
 
                 def block(channel: Any, n: int, vectors: int) -> None:
@@ -92,7 +92,7 @@ def _emit(
                     for v, one in enumerate(sums):
                         emitter.emit(one[place], pixel, channel + v * n)
 
-                # Scalars, in C sources, are taken four at a time too.
+                # In C sources: four scalars at a time.
                 group = 4 if lanes <= 4 else 2
                 whole = channels // (lanes * group)
                 if whole:
@@ -112,7 +112,7 @@ def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
     in_c = current_code_generator() == "c"
 
     def packed(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
-        # A row for each tap, decoded by panels of 8 channels.
+        # A row for each tap, decoded in panels of 8 channels.
         weight = weight_of(op, 1)
         decode, dtype = declare_codes(weight, signature)
         panel_bytes = -(-taps * PANEL * nbytes(dtype) // 64) * 64
@@ -133,7 +133,7 @@ def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
         values = signature.constant("weight", matrix.T.reshape(-1).astype(smallest_integer(matrix)))
         return 0, lambda scratch: lambda index, n: T.Cast(vector_type("int32", n), values[at(index, n)])
 
-    # In C one tile: there are no threads to share it, and weights are decoded once.
+    # One tile in C sources, which have no threads: weights are decoded once.
     lines = pixels if in_c else rows_per_tile(pixels, channels * taps)
     declare = packed if in_c else plain
     return _emit(shape, op.epilogue, "uint8", op.left.zero_point, lanes, declare, lines)
@@ -156,5 +156,5 @@ def _float(op: Product[Float, FloatWeight], lanes: int) -> Built:
     return _emit(shape, op.epilogue, "float32", 0, lanes, declare, lines)
 
 
-# A float product of any grouping is served by float_product.py too: rather these.
+# Preferred to float_product.py, which supports float products with any number of groups.
 vector_rows("depthwise", Product[Float, FloatWeight], _float, not_depthwise, prefer=5)

@@ -1,6 +1,6 @@
 """An epilogue on its own: quantize, binarize, add a residual, activate. Bound by memory.
 
-Where no step or form depends on the channel, the tensor is one long row, so that few channels do not waste lanes.
+Where no step or store depends on the channel, the tensor is one long row, so that few channels do not waste lanes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowSca
 
 
 def _by_channel(op: Elementwise) -> bool:
-    """Whether an element's channel or row matters."""
+    """Whether the result of an element depends on its channel or row."""
     for step in op.epilogue.steps:
         if isinstance(step, RowScale):
             return True
@@ -26,7 +26,7 @@ def _by_channel(op: Elementwise) -> bool:
 
 
 def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:
-    """Rows and channels of the loops: as given, or a long row cut into lines of whole vectors."""
+    """Rows and channels of the loops: those of the operator, or one long row split into rows of whole vectors."""
     elements = op.rows * op.channels
     if _by_channel(op) or (op.channels % (2 * lanes) == 0 and op.rows > 1):
         return op.rows, op.channels
@@ -39,7 +39,7 @@ def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:
 def build(op: Elementwise, lanes: int) -> Built:
     rows, channels = _shape(op, lanes)
     words = op.epilogue.stores_bits
-    # Whole words in each turn of the loop: their bits then have known places.
+    # Whole words in each iteration of the loop: the positions of their bits are then constants.
     unroll = WORD // lanes if words and lanes > 1 else 1
     with prim_func("elementwise") as signature:
         x = signature.input(OWN_INPUTS[0], (rows, channels), "float32")

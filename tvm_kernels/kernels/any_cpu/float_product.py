@@ -1,17 +1,17 @@
 """Float32 activations with constant weights: matrix product and convolution.
 
-float       float32 weights: layers that stay in float.
-float-int8  weight-only: weights of eight bits or fewer with a scale a channel, a byte each in the bundle; levels
-            become float32 as they are read, scales are in the epilogue.
-float-lookup  weight-only: weights of real levels, with scales by channel or by group, packed in the bundle; their codes
-            are looked up as they are read.
+float       float32 weights: layers that are not quantized.
+float-int8  weight-only: weights of eight bits or fewer with one scale for each channel, a byte each in the bundle;
+            levels are converted to float32 when they are read, scales are in the epilogue.
+float-lookup  weight-only: weights of real levels, with scales by channel or by group, packed in the bundle; the level
+            of a code is looked up when it is read.
             Of the time of `float` on the same weights (a busy two-core Xeon, shortest of 60 interleaved calls of
             compile_kernel): 1.00 to 1.01 with AVX-512, 1.02 to 1.03 with AVX2 at 32 to 197 rows; at 1 to 8 rows of
             768x768, weights not in cache, 0.35 to 0.84 and 0.43 to 0.56; in cache, 0.88 to 1.18 at 1 to 4 rows. Without
-            AVX2 3.2 at 1 row in cache, 2.1 at 2, 0.9 to 1.3 from 3 on: it serves there for a quarter of the bytes.
+            AVX2 3.2 at 1 row in cache, 2.1 at 2, 0.9 to 1.3 from 3 on: chosen there for a quarter of the bytes.
 
 Weights are packed into panels of columns. A thread takes a block of rows (of a convolution: gathers their patches once)
-and goes through the panels, a register tile at a time; the epilogue follows each tile while it is in L1.
+and loops over the panels, one register tile at a time; the epilogue follows each tile while it is in L1.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
     blocks = -(-shape.rows // block)
     words = op.epilogue.stores_bits
     panel_count = cut.wide + cut.narrow
-    # A single block of rows (a vector, say) is shared out by columns instead.
+    # A single block of rows (for instance a vector) is distributed over threads by columns instead.
     shared_columns = blocks == 1 and not shape.gathered and not words and panel_count > 1 and shape.rows <= per_tile
     store_lanes = lanes
     while shape.groups > 1 and shape.columns % store_lanes:
@@ -77,7 +77,7 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
                 first_channel = group * shape.columns
                 store_panel(epilogue, load, row, first_channel, column, width, shape.columns, short, store_lanes)
 
-            # Patches have room for whole tiles.
+            # The buffer of patches is large enough for whole tiles.
             multiply_rows(
                 *(count, per_tile, width, lanes, shape.depth, left, left_row, right, tile, store),
                 whole_tiles=shape.gathered,

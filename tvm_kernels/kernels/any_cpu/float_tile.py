@@ -1,10 +1,10 @@
-"""A register tile of a float32 matrix product, and how a product is cut into tiles.
+"""A register tile of a float32 matrix product, and the tiling of a product.
 
 A tile is `rows` x `vectors` accumulators of `lanes` floats. Each step of the reduction loads one vector of every column
-group and broadcasts one element of every row; LLVM fuses the product and the sum.
+group and broadcasts one element of every row; LLVM fuses the multiplication and the addition.
 
 Measured on one core with AVX-512 of a busy two-core Xeon, 6 x 4 x 16 at 197x384x384, shortest of 300 interleaved calls,
-four runs: 181 to 194 GFLOP/s, 83 to 86% of what 24 independent chains of llvm.fma reached in the same run.
+four runs: 181 to 194 GFLOP/s, 83 to 86% of the rate of 24 independent chains of llvm.fma in the same run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
 
-MACS_PER_TILE = 200_000  # less is not worth sharing among threads
+MACS_PER_TILE = 200_000  # below, distributing over threads costs more than it gains
 MOST_TILES = 16
 
 
 @dataclass(frozen=True)
 class Registers:
-    """The largest tile that the registers of a CPU hold."""
+    """The largest tile that fits the registers of a CPU."""
 
     lanes: int
     rows: int
@@ -45,7 +45,7 @@ SCALAR = Registers(1, 2, 4, 1 << 13)  # C sources
 
 @dataclass(frozen=True)
 class ColumnPanels:
-    """Columns in `wide` panels of `vectors` vectors, then `narrow` ones of one vector less; the last is padded."""
+    """Columns in `wide` panels of `vectors` vectors, then `narrow` panels of one vector less; the last is padded."""
 
     lanes: int
     vectors: int
@@ -63,7 +63,7 @@ class ColumnPanels:
         return [part for part in parts if part[0]]
 
     def channels(self, width: int, columns: int) -> int:
-        """Columns of the product, of which there are `columns`, in the last of the panels of that width."""
+        """How many of the product's `columns` columns are in the last panel of that width."""
         return width - (self.padded - columns if width == self.parts()[-1][1] else 0)
 
 
@@ -77,7 +77,7 @@ def panels(columns: int, registers: Registers) -> ColumnPanels:
 
 
 def tile_rows(rows: int, registers: Registers) -> int:
-    """Rows of a tile: as many as registers hold, fewer if that wastes less at the end."""
+    """Rows of a tile: as many as fit the registers, fewer if that wastes less at the end."""
     if rows <= registers.rows:
         return rows
     return min(range(registers.rows, max(registers.rows // 2, 1), -1), key=lambda r: -(-rows // r) * (r + 2))
@@ -96,7 +96,7 @@ def pack_panels(matrix: npt.NDArray[Any], cut: ColumnPanels) -> npt.NDArray[Any]
 
 
 def rows_per_block(rows: int, per_tile: int, macs_per_row: int, most: int) -> int:
-    """Rows that one thread takes at a time: a multiple of the tile's rows, at most `most`, enough work each."""
+    """Rows of a parallel block: a multiple of the tile's rows, at most `most`, with enough work for a thread."""
     tiles = -(-rows // per_tile)
     enough = max(1, MACS_PER_TILE // max(1, macs_per_row * per_tile))
     wanted = max(enough, -(-tiles // MOST_TILES))
@@ -146,9 +146,9 @@ def multiply_rows(
 ) -> None:
     """Emit `count` rows of left [rows, depth], from left_row on, times one panel of `width` columns, tile by tile.
 
-    store(row, load) follows for each row, counted from the first, while its tile is in L1: load(offset, lanes) gives
-    its accumulators. The last tile reaches back over rows already done and stores only its own, unless `left` has room
-    for whole tiles.
+    store(row, load) follows for each row, counted from the first, while its tile is in L1: load(offset, lanes) returns
+    its accumulators. The last tile overlaps the one before and stores only its own rows, unless `whole_tiles`: then
+    `left` is large enough for whole tiles.
     """
     with T.serial(0, (count + per_tile - 1) // per_tile) as m:
         begin = T.bind(m * per_tile if whole_tiles else T.min(m * per_tile, count - per_tile))
@@ -175,7 +175,7 @@ def store_panel(
 ) -> None:
     """Emit the epilogue of one row of a panel: `width` channels from first_column + column on.
 
-    load(offset, lanes) gives accumulators; the panel that reaches beyond `columns` holds only `short` channels.
+    load(offset, lanes) returns accumulators; the panel that extends beyond `columns` has only `short` channels.
     """
 
     def emit(count: int) -> None:

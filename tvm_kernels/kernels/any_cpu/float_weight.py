@@ -1,9 +1,9 @@
-"""The constant of a product of floats, in panels of columns, and how a vector of it becomes float32 where it is read.
+"""The constant of a product of floats, packed in panels of columns, and the conversion of its vectors to float32.
 
-float32 values   as they are
+float32 values   unchanged
 integer levels   a byte each, converted
-real levels      codes of 1, 2, 4 or 8 bits, packed along the reduction; each is looked up, and with scales by group
-                 multiplied by the scale of its group
+real levels      codes of 1, 2, 4 or 8 bits, packed along the reduction; levels are looked up, and with scales by group
+                 multiplied by the scale of their group
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import constants, splat, vector_type
 from subbyte.tvm_kernels.operators import FloatWeight
 
-Right = Callable[[int, Any], Any]  # (vector of the panel, place along the depth) -> float32 lanes
+Right = Callable[[int, Any], Any]  # (vector of the panel, index along the depth) -> float32 lanes
 Panel = Callable[[Any, Any, int], Right]  # (group, first column, columns)
 
 
 def declare_weight(
     weight: FloatWeight | LowBitTensor, shape: Matrices, cut: ColumnPanels, signature: Signature
 ) -> Panel:
-    """Declare the constants of a weight; returns what reads a panel of it."""
+    """Declare the constants of a weight; returns the function that reads a panel of it."""
     if isinstance(weight, FloatWeight):
         return _converted(weight.values.astype(np.float32), shape, cut, signature)
     if weight.format.levels.integer:
@@ -42,7 +42,7 @@ def declare_weight(
 def _panels(
     role: str, values: npt.NDArray[Any], shape: Matrices, cut: ColumnPanels, signature: Signature
 ) -> tuple[Any, Callable[[Any, Any], Any]]:
-    """Declare values of each column; returns the buffer and start(group, first column) of a panel."""
+    """Declare a constant with values for each column; returns the buffer and start(group, first column) of a panel."""
     matrices = values.reshape(shape.groups, shape.columns, -1)
     packed = np.stack([pack_panels(matrix, cut) for matrix in matrices])
     buffer = signature.constant(role, packed.reshape(-1))

@@ -1,7 +1,7 @@
-"""The left operand of a product as rows: a matrix as it lies, or a convolution's patches gathered into workspace.
+"""The left operand of a product as rows: a matrix read in place, or a convolution's patches gathered into workspace.
 
 A convolution is a product of patches, one for each output pixel, with the weights (im2col). A block of patches is
-copied into workspace before all columns use it: one copy against as many multiplications as there are output channels.
+copied into workspace once and then multiplied with all columns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Matrices:
 
 
 def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Matrices:
-    """How `geometry` is computed; `elements` are stored for each pixel or row, if not one for each channel."""
+    """The matrix products of `geometry`; `elements`: stored for each pixel or row, if not one for each channel."""
     if isinstance(geometry, MatMul):
         return Matrices(geometry.rows, elements or geometry.depth, geometry.columns, 1, False)
     rows = geometry.batch * geometry.out_height * geometry.out_width
@@ -40,11 +40,11 @@ def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Matrices:
 
 
 def corner(conv: Conv2d, pixel: Any) -> tuple[Any, Any, Any]:
-    """Emit the image of an output pixel, and the line and column where its window begins (negative in the padding)."""
-    line = T.bind(pixel // conv.out_width)
+    """Emit the image of an output pixel, and the first row and column of its window (negative in the padding)."""
+    out_row = T.bind(pixel // conv.out_width)
     left = T.bind((pixel % conv.out_width) * conv.stride[1] - conv.padding[1])
-    top = T.bind((line % conv.out_height) * conv.stride[0] - conv.padding[0])
-    image = T.bind(line // conv.out_height)
+    top = T.bind((out_row % conv.out_height) * conv.stride[0] - conv.padding[0])
+    image = T.bind(out_row // conv.out_height)
     return image, top, left
 
 
@@ -62,7 +62,7 @@ def gather(
     """Emit the copy of the patches of output pixels first .. first + count - 1 of a group to `target` [count * depth].
 
     A pixel has `elements` elements in all groups; load(pixel, element) is one of them, pad(element) its padded value.
-    `linear`: load depends on pixel * elements + element alone, so that a line of pixels can be copied at once.
+    `linear`: load depends only on pixel * elements + element, so that neighbouring pixels can be copied at once.
     """
     take = elements // conv.groups
     run = conv.kernel[1] * take  # a kernel row of a patch
@@ -71,33 +71,33 @@ def gather(
     with T.serial(0, count) as i:
         pixel = T.bind(first + i)
         ox = T.bind(pixel % conv.out_width)
-        line = T.bind(pixel // conv.out_width)
-        oy = T.bind(line % conv.out_height)
-        image = T.bind(line // conv.out_height)
+        out_row = T.bind(pixel // conv.out_width)
+        oy = T.bind(out_row % conv.out_height)
+        image = T.bind(out_row // conv.out_height)
         left = T.bind(ox * conv.stride[1] - conv.padding[1])
         with T.serial(0, conv.kernel[0]) as ky:
             iy = T.bind(oy * conv.stride[0] - conv.padding[0] + ky * conv.dilation[0])
             row = T.bind((image * conv.height + iy) * conv.width)
             start = T.bind(i * depth + ky * run)
-            line_inside = T.And(iy >= 0, iy < conv.height)
+            row_inside = T.And(iy >= 0, iy < conv.height)
 
-            def copy_pixels(row: Any = row, start: Any = start, line_inside: Any = line_inside) -> None:
+            def copy_pixels(row: Any = row, start: Any = start, row_inside: Any = row_inside) -> None:
                 with T.serial(0, conv.kernel[1]) as kx:
                     ix = T.bind(left + kx * conv.dilation[1])
-                    with T.If(T.And(line_inside, T.And(ix >= 0, ix < conv.width))):
+                    with T.If(T.And(row_inside, T.And(ix >= 0, ix < conv.width))):
                         with T.Then(), T.serial(0, take) as c:
                             T.buffer_store(target, load(row + ix, group * take + c), [start + kx * take + c])
                         with T.Else(), T.serial(0, take) as c:
                             T.buffer_store(target, pad(group * take + c), [start + kx * take + c])
 
-            def copy_line(row: Any = row, start: Any = start) -> None:
+            def copy_row(row: Any = row, start: Any = start) -> None:
                 with T.serial(0, run) as j:
                     T.buffer_store(target, load(row + left, j), [start + j])
 
             if linear and conv.groups == 1 and conv.dilation[1] == 1:
-                with T.If(T.And(line_inside, T.And(left >= 0, left + conv.kernel[1] <= conv.width))):
+                with T.If(T.And(row_inside, T.And(left >= 0, left + conv.kernel[1] <= conv.width))):
                     with T.Then():
-                        copy_line()
+                        copy_row()
                     with T.Else():
                         copy_pixels()
             else:

@@ -1,7 +1,7 @@
 """Layer normalization over the last axis, then the epilogue. Ba et al., "Layer Normalization", 2016.
 
 The variance is the mean of squared differences, not the difference of means, which would cancel. The mean is rounded,
-which a row that is nearly constant shows: what is left of the differences on the average is taken off them.
+which matters in a nearly constant row: so the mean of the differences is subtracted from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A table look-up: one load for each element. Where only the byte counts, the table holds what is stored."""
+"""A table look-up: one load for each element. Where the result depends only on the byte, tables hold the outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lookup(op: Lookup) -> Built:
 
 
 def _as_stored(op: Lookup, signature: Signature, stored: list[Any]) -> Any:
-    """Each output has a table of its own, of bytes or floats."""
+    """Each output has its own table, of bytes or floats."""
     tables = [signature.constant("table", table) for table in stored]
     outputs = [signature.output(i, (op.rows, op.channels), str(table.dtype)) for i, table in enumerate(stored)]
 
@@ -37,7 +37,7 @@ def _as_stored(op: Lookup, signature: Signature, stored: list[Any]) -> Any:
 
 
 def _by_epilogue(op: Lookup, signature: Signature) -> Any:
-    """Steps by channel, by row or with another tensor, and words of signs, are computed for each element."""
+    """The epilogue computed for each element: steps by channel, by row or with another tensor, and stores of bits."""
     table = signature.constant("table", op.table)
     epilogue = EpilogueEmitter(op.epilogue, op.rows, op.channels, signature)
     return lambda byte, row, channel: epilogue.emit(table[byte], row, channel)

@@ -1,8 +1,8 @@
 """Weights that stay packed at their own bits in a kernel's constants, and their decoding into workspace.
 
 Columns are cut into panels of 8. A panel is a stream of codes, least significant first: for each step of the reduction
-the 8 codes of its columns, which are `code_bits` whole bytes. Levels are decoded with two or three operations where the
-format's table is a line or two's complement, by look-up else; a new format needs nothing here.
+the 8 codes of its columns, which are `code_bits` whole bytes. Levels are decoded with two or three operations where
+they are equally spaced or two's complement, else by look-up; a new format needs no change here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Int32 = npt.NDArray[np.int32]
 
 
 def smallest_integer(levels: npt.NDArray[Any]) -> str:
-    """The smallest signed dtype that holds all levels."""
+    """The smallest signed dtype that can represent all levels."""
     low, high = int(levels.min(initial=0)), int(levels.max(initial=0))
     fits = [bits for bits in (8, 16) if -(1 << bits - 1) <= low and high < 1 << bits - 1]
     return f"int{fits[0] if fits else 32}"
@@ -39,7 +39,7 @@ def nbytes(dtype: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
-    """The weight of a product as `groups` matrices of so many columns, in panels."""
+    """The weight of a product as `groups` matrices of `columns` columns, in panels."""
 
     op: Product[Any, LowBitTensor]
     groups: int
@@ -55,7 +55,7 @@ class PackedWeight:
 
     @property
     def dtype(self) -> str:
-        """The smallest signed dtype that holds all levels less their zero points."""
+        """The smallest signed dtype that can represent all levels minus zero points."""
         return smallest_integer(np.array(self.op.right.limits))
 
     def levels(self) -> npt.NDArray[Any]:
@@ -64,12 +64,12 @@ class PackedWeight:
 
     @property
     def group_size(self) -> int:
-        """Elements along the depth that share a scale; all if scales are not by group."""
+        """Elements along the depth that share a scale; all of them if scales are not by group."""
         return self.op.group_size or self.depth
 
     @property
     def scale_groups(self) -> list[tuple[int, int]]:
-        """(first, end) along the depth of each group with a scale; one if scales are not by group."""
+        """(first, end) along the depth of each group that shares a scale; one group if scales are not by group."""
         size = self.group_size
         return [(start, min(start + size, self.depth)) for start in range(0, self.depth, size)]
 
@@ -85,7 +85,7 @@ class PackedWeight:
         return out
 
     def starts(self, zero_point: int) -> Int32:
-        """Where sums of raw bytes start so as to end as sums of levels: -zero_point x sum of weights, by_panel."""
+        """The initial value of each sum, which makes a sum of bytes one of levels: -zero_point x sum of weights."""
         return self.by_panel(self.padded(-zero_point * self.op.right.sums(self.group_size))).astype(np.int32)
 
     def scales(self) -> npt.NDArray[np.float32]:

@@ -1,13 +1,13 @@
-"""Moving the axes of a tensor, in registers; which of four ways depends on the axis that is innermost afterwards.
+"""Permuting the axes of a tensor, in registers, by one of four strategies; the result's innermost axis decides.
 
-    copy         the innermost axis stays: runs of it are copied (attention heads)
-    turn         another becomes it: blocks of L x e elements are transposed by e log2(e) shuffles
-    interleave   one of the two is no longer than four: NCHW to NHWC and back with few channels
+    copy         it is the innermost axis of the source: runs of it are copied (attention heads)
+    transpose    it is another axis: blocks of L x e elements are transposed by e log2(e) shuffles
+    interleave   one of the two innermost axes has at most four elements: NCHW to NHWC and back with few channels
     scalar       the code generator has no vectors
 
-Axes of one element are dropped and axes that stay side by side are one axis before any of this.
+Axes of one element are dropped, and axes that stay adjacent are merged first.
 
-A turned block is loaded in pieces of `e` elements (128 bits), `L / e` pieces to a vector, so that a stage of the
+A block to transpose is loaded in pieces of `e` elements (128 bits), `L / e` pieces to a vector, so that a stage of the
 transposition stays within 128 bits, where a shuffle takes one instruction and one cycle, and stores are whole vectors.
 Measured on a Xeon with AVX-512, one thread: float32 [196, 256] to [256, 196] in 7 us where plain loops take 47, back in
 6 us; copying it takes 5. As codes 3 and 2 us. `subbyte bench` times it within a model.
@@ -32,14 +32,14 @@ from subbyte.tvm_kernels.operators import Permute
 FEW = 4  # rows or columns that are interleaved rather than transposed
 FEW_LANES = 16  # and their lanes: shuffles of wider vectors of bytes are many instructions
 PIECE = 16  # bytes, within which shuffles are cheap on every CPU
-LINE = 64  # bytes that are read together
-# Source offset, target offset, first step and steps of the shared axis, whether these are the last.
+LINE = 64  # bytes of a cache line
+# Source offset, target offset, first step and steps of the parallel axis, whether these are the last.
 Body = Callable[[Any, Any, Any, Any, Any], None]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of the result: its length, and how far apart its elements lie in the source and in the target."""
+    """An axis of the result: its length, and its strides in the source and in the target."""
 
     size: int
     source: int
@@ -47,7 +47,7 @@ class Axis:
 
 
 def merged(shape: Sequence[int], perm: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The same permutation of fewer axes: those of one element dropped, those that stay side by side as one."""
+    """The same permutation of fewer axes: those of one element dropped, those that stay adjacent merged."""
     kept = [axis for axis in perm if shape[axis] != 1]
     runs: list[list[int]] = []
     for axis in kept:
@@ -76,11 +76,11 @@ def axes_of(shape: Sequence[int], perm: Sequence[int]) -> list[Axis]:
 # ---- loops ----
 
 
-def shared_out(axes: Sequence[Axis], along_axis: int, step: int, per_step: int, body: Body) -> None:
-    """The loops around `body`, shared out among threads.
+def distributed(axes: Sequence[Axis], along_axis: int, step: int, per_step: int, body: Body) -> None:
+    """The loops around `body`, distributed over threads.
 
-    `body` walks runs of steps along axes[along_axis], each of `step` places (and of `per_step` elements in all). The
-    last run also takes what does not fill a step: it may overlap the step before, which is in the same tile.
+    `body` does a range of steps along axes[along_axis], each of `step` indices (and of `per_step` elements in all). The
+    last range includes the remainder: a step for it may overlap the step before, which is in the same tile.
     """
     axis = axes[along_axis]
     outer = [a for i, a in enumerate(axes) if i != along_axis]
@@ -102,15 +102,15 @@ def shared_out(axes: Sequence[Axis], along_axis: int, step: int, per_step: int, 
 
 
 def _offsets(outer: Sequence[Axis], index: Any) -> tuple[Any, Any]:
-    """Where an element of the outer axes, counted in the order of the result, begins in source and target."""
+    """Offsets in source and target of an index into the outer axes, in the order of the result."""
     source, target = T.int32(0), T.int32(0)
     rest = T.bind(index)
     for axis in reversed(outer):
         if axis.size == 1:
             continue
-        place = T.bind(T.truncmod(rest, axis.size))
+        index = T.bind(T.truncmod(rest, axis.size))
         rest = T.bind(T.truncdiv(rest, axis.size))
-        source, target = source + place * axis.source, target + place * axis.target
+        source, target = source + index * axis.source, target + index * axis.target
     return T.bind(source), T.bind(target)
 
 
@@ -118,7 +118,7 @@ def _offsets(outer: Sequence[Axis], index: Any) -> tuple[Any, Any]:
 
 
 def transposed(rows: Sequence[Any], piece: int, lanes: int) -> list[Any]:
-    """`piece` vectors whose every run of `piece` lanes is one row of a square block; all blocks transposed.
+    """The transposed blocks of `piece` vectors, in which each run of `piece` lanes is one row of a square block.
 
     Each stage interleaves the first halves of two runs, then the second halves: log2(piece) of them transpose.
     """
@@ -141,8 +141,8 @@ def gathered(vectors: Sequence[Any], picks: Sequence[tuple[int, int]]) -> Any:
         if result is None:
             result = T.bind(Shuffle([vectors[number]], [i if lane is None else lane for i, lane in enumerate(chosen)]))
         else:
-            places = [i if lane is None else lanes + lane for i, lane in enumerate(chosen)]
-            result = T.bind(Shuffle([result, vectors[number]], places))
+            order = [i if lane is None else lanes + lane for i, lane in enumerate(chosen)]
+            result = T.bind(Shuffle([result, vectors[number]], order))
     return result
 
 
@@ -150,12 +150,12 @@ def _power_of_two(limit: int) -> int:
     return 1 << (limit.bit_length() - 1)
 
 
-# ---- the four ways ----
+# ---- the four strategies ----
 
 
 @dataclass(frozen=True)
-class Way:
-    """What a builder works with: buffers, axes of the result, lanes of the element's type."""
+class Task:
+    """A permutation to emit: buffers, axes of the result, lanes of the element's type."""
 
     source: Any
     target: Any
@@ -165,69 +165,69 @@ class Way:
     width: int  # bytes of an element
 
 
-def copy(way: Way) -> None:
-    """The innermost axis stays: runs of it."""
-    run = way.axes[-1].size
+def copy(task: Task) -> None:
+    """Copy runs of the innermost axis, which is also that of the source."""
+    run = task.axes[-1].size
 
     def body(source: Any, target: Any, first: Any, count: Any, final: Any) -> None:
         with T.serial(0, count) as i:
-            begin = T.bind(source + (first + i) * way.axes[-2].source)
-            end = T.bind(target + (first + i) * way.axes[-2].target)
+            begin = T.bind(source + (first + i) * task.axes[-2].source)
+            end = T.bind(target + (first + i) * task.axes[-2].target)
 
             def elements(c: Any, n: int) -> None:
-                T.buffer_store(way.target, way.source[at(begin + c, n)], [at(end + c, n)])
+                T.buffer_store(task.target, task.source[at(begin + c, n)], [at(end + c, n)])
 
-            along(run, way.lanes, elements)
+            along(run, task.lanes, elements)
 
-    shared_out(way.axes[:-1], len(way.axes) - 2, 1, run, body)
+    distributed(task.axes[:-1], len(task.axes) - 2, 1, run, body)
 
 
-def scalar(way: Way) -> None:
+def scalar(task: Task) -> None:
     """One element at a time, in the order of the result."""
-    row_axis, inner = way.axes[-2:]
+    row_axis, inner = task.axes[-2:]
 
     def body(source: Any, target: Any, first: Any, count: Any, final: Any) -> None:
         with T.serial(0, count) as row:
             begin = T.bind(source + (first + row) * row_axis.source)
             end = T.bind(target + (first + row) * row_axis.target)
             with T.serial(0, inner.size) as i:
-                T.buffer_store(way.target, way.source[begin + i * inner.source], [end + i])
+                T.buffer_store(task.target, task.source[begin + i * inner.source], [end + i])
 
-    shared_out(way.axes[:-1], len(way.axes) - 2, 1, inner.size, body)
+    distributed(task.axes[:-1], len(task.axes) - 2, 1, inner.size, body)
 
 
-def turn(way: Way, column: int) -> None:
-    """The innermost axis of the result is not that of the source: `axes[column]` is."""
-    rows, columns = way.axes[-1], way.axes[column]
-    piece = _power_of_two(min(way.piece, rows.size, columns.size))
+def transpose(task: Task, column: int) -> None:
+    """Transpose blocks: `axes[column]` is the innermost axis of the source."""
+    rows, columns = task.axes[-1], task.axes[column]
+    piece = _power_of_two(min(task.piece, rows.size, columns.size))
 
     pieces = -(-columns.size // piece)
-    together = min(pieces, LINE // way.width // piece)
+    together = min(pieces, LINE // task.width // piece)
 
     def block(source: Any, target: Any, row: Any, i: Any, lanes: int) -> None:
-        """`lanes` rows of the i-th piece of columns; the last piece is moved back: some are written twice, the same."""
+        """`lanes` rows of the i-th piece of columns; the last piece may overlap the one before it."""
         c = i * piece if columns.size % piece == 0 else T.min(i * piece, columns.size - piece)
         begin = T.bind(source + row * rows.source + c)
         end = T.bind(target + row + c * columns.target)
         loaded = []
         for r in range(piece):
-            places = [begin + (run + r) * rows.source for run in range(0, lanes, piece)]
-            runs = [T.bind(way.source[at(place, piece)]) for place in places]
+            starts = [begin + (run + r) * rows.source for run in range(0, lanes, piece)]
+            runs = [T.bind(task.source[at(start, piece)]) for start in starts]
             loaded.append(T.bind(Shuffle(runs, list(range(lanes)))) if len(runs) > 1 else runs[0])
         for inside, vector in enumerate(transposed(loaded, piece, lanes)):
-            T.buffer_store(way.target, vector, [at(end + inside * columns.target, lanes)])
+            T.buffer_store(task.target, vector, [at(end + inside * columns.target, lanes)])
 
-    lanes = _power_of_two(min(way.lanes, rows.size))
-    if columns.target % lanes and way.width > 1:
-        # Stores that cross cache lines: four of 16 bytes are faster than one of 64; not for bytes, with more shuffles.
+    lanes = _power_of_two(min(task.lanes, rows.size))
+    if columns.target % lanes and task.width > 1:
+        # Where stores cross cache lines, four of 16 bytes are faster than one of 64; not for bytes: more shuffles.
         lanes = piece
     rest = rows.size % lanes
     narrow = min(lanes, max(piece, _power_of_two(2 * rest - 1))) if rest else 0
 
     def body(source: Any, target: Any, first: Any, count: Any, final: Any) -> None:
-        # Down the rows, a line of columns at a time: source lines are read once, and the target's grow in order.
-        with T.serial(0, -(-pieces // together)) as line:
-            begin = T.bind(line * together)
+        # All rows for one cache line of columns at a time: source lines are read once, target lines written in order.
+        with T.serial(0, -(-pieces // together)) as part:
+            begin = T.bind(part * together)
             count_together = T.bind(T.min(together, pieces - begin))
             with T.serial(0, count) as s, T.serial(0, count_together) as i:
                 block(source, target, (first + s) * lanes, begin + i, lanes)
@@ -235,29 +235,29 @@ def turn(way: Way, column: int) -> None:
                 with T.If(final), T.Then(), T.serial(0, count_together) as i:
                     block(source, target, rows.size - narrow, begin + i, narrow)
 
-    axes = [axis for i, axis in enumerate(way.axes) if i != column]
-    shared_out(axes, len(axes) - 1, lanes, lanes * columns.size, body)
+    axes = [axis for i, axis in enumerate(task.axes) if i != column]
+    distributed(axes, len(axes) - 1, lanes, lanes * columns.size, body)
 
 
-def interleave(way: Way, axis: Axis, few: Axis) -> None:
-    """The two innermost axes, of the result or of the source, are a long one and one of few elements."""
-    k, lanes = few.size, min(way.lanes, FEW_LANES)
+def interleave(task: Task, axis: Axis, few: Axis) -> None:
+    """Interleave the two innermost axes, of the result or of the source: a long one and one of few elements."""
+    k, lanes = few.size, min(task.lanes, FEW_LANES)
     joins = few.target == 1  # rows become columns; else columns become rows
 
     def block(source: Any, target: Any, start: Any) -> None:
         begin, end = T.bind(source + start * axis.source), T.bind(target + start * axis.target)
         if joins:
-            vectors = [T.bind(way.source[at(begin + c * few.source, lanes)]) for c in range(k)]
+            vectors = [T.bind(task.source[at(begin + c * few.source, lanes)]) for c in range(k)]
             for m in range(k):
-                places = range(m * lanes, (m + 1) * lanes)
-                made = gathered(vectors, [(place % k, place // k) for place in places])
-                T.buffer_store(way.target, made, [at(end + m * lanes, lanes)])
+                indices = range(m * lanes, (m + 1) * lanes)
+                joined = gathered(vectors, [(index % k, index // k) for index in indices])
+                T.buffer_store(task.target, joined, [at(end + m * lanes, lanes)])
         else:
-            vectors = [T.bind(way.source[at(begin + m * lanes, lanes)]) for m in range(k)]
+            vectors = [T.bind(task.source[at(begin + m * lanes, lanes)]) for m in range(k)]
             for c in range(k):
-                places = range(c, lanes * k, k)
-                made = gathered(vectors, [(place // lanes, place % lanes) for place in places])
-                T.buffer_store(way.target, made, [at(end + c * few.target, lanes)])
+                indices = range(c, lanes * k, k)
+                column = gathered(vectors, [(index // lanes, index % lanes) for index in indices])
+                T.buffer_store(task.target, column, [at(end + c * few.target, lanes)])
 
     def body(source: Any, target: Any, first: Any, count: Any, final: Any) -> None:
         with T.serial(0, count) as i:
@@ -266,25 +266,25 @@ def interleave(way: Way, axis: Axis, few: Axis) -> None:
             with T.If(final), T.Then():
                 block(source, target, axis.size - lanes)
 
-    axes = [a for a in way.axes if a is not few]
-    shared_out(axes, axes.index(axis), lanes, lanes * k, body)
+    axes = [a for a in task.axes if a is not few]
+    distributed(axes, axes.index(axis), lanes, lanes * k, body)
 
 
-def move(way: Way) -> None:
-    """The axes moved in the way that suits them."""
-    axes, inner = way.axes, way.axes[-1]
+def permute(task: Task) -> None:
+    """Emit the permutation by the strategy for its axes."""
+    axes, inner = task.axes, task.axes[-1]
     if inner.source == 1 or inner.size == 1:
-        return copy(way)
-    if way.lanes == 1:
-        return scalar(way)
+        return copy(task)
+    if task.lanes == 1:
+        return scalar(task)
     column = next(i for i, axis in enumerate(axes) if axis.source == 1)
     outer = axes[column]
-    enough = min(way.lanes, FEW_LANES)
+    enough = min(task.lanes, FEW_LANES)
     if inner.size <= FEW and outer.size >= enough and outer.target == inner.size:
-        return interleave(way, outer, inner)
+        return interleave(task, outer, inner)
     if outer.size <= FEW and inner.size >= enough and inner.source == outer.size:
-        return interleave(way, inner, outer)
-    return turn(way, column)
+        return interleave(task, inner, outer)
+    return transpose(task, column)
 
 
 def build(op: Permute, lanes: int) -> Built:
@@ -296,7 +296,7 @@ def build(op: Permute, lanes: int) -> Built:
         target = signature.output(0, (elements,), op.dtype)
         piece = min(PIECE // width, 2 * lanes)  # few lanes, few registers: C and CPUs without vectors
         wide = min(lanes * 4 // width, piece) if lanes == 4 else lanes * 4 // width
-        move(Way(source, target, axes, 1 if lanes == 1 else wide, piece, width))
+        permute(Task(source, target, axes, 1 if lanes == 1 else wide, piece, width))
     return signature.built()
 
 

@@ -61,7 +61,7 @@ def build(op: Pool2d, lanes: int) -> Built:
                             T.buffer_store(inside, inside[0] + 1, [0])
                 result = total[place]
                 if integer:
-                    # Padded places hold level 0: only what lies inside has a zero point to subtract.
+                    # Padding is level 0 and is skipped: the zero point is subtracted from what is read.
                     count = inside[0] if op.function == "sum" else IntImm("int32", 1)
                     result = result - splat(count * zero_point, n)
                 elif op.function == "average":

@@ -1,7 +1,7 @@
-"""Integer products for any CPU and any C compiler: rows that serve every format, with weights packed at their own bits.
+"""Integer products for any CPU and any C compiler: rows for every format, with weights packed at their own bits.
 
 portable      codes or bits x any format: weights are decoded by panel, then multiplied.
-popcount      bits x binary: exclusive or, then count.
+popcount      bits x binary: exclusive or, then population count.
 shift         codes x powers of two on a CPU without a multiplier: add or subtract the shifted activation.
 """
 
@@ -28,7 +28,7 @@ from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, MatMul, Pro
 
 
 def as_conv(geometry: MatMul | Conv2d) -> Conv2d:
-    """A matrix product as the convolution that it is: each row a pixel of one line."""
+    """A matrix product as a 1x1 convolution of an image of height 1: each row is a pixel."""
     if isinstance(geometry, Conv2d):
         return geometry
     return Conv2d(1, 1, geometry.rows, geometry.depth, geometry.columns, (1, 1))
@@ -54,7 +54,7 @@ def _of_bytes(
     step: Callable[[Any, Any, Any, int], Any],
     lefts: int = 1,
 ) -> Arithmetic:
-    """The left operand is codes as they are stored."""
+    """The arithmetic of codes: the left operand is their stored bytes."""
     return Arithmetic(
         geometry=conv,
         layout=shape,
@@ -74,7 +74,7 @@ def _of_bytes(
 
 
 def bytes_too_many(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
-    """Why sums in int32 could overflow, or None. Sums are of raw bytes until the end, up to 255 each."""
+    """Why sums in int32 could overflow, or None. Bytes, up to 255, are summed; zero points are applied at the start."""
     zero_point = op.right.zero_point
     shifted = 0 if zero_point is None else int(np.abs(zero_point).max(initial=0))
     try:
@@ -131,7 +131,7 @@ def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matr
 
 
 def not_binary_weights(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
-    """Why weights are not signs, or None."""
+    """Why weights are not binary, or None."""
     if op.right.format.levels != SIGNS or op.right.zero_point is not None:
         return f"weights are {op.right.format.name}, not binary"
     return None
@@ -143,12 +143,12 @@ def _not_binary(op: Product[Bits, LowBitTensor]) -> str | None:
     if op.group_size:
         return "scales by group"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
-        return "a grouped convolution, whose channels do not fill words"
+        return "a grouped convolution, whose groups of channels are not whole words"
     return None
 
 
 def count_bits(value: Any, lanes: int) -> Any:
-    """Bits set in each uint32, int32. C has no such operator, and the CPUs of C sources no such instruction."""
+    """Population count of each uint32, int32. C has no operator for it, and the CPUs of C sources no instruction."""
     if current_code_generator() == "llvm":
         return _integer(T.popcount(value), lanes)
 
@@ -168,12 +168,12 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
     depth = op.geometry.depth
     shape = layout(op.geometry, words)
     weight = weight_of(op, 1)
-    signs = weight.levels().reshape(-1, depth // conv.channels, conv.channels)
-    packed = pack_bits(signs).reshape(1, signs.shape[0], -1)
+    levels = weight.levels().reshape(-1, depth // conv.channels, conv.channels)
+    packed = pack_bits(levels).reshape(1, levels.shape[0], -1)
     last = (1 << (conv.channels - 1) % WORD + 1) - 1
 
     def pad(element: Any) -> Any:
-        """+1 in every channel; the bits left over in the last word stay 0, as in the weights."""
+        """+1 in every channel; the unused bits of the last word are 0, as in the weights."""
         if last == (1 << WORD) - 1:
             return T.uint32(last)
         return T.Select(element == words - 1, T.uint32(last), T.uint32((1 << WORD) - 1))

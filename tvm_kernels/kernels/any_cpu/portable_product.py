@@ -1,11 +1,11 @@
-"""The skeleton of integer products for any CPU: gather, prepare a panel, register tiles, epilogue.
+"""The common loops of integer products for any CPU: gather, prepare a panel, register tiles, epilogue.
 
-A thread takes a block of rows (of a convolution: gathers their patches once) and goes through the columns by 32: each
-panel of 8 is prepared in workspace (decoded, say) and multiplied with all rows of the block; then the epilogue runs
-over the block's 32 columns. What differs between number formats is an `Arithmetic`.
+A thread takes a block of rows (of a convolution: gathers their patches once) and loops over the columns by 32: each
+panel of 8 is prepared in workspace (for instance decoded) and multiplied with all rows of the block; then the epilogue
+runs over the block's 32 columns. `Arithmetic` is what differs between number formats.
 
-LLVM gets vectors of 8 columns and tiles of 6 rows (12 of NEON's 32 registers for sums), C sources scalars and tiles of
-2 rows x 4 columns.
+LLVM gets vectors of 8 columns and tiles of 6 rows (12 of NEON's 32 registers for sums), C sources get scalars and tiles
+of 2 rows x 4 columns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WIDE = WORD  # columns between two epilogues: whole words of bits
 
 @dataclass(frozen=True)
 class PanelSource:
-    """Where a panel's elements come from: a constant in panel order, or workspace after prepare(group, panel, it)."""
+    """The source of a panel's elements: a constant in panel order, or workspace filled by prepare(group, panel, it)."""
 
     dtype: str
     constant: Any = None
@@ -45,9 +45,9 @@ class PanelSource:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How elements of the left operand meet those of a panel.
+    """The multiply-add of elements of the left operand and of a panel.
 
-    load(input, pixel, element) is an element of the left operand (`linear`: it lies at pixel * elements + element) and
+    load(input, pixel, element) is an element of the left operand (`linear`: the one at pixel * elements + element) and
     pad(element) a padded one. step(sum, left, right, lanes) is the new int32 sum; finish(sum, lanes) the result. Sums
     start at -zero_point x the weights' sum.
     """
@@ -68,7 +68,7 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Tile:
-    """Sums that registers hold: rows x vectors of lanes."""
+    """The sums kept in registers: rows x vectors of lanes."""
 
     rows: int
     vectors: int
@@ -79,7 +79,7 @@ class Tile:
         return self.vectors * self.lanes
 
     @property
-    def places(self) -> list[tuple[int, int]]:
+    def sums(self) -> list[tuple[int, int]]:
         """(row, vector) of each sum."""
         return [(r, v) for r in range(self.rows) for v in range(self.vectors)]
 
@@ -90,7 +90,7 @@ def build(op: Product[Any, LowBitTensor], weight: PackedWeight, how: Arithmetic,
     with prim_func("product") as signature:
         product = _Product(op, weight, how, stored, signature)
         wides = -(-shape.columns // WIDE)
-        # One block of rows is shared among threads by columns; C sources have none, and gather only once this way.
+        # One block of rows is distributed over threads by columns; C sources have no threads, and gather only once.
         if product.blocks == 1 and shape.groups == 1 and current_code_generator() == "llvm":
             with T.parallel(0, wides) as t:
                 product.wide(0, shape.rows, product.gather(0, shape.rows, 0), 0, t)
@@ -106,7 +106,7 @@ def build(op: Product[Any, LowBitTensor], weight: PackedWeight, how: Arithmetic,
 
 
 class _Product:
-    """The parameters and the parts of one kernel while its TIR is being built."""
+    """The parameters and loops of one kernel while its TIR is being built."""
 
     def __init__(
         self,
@@ -169,8 +169,8 @@ class _Product:
             if self.panels.prepare:
                 self.panels.prepare(group, first_panel + p, self.right)
             with T.serial(0, (count + tile.rows - 1) // tile.rows) as m:
-                # The last tile of a matrix reaches back over rows already done, up to a tile before the block: for
-                # these `sums` has room in front. Patches have room for whole tiles.
+                # The last tile of a matrix overlaps the one before, and may begin up to a tile before the block: `sums`
+                # begins with room for such rows. The buffer of patches is large enough for whole tiles.
                 begin = T.bind(m * tile.rows if self.shape.gathered else T.min(m * tile.rows, count - tile.rows))
                 base = T.bind((left_row + begin) * self.shape.depth)
                 out = T.bind((begin + tile.rows) * WIDE + p * PANEL)
@@ -184,14 +184,14 @@ class _Product:
     def one_tile(self, base: Any, out: Any, index: Any, column: Any) -> None:
         """sums[out ...] of a tile: left rows from `base`, columns of panel `index` from `column`."""
         lanes, place = self.tile.lanes, at(0, self.tile.lanes)
-        totals = {key: T.alloc_buffer((lanes,), "int32") for key in self.tile.places}
+        totals = {key: T.alloc_buffer((lanes,), "int32") for key in self.tile.sums}
         depth, size = self.shape.depth, self.group_size
         if not size:
             self.multiply(0, depth, base, index, column, totals, T.bind(index * PANEL + column))
             for (r, v), total in totals.items():
                 T.buffer_store(self.sums, self.how.finish(total[place], lanes), [at(out + r * WIDE + v, lanes)])
             return
-        reals = {key: T.alloc_buffer((lanes,), "float32") for key in self.tile.places}
+        reals = {key: T.alloc_buffer((lanes,), "float32") for key in self.tile.sums}
         for real in reals.values():
             T.buffer_store(real, splat(T.float32(0), lanes), [place])
 
@@ -221,7 +221,7 @@ class _Product:
         totals: dict[tuple[int, int], Any],
         constants: Any,
     ) -> None:
-        """A tile's totals over first .. first + length - 1 of the depth; `constants` is where their starts lie."""
+        """A tile's totals over first .. first + length - 1 of the depth; `constants`: index of their initial values."""
         tile, depth, lefts = self.tile, self.shape.depth, self.lefts
         lanes, place = tile.lanes, at(0, tile.lanes)
         for (_, v), total in totals.items():
@@ -242,7 +242,7 @@ class _Product:
 
         whole = length // lefts if lefts > 1 else 0
         if whole:
-            # Several elements of each row at once, then one lane after the other: NEON multiplies by a lane.
+            # Several elements of each row are loaded at once, then used lane by lane: NEON multiplies by a lane.
             with T.serial(0, whole) as chunk:
                 k = T.bind(first + chunk * lefts)
                 several = f"int16x{lefts}"
@@ -284,14 +284,14 @@ class _Product:
 
 
 def _store_lanes(op: Product[Any, LowBitTensor], shape: Matrices, lanes: int) -> int:
-    """Lanes of the epilogue: vectors must not cross from one word of bits into the next."""
+    """Lanes of the epilogue: a vector must not cross a boundary between words of bits."""
     if shape.groups > 1 and shape.columns % WORD and op.epilogue.stores_bits:
         return 1
     return lanes
 
 
 def _block(shape: Matrices, per_tile: int, generator: str, element: int) -> int:
-    """Rows of a block: whole tiles, within the workspace, and enough blocks for the threads."""
+    """Rows of a block: whole tiles, within the limit of workspace, with enough blocks for the threads."""
     tiles = -(-shape.rows // per_tile)
     row_bytes = WIDE * 4 + (element * shape.depth if shape.gathered else 0)
     most = max(1, min(MOST_ROWS[generator], WORKSPACE[generator] // row_bytes) // per_tile)
@@ -302,7 +302,7 @@ def _block(shape: Matrices, per_tile: int, generator: str, element: int) -> int:
 
 
 def _places(sizes: dict[str, int]) -> dict[str, int]:
-    """Offsets of the parts of a workspace, each aligned to 64 bytes, and its `end`."""
+    """Byte offsets of the parts of a workspace, each aligned to 64 bytes, and its `end`."""
     places = {}
     offset = 0
     for name, size in sizes.items():

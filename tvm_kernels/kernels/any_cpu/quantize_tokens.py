@@ -1,4 +1,4 @@
-"""Per-token quantization: the largest magnitude of each row gives its step. Equals formats.reference bit for bit."""
+"""Per-token quantization: the step of a row is from its largest magnitude. Equals formats.reference bit for bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build(op: QuantizeTokens, lanes: int) -> Built:
         with each_row(op.rows, op.channels) as row:
 
             def magnitude(c: Any, n: int) -> Any:
-                """|x| as an integer, ordered as the numbers are, with NaN above them all."""
+                """|x| as an integer in the same order, with NaN the largest."""
                 bits = reinterpret(vector_type("int32", n), x[row, at(c, n)])
                 return bits & splat(IntImm("int32", 0x7FFFFFFF), n)
 

@@ -67,7 +67,7 @@ def _not_along_the_depth(op: Product[Bits, Bits]) -> str | None:
     if not isinstance(op.geometry, MatMul):
         return "a convolution"
     if not op.geometry.transposed or {op.left.channels, op.right.channels} != {op.geometry.depth}:
-        return "signs are not packed along the reduction"
+        return "bits are not packed along the reduction"
     return None
 
 

@@ -1,9 +1,9 @@
-"""Counting bits of 32 channels at once: a count is cut into words, bit i of all 32 counts in word i (bit slicing).
+"""Counting bits of 32 channels at once by bit slicing: word i consists of bit i of all 32 counts.
 
 Seven full adders of five logical operations add eight words (Harley-Seal: Faster Population Counts Using AVX2
-Instructions, Mula, Kurz, Lemire, 2018); no population count and no unpacking is needed. Where an epilogue ends in bits,
-each channel's bit is a comparison of its count with a threshold: counts that start at 2^n - threshold have the answer
-in bit n.
+Instructions, Mula, Kurz, Lemire, 2018); no population count and no unpacking is needed. Where an epilogue stores bits,
+each channel's bit is a comparison of its count with a threshold: bit n of a count that starts at 2^n - threshold is the
+result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXACT_STEPS = (Scale, Bias, Clip, PRelu)
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """bit = (count >= at) xor inverted, for each channel; count: how many of `depth` signs differ."""
+    """bit = (count >= at) xor inverted, for each channel; count: how many of `depth` bits differ."""
 
     depth: int
     at: npt.NDArray[np.int64]  # 0 .. depth + 1
@@ -31,31 +31,31 @@ class Thresholds:
 
     @property
     def planes(self) -> int:
-        """Words of a sliced count that starts at 2^n - threshold, with the answer in the last."""
+        """Words of a sliced count that starts at 2^n - threshold; the last word is the result."""
         return (self.depth + 1).bit_length() + 1
 
     def starts(self) -> npt.NDArray[np.uint32]:
-        """[words of channels, planes + 1]: the sliced counts to start from, then what to exclusive-or the answer with.
+        """[words of channels, planes + 1]: the initial sliced counts, then the mask to exclusive-or the result with.
 
-        Bits beyond the last channel answer 0, if the words counted are 0 there.
+        Bits beyond the last channel are 0 in the result, if they are 0 in the counted words.
         """
         words = -(-self.at.size // WORD)
         begin = np.zeros((words * WORD, self.planes + 1), np.uint32)
         counts = (1 << self.planes - 1) - self.at
         begin[: self.at.size, : self.planes] = counts[:, None] >> np.arange(self.planes) & 1
         begin[: self.at.size, self.planes] = self.inverted
-        places = np.uint32(1) << np.arange(WORD, dtype=np.uint32)
-        return np.asarray((begin.reshape(words, WORD, -1) * places[:, None]).sum(axis=1, dtype=np.uint32))
+        channel_bits = np.uint32(1) << np.arange(WORD, dtype=np.uint32)
+        return np.asarray((begin.reshape(words, WORD, -1) * channel_bits[:, None]).sum(axis=1, dtype=np.uint32))
 
 
 def thresholds(epilogue: Epilogue, depth: int, channels: int) -> Thresholds | str:
-    """The epilogue of a sum depth - 2 x count as thresholds of the count, or the reason why it is none."""
+    """The epilogue of a sum depth - 2 x count as thresholds of the count, or the reason why it is not one."""
     if len(epilogue.stores) != 1 or not isinstance(epilogue.stores[0], ToBits):
-        return "the output is not bits alone"
+        return "its outputs are not one output of bits"
     for step in epilogue.steps:
         if not isinstance(step, EXACT_STEPS) and not (isinstance(step, Activate) and step.function == "relu"):
             return f"{type(step).__name__} in the epilogue"
-    # Every sum there can be goes through the epilogue itself, so rounding is as it is there.
+    # Every possible sum is run through the epilogue itself, so that rounding is the same.
     sums = depth - 2 * np.arange(depth + 1)
     y = np.broadcast_to(sums[:, None], (depth + 1, channels)).astype(np.float32)
     (stored,) = epilogue.reference(y, {})
@@ -71,7 +71,7 @@ class SlicedCount:
     """Counts of 32 channels, emitted as operations on one word for each bit of them."""
 
     def __init__(self, begin: Sequence[Any]) -> None:
-        """`begin`: words that the counts start from, the lowest bit first."""
+        """`begin`: the words of the initial counts, the lowest bit first."""
         self._planes = [T.alloc_buffer((1,), "uint32") for _ in begin]
         for plane, value in zip(self._planes, begin, strict=True):
             T.buffer_store(plane, value, [0])

@@ -1,4 +1,4 @@
-"""Softmax over the last axis: the row's largest value, exp of the differences, and their share of the sum."""
+"""Softmax over the last axis: the maximum of the row, exp of the differences, division by their sum."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def build(op: Softmax, lanes: int) -> Built:
         edges = signature.constant("edges", np.array([np.finfo(np.float32).max, np.nan], np.float32))
         y = signature.output(0, (op.rows, op.channels), "float32")
         with each_row(op.rows, 4 * op.channels) as row:
-            # A NaN that this loses is in the powers, and so in their sum.
+            # A NaN that the maximum ignores is in the powers, and so in their sum.
             largest = reduce(op.channels, lanes, x[row, 0], lambda c, n: x[row, at(c, n)], T.max)
 
             def power(c: Any, n: int) -> Any:
-                """Stores e^(x - largest) on the way."""
+                """e^(x - largest), which is stored, too."""
                 value = T.bind(functions.exp(x[row, at(c, n)] - splat(largest, n)))
                 T.buffer_store(y, value, [row, at(c, n)])
                 return value
 
             total = reduce(op.channels, lanes, T.float32(0), power, lambda a, b: a + b)
-            # exp holds its argument to a range, so a row that is infinite or NaN (masked throughout) is seen here.
+            # exp clamps its argument, so an infinite maximum or NaN (a fully masked row) is detected here.
             finite = tvm.tirx.And(largest <= edges[0], largest >= -edges[0])
             share = T.bind(tvm.tirx.Select(finite, T.float32(1) / total, edges[1]))
 

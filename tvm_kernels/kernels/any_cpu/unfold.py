@@ -1,8 +1,8 @@
-"""The codes of each window as a line, in any order (im2col): what a product by group of scales reads.
+"""im2col of codes, each window a row in any order: the input of a product with scales by group.
 
-Each window is gathered into workspace as it lies, row by row, and its bytes then go to their places: with LLVM in runs
-that stay side by side, each moved as one vector that may write past its end, as the next run goes over that; as C one
-by one.
+Each window is gathered into workspace in memory order, row by row, and its bytes are then permuted: with LLVM in runs
+of consecutive bytes, each copied as one vector that may write past its end, as the next run overwrites that; in C
+byte by byte.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from subbyte.tvm_kernels.kernels.tir.rowwise import at, each_row
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import Unfold
 
-LANES = 16  # bytes of the longest run that is moved at once
+LANES = 16  # bytes of the longest run that is copied at once
 
 Integers = npt.NDArray[Any]
 
 
 def cut_into_runs(order: Integers, longest: int = LANES) -> Integers:
-    """[runs, 3]: first place in the line, first element of the window, and length of each run of `order`."""
+    """[runs, 3]: first index in the row, first element of the window, and length of each run of `order`."""
     steps = np.flatnonzero(np.diff(order) != 1) + 1
     starts = np.concatenate([[0], steps, [len(order)]])
     cut = [first for begin, end in pairwise(starts) for first in range(begin, end, longest)]
@@ -36,7 +36,7 @@ def cut_into_runs(order: Integers, longest: int = LANES) -> Integers:
 
 
 def lanes_of(runs: Integers) -> int:
-    """The power of two that most runs fill: wider vectors write much that is written again."""
+    """The power of two next to the mean run: wider vectors would write many bytes that are overwritten."""
     mean = float(runs[:, 2].mean())
     return next((lanes for lanes in (2, 4, 8) if mean <= lanes), LANES)
 
@@ -53,26 +53,26 @@ def unfold(op: Unfold) -> Built:
     order = np.asarray(op.order)
     lanes = lanes_of(cut_into_runs(order)) if current_code_generator() == "llvm" else 1
     runs = cut_into_runs(order, lanes)
-    moved = runs[runs[:, 0] + lanes <= depth] if lanes > 1 else runs[:0]
-    first_left = int(moved[-1, 0] + moved[-1, 2]) if len(moved) else 0
+    vectors = runs[runs[:, 0] + lanes <= depth] if lanes > 1 else runs[:0]
+    first_scalar = int(vectors[-1, 0] + vectors[-1, 2]) if len(vectors) else 0
     with prim_func("unfold") as signature:
         source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), "uint8")
-        to: Any = signature.constant("places", _smallest(moved[:, 0])) if len(moved) else None
-        of: Any = signature.constant("elements", _smallest(moved[:, 1])) if len(moved) else None
-        one_by_one: Any = signature.constant("order", _smallest(order[first_left:])) if first_left < depth else None
+        to: Any = signature.constant("places", _smallest(vectors[:, 0])) if len(vectors) else None
+        of: Any = signature.constant("elements", _smallest(vectors[:, 1])) if len(vectors) else None
+        one_by_one: Any = signature.constant("order", _smallest(order[first_scalar:])) if first_scalar < depth else None
         target = signature.output(0, (rows * groups * depth,), "uint8")
         window = signature.workspace(depth + LANES)
 
-        def rearrange(line: Any) -> None:
-            if len(moved):
-                with T.serial(0, len(moved)) as run:
-                    place = T.bind(line + T.Cast("int32", to[run]))
+        def permute(row: Any) -> None:
+            if len(vectors):
+                with T.serial(0, len(vectors)) as run:
+                    index = T.bind(row + T.Cast("int32", to[run]))
                     values = window[at(T.Cast("int32", of[run]), lanes)]
-                    T.buffer_store(target, values, [at(place, lanes)])
+                    T.buffer_store(target, values, [at(index, lanes)])
             if one_by_one is not None:
-                with T.serial(0, depth - first_left) as i:
+                with T.serial(0, depth - first_scalar) as i:
                     element = window[T.Cast("int32", one_by_one[i])]
-                    T.buffer_store(target, element, [line + first_left + i])
+                    T.buffer_store(target, element, [row + first_scalar + i])
 
         with each_row(rows, depth * groups) as row, T.serial(0, groups) as group:
             gather(
@@ -85,5 +85,5 @@ def unfold(op: Unfold) -> Built:
                 group,
                 lambda element: T.uint8(op.storage.zero_point),
             )
-            rearrange(T.bind((row * groups + group) * depth))
+            permute(T.bind((row * groups + group) * depth))
     return signature.built()
