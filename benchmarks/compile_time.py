@@ -1,9 +1,10 @@
-"""How long `compile` takes for graphs that are long or wide, and how that grows with their size.
+"""How long `compile` takes for graphs that are long or wide and for models of the zoo, and in how much memory.
 
     python benchmarks/compile_time.py [--only SUBSTRING ...] [--json compile_time.json]
 
 Each graph is made and compiled in a process of its own, without the replay, whose own clock and CPU time (children
-included) are printed; what is refused shows its error. Nothing is added to the measured process but the import.
+included) are printed, and its largest resident set; what is refused shows its error. Nothing is added to the measured
+process but the import. The models are untrained, with ternary weights.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+import subbyte
 from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 
@@ -65,6 +68,16 @@ def _model(nodes: Nodes, constants: Sequence[onnx.TensorProto], x: Sequence[int]
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
+def of_the_zoo(name: str) -> onnx.ModelProto:
+    """A model of 1,000 classes, untrained, with ternary weights."""
+    from subbyte.models import untrained
+
+    model, examples = untrained(name, "ternary", classes=1000, channels=3, size=224, batch=2)
+    with tempfile.TemporaryDirectory(prefix="subbyte-") as folder:
+        subbyte.export(model, Path(folder) / "model.onnx", example=examples)
+        return onnx.load(Path(folder) / "model.onnx")
+
+
 CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     **{f"Add in a row, {n:,}": lambda n=n: in_a_row(n, ["Add"]) for n in (2_000, 20_000)},  # type: ignore[misc]
     **{
@@ -74,26 +87,31 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     **{f"Concat of {n:,}": lambda n=n: side_by_side(n) for n in (100, 1_000)},  # type: ignore[misc]
     "float32 constants, 6000 x 6000": lambda: constant_product(6000, np.float32),
     "int8 constants, 6000 x 6000": lambda: constant_product(6000, np.int8),
+    **{f"{name}, ternary": lambda name=name: of_the_zoo(name) for name in ("resnet18", "deit_tiny")},  # type: ignore[misc]
 }
 CHILD = """
-import subbyte, subbyte.tvm_kernels.lowering, subbyte.tvm_kernels.relax_import, sys, json, os, time
+import subbyte
+subbyte.compile
+import subbyte.tvm_kernels.lowering, subbyte.tvm_kernels.relax_import, sys, json, os, time
 wall, cpu = time.perf_counter(), sum(os.times()[:4])
 error = ""
 try:
     subbyte.compile(sys.argv[1], sys.argv[2], replay=False)
 except subbyte.errors.SubbyteError as raised:
     error = str(raised)
-print(json.dumps([time.perf_counter() - wall, sum(os.times()[:4]) - cpu, error]))
+wall, cpu = time.perf_counter() - wall, sum(os.times()[:4]) - cpu
+with open("/proc/self/status") as status:  # ru_maxrss would start with what the parent has
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+print(json.dumps({"seconds": wall, "cpu_seconds": cpu, "peak_mib": peak, "error": error}))
 """
 
 
-def measure(model: onnx.ModelProto, folder: Path) -> tuple[float, float, str]:
-    """Seconds, seconds of CPU, and the error that it ended in, of one compilation."""
+def measure(model: onnx.ModelProto, folder: Path) -> dict[str, Any]:
+    """Seconds, seconds of CPU, MiB and the error that it ended in, of one compilation."""
     onnx.save(model, folder / "model.onnx")
     command = [sys.executable, "-c", CHILD, "model.onnx", "model.subbyte"]
     output = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-    wall, cpu, error = json.loads(output.splitlines()[-1])
-    return wall, cpu, error
+    return dict(json.loads(output.splitlines()[-1]))
 
 
 def main() -> None:
@@ -106,9 +124,12 @@ def main() -> None:
         if arguments.only and not any(part in name for part in arguments.only):
             continue
         with tempfile.TemporaryDirectory(prefix="subbyte-") as folder:
-            wall, cpu, error = measure(make(), Path(folder))
-        rows[name] = {"seconds": wall, "cpu_seconds": cpu, "load": os.getloadavg()[0], "error": error}
-        print(f"{name:<45} {wall:8.1f} s {cpu:8.1f} s of CPU  {error[:100]}", flush=True)
+            row = rows[name] = {**measure(make(), Path(folder)), "load": os.getloadavg()[0]}
+        print(
+            f"{name:<45} {row['seconds']:8.1f} s {row['cpu_seconds']:8.1f} s of CPU {row['peak_mib']:8.0f} MiB  "
+            f"{row['error'][:100]}",
+            flush=True,
+        )
     if arguments.json:
         saved = {"machine": machine().to_json(), "cases": rows}
         write_file(arguments.json, json.dumps(saved, indent=1).encode())

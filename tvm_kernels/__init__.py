@@ -5,7 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,17 +40,40 @@ _HOMES = {
 __all__ = ["CompileReport", "Explanation", "Target", "all_targets", "compile", "get_target", "register_target"]
 
 
+class _WithoutTorch(MetaPathFinder):
+    """Finds no PyTorch in the thread that made it."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "torch" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError("the import of TVM needs no PyTorch", name=name)
+
+
+@contextmanager
+def _light_import() -> Iterator[None]:
+    """Import TVM in less time and memory.
+
+    It makes objects that all stay: to look for garbage among them costs a sixth of its time, and as much again at the
+    end of the process, which frees them anyway. tvm_ffi imports PyTorch wherever it is installed, to take its tensors,
+    of which a compilation has none: 190 MiB and as long as all the rest (torch 2.13 for CPUs, 2026).
+    """
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    collects, without_torch = gc.isenabled(), _WithoutTorch()
+    gc.disable()
+    sys.meta_path.insert(0, without_torch)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(without_torch)
+        if collects:
+            gc.enable()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'subbyte.tvm_kernels' has no attribute '{name}'")
-    # The import of TVM makes objects that all stay: to look for garbage among them costs a sixth of its time, and as
-    # much again at the end of the process, which frees them anyway.
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with _light_import():
         return getattr(import_module(f"subbyte.tvm_kernels.{_HOMES[name]}"), name)
-    finally:
-        if collects:
-            gc.enable()

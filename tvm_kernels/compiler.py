@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subbyte.errors import CompileError, UsageError
-from subbyte.onnx_file import OnnxFile, Source, open_onnx
+from subbyte.onnx_file import OnnxFile, open_onnx
 from subbyte.output_file import check_temporary, checked_output, write_file
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorFacts
@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.plan import Call, Plan, Tensor
-from subbyte.tvm_kernels.replay import Child, reason_not_to_replay
+from subbyte.tvm_kernels.replay import Child, Origin, reason_not_to_replay
 from subbyte.tvm_kernels.replay import replay as replayed
 from subbyte.tvm_kernels.targets import Target, get_target
 
@@ -172,13 +172,19 @@ def compile(
         check_temporary(LEAST_TEMPORARY)
         working_on("reading the file")
         file = open_onnx(model)
-        with code_generator("c") if chosen.code_generator == "c" else nullcontext():
-            called = name_of(model) if name is None else name
-            graph = lower_graph(file, chosen.features, strict=strict, name=called, explanation=explain)
-            plan = assemble(graph, chosen.features)
+        called = name_of(model) if name is None else name
+
+        def lowered(explanation: Explanation | None = None) -> tuple[Graph, Plan]:
+            with code_generator("c") if chosen.code_generator == "c" else nullcontext():
+                graph = lower_graph(file, chosen.features, strict=strict, name=called, explanation=explanation)
+                return graph, assemble(graph, chosen.features)
+
+        # The graph holds every weight as codes and levels: it goes, and a replay that fails lowers the file again.
+        plan = lowered(explain)[1]
         working_on("computing golden outputs")
         golden, engine = golden_tensors(file, plan, golden_inputs, seed)
-        return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, graph, file, replay)
+        origin = Origin(lambda: lowered()[0], file)
+        return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, origin, explain, replay)
 
 
 def bundle_plan(
@@ -189,19 +195,18 @@ def bundle_plan(
     engine: str = "none",
     source: Mapping[str, Any] | None = None,
     keep: str | Path | None = None,
-    graph: Graph | None = None,
-    model: Source | None = None,
+    origin: Origin | None = None,
+    explanation: Explanation | None = None,
     replay: bool = True,
 ) -> CompileReport:
     """Generate code for a plan, replay the golden run and write the bundle; what `compile` does after lowering.
 
-    `engine`: what made the golden outputs. `graph` and `model`: what the plan was made of, to name what differs.
+    `engine`: what made the golden outputs. `origin`: what the plan was made of, to name what differs.
     """
     reason = reason_not_to_replay(target, golden) if replay else "asked not to"
     with nullcontext() if reason else Child() as child:
         emitted = compile_plan(plan, target, golden)
-        report = _report(plan, target, emitted, engine, reason, Path(output))
-        report = replace(report, explanation=graph.explanation if graph is not None else None)
+        report = replace(_report(plan, target, emitted, engine, reason, Path(output)), explanation=explanation)
         working_on("writing the bundle")
         members = dict(emitted.members)
         members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
@@ -213,7 +218,7 @@ def bundle_plan(
 
         def check(written: Path) -> None:
             if golden is not None and child is not None:
-                replayed(child, written, plan, golden, graph, model)
+                replayed(child, written, plan, golden, origin)
 
         manifest = _manifest(plan, target, emitted, source or {})
         if golden is not None and any(golden.ties):

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,18 +78,23 @@ class _Ended:
         return "failed: " + "; ".join(self.output.strip().splitlines() or ["no reason given"])
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a plan was made of, for the message of a replay that fails."""
+
+    graph: Callable[[], Graph]  # as it was when the plan was made of it
+    model: Source | None = None
+
+
 def replay(
     child: Child,
     bundle: Path,
     plan: Plan,
     golden: Golden,
-    graph: Graph | None = None,
-    model: Source | None = None,
+    origin: Origin | None = None,
     seconds: float | None = None,
 ) -> None:
-    """Raise CompileError unless the bundle gives its golden outputs.
-
-    `graph`, what the plan was made of, and `model`, the file, serve to name where it differs.
+    """Raise CompileError unless the bundle gives its golden outputs; `origin` serves to name where it differs.
 
     `seconds`: the time limit, by default one that grows with the model's work.
     """
@@ -108,7 +113,7 @@ def replay(
             if traced.status in (0, 1):  # it ended before any operator ran
                 where = "no operator can be named"
         else:
-            where = _first_difference(bundle, plan, golden, graph, model, Path(name))
+            where = _first_difference(bundle, plan, golden, origin, Path(name))
     raise CompileError(f"the compiled model does not replay its golden run ({ended}): {where}. {ASK}")
 
 
@@ -154,24 +159,17 @@ def _called(call: Call) -> str:
     return f"'{call.name}' (kernel '{call.kernel}')"
 
 
-def _first_difference(
-    bundle: Path,
-    plan: Plan,
-    golden: Golden,
-    graph: Graph | None,
-    model: Source | None,
-    trace: Path,
-) -> str:
+def _first_difference(bundle: Path, plan: Plan, golden: Golden, origin: Origin | None, trace: Path) -> str:
     """A sentence that names the first operator whose result is not the reference implementation's.
 
     Results that a rounding tie of an earlier operator explains count only when nothing differs by more.
     """
-    if graph is None:
+    if origin is None:
         return "no reference implementation is at hand to say where"
-    found = list(_differences(bundle, plan, golden, graph, trace))
+    found = list(_differences(bundle, plan, golden, origin.graph(), trace))
     if not found:
         text = "every operator equals its reference implementation, so the lowered graph is not what the file says"
-        return text if model is None else text + _first_wrong_value(plan, golden, model, trace)
+        return text if origin.model is None else text + _first_wrong_value(plan, golden, origin.model, trace)
     call, _, text = next((row for row in found if row[1]), found[0])
     return f"{_called(call)} is the first operator that differs from its reference implementation: {text}"
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +17,12 @@ from hand_plan import Example
 
 from subbyte.errors import ModelError, UnknownNameError, UsageError
 from subbyte.runtime.bundle import open_bundle
+from subbyte.tvm_kernels import _WithoutTorch, compiler, lowering
 from subbyte.tvm_kernels.compiler import bundle_plan, compile
 from subbyte.tvm_kernels.emit import Golden
+from subbyte.tvm_kernels.golden import golden_tensors
+from subbyte.tvm_kernels.graph import Graph
+from subbyte.tvm_kernels.lowering import lower_graph
 from subbyte.tvm_kernels.targets import get_target
 
 MODEL = """
@@ -140,3 +149,44 @@ def test_a_plan_keeps_names_and_places_in_the_manifest(tmp_path: Path) -> None:
         assert (hidden.tensor, hidden.space, hidden.offset, hidden.bytes) == ("hidden", "arena", 64, 280)
         assert bundle.manifest.name == 'hand "made"'
         assert "source/kernels.c" in bundle.members
+
+
+def test_a_compilation_loads_no_pytorch_and_what_comes_after_it_may(model: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    code = """
+import sys, subbyte
+subbyte.compile(sys.argv[1], replay=False)
+print("tvm" in sys.modules, "torch" in sys.modules)
+import torch
+print(float(torch.ones(3) @ torch.arange(3.0)))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "m.onnx")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n3.0\n"
+
+
+def test_another_thread_finds_pytorch_while_tvm_is_imported() -> None:
+    finder = _WithoutTorch()
+    with pytest.raises(ImportError):
+        finder.find_spec("torch")
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(finder.find_spec, "torch").result() is None
+
+
+def test_a_plan_outlives_the_graph_and_its_decoded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes and levels take a byte each for a weight; code generation and golden runs need neither."""
+    lowered: list[weakref.ref[Graph]] = []
+    alive = []
+
+    def lower(*given: Any, **named: Any) -> Graph:
+        graph = lower_graph(*given, **named)
+        lowered.append(weakref.ref(graph))
+        return graph
+
+    def golden(*given: Any) -> Any:
+        alive.extend(graph() for graph in lowered)
+        return golden_tensors(*given)
+
+    monkeypatch.setattr(lowering, "lower_graph", lower)
+    monkeypatch.setattr(compiler, "golden_tensors", golden)
+    compile(onnx.parser.parse_model(MODEL), tmp_path / "m.subbyte")
+    assert alive == [None]

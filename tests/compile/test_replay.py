@@ -19,7 +19,7 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import CompileReport, bundle_plan, compile
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.lowering import lower_graph
-from subbyte.tvm_kernels.replay import Child, replay
+from subbyte.tvm_kernels.replay import Child, Origin, replay
 from subbyte.tvm_kernels.targets import get_target
 
 MODEL = """
@@ -52,7 +52,7 @@ def compiled(output: Path, call: str = "", change: Callable[[Any], Any] = lambda
     calls = tuple(replace(row, function=change(row.function)) if row.name == call else row for row in plan.calls)
     plan = replace(plan, calls=calls)
     golden, engine = golden_tensors(model(), plan)
-    return bundle_plan(plan, host, output, golden, engine, graph=graph)
+    return bundle_plan(plan, host, output, golden, engine, origin=Origin(lambda: graph))
 
 
 def filled_with(value: float, at: int = 0) -> Callable[[Any], Any]:
@@ -105,7 +105,7 @@ def test_float_sums_are_compared_by_the_size_of_their_values(tmp_path: Path) -> 
     plan = assemble(wrong, host.features)
     golden, engine = golden_tensors(float_product(), plan)
     with pytest.raises(CompileError, match="does not replay its golden run"):  # wrong by 1%
-        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, graph=wrong)
+        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, origin=Origin(lambda: wrong))
     assert not (tmp_path / "wrong.subbyte").exists()
 
 
@@ -135,7 +135,7 @@ def test_a_wrong_lowering_is_told_from_a_wrong_kernel(tmp_path: Path) -> None:
     golden, engine = golden_tensors(other, plan)
     message = r"every operator equals its reference implementation.*: 'c' of node 'third' \(LogSoftmax\) is the first"
     with pytest.raises(CompileError, match=message):
-        bundle_plan(plan, host, tmp_path / "m.subbyte", golden, engine, graph=graph, model=other)
+        bundle_plan(plan, host, tmp_path / "m.subbyte", golden, engine, origin=Origin(lambda: graph, other))
 
 
 def test_who_is_not_replayed_says_why(tmp_path: Path) -> None:
@@ -193,5 +193,5 @@ def test_a_quantizer_that_rounds_down_is_no_rounding_tie(tmp_path: Path) -> None
     plan = assemble(graph, host.features)
     golden, engine = golden_tensors(right, plan)
     with pytest.raises(CompileError, match="does not replay"):
-        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, graph=graph)
+        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, origin=Origin(lambda: graph))
     assert not (tmp_path / "wrong.subbyte").exists()
