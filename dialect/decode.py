@@ -5,13 +5,15 @@ Both are generated from the table of the format: unpack codes, look up levels, m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 
+from subbyte import limits
 from subbyte.dialect.function import (
     Array,
     Call,
@@ -24,7 +26,8 @@ from subbyte.dialect.function import (
     family,
     function_of,
 )
-from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, all_formats, unpack
+from subbyte.errors import FormatError
+from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, PerTensor, all_formats, unpack
 
 # ---- parts of bodies: packed bytes [rows, bytes] to levels [rows, depth] ----
 
@@ -159,6 +162,20 @@ def weights_of(node: onnx.NodeProto) -> Weights | None:
     return function.role if function is not None and isinstance(function.role, Weights) else None
 
 
+def low_bit(weights: Weights, inputs: Sequence[Array]) -> LowBitTensor:
+    """What a call with these inputs unpacks: levels with scale 1, or with a scale for each group.
+
+    Raises FormatError where payload, shape and scales do not fit each other.
+    """
+    packed, shape = inputs[0], tuple(int(size) for size in inputs[1].reshape(-1))
+    if not shape or min(shape) < 1 or math.prod(shape) > limits.ELEMENTS:
+        raise FormatError(f"a payload of {list(packed.shape)} bytes is no weight of shape {list(shape)}")
+    if not weights.by_group:
+        return LowBitTensor.from_packed(weights.format, shape, packed, 1.0, PerTensor())
+    groups = PerGroup(int(inputs[3].reshape(-1)[0]))
+    return LowBitTensor.from_packed(weights.format, shape, packed, inputs[2], groups)
+
+
 def _weights(name: str, summary: str, body: str, role: Weights, reference: Any, example: Any) -> Function:
     return checked(
         Function(
@@ -187,9 +204,8 @@ def _stated_shape(call: Call) -> tuple[Shape, ...]:
 
 def _levels(fmt: Format, packed: Array, shape: Array) -> Array:
     """Levels, float32 of `shape`; NaN for a code without a level."""
-    table = np.array([np.nan if level is None else level for level in fmt.table], np.float32)
     codes = unpack(packed, fmt.code_bits, int(np.prod(shape[1:])))
-    return table[codes].reshape(tuple(shape))
+    return np.array(fmt.table, np.float32)[codes].reshape(tuple(shape))
 
 
 def _tensor(fmt: Format, random: np.random.Generator, group_size: int | None = None) -> LowBitTensor:

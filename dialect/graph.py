@@ -10,10 +10,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from subbyte.dialect.decode import weights_of
+from subbyte.dialect.decode import low_bit, weights_of
 from subbyte.dialect.function import Call
-from subbyte.errors import ModelError
-from subbyte.formats import LowBitTensor, PerChannel, PerGroup
+from subbyte.errors import FormatError, ModelError
+from subbyte.formats import LowBitTensor
 from subbyte.payloads import without_payloads
 from subbyte.shapes import with_shapes
 
@@ -73,14 +73,9 @@ class GraphView:
             raise ModelError(f"'{node.name}' ({node.op_type}) does not decode weights")
         if any(value is None for value in constants):
             raise ModelError(f"'{node.name}' ({node.op_type}): its weights are not constants")
-        packed, shape = constants[0], tuple(int(d) for d in np.asarray(constants[1]))
         try:
-            if weights.by_group:
-                scale, granularity = np.asarray(constants[2]), PerGroup(int(np.asarray(constants[3])))
-                return LowBitTensor.from_packed(weights.format, shape, np.asarray(packed), scale, granularity)
-            payload = np.asarray(packed)  # its rows decide: the shape may be wrong
-            return LowBitTensor.from_packed(weights.format, shape, payload, np.ones(payload.shape[:1]), PerChannel())
-        except ValueError as error:
+            return low_bit(weights, [value for value in constants if value is not None])
+        except FormatError as error:
             raise ModelError(f"'{node.name}' ({node.op_type}): {error}") from error
 
 

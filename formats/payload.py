@@ -47,7 +47,7 @@ class Payload:
         given, expected = (codes, self.shape) if packed is None else (packed, self.packed_shape)
         if given is None or given.dtype != np.uint8 or given.shape != expected:
             got = "missing" if given is None else f"{given.dtype} {given.shape}"
-            raise FormatError(f"payload is {got}, expected uint8 {expected}")
+            raise FormatError(f"payload is {got}, expected uint8 {expected} of {fmt.name} codes in shape {self.shape}")
 
     @property
     def depth(self) -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from subbyte.errors import FormatError
 from subbyte.formats.format import Format
-from subbyte.formats.granularity import Granularity, PerChannel, PerTensor
+from subbyte.formats.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from subbyte.formats.payload import Payload
 
 Float32 = npt.NDArray[np.float32]
@@ -156,6 +156,13 @@ class LowBitTensor:
         if payload is not self.payload and self.scale.ndim and not by_row:
             raise FormatError(f"scales per {self.granularity.name} cannot be transposed by {list(axes)}")
         return replace(self, payload=payload)
+
+    def with_scales_of_rows(self) -> LowBitTensor:
+        """The same with scales by channel, where each of its groups is a whole row."""
+        if not isinstance(self.granularity, PerGroup) or self.scale.shape[1:] != (1,):
+            return self
+        zero = None if self.zero_point is None else self.zero_point.reshape(-1)
+        return LowBitTensor(self.payload, self.scale.reshape(-1), PerChannel(0), zero)
 
     def without_scale(self) -> LowBitTensor:
         """The same levels with scale 1, for scales applied after the product; a zero point must be per tensor."""

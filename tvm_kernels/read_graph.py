@@ -16,11 +16,11 @@ import onnx
 import onnx.numpy_helper
 import onnx.shape_inference
 
-from subbyte import formats, limits
+from subbyte import limits
+from subbyte.dialect.decode import low_bit
 from subbyte.dialect.function import Call, Weights, find, function_of
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import FormatError, ModelError
-from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.onnx_attributes import check_node
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.error_context import working_on
@@ -341,39 +341,18 @@ def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -
 
 def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
     """Decode<Format> and Dequantize<Format> become a weight; a payload that does not fit its shape is refused."""
-    label = proto.name or proto.output[0]
-    fmt, by_group = weights.format, weights.by_group
-    packed = _need(graph, proto, 0, "the packed payload")
-    shape = tuple(int(d) for d in _need(graph, proto, 1, "the shape").reshape(-1))
-    if not shape or min(shape) < 1 or prod(shape) > limits.ELEMENTS:
-        raise ModelError(f"node '{label}': a weight cannot have shape {list(shape)}")
-    depth = int(np.prod(shape[1:], dtype=np.int64))
-    expected = (shape[0], formats.packed_length(depth, fmt.code_bits))
-    if packed.dtype != np.uint8 or packed.shape != expected:
-        raise ModelError(
-            f"node '{label}': the packed payload is {packed.dtype} {list(packed.shape)}, but {fmt.name} weights of "
-            f"shape {list(shape)} take uint8 {list(expected)}; the file is damaged, export it again"
-        )
-    scale: Array = np.array(1.0, np.float32)
-    granularity: formats.Granularity = PerTensor()
-    if by_group:
-        scale = _need(graph, proto, 2, "the scale").astype(np.float32)
-        _refuse_meaningless(proto.input[2], scale, infinite=True)
-        size = int(_need(graph, proto, 3, "the group size").reshape(-1)[0])
-        if size < 1 or scale.shape != (shape[0], -(-depth // size)):
-            raise ModelError(
-                f"node '{label}': scales of shape {list(scale.shape)} do not fit groups of {size} of {depth} elements "
-                f"in {shape[0]} rows; the file is damaged, export it again"
-            )
-        granularity = PerGroup(size)
-        if size >= depth:  # one group is the whole row: its scale stands behind the sum
-            scale, granularity = scale.reshape(-1), PerChannel(0)
+    parts = ("the packed payload", "the shape", "the scale", "the group size")
+    inputs = [_need(graph, proto, index, part) for index, part in enumerate(parts[: len(proto.input)])]
+    for name, scale in zip(proto.input[2:3], inputs[2:3], strict=True):
+        _refuse_meaningless(name, scale, infinite=True)
     try:
-        tensor = LowBitTensor.from_packed(fmt, shape, packed, scale, granularity)
+        tensor = low_bit(weights, inputs).with_scales_of_rows()
         tensor.check()
     except FormatError as error:
+        label = proto.name or proto.output[0]
         raise ModelError(f"node '{label}': {error}. The file is damaged, export it again") from error
-    graph.add_value(proto.output[0], "float32", shape, weight=tensor, order=tuple(range(len(shape))), scaled=by_group)
+    order = tuple(range(len(tensor.shape)))
+    graph.add_value(proto.output[0], "float32", tensor.shape, weight=tensor, order=order, scaled=weights.by_group)
 
 
 def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:

@@ -46,14 +46,10 @@ def is_exporting() -> bool:
     return _exporting.get()
 
 
-def _node(name: str, inputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{name}", tuple(inputs), dtype=torch.float32, shape=tuple(shape), version=DOMAIN_VERSION
-    )
-
-
-def call(function: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+def call(function: str, *inputs: Tensor | Sequence[int] | int) -> tuple[Tensor, ...]:
     """The outputs of a function of the dialect as one node of the file: float32, of the shapes that it says.
+
+    Numbers become int64 constants of the file.
 
     Within `exporting` alone, for any module's forward; outside it a module computes what the function's body does, bit
     for bit. Raises UnknownNameError, and ExportError for another number of inputs than the function has.
@@ -65,11 +61,13 @@ def call(function: str, *inputs: Tensor) -> tuple[Tensor, ...]:
         raise ExportError(
             f"{DOMAIN}.{function} takes {', '.join(known.proto.input)}, and is called with {len(inputs)} inputs"
         )
-    shapes = known.shapes(Call(tuple(tuple(x.shape) for x in inputs), (None,) * len(inputs)))
+    constants = [None if isinstance(x, Tensor) else np.array(x, np.int64) for x in inputs]
+    tensors = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.int64) for x in inputs]
+    shapes = known.shapes(Call(tuple(tuple(x.shape) for x in tensors), tuple(constants)))
     return tuple(
         torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{function}",
-            inputs,
+            tensors,
             dtypes=(torch.float32,) * len(shapes),
             shapes=shapes,
             version=DOMAIN_VERSION,
@@ -104,7 +102,7 @@ def binarize(x: Tensor, threshold: Tensor) -> Tensor:
 def decode(packed: Tensor, shape: Sequence[int], fmt: Format) -> Tensor:
     """Packed codes uint8 [rows, bytes] to levels float32 of `shape`."""
     if is_exporting():
-        return _node(fmt.decoder, (packed, torch.tensor(list(shape), dtype=torch.int64)), shape)
+        return call(fmt.decoder, packed, tuple(shape))[0]
     depth = int(np.prod(shape[1:]))
     levels = fmt.decode(unpack(packed.cpu().numpy(), fmt.code_bits, depth)).reshape(tuple(shape))
     return torch.from_numpy(levels.astype(np.float32)).to(packed.device)
@@ -113,9 +111,7 @@ def decode(packed: Tensor, shape: Sequence[int], fmt: Format) -> Tensor:
 def dequantize_grouped(packed: Tensor, shape: Sequence[int], scale: Tensor, group_size: int, fmt: Format) -> Tensor:
     """Packed codes uint8 [rows, bytes] and scale float32 [rows, groups] to values float32 of `shape`: level x scale."""
     if is_exporting():
-        size = torch.tensor(group_size, dtype=torch.int64)
-        inputs = (packed, torch.tensor(list(shape), dtype=torch.int64), scale, size)
-        return _node(fmt.dequantizer, inputs, shape)
+        return call(fmt.dequantizer, packed, tuple(shape), scale, group_size)[0]
     levels = decode(packed, shape, fmt).reshape(shape[0], -1)
     return (levels * expand_scale(scale, levels.shape, PerGroup(group_size))).reshape(tuple(shape))
 

@@ -145,11 +145,7 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
     fmt, scales = narrowest(int(matrix.min()), int(matrix.max())), rows(scale)
     if fmt is None:
         return None
-    if scales.shape[1] == 1:
-        tensor = LowBitTensor.from_levels(fmt, moved, scales.reshape(-1), PerChannel(0))
-    else:
-        tensor = LowBitTensor.from_levels(fmt, moved, scales, granularity)
-    return tensor, _inverse(order)
+    return LowBitTensor.from_levels(fmt, moved, scales, granularity).with_scales_of_rows(), _inverse(order)
 
 
 # ---- weights that are moved about ----
