@@ -280,7 +280,7 @@ def test_a_payload_of_the_wrong_length_is_refused():
     array = onnx.numpy_helper.to_array(tensor)
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array[:, :-1]), tensor.name))
     with pytest.raises(
-        ModelError, match=r"uint8 \[8, 17\], but ternary weights of shape \[8, 8, 3, 3\] take uint8 \[8, 18\]"
+        ModelError, match=r"uint8 \(8, 17\), expected uint8 \(8, 18\) of ternary codes in shape \(8, 8, 3, 3\)"
     ):
         read_graph(load_model(model))
 
