@@ -57,6 +57,10 @@ QUANTIZERS: dict[str, tuple[int, ...]] = {
 }
 
 
+# Those whose result is rounded.
+ROUNDING = frozenset(name for name, values in QUANTIZERS.items() if values == (0,) and "Dequantize" not in name)
+
+
 def full_name(node: onnx.NodeProto) -> str:
     """The name of an operator, with its domain unless that is the standard one."""
     return str(node.op_type) if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"

@@ -21,6 +21,7 @@ from onnx import TensorProto
 
 from subbyte.dialect.function import Exactness, Quantizer, find
 from subbyte.dialect.graph import DATA_MOVEMENT
+from subbyte.dialect.known_operators import ROUNDING, full_name
 from subbyte.dialect.names import DOMAIN
 
 Array = npt.NDArray[Any]
@@ -42,12 +43,7 @@ INTEGER_PRODUCTS = INTEGER_SUMS | {"QLinearMatMul", "QLinearConv"}
 PLACES = {"ArgMax", "ArgMin", "NonZero"}  # integers that no step measures
 VALUES_AND_PLACES = {"TopK", "MaxPool"}  # moves whose second output is places
 STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
-ROUNDING = {"", "com.microsoft", "ai.onnx"}
-QUANTIZERS = {
-    *((domain, op) for domain in ROUNDING for op in ("QuantizeLinear", "DynamicQuantizeLinear")),
-    *(("", op) for op in ("Round", "Floor", "Ceil")),
-    *(("qonnx.custom_op.general", op) for op in ("Quant", "BipolarQuant")),
-}
+TO_INTEGERS = ROUNDING | {"Round", "Floor", "Ceil"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +72,7 @@ class Movements:
         graph = model.graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.coarse = False  # whether anything in float16 rounds more than once
-        self.rounding = {
-            (f.domain, f.name) for f in model.functions if any(_quantizes(n.domain, n.op_type) for n in f.node)
-        }
+        self.rounding = {(f.domain, f.name) for f in model.functions if any(map(_quantizes, f.node))}
         self.facts = {
             value.name: _Facts(whole=_is_integer(value), half=value.type.tensor_type.elem_type == TensorProto.FLOAT16)
             for value in graph.input
@@ -115,12 +109,10 @@ class Movements:
         for name, array in outputs.items():
             known = self.facts.get(name, _Facts(inexact=True, ties=2))
             largest = OF_LARGEST * largest_of(array)
-            if name in self.coarse_values and array.dtype.kind == "f":
+            if array.dtype.kind == "f" and (known.ties or name in self.coarse_values):
                 found[name] = max(largest, known.step)
             elif not known.ties:
                 found[name] = 0.0
-            elif array.dtype.kind == "f":
-                found[name] = max(largest, known.step)
             else:
                 found[name] = 1.0 if known.ties == 1 else max(1.0, float(np.ceil(largest)))
         return found
@@ -162,9 +154,9 @@ class Movements:
         first = inputs[0] if inputs else _Facts()
         ties = 2 if any(x.ties for x in inputs) else 0
         inexact = any(x.inexact for x in inputs)
-        if _quantizes(*kind) or (kind == ("", "Cast") and _to_integer(node) and not first.whole):
+        if _quantizes(node) or (kind == ("", "Cast") and _to_integer(node) and not first.whole):
             rounded = min(2, first.ties + 1) if first.inexact or first.ties else 0
-            scaled = kind[1] in ("Quant", "BipolarQuant")
+            scaled = kind[0].startswith("qonnx.")
             return _Facts(ties=rounded, step=self._step(node) if scaled else 1.0, whole=not scaled)
         if kind[1] == "DequantizeLinear":
             return _Facts(first.inexact, first.ties, self._step(node) * (first.step or 1.0))
@@ -194,9 +186,9 @@ class Movements:
         return _Facts(inexact, ties, whole=whole)
 
 
-def _quantizes(domain: str, op: str) -> bool:
-    ours = find(op) if domain == DOMAIN else None
-    return (domain, op) in QUANTIZERS or (ours is not None and isinstance(ours.role, Quantizer))
+def _quantizes(node: onnx.NodeProto) -> bool:
+    ours = find(node.op_type) if node.domain == DOMAIN else None
+    return full_name(node) in TO_INTEGERS or (ours is not None and isinstance(ours.role, Quantizer))
 
 
 def _place(of: _Facts) -> _Facts:

@@ -21,16 +21,10 @@ from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.payloads import with_payloads, without_payloads
 from subbyte.runtime.manifest import MAX_RANK, MAX_TENSORS, MODEL_DTYPES
+from subbyte.tvm_kernels.foreign_reference import OPERATORS
 
 # Operators of other domains that the rewrite table knows.
-FOREIGN_OPERATORS = {
-    ("com.microsoft", "MatMulNBits"),
-    ("com.microsoft", "Gelu"),
-    ("com.microsoft", "QuantizeLinear"),
-    ("com.microsoft", "DequantizeLinear"),
-    ("qonnx.custom_op.general", "Quant"),
-    ("qonnx.custom_op.general", "BipolarQuant"),
-}
+FOREIGN_OPERATORS = {(operator.op_domain, operator.__name__) for operator in OPERATORS if operator.op_domain}
 INPUT_TYPES = set(MODEL_DTYPES)
 
 

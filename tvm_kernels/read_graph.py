@@ -19,6 +19,7 @@ import onnx.shape_inference
 from subbyte import limits
 from subbyte.dialect.decode import low_bit
 from subbyte.dialect.function import Call, Weights, find, function_of
+from subbyte.dialect.known_operators import QUANTIZERS
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import FormatError, ModelError
 from subbyte.onnx_attributes import check_node
@@ -78,7 +79,7 @@ def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
 # What multiplies or divides by its constants: there an infinity only makes NaN. Elsewhere it is a mask or a bound.
 MULTIPLIES = {
     *("Conv", "ConvTranspose", "MatMul", "Gemm", "Mul", "Div", "BatchNormalization", "LayerNormalization", "PRelu"),
-    *("QuantizeLinear", "DequantizeLinear", "MatMulNBits", "Quant", "BipolarQuant"),
+    *QUANTIZERS,
 }
 
 
@@ -95,7 +96,8 @@ def _check_finite(graph: Graph) -> None:
 
 def _multiplies(node: Node) -> bool:
     function = find(node.op) if node.domain == DOMAIN else None
-    return node.op in MULTIPLIES if function is None else function.finite
+    name = f"{node.domain}.{node.op}" if node.domain else node.op
+    return name in MULTIPLIES if function is None else function.finite
 
 
 def _refuse_meaningless(name: str, data: Array, infinite: bool) -> None:

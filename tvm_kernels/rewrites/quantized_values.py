@@ -294,7 +294,7 @@ def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> Outcome:
 
 
 POOLS, BOUNDS = ("MaxPool", "GlobalMaxPool"), ("Relu", "Clip")
-PRODUCTS = {"Conv": WINDOW, "MatMul": ()}
+PRODUCT_ATTRIBUTES = {"Conv": WINDOW, "MatMul": ()}
 _PAD = Op("Pad", Any("x"), key="pad", rest=True, dtypes=LEVELS, attributes=("mode",))
 _STEP = Op("Mul", Coded("codes"), Const("step"))
 _VIEWED = Op("View", Any("x"), domain="subbyte", key="view")
@@ -309,7 +309,7 @@ RULES: list[Rule] = [
     # ---- steps in front of products ----
     *[
         rule(FEW_LEVELS, Op(op, x, Const("w"), rest=True, attributes=names), to=few_levels)
-        for op, names in PRODUCTS.items()
+        for op, names in PRODUCT_ATTRIBUTES.items()
         for x in (_STEP, Coded("codes"))
     ],
     *[
@@ -318,7 +318,7 @@ RULES: list[Rule] = [
             Op(op, _STEP, Weights("weight", integers=True), rest=True, attributes=names),
             to=scaled_product,
         )
-        for op, names in PRODUCTS.items()
+        for op, names in PRODUCT_ATTRIBUTES.items()
     ],
     *[
         rule(
@@ -326,7 +326,7 @@ RULES: list[Rule] = [
             Op(op, Coded("codes"), Weights("weight", integers=True), rest=True, attributes=names),
             to=scales_after_product,
         )
-        for op, names in PRODUCTS.items()
+        for op, names in PRODUCT_ATTRIBUTES.items()
     ],
     *[
         rule(
