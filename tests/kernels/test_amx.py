@@ -173,7 +173,7 @@ def test_rows_leave_to_others_what_would_not_fill_tiles() -> None:
         reason = row(name).refuses(ops[1])
         assert reason is not None
         assert reason.startswith("its tiles would be 12% full" if fmt == "ternary" else "2 positions are too few")
-        assert row(name).refuses(ops[2]) == "the layer is too small to set tile registers up for"
+        assert row(name).refuses(ops[2]) == "the layer is too small to repay the setup of tile registers"
 
 
 def test_a_configuration_says_what_ldtilecfg_reads() -> None:

@@ -96,7 +96,7 @@ def test_the_row_refuses_what_it_would_get_wrong() -> None:
     strided = binarized(Conv2d(1, 28, 28, 128, 128, (1, 1), (2, 2)), each=False)
     assert row.refuses(binarized(MatMul(197, 384, 384), each=False)) is None
     assert row.refuses(narrow) == "40 channels are not whole words of 32"
-    assert row.refuses(strided) == "a stride skips activations, whose signs would not be stored"
+    assert row.refuses(strided) == "a stride skips activations, whose bits would not be stored"
     assert (
         row.refuses(binarized(MatMul(5, 384, 384), each=False)) == "5 positions are too few to unpack the weights for"
     )

@@ -108,7 +108,7 @@ def test_refusals_say_why() -> None:
         return refuses(Product("layer", activation, weight(geometry, fmt), geometry, Epilogue()))
 
     assert reason(MatMul(1, 64, 8), "binary", Bits(64)) is None
-    assert reason(MatMul(1, 64, 8), "ternary", Bits(64)) == "weights are ternary, not signs"
+    assert reason(MatMul(1, 64, 8), "ternary", Bits(64)) == "weights are ternary, not binary"
     assert not row("binary-avx2").matches(
         Product("layer", UNSIGNED, weight(MatMul(1, 64, 8), "binary"), MatMul(1, 64, 8), Epilogue())
     )

@@ -1,7 +1,7 @@
-"""Depthwise convolution for Arm's DSP extension: four channels a word, their products one by one from its halves.
+"""Depthwise convolution for Arm's DSP extension: four channels in a word, multiplied one at a time from its halves.
 
-The input lines under one output line are copied to workspace with their padding, so that every tap of every pixel lies
-at a fixed distance; weights are decoded once, from their own bits, to words of two channels.
+The input rows under one output row are copied to workspace with their padding, so that every tap of every pixel is at a
+fixed offset; weights are decoded once, from their own bits, to words of two channels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
 
-MOST_LINE_BYTES = 8192
+MOST_ROW_BYTES = 8192
 UNROLLED_TAPS = 12
 
 
@@ -38,9 +38,9 @@ def _refuses(op: Product[Codes, LowBitTensor]) -> str | None:
     shape = op.geometry
     assert isinstance(shape, Conv2d)
     if shape.channels % 4:
-        return "channels do not come in fours"
-    if any(shape.padding) and shape.kernel[0] * _padded_width(shape) * shape.channels > MOST_LINE_BYTES:
-        return f"padded rows of more than {MOST_LINE_BYTES} bytes"
+        return "channels are not a multiple of 4"
+    if any(shape.padding) and shape.kernel[0] * _padded_width(shape) * shape.channels > MOST_ROW_BYTES:
+        return f"padded rows of more than {MOST_ROW_BYTES} bytes"
     return None
 
 
@@ -60,8 +60,8 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
     each = pairs_in_word(op.right.format.code_bits)
     weight_words = -(-taps * fours * 2 // each) * each
     padded = any(shape.padding)
-    width = _padded_width(shape) * fours  # words of a line as taps see it
-    line_words = shape.kernel[0] * width if padded else 0
+    width = _padded_width(shape) * fours  # words of a padded row
+    row_words = shape.kernel[0] * width if padded else 0
 
     with prim_func("depthwise") as signature:
         stored = shape.batch * shape.height * shape.width * channels
@@ -71,19 +71,19 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
         if zero_point:
             sums = op.right.sums(taps).reshape(channels)
             starts = signature.constant("start", (-zero_point * sums).astype(np.int32))
-        scratch = signature.workspace((weight_words + line_words) * 4)
+        scratch = signature.workspace((weight_words + row_words) * 4)
         epilogue = EpilogueEmitter(op.epilogue, shape.batch * shape.out_height * shape.out_width, channels, signature)
         source = view(bytes_in, (stored // 4,), "uint32")
         weights = view(scratch, (weight_words,), "uint32")
-        lines = view(scratch, (line_words,), "uint32", weight_words * 4) if padded else source
-        # One tile: in C sources there are no threads to share it, and weights are decoded once.
+        rows = view(scratch, (row_words,), "uint32", weight_words * 4) if padded else source
+        # One tile, as C sources have no threads: weights are decoded once.
         decode(0, weights)
-        with T.serial(0, shape.batch * shape.out_height) as line:
-            image = T.bind(line // shape.out_height)
-            top = T.bind((line % shape.out_height) * shape.stride[0] - shape.padding[0])
+        with T.serial(0, shape.batch * shape.out_height) as out_row:
+            image = T.bind(out_row // shape.out_height)
+            top = T.bind((out_row % shape.out_height) * shape.stride[0] - shape.padding[0])
             begin: Any = 0
             if padded:
-                _copy_lines(shape, source, lines, image, top, zero_point)
+                _copy_rows(shape, source, rows, image, top, zero_point)
             else:
                 begin = T.bind((image * shape.height + top) * width)
             down = width if padded else width * shape.dilation[0]
@@ -93,8 +93,8 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
                 for n, total in enumerate(totals):
                     T.buffer_store(total, T.int32(0) if starts is None else starts[four * 4 + n], [0])
 
-                def tap(place: Any, weight: Any, totals: list[Any] = totals) -> None:
-                    word = T.bind(lines[place])
+                def tap(index: Any, weight: Any, totals: list[Any] = totals) -> None:
+                    word = T.bind(rows[index])
                     for offset, halves in enumerate((T.bind(even_bytes(word)), T.bind(odd_bytes(word)))):
                         pair = T.bind(weights[weight + offset])
                         low, high = totals[offset], totals[offset + 2]
@@ -112,14 +112,14 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
                 else:
                     with T.serial(0, shape.kernel[0]) as ky:
                         kernel_row(ky)
-                row = T.bind(line * shape.out_width + ox)
+                row = T.bind(out_row * shape.out_width + ox)
                 for n, total in enumerate(totals):
                     epilogue.emit(total[0], row, four * 4 + n)
     return signature.built()
 
 
-def _copy_lines(shape: Conv2d, source: Any, lines: Any, image: Any, top: Any, zero_point: int) -> None:
-    """The input lines under an output line, one for each row of the kernel, with padding on all sides."""
+def _copy_rows(shape: Conv2d, source: Any, rows: Any, image: Any, top: Any, zero_point: int) -> None:
+    """The input rows under an output row, one for each row of the kernel, with padding on all sides."""
     fours = shape.channels // 4
     width = _padded_width(shape) * fours
     inner, left = shape.width * fours, shape.padding[1] * fours
@@ -128,7 +128,7 @@ def _copy_lines(shape: Conv2d, source: Any, lines: Any, image: Any, top: Any, ze
     def pad(begin: Any, words: int) -> None:
         if words:
             with T.serial(0, words) as i:
-                T.buffer_store(lines, fill, [begin + i])
+                T.buffer_store(rows, fill, [begin + i])
 
     with T.serial(0, shape.kernel[0]) as ky:
         iy = T.bind(top + ky * shape.dilation[0])
@@ -138,7 +138,7 @@ def _copy_lines(shape: Conv2d, source: Any, lines: Any, image: Any, top: Any, ze
                 pad(to, left)
                 begin = T.bind((image * shape.height + iy) * inner)
                 with T.serial(0, inner) as i:
-                    T.buffer_store(lines, source[begin + i], [to + left + i])
+                    T.buffer_store(rows, source[begin + i], [to + left + i])
                 pad(to + left + inner, width - left - inner)
             with T.Else():
                 pad(to, width)

@@ -1,8 +1,8 @@
 """Words of two int16 halves, for CPUs that multiply both at once (Arm's DSP extension): arithmetic, packing, decoding.
 
-Weights lie in constants at their own bits and are decoded into such words. A packed word of 32 bits holds 16 // bits
-pairs: the first of pair i at bit i x bits, the second 16 bits above, so that a shift and a mask take a pair out.
-Widths that do not divide 16 waste what is left over: 1 bit in 16 at 3 and 5 bits, 2 at 7, 4 at 6.
+Weights are constants at their own bits and are decoded into such words. A packed word of 32 bits has 16 // bits pairs:
+the first code of pair i at bit i x bits, the second 16 bits above, so that a shift and a mask extract a pair. Widths
+that do not divide 16 leave unused bits: 1 bit in 16 at 3 and 5 bits, 2 at 7, 4 at 6.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVEN_BYTES = 0x00FF00FF
 
 
 def both(half: int) -> Any:
-    """A word with this int16 in each half."""
+    """A word with this integer in each half."""
     return T.uint32((half & 0xFFFF) * 0x10001)
 
 
@@ -62,7 +62,7 @@ def pairs_in_word(bits: int) -> int:
 
 
 def pack_pairs(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
-    """uint8 codes [streams, pairs, 2] as uint32 [streams, words]; each stream begins a word."""
+    """uint8 codes [streams, pairs, 2] as uint32 [streams, words]; each stream begins at a word."""
     each = pairs_in_word(bits)
     streams, pairs, _ = codes.shape
     padded = np.zeros((streams, -(-pairs // each) * each, 2), np.uint32)
@@ -76,7 +76,7 @@ def declare_decoder(fmt: Format, codes: npt.NDArray[np.uint8], signature: Signat
     """Declare codes [streams, pairs, 2] packed as a constant.
 
     Returns decode(stream, target), which emits target[pair] = a word of two levels for every pair of a stream; the
-    target has room for whole packed words.
+    target is large enough for whole packed words.
     """
     packed = pack_pairs(codes, fmt.code_bits)
     words = packed.shape[1]
@@ -89,8 +89,8 @@ def declare_decoder(fmt: Format, codes: npt.NDArray[np.uint8], signature: Signat
             word = T.bind(buffer[stream * words + w])
             for i in range(each):
                 shift = i * fmt.code_bits
-                moved = word if shift == 0 else T.shift_right(word, T.uint32(shift))
-                T.buffer_store(target, level(moved), [w * each + i])
+                shifted = word if shift == 0 else T.shift_right(word, T.uint32(shift))
+                T.buffer_store(target, level(shifted), [w * each + i])
 
     return decode
 
@@ -106,12 +106,12 @@ def _level_of(levels: IntegerLevels, signature: Signature) -> Callable[[Any], An
     first, step = levels.line or (0, 0)
     if step > 0 and mask * step < 1 << 16:
 
-        def line(word: Any) -> Any:
+        def equally_spaced(word: Any) -> Any:
             masked = word & both(mask)
             stepped = masked if step == 1 else masked * T.uint32(step)
             return stepped if first == 0 else minus(stepped, both(-first))
 
-        return line
+        return equally_spaced
     assert smallest_integer(levels.values) != "int32"
     table = signature.constant("levels", levels.by_code.astype(np.int16).view(np.uint16))
 

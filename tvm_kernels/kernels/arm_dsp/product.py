@@ -2,9 +2,9 @@
 
 A block of rows (of a convolution: patches) is widened to words of two activations, a panel of columns decoded from its
 own bits to words of two weights; tiles of 4 rows x 2 columns then take six words and eight multiply-accumulates a step
-(with eight sums and two pointers all that Thumb's registers hold), and go through the epilogue while their sums are in
-registers. Where channels come in fours, activations are read by the word, and a pair is of bytes 0 and 2 or 1 and 3 of
-it: the order of weights follows.
+(with eight sums and two pointers, all of Thumb's registers), and the epilogue follows while their sums are in
+registers. Where the number of channels is a multiple of 4, activations are read as words, and a pair is bytes 0 and 2
+or 1 and 3 of one: weights are in the same order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNROLL = 4
 
 
 def refuses_pairs(op: Product[Codes, LowBitTensor]) -> str | None:
-    """Why products of pairs cannot serve `op`, in one clause."""
+    """Why products of pairs do not support `op`, in one clause."""
     if op.group_size:
         return "scales by group"
     if op.right.zero_point is not None:
@@ -52,13 +52,13 @@ def refuses_pairs(op: Product[Codes, LowBitTensor]) -> str | None:
 
 
 def quad_order(depth: int) -> list[int]:
-    """The order of a depth in fours as pairs of a word's bytes: 0 2, 1 3."""
+    """The order of a depth, a multiple of 4, in pairs of a word's bytes: 0 2, 1 3."""
     return [first + k for first in range(0, depth, 4) for k in (0, 2, 1, 3)]
 
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How the rows, columns and depth are cut."""
+    """The tiling of rows, columns and depth."""
 
     pairs: int  # words of a row
     rows: int  # of a tile
@@ -80,7 +80,7 @@ def _tiling(shape: Matrices) -> _Tiling:
 
 
 def _ordered(op: Product[Codes, LowBitTensor], shape: Matrices, tiling: _Tiling, quads: bool) -> npt.NDArray[np.uint8]:
-    """Codes as streams [groups * panels, pairs, 2]: two columns after the other, for each pair of the depth both."""
+    """Codes as streams [groups * panels, pairs, 2]: for each two columns, each pair of the depth of both."""
     codes = np.zeros((shape.groups, tiling.panels * tiling.panel, tiling.pairs * 2), np.uint8)
     raw = op.right.payload.codes.reshape(shape.groups, shape.columns, shape.depth)
     codes[:, : shape.columns, : shape.depth] = raw[:, :, quad_order(shape.depth)] if quads else raw
@@ -124,7 +124,7 @@ def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
             tiles = T.bind((count + tiling.rows - 1) // tiling.rows)
 
             def row_of(m: Any, r: int) -> Any:
-                """A row of a tile; the last tile, if it is not whole, does the last row again."""
+                """A row of a tile; the last tile, if it is not whole, repeats the last row."""
                 row = m * tiling.rows + r
                 return first + (T.min(row, count - 1) if shape.rows % tiling.rows else row)
 
@@ -145,12 +145,12 @@ def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
                             totals = _tile(tiling, left, right, m, c, begins)
                             for n in range(COLUMNS):
                                 for r in range(tiling.rows):
-                                    place = (row_of(m, r), group * shape.columns + column + n)
+                                    position = (row_of(m, r), group * shape.columns + column + n)
                                     if n == 0 or shape.columns % COLUMNS == 0:
-                                        epilogue.emit(totals[r][n][0], *place)
+                                        epilogue.emit(totals[r][n][0], *position)
                                     else:
                                         with T.If(column + n < shape.columns), T.Then():
-                                            epilogue.emit(totals[r][n][0], *place)
+                                            epilogue.emit(totals[r][n][0], *position)
     return signature.built()
 
 
@@ -203,10 +203,10 @@ class _Widen:
             self._last(base)
             return
         ox = T.bind(row % conv.out_width)
-        line = T.bind(row // conv.out_width)
+        out_row = T.bind(row // conv.out_width)
         left = T.bind(ox * conv.stride[1] - conv.padding[1])
-        top = T.bind((line % conv.out_height) * conv.stride[0] - conv.padding[0])
-        image = T.bind(line // conv.out_height)
+        top = T.bind((out_row % conv.out_height) * conv.stride[0] - conv.padding[0])
+        image = T.bind(out_row // conv.out_height)
         with T.serial(0, conv.kernel[0]) as ky, T.serial(0, conv.kernel[1]) as kx:
             iy = T.bind(top + ky * conv.dilation[0])
             ix = T.bind(left + kx * conv.dilation[1])
@@ -239,7 +239,7 @@ class _Widen:
             T.buffer_store(halves, value, [(base + k // 2 * self.tiling.rows) * 2 + k % 2])
 
     def _last(self, base: Any) -> None:
-        """Zero in the half that an odd depth leaves."""
+        """Write 0 to the unused half of the last word of an odd depth."""
         if self.shape.depth % 2:
             halves = view(self.scratch, (self.tiling.block * self.tiling.pairs * 2,), "uint16")
             T.buffer_store(halves, T.uint16(0), [(base + (self.tiling.pairs - 1) * self.tiling.rows) * 2 + 1])

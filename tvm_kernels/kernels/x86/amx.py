@@ -1,17 +1,17 @@
 """Products in AMX's tile registers: 16 x 16 int32 sums, and one instruction for up to 16 x 64 x 16 products.
 
 A tile of activations is `rows` output positions x `chunk` bytes of the reduction; the positions are neighbours in a row
-of the image, or rows of a matrix, so that one stride leads from each to the next. A tile of weights is chunk / 4 steps
-of a panel as panels.py lays it out. Four tiles hold sums, the other four operands:
+of the image, or rows of a matrix, so that they are a constant stride apart. A tile of weights is chunk / 4 steps of a
+panel in the layout of panels.py. Four tiles are for sums, the other four for operands:
 
     parts of the reduction, so small that their weights stay in the first-level cache               (amx_shape.py)
       register tiles
-        sums = start (a tile load with stride 0; zero points as in product.py), or what the part before has stored
+        sums = start (a tile load with stride 0; zero points as in product.py), or the sums of the part before
         window rows, chunks: load activations, load weights, multiply and add
         store the sums to the workspace; after the last part the epilogue reads them there, position by position
 
-The last positions of a row are computed together with some before them, which are not stored again. Signs are bytes
-here: 0 and 1 for activations (padded_input.py), -2 and +2 for weights, sums that start at -sum(w).
+The last positions of a row are computed together with some before them, which are not stored again. Binary values are
+bytes here: 0 and 1 for activations (padded_input.py), -2 and +2 for weights, and sums start at -sum(w).
 Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18. Measured: benchmarks/kernels.py
 """
 
@@ -37,13 +37,13 @@ FEATURES = frozenset({"amxtile", "amxint8", "avx512bw"})
 
 
 class AmxProduct(ProductBuilder):
-    """The product builder with tile registers inside."""
+    """The product builder with tile registers in its inner loops."""
 
-    by_rows = True  # memory is the limit here: 1.3 times as fast on two threads (vector registers: slower)
+    by_rows = True  # memory-bound: 1.3 times as fast on two threads (with vector registers: slower)
 
     @property
     def tile_macs(self) -> int:
-        """Those of a tile that takes about 8 us, or 25 us with signs, eight of which are a byte here."""
+        """Those of a tile that takes about 8 us, or 25 us with binary values, which are unpacked to bytes."""
         return (8 if self.operands.unpacked == 1 else 4) * TILE_MACS
 
     @property
@@ -56,12 +56,12 @@ class AmxProduct(ProductBuilder):
 
     @property
     def kept_bytes(self) -> int:
-        """Of the sums of a register tile."""
+        """Bytes of the sums of a register tile."""
         return self.shape.blocks * self.shape.rows * self.shape.vectors * ROW_BYTES
 
     @property
     def scratch_bytes(self) -> int:
-        """Sums of one register tile, or of all those of a panel that wait for the next part."""
+        """Sums of one register tile, or of all tiles of a panel, where the reduction has several parts."""
         if self.shape.parts == 1:
             return self.kept_bytes
         if self.shape.flat:
@@ -76,10 +76,10 @@ class AmxProduct(ProductBuilder):
 
     @property
     def overread(self) -> int:
-        """The last tile may go on behind the copy, where it has nothing before it to go back to."""
+        """The last tile may read past the copy, where no positions before it can complete it."""
         shape, layout = self.shape, self.layout
         if shape.flat:
-            return shape.blocks * shape.rows * layout.place
+            return shape.blocks * shape.rows * layout.pixel
         return shape.rows * layout.row * self.window.stride[0] if self.window.out_width == 1 else 0
 
     def cut(self) -> Cut:
@@ -136,8 +136,8 @@ def _load(tile: int, first: Any, stride: int) -> None:
 class _Block:
     """Positions of one tile of activations.
 
-    offset: bytes from the register tile's base; first: which position of the register tile is the first, may be
-    negative; skip: that many are another tile's; stop: where those end that are there to be stored.
+    offset: bytes from the register tile's base; first: the register tile's position that is the first here, may be
+    negative; skip, stop: positions skip .. stop - 1 are stored, those before are another tile's.
     """
 
     offset: int
@@ -152,23 +152,23 @@ class AmxTile:
     def __init__(self, product: AmxProduct, panel: PanelTile) -> None:
         self.product, self.panel, self.shape = product, panel, product.shape
 
-    def emit(self, row: Any, place: Any, height: int, width: int) -> None:
-        """Compute `height` x `width` positions from output row `row` of the tile and place `place` of the row."""
+    def emit(self, row: Any, start: Any, height: int, width: int) -> None:
+        """Compute `height` x `width` positions from output row `row` of the tile and position `start` of the row."""
         product, window, layout = self.product, self.product.window, self.product.layout
         blocks: list[_Block] = []
         if window.out_width == 1:
             stride = window.stride[0] * layout.row
-            # A copy may have nothing before it, but has something behind it.
+            # A copy may have no positions before this one, but may be read past its end (`overread`).
             blocks = self._along(height, stride, not product.input.needed, 0, 0)
         else:
-            stride = window.stride[1] * layout.place
+            stride = window.stride[1] * layout.pixel
             for y in range(height):
                 blocks += self._along(width, stride, True, y * window.stride[0] * layout.row, y * window.out_width)
-        offset = row * (window.stride[0] * layout.row) + place * (window.stride[1] * layout.place)
+        offset = row * (window.stride[0] * layout.row) + start * (window.stride[1] * layout.pixel)
         cut = product.positions
-        before = product.first_group if product.panels_first else 0  # the sums of all tiles wait for the next part
-        self._at((before + row // cut.height) * product.across + place // cut.width)
-        output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
+        before = product.first_group if product.panels_first else 0  # the sums of all tiles are kept for the next part
+        self._at((before + row // cut.height) * product.across + start // cut.width)
+        output = (product.image * window.out_height + product.first_row + row) * window.out_width + start
         output = output if isinstance(output, int) else T.bind(output)
         self._window(offset, stride, blocks, output, height * width)
         with self._last_part():
@@ -177,12 +177,12 @@ class AmxTile:
                     self._store(index, position, output + block.first + position)
 
     def emit_flat(self, number: Any, first: Any) -> None:
-        """Compute the positions from `first` on, counted through the padded rows of the tile; store those outside."""
+        """Compute the positions from `first` on, counted through the padded rows of the tile; store all but padding."""
         product, window, rows = self.product, self.product.window, self.shape.rows
-        place = product.layout.place
-        blocks = [_Block(index * rows * place, index * rows, 0, rows) for index in range(self.shape.blocks)]
+        pixel = product.layout.pixel
+        blocks = [_Block(index * rows * pixel, index * rows, 0, rows) for index in range(self.shape.blocks)]
         self._at(number)
-        self._window(first * place, place, blocks, 0, 0)
+        self._window(first * pixel, pixel, blocks, 0, 0)
         with self._last_part():
             image_row = product.image * window.out_height + product.first_row
             for index, block in enumerate(blocks):
@@ -193,7 +193,7 @@ class AmxTile:
                         self._store(index, position, T.bind((image_row + y) * window.out_width + x))
 
     def _at(self, number: Any) -> None:
-        """Where the sums of register tile `number` of the panel are kept, in int32 elements."""
+        """Set the offset of the sums of register tile `number` of the panel, in int32 elements."""
         first = number * (self.product.kept_bytes // 4) if self.shape.parts > 1 else 0
         self.first = first if isinstance(first, int) else T.bind(first)
 
@@ -217,9 +217,9 @@ class AmxTile:
     # ---- the reduction ----
 
     def _window(self, offset: Any, stride: int, blocks: list[_Block], output: Any, positions: int) -> None:
-        """The window places and channels of one part, for positions `stride` bytes apart from byte `offset` on.
+        """The window positions and channels of one part, for positions `stride` bytes apart from byte `offset` on.
 
-        Meanwhile the rows of the output from `output` on, which the epilogue will want, are fetched.
+        The rows of the output from `output` on, which the epilogue accesses next, are prefetched.
         """
         product, window, layout, shape = self.product, self.product.window, self.product.layout, self.shape
         base = product.origin + offset + self.panel.group * layout.group
@@ -230,26 +230,26 @@ class AmxTile:
         step_bytes = self.panel.vectors * ROW_BYTES
         window_rows, runs = window.kernel[0] if shape.parts == 1 else 1, run_count(window)
         with loop(window_rows) as y, loop(runs) as x:
-            at = base + (first_row + y) * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
+            at = base + (first_row + y) * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.pixel)
             at = at + first_chunk * (chunks * shape.chunk)
             at = at if isinstance(at, int) else T.bind(at)
-            step = y * (window.kernel[1] * product.steps_place) + x * product.steps_place
+            step = y * (window.kernel[1] * product.steps_per_tap) + x * product.steps_per_tap
             weights = self.panel.weights + step * step_bytes
             weights = weights if isinstance(weights, int) else T.bind(weights)
             size = shape.chunk // STEP_BYTES * step_bytes
             with loop(chunks) as chunk:
                 rows = -(-positions // (chunks * runs * window_rows))
                 for index in range(rows):
-                    turn = ((y * runs + x) * chunks + chunk) * rows + index
-                    product.epilogue.prefetch(output + turn, self.panel.column, self.panel.columns)
+                    iteration = ((y * runs + x) * chunks + chunk) * rows + index
+                    product.epilogue.prefetch(output + iteration, self.panel.column, self.panel.columns)
                 self._chunk(blocks, stride, at + chunk * shape.chunk, weights + chunk * size)
         for index in range(len(blocks)):
             for vector in range(self.panel.vectors):
-                sums = T.address_of(self.product.sums[self._place(index, 0, vector)])
+                sums = T.address_of(self.product.sums[self._offset(index, 0, vector)])
                 _emit("tilestored64", self._sums(index, vector), sums, IntImm("int64", step_bytes))
 
     def _begin(self, blocks: int) -> None:
-        """Sums start, or go on from the part before."""
+        """Load the initial sums, or those of the part before."""
 
         def load(stride: int, first: Callable[[int, int], Any]) -> None:
             for index in range(blocks):
@@ -269,7 +269,7 @@ class AmxTile:
             with T.Else():
                 load(
                     self.panel.vectors * ROW_BYTES,
-                    lambda index, vector: self.product.sums[self._place(index, 0, vector)],
+                    lambda index, vector: self.product.sums[self._offset(index, 0, vector)],
                 )
 
     def _sums(self, index: int, vector: int) -> Any:
@@ -289,7 +289,7 @@ class AmxTile:
 
     # ---- the epilogue ----
 
-    def _place(self, index: int, position: Any, vector: int) -> Any:
+    def _offset(self, index: int, position: Any, vector: int) -> Any:
         lanes = VNNI_512.lanes
         within = index * (self.shape.rows * self.shape.vectors * lanes)
         return self.first + within + (position * self.panel.vectors + vector) * lanes
@@ -299,7 +299,7 @@ class AmxTile:
         product, lanes = self.product, VNNI_512.lanes
         finish = product.operands.finish or (lambda total: total)
         for vector in range(self.panel.vectors):
-            start = T.bind(self._place(index, position, vector))
+            start = T.bind(self._offset(index, position, vector))
 
             def load(offset: int, width: int, start: Any = start) -> Any:
                 at = start + offset

@@ -1,4 +1,4 @@
-"""How a product is cut for AMX's tile registers; plain arithmetic, amx.py turns it into loops."""
+"""The tiling of a product for AMX's tile registers, as plain integers; amx.py emits the loops."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, VNNI_512
 from subbyte.tvm_kernels.kernels.x86.operands import Operands
 from subbyte.tvm_kernels.kernels.x86.register_tile import NEAR_BYTES
 from subbyte.tvm_kernels.kernels.x86.tiling import Window
+from subbyte.tvm_kernels.operators import WORD
 
 ROWS = 16  # of a tile
 ROW_BYTES = 64
 TILES = 8
 SUMS = 4  # tiles of sums
-WORD_SIGNS = 32
 WORTH_MACS = 400_000  # resnet8's layers of 150,000 (8x8 images) are slower with tiles, of 1,800,000 (28x28) not
-REUSE = 4  # register tiles that meet the same weights, from which on it pays to keep those near
-PART_BYTES = 26_000  # of weights: with the activations they meet, they stay in a first-level cache of 48 KiB
-FLATTER = 0.8  # of the tiles: as long as the padding takes less, leaving it out is the simpler loop
+REUSE = 4  # register tiles with the same weights, from which on it pays to keep the weights in cache
+PART_BYTES = 26_000  # of weights: with their activations they stay in a first-level cache of 48 KiB
+FLATTER = 0.8  # of the tiles: `flat` must need less than this part of them to be chosen
 
 
 @dataclass(frozen=True)
 class Shape:
     """Tile registers for one product, chosen for the fewest tiles.
 
-    rounded: bytes of activations of a channel group of one place, after unpacking; chunk: bytes of a row of a tile;
-    chunks: of a run of neighbouring window places; rows: positions in a tile; flat: positions are counted through the
-    padded rows of the copy, and those in the padding are not stored; vectors: of channels; full: the part of the
-    products in the tiles that is asked for, 1 where positions, chunks and channels all fill them; parts: of the
-    reduction, `splits` of them to a row of the window.
+    rounded: bytes of activations of a channel group of one pixel, after unpacking; chunk: bytes of a row of a tile;
+    chunks: of a run of neighbouring window positions; rows: positions in a tile; flat: positions are counted through
+    the padded rows of the copy, and those in the padding are not stored; vectors: of channels; full: the part of the
+    multiplications in the tiles that is needed, 1 where positions, chunks and channels all fill them; parts: of the
+    reduction, `splits` of them for each row of the window.
     """
 
     rounded: int
@@ -50,7 +50,7 @@ class Shape:
         return SUMS // self.vectors
 
     def configuration(self) -> npt.NDArray[np.uint8]:
-        """What LDTILECFG reads: palette 1, then bytes of a row (uint16) and rows of each tile."""
+        """The operand of LDTILECFG: palette 1, then bytes of a row (uint16) and rows of each tile."""
         table = np.zeros(64, np.uint8)
         table[0] = 1
         row_bytes, rows = table[16:32].view(np.uint16), table[48:56]
@@ -61,7 +61,7 @@ class Shape:
 
 
 def run_count(window: Window) -> int:
-    """Runs of neighbouring bytes in a row of the window: one where its places lie side by side, else one a place."""
+    """Contiguous runs of bytes in a row of the window: one without dilation and groups, else one for each position."""
     return 1 if window.groups == 1 and window.dilation[1] == 1 else window.kernel[1]
 
 
@@ -78,9 +78,9 @@ def shape_of(operands: Operands) -> Shape:
     window = operands.window
     stored = window.channels // window.groups * operands.unpacked
     channels = window.out_channels // window.groups
-    step = STEP_BYTES if operands.unpacked == 1 else WORD_SIGNS
+    step = STEP_BYTES if operands.unpacked == 1 else WORD
     first = -(-stored // step) * step
-    merged = window.kernel[1] // run_count(window)  # window places in a run
+    merged = window.kernel[1] // run_count(window)  # window positions in a run
     rounded = min(range(first, first + ROW_BYTES, step), key=lambda rounded: (_chunks(merged * rounded), rounded))
     chunks = _chunks(merged * rounded)
 
@@ -104,7 +104,7 @@ def shape_of(operands: Operands) -> Shape:
 
 
 def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
-    """Parts to a row of the window, whose weights are `chunks` x `chunk_bytes` for a run of places; 0: do not part."""
+    """Parts for each row of the window, with weights of `chunks` x `chunk_bytes` for a run; 0: the whole at once."""
     runs = run_count(window)
     row_bytes = runs * chunks * chunk_bytes
     if window.kernel[0] * row_bytes <= NEAR_BYTES or chunk_bytes % (8 * ROW_BYTES):  # parts are whole packed vectors
@@ -115,9 +115,9 @@ def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
 
 
 def not_worth(operands: Operands, least: float) -> str | None:
-    """The reason not to use tiles: so little work, or less than that part of them full. For a row's `refuses`."""
+    """Why tiles are not worth it: the layer is small, or less than `least` of them is full. For a row's `refuses`."""
     if operands.window.macs * operands.unpacked < WORTH_MACS:
-        return "the layer is too small to set tile registers up for"
+        return "the layer is too small to repay the setup of tile registers"
     full = shape_of(operands).full
     if full >= least:
         return None

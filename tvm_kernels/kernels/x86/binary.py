@@ -1,7 +1,7 @@
-"""Products of signs with signs: exclusive or, population count, add; 32 signs in each lane. Rows for x86.
+"""Products of binary values: exclusive or, population count, add; 32 values in each lane. Rows for x86.
 
-dot = depth - 2 * popcount(a xor w). Left-over bits are 0 in both operands and count nothing; padded places are +1,
-words of ones up to the number of channels. Lanes stay 32 bits wide, so that the epilogue sees plain int32 sums.
+dot = depth - 2 * popcount(a xor w). Unused bits are 0 in both operands and add nothing; padding is +1: words of ones up
+to the number of channels. Lanes stay 32 bits wide, so that the input of the epilogue is int32 sums.
 Rastegari et al., "XNOR-Net", 2016. Measured: benchmarks/kernels.py --only binary
 """
 
@@ -31,9 +31,9 @@ WORTH_TILES = 0.5  # of their products full: below it, population counts are fas
 
 
 def refusal(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
-    """Why exclusive or and popcount cannot serve this product."""
+    """Why exclusive or and popcount do not support this product."""
     if op.right.format.levels != SIGNS or op.right.zero_point is not None:
-        return f"weights are {op.right.format.name}, not signs"
+        return f"weights are {op.right.format.name}, not binary"
     if depth_groups(op):
         return "scales by group inside the sum"
     if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
@@ -44,13 +44,13 @@ def refusal(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
 
 
 def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instruction) -> Operands:
-    """The operands of a product of signs, as bytes of their words."""
+    """The operands of a binary product, as bytes of their words."""
     window = window_of(op.geometry)
     depth = window.channels // window.groups
     words = -(-depth // WORD)
-    signs = op.right.integers().reshape(window.out_channels, *window.kernel, depth)
-    packed = pack_bits(signs).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
-    place = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
+    levels = op.right.integers().reshape(window.out_channels, *window.kernel, depth)
+    packed = pack_bits(levels).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
+    fill = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
     total = window.kernel[0] * window.kernel[1] * depth
     epilogue = epilogue_with_scale(op)
     folded = _folded(epilogue) if total % 2 == 0 else None
@@ -65,7 +65,7 @@ def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instru
         window=replace(window, channels=4 * words * window.groups),
         codes=packed,
         bits=8,
-        fill=place,
+        fill=fill,
         start=padded_channels(start, instruction),
         finish=None if folded else finish,
         epilogue=folded or epilogue,
@@ -75,8 +75,8 @@ def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instru
 def _folded(epilogue: Epilogue) -> Epilogue | None:
     """The epilogue for sums that are half the product, where its first step is a scale that takes the factor 2 exactly.
 
-    Sums then start at depth / 2 and nothing is left to do after the loop. Multiplying by a power of two is exact, so
-    the scaled value is the same float32.
+    Sums then start at depth / 2 and need no operation after the loop. Multiplying by a power of two is exact, so the
+    scaled value is the same float32.
     """
     if not epilogue.steps or not isinstance(epilogue.steps[0], Scale):
         return None
@@ -89,7 +89,7 @@ def _folded(epilogue: Epilogue) -> Epilogue | None:
 
 
 def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
-    """The operands of a product of signs as bytes: activations 0 and 1, weights -2 and 2, sums from -sum(w)."""
+    """The operands of a binary product as bytes: activations 0 and 1, weights -2 and 2, sums from -sum(w)."""
     window = window_of(op.geometry)
     depth = window.channels // window.groups
     start = (-op.right.sums(op.right.depth).T).astype(np.int32)
@@ -108,7 +108,7 @@ def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
 
 
 def _refusal_of_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
-    """Why AMX's tile registers cannot serve this product, or would be slower than population counts."""
+    """Why AMX's tile registers do not support this product, or would be slower than population counts."""
     rows = window_of(op.geometry).rows
     if rows < WORTH_UNPACKING:
         return f"{rows} positions are too few to unpack the weights for"
@@ -121,17 +121,17 @@ def _build(op: Product[Bits, LowBitTensor], instruction: Instruction) -> Built:
 
 @kernel("binary-amx", serves=Product[Bits, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_refusal_of_tiles)
 def binary_amx(op: Product[Bits, LowBitTensor]) -> Built:
-    """Signs unpacked to bytes, tile by tile, and tdpbusd."""
+    """Bits unpacked to bytes, tile by tile, and tdpbusd."""
     return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 
 def _refusal_to_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
-    """Why the signs cannot be made while the tiles of the input are copied, or would not all be made."""
+    """Why activations cannot be binarized while the tiles of the input are copied, or would not all be stored."""
     geometry, channels = op.geometry, op.left.quantizer.storage.channels
     if channels % WORD:
         return f"{channels} channels are not whole words of {WORD}"
     if isinstance(geometry, Conv2d) and geometry.stride != (1, 1):
-        return "a stride skips activations, whose signs would not be stored"
+        return "a stride skips activations, whose bits would not be stored"
     return _refusal_of_tiles(op)
 
 
@@ -143,7 +143,7 @@ def _refusal_to_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
     refuses=_refusal_to_binarize,
 )
 def binarize_amx(op: Product[Binarized, LowBitTensor]) -> Built:
-    """binary-amx on float32: signs become bytes as they are made."""
+    """binary-amx on float32, which is binarized to bytes while it is copied."""
     return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 

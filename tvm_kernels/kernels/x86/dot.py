@@ -1,7 +1,7 @@
-"""Products of 8-bit codes with weights of eight bits or fewer, by decode and dot. Rows for x86.
+"""Products of 8-bit codes with weights of eight bits or fewer: decode, then dot-product instructions. Rows for x86.
 
-int8, int4, ternary, power of two and every other format whose levels fit 8 bits share these rows: weights stay packed
-at 2, 4 or 8 bits and become bytes by a table (panels.py). Measured: benchmarks/kernels.py --only dot
+int8, int4, ternary, power of two and every other format whose levels fit 8 bits use these rows: weights stay packed
+at 2, 4 or 8 bits and are decoded to bytes by a table (panels.py). Measured: benchmarks/kernels.py --only dot
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORTH_TILES = 0.25  # of their products: below it, vectors are faster
 
 
 def refusal(op: Product[Codes, LowBitTensor]) -> str | None:
-    """Why decode and dot cannot serve this product."""
+    """Why these rows do not support this product."""
     levels = op.right.format.integer_levels.values
     zero = op.right.zero_point
     low, high = int(levels.min()), int(levels.max())
@@ -87,12 +87,12 @@ def operands_of(op: Product[Codes, LowBitTensor], instruction: Instruction) -> O
 
 
 def _bytes_saturate(op: Product[Codes, LowBitTensor]) -> bool:
-    """Whether two products of bytes can leave 16 bits."""
+    """Whether the sum of two products of bytes may not fit 16 bits."""
     return 2 * 255 * op.right.largest > 32767
 
 
 def _refusal_of_tiles(op: Product[Codes, LowBitTensor]) -> str | None:
-    """Why AMX's tile registers cannot serve this product, or would be slower than vectors."""
+    """Why AMX's tile registers do not support this product, or would be slower than vectors."""
     reason = refusal(op)
     if reason is not None:
         return reason

@@ -1,8 +1,8 @@
-"""Multiply-add instructions of x86, each as data: what the one product builder (product.py) needs to know of them.
+"""Multiply-add instructions of x86 as data, for the product builder (product.py).
 
-Every instruction takes four bytes of activations, broadcast, and a vector of weights that holds four bytes for each
-output channel: four 8-bit pairs, two 16-bit pairs, or one word of 32 signs. To add an instruction, add a value here and
-a row in dot.py or binary.py.
+Every instruction takes four bytes of activations, broadcast, and a vector of weights with four bytes for each output
+channel: four 8-bit pairs, two 16-bit pairs, or one word of 32 bits. To add an instruction, add a value here and a row
+in dot.py or binary.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tvm.tirx import Broadcast, IntImm
 
 from subbyte.tvm_kernels.kernels.tir.vectors import constants, reinterpret
 
-STEP_BYTES = 4  # of activations, taken by one instruction for each output channel
+STEP_BYTES = 4  # of activations, multiplied by one instruction for each output channel
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One way to add products of activations and weights to int32 sums of `lanes` output channels.
+    """An instruction, or a few, that add products of activations and weights to int32 sums of `lanes` channels.
 
     widened: bytes that an 8-bit level takes in the operands, 1 or 2. operations: micro-operations of `accumulate`.
     near_tile, far_tile: output positions x vectors of channels whose accumulators stay in registers, for matrix
@@ -87,7 +87,7 @@ def _pairs_of_int16(lanes: int, multiply: str) -> Callable[[Any, Any, Any], Any]
 
 
 def _xor_popcount(lanes: int) -> Callable[[Any, Any, Any], Any]:
-    """Takes the number of signs that differ away from the sum."""
+    """Subtracts the number of bits that differ from the sum."""
     dtype = f"int32x{lanes}"
 
     def accumulate(total: Any, a: Any, w: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an x86 product is built from, worked out of a Product by the rows in dot.py and binary.py."""
+"""The input of the x86 product builder, computed from a Product by the rows in dot.py and binary.py."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WIDEST_PANEL = 16  # vectors of channels
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """What differs between codes and bits.
+    """The operands of a product of codes or of bits.
 
     window: in bytes of activations; codes: of the weights [channels, kernel_h, kernel_w, bytes], one a byte, of `bits`
-    bits; table: the level of each, empty where bytes are the operand itself (8 bits); fill: one padded place; start:
+    bits; table: the level of each, empty where bytes are the operand itself (8 bits); fill: one padded pixel; start:
     int32 [quantization groups, channels], the first value of each sum; scale: float32 of the same shape, or None;
-    group_elements: elements in a quantization group; finish: from the sum to the product; unpacked: elements that a
-    byte of activations becomes when its tile is copied, 8 where the product is of bytes and they are signs.
+    group_elements: elements in a quantization group; finish: from the sum to the product; unpacked: bytes that each
+    byte of activations is unpacked to when its tile is copied, 8 where bits are multiplied as bytes.
     """
 
     window: Window
@@ -52,7 +52,7 @@ def depth_groups(op: Product[Any, LowBitTensor]) -> int:
 
 
 def epilogue_with_scale(op: Product[Any, LowBitTensor]) -> Epilogue:
-    """The operator's epilogue; a single group over the whole depth is a scale before it."""
+    """The operator's epilogue; where one group is the whole depth, its scale is the first step."""
     if not op.group_size or depth_groups(op):
         return op.epilogue
     return replace(op.epilogue, steps=(Scale(op.right.scale.reshape(-1)), *op.epilogue.steps))

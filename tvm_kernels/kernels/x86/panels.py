@@ -1,12 +1,12 @@
-"""Weights packed for a product: panels of output channels, each a stream of vectors as the inner loop reads them.
+"""Weights packed for a product: panels of output channels, each a stream of vectors in the order of the inner loop.
 
 A panel covers `vectors` x lanes output channels. Its stream is
 
     for each step of the reduction, for each vector of channels: [lanes][elements of a step]      one byte each: a code
 
-where a step is what one instruction takes of the activations (4 elements of 8 bits, 2 of 16, or a word of 32 signs).
-Codes of 2 or 4 bits are packed so that one mask and one shift bring a whole vector back: with `per` = 8 / bits, byte i
-of chunk c holds code i of vectors c * per ... c * per + per - 1, the first in the lowest bits.
+where a step is the activations of one instruction (4 elements of 8 bits, 2 of 16, or a word of 32 bits). Codes of 2 or
+4 bits are packed so that one shift and one mask unpack a vector: with `per` = 8 / bits, byte i of chunk c is made of
+code i of vectors c * per ... c * per + per - 1, the first in the lowest bits.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Panels:
 
 
 def pack_panels(operands: Operands, depth: int, vectors: int, instruction: Instruction, inline: bool) -> Panels:
-    """Pack codes for panels of `vectors` vectors; `depth` is the depth of one window place after padding.
+    """Pack codes for panels of `vectors` vectors; `depth` is the depth of one window position after padding.
 
     `inline`: the inner loop decodes, so each step of a panel must be whole chunks.
     """
@@ -121,8 +121,8 @@ def _pack_stream(stream: Array, bits: int, vector_bytes: int) -> Array:
     per = 8 // bits
     stream = np.pad(stream, (0, -stream.size % (vector_bytes * per))).reshape(-1, per, vector_bytes)
     packed = np.zeros((stream.shape[0], vector_bytes), np.uint8)
-    for place in range(per):
-        packed |= stream[:, place] << np.uint8(bits * place)
+    for index in range(per):
+        packed |= stream[:, index] << np.uint8(bits * index)
     return packed.reshape(-1)
 
 
@@ -138,8 +138,8 @@ def decode_chunk(panels: Panels, packed: Any, start: Any) -> list[Any]:
     chunk = T.bind(chunk)
     mask = splat(IntImm("uint8", (1 << panels.bits) - 1), width)
     decoded = []
-    for place in range(panels.per_chunk):
-        moved = T.shift_right(chunk, splat(IntImm("uint8", panels.bits * place), width)) if place else chunk
+    for index in range(panels.per_chunk):
+        moved = T.shift_right(chunk, splat(IntImm("uint8", panels.bits * index), width)) if index else chunk
         decoded.append(panels.instruction.lookup(list(panels.table), T.bitwise_and(moved, mask)))
     return decoded
 
@@ -151,8 +151,8 @@ def decode_panel(
     width = panels.instruction.vector_bytes
     wide = panels.instruction.widened
     with T.serial(0, panels.chunks(vectors, parts)) as chunk:
-        for place, levels in enumerate(decode_chunk(panels, packed, start + chunk * width)):
-            at = into_start + (chunk * panels.per_chunk + place) * (width * wide)
+        for index, levels in enumerate(decode_chunk(panels, packed, start + chunk * width)):
+            at = into_start + (chunk * panels.per_chunk + index) * (width * wide)
             if wide == 1:
                 T.buffer_store(into, levels, [Ramp(at, 1, width)])
             else:

@@ -1,22 +1,22 @@
-"""The one builder behind every x86 product: codes or bits times packed weights, matrix product or convolution.
+"""The builder of all x86 products: codes or bits times packed weights, matrix product or convolution.
 
 Loops, outermost first:
 
     parallel  tiles: image, block of output rows, block of panels
-      copy the rows of the input that the tile looks at, if they cannot be read where they lie      (padded_input.py)
+      copy the rows of the input that the tile reads, if they cannot be read in place               (padded_input.py)
       and the tile before, of the same rows, has not done so on this thread                         (ONCE of abi.py)
       panels of output channels, or parts of their depth
         decode the panel's weights into the workspace, if they are packed below 8 bits              (panels.py)
         register tiles: a few output positions x a few vectors of channels, int32 accumulators in registers
-          window places and channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
+          window positions, channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
           epilogue                                                                                  (epilogue.py)
 
-With `by_rows`, where the input is read where it lies and there is enough to share, panels come first, and tiles are
-blocks of rows inside of them (TILES of abi.py): a thread decodes a panel once for all its tiles, and reads rows that it
-has mostly written itself.
+With `by_rows`, where the input is read in place and there are enough tiles, the loop over panels is the outer one, and
+tiles are blocks of rows inside it (TILES of abi.py): a thread decodes a panel once for all its tiles, and reads rows
+most of which it has written itself.
 
-Zero points cost nothing at run time: accumulators start at -zero_point x (sum of the channel's weights), and padded
-places hold the zero point. When a tile has one register tile only (a matrix-vector product), the inner loop decodes.
+Zero points cost nothing at run time: accumulators start at -zero_point x (sum of the channel's weights), and padding
+is the zero point. When a tile has one register tile only (a matrix-vector product), the inner loop decodes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.kernels.x86.operands import Operands
-from subbyte.tvm_kernels.kernels.x86.padded_input import SIGNS, WORD_BYTES, BinarizedInput, PaddedInput, Signs, Strides
+from subbyte.tvm_kernels.kernels.x86.padded_input import (
+    BYTE_BITS,
+    WORD_BYTES,
+    BinarizeBuffers,
+    BinarizedInput,
+    PaddedInput,
+    Strides,
+)
 from subbyte.tvm_kernels.kernels.x86.panels import decode_panel, pack_panels
 from subbyte.tvm_kernels.kernels.x86.register_tile import EmitsTiles, PanelTile, RegisterTile, loop, register_tile
 from subbyte.tvm_kernels.kernels.x86.tiling import ENOUGH_TILES, TILE_MACS, Positions, Tiles, positions_of, tiles_of
@@ -46,9 +53,9 @@ from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Codes, Product
 
 @dataclass(frozen=True)
 class Cut:
-    """How a product is cut into register tiles of `positions` x `vectors` vectors of channels.
+    """The register tiles of a product: `positions` x `vectors` vectors of channels.
 
-    rounded: elements of a channel group of one place, as the inner loop takes them; inline: whether that loop decodes.
+    rounded: elements of a channel group of one pixel, rounded up for the inner loop; inline: whether that loop decodes.
     """
 
     rounded: int
@@ -58,7 +65,7 @@ class Cut:
 
 
 class ProductBuilder:
-    """Builds one product; see the head of this file."""
+    """Builds one product; see the module's docstring."""
 
     def __init__(
         self,
@@ -84,7 +91,7 @@ class ProductBuilder:
         if self.panels_first:
             row_groups = -(-self.row_groups // ENOUGH_TILES)
             self.tiles = Tiles(-(-self.row_groups // row_groups), row_groups, 1, self.panels.per_group)
-        self.steps_place = depth * wide // STEP_BYTES
+        self.steps_per_tap = depth * wide // STEP_BYTES
         copied = self.input.copied_rows(self.tiles.row_groups * self.positions.height)
         self.layout: Strides = self.input.copy if self.input.needed else self.input.source
         self.copy_bytes = aligned(copied * self.layout.row + self.overread) if self.input.needed else 0
@@ -92,18 +99,18 @@ class ProductBuilder:
         decoded = aligned(self.panels.decoded_bytes(self.parts)) if self.decodes else 0
         self.workspace_bytes = self.copy_bytes + decoded + self.scratch_bytes
 
-    # ---- what another kind of register does otherwise: amx.py ----
+    # ---- overridden for other registers: amx.py ----
 
-    by_rows = False  # whether threads should share rows, where they can, rather than panels: then panels come first
+    by_rows = False  # whether threads should share rows, where they can, rather than panels: then panels are outermost
 
     @property
     def tile_macs(self) -> int:
-        """Multiply-adds, of bytes, of a tile that is worth a thread."""
+        """Multiply-adds of bytes from which on a tile is worth waking a thread for."""
         return TILE_MACS
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes that register tiles want at the end of the workspace."""
+        """Bytes that register tiles need at the end of the workspace."""
         return 0
 
     @property
@@ -113,7 +120,7 @@ class ProductBuilder:
 
     @property
     def overread(self) -> int:
-        """Bytes behind a copy of the input that the inner loop may read without using them."""
+        """Bytes after a copy of the input that the inner loop may read, and does not use."""
         return 0
 
     def cut(self) -> Cut:
@@ -137,15 +144,15 @@ class ProductBuilder:
 
     @contextmanager
     def registers(self) -> Iterator[None]:
-        """Surrounds the code of one tile."""
+        """Encloses the code of one tile."""
         yield
 
     def register_tile(self, panel: PanelTile) -> EmitsTiles:
-        """What emits the register tiles of a panel."""
+        """The emitter of the register tiles of a panel."""
         return RegisterTile(self, panel)
 
     def _tiles(self) -> Tiles:
-        """Where signs are stored, a word of 32 channels must stay inside one tile."""
+        """The tiles of threads; where bits are stored, a word of 32 channels must not be split between tiles."""
         window, panels = self.window, self.panels
         decode = panels.data.size * panels.per_chunk if panels.decodes and not self.inline else 0
         copy = self.input.copy.row * (window.height + 2) if self.input.needed else 0
@@ -183,23 +190,23 @@ class ProductBuilder:
         return signature.built()
 
     def _declare_input(self, signature: Signature) -> None:
-        """The activations, or the real numbers to quantize and a place for their signs."""
+        """Declare the activations, or the float32 values to binarize and the output for their bits."""
         self.input_bytes = nbytes = self.window.batch * self.window.height * self.input.source.row
-        self.signs: Signs | None = None
+        self.binarized: BinarizeBuffers | None = None
         if self.quantizer is None:
             words = isinstance(self.op.left, Bits)
             shape, dtype = ((nbytes // 4,), "uint32") if words else ((nbytes,), "uint8")
             self.source = signature.input(OWN_INPUTS[0], shape, dtype)
             return
-        self.source = signature.input(OWN_INPUTS[0], (nbytes * SIGNS,), "float32")
+        self.source = signature.input(OWN_INPUTS[0], (nbytes * BYTE_BITS,), "float32")
         threshold = signature.constant("threshold", np.asarray(self.quantizer.threshold, np.float32).reshape(-1))
         bits = signature.output(len(self.op.epilogue.stores), (nbytes // WORD_BYTES,), "uint32")
-        self.signs = Signs(self.source, threshold, bits)
+        self.binarized = BinarizeBuffers(self.source, threshold, bits)
 
     def _views(self) -> None:
-        """What copying reads, and as int8 whatever the inner loop reads."""
+        """Declare views: the source of the copy, and int8 views of what the inner loop reads."""
         in_place = (self.input_bytes,)
-        self.copied: Any = self.signs or T.decl_buffer(in_place, "uint8", data=self.source.data)
+        self.copied: Any = self.binarized or T.decl_buffer(in_place, "uint8", data=self.source.data)
         self.scratch: Any = None
         if self.workspace is not None:
             self.scratch = T.decl_buffer((self.workspace.shape[0],), "int8", data=self.workspace.data)
@@ -215,7 +222,7 @@ class ProductBuilder:
         column_block = T.bind(tile % columns) if columns > 1 else 0
         rest = tile // columns if columns > 1 else tile
         image = T.bind(rest // tiles.row_blocks) if window.batch > 1 else 0
-        first_input = self._place(image, T.bind(rest % tiles.row_blocks) if tiles.row_blocks > 1 else 0)
+        first_input = self._set_rows(image, T.bind(rest % tiles.row_blocks) if tiles.row_blocks > 1 else 0)
         if self.input.needed:
             rows = T.min(self.groups * self.positions.height, window.out_height - self.first_row)
             copied = (rows - 1) * window.stride[0] + (window.kernel[0] - 1) * window.dilation[0] + 1
@@ -223,8 +230,8 @@ class ProductBuilder:
                 self.input.emit(self.copied, image, T.bind(first_input), T.bind(copied), self.scratch)
         self._panels(column_block)
 
-    def _place(self, image: Any, row_block: Any) -> Any:
-        """Which rows of the output a tile makes; returns the first row of the input that it looks at."""
+    def _set_rows(self, image: Any, row_block: Any) -> Any:
+        """Set the output rows of a tile; returns the first row of the input that it reads."""
         tiles, window = self.tiles, self.window
         first_group = T.bind(row_block * tiles.row_groups) if tiles.row_blocks > 1 else 0
         self.groups: Any = self.row_groups
@@ -289,7 +296,7 @@ class ProductBuilder:
             tile = PanelTile(group, weights, column, vectors, columns)
             if self.panels_first:
                 with T.parallel(0, self.tiles.row_blocks) as row_block:
-                    self._place(0, row_block)
+                    self._set_rows(0, row_block)
                     self.all_rows(tile)
             else:
                 self.all_rows(tile)
@@ -322,7 +329,7 @@ class ProductBuilder:
         width = self.positions.width
         whole, rest = divmod(self.window.out_width, width)
         row = row_group * self.positions.height
-        with loop(whole) as place:
-            inner.emit(row, place * width, height, width)
+        with loop(whole) as index:
+            inner.emit(row, index * width, height, width)
         if rest:
             inner.emit(row, whole * width, height, rest)

@@ -33,7 +33,7 @@ def loop(extent: Any) -> Iterator[Any]:
 
 
 def register_tile(instruction: Instruction, window: Window, depth_bytes: int) -> tuple[int, int]:
-    """Most output positions, and vectors of channels, of a register tile; `depth_bytes`: weights of a channel."""
+    """The most output positions, and the vectors of channels, of a register tile; `depth_bytes`: weights a channel."""
     channels = window.out_channels // window.groups
     available = -(-channels // instruction.lanes)
     positions, vectors = instruction.near_tile
@@ -50,7 +50,7 @@ def register_tile(instruction: Instruction, window: Window, depth_bytes: int) ->
 
 @dataclass(frozen=True, eq=False)
 class PanelTile:
-    """A panel as the register tiles see it: TIR expressions, but for the last two.
+    """A panel for the register tiles: TIR expressions, except the last two fields.
 
     group: of channels; weights: the byte where its operands start; column: its first output channel; vectors: of
     channels; columns: channels, those of the last vector that do not exist left out.
@@ -64,10 +64,10 @@ class PanelTile:
 
 
 class EmitsTiles(Protocol):
-    """What the loops of product.py need of the inner ones."""
+    """The interface of inner loops for product.py."""
 
-    def emit(self, row: Any, place: Any, height: int, width: int) -> None:
-        """Compute `height` x `width` positions from output row `row` of the tile and place `place` of the row."""
+    def emit(self, row: Any, start: Any, height: int, width: int) -> None:
+        """Compute `height` x `width` positions from output row `row` of the tile and position `start` of the row."""
 
 
 class RegisterTile:
@@ -79,14 +79,14 @@ class RegisterTile:
         self.instruction = product.instruction
         self.lanes = product.instruction.lanes
 
-    def emit(self, row: Any, place: Any, height: int, width: int) -> None:
-        """Compute `height` x `width` positions from output row `row` of the tile and place `place` of the row."""
+    def emit(self, row: Any, start: Any, height: int, width: int) -> None:
+        """Compute `height` x `width` positions from output row `row` of the tile and position `start` of the row."""
         product, window, layout = self.product, self.product.window, self.product.layout
         base = product.origin + row * (window.stride[0] * layout.row)
-        base = base + place * (window.stride[1] * layout.place) + self.group * layout.group
+        base = base + start * (window.stride[1] * layout.pixel) + self.group * layout.group
         self.base = base if isinstance(base, int) else T.bind(base)
         self.offsets = [
-            y * window.stride[0] * layout.row + x * window.stride[1] * layout.place
+            y * window.stride[0] * layout.row + x * window.stride[1] * layout.pixel
             for y in range(height)
             for x in range(width)
         ]
@@ -95,7 +95,7 @@ class RegisterTile:
             self._window(sums)
         else:
             sums = self._by_quantization_group()
-        output = (product.image * window.out_height + product.first_row + row) * window.out_width + place
+        output = (product.image * window.out_height + product.first_row + row) * window.out_width + start
         output = output if isinstance(output, int) else T.bind(output)
         for index, (y, x) in enumerate((y, x) for y in range(height) for x in range(width)):
             self._store(sums[index], output + (y * window.out_width + x))
@@ -120,10 +120,10 @@ class RegisterTile:
     # ---- the reduction ----
 
     def _window(self, sums: list[list[Any]]) -> None:
-        """All window places and channels; neighbouring places of a row are one run where nothing lies between them."""
+        """All window positions and channels; the positions of a row are one run where they are contiguous."""
         product, window, layout = self.product, self.product.window, self.product.layout
         kernel_h, kernel_w = window.kernel
-        steps = product.steps_place
+        steps = product.steps_per_tap
         merged = window.groups == 1 and (window.dilation[1] == 1 or kernel_w == 1)
         with loop(kernel_h) as y:
             row = y * (window.dilation[0] * layout.row)
@@ -131,7 +131,7 @@ class RegisterTile:
                 self._run(sums, row, y * (kernel_w * steps), kernel_w * steps)
                 return
             with loop(kernel_w) as x:
-                at = row + x * (window.dilation[1] * layout.place)
+                at = row + x * (window.dilation[1] * layout.pixel)
                 self._run(sums, at, (y * kernel_w + x) * steps, steps)
 
     def _run(self, sums: list[list[Any]], offset: Any, first_step: Any, steps: int) -> None:
@@ -171,25 +171,25 @@ class RegisterTile:
         return [T.bind(vector) for vectors in decoded for vector in vectors]
 
     def _by_quantization_group(self) -> list[list[Any]]:
-        """The sum of each group of weights times its scale, added up in float32 in the order of the groups."""
+        """The sum of each group of weights times its scale, summed in float32 in the order of the groups."""
         product, window, layout = self.product, self.product.window, self.product.layout
         totals = self._sums(lambda vector: splat(T.float32(0), self.lanes), "float32")
         elements = STEP_BYTES // self.instruction.widened
         group_steps = product.operands.group_elements // elements
-        in_place, rest = divmod(product.steps_place, group_steps)
-        per_place = in_place + (rest > 0)
+        whole_groups, rest = divmod(product.steps_per_tap, group_steps)
+        per_tap = whole_groups + (rest > 0)
         with loop(window.kernel[0]) as y, loop(window.kernel[1]) as x:
-            at = y * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.place)
-            place = y * window.kernel[1] + x
-            if in_place:
-                with loop(in_place) as index:
-                    step = place * product.steps_place + index * group_steps
+            at = y * (window.dilation[0] * layout.row) + x * (window.dilation[1] * layout.pixel)
+            tap = y * window.kernel[1] + x
+            if whole_groups:
+                with loop(whole_groups) as index:
+                    step = tap * product.steps_per_tap + index * group_steps
                     offset = at + index * (group_steps * STEP_BYTES)
-                    self._add_group(totals, place * per_place + index, offset, step, group_steps)
+                    self._add_group(totals, tap * per_tap + index, offset, step, group_steps)
             if rest:
-                step = place * product.steps_place + in_place * group_steps
-                offset = at + in_place * group_steps * STEP_BYTES
-                self._add_group(totals, place * per_place + in_place, offset, step, rest)
+                step = tap * product.steps_per_tap + whole_groups * group_steps
+                offset = at + whole_groups * group_steps * STEP_BYTES
+                self._add_group(totals, tap * per_tap + whole_groups, offset, step, rest)
         return totals
 
     def _add_group(self, totals: list[list[Any]], group: Any, offset: Any, step: Any, steps: int) -> None:

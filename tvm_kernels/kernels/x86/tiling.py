@@ -1,7 +1,7 @@
-"""How a product is cut: one form for matrix products and convolutions, tiles for threads, register tiles inside them.
+"""The tiling of a product, matrix product or convolution: tiles for threads, register tiles inside them.
 
 A matrix product is a convolution with a 1x1 window over an image of width 1. Everything here is plain arithmetic on
-Python integers; product.py turns it into loops.
+Python integers; product.py emits the loops.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from subbyte.tvm_kernels.operators import Conv2d, MatMul
 
 @dataclass(frozen=True)
 class Window(Conv2d):
-    """A product seen as a convolution, before any copying; `channels` are in whatever unit the kernel counts."""
+    """A product as a convolution, before any copying; `channels` are in the unit of the kernel."""
 
     @property
     def padded_width(self) -> int:
@@ -21,7 +21,7 @@ class Window(Conv2d):
 
     @property
     def rows(self) -> int:
-        """Rows of the output seen as a matrix."""
+        """Rows of the output as a matrix."""
         return self.batch * self.out_height * self.out_width
 
 
@@ -37,7 +37,7 @@ def window_of(geometry: MatMul | Conv2d) -> Window:
 
 @dataclass(frozen=True)
 class Positions:
-    """Output positions that are computed together: `height` rows of the image x `width` places in each."""
+    """Output positions that are computed together: `height` rows of the image x `width` pixels in each."""
 
     height: int
     width: int
@@ -53,7 +53,7 @@ def positions_of(window: Window, most: int, vectors: int, operations: int) -> Po
 
 
 def _cut(length: int, most: int, vectors: int, operations: int) -> int:
-    """The piece, at most `most` long, that cuts `length` (with what is left over) at the least cost."""
+    """The part, at most `most` long, into which `length` (with a remainder) is split at the least cost."""
 
     def cost(piece: int) -> float:
         whole, rest = divmod(length, piece)
@@ -71,7 +71,7 @@ def _step_cycles(positions: int, vectors: int, operations: int) -> float:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Work shared out among threads: batch x row_blocks x column_blocks tiles.
+    """Work distributed over threads: batch x row_blocks x column_blocks tiles.
 
     A row block is `row_groups` groups of `Positions.height` output rows; a column block is `panels` panels of channels.
     """
@@ -83,9 +83,9 @@ class Tiles:
 
 
 LATENCY = 5  # cycles from one sum to the next
-TILE_MACS = 1_000_000  # about 3 us on one AVX-512 VNNI core: a smaller tile is not worth waking a thread for
-FEW_THREADS = 2  # that columns of tiles are shared by
-ENOUGH_TILES = 8  # for the threads of a small machine to share evenly
+TILE_MACS = 1_000_000  # about 3 us on one AVX-512 VNNI core: a thread is not woken for less
+FEW_THREADS = 2  # assumed to share columns of tiles
+ENOUGH_TILES = 8  # for an even distribution over the threads of a small machine
 
 
 def tiles_of(
@@ -98,7 +98,7 @@ def tiles_of(
     another thread. Of equal cuts the one with fewer tiles is taken. An image has one tile, or an even number of them.
     """
     wanted = -(-max(1, min(ENOUGH_TILES, window.macs // worth)) // window.batch)
-    wanted += wanted > 1 and wanted % 2  # so that two threads end together
+    wanted += wanted > 1 and wanted % 2  # so that two threads finish together
     cuts = [(rows, columns) for rows in range(1, min(groups, wanted) + 1) for columns in range(1, panels + 1)]
     most = max(rows * columns for rows, columns in cuts)
     enough = [(rows, columns) for rows, columns in cuts if rows * columns >= min(wanted, most)]
