@@ -11,7 +11,7 @@ import numpy.typing as npt
 from row_cases import CASES, Case
 
 from subbyte.tvm_kernels import operators
-from subbyte.tvm_kernels.assembly import Weights
+from subbyte.tvm_kernels.assembly import ConstantPool
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Kernel, Output, rows
 from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.memory import aligned
@@ -33,7 +33,7 @@ class PlanOfRows:
     """A plan as it grows: a call for each row of each case, on model inputs, into model outputs."""
 
     target: Target
-    weights: Weights = field(default_factory=Weights)
+    weights: ConstantPool = field(default_factory=ConstantPool)
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     given: list[Array] = field(default_factory=list)

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, MatMul, Produ
 from subbyte.tvm_kernels.targets import host_features
 
 UNEVEN = Codes(-3, 252, 3)
-PLAIN = frozenset({"dsp", "no-multiplier"})  # features that C sources have a plain form of
+PLAIN = frozenset({"dsp"})  # the feature that C sources have a plain form of
 ANY = MatMul(1, 1, 1)
 ROWS = rows(Product("any", SIGNED, weight(ANY, "int4"), ANY, Epilogue()))  # those for codes and low-bit weights
 RUN: list[tuple[str, Generator]] = [
@@ -44,7 +44,7 @@ def operators(kernel: str, channels: int) -> list[Product]:
     """Products of that row's kind of weights: all with zero point 0, and one in turn with others."""
     made = []
     for number, geometry in enumerate(geometries(channels)):
-        weights = weight(geometry, "pow2_4" if kernel == "portable-shift" else "int4")
+        weights = weight(geometry, "int4")
         for activation in (UNSIGNED, UNEVEN, SIGNED) if number == channels % 3 else (UNSIGNED,):
             made.append(Product("layer", activation, weights, geometry, Epilogue()))
     return made

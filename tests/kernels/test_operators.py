@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+from agreement import differing, run
 
 from subbyte.errors import CompileError, RegistrationError
+from subbyte.formats.energy import wrong_operations
+from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.kernels.registry import kernel, rows
+from subbyte.tvm_kernels.kernels.registry import Kernel, kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
 from subbyte.tvm_kernels.operators.epilogue import STEPS, STORES
 from subbyte.tvm_kernels.operators.operator import PARTS
 from subbyte.tvm_kernels.operators.softmax import Softmax
+from subbyte.tvm_kernels.targets import LLVM_FEATURES, host_features
 
 EVERY = ops.operators()
+WHOLE: dict[str, object] = {
+    "inputs": 1,
+    "macs": 0,
+    "per_element": {},
+    "reference": lambda self, inputs, tensors: list(inputs),
+    "examples": classmethod(lambda cls, random: []),
+}
 
 
 @pytest.mark.parametrize("operator", EVERY, ids=lambda operator: operator.__name__)
@@ -23,6 +35,25 @@ def test_every_operator_is_complete_and_served(operator: type[ops.Operator]) -> 
     assert is_dataclass(operator)
     assert not [part for part in PARTS if getattr(getattr(operator, part), "__isabstractmethod__", False)]
     assert any(not row.needs for row in rows(operator))
+
+
+@pytest.mark.parametrize("operator", EVERY, ids=lambda operator: operator.__name__)
+def test_every_row_here_computes_the_examples(operator: type[ops.Operator]) -> None:
+    """And the reference gives their outputs, and what they count has a price."""
+    examples = operator.examples(np.random.default_rng(3))
+    assert examples
+    assert len({example.operator.name for example in examples}) == len(examples)
+    for example in examples:
+        op = example.operator
+        assert type(op) is operator
+        assert wrong_operations(op.per_element) is None
+        served = [row for row in rows(op) if row.needs <= host_features() and row.refuses(op) is None]
+        assert served
+        for row in served if example.exact else ():
+            assert differing(op, row.name, example.inputs, **example.tensors) == 0
+        for row in () if example.exact else served:
+            for got, wanted in zip(*run(op, row.name, example.inputs, example.tensors), strict=True):
+                np.testing.assert_allclose(got, wanted, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
 
 
 def test_every_exported_operator_is_registered() -> None:
@@ -33,17 +64,33 @@ def test_every_exported_operator_is_registered() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_an_operator_that_lacks_a_part_is_refused(part: str) -> None:
-    parts = {"inputs": 1, "macs": 0, "per_element": {}, "reference": lambda self, inputs, tensors: list(inputs)}
-    del parts[part]
     with pytest.raises(RegistrationError, match=f"operator Partial has no {part}"):
-        type("Partial", (ops.Operator,), parts)
+        type("Partial", (ops.Operator,), {name: given for name, given in WHOLE.items() if name != part})
+    assert ops.operators() == EVERY
+
+
+@pytest.mark.parametrize(
+    ("part", "got", "words"),
+    [
+        ("inputs", 0, "its 'inputs' is 0, expected a number of tensors, at least 1"),
+        ("macs", -1, "its 'macs' is -1, expected a number, at least 0"),
+        ("macs", True, "its 'macs' is True, expected a number"),
+        ("per_element", {"frob": 1}, "its 'per_element' is 1 of operation 'frob': expected a positive number of int8"),
+        ("per_element", {"int32 add": 0}, "its 'per_element' is 0 of operation 'int32 add'"),
+        ("per_element", 2, "its 'per_element' is 2: expected a mapping of operations to counts"),
+        ("reference", [], r"its 'reference' is \[\], expected a method"),
+        ("examples", (), r"its 'examples' is \(\), expected a class method"),
+    ],
+)
+def test_a_wrong_part_of_an_operator_is_refused(part: str, got: object, words: str) -> None:
+    with pytest.raises(RegistrationError, match=f"operator Partial: {words}"):
+        type("Partial", (ops.Operator,), {**WHOLE, part: got})
     assert ops.operators() == EVERY
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
-    parts = {"inputs": 1, "macs": 0, "per_element": {}, "reference": lambda self, inputs, tensors: list(inputs)}
     with pytest.raises(RegistrationError, match="Softmax is registered twice"):
-        type("Softmax", (ops.Operator,), parts)
+        type("Softmax", (ops.Operator,), WHOLE)
 
 
 @pytest.mark.parametrize(("base", "part"), [(ops.Step, "apply"), (ops.Store, "apply")])
@@ -68,6 +115,33 @@ def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
 def test_a_kernel_row_of_no_operator_is_refused() -> None:
     with pytest.raises(RegistrationError, match=r"kernel row 'steps' serves .*Epilogue.* is no operator"):
         kernel("steps", serves=ops.Epilogue)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"needs": {"avx2", "avx3"}}, "needs the CPU feature 'avx3', which no target can have, expected some of ssse3"),
+        ({"prefer": "most"}, "its 'prefer' is 'most', expected an integer"),
+        ({"refuses": "never"}, "its 'refuses' is 'never', expected a function"),
+        ({"serves": ops.Product[int, ops.Float]}, "an operand of its 'serves' is .*int.*, expected Float, Codes, Bits"),
+        (
+            {"serves": ops.Product[ops.Codes, ops.Binarized]},
+            "an operand of its .serves. is .*Binarized",
+        ),
+    ],
+)
+def test_a_wrong_part_of_a_kernel_row_is_refused(given: dict[str, Any], words: str) -> None:
+    before = rows()
+    with pytest.raises(RegistrationError, match=f"kernel row 'frob'.* {words}"):
+        kernel("frob", **{"serves": ops.CheckIndices, **given})(lambda op: None)  # type: ignore[arg-type, return-value]
+    assert rows() == before
+
+
+@pytest.mark.parametrize("row", rows(), ids=str)
+def test_every_kernel_row_is_whole(row: Kernel) -> None:
+    """Its operator is registered, and a CPU of some target has the features."""
+    assert row.pattern[0] in EVERY
+    assert row.needs <= LLVM_FEATURES.keys()
 
 
 def test_a_missing_input_is_named() -> None:

@@ -145,20 +145,6 @@ def test_bits_times_other_weights_and_groups(by: Generator) -> None:
     )
 
 
-@pytest.mark.parametrize("by", BOTH)
-@pytest.mark.parametrize("fmt", ["ternary", "pow2_4", "pow2_5n", "binary"])
-def test_shift_and_add(fmt: str, by: Generator) -> None:
-    shape = Conv2d(1, 5, 6, 5, 11, (3, 3), padding=(1, 1, 1, 1))
-    assert differences("portable-shift", shape, SIGNED, weight(shape, fmt), by=by) == 0
-
-
-def test_shift_refuses_what_is_no_power_of_two() -> None:
-    shape = MatMul(2, 3, 4)
-    refuses = row(Product, "portable-shift").refuses
-    assert "int4, not powers of two" in str(refuses(product(shape, SIGNED, weight(shape, "int4"))))
-    assert refuses(product(shape, SIGNED, weight(shape, "pow2_5"))) is None
-
-
 def test_sums_of_bytes_that_could_overflow_are_refused() -> None:
     shape = MatMul(1, 70_000, 1)
     reason = row(Product, "portable").refuses(product(shape, SIGNED, weight(shape, "int8")))

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from subbyte.errors import CompileError, RegistrationError
 from subbyte.tvm_kernels.operators import Operator
+from subbyte.tvm_kernels.targets import LLVM_FEATURES
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -121,8 +122,8 @@ def kernel(
 ) -> Callable[[Callable[[Served], Built]], Callable[[Served], Built]]:
     """Register a builder as a row; see the module's docstring.
 
-    Raises RegistrationError for a row without a name or for no operator, and for a name that another row for the same
-    operands has.
+    Raises RegistrationError for a row without a name, for no operator or operands that it cannot have, for CPU features
+    that are unknown, and for a name that another row for the same operands has.
     """
     if not name:
         raise RegistrationError(f"a kernel row for {serves} has no name; reports and manifests need one")
@@ -130,13 +131,36 @@ def kernel(
     if not (isinstance(operator, type) and issubclass(operator, Operator)):
         raise RegistrationError(f"kernel row '{name}' serves {serves}, which is no operator: use one of operators/")
 
+    _check_operands(name, operator, get_args(serves))
+    unknown = sorted(set(needs) - LLVM_FEATURES.keys())
+    if unknown:
+        raise RegistrationError(
+            f"kernel row '{name}' needs the CPU feature '{unknown[0]}', which no target can have, expected some of "
+            f"{', '.join(LLVM_FEATURES)}; add a new feature to LLVM_FEATURES in targets.py"
+        )
+    if type(prefer) is not int:
+        raise RegistrationError(f"kernel row '{name}': its 'prefer' is {prefer!r}, expected an integer")
+
     def add(build: Callable[[Served], Built]) -> Callable[[Served], Built]:
+        for part, got in (("refuses", refuses), ("build", build)):
+            if not callable(got):
+                raise RegistrationError(f"kernel row '{name}': its '{part}' is {got!r}, expected a function")
         if any((row.name, row.serves) == (name, serves) for row in _rows):
             raise RegistrationError(f"kernel row '{name}' for {serves} is registered twice; rename one of the two")
         _rows.append(Kernel(name, serves, frozenset(needs), prefer, refuses, build))
         return build
 
     return add
+
+
+def _check_operands(name: str, operator: type, operands: tuple[Any, ...]) -> None:
+    """Every type of operands is one that the operator's type parameter allows."""
+    for parameter, kind in zip(getattr(operator, "__parameters__", ()), operands, strict=False):
+        allowed = get_args(parameter.__bound__) or (parameter.__bound__,)
+        for one in get_args(kind) or (kind,):
+            if not (isinstance(one, type) and issubclass(one, allowed)):
+                known = ", ".join(kind.__name__ for kind in allowed)
+                raise RegistrationError(f"kernel row '{name}': an operand of its 'serves' is {one}, expected {known}")
 
 
 def rows(op: Operator | type | None = None) -> list[Kernel]:

@@ -28,6 +28,7 @@ from subbyte.tvm_kernels.operators.operands import Float as Float
 from subbyte.tvm_kernels.operators.operands import FloatWeight as FloatWeight
 from subbyte.tvm_kernels.operators.operands import Storage as Storage
 from subbyte.tvm_kernels.operators.operands import constant as constant
+from subbyte.tvm_kernels.operators.operator import Example as Example
 from subbyte.tvm_kernels.operators.operator import Facts as Facts
 from subbyte.tvm_kernels.operators.operator import Fused as Fused
 from subbyte.tvm_kernels.operators.operator import Operator as Operator

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from subbyte.errors import InputError
 from subbyte.formats.energy import ELEMENTWISE
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
-from subbyte.tvm_kernels.operators.operator import Operator
+from subbyte.tvm_kernels.operators.operator import Example, Operator
+
+Index = Literal["int32", "int64"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class CheckIndices(Operator):
 
     count: int
     sizes: tuple[int, ...]
-    dtype: Literal["int32", "int64"]
+    dtype: Index
     negative: bool = True
     inputs = 1
     macs = 0
@@ -41,3 +43,11 @@ class CheckIndices(Operator):
                 f"expected {lowest[at]} .. {size[at] - 1}"
             )
         return [np.where(given < 0, given + size, given).astype(np.int32)]
+
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
+        made, sizes = [], (7, 300)
+        for dtype in get_args(Index):
+            given = random.integers(-np.array(sizes), sizes, (21, 2)).astype(dtype)
+            made.append(Example(cls(f"indices {dtype}", given.size, sizes, dtype), (given,)))
+        return made

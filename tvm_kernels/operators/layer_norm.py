@@ -10,7 +10,7 @@ import numpy as np
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
-from subbyte.tvm_kernels.operators.operator import Fused
+from subbyte.tvm_kernels.operators.operator import Example, Fused
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node, other_axis, rows_and_channels
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
@@ -38,6 +38,12 @@ class LayerNorm(Fused):
         variance = (centred * centred).mean(axis=-1, keepdims=True)
         y = centred / np.sqrt(variance + self.epsilon) * self.gamma.astype(np.float64) + self.beta.astype(np.float64)
         return self.epilogue.reference(y, tensors)
+
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
+        gamma, beta = random.normal(size=(2, 67)).astype(np.float32)
+        x = random.normal(1, 3, (5, 67)).astype(np.float32)
+        return [Example(cls("layer norm", 5, 67, 1e-6, gamma, beta, Epilogue()), (x,), exact=False)]
 
 
 @rewrite(

@@ -9,7 +9,7 @@ import numpy as np
 
 from subbyte.dialect import lookup as dialect
 from subbyte.tvm_kernels.graph import Graph, Node
-from subbyte.tvm_kernels.operators import Bias, Codes, Epilogue, Fused, Operator, Scale, ToCodes, ToFloat, constant
+from subbyte.tvm_kernels.operators import Bias, Codes, Epilogue, Example, Fused, Scale, ToCodes, ToFloat, constant
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.rewrites.code_values import storage_of, to_codes
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
@@ -39,14 +39,14 @@ class Lookup(Fused):
         return self.epilogue.reference(self.table[inputs[0].reshape(self.rows, self.channels)], tensors)
 
     @classmethod
-    def examples(cls, random: np.random.Generator) -> Sequence[tuple[Operator, tuple[Array, ...]]]:
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
         table, codes = random.normal(size=256).astype(np.float32), random.integers(0, 256, (7, 13)).astype(np.uint8)
         epilogues = {
             "look-up": Epilogue(),
             "look-up of codes": Epilogue((Scale(constant(3)),), (ToFloat(), ToCodes(9.0, Codes(-128, 127, 128)))),
             "look-up and bias": Epilogue((Bias(constant(range(13))),)),
         }
-        return [(cls(name, 7, 13, table, epilogue), (codes,)) for name, epilogue in epilogues.items()]
+        return [Example(cls(name, 7, 13, table, epilogue), (codes,)) for name, epilogue in epilogues.items()]
 
     def stored(self) -> list[Array] | None:
         """The stored value of each byte, an array [256] for each output; None where it depends on the position, too."""

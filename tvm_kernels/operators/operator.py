@@ -8,10 +8,11 @@ that lacks a part of PARTS raises RegistrationError, which names the part. Its k
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
+from inspect import getattr_static
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, cast
@@ -19,11 +20,11 @@ from typing import Any, cast
 import numpy as np
 
 from subbyte.errors import CompileError, RegistrationError
-from subbyte.formats.energy import ELEMENTWISE
+from subbyte.formats.energy import ELEMENTWISE, wrong_operations
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 
-PARTS = ("inputs", "macs", "per_element", "reference")
+PARTS = ("inputs", "macs", "per_element", "reference", "examples")
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class Operator:
         return self
 
     @classmethod
-    def examples(cls, random: np.random.Generator) -> Sequence[tuple[Operator, tuple[Array, ...]]]:
-        """Small operators with their own inputs, on which tests compare the kernel rows with the reference."""
-        return ()
+    @abstractmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
+        """Small operators, each with a name of its own, on which tests compare the kernel rows with the reference."""
 
     def __init_subclass__(cls, registers: bool = True) -> None:
         super().__init_subclass__()
@@ -108,11 +109,39 @@ class Operator:
                 f"operator {cls.__name__} has no {', '.join(lacks)}; expected all of {', '.join(PARTS)}. "
                 f"Define what is missing in {cls.__module__}"
             )
+        for part, (expected, holds) in _EXPECTED.items():
+            got = getattr_static(cls, part)
+            if not isinstance(got, property) and not holds(getattr(cls, part)):
+                raise RegistrationError(f"operator {cls.__name__}: its '{part}' is {got!r}, expected {expected}")
+        computed = isinstance(getattr_static(cls, "per_element"), property)
+        if not computed and (wrong := wrong_operations(cls.per_element)):
+            raise RegistrationError(f"operator {cls.__name__}: its 'per_element' is {wrong}")
         if any(known.__name__ == cls.__name__ and known.__module__ != cls.__module__ for known in _register):
             raise RegistrationError(f"operator {cls.__name__} is registered twice; rename the one in {cls.__module__}")
         _register.append(cls)
 
 
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An operator, its own inputs as stored, and the run-time tensors of its epilogue by name."""
+
+    operator: Operator
+    inputs: tuple[Array, ...]
+    tensors: Tensors = field(default_factory=dict)
+    exact: bool = True  # whether kernels equal the reference in every bit; else within the tolerance of bundles
+
+
+def _count(least: int) -> Callable[[Any], bool]:
+    return lambda number: type(number) is int and number >= least
+
+
+# What each part must be, if it is not a property, and whether it is.
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "inputs": ("a number of tensors, at least 1", _count(1)),
+    "macs": ("a number, at least 0", _count(0)),
+    "reference": ("a method", callable),
+    "examples": ("a class method", callable),
+}
 _register: list[type[Operator]] = []
 
 

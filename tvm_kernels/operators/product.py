@@ -19,12 +19,12 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor, PerGroup, Structure
-from subbyte.formats.reference import check_accumulator
+from subbyte.formats import LowBitTensor, PerChannel, PerGroup, Structure, get
+from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
 from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, FloatWeight, Tensors
-from subbyte.tvm_kernels.operators.operator import Facts, Fused
+from subbyte.tvm_kernels.operators.operator import Example, Facts, Fused
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,3 +175,26 @@ class Product(Fused, Generic[Left, Right]):
             sums = np.matmul(left[..., part], right[..., part].swapaxes(1, 2)).astype(np.float32)
             total = total + sums * scale[:, None, :, index]
         return total
+
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
+        """A matrix product of each kind of operands that kernel rows of every CPU support."""
+        matrix = MatMul(7, 40, 33)
+
+        def weight(name: str) -> LowBitTensor:
+            levels = random.choice(get(name).levels.values, (33, 40))
+            return LowBitTensor.from_levels(get(name), levels, np.ones(33, np.float32), PerChannel())
+
+        codes, floats = random.integers(0, 256, (7, 40), np.uint8), random.normal(size=(7, 40)).astype(np.float32)
+        signs = pack_bits(random.choice([-1, 1], (7, 40)))
+        second, both = random.integers(0, 256, (33, 40), np.uint8), pack_bits(random.choice([-1, 1], (33, 40)))
+        values = FloatWeight(random.normal(size=(33, 40)).astype(np.float32))
+        of_floats = {"floats": values, "floats by int4": weight("int4"), "floats by nf4": weight("nf4")}
+        unsigned, bits, none = Codes(0, 255), Bits(40), Epilogue()
+        return [
+            Example(Product("codes by int4", unsigned, weight("int4"), matrix, none), (codes,)),
+            Example(Product("bits by binary", bits, weight("binary"), matrix, none), (signs,)),
+            Example(Product("codes by codes", unsigned, unsigned, matrix, none), (codes, second)),
+            Example(Product("bits by bits", bits, bits, matrix, none), (signs, both)),
+            *(Example(Product(n, Float(), w, matrix, none), (floats,), exact=False) for n, w in of_floats.items()),
+        ]

@@ -11,7 +11,7 @@ from subbyte.dialect.quantize_per_token import QuantizePerToken
 from subbyte.formats.reference import quantize_per_token
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
-from subbyte.tvm_kernels.operators.operator import Operator
+from subbyte.tvm_kernels.operators.operator import Example, Operator
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node, rows_and_channels
 from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
@@ -33,6 +33,12 @@ class QuantizeTokens(Operator):
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         codes, step = quantize_per_token(inputs[0].reshape(self.rows, self.channels))
         return [(codes + 128).astype(np.uint8), step]
+
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
+        x = random.normal(size=(5, 67)).astype(np.float32)
+        x[1] = 0
+        return [Example(cls("tokens", 5, 67), (x,))]
 
 
 @rewrite("codes by token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))

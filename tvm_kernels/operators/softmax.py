@@ -10,7 +10,7 @@ import numpy as np
 from subbyte.formats.energy import ELEMENTWISE
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
-from subbyte.tvm_kernels.operators.operator import Operator
+from subbyte.tvm_kernels.operators.operator import Example, Operator
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node, other_axis, rows_and_channels
 from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
@@ -30,6 +30,10 @@ class Softmax(Operator):
         x = inputs[0].reshape(self.rows, self.channels).astype(np.float64)
         powers = np.exp(x - x.max(axis=-1, keepdims=True))
         return [(powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)]
+
+    @classmethod
+    def examples(cls, random: np.random.Generator) -> Sequence[Example]:
+        return [Example(cls("softmax", 5, 67), (random.normal(0, 10, (5, 67)).astype(np.float32),), exact=False)]
 
 
 @rewrite("softmax", stage="products", matches=Op("Softmax", Any("x"), attributes=("axis",)))

@@ -109,25 +109,20 @@ def panel_order(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
 Decode = Callable[[Any, Any, Any], None]
 
 
-def declare_codes(
-    weight: PackedWeight, signature: Signature, meaning: Callable[[int], int] | None = None
-) -> tuple[Decode, str]:
+def declare_codes(weight: PackedWeight, signature: Signature) -> tuple[Decode, str]:
     """Declare packed codes as constants; returns decode(group, panel, target) and the dtype of the levels.
 
-    decode emits target[depth * 8] = level minus zero point of one panel; with `meaning`, the byte meaning(level).
+    decode emits target[depth * 8] = level minus zero point of one panel.
     """
     fmt = weight.op.right.format
     bits = fmt.code_bits
     depth = weight.depth
-    dtype = "uint8" if meaning else weight.dtype
     codes = np.zeros((weight.groups, weight.panels * PANEL, depth), np.uint8)
     codes[:] = fmt.encode(fmt.levels.values[:1])[0]
     codes[:, : weight.columns] = weight.op.right.payload.codes.reshape(weight.groups, weight.columns, depth)
     stream = pack(panel_order(codes)[None], bits).reshape(-1)
     buffer = signature.constant("weight", stream)
-    levels = fmt.integer_levels
-    table = [meaning(level) for level in levels.by_code.tolist()] if meaning else []
-    level = _look_up(table, "uint8", signature) if meaning else _level(levels, signature)
+    level = _level(fmt.integer_levels, signature)
     zero = weight.op.right.zero_point
     zeros = None
     if zero is not None:
@@ -145,9 +140,9 @@ def declare_codes(
                 value = level(_code(loaded, n * bits, bits))
                 if zeros is not None:
                     value = value - zeros[(index * groups + k // weight.group_size) * PANEL + n]
-                T.buffer_store(target, T.Cast(dtype, value), [k * PANEL + n])
+                T.buffer_store(target, T.Cast(weight.dtype, value), [k * PANEL + n])
 
-    return decode, dtype
+    return decode, weight.dtype
 
 
 def _code(loaded: list[Any], first_bit: int, bits: int) -> Any:

@@ -7,7 +7,6 @@ shift         codes x powers of two on a CPU without a multiplier: add or subtra
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,30 +45,6 @@ def _multiply(total: Any, left: Any, right: Any, lanes: int) -> Any:
     return total + _integer(left, lanes) * _integer(right, lanes)
 
 
-def _of_bytes(
-    conv: Conv2d,
-    shape: Matrices,
-    zero_point: int,
-    panels: Callable[[Signature], PanelSource],
-    step: Callable[[Any, Any, Any, int], Any],
-    lefts: int = 1,
-) -> Arithmetic:
-    """The arithmetic of codes: the left operand is their stored bytes."""
-    return Arithmetic(
-        geometry=conv,
-        layout=shape,
-        elements=conv.channels,
-        left_dtype="uint8",
-        load=lambda source, pixel, element: source[pixel * conv.channels + element],
-        linear=True,
-        pad=lambda element: T.uint8(zero_point),
-        zero_point=zero_point,
-        panels=panels,
-        step=step,
-        lefts=lefts,
-    )
-
-
 # ---- portable ----
 
 
@@ -98,7 +73,20 @@ def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
     weight = weight_of(op, shape.groups)
     if isinstance(op.left, Bits):
         return _unpacked(op, conv, shape, weight)
-    how = _of_bytes(conv, shape, op.left.zero_point, lambda signature: _decoded(weight, signature), _multiply, 8)
+    zero_point = op.left.zero_point
+    how = Arithmetic(
+        geometry=conv,
+        layout=shape,
+        elements=conv.channels,
+        left_dtype="uint8",
+        load=lambda source, pixel, element: source[pixel * conv.channels + element],
+        linear=True,
+        pad=lambda element: T.uint8(zero_point),
+        zero_point=zero_point,
+        panels=lambda signature: _decoded(weight, signature),
+        step=_multiply,
+        lefts=8,
+    )
     return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
 
 
@@ -192,45 +180,3 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
         finish=lambda total, lanes: splat(IntImm("int32", depth), lanes) - total * splat(IntImm("int32", 2), lanes),
     )
     return build(op, weight, how, (_pixels(conv) * words, "uint32"))
-
-
-# ---- shift ----
-
-SIGN, NONZERO, EXPONENT = 0x80, 0x40, 0x1F  # of a byte of shift-and-add instructions
-
-
-def _not_shifts(op: Product[Codes, LowBitTensor]) -> str | None:
-    levels = np.abs(op.right.format.integer_levels.values)
-    if (levels & (levels - 1)).any() or op.right.zero_point is not None:
-        return f"weights are {op.right.format.name}, not powers of two"
-    return bytes_too_many(op)
-
-
-def _shift(total: Any, left: Any, right: Any, lanes: int) -> Any:
-    """total +- (left << exponent), or total where the weight is zero."""
-    code = T.bind(_integer(right, lanes))
-    shifted = T.shift_left(_integer(left, lanes), code & splat(IntImm("int32", EXPONENT), lanes))
-    zero, one = splat(IntImm("int32", 0), lanes), splat(IntImm("int32", 1), lanes)
-    present = shifted & (zero - (T.shift_right(code, splat(IntImm("int32", 6), lanes)) & one))
-    negative = T.bind(zero - T.shift_right(code, splat(IntImm("int32", 7), lanes)))
-    return total + ((present ^ negative) - negative)
-
-
-@kernel("portable-shift", serves=Product[Codes, LowBitTensor], needs={"no-multiplier"}, prefer=20, refuses=_not_shifts)
-def shift(op: Product[Codes, LowBitTensor]) -> Built:
-    conv = as_conv(op.geometry)
-    shape = layout(op.geometry)
-    weight = weight_of(op, shape.groups)
-
-    def panels(signature: Signature) -> PanelSource:
-        return PanelSource("uint8", prepare=declare_codes(weight, signature, _instruction)[0])
-
-    how = _of_bytes(conv, shape, op.left.zero_point, panels, _shift)
-    return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
-
-
-def _instruction(level: int) -> int:
-    """A power of two, its negative, or zero as a byte: sign, nonzero, exponent."""
-    if level == 0:
-        return 0
-    return (SIGN if level < 0 else 0) | NONZERO | (abs(level).bit_length() - 1)
