@@ -1,7 +1,7 @@
-"""Checkpoint to standard ONNX: the `subbyte` function library, the exporter, and what reads its files.
+"""Checkpoint to standard ONNX: the exporter, and the tools that read its files.
 
-Names are imported when they are first used, so that reading a file does not import torch. `subbyte.export` is both this
-package and the verb: `subbyte.export("runs/t", "t.onnx")` calls `export`.
+Names are imported on first use, so that reading a file does not import torch. `subbyte.export` is both this package and
+a function: `subbyte.export("runs/t", "t.onnx")` calls `export`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Verb(ModuleType):
-    """Importing this package makes it the attribute `export` of `subbyte`, where users expect the function."""
+    """Makes the package callable: importing it sets `subbyte.export`, which users call as a function."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.export(*arguments, **options)

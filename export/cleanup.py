@@ -1,8 +1,7 @@
-"""What torch's exporter leaves, made readable: names from module paths, no metadata, static shapes, pinned versions.
+"""Cleans up the output of torch's exporter: names from module paths, no metadata, static shapes, fixed versions.
 
-A node is named after the module that it came from (`/stem/0/Conv`), its outputs after the node
-(`/stem/0/Conv_output_0`), and a constant after what it is to its first user (`/stem/0/DecodeTernary.packed`);
-parameters keep their torch names.
+A node is named after its module (`/stem/0/Conv`), its outputs after the node (`/stem/0/Conv_output_0`), and a constant
+after its first consumer and the input's name there (`/stem/0/DecodeTernary.packed`); parameters keep their torch names.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ _CONTROL_FLOW = ("If", "Loop", "Scan")
 def clean(
     model: ir.Model, *, input_names: Sequence[str], output_names: Sequence[str], parameters: Collection[str]
 ) -> onnx.ModelProto:
-    """The finished ModelProto of what torch.onnx.export made; `model` is changed. `parameters` are names to keep.
+    """The final ModelProto from the output of torch.onnx.export; changes `model`. `parameters`: names to keep.
 
-    Raises ExportError for control flow, a shape that is not static, or a `subbyte` call without a function.
+    Raises ExportError for control flow, a dynamic shape, or a call of an unknown `subbyte` function.
     """
     paths = {id(node): _module_path(node) for node in model.graph}
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.IdentityEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
-    _give_outputs_values_of_their_own(model.graph)
+    _make_outputs_distinct(model.graph)
     passes.DeduplicateInitializersPass()(model)
     _name(model, paths, input_names, output_names, parameters)
     passes.ClearMetadataAndDocStringPass()(model)
@@ -52,7 +51,7 @@ def clean(
     proto = ir.to_proto(model)
     proto.graph.name = "main_graph"
     proto.producer_name, proto.producer_version = "subbyte", __version__
-    stored = {tensor.name for tensor in proto.graph.initializer}  # their shapes stand beside their data
+    stored = {tensor.name for tensor in proto.graph.initializer}  # initializers contain their shapes
     shapes = [info for info in proto.graph.value_info if info.name not in stored]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(shapes)
@@ -60,14 +59,14 @@ def clean(
 
 
 def _module_path(node: ir.Node) -> str:
-    """`/stages/1/0/conv1` for a node that was traced in module stages.1.0.conv1; empty at the top."""
+    """`/stages/1/0/conv1` for a node that was traced in module stages.1.0.conv1; empty for the root module."""
     scopes = re.findall(r"'([^']*)'", node.metadata_props.get(_SCOPES, ""))
     inner = scopes[-2] if len(scopes) > 1 else ""
     return "".join(f"/{part}" for part in inner.split(".") if part)
 
 
-def _give_outputs_values_of_their_own(graph: ir.Graph) -> None:
-    """An output that is an input, a constant or an earlier output becomes its copy: each needs a name of its own."""
+def _make_outputs_distinct(graph: ir.Graph) -> None:
+    """Insert an Identity for an output that is an input, a constant or an earlier output: each needs its own name."""
     seen: set[int] = set()
     for index, value in enumerate(graph.outputs):
         if value.producer() is None or id(value) in seen:
@@ -94,7 +93,7 @@ def _name(
         path = paths.get(id(node), "")
         weight = node.inputs[1] if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.inputs) > 1 else None
         if weight is not None and weight.name in graph.initializers and str(weight.name).endswith(".weight"):
-            # a folded batch norm leaves its own path on the convolution
+            # a folded batch norm has replaced the path of the convolution
             path = "".join(f"/{part}" for part in str(weight.name).removesuffix(".weight").split("."))
         node.name = _unused(f"{path}/{node.op_type}", taken)
         for index, value in enumerate(node.outputs):
@@ -113,7 +112,7 @@ def _name(
 
 
 def _role(node: ir.Node, index: int) -> str:
-    """What an input is to its operator: `packed`, `axes`, `B`, ..."""
+    """The name of an input in the definition of its operator: `packed`, `axes`, `B`, ..."""
     if node.domain == DOMAIN:
         return str(get(node.op_type).proto.input[index])
     try:
@@ -137,9 +136,9 @@ def _refuse(model: ir.Model) -> None:
         if node.op_type in _CONTROL_FLOW:
             raise ExportError(
                 f"'{node.name}': the model has control flow ({node.op_type}) that depends on its input; "
-                f"export needs a sequence of operators"
+                f"export supports only graphs without control flow"
             )
         for value in node.outputs:
             shape = value.shape
             if shape is None or not all(isinstance(size, int) for size in shape):
-                raise ExportError(f"'{node.name}': the shape of its output is {shape}, which is not static")
+                raise ExportError(f"'{node.name}': the shape of its output is {shape}, expected a static shape")

@@ -1,4 +1,4 @@
-"""Running an exported file in onnxruntime, and looking at the integers inside it."""
+"""Runs exported files in onnxruntime, and returns their intermediate integers."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ Inputs = Array | Mapping[str, Array]
 
 
 def onnx_codes(path: Source) -> list[str]:
-    """The values that hold activation codes, in the order of the graph: first outputs of the subbyte quantizers."""
+    """The values that are activation codes, in graph order: the first outputs of the dialect's quantizers."""
     model = load_onnx(path)
     calls = [(node, function_of(node)) for node in model.graph.node]
     return [node.output[0] for node, function in calls if function and isinstance(function.role, Quantizer)]
 
 
 def products(path: Source) -> list[str]:
-    """The values that hold the integer sums of quantized products: what a `Round` is fed with by Conv or MatMul."""
+    """The values that are integer sums of quantized products: outputs of Conv or MatMul that a `Round` reads."""
     return integer_sums(view(load_onnx(path)))
 
 
 def run_onnx(
     path: Source, inputs: Inputs, extra_outputs: Iterable[str] = (), *, optimized: bool = False
 ) -> dict[str, Array]:
-    """Run a file in onnxruntime: name -> array for its outputs and any other values asked for.
+    """Run a file in onnxruntime; returns its outputs and `extra_outputs` by name.
 
-    `inputs` is one array, or a dict of all inputs. Leading axes may be longer than the file's batch: the samples are
-    then run in slices of the batch (the last one filled up with zeros) and the outputs put together again. Not
-    `optimized` means ORT_DISABLE_ALL, the reference; else ORT_ENABLE_ALL. Raises InputError for inputs that do not
-    fit and ExportError when onnxruntime refuses the file.
+    `inputs` is one array, or a dict of all inputs. The first axis may be larger than the batch of the file: the samples
+    are then run in batches (the last one padded with zeros) and the outputs concatenated. `optimized` selects
+    ORT_ENABLE_ALL; the default, ORT_DISABLE_ALL, is the reference. Raises InputError for inputs of other names or
+    shapes, and ExportError when onnxruntime refuses the file.
     """
     model = load_onnx(path)
     session = open_session(with_outputs(model, extra_outputs), optimized=optimized)
@@ -57,7 +57,7 @@ def run_onnx(
 
 
 def batches(samples: Array, batch: int) -> list[Array]:
-    """Slices of `batch` samples; the last one is filled up with zeros."""
+    """Slices of `batch` samples; the last one is padded with zeros."""
     short = -len(samples) % batch
     if short:
         samples = np.concatenate([samples, np.zeros((short, *samples.shape[1:]), samples.dtype)])
@@ -65,18 +65,17 @@ def batches(samples: Array, batch: int) -> list[Array]:
 
 
 def joined(parts: Sequence[Array], batch: int, samples: int) -> Array:
-    """Results of slices put together along their first axis, without what is of the zeros that `batches` added.
+    """Results of `batches` concatenated along the first axis, without those of the zeros that `batches` added.
 
-    A result whose first axis is not the batch is put together and cut in the same way, so that engines can be compared
-    on it.
+    A result whose first axis is not the batch is treated in the same way, so that engines can be compared on it.
     """
     kept = batch - -samples % batch
-    whole = [np.atleast_1d(part) for part in parts]
-    return np.concatenate([*whole[:-1], whole[-1][: -(-len(whole[-1]) * kept // batch)]])
+    arrays = [np.atleast_1d(part) for part in parts]
+    return np.concatenate([*arrays[:-1], arrays[-1][: -(-len(arrays[-1]) * kept // batch)]])
 
 
 def largest_accumulators(path: Source, inputs: Inputs) -> dict[str, float]:
-    """Value name -> largest absolute sum seen, for every quantized product of the file; exact below 2^24."""
+    """The largest absolute integer sum of every quantized product of the file, by value name; exact below 2^24."""
     model = load_onnx(path)
     names = products(model)
     values = run_onnx(model, inputs, names)
@@ -84,19 +83,19 @@ def largest_accumulators(path: Source, inputs: Inputs) -> dict[str, float]:
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A copy of the model that also gives these values as outputs; raises ExportError for one it does not have."""
-    present = {output.name for output in model.graph.output}
-    wanted = [name for name in dict.fromkeys(names) if name not in present]
-    if not wanted:
+    """A copy of the model with these values as additional outputs; raises ExportError for an unknown value."""
+    outputs = {output.name for output in model.graph.output}
+    added = [name for name in dict.fromkeys(names) if name not in outputs]
+    if not added:
         return model
-    made = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
-    missing = [name for name in wanted if name not in made]
-    if missing:
-        raise ExportError(f"the model has no value '{missing[0]}' to look at")
+    values = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
+    unknown = [name for name in added if name not in values]
+    if unknown:
+        raise ExportError(f"the model has no value '{unknown[0]}'; give the name of a node's output")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     # no type: onnxruntime infers it
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
     return copy
 
 
@@ -115,25 +114,25 @@ def open_session(model: onnx.ModelProto, *, optimized: bool) -> Any:
 
 
 def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
-    wanted = session.get_inputs()
+    expected = session.get_inputs()
     if isinstance(inputs, Mapping):
         given = {name: np.asarray(array) for name, array in inputs.items()}
-    elif len(wanted) == 1:
-        given = {wanted[0].name: np.asarray(inputs)}
+    elif len(expected) == 1:
+        given = {expected[0].name: np.asarray(inputs)}
     else:
-        raise InputError(f"the model has {len(wanted)} inputs; give a dict of {[i.name for i in wanted]}")
-    if set(given) != {i.name for i in wanted}:
-        raise InputError(f"inputs are named {sorted(given)}, the model wants {[i.name for i in wanted]}")
+        raise InputError(f"the model has {len(expected)} inputs; give a dict of {[i.name for i in expected]}")
+    if set(given) != {i.name for i in expected}:
+        raise InputError(f"inputs are named {sorted(given)}, the model expects {[i.name for i in expected]}")
     samples = {array.shape[0] for array in given.values() if array.ndim}
     if len(samples) > 1:
         raise InputError(f"inputs have different numbers of samples: {sorted(samples)}")
-    for spec in wanted:
+    for spec in expected:
         got, dims = given[spec.name].shape, tuple(spec.shape)
-        fits = len(got) == len(dims) and all(
+        matches = len(got) == len(dims) and all(
             a == b or not isinstance(b, int) for a, b in zip(got[1:], dims[1:], strict=True)
         )
-        if not fits:
-            raise InputError(f"input '{spec.name}' has shape {list(got)}, the model wants {list(dims)}")
+        if not matches:
+            raise InputError(f"input '{spec.name}' has shape {list(got)}, the model expects {list(dims)}")
     return given
 
 

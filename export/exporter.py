@@ -1,4 +1,4 @@
-"""A checkpoint, or any module, to one ONNX file: trace, clean, append functions, compare with torch, write."""
+"""Exports a checkpoint or a module to an ONNX file: trace, clean up, add functions, compare with torch, write."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHECKED_SAMPLES = 8
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and what the comparison with torch found (None when it was not asked for)."""
+    """The written file, and the result of its comparison with torch (None without `check`)."""
 
     path: Path
     nbytes: int
@@ -74,14 +74,14 @@ def export(
 ) -> ExportReport:
     """Write a checkpoint folder, a Checkpoint or a module as ONNX (docs/onnx-dialect.md) with a static batch.
 
-    A module needs an `example` input [any, ...], float32; only its shape counts. With `check` the file is run in
-    onnxruntime on `inputs` [N, ...] (by default test images of the checkpoint's data, else random ones) and compared
-    with torch; a file that differs is not written. A forward may return one tensor, or a tuple, list or dict of them:
-    each is an output (`export/outputs.py` says under which name), and each is compared. The model is left as it was;
-    no quantizer starts from what an export runs.
+    A module needs an `example` input [any, ...], float32, of which only the shape is used. With `check` the file is run
+    in onnxruntime on `inputs` [N, ...] (by default test images of the checkpoint's data, else random ones) and compared
+    with torch; a file that differs is not written. The forward may return one tensor, or a tuple, list or dict of them:
+    each is an output (named as in `export/outputs.py`), and each is compared. The model is not changed; the export does
+    not initialize quantizers.
 
-    Warns with ExportWarning, and says in `notes`, which quantized layers have only ever seen zeros, are not executed,
-    or have an output that nothing uses.
+    Quantized layers that have only ever seen zeros, that are not executed, or whose output is unused are listed in
+    `notes`, with an ExportWarning.
 
     Raises ExportError, UsageError, CheckpointError.
     """
@@ -153,12 +153,12 @@ def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None)
             raise UsageError(f"the example must be a float32 batch, got {example.dtype} {tuple(example.shape)}")
         return tuple(int(size) for size in example.shape[1:])
     if checkpoint is None:
-        raise UsageError("a module does not say what it takes; give an example input: export(module, file, example=x)")
+        raise UsageError("the input shape of a module is unknown; give an example: export(module, file, example=x)")
     return tuple(checkpoint.config.input_shape[1:])
 
 
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The file of a module in eval mode, and notes on its quantized layers."""
+    """The model of a module in eval mode, and notes on its quantized layers."""
     example = torch.zeros(shape)
     quantizers = {
         name.rpartition(".")[0]: part for name, part in module.named_modules() if isinstance(part, ActivationQuantizer)
@@ -184,17 +184,17 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto,
             )
     except SubbyteError:
         raise
-    except Exception as error:  # torch's exporter raises whatever the model's own code raises
+    except Exception as error:  # torch's exporter passes on any exception of the model's code
         raise ExportError(
-            f"torch cannot trace the model on an input of shape {list(shape)}: {_cause(error)}. It must take one "
-            f"tensor of this shape, and must not branch on its values"
+            f"torch cannot trace the model on an input of shape {list(shape)}: {_cause(error)}. It must accept "
+            f"one tensor of this shape, and must not branch on its values"
         ) from error
     if program is None or len(program.model.graph.inputs) != 1:
         raise ExportError("the model must have one input tensor")
     if len(program.model.graph.outputs) != len(names):
         raise ExportError(
-            f"torch traced {len(program.model.graph.outputs)} outputs of a forward that returns {len(names)} "
-            f"({', '.join(names)}); it must return the same ones while it is exported"
+            f"torch traced {len(program.model.graph.outputs)} outputs, but the forward returns {len(names)} "
+            f"({', '.join(names)}); it must return the same outputs during export"
         )
     kept = {name for name, _ in (*module.named_parameters(), *module.named_buffers(), *named_constants(module))}
     model = clean(program.model, input_names=[INPUT], output_names=names, parameters=kept - {INPUT, *names})
@@ -207,18 +207,18 @@ def _notes(
     paths: Mapping[str, str],
     model: onnx.ModelProto,
 ) -> Iterator[str]:
-    """What is to be known about quantized layers that are not as they should be, in the order of the modules."""
+    """Messages about quantized layers that are missing from the file or untrained, in the order of the modules."""
     executed, used = {call.layer for call in seen}, {call.layer for call in seen if call.used}
     written = {paths.get(quantized_layer(value) or "") for value in onnx_codes(model)}
     for layer, quantizer in quantizers.items():
         if layer not in executed:
-            yield f"'{layer}' is quantized, and the forward does not execute it in eval mode: it is not in the file"
+            yield f"'{layer}' is quantized, but the forward does not execute it in eval mode: it is not in the file"
         elif layer not in used and layer not in written:
-            yield f"nothing uses the output of '{layer}': it is not in the file"
+            yield f"the output of '{layer}' is unused: it is not in the file"
         elif isinstance(quantizer, FirstBatchQuantizer) and not quantizer.started:
             yield (
-                f"'{layer}' has only ever seen zeros: its input is quantized with the default step 1; train the model, "
-                "or run data through it, that reaches the layer"
+                f"'{layer}' has only ever seen zeros: its input is quantized with the default step 1; train the "
+                "model, or run data through it for which this input is not zero"
             )
 
 
@@ -241,13 +241,13 @@ def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str
 def _samples(
     checkpoint: Checkpoint | None, inputs: Tensor | Array | None, shape: tuple[int, ...], batch: int
 ) -> tuple[Array, str]:
-    """Whole batches of inputs to compare on, and where they come from."""
+    """Inputs for the comparison with torch, and their source."""
     if inputs is not None:
         given = np.ascontiguousarray(torch.as_tensor(inputs).detach().cpu().numpy(), np.float32)
         if given.shape[1:] != shape or not len(given):
             raise UsageError(f"inputs have shape {list(given.shape)}, expected [N, {', '.join(map(str, shape))}]")
         if not np.isfinite(given).all():
-            raise UsageError("inputs hold NaN or infinite values; nothing can be compared on them")
+            raise UsageError("inputs contain NaN or infinite values; give finite ones")
         return given, "given inputs"
     count = max(batch, CHECKED_SAMPLES if int(np.prod(shape)) < 50_000 else 2)
     if checkpoint is not None:
@@ -259,13 +259,13 @@ def _samples(
             if images.shape[1:] == shape:
                 return images.astype(np.float32), f"test images of {data.name}"
         except (DataError, UsageError):
-            pass  # the data set is not on this machine: random inputs check the arithmetic as well
+            pass  # the data set is not on this machine: random inputs check the arithmetic, too
     return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32), "random inputs"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns of packages that it does not find and of its own deprecations."""
+    """Suppresses warnings of torch's exporter about optional packages and its own deprecations."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -278,7 +278,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom of torch's chain of errors."""
+    """The first line of the innermost error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Give an exported model the bodies of the functions that it calls."""
+"""Adds the functions that an exported model calls."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from subbyte.errors import ExportError
 
 
 def append_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give `model`, in place, the bodies of the subbyte functions that its graph calls, and import the domain.
+    """Add, in place, the `subbyte` functions that the graph of `model` calls, and import the domain.
 
-    Raises ExportError when the graph calls a function that the library does not have.
+    Raises ExportError for a call of an unknown function.
     """
     used = {name: find(name) for name in sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})}
     unknown = [name for name, function in used.items() if function is None]
     if unknown:
-        raise ExportError(f"the graph calls {DOMAIN}.{unknown[0]}, which the library does not have; add it in dialect/")
+        raise ExportError(f"the graph calls {DOMAIN}.{unknown[0]}, which the dialect does not have; add it to dialect/")
     kept = [f for f in model.functions if f.domain != DOMAIN]
     del model.functions[:]
     model.functions.extend([*kept, *(function.proto for function in used.values() if function)])

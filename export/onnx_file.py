@@ -1,4 +1,4 @@
-"""Models of files with our functions alone, and one writer of ONNX files, that never leaves half a file."""
+"""Reads ONNX files for the tools of this package, and writes ONNX files atomically."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from subbyte.output_file import write_file
 
 
 def load_onnx(source: Source) -> onnx.ModelProto:
-    """The model of a file, not to be changed: its only functions are ours, all others are inlined.
+    """The model of a file, read-only, with all functions inlined but those of the dialect.
 
-    A model in memory is not checked as a file is. Raises UsageError and ModelError as `open_onnx`, and ModelError,
-    naming each, for operators that subbyte does not know and the file gives no body: nothing is said of what they do.
+    A model in memory is not checked as a file is. Raises UsageError and ModelError as `open_onnx`, and ModelError for
+    operators that are unknown and have no body in the file.
     """
     model = source if isinstance(source, onnx.ModelProto) else open_onnx(source).model
     bodies = {(function.domain, function.name) for function in model.functions}
@@ -35,7 +35,7 @@ def load_onnx(source: Source) -> onnx.ModelProto:
 
 
 def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> bytes:
-    """Write the model as `subbyte.output_file` does; returns what was written.
+    """Write the model through `subbyte.output_file`; returns the bytes written.
 
     Raises ExportError when the model is over 2 GB, WriteError when the folder is missing or the disk full.
     """

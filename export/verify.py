@@ -1,8 +1,8 @@
-"""Does an exported file give torch's numbers? Compared in onnxruntime, plain and optimised, on the same inputs.
+"""Compares an exported file, run in onnxruntime with and without graph optimization, with torch on the same inputs.
 
-A graph whose float operators are all exact (elementwise arithmetic, products of integers) must be bit-equal: contract 1
-of docs/numbers.md. Where the order of float sums, exp or erf enter, the stated tolerance holds, and codes that a
-rounding tie tipped are counted.
+If all float operators of the graph are exact (elementwise arithmetic, products of integers) the results must be
+bit-equal: contract 1 of docs/numbers.md. If they depend on the order of float sums, on exp or on erf, outputs must be
+within the tolerance below, and the codes that differ because of rounding ties are counted.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from subbyte.models.quant.observe import Observation, observe
 Array = npt.NDArray[Any]
 
 # Largest |difference| of an output, relative to the largest |output|.
-FLOAT_TOLERANCE = 1e-4  # no quantizer: only the order of float sums differs
-ROUNDING = 1e-6  # what is left of a difference of numbers near 1, where it should be zero
-MIXED_TOLERANCE = 5e-2  # float parts between quantizers: a value on a rounding tie moves a whole step
-MIXED_CODES = 5e-2  # and at most this part of all codes may differ: a tie in an early layer moves many later ones
+FLOAT_TOLERANCE = 1e-4  # without quantizers: only the order of float sums differs
+ROUNDING = 1e-6  # absolute: rounding of intermediate values near 1, where the exact output is 0
+MIXED_TOLERANCE = 5e-2  # float operators between quantizers: a value near a tie may change by one step
+MIXED_CODES = 5e-2  # the fraction of codes that may differ: a tie in an early layer changes many codes of later ones
 
 
 @dataclass(frozen=True)
 class CodesCompared:
-    """One activation quantizer: how many of its codes differ from torch's."""
+    """One activation quantizer: the number of its codes that differ from torch's."""
 
     name: str  # of the ONNX value
     total: int
@@ -50,27 +50,27 @@ class CodesCompared:
 
 @dataclass(frozen=True)
 class OutputCompared:
-    """One output against torch's."""
+    """One output compared with torch's."""
 
     name: str
     shape: tuple[int, ...]  # in the file
     largest: float  # |value|
     max_error: float  # largest |difference|, ORT_DISABLE_ALL; infinite where the shapes differ
     max_error_optimized: float  # the same, ORT_ENABLE_ALL
-    differing: int  # elements that are not bit-equal, both levels together
+    differing: int  # elements that are not bit-equal, summed over both optimization levels
 
     @property
     def error(self) -> float:
-        """The larger of the two errors; NaN where one cannot be measured."""
+        """The larger of the two errors; NaN if either output has a NaN."""
         return float(np.max([self.max_error, self.max_error_optimized]))
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found."""
+    """The result of the comparison."""
 
     samples: int
-    inexact: tuple[str, ...]  # nodes whose float result may depend on the engine; empty: all must be bit-equal
+    inexact: tuple[str, ...]  # nodes whose float result may depend on the engine; if none, all must be bit-equal
     outputs: tuple[OutputCompared, ...]  # in the order of the file
     codes: tuple[CodesCompared, ...]
     largest_accumulator: float  # of all quantized products; exact below 2^24
@@ -83,7 +83,7 @@ class Verification:
 
     @property
     def max_error(self) -> float:
-        """The largest |difference| of all outputs, ORT_DISABLE_ALL; NaN where one cannot be measured."""
+        """The largest |difference| of all outputs, ORT_DISABLE_ALL; NaN if `OutputCompared.error` is."""
         return float(np.max([output.max_error for output in self.outputs]))
 
     @property
@@ -93,12 +93,12 @@ class Verification:
 
     @property
     def differing_outputs(self) -> int:
-        """Elements of all outputs that are not bit-equal, both levels together."""
+        """Elements of all outputs that are not bit-equal, summed over both optimization levels."""
         return sum(output.differing for output in self.outputs)
 
     @property
     def exact(self) -> bool:
-        """Every code and every output is bit-equal."""
+        """Whether every code and every output is bit-equal."""
         return self.differing_outputs == 0 and all(c.differing + c.differing_optimized == 0 for c in self.codes)
 
     def __str__(self) -> str:
@@ -129,9 +129,9 @@ def verify(model: onnx.ModelProto, module: nn.Module, inputs: Array) -> Verifica
     sums = products(model)
     plain = run_onnx(model, inputs, [*names, *sums])
     optimized = run_onnx(model, inputs, optimized=True)
-    looked_into = run_onnx(model, inputs, names, optimized=True)
+    optimized_codes = run_onnx(model, inputs, names, optimized=True)
     codes = tuple(
-        CodesCompared(name, own.size, _differing(plain[name], own), _differing(looked_into[name], own))
+        CodesCompared(name, own.size, _differing(plain[name], own), _differing(optimized_codes[name], own))
         for name, own in recorded.items()
     )
     peaks = {name: float(np.abs(plain[name]).max(initial=0.0)) for name in sums}
@@ -177,7 +177,7 @@ def _judge(result: Verification) -> None:
     accumulated = result.largest_accumulator
     if accumulated >= EXACT_FLOAT_LIMIT:
         raise ExportError(
-            f"'{result.largest_accumulator_at}' reached a sum of {accumulated:.0f}; float32 sums of integers are exact "
+            f"'{result.largest_accumulator_at}' has a sum of {accumulated:.0f}; float32 sums of integers are exact "
             f"only below {EXACT_FLOAT_LIMIT}. Use fewer bits, or split the layer"
         )
     worst = max(result.codes, key=lambda c: c.differing + c.differing_optimized, default=None)
@@ -188,8 +188,8 @@ def _judge(result: Verification) -> None:
         different = (c.name for c in result.codes if c.differing + c.differing_optimized)
         first = next(different, next((output.name for output in result.outputs if output.differing), ""))
         raise ExportError(
-            f"the file must equal torch bit for bit and does not: {result.differing_outputs} outputs and {wrong} of "
-            f"{total} codes differ (max error {error:.3g}); the first difference is at '{first}'"
+            f"the file must equal torch bit for bit, but {result.differing_outputs} outputs and {wrong} of {total} "
+            f"codes differ (max error {error:.3g}); the first difference is at '{first}'"
         )
     tolerance = MIXED_TOLERANCE if result.codes else FLOAT_TOLERANCE
     for output in result.outputs:
@@ -200,24 +200,25 @@ def _judge(result: Verification) -> None:
             )
     if worst is not None and wrong > MIXED_CODES * total:
         raise ExportError(
-            f"{wrong} of {total} codes differ from torch's, most at '{worst.name}': more than ties explain"
+            f"{wrong} of {total} codes differ from torch's, most at '{worst.name}': more than {MIXED_CODES:.0%}, "
+            "which rounding ties do not explain"
         )
 
 
 def allowed_error(tolerance: float, largest: float) -> float:
-    """How far an output whose largest |value| is `largest` may be from torch's, given its relative tolerance."""
+    """The allowed |difference| of an output from torch's: relative to `largest`, its largest |value|."""
     return max(tolerance * largest, ROUNDING) if tolerance else 0.0
 
 
 def output_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's outputs by name, in its order; 0 for a size that is dynamic."""
+    """The shapes of a model's outputs by name, in order; 0 for a dynamic size."""
     return {
         output.name: tuple(dim.dim_value for dim in output.type.tensor_type.shape.dim) for output in model.graph.output
     }
 
 
 def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Outputs of a module in eval mode, and its activation codes, under the names that the exported file gives them."""
+    """Outputs and activation codes of a module in eval mode, by their names in the exported file."""
     outputs, observed = torch_observations(module, inputs, model)
     return outputs, {name: observation.codes.numpy() for name, observation in observed.items()}
 
@@ -225,11 +226,10 @@ def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tup
 def torch_observations(
     module: nn.Module, inputs: Array, model: onnx.ModelProto
 ) -> tuple[dict[str, Array], dict[str, Observation]]:
-    """As `torch_codes`, with what was rounded to the codes.
+    """As `torch_codes`, with the values that were rounded to the codes.
 
-    Two layers that quantize the same value with the same step share one quantizer in the file; the codes stand once.
-    A layer whose output nothing uses has none. Raises ExportError when the file has not all other quantizers of the
-    module or not its outputs, or others.
+    Two layers that quantize the same value with the same step share one quantizer in the file. A layer whose output is
+    unused has none. Raises ExportError when the outputs or the other quantizers of file and module differ.
     """
     outputs, seen = _observed(module, inputs, model)
     paths = canonical_paths(module)
@@ -257,7 +257,7 @@ def torch_observations(
 
 
 def _of_the_file(calls: list[Observation], count: int) -> list[Observation]:
-    """The calls of one layer that a file with `count` quantizers for it has: not those that nothing uses or repeat."""
+    """The calls of one layer for which a file with `count` quantizers has one: without unused and repeated calls."""
     if len(calls) == count:
         return calls
     calls = [call for call in calls if call.used]
@@ -271,25 +271,25 @@ def _of_the_file(calls: list[Observation], count: int) -> list[Observation]:
 
 
 def _same(call: Observation, other: Observation) -> bool:
-    """Whether one quantizer in the file may stand for both calls."""
+    """Whether both calls may share one quantizer in the file."""
     return torch.equal(call.values, other.values) and torch.equal(call.codes, other.codes)
 
 
 def canonical_paths(module: nn.Module) -> dict[str, str]:
-    """Every path of a module's parts to the first one: a part that is shared has several."""
+    """From every path of a submodule to its first one: a shared submodule has several."""
     first: dict[nn.Module, str] = {}
     return {path: first.setdefault(part, path) for path, part in module.named_modules(remove_duplicate=False)}
 
 
 def quantized_layer(value: str) -> str | None:
-    """The path of the layer whose input a value of an exported file holds the codes of; None for another value."""
+    """The path of the layer whose quantized input a value of an exported file is; None for any other value."""
     names = "|".join(function.name for function in all_functions() if isinstance(function.role, Quantizer))
     match = re.fullmatch(rf"(?P<layer>/.*|)/({names})(_\d+)?_output_0", value)
     return match["layer"].strip("/").replace("/", ".") if match else None
 
 
 def torch_outputs(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> dict[str, Array]:
-    """Outputs of a module on `inputs` [N, ...] by the names of the file, put together as `run_onnx` does.
+    """Outputs of a module on `inputs` [N, ...] by their names in the file, in batches as in `run_onnx`.
 
     Raises ExportError when the file has other outputs.
     """
@@ -297,9 +297,9 @@ def torch_outputs(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> d
 
 
 def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], list[Observation]]:
-    """Outputs and quantizer calls, of all inputs at once where all that is compared grows with the batch.
+    """Outputs and quantizer calls, of all inputs in one run if every compared shape is proportional to the batch.
 
-    Else the file's batch is part of what it computes, and torch runs in the same slices as the file.
+    Otherwise the results may depend on the batch, and torch runs the same batches as the file.
     """
     shapes = output_shapes(model)
     batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
@@ -313,8 +313,8 @@ def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple
     with torch.no_grad(), not_starting():
         if all(shape[:1] == (batch,) for shape in shapes.values()):
             outputs, seen = run(inputs)
-            whole = all(array.shape == (len(inputs), *shapes[name][1:]) for name, array in outputs.items())
-            if whole and all(_grows(call.codes.shape, len(inputs) / batch, quantized) for call in seen):
+            proportional = all(array.shape == (len(inputs), *shapes[name][1:]) for name, array in outputs.items())
+            if proportional and all(_scales(call.codes.shape, len(inputs) / batch, quantized) for call in seen):
                 return outputs, seen
         made, calls = zip(*(run(part) for part in batches(inputs, batch)), strict=True)
     if len(inputs) == batch:
@@ -323,13 +323,13 @@ def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple
     return outputs, [_one_call(slices, batch, len(inputs)) for slices in zip(*calls, strict=True)]
 
 
-def _grows(shape: Sequence[int], times: float, quantized: Collection[tuple[int, ...] | None]) -> bool:
-    """Whether a file whose quantizers give these shapes has this one for a batch that is so many times smaller."""
+def _scales(shape: Sequence[int], times: float, quantized: Collection[tuple[int, ...] | None]) -> bool:
+    """Whether `shape` is one of the shapes `quantized` with a first axis `times` as long."""
     return any(known and (known[0] * times, *known[1:]) == tuple(shape) for known in quantized)
 
 
 def _one_call(slices: Sequence[Observation], batch: int, samples: int) -> Observation:
-    """One call of a quantizer on all samples, from its calls on slices of them."""
+    """One call of a quantizer on all samples, from its calls on batches of them."""
     codes, values = (
         torch.from_numpy(joined([getattr(part, kind).numpy() for part in slices], batch, samples))
         for kind in ("codes", "values")
@@ -339,7 +339,7 @@ def _one_call(slices: Sequence[Observation], batch: int, samples: int) -> Observ
 
 
 def _named_as(shapes: Mapping[str, object], result: object) -> dict[str, Array]:
-    """What a forward returned, under the file's names; a file may name a single output as it likes."""
+    """The result of a forward by the output names of the file; a single output may have any name."""
     arrays = output_arrays(result)
     if len(arrays) != len(shapes) or (len(shapes) > 1 and list(arrays) != list(shapes)):
         raise ExportError(
@@ -349,7 +349,7 @@ def _named_as(shapes: Mapping[str, object], result: object) -> dict[str, Array]:
 
 
 def _differing(a: Array, b: Array) -> int:
-    """Elements that are not the same float32; all of them where the shapes differ. 0.0 and -0.0 are the same."""
+    """The number of elements that differ; all of them if the shapes differ. 0.0 equals -0.0."""
     return int((a != b).sum()) if a.shape == b.shape else max(a.size, b.size)
 
 
@@ -358,6 +358,6 @@ def _error(a: Array, b: Array) -> float:
 
 
 def largest_error(a: Array, b: Array) -> float:
-    """The largest |difference| of two arrays of one shape; the same infinity is no difference, NaN always is (NaN)."""
+    """The largest |difference| of two arrays of one shape; equal infinities differ by 0; NaN if either has a NaN."""
     with np.errstate(invalid="ignore"):
         return float(np.where(a == b, 0.0, np.abs(a.astype(np.float64) - b.astype(np.float64))).max(initial=0.0))

@@ -84,7 +84,7 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
 
 
 class Learner(LightningModule):
-    """A model, its data and its loss, as Lightning wants them."""
+    """A model, its data and its loss, as Lightning expects them."""
 
     def __init__(self, model: nn.Module, data: Data, loss: Loss, recipe: Recipe, teacher: nn.Module | None) -> None:
         super().__init__()

@@ -160,7 +160,7 @@ def _why_not(name: str, modules: dict[str, nn.Module]) -> str | None:
     if isinstance(module.weight, nn.parameter.UninitializedParameter):
         raise QuantizationError(f"'{name}' is lazy and has no weight yet; run the model once before quantize")
     if module.weight.dtype != torch.float32:
-        raise QuantizationError(f"'{name}' has {module.weight.dtype} weights; quantize wants float32")
+        raise QuantizationError(f"'{name}' has {module.weight.dtype} weights; quantize expects float32")
     if not bool(torch.isfinite(module.weight).all()):
         raise QuantizationError(f"'{name}' has NaN or infinite weights; they cannot be quantized")
     sharers = [n for n, m in modules.items() if n != name and any(p is module.weight for p in m._parameters.values())]

@@ -251,7 +251,7 @@ def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int |
     images, labels = load_data(data, path).test_arrays(limit)
     wanted = loaded.config.input_shape[1:]
     if images.shape[1:] != tuple(wanted):
-        raise UsageError(f"data set '{data}' has inputs of {list(images.shape[1:])}, the model wants {list(wanted)}")
+        raise UsageError(f"data set '{data}' has inputs of {list(images.shape[1:])}, the model expects {list(wanted)}")
     return images, labels
 
 

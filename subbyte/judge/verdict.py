@@ -132,7 +132,7 @@ def prepare(
         test = _test_arrays(data, data_path, limit)
         if test[0].shape[1:] != shape[1:]:
             given, wanted = list(test[0].shape[1:]), list(shape[1:])
-            raise UsageError(f"data set '{data}' has inputs of {given}, the model wants {wanted}")
+            raise UsageError(f"data set '{data}' has inputs of {given}, the model expects {wanted}")
         _refuse_unscorable(manifest, floating, test[1], data)
     else:
         metadata = manifest.source.get("metadata")

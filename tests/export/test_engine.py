@@ -61,10 +61,10 @@ def test_the_largest_accumulator_is_the_largest_sum():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (X[:, :2], "the model wants"),
-        (X[0], "the model wants"),
-        ({"image": X}, "the model wants"),
-        ({"input": X, "other": X}, "the model wants"),
+        (X[:, :2], "the model expects"),
+        (X[0], "the model expects"),
+        ({"image": X}, "the model expects"),
+        ({"input": X, "other": X}, "the model expects"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(inputs, message):

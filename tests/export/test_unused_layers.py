@@ -119,7 +119,7 @@ def test_a_layer_whose_output_nothing_uses_is_told(tmp_path):
         return {"hidden": s.a(x), "pooled": torch.tanh(s.pooler(s.a(x)))}
 
     model = made(lambda s, x: s.b(forward(s, x)["hidden"]), "a", "b", "pooler")
-    _, file = exported(tmp_path, model, "nothing uses the output of 'pooler': it is not in the file")
+    _, file = exported(tmp_path, model, "the output of 'pooler' is unused: it is not in the file")
     assert not [node.name for node in file.graph.node if "pooler" in node.name]
 
 
@@ -134,9 +134,9 @@ def test_a_call_that_nothing_uses_does_not_shift_those_after_it(tmp_path):
 
 def test_a_layer_that_runs_in_training_alone_is_told(tmp_path):
     model = made(lambda s, x: s.a(x) + s.aux(x) if s.training else s.a(x), "a", "aux", example=None)
-    exported(tmp_path, model, "'aux' is quantized, and the forward does not execute it in eval mode")
+    exported(tmp_path, model, "'aux' is quantized, but the forward does not execute it in eval mode")
     never = made(lambda s, x: s.a(x), "a", "never", example=None)
-    exported(tmp_path, never, "'never' is quantized, and the forward does not execute it in eval mode")
+    exported(tmp_path, never, "'never' is quantized, but the forward does not execute it in eval mode")
 
 
 def test_a_layer_whose_input_is_a_constant_is_exported(tmp_path):
