@@ -153,7 +153,9 @@ def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None)
             raise UsageError(f"the example must be a float32 batch, got {example.dtype} {tuple(example.shape)}")
         return tuple(int(size) for size in example.shape[1:])
     if checkpoint is None:
-        raise UsageError("the input shape of a module is unknown; give an example: export(module, file, example=x)")
+        raise UsageError(
+            "the input shape of a module is unknown; give an example input: export(module, file, example=x)"
+        )
     return tuple(checkpoint.config.input_shape[1:])
 
 
