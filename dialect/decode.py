@@ -20,8 +20,8 @@ from subbyte.dialect.function import (
     Dequantized,
     Exactness,
     Function,
+    PackedWeights,
     Shape,
-    Weights,
     checked,
     family,
     function_of,
@@ -126,7 +126,7 @@ def decoder(fmt: Format) -> Function:
 
     kind = "Integer-valued levels" if fmt.levels.integer else "Levels"
     summary = f"{kind} of packed {fmt.name} codes: {fmt.summary}."
-    return _weights(fmt.decoder, summary, text, Weights(fmt, by_group=False), reference, example)
+    return _weights(fmt.decoder, summary, text, PackedWeights(fmt, by_group=False), reference, example)
 
 
 @cache
@@ -145,7 +145,7 @@ def dequantizer(fmt: Format) -> Function:
         return tensor.packed, np.array(tensor.shape), tensor.scale, np.array(group_size)
 
     summary = f"Levels of packed {fmt.name} codes times one scale for each group_size of a row."
-    return _weights(fmt.dequantizer, summary, text, Weights(fmt, by_group=True), reference, example)
+    return _weights(fmt.dequantizer, summary, text, PackedWeights(fmt, by_group=True), reference, example)
 
 
 @family
@@ -156,13 +156,13 @@ def of_formats() -> Iterator[Function]:
         yield dequantizer(fmt)
 
 
-def weights_of(node: onnx.NodeProto) -> Weights | None:
+def weights_of(node: onnx.NodeProto) -> PackedWeights | None:
     """The role of a call of a decoder or dequantizer; None for any other node."""
     function = function_of(node)
-    return function.role if function is not None and isinstance(function.role, Weights) else None
+    return function.role if function is not None and isinstance(function.role, PackedWeights) else None
 
 
-def low_bit(weights: Weights, inputs: Sequence[Array]) -> LowBitTensor:
+def low_bit(weights: PackedWeights, inputs: Sequence[Array]) -> LowBitTensor:
     """What a call with these inputs unpacks: levels with scale 1, or with a scale for each group.
 
     Raises FormatError where payload, shape and scales do not fit each other.
@@ -176,7 +176,7 @@ def low_bit(weights: Weights, inputs: Sequence[Array]) -> LowBitTensor:
     return LowBitTensor.from_packed(weights.format, shape, packed, inputs[2], groups)
 
 
-def _weights(name: str, summary: str, body: str, role: Weights, reference: Any, example: Any) -> Function:
+def _weights(name: str, summary: str, body: str, role: PackedWeights, reference: Any, example: Any) -> Function:
     return checked(
         Function(
             name=name,

@@ -52,7 +52,7 @@ class Quantizer:
 
 
 @dataclass(frozen=True)
-class Weights:
+class PackedWeights:
     """The output holds low-bit weights, which the file keeps packed."""
 
     format: Format
@@ -66,7 +66,7 @@ class Values:
     integers: bool  # whether the first output is integer-valued
 
 
-Role = Quantizer | Weights | Values
+Role = Quantizer | PackedWeights | Values
 
 
 class Exactness(Enum):
@@ -142,7 +142,7 @@ class Function:
         match self.role:
             case Quantizer():
                 return True
-            case Weights(format=fmt, by_group=by_group):
+            case PackedWeights(format=fmt, by_group=by_group):
                 return fmt.levels.integer and not by_group
             case Values(integers=integers):
                 return integers
@@ -193,7 +193,7 @@ def _is_role(role: Any) -> bool:
     match role:
         case Quantizer(codes=codes):
             return callable(codes)
-        case Weights(format=fmt, by_group=by_group):
+        case PackedWeights(format=fmt, by_group=by_group):
             return isinstance(fmt, Format) and isinstance(by_group, bool)
         case Values(integers=integers):
             return isinstance(integers, bool)
@@ -213,7 +213,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "version": ("an integer", lambda version: type(version) is int),
     "summary": ("a sentence", lambda summary: isinstance(summary, str) and bool(summary)),
     "body": ("ONNX text", lambda body: isinstance(body, str)),
-    "role": ("a Quantizer, Weights or Values with its fields", _is_role),
+    "role": ("a Quantizer, PackedWeights or Values with its fields", _is_role),
     "shapes": ("a function of a Call", callable),
     "reference": ("a function of the inputs", callable),
     "exactness": ("a member of Exactness", lambda exactness: isinstance(exactness, Exactness)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from subbyte.dialect.function import Weights, function_of
+from subbyte.dialect.function import PackedWeights, function_of
 from subbyte.dialect.graph import DATA_MOVEMENT, GraphView
 
 PRODUCTS = ("Conv", "MatMul", "Gemm", "ConvInteger", "MatMulInteger")
@@ -119,7 +119,7 @@ def _scales_and_bias(
 def _is_low_bit(graph: GraphView, weight: str) -> bool:
     node = graph.producers.get(weight)
     function = None if node is None else function_of(node)
-    return function is not None and isinstance(function.role, Weights)
+    return function is not None and isinstance(function.role, PackedWeights)
 
 
 def _is_round(node: onnx.NodeProto) -> bool:

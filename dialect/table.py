@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from subbyte.dialect.function import Function, Weights, all_functions
+from subbyte.dialect.function import Function, PackedWeights, all_functions
 
 BEGIN, END = "<!-- functions: ", "<!-- end of functions -->"
 
@@ -26,7 +26,7 @@ def _rows() -> Iterator[str]:
     functions = sorted(all_functions(), key=lambda function: function.name)
     of_formats: dict[bool, Function] = {}
     for function in functions:
-        if isinstance(function.role, Weights):
+        if isinstance(function.role, PackedWeights):
             of_formats.setdefault(function.role.by_group, function)
         else:
             yield _row(f"`{function.name}`", function, function.summary)

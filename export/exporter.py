@@ -30,10 +30,9 @@ from subbyte.export.outputs import INPUT, named_outputs
 from subbyte.export.verify import Verification, canonical_paths, quantized_layer, verify
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
 from subbyte.models.checkpoint_files import files_of
-from subbyte.models.quant.eval_constants import named_constants, refresh
+from subbyte.models.quant.eval_constants import exporting, named_constants, refresh
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.observe import Observation, observe
-from subbyte.models.quant.primitives import exporting
 from subbyte.models.quant.quantizer import ActivationQuantizer
 from subbyte.output_file import checked_output
 

@@ -200,7 +200,7 @@ def _local(file: BinaryIO, row: _Span, size: int) -> tuple[Entry, int]:
 
 
 @dataclass(frozen=True)
-class Payload:
+class NewMember:
     """A member to write: `chunks()` yields its `size` bytes, whose CRC-32 is `crc`."""
 
     name: str
@@ -211,7 +211,7 @@ class Payload:
     executable: bool = False
 
 
-def write_entries(file: BinaryIO, payloads: Iterable[Payload]) -> None:
+def write_entries(file: BinaryIO, payloads: Iterable[NewMember]) -> None:
     """Write a stored zip, aligned payloads at multiples of ALIGNMENT; raises BundleError over the limits."""
     directory: list[bytes] = []
     at = 0

@@ -24,7 +24,7 @@ from subbyte.output_file import output_file
 from subbyte.plain_file import open_plain
 from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
-from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, Payload
+from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, NewMember
 from subbyte.runtime.manifest import MAX_MANIFEST_BYTES, SCHEMA, Manifest
 
 __all__ = [
@@ -359,7 +359,7 @@ def write_bundle(
     return path
 
 
-def _payload(name: str, source: bytes | Path) -> tuple[Payload, str]:
+def _payload(name: str, source: bytes | Path) -> tuple[NewMember, str]:
     def chunks() -> Iterator[bytes]:
         if isinstance(source, (bytes, bytearray, memoryview)):
             yield bytes(source)
@@ -372,5 +372,5 @@ def _payload(name: str, source: bytes | Path) -> tuple[Payload, str]:
         digest.update(chunk)
         crc = zlib.crc32(chunk, crc)
         size += len(chunk)
-    payload = Payload(name, size, crc, chunks, aligned=name in ALIGNED, executable=name in EXECUTABLE)
+    payload = NewMember(name, size, crc, chunks, aligned=name in ALIGNED, executable=name in EXECUTABLE)
     return payload, digest.hexdigest()

@@ -11,10 +11,9 @@ import importlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from subbyte.errors import EnergyError, UnknownNameError, UsageError
+from subbyte.errors import EnergyError, UnknownNameError
 
 __all__ = [
     "METERS",
@@ -40,6 +39,7 @@ METERS: dict[str, tuple[str, str]] = {
     "hwmon": ("subbyte.runtime.hwmon", "Hwmon"),
     "zeus": ("subbyte.runtime.zeus_meter", "Zeus"),
 }
+CSV = ("subbyte.runtime.meter_csv", "CsvMeter")  # made with the path of its log
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def available() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in METERS:
         try:
-            _made(name)
+            _made(METERS[name])
             found[name] = None
         except EnergyError as error:
             found[name] = str(error)
@@ -114,12 +114,12 @@ def make_meter(name: str) -> Meter | None:
     if name == "auto":
         return find_meter(PROCESSOR_METERS)
     if kind == "csv":
-        return _csv(path)
+        return _made(CSV, path=path)
     rails = path.split("+") if kind == "hwmon" and path else None
     if rails is None and name not in METERS:
         raise UnknownNameError("energy meter", name if kind in METERS else kind, ("auto", "none", "csv", *METERS))
     try:
-        return _made(kind, **({"rails": rails} if rails else {}))
+        return _made(METERS[kind], **({"rails": rails} if rails else {}))
     except EnergyError as error:
         others = [other for other, why in available().items() if why is None]
         works = f"Readable here: {', '.join(others)}." if others else "No other is readable here."
@@ -129,20 +129,11 @@ def make_meter(name: str) -> Meter | None:
         ) from error
 
 
-def _made(name: str, **settings: Any) -> Meter:
-    """The meter of a row of METERS; raises EnergyError where it cannot work."""
-    module, attribute = METERS[name]
+def _made(row: tuple[str, str], **settings: Any) -> Meter:
+    """The meter of a row like those of METERS; raises EnergyError where it cannot work."""
+    module, attribute = row
     meter: Meter = getattr(importlib.import_module(module), attribute)(**settings)
     return meter
-
-
-def _csv(path: str) -> Meter:
-    from subbyte.runtime.meter_csv import CsvMeter
-
-    if not Path(path).is_file():
-        missing = f"there is no file '{path}'" if path else "it names no file"
-        raise UsageError(f"energy meter 'csv:{path}': {missing}. Expected csv:PATH, the log that the meter is writing.")
-    return CsvMeter(path)
 
 
 def find_meter(names: Iterable[str] = tuple(METERS)) -> Meter:
@@ -150,7 +141,7 @@ def find_meter(names: Iterable[str] = tuple(METERS)) -> Meter:
     reasons = []
     for name in names:
         try:
-            return _made(name)
+            return _made(METERS[name])
         except EnergyError as error:
             reasons.append(f"{name}: {error}")
     raise EnergyError("no energy counter can be read on this machine. " + " ".join(reasons))

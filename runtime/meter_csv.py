@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte import limits
-from subbyte.errors import EnergyError
+from subbyte.errors import EnergyError, UsageError
 from subbyte.plain_file import read_plain
 from subbyte.runtime.energy import Energy, Reading, checked, energy_of
 from subbyte.runtime.meter_table import Log, numbers, read_log
@@ -154,7 +154,10 @@ def energy_from_csv(
 
 
 class CsvMeter:
-    """A meter whose CSV grows while we measure; its times plus `offset_s` are Unix seconds of this machine."""
+    """A meter whose CSV grows while we measure; its times plus `offset_s` are Unix seconds of this machine.
+
+    Raises UsageError where there is no such file, EnergyError for one that is no log.
+    """
 
     def __init__(
         self,
@@ -164,6 +167,11 @@ class CsvMeter:
         wait_s: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if not Path(path).is_file():
+            missing = f"there is no file '{path}'" if path else "it names no file"
+            raise UsageError(
+                f"energy meter 'csv:{path}': {missing}. Expected csv:PATH, the log that the meter is writing."
+            )
         self._path = Path(path)
         self._volts, self._offset, self._wait, self._clock = volts, offset_s, wait_s, clock
         self.source = f"external meter, {self._path.name}"

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subbyte.dialect.macs import MACS, Shapes
+from subbyte.dialect.macs import MACS
 from subbyte.errors import CompileError
 from subbyte.formats.energy import ELEMENTWISE
 from subbyte.runtime.energy_model import per_mac
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.error_context import working_on
-from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
+from subbyte.tvm_kernels.graph import Array, Graph, Node, Value, shapes_of
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, Choice, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
+from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, Tensor
 
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.relax_import import Lowering
@@ -50,7 +50,7 @@ class ConstantPool:
 class OpenCall:
     """A call whose run-time tensors have no place yet: a str is a value, an Argument has its place."""
 
-    call: Call  # without arguments and outputs
+    call: KernelCall  # without arguments and outputs
     arguments: list[str | Argument]
     writes: list[str]
     workspace: int = 0
@@ -222,8 +222,7 @@ def _macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of a node without a kernel; 0 for what is no product."""
     if node.domain or node.op not in MACS:
         return 0
-    inputs = [graph.values[name].shape if name else () for name in node.inputs]
-    return MACS[node.op](Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes))
+    return MACS[node.op](shapes_of(graph, node))
 
 
 def _call_of(graph: Graph, node: Node, run: Sequence[Node], made: Sequence[Sequence[str]]) -> int:
@@ -370,13 +369,13 @@ def _held_as(value: Value) -> str:
 def _open(
     graph: Graph, node: Node, arguments: list[str | Argument], writes: list[str], constants: int, **own: Any
 ) -> OpenCall:
-    """The call of a node that reads so many bytes of weights.bin; `own`: further fields of the Call."""
+    """The call of a node that reads so many bytes of weights.bin; `own`: further fields of the KernelCall."""
     names = [a for a in dict.fromkeys(arguments) if isinstance(a, str) and a not in writes]
     read, made = ([graph.values[name] for name in some if name in graph.values] for some in (names, writes))
     operator = node.operator
     known = ops.Facts() if operator is None else operator.facts()
     activation = known.activation or (_held_as(read[0]) if read else "float32")
-    call = Call(
+    call = KernelCall(
         name=node.name,
         kind="relax" if operator is None else operator.kind,
         activation=activation,
@@ -394,7 +393,9 @@ def _open(
     return OpenCall(call, arguments, writes)
 
 
-def _placed(graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]) -> Call:
+def _placed(
+    graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]
+) -> KernelCall:
     results = [name for name in step.writes if name in graph.values]
     return replace(
         step.call,

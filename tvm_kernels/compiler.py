@@ -25,7 +25,7 @@ from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
-from subbyte.tvm_kernels.plan import Call, Plan, Tensor
+from subbyte.tvm_kernels.plan import KernelCall, Plan, Tensor
 from subbyte.tvm_kernels.replay import Child, Origin, reason_not_to_replay
 from subbyte.tvm_kernels.replay import replay as replayed
 from subbyte.tvm_kernels.targets import Target, get_target
@@ -254,7 +254,7 @@ def _report(
     )
 
 
-def _row(call: Call, tiles: int) -> Row:
+def _row(call: KernelCall, tiles: int) -> Row:
     return Row(**call.facts, tiles=tiles, passed_over=call.passed_over)
 
 
@@ -280,7 +280,7 @@ def _traced(tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _operator(call: Call, tiles: int) -> dict[str, Any]:
+def _operator(call: KernelCall, tiles: int) -> dict[str, Any]:
     return {**call.facts, "tiles": tiles, "outputs": [_traced(tensor) for tensor in call.outputs]}
 
 

@@ -20,6 +20,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
+from subbyte.dialect.macs import Shapes, UnknownShape
 from subbyte.errors import UsageError
 from subbyte.file_kinds import ARCHIVE_OF_ARRAYS, kind_of
 from subbyte.onnx_file import Source, open_onnx
@@ -29,7 +30,7 @@ from subbyte.runtime.npy import load_npy, read_npy
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.plan import Tensor
 from subbyte.tvm_kernels.rewrites.code_values import RANGES
-from subbyte.tvm_kernels.rewrites.indices import INDEXED, Call
+from subbyte.tvm_kernels.rewrites.indices import INDEXED
 
 Array = npt.NDArray[Any]
 Given = str | Path | Mapping[str, Any] | Sequence[Any]
@@ -134,16 +135,13 @@ def _index(view: _View, node: onnx.NodeProto) -> tuple[str, int] | None:
         given = len(node.input) > index and len(shape) > axis
         return (node.input[index], shape[axis]) if given else None
     indexed = INDEXED[node.op_type]
-    names = (node.input[0], node.input[indexed.input], node.output[0])
-    data, indices, output = (view.shapes.get(name) for name in names)
-    if data is None or indices is None or output is None:
-        return None
+    inputs = [view.shapes.get(name) if name else () for name in node.input]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     try:
-        sizes = indexed.sizes(Call(data, indices, output, attributes))
-    except IndexError:
+        sizes = indexed.sizes(Shapes(inputs, view.shapes.get(node.output[0]), attributes))
+    except (IndexError, UnknownShape):
         return None  # an axis that the file does not have is refused elsewhere
-    return (names[1], min(sizes)) if sizes else None
+    return (node.input[indexed.input], min(sizes)) if sizes else None
 
 
 # What the body of their schema indexes: the input with the rows, its axis, the input with the indices.

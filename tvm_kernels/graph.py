@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from subbyte.dialect.macs import Shapes
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel
 from subbyte.tvm_kernels import operators as ops
@@ -295,6 +296,12 @@ class Graph:
             self.remove(node)
         used = {name for node in self._nodes for name in (*node.inputs, *node.outputs)} | {*self.inputs, *self.outputs}
         self.values = {name: value for name, value in self.values.items() if name in used}
+
+
+def shapes_of(graph: Graph, node: Node) -> Shapes:
+    """The shapes of a node's inputs and first output, and its attributes."""
+    inputs = [graph.values[name].shape if name else () for name in node.inputs]
+    return Shapes(inputs, graph.values[node.outputs[0]].shape, node.attributes)
 
 
 def epilogue_of(node: Node) -> ops.Epilogue | None:

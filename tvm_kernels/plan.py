@@ -40,7 +40,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Call(OperatorCall):
+class KernelCall(OperatorCall):
     """One operator of the plan, and the call that computes it."""
 
     function: PrimFunc
@@ -63,7 +63,7 @@ class Plan:
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    calls: tuple[Call, ...]
+    calls: tuple[KernelCall, ...]
     weights: bytes = field(repr=False, default=b"")
     arena_bytes: int = 0
     workspace_bytes: int = 0

@@ -18,7 +18,7 @@ import onnx.shape_inference
 
 from subbyte import limits
 from subbyte.dialect.decode import low_bit
-from subbyte.dialect.function import Call, Weights, find, function_of
+from subbyte.dialect.function import Call, PackedWeights, find, function_of
 from subbyte.dialect.known_operators import QUANTIZERS
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import FormatError, ModelError
@@ -321,7 +321,7 @@ def _dialect_call(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) ->
     function = function_of(proto)
     if function is None:
         return
-    if isinstance(function.role, Weights):
+    if isinstance(function.role, PackedWeights):
         _decode(graph, proto, function.role)
         return
     values = [graph.values[name] for name in proto.input]
@@ -341,7 +341,7 @@ def _nbits_product(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -
     graph.add_value(proto.output[0], x.dtype, (*x.shape[:-1], int(attrs["N"])))
 
 
-def _decode(graph: Graph, proto: onnx.NodeProto, weights: Weights) -> None:
+def _decode(graph: Graph, proto: onnx.NodeProto, weights: PackedWeights) -> None:
     """Decode<Format> and Dequantize<Format> become a weight; a payload that does not fit its shape is refused."""
     parts = ("the packed payload", "the shape", "the scale", "the group size")
     inputs = [_need(graph, proto, index, part) for index, part in enumerate(parts[: len(proto.input)])]

@@ -30,7 +30,7 @@ from subbyte.runtime.tracing import decode
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.graph import Array, Graph
-from subbyte.tvm_kernels.plan import Call, Plan
+from subbyte.tvm_kernels.plan import KernelCall, Plan
 from subbyte.tvm_kernels.targets import Target, host_features
 
 SECONDS = 60.0  # for the child's start and small models
@@ -155,7 +155,7 @@ class Child:
         self._empty.cleanup()
 
 
-def _called(call: Call) -> str:
+def _called(call: KernelCall) -> str:
     return f"'{call.name}' (kernel '{call.kernel}')"
 
 
@@ -207,8 +207,8 @@ def _first_wrong_value(plan: Plan, golden: Golden, model: Source, trace: Path) -
 
 def _differences(
     bundle: Path, plan: Plan, golden: Golden, graph: Graph, trace: Path
-) -> Iterator[tuple[Call, bool, str]]:
-    """Call, whether its result differs by more than a rounding tie does, and how, in the order of the plan."""
+) -> Iterator[tuple[KernelCall, bool, str]]:
+    """Each call, whether its result differs by more than a rounding tie does, and how, in the order of the plan."""
     from subbyte.tvm_kernels.interpret import interpret
 
     named = dict(zip(graph.inputs, golden.inputs, strict=True))

@@ -2,11 +2,10 @@
 
 from subbyte.models.quant import primitives, schemes
 from subbyte.models.quant.binary import Sign, Threshold
-from subbyte.models.quant.eval_constants import fake_quantized, refresh
+from subbyte.models.quant.eval_constants import exporting, fake_quantized, refresh
 from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.per_token import DynamicPerToken
 from subbyte.models.quant.power_of_two import DeepShiftQ
-from subbyte.models.quant.primitives import exporting
 from subbyte.models.quant.product import QuantizedProduct
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 from subbyte.models.quant.replace_layers import ReportRow, quantize, quantized_layers, set_progress

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from subbyte.errors import QuantizationError
-from subbyte.models.quant.primitives import is_exporting
+from subbyte.models.quant.primitives import EXPORTING, is_exporting
 
 
 class Constants(nn.Module):
@@ -94,6 +94,22 @@ def named_constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             for name, value in vars(module).items():
                 if isinstance(value, Tensor):
                     yield f"{path}.{name}" if path else name, value
+
+
+@contextmanager
+def exporting(model: nn.Module | None = None) -> Iterator[None]:
+    """Within this context the primitives emit ONNX nodes instead of computing.
+
+    With `model` (in eval mode) its constants and packed weights are made first: a tracer cannot make them, since it
+    sees the parameters without their values.
+    """
+    if model is not None:
+        refresh(model, packed=True)
+    token = EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        EXPORTING.reset(token)
 
 
 @contextmanager

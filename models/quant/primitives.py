@@ -8,42 +8,23 @@ All codes and levels are integer-valued float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
 from subbyte.errors import ExportError
 from subbyte.formats import Format, PerGroup, unpack
 
-_exporting: ContextVar[bool] = ContextVar("subbyte_exporting", default=False)
-
-
-@contextmanager
-def exporting(model: nn.Module | None = None) -> Iterator[None]:
-    """Within this context the primitives emit ONNX nodes instead of computing.
-
-    With `model` (in eval mode) its constants and packed weights are made first: a tracer cannot make them, since it
-    sees the parameters without their values.
-    """
-    if model is not None:
-        from subbyte.models.quant.eval_constants import refresh
-
-        refresh(model, packed=True)
-    token = _exporting.set(True)
-    try:
-        yield
-    finally:
-        _exporting.reset(token)
+EXPORTING: ContextVar[bool] = ContextVar("subbyte_exporting", default=False)
 
 
 def is_exporting() -> bool:
     """Whether the primitives emit ONNX nodes now."""
-    return _exporting.get()
+    return EXPORTING.get()
 
 
 def call(function: str, *inputs: Tensor | Sequence[int] | int) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
+from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, Tensor
 
 ROWS, DEPTH, COLUMNS = 7, 24, 10
 
@@ -46,11 +46,11 @@ def scale(rows: int, columns: int) -> Any:
     return builder.get()
 
 
-def call(name: str, function: Any, arguments: tuple[Argument, ...], *outputs: Tensor) -> Call:
+def call(name: str, function: Any, arguments: tuple[Argument, ...], *outputs: Tensor) -> KernelCall:
     """A call by the name of its node and of its kernel, with a blank between."""
     node, kernel = name.split()
     kind = "QuantizedProduct" if kernel == "dot" else "Elementwise"
-    return Call(name=node, kind=kind, kernel=kernel, function=function, arguments=arguments, outputs=outputs)
+    return KernelCall(name=node, kind=kind, kernel=kernel, function=function, arguments=arguments, outputs=outputs)
 
 
 class Example:

@@ -97,13 +97,13 @@ def test_equal_work_is_done_once(monkeypatch):
     features = host_features()
     graph = lower_graph(chain(480), features)
     lowering, kernels = Lowering(graph), assembly.Kernels(features)
-    weights = assembly.Weights()
+    weights = assembly.ConstantPool()
     calls = 0
     for node in graph.order():
         if node.operator is None:
             calls += len(lowering.calls([node]))
         else:
-            assembly._kernel_step(node, kernels, weights)
+            assembly._kernel_step(graph, node, kernels, weights)
     assert calls > 100
     assert len(lowering.lowered) <= 3
     assert len(kernels.known) <= 3

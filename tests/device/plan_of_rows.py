@@ -15,7 +15,7 @@ from subbyte.tvm_kernels.assembly import ConstantPool
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Kernel, Output, rows
 from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.plan import Argument, Call, Plan, Tensor
+from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, Tensor
 from subbyte.tvm_kernels.targets import Target, get_target
 
 Array = npt.NDArray[Any]
@@ -38,7 +38,7 @@ class PlanOfRows:
     outputs: list[Tensor] = field(default_factory=list)
     given: list[Array] = field(default_factory=list)
     wanted: list[Array] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    calls: list[KernelCall] = field(default_factory=list)
     workspace: int = 0
 
     def add(self, case: Case) -> None:
@@ -81,7 +81,7 @@ class PlanOfRows:
                 scratch += aligned(parameter.nbytes)
         self.workspace = max(self.workspace, scratch)
         self.calls.append(
-            Call(
+            KernelCall(
                 name=name,
                 kind=case.op.kind,
                 kernel=str(row),

@@ -19,8 +19,8 @@ from subbyte.dialect.function import (
     Call,
     Exactness,
     Function,
+    PackedWeights,
     Quantizer,
-    Weights,
     all_functions,
     find,
     function_of,
@@ -109,9 +109,12 @@ def test_a_function_that_lacks_a_part_is_refused(part: str) -> None:
         ({"name": "Frob", "body": None}, "its 'body' is 'None', expected ONNX text"),
         ({"name": "Frob", "body": "Frob (x) => (y) { y = Frobnicate(x) }"}, "its 'body' has Frobnicate, expected"),
         ({"name": "Frob", "body": "Frob (x) => (y) { y = subbyte.Lookup(x) }"}, "its 'body' has subbyte.Lookup"),
-        ({"name": "Frob", "role": "nonsense"}, "its 'role' is 'nonsense', expected a Quantizer, Weights or Values"),
+        (
+            {"name": "Frob", "role": "nonsense"},
+            "its 'role' is 'nonsense', expected a Quantizer, PackedWeights",
+        ),
         ({"name": "Frob", "role": Quantizer("int8")}, "its 'role' is .*Quantizer.*expected a Quantizer"),  # type: ignore[arg-type]
-        ({"name": "Frob", "role": Weights("int8", True)}, "its 'role' is .*Weights.*expected a Quantizer"),  # type: ignore[arg-type]
+        ({"name": "Frob", "role": PackedWeights("int8", True)}, "its 'role' is .*PackedWeights.*expected a Quantizer"),  # type: ignore[arg-type]
         ({"name": "Frob", "shapes": (1, 2)}, r"its 'shapes' is '\(1, 2\)', expected a function of a Call"),
         ({"name": "Frob", "reference": None}, "its 'reference' is 'None', expected a function of the inputs"),
         ({"name": "Frob", "exactness": "exact"}, "its 'exactness' is 'exact', expected a member of Exactness"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from subbyte.dialect.function import Weights, all_functions, get
+from subbyte.dialect.function import PackedWeights, all_functions, get
 from subbyte.errors import ExportError, UnknownNameError
 from subbyte.export.functions import append_functions
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, all_formats, reference
@@ -61,7 +61,7 @@ def packed(fmt, shape, granularity=None, seed=0):
 
 
 def test_every_format_has_a_decoder_and_a_dequantizer():
-    found = [(f.name, f.role.format, f.role.by_group) for f in all_functions() if isinstance(f.role, Weights)]
+    found = [(f.name, f.role.format, f.role.by_group) for f in all_functions() if isinstance(f.role, PackedWeights)]
     assert found == [(name, f, g) for f in all_formats() for name, g in ((f.decoder, False), (f.dequantizer, True))]
     for name in ("DecodeInt2", "DecodeUint8", "DecodeBinary", "DecodeTernary", "DecodePow2_4", "DequantizePow2_4n"):
         assert get(name).name == name

@@ -17,7 +17,7 @@ from kinds import Fault
 from tiny_bundle import build_library, example, reference, tiny_manifest, tiny_members
 
 from subbyte.runtime import load, open_bundle, write_bundle
-from subbyte.runtime.archive import Payload, write_entries
+from subbyte.runtime.archive import NewMember, write_entries
 
 
 @dataclass(frozen=True)
@@ -143,5 +143,5 @@ def _content(state: State, rng: Rng) -> bytes:
     return file.getvalue()
 
 
-def _payload(name: str, data: bytes) -> Payload:
-    return Payload(name, len(data), zlib.crc32(data), lambda: [data], aligned=name in ("library.so", "weights.bin"))
+def _payload(name: str, data: bytes) -> NewMember:
+    return NewMember(name, len(data), zlib.crc32(data), lambda: [data], aligned=name in ("library.so", "weights.bin"))

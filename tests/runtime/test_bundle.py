@@ -109,7 +109,7 @@ def test_archive_round_trip(tmp_path_factory: pytest.TempPathFactory, members: d
         return
     path = tmp_path_factory.mktemp("archive") / "a.zip"
     payloads = [
-        archive.Payload(name, len(data), archive_crc(data), lambda data=data: [data], aligned=len(data) % 2 == 0)
+        archive.NewMember(name, len(data), archive_crc(data), lambda data=data: [data], aligned=len(data) % 2 == 0)
         for name, data in members.items()
     ]
     with open(path, "wb") as file:

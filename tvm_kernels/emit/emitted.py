@@ -13,7 +13,7 @@ from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import CFunction, Wanted, buffer_bytes
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.plan import Argument, Call, Plan
+from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan
 
 Array = npt.NDArray[Any]
 MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
@@ -61,7 +61,7 @@ def _overlap(first: tuple[Argument, int], second: tuple[Argument, int]) -> bool:
     return one.offset < other.offset + other_bytes and other.offset < one.offset + one_bytes
 
 
-def _is_distinct(call: Call) -> bool:
+def _is_distinct(call: KernelCall) -> bool:
     """Whether no result of the call overlaps another of its arguments, so that C may assume it."""
     pieces = [
         (argument, buffer_bytes(param)) for argument, param in zip(call.arguments, call.function.params, strict=True)

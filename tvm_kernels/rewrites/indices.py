@@ -10,54 +10,44 @@ take indices as they are. (OneHot is not among them: an index out of its range i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from subbyte.dialect.macs import Shapes
 from subbyte.errors import InputError, ModelError
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.graph import Graph, Node, shapes_of
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the indices of a node depend on."""
-
-    data: Shape  # of input 0
-    indices: Shape
-    output: Shape
-    attributes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Indices:
     """Where an operator's indices are, how many elements each chooses among, and whether it may count from the end.
 
-    `sizes(call)`: one number for all indices, or one for each place of their last axis.
+    `sizes(shapes)`: one number for all indices, or one for each place of their last axis.
     """
 
     input: int
-    sizes: Callable[[Call], Shape]
+    sizes: Callable[[Shapes], Shape]
     negative: bool = True
 
 
-def _along_axis(call: Call) -> Shape:
-    return (call.data[int(call.attributes.get("axis", 0))],)
+def _along_axis(shapes: Shapes) -> Shape:
+    return (shapes.of(0)[int(shapes.attributes.get("axis", 0))],)
 
 
-def _coordinates(call: Call) -> Shape:
-    first = int(call.attributes.get("batch_dims", 0))
-    return call.data[first : first + call.indices[-1]]
+def _coordinates(shapes: Shapes) -> Shape:
+    first = int(shapes.attributes.get("batch_dims", 0))
+    return shapes.of(0)[first : first + shapes.of(1)[-1]]
 
 
-def _whole_output(call: Call) -> Shape:
-    return (math.prod(call.output),)
+def _whole_output(shapes: Shapes) -> Shape:
+    return (math.prod(shapes.output),)
 
 
-def _images(call: Call) -> Shape:
-    return call.data[:1]
+def _images(shapes: Shapes) -> Shape:
+    return shapes.of(0)[:1]
 
 
 INDEXED = {
@@ -80,8 +70,7 @@ def _operators(graph: Graph, constant: bool) -> list[tuple[Node, Indices, ops.Ch
             continue
         value = graph.values[node.inputs[indexed.input]]
         if value.size and value.is_constant == constant:
-            data, output = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
-            sizes = indexed.sizes(Call(data.shape, value.shape, output.shape, node.attributes))
+            sizes = indexed.sizes(shapes_of(graph, node))
             check = ops.CheckIndices(node.name, value.size, sizes, value.memory_dtype, indexed.negative)  # type: ignore[arg-type]
             found.append((node, indexed, check))
     return found
