@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from subbyte.dialect.function import Array, Body, Exactness, Function, Values, register
+from subbyte.dialect.function import Array, Body, Call, Exactness, Function, Shape, Values, register
 
 
 def _reference(codes: Array, table: Array, low: Array) -> tuple[Array, ...]:
     index = np.clip(np.rint(codes - low), 0, table.size - 1)
     return (table[index.astype(np.int64)],)
+
+
+def _shapes(call: Call) -> tuple[Shape, ...]:
+    codes, table, low = call.shapes
+    return ((*np.broadcast_shapes(codes, low), *table[1:]),)
 
 
 def _example(random: np.random.Generator) -> tuple[Array, ...]:
@@ -38,7 +43,7 @@ Lookup = register(
             values = Gather <axis = 0> (table, index)
         }""",
         role=Values(integers=False),
-        shapes=lambda call: call.shapes[:1],
+        shapes=_shapes,
         reference=_reference,
         exactness=Exactness.BIT_EXACT,
         in_float=Body(),

@@ -107,14 +107,34 @@ def test_another_number_of_entries_is_declined_and_computed_by_the_body(entries:
     table = RNG.normal(size=entries).astype(np.float32)
     made = model(quantize("x", "q"), look_up("q"), inverse=30, **INT8, table=table, first=-8)
     (node,) = [node for node in lower_graph(made).order() if node.op == "Lookup"]
-    assert node.declined == {"table look-up": f"its table has {entries} entries; handled: 256"}
+    assert node.declined == {"table look-up": f"its table is float32 [{entries}]; handled: float32 [256]"}
     graph = lower_graph(made, frozenset())
     assert "Lookup" not in [node.op for node in graph.order()]
     assert graph.notes == [
         "'y' (subbyte.Lookup) is computed by its body in standard operators: it has no kernel; "
-        f"no 'table look-up', as its table has {entries} entries; handled: 256"
+        f"no 'table look-up', as its table is float32 [{entries}]; handled: float32 [256]"
     ]
     assert_equal(made, graph)
+
+
+@pytest.mark.parametrize(
+    ("table", "first", "result", "reason"),
+    [
+        (TABLE.reshape(16, 16), 0, (2, 3, 4, 5, 16), "its table is float32 [16, 16]; handled: float32 [256]"),
+        (TABLE.reshape(256, 1), 0, (2, 3, 4, 5, 1), "its table is float32 [256, 1]; handled: float32 [256]"),
+        (TABLE, np.zeros((1, 1, 1, 1, 1)), (1, 2, 3, 4, 5), "its lowest code has shape [1, 1, 1, 1, 1]"),
+    ],
+)
+def test_results_of_another_shape_than_the_codes_are_computed_by_the_body(
+    table: Any, first: Any, result: tuple[int, ...], reason: str
+) -> None:
+    made = model(quantize("x", "q"), look_up("q"), inverse=3, low=0, high=15, table=table, first=first)
+    dims = made.graph.output[0].type.tensor_type.shape
+    dims.ClearField("dim")
+    dims.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in result)
+    (node,) = [node for node in lower_graph(made).order() if node.op == "Lookup"]
+    assert node.declined["table look-up"].startswith(reason)
+    assert_equal(made, lower_graph(made, frozenset()))
 
 
 def test_floats_are_looked_up_by_the_body() -> None:

@@ -64,12 +64,12 @@ def look_up(graph: Graph, node: Node, codes: str, table: Array, low: Array) -> O
     storage = value.codes or storage_of(value.dtype)
     if storage is None:
         return f"'{codes}' is {value.storage.format if value.coded else value.dtype}; handled: codes of at most 8 bits"
-    if table.size != 256:
-        return f"its table has {table.size} entries; handled: 256"
-    if low.size != 1:
+    if table.shape != (256,) or table.dtype != np.float32:
+        return f"its table is {table.dtype} {list(table.shape)}; handled: float32 [256]"
+    if low.size != 1 or low.ndim > len(value.shape):
         return f"its lowest code has shape {list(low.shape)}; handled: one number"
-    by_byte = dialect.Lookup.reference(storage.levels(np.arange(256)), table.reshape(-1), low.reshape(()))[0]
-    operator = Lookup(node.name, 0, 0, by_byte.astype(np.float32), Epilogue())
+    by_byte = dialect.Lookup.reference(storage.levels(np.arange(256)), table, low.reshape(()))[0]
+    operator = Lookup(node.name, 0, 0, by_byte, Epilogue())
     own = codes if value.coded else to_codes(graph, codes, node)
     kernel_node(graph, node, operator, [own], None, "same")
     return True
