@@ -35,7 +35,7 @@ Quantize = register(
             codes = Clip(rounded, low, high)
         }""",
         role=Quantizer(codes),
-        shapes=lambda call: call.shapes[:1],
+        shapes=lambda call: (np.broadcast_shapes(*call.shapes[:2]),),
         reference=lambda x, inverse, low, high: (np.float32(reference.quantize(x, inverse, low, high)),),
         exactness=Exactness.BIT_EXACT,
         in_float=Rescale(factor=1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from subbyte.dialect.function import Array, Exactness, Function, Quantizer, Rescale, register
+from subbyte.dialect.function import Array, Call, Exactness, Function, Quantizer, Rescale, Shape, register
 from subbyte.formats import reference
 from subbyte.formats.energy import ELEMENTWISE
 
@@ -12,6 +12,13 @@ from subbyte.formats.energy import ELEMENTWISE
 def _reference(x: Array) -> tuple[Array, ...]:
     codes, step = reference.quantize_per_token(x)
     return np.float32(codes), step
+
+
+def _shapes(call: Call) -> tuple[Shape, ...]:
+    (x,) = call.shapes
+    if not x:
+        raise ValueError("a scalar has no last axis")
+    return x, (*x[:-1], 1)
 
 
 def _example(random: np.random.Generator) -> tuple[Array, ...]:
@@ -42,7 +49,7 @@ QuantizePerToken = register(
             step = Mul(largest, inverse_full)
         }""",
         role=Quantizer(lambda *_: "int8 per token"),
-        shapes=lambda call: (call.shapes[0], (*call.shapes[0][:-1], 1)),
+        shapes=_shapes,
         reference=_reference,
         exactness=Exactness.BIT_EXACT,
         in_float=Rescale(ones=(1,)),

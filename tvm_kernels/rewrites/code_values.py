@@ -18,7 +18,9 @@ from collections.abc import Collection
 import numpy as np
 
 from subbyte import exactness
+from subbyte.dialect.function import Quantizer, find
 from subbyte.dialect.graph import DATA_MOVEMENT as ONNX_DATA_MOVEMENT
+from subbyte.dialect.names import DOMAIN
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
@@ -103,7 +105,11 @@ def lost_quantizer(graph: Graph, x: str) -> str:
     """Why a value that the file quantizes is float32 here; empty where the file has no quantizer for it."""
     path = path_from_codes(graph, x)
     if path is None:
-        if (sign := _source_of_signs(graph, x)) is not None:
+        maker = _maker(graph, x)
+        if maker is not None and _is_quantizer(maker):
+            why = "; ".join(maker.declined.values())
+            return f"is quantized by '{maker.name}' ({DOMAIN}.{maker.op}) in float32" + (f": {why}" if why else "")
+        if (sign := _source_of_signs(graph, maker)) is not None:
             return (
                 f"is -1 or +1 in float32, computed by '{sign.name}' ({sign.op}), and binary values are recognized only "
                 "from subbyte.Binarize: put QuantizeLinear and DequantizeLinear of scale 1 after it"
@@ -117,11 +123,21 @@ def lost_quantizer(graph: Graph, x: str) -> str:
     return "is quantized by axis"
 
 
-def _source_of_signs(graph: Graph, name: str) -> Node | None:
-    """The node that computes a value of -1 and +1 (and 0, by Sign), before any data movement."""
+def _maker(graph: Graph, name: str) -> Node | None:
+    """The node that computes a value, before any data movement."""
     node = graph.producer(name)
     while node is not None and node.op in DATA_MOVEMENT and len(inputs := moved_inputs(node)) == 1:
         node = graph.producer(inputs[0])
+    return node
+
+
+def _is_quantizer(node: Node) -> bool:
+    function = find(node.op) if node.domain == DOMAIN else None
+    return function is not None and isinstance(function.role, Quantizer)
+
+
+def _source_of_signs(graph: Graph, node: Node | None) -> Node | None:
+    """The node, if it computes values of -1 and +1 (and 0, by Sign)."""
     if node is None or node.domain:
         return None
     if node.op == "Where":

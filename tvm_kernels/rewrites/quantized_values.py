@@ -29,6 +29,7 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     STEP_AFTER_MOVEMENT,
     packed,
 )
+from subbyte.tvm_kernels.rewrites.epilogues import SCALAR, channel_vector
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, low_bit
 from subbyte.tvm_kernels.rewrites.integers import clip_limits
 from subbyte.tvm_kernels.rewrites.pattern import (
@@ -240,6 +241,8 @@ def requantized(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
 def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high: Array) -> Outcome:
     """subbyte.Quantize marks its output as codes."""
     bottom, top = float(low.reshape(-1)[0]), float(high.reshape(-1)[0])
+    if reason := _another_shape(graph, node, x, "step"):
+        return reason
     if inverse.size != 1:
         return f"it has {inverse.size} steps; handled: one"
     whole = bottom.is_integer() and top.is_integer()
@@ -257,14 +260,25 @@ def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> Outcome:
     value = graph.values[node.outputs[0]]
     if value.coded:
         return None
-    if value.shape != graph.values[x].shape:
-        return f"its threshold broadcasts '{x}' from {list(graph.values[x].shape)} to {list(value.shape)}"
+    if reason := _another_shape(graph, node, x, "threshold"):
+        return reason
     rank = len(value.shape)
     spatial = rank > 2 and any(user.op in ("Conv", "Pad") for user in graph.users(value.name))
-    axis = 1 if spatial else rank - 1
+    found = channel_vector(threshold, value.shape)
+    axis = found[1] if found is not None and found[1] is not None else 1 if spatial else -1
+    if found is None or (spatial and axis != 1):
+        return f"its threshold of shape {list(threshold.shape)} is not by channel of {list(value.shape)}"
     value.storage = ops.Bits(value.shape[axis])
-    node.attributes = {**node.attributes, "axis": axis if spatial else -1}
+    node.attributes = {**node.attributes, "axis": axis}
     return True
+
+
+def _another_shape(graph: Graph, node: Node, x: str, parameter: str) -> str | None:
+    """Why the result of a quantizer has no codes: they take an axis, and the shape of `x`."""
+    shape, result = graph.values[x].shape, graph.values[node.outputs[0]].shape
+    if shape != result:
+        return f"its {parameter} broadcasts '{x}' from {list(shape)} to {list(result)}"
+    return None if shape else SCALAR
 
 
 def tokens(graph: Graph, node: Node, x: str) -> Outcome:
