@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from subbyte.errors import UsageError
+from subbyte.tvm_kernels.internal_operators import KERNEL
 
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.graph import Graph, Node
@@ -28,7 +29,7 @@ class Fact:
     """What became of a node."""
 
     node: str
-    operator: str  # of ONNX, or between rules `subbyte.View` and the like
+    operator: str  # of ONNX, or between rules `internal.View` and the like
 
     def __str__(self) -> str:
         return f"{self.node} ({self.operator}): {self._outcome()}"
@@ -218,7 +219,7 @@ class Explanation:
 
 
 def _operator(node: Node) -> str:
-    return node.op if node.domain in ("", "kernel") else f"{node.domain}.{node.op}"
+    return node.op if node.domain in ("", KERNEL) else f"{node.domain}.{node.op}"
 
 
 def _short(reason: str) -> str:

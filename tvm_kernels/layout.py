@@ -16,6 +16,7 @@ import numpy as np
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, Shape, Value, epilogue_of
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 
 NHWC, AS_IS = "NHWC", "as-is"
 
@@ -70,7 +71,7 @@ def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str
     if value.data is not None:
         made.data = np.ascontiguousarray(np.transpose(value.data, perm))
     elif _indifferent(value) and value.bits is None:
-        graph.add(Node("View", [name], [other], {}, other, "subbyte"))
+        graph.add(Node("View", [name], [other], {}, other, INTERNAL))
     elif value.bits is not None:
         raise CompileError(f"the binary values '{name}' are needed in two layouts; this model cannot be compiled yet")
     else:
@@ -190,7 +191,7 @@ def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str
         target.layout = NHWC
     else:
         return False
-    node.op, node.domain, node.attributes = "View", "subbyte", {}
+    node.op, node.domain, node.attributes = "View", INTERNAL, {}
     return True
 
 

@@ -23,6 +23,7 @@ from subbyte import exactness
 from subbyte.dialect.graph import DATA_MOVEMENT as ONNX_DATA_MOVEMENT
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.read_graph import type_of
 
 FLOAT, FLOAT16, DOUBLE = 1, 10, 11  # ONNX element types
@@ -49,7 +50,7 @@ _OTHERS = """
     Swish Tan Tanh
 """
 ARITHMETIC = DATA_MOVEMENT | ROUNDED_ONCE | frozenset(_OTHERS.split())
-FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), ("subbyte", "View")}
+FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), (INTERNAL, "View")}
 # Discontinuous, beside what makes integers or truths: the last digit of an input may decide.
 DISCONTINUOUS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
 STATES_A_DTYPE = ("to", "dtype", "output_dtype", "precision", "softmax_precision", "stash_type")

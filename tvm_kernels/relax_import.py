@@ -27,6 +27,7 @@ from subbyte.errors import CompileError
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.float_semantics import as_in_onnx
 from subbyte.tvm_kernels.graph import Graph, Node, Value
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.interpret import node_proto
 from subbyte.tvm_kernels.relax_converters import CONVERTERS
 from subbyte.tvm_kernels.schedules import scheduled
@@ -95,7 +96,7 @@ def run_of(graph: Graph, nodes: Sequence[Node]) -> Run:
             proto.attribute.append(onnx.helper.make_attribute("shape", graph.values[node.outputs[0]].memory_shape))
         kinds = [graph.values[name].dtype for name in (*node.inputs, *node.outputs)] if node.op == "Cast" else []
         if "float16" in kinds:
-            proto.op_type = "subbyte::ToFloat16" if kinds[1] == "float16" else "subbyte::FromFloat16"
+            proto.op_type = f"{INTERNAL}::ToFloat16" if kinds[1] == "float16" else f"{INTERNAL}::FromFloat16"
             del proto.attribute[:]
         elif node.domain:  # TVM looks at operator types alone
             proto.op_type, proto.domain = f"{node.domain}::{node.op}", ""

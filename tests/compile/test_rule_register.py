@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 
-from subbyte.dialect.function import all_functions, find
+from subbyte.dialect.function import all_functions
 from subbyte.dialect.names import DOMAIN
 from subbyte.dialect.quantize import Quantize
 from subbyte.errors import RegistrationError
 from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL, INTERNAL_OPERATORS, is_known
 from subbyte.tvm_kernels.lowering import stages
+from subbyte.tvm_kernels.relax_converters import CONVERTERS, converter
 from subbyte.tvm_kernels.rewrites import register
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome, Rule, apply, rule
 
-OF_LOWERING = {"QuantizeCodes", "View", "Part", "UnpackBits"}  # operators that lowering itself puts into a graph
 ROWS = [row for _, rows in stages() for row in rows]
 
 
@@ -23,10 +26,30 @@ def takes_x(graph: Graph, node: Node, x: str) -> Outcome:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}-{row.pattern.op}")
 def test_every_rule_is_whole(row: Rule) -> None:
-    """`rule` accepts it again, and of our domain it names functions that there are."""
+    """`rule` accepts it again, and every operator that it is for exists."""
     assert rule(row.name, row.pattern, row.rewrite) == row
-    if row.pattern.domain == DOMAIN:
-        assert row.pattern.op in OF_LOWERING or find(row.pattern.op) is not None
+    assert all(is_known(domain, op) for domain, op in row.pattern.operators)
+
+
+def test_every_converter_is_for_an_operator_that_exists() -> None:
+    assert all(is_known(domain, op) for domain, op in CONVERTERS)
+    assert {op for domain, op in CONVERTERS if domain == INTERNAL} <= INTERNAL_OPERATORS.keys()
+
+
+@pytest.mark.parametrize(
+    ("domain", "op", "function", "words"),
+    [
+        ("", "Signn", len, "a converter is for 'Signn' of domain '', expected an operator of ONNX"),
+        (DOMAIN, "View", len, "a converter is for 'View' of domain 'subbyte'"),
+        ("", "Sign", len, "'Sign' of domain '' has a converter already"),
+        ("", "Floor", 1, "the converter of 'Floor' is 1, expected a function"),
+    ],
+)
+def test_a_wrong_converter_is_refused(domain: str, op: str, function: typing.Any, words: str) -> None:
+    before = dict(CONVERTERS)
+    with pytest.raises(RegistrationError, match=words):
+        converter(domain, op)(function)
+    assert before == CONVERTERS
 
 
 def test_every_function_of_values_has_a_rule() -> None:
@@ -41,6 +64,9 @@ def test_every_function_of_values_has_a_rule() -> None:
         ("", Op("Relu", Any("x")), "a rule for Relu has no name"),
         ("clip", Op("Clip", Any("y")), "rule 'clip': missing a required argument: 'x'"),
         ("scale", Op("Mul", Any("x"), Const("c")), "rule 'scale': got an unexpected keyword argument 'c'"),
+        ("ReLU", Op("ReLU", Any("x")), "rule 'ReLU': its pattern has 'ReLU' of domain '', expected an operator"),
+        ("f", Op("Frob", Any("x"), domain=DOMAIN), "rule 'f': its pattern has 'Frob' of domain 'subbyte', expected"),
+        ("v", Op("Relu", Op("View", Any("x"))), "rule 'v': its pattern has 'View' of domain '', expected an operator"),
     ],
 )
 def test_a_wrong_rule_is_refused(name: str, pattern: Op, words: str) -> None:

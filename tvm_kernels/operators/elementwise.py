@@ -38,7 +38,7 @@ class Elementwise(Fused):
             for function in FUNCTIONS
         ]
         large = np.array([2.0**22, 2.0**23, 2.0**31 - 128, 2.0**31, 2.0**32, 1e20, 3e38, np.inf, np.nan], np.float32)
-        beyond = np.concatenate([large, -large, np.float32([0.5, 1.5, -2.5])]).reshape(1, -1)
+        beyond = np.concatenate([large, -large, np.array([0.5, 1.5, -2.5], np.float32)]).reshape(1, -1)
         ranges = (Codes(-128, 127, 128), Codes(0, 255), Codes(-37, 218, 37), Codes(-1, 6, 1))
         stores = [ToCodes(factor, codes, divide) for codes in ranges for factor, divide in ((1.0, False), (0.25, True))]
         out_of_range = cls("elementwise, out of range", 1, beyond.size, Epilogue((), tuple(stores)))

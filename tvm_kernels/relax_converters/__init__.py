@@ -1,6 +1,6 @@
 """How operators become Relax where TVM's own importer lacks them, or computes them otherwise than ONNX says.
 
-    @converter("subbyte", "UnpackBits")
+    @converter(INTERNAL, "UnpackBits")
     def unpack_bits(builder, inputs, attributes): ...    # -> relax.Expr
 
 Every file here is imported with the package. Indices are checked and counted from the start (rewrites/indices.py).

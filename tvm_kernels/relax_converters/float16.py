@@ -8,6 +8,7 @@ from typing import Any
 import tvm
 from tvm import te
 
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret
 from subbyte.tvm_kernels.relax_converters.converter import converter
 
@@ -28,7 +29,7 @@ def _once(dtype: str, value: Any, of: Callable[[Any], Any]) -> Any:
     return tvm.tirx.Let(name, value, of(name))
 
 
-@converter("subbyte", "ToFloat16")
+@converter(INTERNAL, "ToFloat16")
 def to_float16(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """float32 to the bits of the nearest float16, ties to even; infinity from 65520 on."""
 
@@ -55,7 +56,7 @@ def to_float16(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
     )
 
 
-@converter("subbyte", "FromFloat16")
+@converter(INTERNAL, "FromFloat16")
 def from_float16(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """float32 of the bits of float16: exact."""
 

@@ -8,10 +8,11 @@ from typing import Any
 import tvm
 from tvm import relax, te
 
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.relax_converters.converter import converter
 
 
-@converter("subbyte", "UnpackBits")
+@converter(INTERNAL, "UnpackBits")
 def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """Packed signs uint32 [..., words] to float32 -1 and +1 [..., channels]."""
     channels = int(attributes["channels"])
@@ -27,13 +28,13 @@ def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any])
     return builder.call_te(compute, inputs[0], primfunc_name_hint="unpack_bits")
 
 
-@converter("", "Silu")
+@converter(INTERNAL, "Silu")
 def silu(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """x * sigmoid(x) of what has no axes, which no kernel takes."""
     return relax.op.nn.silu(inputs[0])
 
 
-@converter("subbyte", "Part")
+@converter(INTERNAL, "Part")
 def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """A run of elements of the flat input, under the output's shape."""
     shape, start = list(attributes["shape"]), int(attributes["start"])

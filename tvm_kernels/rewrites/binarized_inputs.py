@@ -12,6 +12,7 @@ from dataclasses import replace
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.internal_operators import KERNEL
 from subbyte.tvm_kernels.kernels.registry import choose
 
 
@@ -42,7 +43,7 @@ def _preferred(joined: ops.Operator, product: ops.Operator, features: frozenset[
 def _join(graph: Graph, quantizer: Node, product: Node, operator: ops.Operator) -> None:
     inputs = [quantizer.inputs[0], *product.inputs[1:]]
     outputs = [*product.outputs, quantizer.outputs[0]]
-    node = Node(operator.kind, inputs, outputs, {}, product.name, "kernel", operator)
+    node = Node(operator.kind, inputs, outputs, {}, product.name, KERNEL, operator)
     node.axis, node.reads = product.axis, product.reads
     graph.remove(quantizer)
     graph.replace_node(product, node)

@@ -13,6 +13,7 @@ import numpy as np
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.memory import ALIGNMENT
 from subbyte.tvm_kernels.rewrites.code_values import VIEWS
 from subbyte.tvm_kernels.rewrites.geometry import over_axes
@@ -66,7 +67,7 @@ def view(graph: Graph, node: Node, x: str) -> Outcome:
     """Reshape, Flatten, Squeeze, Unsqueeze: the same bytes under another shape."""
     if graph.values[x].shape == graph.values[node.outputs[0]].shape and skip(graph, node, x) is True:
         return True
-    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, "subbyte"))
+    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, INTERNAL))
     return True
 
 
@@ -97,7 +98,7 @@ def part(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
         return f"it begins at {first}, beyond the {value.shape[axis]} elements of its axis"
     if (byte := start * np.dtype(value.dtype).itemsize) % ALIGNMENT:
         return f"it begins at byte {byte} of '{x}'; handled: multiples of {ALIGNMENT}"
-    graph.replace_node(node, Node("Part", [x], node.outputs, {"start": start}, node.name, "subbyte"))
+    graph.replace_node(node, Node("Part", [x], node.outputs, {"start": start}, node.name, INTERNAL))
     return True
 
 
@@ -215,11 +216,11 @@ def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean
 # ---- activations and norms that are spelled out ----
 
 
-def becomes(op: str) -> Callable[..., Outcome]:
+def becomes(op: str, domain: str = "") -> Callable[..., Outcome]:
     """A rewrite that puts `op(x)` in the node's place."""
 
     def to(graph: Graph, node: Node, x: str) -> Outcome:
-        graph.replace_node(node, Node(op, [x], node.outputs, {}, node.name))
+        graph.replace_node(node, Node(op, [x], node.outputs, {}, node.name, domain))
         return True
 
     return to
@@ -261,14 +262,14 @@ def global_pool(op: str) -> Callable[..., Outcome]:
         pooled = graph.fresh(node.outputs[0])
         graph.add_value(pooled, "float32", (*shape[:2], *([1] * (len(shape) - 2))))
         pool = Node(op, [x], [pooled], {}, node.name)
-        graph.replace_node(node, pool, Node("View", [pooled], node.outputs, {}, node.name, "subbyte"))
+        graph.replace_node(node, pool, Node("View", [pooled], node.outputs, {}, node.name, INTERNAL))
         return True
 
     return to
 
 
 GEMM = ("alpha", "beta", "transA", "transB")
-_VIEW = Op("View", Any("x"), domain="subbyte", dtypes=EVERY)
+_VIEW = Op("View", Any("x"), domain=INTERNAL, dtypes=EVERY)
 _HALF_ERF = Op("Add", Op("Erf", Op("Div", Any("x"), Near(math.sqrt(2)))), Near(1.0))
 _HALF_ERF_MUL = Op("Add", Op("Erf", Op("Mul", Any("x"), Near(math.sqrt(0.5)))), Near(1.0))
 _CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True, attributes=("axes",)))
@@ -286,7 +287,7 @@ RULES: list[Rule] = [
     rule("dropout", Op("Dropout", Any("x"), rest=True, dtypes=EVERY, attributes=("ratio", "seed")), to=dropout),
     rule("cast to itself", Op("Cast", Any("x"), dtypes=EVERY, attributes=EVERY), to=skip),
     *[rule("view", Op(op, Any("x"), rest=True, dtypes=EVERY, attributes=EVERY), to=view) for op in VIEWS],
-    rule("view of a view", Op("View", _VIEW, domain="subbyte", dtypes=EVERY), to=view_of_view),
+    rule("view of a view", Op("View", _VIEW, domain=INTERNAL, dtypes=EVERY), to=view_of_view),
     rule("part", Op("Gather", Any("x"), Const("index"), dtypes=EVERY, attributes=("axis",)), to=part),
     rule("part", Op("Slice", Any("x"), rest=True, dtypes=EVERY), to=part),
     # ---- biases, batch norm, windows ----
@@ -325,5 +326,5 @@ RULES: list[Rule] = [
     rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF), to=becomes("Gelu")),
     rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF_MUL), to=becomes("Gelu")),
     rule("GELU of com.microsoft", Op("Gelu", Any("x"), domain="com.microsoft"), to=becomes("Gelu")),
-    rule("SiLU", Op("Mul", Any("x"), Op("Sigmoid", Any("x"))), to=becomes("Silu")),
+    rule("SiLU", Op("Mul", Any("x"), Op("Sigmoid", Any("x"))), to=becomes("Silu", INTERNAL)),
 ]

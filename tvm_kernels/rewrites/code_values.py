@@ -24,6 +24,7 @@ from subbyte.dialect.names import DOMAIN
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
+from subbyte.tvm_kernels.internal_operators import INTERNAL, KERNEL
 
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint4": (0, 15), "int4": (-8, 7), "uint2": (0, 3), "int2": (-2, 1)}
 NARROW = tuple(name for name in RANGES if not name.endswith("8"))  # NumPy lacks them: in memory a byte for each
@@ -160,7 +161,7 @@ def packed(codes: str) -> str:
 def view_as_levels(graph: Graph, codes: str, zero: int, like: Node) -> str:
     """A view of integers stored as codes as their levels `code - zero`, float32 in ONNX; the bytes are the same."""
     value = graph.values[codes]
-    levels = graph.emit("View", [codes], value.shape, codes, like, domain="subbyte")
+    levels = graph.emit("View", [codes], value.shape, codes, like, domain=INTERNAL)
     storage = codes_of(value.dtype, zero)
     assert storage is not None
     graph.values[levels].storage = storage
@@ -174,7 +175,7 @@ def to_codes(graph: Graph, integers: str, like: Node) -> str:
     assert storage is not None
     if storage.zero_point:
         integers = _shifted(graph, integers, storage.zero_point, "uint8", like)
-    codes = graph.emit("View", [integers], value.shape, value.name, like, domain="subbyte", dtype=value.dtype)
+    codes = graph.emit("View", [integers], value.shape, value.name, like, domain=INTERNAL, dtype=value.dtype)
     graph.values[codes].storage = storage
     return codes
 
@@ -186,7 +187,7 @@ def to_integers(graph: Graph, codes: str, like: Node) -> str:
     assert storage is not None
     attributes = {"integers": 1}  # not codes, which a view would propagate
     integers = graph.emit(
-        "View", [codes], value.shape, codes, like, domain="subbyte", dtype="uint8", attributes=attributes
+        "View", [codes], value.shape, codes, like, domain=INTERNAL, dtype="uint8", attributes=attributes
     )
     return _shifted(graph, integers, -storage.zero_point, "int8", like) if storage.zero_point else integers
 
@@ -204,9 +205,9 @@ def to_float(graph: Graph, codes: str, like: Node) -> str:
     """Levels or binary values as float32 in memory: a sum over windows of one element, which a `Mul` after it joins."""
     value = graph.values[codes]
     if value.bits is not None:
-        return graph.emit("UnpackBits", [codes], value.shape, codes, like, domain="subbyte")
+        return graph.emit("UnpackBits", [codes], value.shape, codes, like, domain=INTERNAL)
     operator = ops.Pool2d(like.name, "sum", each_element(graph, codes), _codes(graph, codes), ops.Epilogue())
-    return graph.emit("Pool2d", [codes], value.shape, codes, like, domain="kernel", operator=operator, reads="same")
+    return graph.emit("Pool2d", [codes], value.shape, codes, like, domain=KERNEL, operator=operator, reads="same")
 
 
 def binary_to_codes(graph: Graph, signs: str, like: Node) -> str:
@@ -214,7 +215,7 @@ def binary_to_codes(graph: Graph, signs: str, like: Node) -> str:
     storage = ops.Codes(-1, 1, 128)
     attributes = {"factor": 1.0, "storage": storage, "divide": False}
     shape = graph.values[signs].shape
-    codes = graph.emit("QuantizeCodes", [signs], shape, signs, like, domain="subbyte", attributes=attributes)
+    codes = graph.emit("QuantizeCodes", [signs], shape, signs, like, domain=INTERNAL, attributes=attributes)
     graph.values[codes].storage = storage
     return codes
 

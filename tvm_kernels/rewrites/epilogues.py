@@ -13,6 +13,7 @@ import numpy as np
 from subbyte.dialect.binarize import Binarize
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, epilogue_of, set_epilogue
+from subbyte.tvm_kernels.internal_operators import INTERNAL, KERNEL
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome, Rule, rule
 
 # ---- along which axis a constant runs ----
@@ -60,7 +61,7 @@ def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
 def elementwise_kernel(graph: Graph, node: Node, x: str) -> Node:
     """An Elementwise on `x` in the place of `node`; its rows and channels are settled with the layout."""
     operator = ops.Elementwise(node.name, 0, 0, ops.Epilogue())
-    made = Node("Elementwise", [x], node.outputs, {}, node.name, "kernel", operator, reads="same")
+    made = Node("Elementwise", [x], node.outputs, {}, node.name, KERNEL, operator, reads="same")
     graph.replace_node(node, made)
     _stands_at(graph, made, node)
     return made
@@ -308,7 +309,7 @@ RULES: list[Rule] = [
     rule("PReLU", Op("PRelu", Any("x"), Const("slope")), to=prelu),
     rule("leaky ReLU", Op("LeakyRelu", Any("x"), attributes=("alpha",)), to=leaky_relu),
     rule("GELU", Op("Gelu", Any("x"), attributes=("approximate",)), to=gelu),
-    rule("SiLU", Op("Silu", Any("x")), to=activation("silu")),
+    rule("SiLU", Op("Silu", Any("x"), domain=INTERNAL), to=activation("silu")),
     rule("sigmoid", Op("Sigmoid", Any("x")), to=activation("sigmoid")),
     rule("tanh", Op("Tanh", Any("x")), to=activation("tanh")),
     rule("hard swish", Op("HardSwish", Any("x")), to=activation("hardswish")),
@@ -319,6 +320,6 @@ RULES: list[Rule] = [
     rule("product of tensors", Op("Mul", Any("x"), Any("y")), to=with_tensor("multiply")),
     rule("difference", Op("Sub", Any("x"), Any("y")), to=with_tensor("subtract")),
     # ---- what is stored ----
-    rule("requantize", Op("QuantizeCodes", Any("x"), domain="subbyte"), to=quantize),
+    rule("requantize", Op("QuantizeCodes", Any("x"), domain=INTERNAL), to=quantize),
     rule("signs", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
 ]

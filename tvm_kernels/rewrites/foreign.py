@@ -24,6 +24,7 @@ from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
 from subbyte.formats.integer import narrowest
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.rewrites.code_values import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
@@ -369,7 +370,7 @@ def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array
     middle = graph.fresh(node.outputs[0])
     graph.add_value(middle, "float32", graph.values[x].shape, storage=storage)
     quantize = Node("QuantizeCodes", [x], [middle], {"factor": step, "storage": storage, "divide": True}, node.name)
-    quantize.domain = "subbyte"
+    quantize.domain = INTERNAL
     factor = graph.constant(ops.constant(step), "step")
     graph.replace_node(node, quantize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
     return True

@@ -8,13 +8,14 @@ from typing import Any
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, Shape
+from subbyte.tvm_kernels.internal_operators import KERNEL
 
 
 def kernel_node(
     graph: Graph, node: Node, operator: ops.Operator, inputs: list[str], axis: int | None, reads: str
 ) -> Node:
     """Put a node that carries `operator` in the place of an ONNX node; it makes the same values."""
-    made = Node(operator.kind, inputs, node.outputs, {}, node.name, "kernel", operator)
+    made = Node(operator.kind, inputs, node.outputs, {}, node.name, KERNEL, operator)
     made.axis, made.reads = axis, reads
     made.fallback, made.declined = node.fallback, node.declined
     graph.replace_node(node, made)

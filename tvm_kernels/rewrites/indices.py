@@ -17,6 +17,7 @@ from subbyte.dialect.macs import Shapes
 from subbyte.errors import InputError, ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node, shapes_of
+from subbyte.tvm_kernels.internal_operators import KERNEL
 
 Shape = tuple[int, ...]
 
@@ -102,5 +103,5 @@ def at_run_time(graph: Graph) -> None:
         given = graph.values[node.inputs[indexed.input]]
         checked = graph.fresh(given.name)
         graph.add_value(checked, "int32", given.shape)
-        graph.add(Node("CheckIndices", [given.name], [checked], {}, node.name, "kernel", check))
+        graph.add(Node("CheckIndices", [given.name], [checked], {}, node.name, KERNEL, check))
         _read_by(graph, node, indexed, checked)

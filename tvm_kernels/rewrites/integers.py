@@ -18,6 +18,7 @@ import numpy as np
 from subbyte.errors import ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.rewrites.code_values import (
     DATA_MOVEMENT,
     MAX_POOL,
@@ -65,7 +66,7 @@ def quantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
         return _quantize_in_float(graph, node, x)
     attributes = {"factor": float(np.float32(step.reshape(-1)[0])), "storage": storage, "divide": True}
     output.storage = storage_of(output.dtype) or output.storage
-    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
+    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, INTERNAL))
     return True
 
 
@@ -165,7 +166,7 @@ def _broadcast(graph: Graph, node: Node, index: int, x: str) -> str:
     if value.dtype != "float32":
         name = graph.emit("Cast", [name], value.shape, name, node, attributes={"to": FLOAT})
     broad = [shape[i] if i == axis and value.size > 1 else 1 for i in range(len(shape))]
-    return graph.emit("View", [name], broad, name, node, domain="subbyte")
+    return graph.emit("View", [name], broad, name, node, domain=INTERNAL)
 
 
 # ---- what computes on codes ----
@@ -177,7 +178,7 @@ def cast_codes(graph: Graph, node: Node, codes: str) -> Outcome:
         return f"it makes {dtype}; handled: float32"
     levels = view_as_levels(graph, codes, 0, node)
     graph.values[node.outputs[0]].storage = graph.values[levels].storage
-    graph.replace_node(node, Node("View", [levels], node.outputs, {}, node.name, "subbyte"))
+    graph.replace_node(node, Node("View", [levels], node.outputs, {}, node.name, INTERNAL))
     return True
 
 
@@ -265,7 +266,7 @@ RULES: list[Rule] = [
     rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes),
     # ---- moves ----
     *[
-        rule("moved codes", Op(op, x, rest=True, domain="subbyte" * (op == "View"), **_EVERY), to=propagate_storage)
+        rule("moved codes", Op(op, x, rest=True, domain=INTERNAL * (op == "View"), **_EVERY), to=propagate_storage)
         for op in DATA_MOVEMENT
         for x in (_CODES, _LEVELS)
     ],

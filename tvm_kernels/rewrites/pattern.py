@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -32,6 +32,7 @@ from subbyte.dialect.names import DOMAIN
 from subbyte.errors import RegistrationError
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL, is_known
 
 Found = dict[str, typing.Any]
 COMMUTATIVE = {"Add", "Mul", "Max", "Min"}
@@ -147,6 +148,14 @@ class Op:
         self.dtypes, self.attributes, self.outputs = dtypes, attributes, outputs
 
     @property
+    def operators(self) -> Iterator[tuple[str, str]]:
+        """The domain and name of each operator of the pattern."""
+        yield self.domain, self.op
+        for one in self.inputs:
+            if isinstance(one, Op):
+                yield from one.operators
+
+    @property
     def captures(self) -> set[str]:
         """The names under which a rewrite is handed what the pattern finds."""
         below = [one.captures if isinstance(one, Op) else {getattr(one, "key", "")} for one in self.inputs]
@@ -205,7 +214,7 @@ ALONG_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 
 def other_than_default(graph: Graph, node: Node) -> dict[str, typing.Any]:
     """The attributes of an ONNX node that have not the default of its schema; none of our own nodes."""
-    if node.domain == "subbyte" or node.operator is not None:
+    if node.domain in (DOMAIN, INTERNAL) or node.operator is not None:
         return {}
     defaults = _defaults(node.op, graph.opset) if not node.domain else {}
 
@@ -275,6 +284,14 @@ def rule(name: str, pattern: Op, to: Callable[..., Outcome]) -> Rule:
     """A row of the table; raises RegistrationError for one without a name, or whose rewrite takes other captures."""
     if not name:
         raise RegistrationError(f"a rule for {pattern.op} has no name; the report of a compile needs one")
+    for domain, op in pattern.operators:
+        if not is_known(domain, op):
+            raise RegistrationError(
+                f"rule '{name}': its pattern has '{op}' of domain '{domain}', expected an operator of ONNX or of "
+                "dialect/known_operators.py, a function of the dialect, or one of internal_operators.py"
+            )
+    if not callable(to):
+        raise RegistrationError(f"rule '{name}': its rewrite is {to!r}, expected a function")
     try:
         inspect.signature(to).bind(None, None, **dict.fromkeys(pattern.captures))
     except TypeError as error:

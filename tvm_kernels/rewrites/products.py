@@ -17,6 +17,7 @@ from subbyte.formats import SIGNS, LowBitTensor, PerGroup
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
+from subbyte.tvm_kernels.internal_operators import KERNEL
 from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, to_float
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
@@ -138,7 +139,7 @@ def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Value, window: o
     name = f"{node.name}:lines"
     unfold = ops.Unfold(name, window, storage, order)
     shape = (window.batch, elements, *spatial)
-    lines = graph.emit("Unfold", [codes], shape, name, domain="kernel", operator=unfold, reads="NHWC", axis=1)
+    lines = graph.emit("Unfold", [codes], shape, name, domain=KERNEL, operator=unfold, reads="NHWC", axis=1)
     graph.values[lines].storage = storage
     geometry = ops.Conv2d(window.batch, window.out_height, window.out_width, elements, window.out_channels, (1, 1))
     geometry = replace(geometry, groups=window.groups)

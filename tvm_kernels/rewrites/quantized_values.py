@@ -21,6 +21,7 @@ from subbyte.formats import PerGroup
 from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.rewrites.canonical_form import after, channels_on_axis_1, global_pool, skip
 from subbyte.tvm_kernels.rewrites.code_values import (
     ALONG_REDUCTION,
@@ -231,7 +232,7 @@ def requantized(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
     same = graph.values[codes].storage == node.attributes["storage"] and node.attributes["divide"]
     if not same or step.size != 1 or float(step.reshape(-1)[0]) != node.attributes["factor"]:
         return "it quantizes with another step, zero point or range than its input has"
-    graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, "subbyte"))
+    graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, INTERNAL))
     return True
 
 
@@ -251,7 +252,7 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
     storage = ops.Codes(int(bottom), int(top), 0 if bottom >= 0 else 128)
     attributes = {"factor": float(np.float32(inverse.reshape(-1)[0])), "storage": storage, "divide": False}
     graph.values[node.outputs[0]].storage = storage
-    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, "subbyte"))
+    graph.replace_node(node, Node("QuantizeCodes", [x], node.outputs, attributes, node.name, INTERNAL))
     return True
 
 
@@ -311,7 +312,7 @@ POOLS, BOUNDS = ("MaxPool", "GlobalMaxPool"), ("Relu", "Clip")
 PRODUCT_ATTRIBUTES = {"Conv": WINDOW, "MatMul": ()}
 _PAD = Op("Pad", Any("x"), key="pad", rest=True, dtypes=LEVELS, attributes=("mode",))
 _STEP = Op("Mul", Coded("codes"), Const("step"))
-_VIEWED = Op("View", Any("x"), domain="subbyte", key="view")
+_VIEWED = Op("View", Any("x"), domain=INTERNAL, key="view")
 
 RULES: list[Rule] = [
     # ---- storages ----
@@ -345,7 +346,7 @@ RULES: list[Rule] = [
     *[
         rule(
             STEP_AFTER_MOVEMENT,
-            Op(op, _STEP, rest=True, domain="subbyte" * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
+            Op(op, _STEP, rest=True, domain=INTERNAL * (op == "View"), dtypes=EVERY, attributes=EVERY, outputs=EVERY),
             to=step_after_movement,
         )
         for op in (*DATA_MOVEMENT, *POOLS)
@@ -356,16 +357,16 @@ RULES: list[Rule] = [
         Op("ReduceMax", _STEP, rest=True, attributes=("axes", "keepdims")),
         to=global_pool("GlobalMaxPool"),
     ),
-    rule("same codes again", Op("QuantizeCodes", _STEP, domain="subbyte"), to=requantized),
+    rule("same codes again", Op("QuantizeCodes", _STEP, domain=INTERNAL), to=requantized),
     # ---- elementwise before views ----
-    rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain="subbyte"), to=move_above_view),
+    rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain=INTERNAL), to=move_above_view),
     *[
         rule("elementwise before a view", Op(op, _VIEWED, attributes=EVERY), to=move_above_view)
         for op in SCALAR_OPERATORS
     ],
     rule(
         "quantize before a transpose",
-        Op("QuantizeCodes", Op("Transpose", Any("x"), key="view", attributes=("perm",)), domain="subbyte"),
+        Op("QuantizeCodes", Op("Transpose", Any("x"), key="view", attributes=("perm",)), domain=INTERNAL),
         to=move_above_view,
     ),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.rewrites.code_values import packed
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, Outcome, Rule, rule
@@ -26,7 +27,7 @@ def view(graph: Graph, node: Node, x: str) -> Outcome:
         return packed(x)
     if long != sorted(long):
         return "it moves elements"
-    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, "subbyte"))
+    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, INTERNAL))
     return True
 
 
