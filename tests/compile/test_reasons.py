@@ -66,7 +66,7 @@ FLOATS = [
         "p = Pow(c, n) v = ReduceMean(p, a) e = Add(v, t) r = Sqrt(e) y = Div(c, r)",
     ),
     ("layer norm", "its axis is 1 of [2, 3, 4]; handled: the last", ("float[2, 3, 4] x", "float[2, 3, 4] y"), "NORM"),
-    ("layer norm", "its bias is made at run time", ("float[2, 4] x, float[4] bias", "float[2, 4] y"), "NORM_BIAS"),
+    ("layer norm", "its bias is computed at run time", ("float[2, 4] x, float[4] bias", "float[2, 4] y"), "NORM_BIAS"),
     (
         "scale",
         "it broadcasts 'r' from [4] to [1, 4]",
