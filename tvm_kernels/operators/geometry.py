@@ -21,6 +21,10 @@ class Geometry(ABC):
     def output(self, sums: Array) -> Array:
         """[groups, rows, columns] in the shape of the output."""
 
+    @abstractmethod
+    def as_conv(self) -> Conv2d:
+        """The same product as a convolution: rows of a matrix are the pixels of an image of height 1."""
+
     def sums(self, left: Array, right: Array, pad: float = 0) -> Array:
         """The exact sums of products of integers, int32 in the shape of the output."""
         rows, columns = self.by_group(left, right, pad)
@@ -54,6 +58,9 @@ class MatMul(Geometry):
     def output(self, sums: Array) -> Array:
         return np.asarray(sums if self.batch > 1 else sums[0])
 
+    def as_conv(self) -> Conv2d:
+        return Conv2d(1, 1, self.rows, self.depth, self.columns, (1, 1))
+
 
 @dataclass(frozen=True)
 class Conv2d(Geometry):
@@ -81,16 +88,45 @@ class Conv2d(Geometry):
     @property
     def out_width(self) -> int:
         reach = self.dilation[1] * (self.kernel[1] - 1) + 1
-        return (self.width + self.padding[1] + self.padding[3] - reach) // self.stride[1] + 1
+        return (self.padded_width - reach) // self.stride[1] + 1
+
+    @property
+    def padded_width(self) -> int:
+        return self.width + self.padding[1] + self.padding[3]
+
+    @property
+    def input_pixels(self) -> int:
+        """Pixels of all images."""
+        return self.batch * self.height * self.width
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the output: rows of the product."""
+        return self.batch * self.out_height * self.out_width
+
+    @property
+    def taps(self) -> int:
+        """Pixels of a window."""
+        return self.kernel[0] * self.kernel[1]
 
     @property
     def depth(self) -> int:
         """Length of the reduction."""
-        return self.kernel[0] * self.kernel[1] * self.channels // self.groups
+        return self.taps * self.channels // self.groups
 
     @property
     def macs(self) -> int:
-        return self.batch * self.out_height * self.out_width * self.out_channels * self.depth
+        return self.pixels * self.out_channels * self.depth
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is one matrix product of the pixels as they are stored."""
+        return self.kernel == self.stride == (1, 1) and not any(self.padding) and self.groups == 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has one filter of its own."""
+        return self.groups == self.channels == self.out_channels > 1
 
     def patches(self, a: Array, pad_value: float) -> Array:
         """im2col: [batch, height, width, channels] to [batch, out_h, out_w, kernel_h, kernel_w, channels]."""
@@ -107,7 +143,7 @@ class Conv2d(Geometry):
         return out
 
     def by_group(self, left: Array, right: Array, pad: float) -> tuple[Array, Array]:
-        rows = self.batch * self.out_height * self.out_width
+        rows = self.pixels
         split = self.patches(left, pad).reshape(rows, *self.kernel, self.groups, self.channels // self.groups)
         patches = np.moveaxis(split, 3, 0).reshape(self.groups, rows, self.depth)
         columns = right.reshape(self.groups, self.out_channels // self.groups, self.depth)
@@ -116,3 +152,6 @@ class Conv2d(Geometry):
     def output(self, sums: Array) -> Array:
         flat = np.moveaxis(sums, 0, 1)
         return flat.reshape(self.batch, self.out_height, self.out_width, self.out_channels)
+
+    def as_conv(self) -> Conv2d:
+        return self

@@ -16,13 +16,13 @@ from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.any_cpu.depthwise import not_depthwise
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner, gather, layout
-from subbyte.tvm_kernels.kernels.any_cpu.portable import as_conv, not_binary_weights
+from subbyte.tvm_kernels.kernels.any_cpu.portable import not_binary_weights
 from subbyte.tvm_kernels.kernels.any_cpu.sliced_count import SlicedCount, Thresholds, thresholds
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
-from subbyte.tvm_kernels.operators import WORD, Bits, Conv2d, Product
+from subbyte.tvm_kernels.operators import WORD, Bits, Product
 
 CHUNK = 8  # bits added at once
 BLOCK_BYTES = 1024  # of patches
@@ -52,15 +52,14 @@ def _no_depthwise(op: Product[Bits, LowBitTensor]) -> str | None:
 
 @kernel("bit-slice-depthwise", serves=Product[Bits, LowBitTensor], prefer=12, refuses=_no_depthwise)
 def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
-    shape, found = op.geometry, _thresholds(op)
-    assert isinstance(shape, Conv2d)
+    shape, found = op.geometry.as_conv(), _thresholds(op)
     assert isinstance(found, Thresholds)
-    channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
-    words, pixels = -(-channels // WORD), shape.batch * shape.out_height * shape.out_width
+    channels, taps = shape.channels, shape.taps
+    words, pixels = -(-channels // WORD), shape.pixels
     rest = (1 << (channels - 1) % WORD + 1) - 1  # the bits of the last word that are channels
     packed = pack_bits(np.ascontiguousarray(op.right.levels().reshape(channels, taps).T))
     with prim_func("depthwise") as signature:
-        source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * words,), "uint32")
+        source = signature.input(OWN_INPUTS[0], (shape.input_pixels * words,), "uint32")
         weights = signature.constant("weight", packed.reshape(-1))
         starts = signature.constant("start", found.starts().reshape(-1))
         output = signature.output(0, (pixels, words), "uint32")
@@ -97,20 +96,21 @@ def depthwise(op: Product[Bits, LowBitTensor]) -> Built:
 def _no_product(op: Product[Bits, LowBitTensor]) -> str | None:
     if current_code_generator() != "c":
         return "for C sources only"
-    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
+    conv = op.geometry.as_conv()
+    if conv.groups > 1:
         return "a grouped convolution"
-    if as_conv(op.geometry).channels % CHUNK:
+    if conv.channels % CHUNK:
         return f"channels are not a multiple of {CHUNK}"
     return _not_bits(op) or _reason(_thresholds(op))
 
 
 @kernel("bit-slice", serves=Product[Bits, LowBitTensor], prefer=15, refuses=_no_product)
 def product(op: Product[Bits, LowBitTensor]) -> Built:
-    conv, found = as_conv(op.geometry), _thresholds(op)
+    conv, found = op.geometry.as_conv(), _thresholds(op)
     assert isinstance(found, Thresholds)
     words = -(-conv.channels // WORD)
     shape = layout(op.geometry, words)
-    taps, chunks = conv.kernel[0] * conv.kernel[1], conv.channels // CHUNK
+    taps, chunks = conv.taps, conv.channels // CHUNK
     columns = -(-shape.columns // WORD)
     # [word of output channels][depth], a bit for each output channel.
     packed = pack_bits(np.ascontiguousarray(op.right.levels().reshape(shape.columns, -1).T)).T
@@ -118,7 +118,7 @@ def product(op: Product[Bits, LowBitTensor]) -> Built:
     # Bits beyond the last output channel: a count of differing bits must not reach them.
     rest = (1 << (shape.columns - 1) % WORD + 1) - 1
     with prim_func("product") as signature:
-        stored = conv.batch * conv.height * conv.width * words
+        stored = conv.input_pixels * words
         source = signature.input(OWN_INPUTS[0], (stored,), "uint32")
         weights = signature.constant("weight", np.ascontiguousarray(packed).reshape(-1))
         starts = signature.constant("start", found.starts().reshape(-1))

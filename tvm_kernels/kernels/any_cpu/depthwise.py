@@ -27,10 +27,7 @@ from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatW
 
 def not_depthwise(op: Any) -> str | None:
     """Why the operator is not a depthwise convolution, or None."""
-    shape = op.geometry
-    if not isinstance(shape, Conv2d) or shape.groups == 1 or not shape.groups == shape.channels == shape.out_channels:
-        return "not a depthwise convolution with one filter a channel"
-    return None
+    return None if op.geometry.as_conv().is_depthwise else "not a depthwise convolution with one filter a channel"
 
 
 def _refuses(op: Product[Codes, LowBitTensor]) -> str | None:
@@ -56,10 +53,10 @@ def _emit(
     declare(signature) declares the weights; it returns their bytes of workspace and the function that decodes them.
     """
     channels = shape.channels
-    pixels = shape.batch * shape.out_height * shape.out_width
+    pixels = shape.pixels
     dtype = "float32" if stored == "float32" else "int32"
     with prim_func("depthwise") as signature:
-        source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), stored)
+        source = signature.input(OWN_INPUTS[0], (shape.input_pixels * channels,), stored)
         scratch_bytes, prepare = declare(signature)
         scratch = signature.workspace(scratch_bytes) if scratch_bytes else None
         emitter = EpilogueEmitter(epilogue, pixels, channels, signature)
@@ -104,11 +101,10 @@ def _emit(
 
 
 def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
-    shape = op.geometry
-    assert isinstance(shape, Conv2d)
-    channels, taps = shape.channels, shape.kernel[0] * shape.kernel[1]
+    shape = op.geometry.as_conv()
+    channels, taps = shape.channels, shape.taps
 
-    pixels = shape.batch * shape.out_height * shape.out_width
+    pixels = shape.pixels
     in_c = current_code_generator() == "c"
 
     def packed(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
@@ -143,16 +139,15 @@ vector_rows("depthwise", Product[Codes, LowBitTensor], _quantized, _refuses, pre
 
 
 def _float(op: Product[Float, FloatWeight], lanes: int) -> Built:
-    shape = op.geometry
-    assert isinstance(shape, Conv2d)
-    taps = shape.kernel[0] * shape.kernel[1]
+    shape = op.geometry.as_conv()
+    taps = shape.taps
 
     def declare(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
         matrix = op.right.values.astype(np.float32).reshape(shape.channels, taps)
         values = signature.constant("weight", np.ascontiguousarray(matrix.T).reshape(-1))
         return 0, lambda scratch: lambda index, n: values[at(index, n)]
 
-    lines = rows_per_tile(shape.batch * shape.out_height * shape.out_width, shape.channels * taps)
+    lines = rows_per_tile(shape.pixels, shape.channels * taps)
     return _emit(shape, op.epilogue, "float32", 0, lanes, declare, lines)
 
 

@@ -37,12 +37,12 @@ from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
-from subbyte.tvm_kernels.operators import Conv2d, Float, FloatWeight, Product
+from subbyte.tvm_kernels.operators import Float, FloatWeight, Product
 
 
 def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) -> Built:
     """The product of `op` with tiles of `registers`."""
-    shape = layout(op.geometry)
+    conv, shape = op.geometry.as_conv(), layout(op.geometry)
     lanes = registers.lanes
     cut = panels(shape.columns, registers)
     per_tile = tile_rows(shape.rows, registers)
@@ -59,7 +59,7 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
 
     tile_floats = per_tile * cut.vectors * lanes
     with prim_func(op.name) as signature:
-        source = signature.input(OWN_INPUTS[0], (_stored(op),), "float32")
+        source = signature.input(OWN_INPUTS[0], (conv.input_pixels * conv.channels,), "float32")
         weight = declare_weight(op.right, shape, cut, signature)
         scratch = signature.workspace(4 * (tile_floats + (block * shape.depth if shape.gathered else 0)))
         epilogue = EpilogueEmitter(op.epilogue, shape.rows, shape.columns * shape.groups, signature)
@@ -86,14 +86,12 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
         def block_of_rows(first_row: Any, count: Any, run: Any) -> None:
             with T.serial(0, shape.groups) as group:
                 if shape.gathered:
-                    assert isinstance(op.geometry, Conv2d)
                     patches = view(scratch, (block * shape.depth,), "float32", 4 * tile_floats)
-                    channels = op.geometry.channels
 
                     def pixel(index: Any, channel: Any) -> Any:
-                        return source[index * channels + channel]
+                        return source[index * conv.channels + channel]
 
-                    gather(op.geometry, channels, pixel, patches, first_row, count, group, lambda c: T.float32(0))
+                    gather(conv, conv.channels, pixel, patches, first_row, count, group, lambda c: T.float32(0))
                     run(first_row, count, patches, 0, group)
                 else:
                     run(first_row, count, source, first_row, group)
@@ -119,14 +117,6 @@ def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) 
                 first = T.bind(t * block)
                 block_of_rows(first, T.bind(T.min(block, shape.rows - first)), all_panels)
     return signature.built()
-
-
-def _stored(op: Product[Float, FloatWeight | LowBitTensor]) -> int:
-    """Elements of the input."""
-    shape = op.geometry
-    if isinstance(shape, Conv2d):
-        return shape.batch * shape.height * shape.width * shape.channels
-    return shape.rows * shape.depth
 
 
 def _not_bytes(op: Product[Float, LowBitTensor]) -> str | None:

@@ -28,15 +28,9 @@ class Matrices:
 
 def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Matrices:
     """The matrix products of `geometry`; `elements`: stored for each pixel or row, if not one for each channel."""
-    if isinstance(geometry, MatMul):
-        return Matrices(geometry.rows, elements or geometry.depth, geometry.columns, 1, False)
-    rows = geometry.batch * geometry.out_height * geometry.out_width
-    pixel = (elements or geometry.channels) // geometry.groups
-    depth = geometry.kernel[0] * geometry.kernel[1] * pixel
-    pointwise = (
-        geometry.kernel == (1, 1) and geometry.stride == (1, 1) and not any(geometry.padding) and geometry.groups == 1
-    )
-    return Matrices(rows, depth, geometry.out_channels // geometry.groups, geometry.groups, not pointwise)
+    conv = geometry.as_conv()
+    depth = conv.taps * ((elements or conv.channels) // conv.groups)
+    return Matrices(conv.pixels, depth, conv.out_channels // conv.groups, conv.groups, not conv.is_pointwise)
 
 
 def corner(conv: Conv2d, pixel: Any) -> tuple[Any, Any, Any]:

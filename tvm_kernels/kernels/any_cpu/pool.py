@@ -27,13 +27,13 @@ def _refuses(op: Pool2d) -> str | None:
 def build(op: Pool2d, lanes: int) -> Built:
     shape = op.geometry
     channels = shape.channels
-    pixels = shape.batch * shape.out_height * shape.out_width
-    window = shape.kernel[0] * shape.kernel[1]
+    pixels = shape.pixels
+    window = shape.taps
     integer = op.activation.integer
     dtype = "int32" if integer else "float32"
     zero_point = op.activation.zero_point
     with prim_func("pool") as signature:
-        stored = (shape.batch * shape.height * shape.width * channels,)
+        stored = (shape.input_pixels * channels,)
         x = signature.input(OWN_INPUTS[0], stored, "uint8" if integer else "float32")
         lowest = signature.constant("lowest", np.array([-np.inf], np.float32))
         epilogue = EpilogueEmitter(op.epilogue, pixels, channels, signature)

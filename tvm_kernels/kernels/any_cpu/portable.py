@@ -23,18 +23,7 @@ from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
-from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, MatMul, Product
-
-
-def as_conv(geometry: MatMul | Conv2d) -> Conv2d:
-    """A matrix product as a 1x1 convolution of an image of height 1: each row is a pixel."""
-    if isinstance(geometry, Conv2d):
-        return geometry
-    return Conv2d(1, 1, geometry.rows, geometry.depth, geometry.columns, (1, 1))
-
-
-def _pixels(conv: Conv2d) -> int:
-    return conv.batch * conv.height * conv.width
+from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, Product
 
 
 def _integer(value: Any, lanes: int) -> Any:
@@ -68,7 +57,7 @@ def _decoded(weight: PackedWeight, signature: Signature) -> PanelSource:
 
 @kernel("portable", serves=Product[Codes | Bits, LowBitTensor], refuses=bytes_too_many)
 def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
-    conv = as_conv(op.geometry)
+    conv = op.geometry.as_conv()
     shape = layout(op.geometry)
     weight = weight_of(op, shape.groups)
     if isinstance(op.left, Bits):
@@ -87,7 +76,7 @@ def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
         step=_multiply,
         lefts=8,
     )
-    return build(op, weight, how, (_pixels(conv) * conv.channels, "uint8"))
+    return build(op, weight, how, (conv.input_pixels * conv.channels, "uint8"))
 
 
 def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matrices, weight: PackedWeight) -> Built:
@@ -112,7 +101,7 @@ def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matr
         step=_multiply,
         lefts=8,
     )
-    return build(op, weight, how, (_pixels(conv) * words, "uint32"))
+    return build(op, weight, how, (conv.input_pixels * words, "uint32"))
 
 
 # ---- popcount ----
@@ -130,7 +119,7 @@ def _not_binary(op: Product[Bits, LowBitTensor]) -> str | None:
         return not_binary_weights(op)
     if op.group_size:
         return "scales by group"
-    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
+    if op.geometry.as_conv().groups > 1:
         return "a grouped convolution, whose groups of channels are not whole words"
     return None
 
@@ -151,7 +140,7 @@ def count_bits(value: Any, lanes: int) -> Any:
 
 @kernel("portable-popcount", serves=Product[Bits, LowBitTensor], prefer=10, refuses=_not_binary)
 def popcount(op: Product[Bits, LowBitTensor]) -> Built:
-    conv = as_conv(op.geometry)
+    conv = op.geometry.as_conv()
     words = -(-conv.channels // WORD)
     depth = op.geometry.depth
     shape = layout(op.geometry, words)
@@ -179,4 +168,4 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
         step=lambda total, left, right, lanes: total + count_bits(left ^ right, lanes),
         finish=lambda total, lanes: splat(IntImm("int32", depth), lanes) - total * splat(IntImm("int32", 2), lanes),
     )
-    return build(op, weight, how, (_pixels(conv) * words, "uint32"))
+    return build(op, weight, how, (conv.input_pixels * words, "uint32"))

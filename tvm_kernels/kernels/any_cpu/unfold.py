@@ -49,14 +49,14 @@ def _smallest(values: Integers) -> Integers:
 def unfold(op: Unfold) -> Built:
     shape, depth = op.geometry, op.geometry.depth
     channels, groups = shape.channels, shape.groups
-    rows = shape.batch * shape.out_height * shape.out_width
+    rows = shape.pixels
     order = np.asarray(op.order)
     lanes = lanes_of(cut_into_runs(order)) if current_code_generator() == "llvm" else 1
     runs = cut_into_runs(order, lanes)
     vectors = runs[runs[:, 0] + lanes <= depth] if lanes > 1 else runs[:0]
     first_scalar = int(vectors[-1, 0] + vectors[-1, 2]) if len(vectors) else 0
     with prim_func("unfold") as signature:
-        source = signature.input(OWN_INPUTS[0], (shape.batch * shape.height * shape.width * channels,), "uint8")
+        source = signature.input(OWN_INPUTS[0], (shape.input_pixels * channels,), "uint8")
         to: Any = signature.constant("places", _smallest(vectors[:, 0])) if len(vectors) else None
         of: Any = signature.constant("elements", _smallest(vectors[:, 1])) if len(vectors) else None
         one_by_one: Any = signature.constant("order", _smallest(order[first_scalar:])) if first_scalar < depth else None

@@ -35,36 +35,30 @@ def _refuses(op: Product[Codes, LowBitTensor]) -> str | None:
     reason = not_depthwise(op) or refuses_pairs(op)
     if reason is not None:
         return reason
-    shape = op.geometry
-    assert isinstance(shape, Conv2d)
+    shape = op.geometry.as_conv()
     if shape.channels % 4:
         return "channels are not a multiple of 4"
-    if any(shape.padding) and shape.kernel[0] * _padded_width(shape) * shape.channels > MOST_ROW_BYTES:
+    if any(shape.padding) and shape.kernel[0] * shape.padded_width * shape.channels > MOST_ROW_BYTES:
         return f"padded rows of more than {MOST_ROW_BYTES} bytes"
     return None
 
 
-def _padded_width(shape: Conv2d) -> int:
-    return shape.width + shape.padding[1] + shape.padding[3]
-
-
 @kernel("dsp-depthwise", serves=Product[Codes, LowBitTensor], needs={"dsp"}, prefer=30, refuses=_refuses)
 def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
-    shape = op.geometry
-    assert isinstance(shape, Conv2d)
+    shape = op.geometry.as_conv()
     zero_point, channels = op.left.zero_point, shape.channels
-    taps, fours = shape.kernel[0] * shape.kernel[1], shape.channels // 4
+    taps, fours = shape.taps, shape.channels // 4
     # [tap][four channels][0 2, 1 3]
     matrix = op.right.payload.codes.reshape(channels, taps)
     codes = matrix.T[:, quad_order(channels)].reshape(1, taps * fours * 2, 2)
     each = pairs_in_word(op.right.format.code_bits)
     weight_words = -(-taps * fours * 2 // each) * each
     padded = any(shape.padding)
-    width = _padded_width(shape) * fours  # words of a padded row
+    width = shape.padded_width * fours  # words of a padded row
     row_words = shape.kernel[0] * width if padded else 0
 
     with prim_func("depthwise") as signature:
-        stored = shape.batch * shape.height * shape.width * channels
+        stored = shape.input_pixels * channels
         bytes_in = signature.input(OWN_INPUTS[0], (stored,), "uint8")
         decode = declare_decoder(op.right.format, codes, signature)
         starts = None
@@ -72,7 +66,7 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
             sums = op.right.sums(taps).reshape(channels)
             starts = signature.constant("start", (-zero_point * sums).astype(np.int32))
         scratch = signature.workspace((weight_words + row_words) * 4)
-        epilogue = EpilogueEmitter(op.epilogue, shape.batch * shape.out_height * shape.out_width, channels, signature)
+        epilogue = EpilogueEmitter(op.epilogue, shape.pixels, channels, signature)
         source = view(bytes_in, (stored // 4,), "uint32")
         weights = view(scratch, (weight_words,), "uint32")
         rows = view(scratch, (row_words,), "uint32", weight_words * 4) if padded else source
@@ -121,7 +115,7 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
 def _copy_rows(shape: Conv2d, source: Any, rows: Any, image: Any, top: Any, zero_point: int) -> None:
     """The input rows under an output row, one for each row of the kernel, with padding on all sides."""
     fours = shape.channels // 4
-    width = _padded_width(shape) * fours
+    width = shape.padded_width * fours
     inner, left = shape.width * fours, shape.padding[1] * fours
     fill = T.uint32(zero_point * 0x01010101)
 

@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, layout
 from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
-from subbyte.tvm_kernels.kernels.any_cpu.portable import as_conv, bytes_too_many
+from subbyte.tvm_kernels.kernels.any_cpu.portable import bytes_too_many
 from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import (
     declare_decoder,
     dot,
@@ -101,13 +101,13 @@ def _starts(
 
 @kernel("dsp", serves=Product[Codes, LowBitTensor], needs={"dsp"}, prefer=20, refuses=refuses_pairs)
 def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
-    conv, shape = as_conv(op.geometry), layout(op.geometry)
+    conv, shape = op.geometry.as_conv(), layout(op.geometry)
     zero_point = op.left.zero_point
     quads = conv.channels % 4 == 0 and (conv.channels // conv.groups) % 4 == 0
     tiling = _tiling(shape)
     each = pairs_in_word(op.right.format.code_bits)
     with prim_func("product") as signature:
-        stored = conv.batch * conv.height * conv.width * conv.channels
+        stored = conv.input_pixels * conv.channels
         source = signature.input(OWN_INPUTS[0], (stored,), "uint8")
         decode = declare_decoder(op.right.format, _ordered(op, shape, tiling, quads), signature)
         starts = signature.constant("start", _starts(op, shape, tiling, zero_point)) if zero_point else None

@@ -10,8 +10,7 @@ import numpy.typing as npt
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, VNNI_512
 from subbyte.tvm_kernels.kernels.x86.operands import Operands
 from subbyte.tvm_kernels.kernels.x86.register_tile import NEAR_BYTES
-from subbyte.tvm_kernels.kernels.x86.tiling import Window
-from subbyte.tvm_kernels.operators import WORD
+from subbyte.tvm_kernels.operators import WORD, Conv2d
 
 ROWS = 16  # of a tile
 ROW_BYTES = 64
@@ -60,7 +59,7 @@ class Shape:
         return table
 
 
-def run_count(window: Window) -> int:
+def run_count(window: Conv2d) -> int:
     """Contiguous runs of bytes in a row of the window: one without dilation and groups, else one for each position."""
     return 1 if window.groups == 1 and window.dilation[1] == 1 else window.kernel[1]
 
@@ -103,7 +102,7 @@ def shape_of(operands: Operands) -> Shape:
     return Shape(rounded, chunk, chunks, rows, flat, vectors, full, parts, max(1, splits))
 
 
-def _splits(window: Window, chunks: int, chunk_bytes: int) -> int:
+def _splits(window: Conv2d, chunks: int, chunk_bytes: int) -> int:
     """Parts for each row of the window, with weights of `chunks` x `chunk_bytes` for a run; 0: the whole at once."""
     runs = run_count(window)
     row_bytes = runs * chunks * chunk_bytes

@@ -24,7 +24,7 @@ from subbyte.tvm_kernels.kernels.x86.instructions import POPCOUNT_256, POPCOUNT_
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
 from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
-from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Conv2d, Epilogue, Product, Scale
+from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Epilogue, Product, Scale
 
 WORTH_UNPACKING = 128  # positions: the 49 of a 7x7 image do not repay it, the 196 of 14x14 do
 WORTH_TILES = 0.5  # of their products full: below it, population counts are faster
@@ -36,8 +36,9 @@ def refusal(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
         return f"weights are {op.right.format.name}, not binary"
     if depth_groups(op):
         return "scales by group inside the sum"
-    if isinstance(op.geometry, Conv2d) and op.geometry.groups > 1:
-        depth = op.geometry.channels // op.geometry.groups
+    conv = op.geometry.as_conv()
+    if conv.groups > 1:
+        depth = conv.channels // conv.groups
         if depth % WORD:
             return f"groups of {depth} channels are not whole words of {WORD}"
     return None
@@ -51,7 +52,7 @@ def operands_of(op: Product[Bits | Binarized, LowBitTensor], instruction: Instru
     levels = op.right.integers().reshape(window.out_channels, *window.kernel, depth)
     packed = pack_bits(levels).astype("<u4").view(np.uint8).reshape(window.out_channels, *window.kernel, 4 * words)
     fill = pack_bits(np.ones((window.groups, depth), np.int32)).astype("<u4").tobytes()
-    total = window.kernel[0] * window.kernel[1] * depth
+    total = window.taps * depth
     epilogue = epilogue_with_scale(op)
     folded = _folded(epilogue) if total % 2 == 0 else None
     first = total // 2 if folded else 0
@@ -109,7 +110,7 @@ def bytes_of(op: Product[Bits | Binarized, LowBitTensor]) -> Operands:
 
 def _refusal_of_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
     """Why AMX's tile registers do not support this product, or would be slower than population counts."""
-    rows = window_of(op.geometry).rows
+    rows = window_of(op.geometry).pixels
     if rows < WORTH_UNPACKING:
         return f"{rows} positions are too few to unpack the weights for"
     return refusal(op) or not_worth(bytes_of(op), WORTH_TILES)
@@ -127,10 +128,10 @@ def binary_amx(op: Product[Bits, LowBitTensor]) -> Built:
 
 def _refusal_to_binarize(op: Product[Binarized, LowBitTensor]) -> str | None:
     """Why activations cannot be binarized while the tiles of the input are copied, or would not all be stored."""
-    geometry, channels = op.geometry, op.left.quantizer.storage.channels
+    channels = op.left.quantizer.storage.channels
     if channels % WORD:
         return f"{channels} channels are not whole words of {WORD}"
-    if isinstance(geometry, Conv2d) and geometry.stride != (1, 1):
+    if op.geometry.as_conv().stride != (1, 1):
         return "a stride skips activations, whose bits would not be stored"
     return _refusal_of_tiles(op)
 

@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.kernels.x86.instructions import (
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
 from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Product
+from subbyte.tvm_kernels.operators import Codes, Product
 
 WORTH_TILES = 0.25  # of their products: below it, vectors are faster
 
@@ -44,16 +44,16 @@ def refusal(op: Product[Codes, LowBitTensor]) -> str | None:
         check_accumulator(op.right.depth, op.left.largest, max(-low, high))
     except FormatError as error:
         return str(error)
-    if isinstance(op.geometry, Conv2d) and op.geometry.groups == op.geometry.channels == op.geometry.out_channels > 1:
+    conv = op.geometry.as_conv()
+    if conv.is_depthwise:
         return "a depthwise convolution has no sums over channels"
     size = depth_groups(op)
     if size:
         if size % 4:
             return f"weight groups of {size} are not a multiple of 4"
-        if isinstance(op.geometry, Conv2d):
-            depth = op.geometry.channels // op.geometry.groups
-            if op.geometry.kernel != (1, 1) and (depth % size or depth % 4):
-                return f"weight groups of {size} do not divide the {depth} channels of a window position"
+        depth = conv.channels // conv.groups
+        if conv.kernel != (1, 1) and (depth % size or depth % 4):
+            return f"weight groups of {size} do not divide the {depth} channels of a window position"
     return None
 
 

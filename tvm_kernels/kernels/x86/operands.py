@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.x86.instructions import Instruction
-from subbyte.tvm_kernels.kernels.x86.tiling import Window
-from subbyte.tvm_kernels.operators import Epilogue, Product, Scale
+from subbyte.tvm_kernels.operators import Conv2d, Epilogue, Product, Scale
 
 WIDEST_PANEL = 16  # vectors of channels
 
@@ -28,7 +27,7 @@ class Operands:
     byte of activations is unpacked to when its tile is copied, 8 where bits are multiplied as bytes.
     """
 
-    window: Window
+    window: Conv2d
     codes: npt.NDArray[np.uint8]
     bits: int
     fill: bytes

@@ -15,8 +15,7 @@ from tvm.tirx import IntImm, Ramp, Shuffle
 
 from subbyte.tvm_kernels.kernels.tir.epilogue import packed
 from subbyte.tvm_kernels.kernels.tir.vectors import constants, reinterpret, splat, vector_type
-from subbyte.tvm_kernels.kernels.x86.tiling import Window
-from subbyte.tvm_kernels.operators import WORD
+from subbyte.tvm_kernels.operators import WORD, Conv2d
 
 RUN = 64  # bytes copied at once
 BYTE_BITS = 8
@@ -40,7 +39,7 @@ class PaddedInput:
     widened: bytes in the copy for each, 1, 2 or 8; fill: bytes of one padded pixel in the input's own layout.
     """
 
-    window: Window
+    window: Conv2d
     stored: int
     rounded: int
     widened: int

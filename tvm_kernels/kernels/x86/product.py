@@ -127,7 +127,7 @@ class ProductBuilder:
         """The size of register tiles that takes the least time."""
         window, wide = self.window, self.instruction.widened
         rounded = -(-window.channels // window.groups * wide // STEP_BYTES) * STEP_BYTES // wide
-        depth_bytes = window.kernel[0] * window.kernel[1] * rounded * wide
+        depth_bytes = window.taps * rounded * wide
         most, vectors = register_tile(self.instruction, window, depth_bytes)
         if self.operands.scale is not None:
             most = max(1, most // 2)
@@ -174,7 +174,7 @@ class ProductBuilder:
             if self.operands.scale is not None:
                 self.scale = signature.constant("scale by group", self.operands.scale)
             self.epilogue = EpilogueEmitter(
-                self.operands.epilogue, window.rows, window.out_channels, signature, x86=True
+                self.operands.epilogue, window.pixels, window.out_channels, signature, x86=True
             )
             self.workspace: Any = None
             if self.workspace_bytes:

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.kernels.tir.code_generator import unfused
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.kernels.x86.panels import decode_chunk
-from subbyte.tvm_kernels.kernels.x86.tiling import Window
+from subbyte.tvm_kernels.operators import Conv2d
 
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
@@ -32,13 +32,13 @@ def loop(extent: Any) -> Iterator[Any]:
             yield index
 
 
-def register_tile(instruction: Instruction, window: Window, depth_bytes: int) -> tuple[int, int]:
+def register_tile(instruction: Instruction, window: Conv2d, depth_bytes: int) -> tuple[int, int]:
     """The most output positions, and the vectors of channels, of a register tile; `depth_bytes`: weights a channel."""
     channels = window.out_channels // window.groups
     available = -(-channels // instruction.lanes)
     positions, vectors = instruction.near_tile
-    if window.rows <= 2:
-        return window.rows, min(2 * vectors, available)
+    if window.pixels <= 2:
+        return window.pixels, min(2 * vectors, available)
     if window.out_width > 1 or min(vectors, available) * instruction.lanes * depth_bytes > NEAR_BYTES:
         positions, vectors = instruction.far_tile
     if available >= vectors:

@@ -11,28 +11,10 @@ from dataclasses import dataclass, replace
 from subbyte.tvm_kernels.operators import Conv2d, MatMul
 
 
-@dataclass(frozen=True)
-class Window(Conv2d):
-    """A product as a convolution, before any copying; `channels` are in the unit of the kernel."""
-
-    @property
-    def padded_width(self) -> int:
-        return self.width + self.padding[1] + self.padding[3]
-
-    @property
-    def rows(self) -> int:
-        """Rows of the output as a matrix."""
-        return self.batch * self.out_height * self.out_width
-
-
-def window_of(geometry: MatMul | Conv2d) -> Window:
-    """The product as a window; a dense 1x1 convolution becomes a matrix product over all positions."""
-    if isinstance(geometry, MatMul):
-        return Window(1, geometry.rows, 1, geometry.depth, geometry.columns, (1, 1))
-    window = Window(**vars(geometry))
-    if window.kernel == window.stride == (1, 1) and not any(window.padding) and window.groups == 1:
-        return replace(window, batch=1, height=window.batch * window.height * window.width, width=1)
-    return window
+def window_of(geometry: MatMul | Conv2d) -> Conv2d:
+    """The product as a convolution; a dense 1x1 convolution becomes a matrix product over all positions."""
+    conv = geometry.as_conv()
+    return replace(conv, batch=1, height=conv.input_pixels, width=1) if conv.is_pointwise else conv
 
 
 @dataclass(frozen=True)
@@ -43,7 +25,7 @@ class Positions:
     width: int
 
 
-def positions_of(window: Window, most: int, vectors: int, operations: int) -> Positions:
+def positions_of(window: Conv2d, most: int, vectors: int, operations: int) -> Positions:
     """The register tile of at most `most` positions x `vectors` vectors that takes the least time over the output."""
     width = window.out_width
     if width > most // 2:
@@ -89,7 +71,7 @@ ENOUGH_TILES = 8  # for an even distribution over the threads of a small machine
 
 
 def tiles_of(
-    window: Window, groups: int, panels: int, copy_bytes: int, decode_bytes: int, worth: int = TILE_MACS
+    window: Conv2d, groups: int, panels: int, copy_bytes: int, decode_bytes: int, worth: int = TILE_MACS
 ) -> Tiles:
     """Cut `groups` row groups x `panels` panels into tiles at the least cost of repeated work.
 
