@@ -1,9 +1,9 @@
-"""A function of domain `subbyte`: one object holds everything that is known of it, and the register of them by name.
+"""The functions of domain `subbyte`, each defined by one `Function`, and their registry by name.
 
-To add a function, write a file beside this one that makes a `Function` and calls `register`; nothing else is edited:
-export, check, inspect, compile, the float32 baseline and docs/onnx-dialect.md ask the object. To change a body, give it
-the next version of the domain and put the old one into `earlier`, if both compute the same: files that hold it are read
-for ever. A body that computed something else is left out: its files are inlined and computed as they say.
+To add a function, add a file to this package that makes a `Function` and calls `register`; nothing else is edited:
+export, check, inspect, compile, the float32 baseline and docs/onnx-dialect.md use the object. To change a body, give it
+the next version of the domain. If the old body computes the same, add it to `earlier`: calls in files of the old
+version stay recognized. Otherwise remove it: calls in those files are inlined, and computed as the file defines them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Call:
     """The inputs of one call."""
 
     shapes: tuple[Shape, ...]
-    constants: tuple[Array | None, ...]  # None: made at run time
+    constants: tuple[Array | None, ...]  # None: a run-time value
 
 
 # ---- roles ----
@@ -44,24 +44,23 @@ class Call:
 
 @dataclass(frozen=True)
 class Quantizer:
-    """The first output holds integer-valued codes of the first input."""
+    """The first output is the integer-valued codes of the first input."""
 
-    codes: Callable[
-        ..., str
-    ]  # constants of all inputs (None: made at run time) to their format: "uint8", "int8 per token", "binary"
+    # from the constants of all inputs (None: a run-time value) to the format: "uint8", "int8 per token", "binary"
+    codes: Callable[..., str]
 
 
 @dataclass(frozen=True)
 class PackedWeights:
-    """The output holds low-bit weights, which the file keeps packed."""
+    """The output is low-bit weights, stored packed in the file."""
 
     format: Format
-    by_group: bool  # values, with a scale for each group of a row; else levels
+    by_group: bool  # values, with one scale per group of a row; else levels
 
 
 @dataclass(frozen=True)
 class Values:
-    """Any other function of values made at run time."""
+    """Any other function of run-time values."""
 
     integers: bool  # whether the first output is integer-valued
 
@@ -70,18 +69,18 @@ Role = Quantizer | PackedWeights | Values
 
 
 class Exactness(Enum):
-    """What engines that run the body agree on."""
+    """Whether engines agree on the result of the body."""
 
     BIT_EXACT = "every engine computes the same bits"
     FLOAT = "results depend on the engine's order of summation, exp or erf"
 
 
-# ---- what a float32 baseline runs instead of a call ----
+# ---- what replaces a call in a float32 baseline ----
 
 
 @dataclass(frozen=True)
 class Rescale:
-    """The first output is the first input times a constant input (None: unchanged); the outputs in `ones` are 1."""
+    """The first output is the first input times input `factor` (None: unchanged); the outputs `ones` are 1."""
 
     factor: int | None = None
     ones: tuple[int, ...] = ()
@@ -89,27 +88,27 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Dequantized:
-    """A float32 constant: the weights that the file keeps packed."""
+    """A float32 constant: the dequantized weights."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """The same: its body works on float32."""
+    """The call itself, whose body computes in float32."""
 
 
 InFloat = Rescale | Dequantized | Body
 
 # ---- functions ----
 
-_MISSING: Any = object()  # a part that was not given
+_MISSING: Any = object()  # default of required fields, so that `checked` can name the one that is missing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Function:
-    """A function of the dialect. Its first input is the value it works on; further ones are parameters of it."""
+    """A function of the dialect. The first input is the value that it transforms, the others are parameters."""
 
     name: str
-    version: int = _MISSING  # of the domain, since which it has this body
+    version: int = _MISSING  # the first version of the domain with this body
     summary: str = _MISSING  # one sentence
     body: str = _MISSING  # ONNX text: Name (inputs) => (outputs) { nodes }
     role: Role = _MISSING
@@ -117,19 +116,19 @@ class Function:
     reference: Callable[..., tuple[Array, ...]] = _MISSING  # NumPy: arrays of all inputs to float32 outputs
     exactness: Exactness = _MISSING
     in_float: InFloat = _MISSING
-    finite: bool = _MISSING  # constants must be finite: it multiplies by them
+    finite: bool = _MISSING  # whether constant inputs must be finite
     macs: Callable[[Call], int] = _MISSING
     energy: Mapping[str, float] = _MISSING  # counts of operations (formats/energy.py) for each element of its result
-    example: Callable[[np.random.Generator], tuple[Array, ...]] = _MISSING  # inputs to test it on
-    earlier: tuple[tuple[int, str], ...] = ()  # (version, body) that compute the same
+    example: Callable[[np.random.Generator], tuple[Array, ...]] = _MISSING  # inputs for tests
+    earlier: tuple[tuple[int, str], ...] = ()  # (version, body) of older versions that compute the same
 
     @cached_property
     def proto(self) -> onnx.FunctionProto:
-        """Its body as files hold it. Not to be changed."""
+        """The body as a FunctionProto, read-only."""
         return self._parsed(self.body)
 
     def bodies(self, version: int) -> tuple[onnx.FunctionProto, ...]:
-        """The bodies that it has in a version of the domain; none where the version is unknown or lacks it."""
+        """The bodies in a version of the domain; empty if the version is unknown or does not have the function."""
         if version > DOMAIN_VERSION:
             return ()
         known = [(self.version, self.body), *self.earlier]
@@ -153,11 +152,11 @@ class Function:
 
 
 def checked(function: Function) -> Function:
-    """The function; raises RegistrationError that names a part which it lacks or which is wrong."""
+    """The function; raises RegistrationError for a field that is missing or wrong."""
     where = f"function {DOMAIN}.{function.name}"
     for part in fields(function):
         if getattr(function, part.name) is _MISSING:
-            raise RegistrationError(f"{where} lacks its '{part.name}'; every part of dialect/function.py is needed")
+            raise RegistrationError(f"{where} lacks its '{part.name}'; dialect/function.py lists all fields")
     for name, (expected, holds) in _EXPECTED.items():
         got = getattr(function, name)
         if not holds(got):
@@ -172,11 +171,11 @@ def checked(function: Function) -> Function:
         )
     try:
         proto = function.proto
-    except Exception as error:  # the parser raises whatever it likes
+    except Exception as error:  # the parser has no common base for its errors
         text = " ".join(str(error).split())[:200]
         raise RegistrationError(f"{where}: its 'body' is not ONNX text: {text}") from error
     if proto.name != function.name:
-        raise RegistrationError(f"{where}: its 'body' is called {proto.name}; give both one name")
+        raise RegistrationError(f"{where}: its 'body' defines {proto.name}; use the same name for both")
     for node in proto.node:
         if node.domain or not onnx.defs.has(node.op_type, OPSET, ""):
             operator = f"{node.domain}.{node.op_type}".lstrip(".")
@@ -207,7 +206,7 @@ def _is_earlier(earlier: Any) -> bool:
     )
 
 
-# What each part must be, and whether it is.
+# For each field, what is expected, and the check.
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("a name in letters, digits and _", lambda name: isinstance(name, str) and name.isidentifier()),
     "version": ("an integer", lambda version: type(version) is int),
@@ -230,15 +229,15 @@ _families: list[Callable[[], Iterable[Function]]] = []
 
 
 def register(function: Function) -> Function:
-    """Make a function known; raises RegistrationError when its name is taken, or for a part that it lacks."""
+    """Register a function; raises RegistrationError when its name is taken, or for a field that is missing or wrong."""
     if function.name in _registry:
-        raise RegistrationError(f"function {DOMAIN}.{function.name} is registered twice; give one another name")
+        raise RegistrationError(f"function {DOMAIN}.{function.name} is registered twice; rename one of them")
     _registry[function.name] = checked(function)
     return function
 
 
 def family(make: Callable[[], Iterable[Function]]) -> Callable[[], Iterable[Function]]:
-    """Register functions that are made of another register, which may grow: `make` is asked each time."""
+    """Register functions derived from another registry, which may grow: `make` is called on each use."""
     _families.append(make)
     return make
 
@@ -258,7 +257,7 @@ def find(name: str) -> Function | None:
 
 
 def get(name: str) -> Function:
-    """The function of that name; raises UnknownNameError with the nearest one."""
+    """The function of that name; raises UnknownNameError with the nearest name."""
     found = find(name)
     if found is None:
         raise UnknownNameError(f"function of domain {DOMAIN}", name, (function.name for function in all_functions()))
@@ -266,20 +265,20 @@ def get(name: str) -> Function:
 
 
 def function_of(node: onnx.NodeProto) -> Function | None:
-    """The function that a node calls, None in other domains; raises ModelError for one that is unknown."""
+    """The function that a node calls, None in other domains; raises ModelError for an unknown function."""
     if node.domain != DOMAIN:
         return None
     found = find(node.op_type)
     if found is None:
         raise ModelError(
-            f"node '{node.name or node.output[0]}' calls {DOMAIN}.{node.op_type}, which version {DOMAIN_VERSION} of "
-            "the dialect does not have, and its body is not in the file; export the model again"
+            f"node '{node.name or node.output[0]}' calls {DOMAIN}.{node.op_type}, which is neither in version "
+            f"{DOMAIN_VERSION} of the dialect nor defined in the file; export the model again"
         )
     return found
 
 
 @cache
 def _import_all() -> None:
-    """Import the modules of this package, in each of which a function may be registered."""
+    """Import all modules of this package, which register functions."""
     for module in pkgutil.iter_modules(dialect.__path__, f"{dialect.__name__}."):
         importlib.import_module(module.name)

@@ -1,12 +1,12 @@
 """Baselines of a quantized model: the same network in float32, and onnxruntime's int8 quantization of that.
 
-They are compared with the bundle in speed and size: what a float, or an ordinary int8, deployment of the architecture
-runs. A quantizer becomes the identity, so the float baseline of a binary network has its layers and its cost, but other
-outputs. A file where a quantizer would remain (QONNX, MatMulNBits, QLinearConv) is refused: that is not a float model.
+The bundle is compared with them in speed and size, as the float32 and int8 deployments of the same architecture.
+Quantizers become the identity, so the float baseline of a binary network has the same layers and cost, but other
+outputs. A file in which a quantizer would remain (QONNX, MatMulNBits, QLinearConv) is refused.
 
-`float_baseline` walks the graph once. `_RULES` has a row for each operator that is not simply kept. While it walks, a
-value may stand for "another value times a factor" (codes are x times the inverse step); the factor travels through
-operators that only move elements and is folded into the next weight.
+`float_baseline` visits the nodes once, in order. `_RULES` has a row for each operator that is not copied unchanged. A
+value of the file may be represented by another value and a factor (codes are x times the inverse step); the factor is
+propagated through data movement and folded into the next weight.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class _Value:
-    """Where a value of the old graph is found in the new one, and the factor it still lacks."""
+    """A value of the file, as a value of the baseline times a factor."""
 
     name: str
     factor: float = 1.0
@@ -50,20 +50,18 @@ class _Value:
 
 @dataclass
 class _Baseline:
-    """The float graph while it is made."""
+    """The float graph under construction."""
 
     graph: GraphView
     values: dict[str, _Value] = field(default_factory=dict)
-    constants: dict[str, Array] = field(default_factory=dict)  # of the old graph's values
+    constants: dict[str, Array] = field(default_factory=dict)  # by value of the file
     steps: set[str] = field(default_factory=set)  # steps of per-token quantizers: 1 in the baseline
-    done: set[str] = field(default_factory=set)  # first outputs of nodes that an earlier one absorbed
+    done: set[str] = field(default_factory=set)  # first outputs of nodes that are folded into an earlier one
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, Array] = field(default_factory=dict)
     stored: dict[tuple[tuple[int, ...], bytes], list[str]] = field(default_factory=dict)  # by shape and content
-    layers: dict[str, Layer] = field(default_factory=dict)  # by what their products make
-    codes: set[str] = field(
-        default_factory=set
-    )  # values that QuantizeLinear makes, of which the baseline has the reals
+    layers: dict[str, Layer] = field(default_factory=dict)  # by the output of their products
+    codes: set[str] = field(default_factory=set)  # outputs of QuantizeLinear; the baseline has their float values
 
     def value(self, name: str) -> _Value:
         return self.values.get(name, _Value(name))
@@ -72,7 +70,7 @@ class _Baseline:
         return self.constants[name] if name in self.constants else self.graph.constant(name)
 
     def plain(self, name: str) -> str:
-        """The new name of a value with its factor applied."""
+        """The name in the baseline of a value, with its factor applied."""
         found = self.value(name)
         if name in self.constants:
             return self.store(name, self.constants[name])
@@ -85,7 +83,7 @@ class _Baseline:
         return out
 
     def store(self, name: str, array: Array, origin: Array | None = None) -> str:
-        """An initializer, stored once where several nodes share it: one `origin`, equal up to rounding."""
+        """The name of an initializer; an earlier one of the same `origin` that is equal up to rounding is reused."""
         origin = array if origin is None else origin
         shared = self.stored.setdefault((origin.shape, sha256(origin.tobytes()).digest()), [])
         for other in shared:
@@ -97,17 +95,17 @@ class _Baseline:
         return name
 
     def only_user(self, name: str) -> onnx.NodeProto | None:
-        """The node that reads a value, where no other does and it is no output of the model."""
+        """The only consumer of a value; None if it has several or is an output of the model."""
         users = self.graph.consumers.get(name, [])
         is_output = any(output.name == name for output in self.graph.model.graph.output)
         return users[0] if len(users) == 1 and not is_output else None
 
 
 def float_baseline(path: Source) -> onnx.ModelProto:
-    """The architecture of an exported file in plain float32: no quantizers, weights x scales as float initializers.
+    """The architecture of an exported file in float32: no quantizers, dequantized weights as initializers.
 
     Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read or has
-    operators that subbyte does not know, and UsageError where a quantizer or low-bit weights would remain.
+    unknown operators, and UsageError if a quantizer or low-bit weights would remain.
     """
     model = load_onnx(path)
     baseline = _Baseline(view(model))
@@ -151,7 +149,7 @@ def float_baseline(path: Source) -> onnx.ModelProto:
 
 
 def is_qdq(model: onnx.ModelProto) -> bool:
-    """Whether the file has quantized activations already, as QuantizeLinear and DequantizeLinear."""
+    """Whether the file has both QuantizeLinear and DequantizeLinear."""
     return {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node if not node.domain}
 
 
@@ -166,13 +164,13 @@ def _refuse_quantizers(made: onnx.ModelProto) -> None:
 
 def _not_float(node: onnx.NodeProto) -> UsageError:
     return UsageError(
-        f"'{node.name}' ({node.op_type}) is a quantizer or has low-bit operands: no float32 model can be made of this "
-        "file; give the float model with --float-model FILE"
+        f"'{node.name}' ({node.op_type}) is a quantizer or has low-bit operands: this file cannot be converted to a "
+        "float32 model; give the float model with --float-model FILE"
     )
 
 
 def _finish_output(baseline: _Baseline, name: str) -> None:
-    """Give an output of the model its name and its whole value, where it stands for another one times a factor."""
+    """Make an output of the model that is represented by another value or a factor, under its name."""
     if baseline.value(name) == _Value(name):
         return
     if baseline.value(name).name == name:
@@ -195,7 +193,7 @@ def _keep(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 def _dialect_call(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """What a function of the dialect says that float32 runs in its place."""
+    """Replace a call of a dialect function as its `in_float` defines."""
     function = function_of(node)
     if function is None or not isinstance(function.in_float, Rescale):
         _keep(baseline, node)
@@ -205,7 +203,7 @@ def _dialect_call(baseline: _Baseline, node: onnx.NodeProto) -> None:
         name = function.proto.input[function.in_float.factor]
         constant = baseline.constant(node.input[function.in_float.factor])
         if constant is None or constant.size != 1:
-            raise ModelError(f"'{node.name}' ({node.op_type}): its {name} is not one constant of the file")
+            raise ModelError(f"'{node.name}' ({node.op_type}): its {name} is not a constant of one element")
         factor = float(constant.reshape(()))
     baseline.values[node.output[0]] = _Value(source.name, source.factor * factor)
     baseline.steps.update(node.output[index] for index in function.in_float.ones)
@@ -216,7 +214,7 @@ def _same(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 def _quantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """Dropped, but for the activation function that a quantizer replaces whose lowest code is the zero point."""
+    """Remove the quantizer; if its lowest code is the zero point, it includes a ReLU, which becomes a Clip."""
     source = baseline.plain(node.input[0])
     bounds = _range(baseline, node)
     if bounds is not None and not _nonnegative(baseline, node.input[0]):
@@ -233,7 +231,7 @@ def _quantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 def _range(baseline: _Baseline, node: onnx.NodeProto) -> tuple[float, float] | None:
-    """The reals that a QuantizeLinear represents, where the lowest is 0; else None."""
+    """The range of values that a QuantizeLinear represents, if the lowest is 0; else None."""
     scale = baseline.constant(node.input[1])
     zero = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
     if scale is None or zero is None or scale.size != 1 or zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
@@ -244,7 +242,7 @@ def _range(baseline: _Baseline, node: onnx.NodeProto) -> tuple[float, float] | N
 
 
 def _nonnegative(baseline: _Baseline, name: str) -> bool:
-    """Whether no value is below 0 for certain; an input of the model, which no activation function makes, counts so."""
+    """Whether a value is certainly not negative; True for model inputs, which do not need an activation function."""
     known, node = baseline.constant(name), baseline.graph.producers.get(name)
     if known is not None or node is None:
         return known is None or bool((known >= 0).all())
@@ -264,7 +262,7 @@ def _lowest(baseline: _Baseline, clip: onnx.NodeProto) -> float:
 
 
 def _dequantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """Weights become float32; codes of an activation are its reals already. Another one is kept, and refused."""
+    """Weights become float32 constants; codes already are float values. Any other is kept, and refused later."""
     codes, scale = baseline.constant(node.input[0]), baseline.constant(node.input[1])
     zero = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.float32)
     if node.input[0] in baseline.codes:
@@ -272,12 +270,12 @@ def _dequantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
     elif codes is None or scale is None or zero is None or scale.dtype != np.float32:
         _keep(baseline, node)
     else:
-        spread = [_along_axis(node, np.asarray(a, np.float32), codes.shape) for a in (zero, scale)]
-        baseline.constants[node.output[0]] = (codes.astype(np.float32) - spread[0]) * spread[1]
+        zero, scale = (_along_axis(node, np.asarray(a, np.float32), codes.shape) for a in (zero, scale))
+        baseline.constants[node.output[0]] = (codes.astype(np.float32) - zero) * scale
 
 
 def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) -> Array:
-    """A scale or zero point (one, one a channel, or one a block) so that it broadcasts to `shape`."""
+    """A scale or zero point (per tensor, per axis, or blocked) reshaped to broadcast to `shape`."""
     axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
     if operand.size == 1:
         return operand.reshape(())
@@ -286,8 +284,8 @@ def _along_axis(node: onnx.NodeProto, operand: Array, shape: tuple[int, ...]) ->
     return operand.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
-def _move(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """Operators that only move elements: a factor passes through them, a constant is moved at once."""
+def _data_movement(baseline: _Baseline, node: onnx.NodeProto) -> None:
+    """Propagate the factor of the input; transpose a constant."""
     known = baseline.constants.get(node.input[0])
     if known is not None and node.op_type == "Transpose":
         baseline.constants[node.output[0]] = np.transpose(known, attribute(node, "perm"))
@@ -303,11 +301,11 @@ def _move(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 def _pad(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """The explicit padding of a binary convolution goes into the convolution."""
+    """Fold the explicit padding of a binary convolution into the convolution."""
     user = baseline.only_user(node.output[0])
     pads = baseline.constant(node.input[1]) if len(node.input) == 3 else None
     if user is None or user.op_type != "Conv" or pads is None or any(attribute(user, "pads", ())):
-        _move(baseline, node)
+        _data_movement(baseline, node)
         return
     rank = pads.size // 2
     sides = [int(p) for p in (*pads[2:rank], *pads[rank + 2 :])]
@@ -323,7 +321,7 @@ def _pad(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """Conv, MatMul or Gemm: pending factor, scale and bias go into the weight where it is constant."""
+    """Conv, MatMul or Gemm: fold factor, scales and bias into a constant weight."""
     weight = baseline.constant(node.input[1])
     if weight is None or weight.dtype != np.float32:
         left, right = baseline.value(node.input[0]), baseline.value(node.input[1])
@@ -371,19 +369,19 @@ def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
 
 
 def _affine(baseline: _Baseline, value: str) -> tuple[str, Array, Array | None]:
-    """Follow Round, Mul by constants or a per-token step, and one Add of a constant: last value, scale, bias."""
+    """Fold the epilogue (Round, Mul by constants or a per-token step, Add of a constant): last value, scale, bias."""
     scale = np.ones((), np.float64)
-    for step in baseline.layers[value].epilogue:
-        operand = None if step.operand is None else baseline.constant(step.operand)
-        unit = step.node.op_type == "Round" or (step.node.op_type == "Mul" and step.operand in baseline.steps)
-        if baseline.only_user(step.value) is None or not (unit or (operand is not None and _per_channel(operand))):
+    for item in baseline.layers[value].epilogue:
+        operand = None if item.operand is None else baseline.constant(item.operand)
+        unit = item.node.op_type == "Round" or (item.node.op_type == "Mul" and item.operand in baseline.steps)
+        if baseline.only_user(item.value) is None or not (unit or (operand is not None and _per_channel(operand))):
             break
-        value = step.node.output[0]
+        value = item.node.output[0]
         baseline.done.add(value)
         if operand is None or unit:
             continue
         factor = operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
-        if step.node.op_type == "Add":
+        if item.node.op_type == "Add":
             return value, scale, factor.reshape(-1)
         scale = scale * factor
     return value, scale, None
@@ -394,7 +392,7 @@ def _per_channel(operand: Array) -> bool:
 
 
 def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """Sums over a window: the average that follows in a quantized graph becomes ReduceMean."""
+    """A ReduceSum followed by a multiplication with 1 / window, as in quantized averages, becomes ReduceMean."""
     source = baseline.value(node.input[0])
     user = baseline.only_user(node.output[0])
     operand = baseline.constant(user.input[1]) if user is not None and user.op_type == "Mul" else None
@@ -408,7 +406,7 @@ def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:
             copy.op_type, copy.input[0], copy.output[0] = "ReduceMean", source.name, user.output[0]
             baseline.nodes.append(copy)
             return
-    _move(baseline, node)
+    _data_movement(baseline, node)
 
 
 _DATA_MOVEMENT = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
@@ -423,7 +421,7 @@ _RULES: dict[tuple[str, str], Callable[[_Baseline, onnx.NodeProto], None]] = {
     ("", "Gemm"): _product,
     ("", "Pad"): _pad,
     ("", "ReduceSum"): _sum,
-    **{("", name): _move for name in _DATA_MOVEMENT},
+    **{("", name): _data_movement for name in _DATA_MOVEMENT},
 }
 
 
@@ -431,10 +429,10 @@ _RULES: dict[tuple[str, str], Callable[[_Baseline, onnx.NodeProto], None]] = {
 
 
 def int8_baseline(float_model: onnx.ModelProto, calibration: Iterable[Array | Mapping[str, Array]]) -> onnx.ModelProto:
-    """onnxruntime's own int8 version of a float model: QDQ per channel, static, for CNNs; dynamic for transformers.
+    """A float model quantized to int8 by onnxruntime: static QDQ per channel for CNNs, dynamic for transformers.
 
-    `calibration` holds batches as the model takes them (arrays, or dicts by input name); only a CNN looks at them.
-    Weights have seven bits (`reduce_range`) where onnxruntime's products of eight would saturate on this CPU.
+    `calibration`: batches of inputs (arrays, or dicts by input name), used for CNNs only. Weights have seven bits
+    (`reduce_range`) if onnxruntime's products of eight bits would saturate on this CPU.
     """
     tools = onnxruntime("quantization")
     name = float_model.graph.input[0].name
@@ -442,10 +440,10 @@ def int8_baseline(float_model: onnx.ModelProto, calibration: Iterable[Array | Ma
 
     class Batches(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self.left = iter(batches)
+            self.remaining = iter(batches)
 
         def get_next(self) -> dict[str, Array] | None:
-            return next(self.left, None)
+            return next(self.remaining, None)
 
     kinds = {node.op_type for node in float_model.graph.node}
     transformer = bool(kinds & {"Softmax", "LayerNormalization"}) or "Conv" not in kinds
@@ -454,7 +452,7 @@ def int8_baseline(float_model: onnx.ModelProto, calibration: Iterable[Array | Ma
         onnx.save(float_model, source)
         onnxruntime("quantization.shape_inference").quant_pre_process(source, prepared, skip_symbolic_shape=True)
         if transformer:
-            # ConvInteger, which it would make of the patch embedding, is slower than the float convolution
+            # the patch embedding would become ConvInteger, which is slower than the float convolution
             tools.quantize_dynamic(
                 prepared,
                 out,

@@ -1,6 +1,6 @@
-"""What an ONNX file holds, layer by layer: formats, bits a weight, MACs, bytes against float32.
+"""Describes an ONNX file by layer: formats, bits per weight, MACs, bytes compared with float32.
 
-Reads our dialect and QDQ files of other tools. To describe another way of storing weights, add a row to `_WEIGHTS`.
+Reads the dialect and QDQ files. To describe another representation of weights, add a row to `_WEIGHTS`.
 """
 
 from __future__ import annotations
@@ -31,59 +31,59 @@ from subbyte.shapes import with_shapes
 
 @dataclass(frozen=True)
 class Layer:
-    """One product of the network (Conv, MatMul, Gemm and their integer forms), in the order it runs."""
+    """One product of the network: Conv, MatMul, Gemm, ConvInteger or MatMulInteger."""
 
     name: str
     op: str
-    weight_format: str  # "ternary", "int4/128" (groups of 128), "float32"; "-" for a product of two activations
+    weight_format: str  # "ternary", "int4/128" (groups of 128), "float32"; "-" for a product of two run-time values
     activation_format: str  # "uint8", "int8 per token", "binary", "float32"
-    shape: tuple[int, ...]  # of the weight, as the operator sees it
+    shape: tuple[int, ...]  # of the weight input of the operator
     bits_per_weight: float  # payload and scales
-    macs: int  # of one run of the file, whatever its batch
+    macs: int  # of one run of the file, with its batch
     parameter_bytes: int  # payload, scales and bias
     float_bytes: int  # the same weights and bias in float32
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A file: its layers, and what it weighs against the same parameters in float32."""
+    """A file: its layers in graph order, and its size compared with the same parameters in float32."""
 
     path: str
     layers: tuple[Layer, ...]
-    inputs: dict[str, tuple[int, ...]]  # 0 for a size that is dynamic
+    inputs: dict[str, tuple[int, ...]]  # 0 for a dynamic size
     outputs: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
     opset: int
     ir_version: int
     nodes: int
     macs: int
-    parameters: int  # elements of all weights, low-bit ones counted as elements; without scales and zero points
-    parameter_bytes: int  # all tensors stored in the file
+    parameters: int  # elements of all weights and biases, without scales and zero points
+    parameter_bytes: int  # all tensors of the file
     float_bytes: int  # all parameters in float32
     file_bytes: int  # with external data
-    warnings: tuple[str, ...] = ()  # what the figures leave out, and why
+    warnings: tuple[str, ...] = ()  # what the figures omit, and why
 
     @property
     def smaller(self) -> float:
-        """How many times smaller the file is than its parameters in float32."""
+        """The size of the parameters in float32, relative to the size of the file."""
         return self.float_bytes / max(1, self.file_bytes)
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """What the second input of a product turned out to be; `stored` names the initializers it is made of."""
+    """The constant second operand of a product."""
 
     format: str
     shape: tuple[int, ...]
     nbytes: int
-    stored: tuple[str, ...]
+    stored: tuple[str, ...]  # the initializers that it consists of
 
 
 def inspect(path: Source) -> Inspection:
     """Describe an ONNX file.
 
-    A shape that the file does not tell is a warning; its MACs count 0. Raises ModelError for a file that cannot be
-    read, operators that subbyte does not know, each of which it names, and shapes that do not fit each other.
+    An unknown shape is a warning; its MACs count 0. Raises ModelError for a file that cannot be read, unknown
+    operators, and inconsistent shapes.
     """
     file = open_onnx(path)
     model = load_onnx(file)
@@ -114,26 +114,26 @@ def inspect(path: Source) -> Inspection:
 
 
 def _others(graph: GraphView) -> Iterable[onnx.NodeProto]:
-    """The products that are no rows of `Inspection.layers`, and the calls of our functions."""
+    """The products that are not in `Inspection.layers`, and the calls of dialect functions."""
     kinds = MACS.keys() - set(PRODUCTS)
     return (node for node in graph.nodes if full_name(node) in kinds or function_of(node) is not None)
 
 
 def _no_layers(graph: GraphView) -> Iterable[str]:
-    """A line for products that are no layers: what they count, and never a zero without a word."""
+    """A warning for products that are not layers, with the MACs that they add to the sum."""
     kinds: dict[str, list[onnx.NodeProto]] = {}
     for node in _others(graph):
         if function_of(node) is None:
             kinds.setdefault(full_name(node), []).append(node)
     for kind, nodes in kinds.items():
         counted = sum(_macs(graph, node) or 0 for node in nodes)
-        said = f"{counted:,} MACs are in the sum" if counted else "MACs are counted as 0"
-        yield f"{kind} {_first_of(nodes)}: not among the layers, and {said}"
+        consequence = f"{counted:,} MACs are in the sum" if counted else "MACs are counted as 0"
+        yield f"{kind} {_first_of(nodes)}: not among the layers, and {consequence}"
     inside = [node for node in graph.nodes if any(full_name(n) in MACS for g in subgraphs([node]) for n in g.node)]
     if inside:
         yield (
-            f"{inside[0].op_type} {_first_of(inside)}: products in a subgraph, whose MACs are counted as 0: how often "
-            "they run is known at run time"
+            f"{inside[0].op_type} {_first_of(inside)}: products in a subgraph, whose MACs are counted as 0: the number "
+            "of iterations is only known at run time"
         )
 
 
@@ -146,11 +146,11 @@ def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             wrong = int(np.isnan(onnx.numpy_helper.to_array(tensor)).sum())
             if wrong:
-                yield f"tensor '{tensor.name}' holds {wrong} NaN, which `subbyte compile` refuses"
+                yield f"tensor '{tensor.name}' contains {wrong} NaN, which `subbyte compile` refuses"
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the shapes that engines infer; those that the file states, which may be stale, only for the rest."""
+    """A copy with inferred shapes; those stored in the file, which may be outdated, only where inference gives none."""
     plain = without_payloads(model)
     del plain.graph.value_info[:]
     for output in plain.graph.output:
@@ -160,14 +160,14 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:300]
         raise ModelError(f"the shapes of the file do not fit each other: {text}; export it again") from error
-    found = {info.name for info in plain.graph.value_info}
-    plain.graph.value_info.extend(info for info in model.graph.value_info if info.name not in found)
+    inferred = {info.name for info in plain.graph.value_info}
+    plain.graph.value_info.extend(info for info in model.graph.value_info if info.name not in inferred)
     for output, stated in zip(plain.graph.output, model.graph.output, strict=True):
         if not output.type.tensor_type.HasField("shape"):
             output.CopyFrom(stated)
     for value in (*plain.graph.value_info, *plain.graph.output):
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if min(shape, default=0) < 0:  # of a kernel that is larger than its input, say
+        if min(shape, default=0) < 0:  # such as of a kernel larger than its input
             raise ModelError(
                 f"the shapes of the file do not fit each other: '{value.name}' would be {shape}; export it again"
             )
@@ -175,7 +175,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _not_counted(graph: GraphView) -> Iterable[str]:
-    """A line for each input of a dynamic shape; without one, a line for layers and calls whose shapes are unknown."""
+    """A warning for each dynamic input; if there is none, a warning for layers and calls of unknown shapes."""
     dynamic = False
     for value in graph.model.graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -184,16 +184,16 @@ def _not_counted(graph: GraphView) -> Iterable[str]:
             dynamic = True
             yield (
                 f"input '{value.name}' has a dynamic shape [{shape}]: MACs that depend on it are counted as 0, and "
-                "`subbyte compile` will ask for a fixed shape"
+                "`subbyte compile` needs a static shape"
             )
     products = (n for n in graph.nodes if full_name(n) in PRODUCTS or function_of(n) is not None)
     unknown = [] if dynamic else [node for node in products if _macs(graph, node) is None]
     if unknown:
-        yield f"{full_name(unknown[0])} {_first_of(unknown)}: the file does not tell its shapes: MACs are counted as 0"
+        yield f"{full_name(unknown[0])} {_first_of(unknown)}: its shapes are unknown: MACs are counted as 0"
 
 
 def _is_parameter(tensor: onnx.TensorProto) -> bool:
-    """Shapes and axes are int64 in ONNX; parameters never are."""
+    """Whether a tensor may be a parameter: shapes and axes are int64 in ONNX, parameters are not."""
     return tensor.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
 
 
@@ -201,8 +201,8 @@ _IN_STEPS = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
 def _scales(graph: GraphView) -> set[str]:
-    """The initializers that belong to quantization, which the same network in float32 does not have."""
-    steps: set[str] = set()  # values that count in steps: codes, their sums and products, these times steps of run time
+    """The initializers that are scales, zero points and limits: the same network in float32 does not have them."""
+    steps: set[str] = set()  # values in units of a step: codes, their sums and products, and those times run-time steps
     read: dict[str, list[bool]] = {}
     for node in graph.nodes:
         function = function_of(node)
@@ -217,8 +217,8 @@ def _scales(graph: GraphView) -> set[str]:
             counts = node.op_type in {*CODE_PRESERVING, "Cast", *PRODUCTS, "Round", "ReduceSum"}
         if counts or ours or node.op_type in _IN_STEPS:
             steps.update(node.output)
-        for place, name in enumerate(node.input):
-            read.setdefault(name, []).append(place not in values)
+        for index, name in enumerate(node.input):
+            read.setdefault(name, []).append(index not in values)
     return {name for name, uses in read.items() if all(uses) and name in graph.initializers}
 
 
@@ -250,7 +250,7 @@ def _layers(graph: GraphView) -> Iterable[Layer]:
 
 
 def _check_channels(graph: GraphView, node: onnx.NodeProto) -> None:
-    """Shape inference takes the shapes of a convolution as they come, channels unseen."""
+    """Raise ModelError for a convolution whose channels do not match, which shape inference does not check."""
     data, weight = graph.shape(node.input[0]), graph.shape(node.input[1])
     groups = attribute(node, "group", 1)
     if node.op_type.startswith("Conv") and data and weight and data[1:2] != (weight[1] * groups,):
@@ -261,7 +261,7 @@ def _check_channels(graph: GraphView, node: onnx.NodeProto) -> None:
 
 
 def _weight(graph: GraphView, name: str) -> _Weight | None:
-    """The constant weight that a value is, or None when that is an activation."""
+    """The weight of a constant value; None for a run-time value."""
     node = graph.producers.get(name)
     if name in graph.initializers:
         tensor = graph.initializers[name]
@@ -325,7 +325,7 @@ def _elements(graph: GraphView, name: str) -> int:
 
 
 def _macs(graph: GraphView, node: onnx.NodeProto) -> int | None:
-    """Of a product or a call of our domain, from its shapes; None where the file leaves open one that matters."""
+    """The MACs of a product or of a dialect function, from its shapes; None if a shape that they need is unknown."""
     function = function_of(node)
     if function is not None:
         call = graph.call(node)
