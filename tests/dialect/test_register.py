@@ -152,7 +152,7 @@ def test_bodies_of_earlier_versions_are_known(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unknown_function_is_an_error_that_names_its_node() -> None:
     assert function_of(helper.make_node("Frob", ["x"], ["y"], "layer")) is None
-    with pytest.raises(ModelError, match=rf"node 'layer' calls {DOMAIN}.Frob, which is neither in version {DOMAIN_VERSION}"):
+    with pytest.raises(ModelError, match=rf"node 'layer' calls {DOMAIN}.Frob, .* neither in version {DOMAIN_VERSION}"):
         function_of(helper.make_node("Frob", ["x"], ["y"], "layer", domain=DOMAIN))
     with pytest.raises(UnknownNameError, match="Did you mean 'DecodeInt4'"):
         get("DecodeInt44")
