@@ -122,7 +122,7 @@ def parse(content: bytes, file: Path) -> Any:
 def read_header(file: BinaryIO, path: Path, remedy: str = "copy or train it again") -> dict[str, Tensor]:
     """What a safetensors file says of its tensors, as tensors on the meta device: shape and dtype, no memory.
 
-    Raises CheckpointError where the header is not that of a file of this size. `file` is then behind the header.
+    Raises CheckpointError where the header is not that of a file of this size. `file` is then at the end of the header.
     """
     try:
         return _header(file)

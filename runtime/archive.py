@@ -42,7 +42,7 @@ REBUILD = "Copy the original file again, or build it with `subbyte compile`."
 
 @dataclass(frozen=True)
 class Entry:
-    """A member: where its bytes lie in the file, and their CRC-32."""
+    """A member: the offset of its bytes in the file, and their CRC-32."""
 
     name: str
     offset: int  # of the data
@@ -180,7 +180,7 @@ def _check_extra(name: str, extra: bytes) -> None:
 
 
 def _local(file: BinaryIO, row: _Span, size: int) -> tuple[Entry, int]:
-    """The member behind a directory row, and where it ends."""
+    """The member of a directory row, and where it ends."""
     fields = _LOCAL.unpack(_exactly(file, row.header, _LOCAL.size, f"the header of '{row.name}'"))
     magic, needs, flags, method, _time, _date, crc, packed, plain, name_len, extra_len = fields
     if magic != _LOCAL_MAGIC:

@@ -237,7 +237,7 @@ def time_calls(call: Callable[[], object], seconds: float | None, iterations: in
 
 
 def interleave(calls: dict[str, Callable[[], object]], seconds: float, turn: int = 1) -> dict[str, Float64]:
-    """Time several calls in turn, about `seconds` each, so that a disturbance meets all: seconds of each call by name.
+    """Time several calls in turn, about `seconds` each, so that disturbances affect all: seconds of each call by name.
 
     With a `turn` of 1 every call finds the caches as the others leave them. A longer one times so many calls in a row,
     after one that is not timed and takes the caches back: what a model gets that runs again and again.

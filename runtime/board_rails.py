@@ -30,7 +30,7 @@ BOARDS = (
     Board("Jetson TX2", ("p3310",), "ina3221", ("VDD_IN",)),
     Board("Jetson Xavier NX", ("p3668",), "ina3221", ("VDD_IN",)),
     Board("Jetson Orin Nano or Orin NX", ("p3767",), "ina3221", ("VDD_IN",)),
-    # VIN_SYS_5V0 feeds the memory, so that VDDQ_VDD2_1V8AO lies inside of it.
+    # VIN_SYS_5V0 feeds the memory, so it includes VDDQ_VDD2_1V8AO.
     Board("Jetson AGX Orin", ("p3701",), "ina3221", ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")),
 )
 
@@ -49,7 +49,7 @@ def find_board(device_tree: Path = DEVICE_TREE) -> Board | None:
 
 
 def _strings(path: Path) -> list[str]:
-    """Strings of a device tree's property: each ends in NUL."""
+    """Strings of a device tree's property: each ends with NUL."""
     try:
         return [text for text in path.read_bytes().decode(errors="replace").split("\0") if text.strip()]
     except OSError:

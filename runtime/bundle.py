@@ -307,7 +307,7 @@ def _check_hash(file: Any, entry: archive.Entry, expected: str) -> None:
 
 
 def _read_weights(file: BinaryIO, entry: archive.Entry, expected: str) -> mmap.mmap:
-    """Weights in memory of their own, which starts on a page, hashed where they lie."""
+    """A copy of the weights in page-aligned memory, which is hashed."""
     memory = mmap.mmap(-1, entry.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     file.seek(entry.offset)
     with memoryview(memory) as view:

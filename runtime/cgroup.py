@@ -15,13 +15,13 @@ from subbyte.runtime.sysfs import integer, text_of
 
 @dataclass(frozen=True)
 class CpuGroup:
-    """The folders of the group that lends this process CPU time: its own first, then those above; () if not told."""
+    """The cgroup that limits the CPU time of this process: its folder, then its ancestors; () if unknown."""
 
     folders: tuple[Path, ...]
     version: int  # of cgroups: 1 or 2
 
     def quota(self) -> float | None:
-        """CPUs that the tightest quota lends; None without any."""
+        """The smallest quota, in CPUs; None without a quota."""
         quotas = [_quota(folder, self.version) for folder in self.folders]
         return min((quota for quota in quotas if quota is not None), default=None)
 

@@ -1,10 +1,10 @@
-"""Modelled energy: what an ASIC of 45 nm would spend on each operator, from counts of operations and bytes moved.
+"""Modelled energy: that of each operator on a 45 nm ASIC, from counts of operations and bytes.
 
 Not a measurement. On a programmable processor, fetching and decoding instructions costs more than the arithmetic, so
-these figures compare models with each other and never stand in a column with joules that were measured.
+these figures are for comparing models; no table mixes them with measured joules.
 
-What one multiply-accumulate is made of is a part of each format, and the price of an operation lies there as well:
-formats/energy.py. Memories: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014.
+Each format defines the operations of one multiply-accumulate; their energy is in formats/energy.py.
+Memories: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014.
 """
 
 from __future__ import annotations

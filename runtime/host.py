@@ -1,4 +1,4 @@
-"""Whether this machine can run a bundle: operating system, processor, CPU features; and how many cores it lends us.
+"""Whether this machine can run a bundle: operating system, processor, CPU features; and how many cores it may use.
 
 CPU features have several spellings: Linux's ("avx512_vnni", "bmi1"), LLVM's ("avx512vnni", "bmi") and that of
 tvm_kernels/targets.py ("avx512vnni", "bmi1"). `canonical` makes one of them, here and for the compiler.

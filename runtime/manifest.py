@@ -60,7 +60,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class OperatorOutput:
-    """A result that one can look at: its ONNX value, how it is stored, and where it lies while the model runs."""
+    """A result that can be traced: its ONNX value, its storage, and its offset while the model runs."""
 
     tensor: str
     storage: str  # of STORAGES
@@ -140,7 +140,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of `manifest.json`; `versions` and `source` are kept as they stand."""
+    """All of `manifest.json`; `versions` and `source` are kept unchanged."""
 
     name: str
     versions: Mapping[str, str]
@@ -310,7 +310,7 @@ def _output(d: Mapping[str, Any], where: str) -> OperatorOutput:
 
 
 def stored_shape(output: OperatorOutput, where: str = "output") -> tuple[int, ...]:
-    """The shape of the elements in memory: that of `output`, with the last axis in words where signs are packed.
+    """The shape of the elements in memory: that of `output`, with the last axis in words for storage `bits`.
 
     A manifest may give the last axis of packed bits in channels or in words; raises BundleError when it is neither.
     """
@@ -336,7 +336,7 @@ def _members(d: Mapping[str, Any]) -> dict[str, Member]:
 
 
 def _check_places(manifest: Manifest) -> None:
-    """Every traced result lies inside the buffer it names."""
+    """Raise BundleError for a traced result that is not inside its buffer."""
     sizes = {"input": manifest.inputs, "output": manifest.outputs}
     limits = {"arena": manifest.arena_bytes, "weights": manifest.weights_bytes, "workspace": manifest.workspace_bytes}
     for number, operator in enumerate(manifest.operators):

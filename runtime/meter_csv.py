@@ -2,7 +2,7 @@
 
 One header row. Time: `time_s`, `timestamp_ms`, ... (s, ms, us, ns). Power: `power_w`, `power_mw`, `power_uw`; or
 current (`current_a`, `_ma`, `_ua`, `_na`) with a voltage column (`voltage_v`, `_mv`, `_uv`) or the supply's voltage. A
-unit may stand in brackets ("Timestamp (ms)", "Current(uA)") or in a row below the header; without any it is s, W, A, V.
+unit may be in brackets ("Timestamp (ms)", "Current(uA)") or in a row below the header; without any it is s, W, A, V.
 A unit that is not known is refused. meter_table.py says which spellings of CSV are read.
 """
 
@@ -76,7 +76,7 @@ def read_csv(path: Path, volts: float | None = None) -> tuple[Float64, Float64]:
 
 
 def _column(log: Log, quantity: _Quantity) -> tuple[int, float] | None:
-    """Where the quantity stands, and its unit's factor to the base unit; raises ValueError where that is not clear."""
+    """The column of a quantity, and its unit's factor to the base unit; raises ValueError if either is ambiguous."""
     found: list[tuple[int, float]] = []
     unclear = []
     for at, title in enumerate(log.header):

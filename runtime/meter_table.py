@@ -74,7 +74,7 @@ def _text(data: bytes) -> str:
     try:
         return _decoded(data, "utf-8")
     except UnicodeDecodeError:
-        return data.decode("cp1252")  # letters beyond ASCII stand in names alone, and only a known unit is taken
+        return data.decode("cp1252")  # letters beyond ASCII only occur in names, and only known units are accepted
 
 
 def _decoded(data: bytes, encoding: str) -> str:

@@ -9,7 +9,7 @@ CELL: Final = 200  # of a table; what JSON holds is whole
 
 
 def printable(text: str, longest: int = SENTENCE) -> str:
-    """The text without control characters; of a longer one its start and end, where what to do stands."""
+    """The text without control characters; of a longer one its start and its end, which says what to do."""
     if len(text) > longest:
         text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
     return "".join(char if char.isprintable() else "?" for char in text)

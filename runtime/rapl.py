@@ -1,7 +1,7 @@
 """RAPL counters of Intel and AMD processors through Linux powercap: package and DRAM domains.
 
 A counter holds microjoules, wraps at `max_energy_range_uj`, and moves about once a millisecond (Intel SDM, volume 3,
-15.10). Core, uncore and psys are left out: the first two lie inside the package, the last around it. Where Linux shows
+15.10). Core, uncore and psys are omitted: the package includes the first two, psys includes the package. If Linux shows
 a zone for each die of a package but the processor has one counter for all of them, it counts once.
 """
 
@@ -89,7 +89,7 @@ def _find(root: Path) -> tuple[list[_Domain], list[str]]:
     # intel-rapl before intel-rapl-mmio, which shows the same package again
     for folder in sorted(root.glob("intel-rapl*:*"), key=lambda path: ("mmio" in path.name, path.name)):
         name = _name(folder)
-        if name == "dram":  # of the package that it lies in: intel-rapl:0:2 in intel-rapl:0
+        if name == "dram":  # its package is the parent: intel-rapl:0:2 is in intel-rapl:0
             name = _name(root / folder.name.rpartition(":")[0]).replace("package", "dram", 1)
         elif not name.startswith("package"):
             continue
@@ -110,7 +110,7 @@ def _find(root: Path) -> tuple[list[_Domain], list[str]]:
 
 
 def _mirror(domain: _Domain, other: _Domain) -> bool:
-    """Whether two dies of a package show one counter: read between two readings of the other, it lies between them."""
+    """Whether two dies of a package share a counter: a value read between two readings of the other is between them."""
     if domain.name.partition("-die-")[0] != other.name.partition("-die-")[0] or domain.range_uj != other.range_uj:
         return False
     before, between, after = other.read(), domain.read(), other.read()

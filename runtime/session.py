@@ -182,8 +182,8 @@ class Session:
     def trace(self, inputs: Arrays, *, check_finite: bool = True) -> dict[str, Array]:
         """One inference, and the result of every operator by the name of its ONNX value, in the order they were made.
 
-        Codes come as int32 levels, packed signs as int32 -1 / +1, channels-last tensors as NCHW: equal to the ONNX
-        values. Of two results of one name the later is kept.
+        Codes are returned as int32 levels, bits as int32 -1 / +1, NHWC tensors as NCHW: equal to the ONNX values. Of
+        two results with one name, the later one is returned.
         """
         found: dict[str, Array] = {}
         self.watch(inputs, lambda _, results: found.update(results), check_finite=check_finite)
@@ -194,7 +194,7 @@ class Session:
     ) -> list[Array]:
         """One inference; `look` gets the number and the results of every operator, as `trace` has them, once it ran.
 
-        Returns the outputs. A result that lies in scratch memory cannot be read afterwards and is not among them.
+        Returns the outputs. A result in scratch memory cannot be read afterwards and is omitted.
         """
         from subbyte.runtime.tracing import read_output
 

@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 
 def read_output(output: OperatorOutput, arena: int, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array | None:
-    """A copy of one result, decoded; None where it lies in scratch memory that cannot be read after the operator."""
+    """A copy of one result, decoded; None if it is in scratch memory, which cannot be read after the operator."""
     if output.space == "arena":
         data = ctypes.string_at(arena + output.offset, output.bytes)
     elif output.space in ("input", "output"):
@@ -38,7 +38,7 @@ def decode(output: OperatorOutput, stored: Array) -> Array:
 
 
 def signs(words: npt.NDArray[np.uint32], channels: int) -> npt.NDArray[np.int32]:
-    """uint32 [..., ceil(channels / 32)] to int32 -1 / +1 [..., channels]; bits lie least significant first, 1 is +1."""
+    """uint32 [..., ceil(channels / 32)] to int32 -1 / +1 [..., channels]; least significant bit first, 1 is +1."""
     little = np.ascontiguousarray(words.astype("<u4")).view(np.uint8)
     bits = np.unpackbits(little, axis=-1, count=channels, bitorder="little")
     values: npt.NDArray[np.int32] = np.where(bits, np.int32(1), np.int32(-1))

@@ -1,4 +1,4 @@
-"""The errors users meet: each says what failed, where, what was found, what was expected, and what to do.
+"""The errors that users see: each says what failed, where, what was found, what was expected, and what to do.
 
 Every error that subbyte raises on purpose is a `SubbyteError`. The command line prints it in one line and exits with
 `exit_code`: 2 for a request that cannot be right (usage), 1 for everything else.
@@ -19,7 +19,7 @@ class SubbyteError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Python's own makes the error again by calling its class with the message, which takes other arguments in some:
-        # a process that cannot read the error of its worker waits for ever (multiprocessing.Pool).
+        # a process that cannot unpickle the error of its worker waits without end (multiprocessing.Pool).
         return _made_again, (type(self), self.args), self.__dict__
 
 

@@ -1,8 +1,8 @@
-"""Which results of an ONNX file every engine computes alike, and which a rounding tie may move.
+"""Which results of an ONNX file are the same in every engine, and which may differ because of rounding ties.
 
-A float sum depends on the order of its terms. A quantizer behind it rounds two values that are next to each other to
-two codes where a tie lies between them: from there on engines differ by a whole step. `Movements` follows this
-through the graph, from the nodes whose floats are inexact to the outputs.
+A float sum depends on the order of its terms. A quantizer after it may round the sums of two engines to different codes
+if a tie is between them: from there on the results differ by a whole step. `RoundingTies` propagates this through the
+graph, from the nodes with inexact float results to the outputs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "ReduceSum"}
 INTEGER_SUMS = {"MatMulInteger", "ConvInteger"}  # products of 8-bit integers as int32
 INTEGER_PRODUCTS = INTEGER_SUMS | {"QLinearMatMul", "QLinearConv"}
 PLACES = {"ArgMax", "ArgMin", "NonZero"}  # integers that no step measures
-VALUES_AND_PLACES = {"TopK", "MaxPool"}  # moves whose second output is places
+VALUES_AND_INDICES = {"TopK", "MaxPool"}  # whose second output is indices
 STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
 TO_INTEGERS = ROUNDING | {"Round", "Floor", "Ceil"}
 
@@ -54,7 +54,7 @@ class _Facts:
     ties: int = 0  # quantizers in a row that rounded such a float: 1, or 2 for more
     step: float = 0.0  # of the last of them, where the value is still a multiple of it
     whole: bool = False  # integers, in whatever dtype
-    place: bool = False  # where an inexact value stands among others: it moves only where two are next to each other
+    index: bool = False  # the rank or index of an inexact value: it differs only where two values are nearly equal
     half: bool = False  # in float16
     coarse: bool = False  # it depends on what is computed in float16
 
@@ -65,8 +65,8 @@ def largest_of(array: Array) -> float:
     return float(np.abs(finite.astype(np.float64)).max(initial=0.0))
 
 
-class Movements:
-    """How rounding ties and float16 may move the values of a graph, whose nodes may stand in any order."""
+class RoundingTies:
+    """How rounding ties and float16 may change the values of a graph; its nodes need not be sorted."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -92,18 +92,18 @@ class Movements:
                 inputs = [self._of(name) for name in node.input if name]
                 result = self._in_float16(node, inputs, self._result(node, inputs))
                 self.facts.update(dict.fromkeys(node.output, result))
-                if node.op_type in VALUES_AND_PLACES and len(node.output) > 1:
-                    self.facts[node.output[1]] = _place(inputs[0])
+                if node.op_type in VALUES_AND_INDICES and len(node.output) > 1:
+                    self.facts[node.output[1]] = _index(inputs[0])
             if len(later) == len(waiting):
                 break  # a cycle, which is refused elsewhere
             waiting = later
 
     def allowances(self, outputs: Mapping[str, Array]) -> dict[str, float]:
-        """How far a rounding tie may move an element of each output, of which `outputs` are examples; 0: not at all.
+        """How much a rounding tie may change an element of each output, given examples of the outputs; 0: not at all.
 
-        Integers that one quantizer makes move by one code. After more layers a value moves by a part of its largest
-        magnitude, or by a step where that is larger; so does what is computed in float16. Places may move anywhere: how
-        far is to be measured, and is 0 here.
+        Integers from a single quantizer change by one code. After more layers, or in float16, a value changes by a
+        fraction of the largest magnitude, or by a step if that is larger. Indices may change by any amount: it is to be
+        measured, and 0 here.
         """
         found = {}
         for name, array in outputs.items():
@@ -123,9 +123,9 @@ class Movements:
         return {name for name, known in self.facts.items() if self.coarse and known.coarse}
 
     @property
-    def places(self) -> set[str]:
-        """Those that say where an inexact value stands among others."""
-        return {name for name, known in self.facts.items() if known.place}
+    def indices(self) -> set[str]:
+        """The values that are ranks or indices of inexact values."""
+        return {name for name, known in self.facts.items() if known.index}
 
     def _in_float16(self, node: onnx.NodeProto, inputs: list[_Facts], result: _Facts) -> _Facts:
         """The facts with those of float16."""
@@ -166,9 +166,9 @@ class Movements:
         if kind[0]:
             return _Facts(True, 2 if ties or kind in self.rounding else 0)
         if kind[1] in PLACES:
-            return _place(first)
+            return _index(first)
         if kind[1] == "TopK":
-            return replace(first, place=False)
+            return replace(first, index=False)
         if kind[1] in INTEGER_SUMS:
             return _Facts(ties=ties, whole=True)
         if kind[1] in PRODUCTS:
@@ -191,8 +191,8 @@ def _quantizes(node: onnx.NodeProto) -> bool:
     return full_name(node) in TO_INTEGERS or (ours is not None and isinstance(ours.role, Quantizer))
 
 
-def _place(of: _Facts) -> _Facts:
-    return _Facts(whole=True, place=of.inexact or of.ties > 0)
+def _index(of: _Facts) -> _Facts:
+    return _Facts(whole=True, index=of.inexact or of.ties > 0)
 
 
 def _is_integer(value: onnx.ValueInfoProto) -> bool:

@@ -27,7 +27,7 @@ class _Range:
 
 
 def load_external(model: onnx.ModelProto, folder: Path | None) -> int:
-    """Bring external data into the model, in place, and tell their bytes; every file lies in `folder`, the model's own.
+    """Load external data into the model, in place; returns their bytes. All files are in `folder`, that of the model.
 
     Raises ModelError for data outside of it, that are missing, no plain file, of another length than their tensor, or
     over the limit.

@@ -1,7 +1,6 @@
-"""Values of attributes that ONNX states in words alone; some that it does not check end its shape inference in C++.
+"""Checks of attribute values that ONNX documents but does not check; some make its C++ shape inference crash.
 
-Checked for every node of a file when it is loaded, and again where a function, whose parameters an attribute may be,
-stands in the place of its call.
+They run for every node when a file is loaded, and again after functions, which may have attributes, are inlined.
 """
 
 from __future__ import annotations

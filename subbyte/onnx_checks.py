@@ -1,6 +1,6 @@
 """What makes an ONNX model one that can be worked on, whoever wrote it: checked once, when it is loaded.
 
-Each check raises ModelError. They stand in the order in which they are made: what is cheap and bounds the rest first.
+Each check raises ModelError. They are in the order in which they run: those that are cheap and limit the others first.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def _sort(graph: onnx.GraphProto) -> None:
     if len(ordered) < len(waiting):
         at = next(index for index, parents in enumerate(waiting) if parents)
         seen: set[int] = set()
-        while at not in seen:  # what waits is on a cycle or behind one: its inputs lead there
+        while at not in seen:  # each waiting node is on a cycle or depends on one
             seen.add(at)
             at = min(waiting[at])
         raise ModelError(

@@ -1,7 +1,7 @@
-"""The one loader of ONNX files, for export, inspect, compile, check and golden runs: it takes nothing on their word.
+"""The loader of ONNX files, for export, inspect, compile, check and golden runs. It does not trust their content.
 
-A file is read once; what needs it afterwards is given the `OnnxFile`, not the path, whose content may be another by
-then. The limits stand in limits.py, the checks in onnx_checks.py.
+A file is read once and passed on as `OnnxFile`, because the content at its path may change. limits.py has the limits,
+onnx_checks.py the checks.
 """
 
 from __future__ import annotations

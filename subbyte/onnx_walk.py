@@ -1,4 +1,4 @@
-"""Everything in an ONNX model, wherever it stands: in the graph, in the subgraphs of its nodes, in its functions."""
+"""Everything in an ONNX model: in the graph, in the subgraphs of its nodes, in its functions."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _TO_DO = {
 def output_file(path: str | os.PathLike[str], *, executable: bool = False) -> Iterator[BinaryIO]:
     """A file to write and seek in, which appears as `path` when the context ends well; else nothing is left of it.
 
-    Until then it lies, whole or in part, at its `name`. Raises WriteError for a full or read-only disk and the like,
+    Until then its content is at its `name`. Raises WriteError for a full or read-only disk and the like,
     UsageError for a folder and for a link that another user planted.
     """
     path = Path(path)
@@ -189,7 +189,7 @@ def _temporary_folder() -> Path:
 
 
 def _target(path: Path, called: str = "") -> tuple[Path, bool]:
-    """What `path` names behind its links, and whether that is (to be) a plain file, which a rename replaces.
+    """The path after its links are resolved, and whether it is (or will be) a plain file, which a rename replaces.
 
     `called` is its name in a message, if that is not the path.
     """
@@ -231,7 +231,7 @@ def _keep_closed(descriptor: int, target: Path) -> None:
 
 
 def _pour(file: BinaryIO, target: Path) -> None:
-    """Copy all of `file` into `target`; an open file of this process goes on where it is, behind what was printed."""
+    """Copy all of `file` into `target`; an open file of this process continues after what was printed."""
     file.seek(0)
     if target.name.isdigit() and os.path.realpath(target.parent) == f"/proc/{os.getpid()}/fd":
         if sys.stdout is not None:

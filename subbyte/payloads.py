@@ -1,7 +1,7 @@
-"""What the tensors of an ONNX model weigh, and a model without the heavy ones.
+"""The sizes of the tensors of an ONNX model, and the model without its large ones.
 
-ONNX's C++ functions take a serialized model, of 2 GB at most, and copy it: meanwhile large initializers stand aside, as
-inputs of the same type.
+ONNX's C++ functions copy a serialized model of at most 2 GB: for them, large initializers are replaced by inputs of the
+same type.
 
     made = with_payloads(onnx.inliner.inline_local_functions(without_payloads(model)), model)
 """
@@ -14,7 +14,7 @@ import onnx
 
 from subbyte.errors import ModelError
 
-LARGE = 1 << 16  # bytes of a tensor that stands aside; shape inference reads the values of far smaller ones
+LARGE = 1 << 16  # bytes of a tensor that is removed; shape inference only needs far smaller ones
 
 _SMALL_BITS: dict[int, int] = {
     getattr(onnx.TensorProto, name): bits

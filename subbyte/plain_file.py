@@ -1,4 +1,4 @@
-"""Opening files that others made. A pipe or a device may block for ever or never end: only plain files are opened.
+"""Opens input files. A pipe or a device may block or never end: only plain files are opened.
 
 What is refused raises OSError, as a file that is missing does, with words for whoever reports it. What is to be
 replaced by an output is not read.

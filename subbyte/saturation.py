@@ -1,8 +1,8 @@
 """Whether onnxruntime's products of 8-bit integers are exact on this CPU: on x86 without VNNI they are not.
 
-There it adds pairs of uint8 x int8 products in 16 bits, which saturate: 2 x 255 x 127 is beyond 32767. That holds for
-MatMulInteger, ConvInteger and QLinear* as they stand, and for QDQ products that its optimizer fuses. It is asked, not
-derived from the CPU's features: which kernels it takes is its own affair.
+There it adds pairs of uint8 x int8 products in 16 bits, which saturate: 2 x 255 x 127 is beyond 32767. This affects
+MatMulInteger, ConvInteger and QLinear*, and QDQ products that its optimizer fuses. It is measured, not derived from CPU
+features, because onnxruntime selects its kernels itself.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import onnx
 import onnx.numpy_helper
 
 from subbyte.errors import ModelError
-from subbyte.exactness import PRODUCTS, Movements, holds_integers, largest_of
+from subbyte.exactness import PRODUCTS, RoundingTies, holds_integers, largest_of
 from subbyte.onnx_file import Source
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
@@ -61,8 +61,8 @@ def _measured(
 
     Of what is allowed for a float; for an integer that says where an inexact value stands, as far as it moved.
     """
-    movements = Movements(model)
-    allowed, coarse, elsewhere = movements.allowances(outputs), movements.coarse_values, movements.places
+    ties = RoundingTies(model)
+    allowed, coarse, elsewhere = ties.allowances(outputs), ties.coarse_values, ties.indices
     floats = [name for name, output in outputs.items() if allowed[name] and output.dtype.kind == "f"]
     names = floats + [name for name in outputs if name in elsewhere]
     if not names:

@@ -28,8 +28,8 @@ def check(
     subbyte check t.subbyte                               golden inputs and outputs, on a device without torch
 
     Every output is compared. Exits with 1 when an integer of a quantized layer, or an output beyond tolerance, differs.
-    Where float parts lie between quantized layers (softmax, layer norm), up to 5% of the integers may move over a
-    rounding tie.
+    With float operators between quantized layers (softmax, layer norm), up to 5% of the integers may differ because
+    of rounding ties.
     """
     from subbyte.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""A command leaves nothing behind, also where it is ended from outside: kill, a service's stop, a terminal closed."""
+"""A command leaves no temporary files, also when it is terminated: kill, a stopped service, a closed terminal."""
 
 from __future__ import annotations
 

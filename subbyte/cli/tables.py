@@ -40,7 +40,7 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], nu
 
 
 def print_verdict(found: Verdict, console: Console) -> None:
-    """The contenders side by side, then what it means."""
+    """The bundle and its baselines side by side, then the verdict."""
     rows = [
         (
             c.name,

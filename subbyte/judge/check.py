@@ -1,9 +1,8 @@
 """`check`: the same inputs through every stage (torch, onnxruntime, the bundle), and the first layer that diverges.
 
 The stages must agree bit for bit through quantized layers (docs/numbers.md). What is compared is the integers that
-enter each quantized layer: they are what everything before them comes to. Where one differs, the value that torch
-rounded says why: next to a tie, float arithmetic upstream (softmax, normalisation, exp) landed on its other side; far
-from a tie, something computes wrongly.
+enter each quantized layer: they depend on everything before it. Where one differs, the value that torch rounded tells
+the reason: near a tie, rounding of float arithmetic before it (softmax, normalization, exp); far from a tie, an error.
 """
 
 from __future__ import annotations

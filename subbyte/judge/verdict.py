@@ -3,7 +3,7 @@
 The float version is the ONNX file's *float baseline* (the same layers with quantizers removed and weights in float32),
 or a float model that the caller names; the int8 version is what onnxruntime's own quantizer makes of it, or the file
 itself where its activations are quantized by QuantizeLinear and DequantizeLinear. All three run
-on the same inputs in turn, so that a drift of the machine meets them alike; what counts is the ratio within a round.
+on the same inputs in turn, so that a drift of the machine affects all of them; ratios are taken within a round.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import subbyte
-from subbyte.exactness import Movements
+from subbyte.exactness import RoundingTies
 from subbyte.runtime.bundle import open_bundle, write_bundle
 from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan
@@ -65,9 +65,9 @@ def model(body: str, x: str = "float[4, 8] x", y: str = "float[4, 8] y") -> onnx
 )
 def test_what_a_tie_may_move_follows_from_the_graph(body: str, example: Array, expected: float) -> None:
     made = model(body)
-    assert Movements(made).allowances({"y": example}) == {"y": expected}
+    assert RoundingTies(made).allowances({"y": example}) == {"y": expected}
     made.graph.node.reverse()
-    assert Movements(made).allowances({"y": example}) == {"y": expected}
+    assert RoundingTies(made).allowances({"y": example}) == {"y": expected}
 
 
 @pytest.mark.parametrize(("fraction", "ties"), [(0.5, True), (0.25, False)])
@@ -90,7 +90,7 @@ def test_how_far_ties_move_floats_is_measured_behind_the_first_quantizer_too(fra
     golden, _ = golden_tensors(made, assemble(lower_graph(made, host.features), host.features), [x])
     (found,) = golden.ties
     one = 0.3 * 1.1  # what one code of q moves y by
-    assert found <= Movements(made).allowances({"y": golden.outputs[0]})["y"]
+    assert found <= RoundingTies(made).allowances({"y": golden.outputs[0]})["y"]
     assert (found >= one) if ties else (0 < found < 1e-2 * one)
 
 
@@ -105,7 +105,7 @@ def test_how_far_ties_move_floats_is_measured_behind_the_first_quantizer_too(fra
     ],
 )
 def test_places_of_what_is_exact_are_exact(body: str, expected: set[str]) -> None:
-    assert Movements(model(body)).places == expected
+    assert RoundingTies(model(body)).indices == expected
 
 
 @pytest.mark.parametrize(("gap", "expected"), [(0.0, 2.0), (1e-8, 2.0), (0.1, 0.0)])

@@ -14,7 +14,7 @@ from subbyte.dialect import function as register
 from subbyte.dialect.function import Body, Exactness, Function, Values
 from subbyte.dialect.graph import view
 from subbyte.dialect.layers import integer_sums, integer_valued, layers
-from subbyte.exactness import Movements
+from subbyte.exactness import RoundingTies
 from subbyte.export import float_baseline, inspect, run_onnx
 from subbyte.export.functions import append_functions
 from subbyte.export.verify import inexact_nodes
@@ -124,7 +124,7 @@ def test_a_function_that_is_registered_is_known_everywhere(halved: Function, tmp
     assert inspect(model).warnings == ()
     assert inspect(model).macs == 2 * 3 * 4 + 10
     assert inexact_nodes(model) == []
-    assert Movements(model).allowances({"y": expected}) == {"y": 0.0}
+    assert RoundingTies(model).allowances({"y": expected}) == {"y": 0.0}
     made = float_baseline(model)
     assert [f.name for f in made.functions] == ["Halve"]
     assert [node.op_type for node in made.graph.node] == ["Flatten", "MatMul", "Add", "Halve"]
