@@ -45,11 +45,11 @@ def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: 
     return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, ties), engine
 
 
-# Float sums differ between engines by some 1e-7 of their terms. A model whose float constants and inputs are moved by a
-# hundred times that crosses the ties that an engine may cross, and others: one run tells. Its smooth part stays below
-# the tolerance of any float. What is computed in float16 differs by its digits.
-MOVED_BY, MOVED_BY_IN_FLOAT16, MARGIN = 1e-5, 2.0**-10, 4.0
-# What a moved constant of these moves is a value; of others, say of Resize, it may be a shape.
+# Float sums of different engines differ by about 1e-7 of their terms. Float constants and inputs are perturbed by a
+# hundred times that, so that every value near a tie may round to the other side; continuous results change by less than
+# the tolerance. Values in float16 are perturbed by its precision.
+PERTURBATION, PERTURBATION_IN_FLOAT16, MARGIN = 1e-5, 2.0**-10, 4.0
+# Operators whose constants are values; those of others, such as Resize, may be shapes.
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "BatchNormalization", "LayerNormalization", "InstanceNormalization"}
 _ARITHMETIC |= {"GroupNormalization", "QuantizeLinear", "DequantizeLinear", *PRODUCTS}
 
@@ -57,9 +57,9 @@ _ARITHMETIC |= {"GroupNormalization", "QuantizeLinear", "DequantizeLinear", *PRO
 def _measured(
     model: onnx.ModelProto, feeds: dict[str, Array], outputs: dict[str, Array], seed: int
 ) -> tuple[float, ...]:
-    """What ties, and rounding to float16, may move each output: as far as moves of all floats by MOVED_BY do.
+    """How much ties, and rounding to float16, may change each output: measured with all floats perturbed.
 
-    Of what is allowed for a float; for an integer that says where an inexact value stands, as far as it moved.
+    At most the allowance of a float output; the measured change of an output of indices.
     """
     ties = RoundingTies(model)
     allowed, coarse, elsewhere = ties.allowances(outputs), ties.coarse_values, ties.indices
@@ -68,10 +68,10 @@ def _measured(
     if not names:
         return tuple(allowed.values())
     rng = np.random.default_rng(seed)
-    by = MOVED_BY_IN_FLOAT16 if coarse else MOVED_BY
-    moved = {name: _moved(array, rng, by) for name, array in feeds.items()}
+    by = PERTURBATION_IN_FLOAT16 if coarse else PERTURBATION
+    perturbed = {name: _perturbed(array, rng, by) for name, array in feeds.items()}
     try:
-        found, _ = reference_engine.run(_moved_model(model, rng, by), names, moved)
+        found, _ = reference_engine.run(_perturbed_model(model, rng, by), names, perturbed)
     except ModelError:  # a constant that must be what it is
         return tuple(allowed.values())
     measured = {}
@@ -82,26 +82,26 @@ def _measured(
             if name in elsewhere:
                 measured[name] = reach
             elif np.isfinite(reach):
-                least = MOVED_BY_IN_FLOAT16 * largest_of(outputs[name]) if name in coarse else 0.0
+                least = PERTURBATION_IN_FLOAT16 * largest_of(outputs[name]) if name in coarse else 0.0
                 measured[name] = min(allowed[name], max(least, MARGIN * reach))
     return tuple({**allowed, **measured}.values())
 
 
-def _moved(array: Array, rng: np.random.Generator, by: float) -> Array:
+def _perturbed(array: Array, rng: np.random.Generator, by: float) -> Array:
     if array.dtype.kind != "f":
         return array
     factor = 1 + by * (2.0 * rng.integers(0, 2, array.shape) - 1)
     return np.asarray(array * factor).astype(array.dtype)
 
 
-def _moved_model(model: onnx.ModelProto, rng: np.random.Generator, by: float) -> onnx.ModelProto:
-    """A copy whose float factors, scales and offsets are moved; integers that are stored as floats stay."""
+def _perturbed_model(model: onnx.ModelProto, rng: np.random.Generator, by: float) -> onnx.ModelProto:
+    """A copy with perturbed float factors, scales and offsets; integers stored as floats are not changed."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     read = {name for n in copy.graph.node if n.domain or n.op_type in _ARITHMETIC for name in n.input}
     for tensor in copy.graph.initializer:
         if tensor.name in read and not holds_integers(tensor):
-            values = _moved(onnx.numpy_helper.to_array(tensor), rng, by)
+            values = _perturbed(onnx.numpy_helper.to_array(tensor), rng, by)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     return copy
 
