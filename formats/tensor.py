@@ -85,6 +85,11 @@ class LowBitTensor:
         return (self.shape[0], self.depth)
 
     @property
+    def group_size(self) -> int:
+        """Elements of a row that share a scale; 0 where a row has one scale."""
+        return self.granularity.size if isinstance(self.granularity, PerGroup) else 0
+
+    @property
     def packed(self) -> UInt8:
         """The packed codes: uint8 [shape[0], ceil(depth * code_bits / 8)]."""
         return self.payload.packed
@@ -159,7 +164,7 @@ class LowBitTensor:
 
     def with_scales_of_rows(self) -> LowBitTensor:
         """The same with scales by channel, where each of its groups is a whole row."""
-        if not isinstance(self.granularity, PerGroup) or self.scale.shape[1:] != (1,):
+        if not self.group_size or self.scale.shape[1] != 1:
             return self
         zero = None if self.zero_point is None else self.zero_point.reshape(-1)
         return LowBitTensor(self.payload, self.scale.reshape(-1), PerChannel(0), zero)

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor, PerChannel, PerGroup, Structure, get
+from subbyte.formats import LowBitTensor, PerChannel, Structure, get
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
@@ -112,8 +112,7 @@ class Product(Fused, Generic[Left, Right]):
     @property
     def group_size(self) -> int:
         """Elements of the reduction that share a scale inside the sum; 0 where scales are in the epilogue."""
-        granularity = self.weight.granularity if self.weight is not None else None
-        return granularity.size if isinstance(granularity, PerGroup) else 0
+        return 0 if self.weight is None else self.weight.group_size
 
     @property
     def sums_are_exact(self) -> bool:

@@ -20,7 +20,7 @@ from subbyte import formats
 from subbyte.dialect.binarize import Binarize
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
-from subbyte.formats import LowBitTensor, PerChannel, PerGroup, PerTensor
+from subbyte.formats import LowBitTensor, PerChannel, PerTensor
 from subbyte.formats.integer import narrowest
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
@@ -160,7 +160,7 @@ def transposed_weight(graph: Graph, node: Node, w: Value) -> Outcome:
 def reshaped_weight(graph: Graph, node: Node, w: Value, **_: object) -> Outcome:
     """A weight of another shape, whose axis of scales stays what it is."""
     tensor, shape = w.tensor, graph.values[node.outputs[0]].shape
-    if isinstance(tensor.granularity, PerGroup):
+    if tensor.group_size:
         return "its scales are by group"
     axis = 0
     if tensor.scale.size > 1:
@@ -196,7 +196,7 @@ def scaled_weight(graph: Graph, node: Node, w: Value, scale: Array) -> Outcome:
 def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
     """Gather of a quantized table: of its levels, a byte each, and of what goes along its axis of scales."""
     tensor, output = w.tensor, graph.values[node.outputs[0]]
-    if isinstance(tensor.granularity, PerGroup):
+    if tensor.group_size:
         return "its scales are by group"
     levels = tensor.integers()
     behind: list[tuple[str, Array]] = [("Mul", tensor.scale)] if w.scaled else []

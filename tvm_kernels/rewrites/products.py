@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from subbyte.errors import CompileError, FormatError
-from subbyte.formats import SIGNS, LowBitTensor, PerGroup
+from subbyte.formats import SIGNS, LowBitTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
@@ -38,7 +38,7 @@ def output_channel_first(weight: Value, axis: int) -> LowBitTensor | None:
     tensor = weight.tensor
     if order == sorted(order):
         return tensor
-    if isinstance(tensor.granularity, PerGroup) or (tensor.zero_point is not None and tensor.zero_point.size > 1):
+    if tensor.group_size or (tensor.zero_point is not None and tensor.zero_point.size > 1):
         return None
     return tensor.without_scale().transpose(order)
 
@@ -55,7 +55,7 @@ def conv_weight(weight: Value) -> LowBitTensor | None:
         return None
     if int(np.prod(places)) == 1 or tensor.shape[1] == 1:
         return tensor.reshape(shape)
-    if isinstance(tensor.granularity, PerGroup):
+    if tensor.group_size:
         return None
     return tensor.reshape((shape[0], shape[3], *places)).transpose((0, 2, 3, 1))
 
@@ -68,12 +68,12 @@ def unfolded_weight(weight: Value) -> tuple[Array, LowBitTensor] | None:
     together. None for weights that do not lie that way.
     """
     tensor = output_channel_first(weight, 0)
-    if tensor is None or not isinstance(tensor.granularity, PerGroup):
+    if tensor is None or not tensor.group_size:
         return None
     channels, places = tensor.shape[1], int(np.prod(tensor.shape[2:]))
     in_file = np.arange(tensor.depth)
     element = in_file % places * channels + in_file // places
-    moved = np.lexsort((element, in_file // tensor.granularity.size))
+    moved = np.lexsort((element, in_file // tensor.group_size))
     lines = replace(tensor, payload=tensor.payload.take(moved)).reshape((tensor.shape[0], 1, 1, tensor.depth))
     return element[moved], lines
 
@@ -221,7 +221,7 @@ def weight_only(graph: Graph, node: Node, x: str, weight: Value) -> Outcome:
     if geometry is None or tensor is None:
         reason = f"weights are {weight.tensor.format.name}, but no kernel is such a {node.op} of floats with them"
         return without_quantizer(graph, node, x, weight, reason)
-    by_channel = weight.scaled and not isinstance(weight.tensor.granularity, PerGroup)
+    by_channel = weight.scaled and not weight.tensor.group_size
     steps = (ops.Scale(ops.constant(weight.tensor.scale)),) if by_channel else ()
     operator = ops.Product(node.name, ops.Float(), tensor, geometry, ops.Epilogue(steps))
     kernel_node(graph, node, operator, [x], *((1, "NHWC") if is_conv else (-1, "as-is")))

@@ -17,7 +17,6 @@ import numpy as np
 from subbyte.dialect.binarize import Binarize
 from subbyte.dialect.quantize import Quantize
 from subbyte.dialect.quantize_per_token import QuantizePerToken
-from subbyte.formats import PerGroup
 from subbyte.formats.reference import ACCUMULATOR_LIMIT
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value
@@ -104,7 +103,7 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
     right = node.inputs[1]
     rank = len(graph.values[node.outputs[0]].shape)
     factor: Array = np.full(1, scale, np.float32)
-    if weight.scaled and not isinstance(weight.tensor.granularity, PerGroup):
+    if weight.scaled and not weight.tensor.group_size:
         right = graph.weight(weight.tensor, weight.order, False, right)
         scales = np.float32(weight.tensor.scale.astype(np.float64) * scale)
         factor = scales.reshape(-1) if node.op == "MatMul" else channels_on_axis_1(scales, rank)
@@ -222,8 +221,8 @@ def scales_after_product(graph: Graph, node: Node, codes: str, weight: Value) ->
     """product(codes, weight with scales by channel) is Mul(product(codes, levels), scales)."""
     if not weight.scaled:
         return None
-    if isinstance(weight.tensor.granularity, PerGroup):
-        return f"its weights have a scale for each group of {weight.tensor.granularity.size}, which the sum applies"
+    if weight.tensor.group_size:
+        return f"its weights have a scale for each group of {weight.tensor.group_size}, which the sum applies"
     return scaled_product(graph, node, codes, np.ones(1, np.float32), weight=weight)
 
 

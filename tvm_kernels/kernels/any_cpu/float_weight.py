@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.formats import LowBitTensor, PerGroup, pack
+from subbyte.formats import LowBitTensor, pack
 from subbyte.tvm_kernels.kernels.any_cpu.float_tile import ColumnPanels, pack_panels
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices
 from subbyte.tvm_kernels.kernels.tir.rowwise import at
@@ -75,7 +75,7 @@ def _looked_up(weight: LowBitTensor, shape: Matrices, cut: ColumnPanels, signatu
     if level_of is None:
         table = signature.constant("levels", levels.by_code)
         level_of = table.__getitem__
-    size = weight.granularity.size if isinstance(weight.granularity, PerGroup) else 0
+    size = weight.group_size
     scales, first_scale = _panels("scale", weight.scale, shape, cut, signature) if size else (None, start)
 
     def panel(group: Any, column: Any, width: int) -> Right:
