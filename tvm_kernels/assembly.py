@@ -80,6 +80,7 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
         workspace_bytes=max((step.workspace for step in steps), default=0),
         source={"metadata": dict(graph.metadata), "arena_lower_bound": arena.lower_bound},
         notes=tuple(graph.notes),
+        explanation=graph.explanation,
     )
 
 

@@ -181,10 +181,10 @@ def compile(
 
         # The graph holds every weight as codes and levels: it goes, and a replay that fails lowers the file again.
         plan = lowered(explain)[1]
+        plan.source.update(onnx_sha256=file.sha256, onnx_bytes=file.nbytes)
         working_on("computing golden outputs")
-        golden, engine = golden_tensors(file, plan, golden_inputs, seed)
-        origin = Origin(lambda: lowered()[0], file)
-        return bundle_plan(plan, chosen, output, golden, engine, _source(file), keep, origin, explain, replay)
+        golden = golden_tensors(file, plan, golden_inputs, seed)
+        return bundle_plan(plan, chosen, output, golden, keep, Origin(lambda: lowered()[0], file), replay)
 
 
 def bundle_plan(
@@ -192,21 +192,18 @@ def bundle_plan(
     target: Target,
     output: str | Path,
     golden: Golden | None = None,
-    engine: str = "none",
-    source: Mapping[str, Any] | None = None,
     keep: str | Path | None = None,
     origin: Origin | None = None,
-    explanation: Explanation | None = None,
     replay: bool = True,
 ) -> CompileReport:
     """Generate code for a plan, replay the golden run and write the bundle; what `compile` does after lowering.
 
-    `engine`: what made the golden outputs. `origin`: what the plan was made of, to name what differs.
+    `origin`: what the plan was made of, to name what differs.
     """
     reason = reason_not_to_replay(target, golden) if replay else "asked not to"
     with nullcontext() if reason else Child() as child:
         emitted = compile_plan(plan, target, golden)
-        report = replace(_report(plan, target, emitted, engine, reason, Path(output)), explanation=explanation)
+        report = _report(plan, target, emitted, "none" if golden is None else golden.engine, reason, Path(output))
         working_on("writing the bundle")
         members = dict(emitted.members)
         members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
@@ -220,7 +217,7 @@ def bundle_plan(
             if golden is not None and child is not None:
                 replayed(child, written, plan, golden, origin)
 
-        manifest = _manifest(plan, target, emitted, source or {})
+        manifest = _manifest(plan, target, emitted)
         if golden is not None and any(golden.ties):
             manifest["golden"] = {"ties": list(golden.ties)}
         write_bundle(output, manifest, members, check)
@@ -251,6 +248,7 @@ def _report(
         sizes=emitted.sizes,
         notes=(*plan.notes, *emitted.notes),
         path=path,
+        explanation=plan.explanation,
     )
 
 
@@ -284,7 +282,7 @@ def _operator(call: KernelCall, tiles: int) -> dict[str, Any]:
     return {**call.facts, "tiles": tiles, "outputs": [_traced(tensor) for tensor in call.outputs]}
 
 
-def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(plan: Plan, target: Target, emitted: Emitted) -> dict[str, Any]:
     packages = {"subbyte": "subbyte", "tvm": "apache-tvm", "onnx": "onnx"}
     return {
         "name": plan.name,
@@ -296,7 +294,7 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str,
             "features": sorted(target.features),
             **({"glibc": emitted.glibc} if emitted.glibc else {}),
         },
-        "source": {**plan.source, **source},
+        "source": plan.source,
         "inputs": [_tensor(t) for t in plan.inputs],
         "outputs": [_tensor(t) for t in plan.outputs],
         "arena_bytes": plan.arena_bytes,
@@ -304,10 +302,6 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted, source: Mapping[str,
         "weights_bytes": len(plan.weights),
         "operators": [_operator(call, tiles) for call, tiles in zip(plan.calls, emitted.tiles, strict=True)],
     }
-
-
-def _source(file: OnnxFile) -> dict[str, Any]:
-    return {"onnx_sha256": file.sha256, "onnx_bytes": file.nbytes}
 
 
 def _npy(array: Any) -> bytes:

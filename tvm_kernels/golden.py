@@ -21,7 +21,7 @@ from subbyte.tvm_kernels.plan import Plan
 Array = npt.NDArray[Any]
 
 
-def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: int = 0) -> tuple[Golden, str]:
+def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: int = 0) -> Golden:
     """Inputs (given, or random from `seed`), the outputs, and what made those (see reference_engine.py).
 
     Raises UsageError for given inputs that do not fit, ModelError when no engine takes the inputs.
@@ -42,7 +42,7 @@ def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: 
             )
     loaded, named = reference_engine.loaded(model), dict(zip(names, made, strict=True))
     ties = _measured(loaded, feeds, named, seed)
-    return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, ties), engine
+    return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, ties, engine)
 
 
 # Float sums of different engines differ by about 1e-7 of their terms. Float constants and inputs are perturbed by a

@@ -12,6 +12,8 @@ from subbyte.runtime.manifest import OperatorCall, OperatorFacts
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
+    from subbyte.tvm_kernels.explanation import Explanation
+
 Space = Literal["arena", "weights", "input", "output", "workspace"]
 
 
@@ -69,3 +71,4 @@ class Plan:
     workspace_bytes: int = 0
     source: dict[str, Any] = field(default_factory=dict)  # metadata of the ONNX file
     notes: tuple[str, ...] = ()  # what the report says of the file as a whole
+    explanation: Explanation | None = None  # where one was asked for

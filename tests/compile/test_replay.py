@@ -51,8 +51,8 @@ def compiled(output: Path, call: str = "", change: Callable[[Any], Any] = lambda
     assert not call or call in [row.name for row in plan.calls]
     calls = tuple(replace(row, function=change(row.function)) if row.name == call else row for row in plan.calls)
     plan = replace(plan, calls=calls)
-    golden, engine = golden_tensors(model(), plan)
-    return bundle_plan(plan, host, output, golden, engine, origin=Origin(lambda: graph))
+    golden = golden_tensors(model(), plan)
+    return bundle_plan(plan, host, output, golden, origin=Origin(lambda: graph))
 
 
 def filled_with(value: float, at: int = 0) -> Callable[[Any], Any]:
@@ -103,9 +103,9 @@ def test_float_sums_are_compared_by_the_size_of_their_values(tmp_path: Path) -> 
     host = get_target("host")
     wrong = lower_graph(float_product(1.01), host.features)
     plan = assemble(wrong, host.features)
-    golden, engine = golden_tensors(float_product(), plan)
+    golden = golden_tensors(float_product(), plan)
     with pytest.raises(CompileError, match="does not replay its golden run"):  # wrong by 1%
-        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, origin=Origin(lambda: wrong))
+        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, origin=Origin(lambda: wrong))
     assert not (tmp_path / "wrong.subbyte").exists()
 
 
@@ -122,7 +122,7 @@ def test_a_run_that_takes_too_long_is_refused(tmp_path: Path) -> None:
     host = get_target("host")
     plan = assemble(lower_graph(model(), host.features), host.features)
     with Child() as child, pytest.raises(CompileError, match="did not finish in time"):
-        replay(child, output, plan, golden_tensors(model(), plan)[0], seconds=0)
+        replay(child, output, plan, golden_tensors(model(), plan), seconds=0)
 
 
 def test_a_wrong_lowering_is_told_from_a_wrong_kernel(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_a_wrong_lowering_is_told_from_a_wrong_kernel(tmp_path: Path) -> None:
     plan = assemble(graph, host.features)
     other = model()
     other.graph.node[2].op_type = "LogSoftmax"
-    golden, engine = golden_tensors(other, plan)
+    golden = golden_tensors(other, plan)
     message = r"every operator equals its reference implementation.*: 'c' of node 'third' \(LogSoftmax\) is the first"
     with pytest.raises(CompileError, match=message):
-        bundle_plan(plan, host, tmp_path / "m.subbyte", golden, engine, origin=Origin(lambda: graph, other))
+        bundle_plan(plan, host, tmp_path / "m.subbyte", golden, origin=Origin(lambda: graph, other))
 
 
 def test_who_is_not_replayed_says_why(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_quantizer_that_rounds_down_is_no_rounding_tie(tmp_path: Path) -> None
     compile(right, tmp_path / "right.subbyte")
     graph = lower_graph(layers_of_codes(-0.499 * 0.05), host.features)
     plan = assemble(graph, host.features)
-    golden, engine = golden_tensors(right, plan)
+    golden = golden_tensors(right, plan)
     with pytest.raises(CompileError, match="does not replay"):
-        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, engine, origin=Origin(lambda: graph))
+        bundle_plan(plan, host, tmp_path / "wrong.subbyte", golden, origin=Origin(lambda: graph))
     assert not (tmp_path / "wrong.subbyte").exists()

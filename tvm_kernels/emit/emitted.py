@@ -29,6 +29,7 @@ class Golden:
     relative: float = 0.0
     absolute: float = 0.0  # both 0: not by one bit
     ties: tuple[float, ...] = ()  # of each output: how far a rounding tie may move an element, 0 not at all
+    engine: str = "none"  # what made the outputs
 
 
 @dataclass(frozen=True, eq=False)
