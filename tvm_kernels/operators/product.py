@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor, PerChannel, Structure, get
+from subbyte.formats import LowBitTensor, PerChannel, Structure, all_formats, get
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
@@ -189,6 +189,7 @@ class Product(Fused, Generic[Left, Right]):
         second, both = random.integers(0, 256, (33, 40), np.uint8), pack_bits(random.choice([-1, 1], (33, 40)))
         values = FloatWeight(random.normal(size=(33, 40)).astype(np.float32))
         unsigned, bits, none = Codes(0, 255), Bits(40), Epilogue()
+        real = next(fmt.name for fmt in all_formats() if not fmt.levels.integer)
         return [
             Example(Product("codes by int4", unsigned, weight("int4"), matrix, none), (codes,)),
             Example(Product("bits by binary", bits, weight("binary"), matrix, none), (signs,)),
@@ -196,5 +197,5 @@ class Product(Fused, Generic[Left, Right]):
             Example(Product("bits by bits", bits, bits, matrix, none), (signs, both)),
             Example(Product("floats", Float(), values, matrix, none), (floats,), exact=False),
             Example(Product("floats by int4", Float(), weight("int4"), matrix, none), (floats,), exact=False),
-            Example(Product("floats by nf4", Float(), weight("nf4"), matrix, none), (floats,), exact=False),
+            Example(Product("floats by real levels", Float(), weight(real), matrix, none), (floats,), exact=False),
         ]
