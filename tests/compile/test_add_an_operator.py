@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from pages import ROOT, copy_package, python_blocks, run, text_of
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "add-an-operator.md"
-PACKAGES = ("dialect", "export", "formats", "models", "runtime", "tvm_kernels")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-FILES = dict(
-    zip(re.findall(r"^## .*`(.*\.py)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE), BLOCKS, strict=False)
-)
+PAGE = "docs/add-an-operator.md"
+BLOCKS = python_blocks(PAGE)
+FILES = dict(zip(re.findall(r"^## .*`(.*\.py)`$", text_of(PAGE), re.MULTILINE), BLOCKS, strict=False))
 WITHOUT = """
 from subbyte.dialect.function import find
 from subbyte.tvm_kernels.kernels.registry import rows
@@ -58,36 +51,18 @@ print("all is well")
 """
 
 
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    """The package as an installation has it, without the files of the page."""
-    package = tmp_path / "subbyte"
-    unwanted = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "subbyte", package, ignore=unwanted)
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, package / name, ignore=unwanted)
-    for name in FILES:
-        (package / name).unlink()
-    return package
-
-
 def program(text: str, folder: Path) -> str:
-    script = folder / "page.py"
-    script.write_text(f"import subbyte; assert subbyte.__file__.startswith({str(folder)!r})\n{text}", encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=900, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    taken = f"import subbyte; assert subbyte.__file__.startswith({str(folder)!r})\n"
+    return run(taken + text, folder, PYTHONPATH=str(folder))
 
 
-def test_the_page_works_as_it_stands(copied: Path, tmp_path: Path) -> None:
+def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
     assert len(FILES) == 4
     assert len(BLOCKS) == 5
+    package = copy_package(tmp_path, without=FILES)
     program(WITHOUT, tmp_path)
     for name, text in FILES.items():
-        (copied / name).write_text(text, encoding="utf-8")
+        (package / name).write_text(text, encoding="utf-8")
     assert program(BLOCKS[4] + CHECK, tmp_path).rstrip().endswith("all is well")
 
 

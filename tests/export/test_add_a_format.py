@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "add-a-format.md"
+from pages import python_blocks, run
+
 CHECK = """
 import numpy as np
 import subbyte
@@ -46,11 +44,7 @@ print("all is well")
 """
 
 
-def test_the_page_works_as_it_stands(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
+    blocks = python_blocks("docs/add-a-format.md")
     assert len(blocks) == 6
-    script = tmp_path / "page.py"
-    script.write_text("\n".join([*blocks, CHECK]))
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("all is well")
+    assert run("\n".join([*blocks, CHECK]), tmp_path).rstrip().endswith("all is well")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pages import python_blocks
 from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError, UnknownNameError, UsageError
@@ -374,10 +375,10 @@ def test_distributed_processes_start_from_one_statistic(tmp_path: Path) -> None:
 
 
 def test_the_scheme_of_the_documentation_works() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "add-a-scheme.md").read_text()
+    (program,) = python_blocks("docs/add-a-scheme.md")
     namespace: dict[str, Any] = {"__name__": "add_a_scheme"}
     sys.modules["add_a_scheme"] = types.ModuleType("add_a_scheme")  # a dataclass looks its module up
-    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    exec(program, namespace)
     w = torch.tensor([[0.9, -0.3, 0.05, -1.2], [0.2, 0.1, -0.1, -0.4]])
     quantizer = namespace["TernaryThreshold"]().weight_quantizer(w)
     assert quantizer.codes(w).tolist() == [[1, 0, 0, -1], [1, 0, 0, -1]]
