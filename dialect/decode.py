@@ -169,7 +169,7 @@ def low_bit(weights: PackedWeights, inputs: Sequence[Array]) -> LowBitTensor:
     """
     packed, shape = inputs[0], tuple(int(size) for size in inputs[1].reshape(-1))
     if not shape or min(shape) < 1 or math.prod(shape) > limits.ELEMENTS:
-        raise FormatError(f"a payload of {list(packed.shape)} bytes is no weight of shape {list(shape)}")
+        raise FormatError(f"a payload of {list(packed.shape)} bytes does not match a weight of shape {list(shape)}")
     if not weights.by_group:
         return LowBitTensor.from_packed(weights.format, shape, packed, 1.0, PerTensor())
     groups = PerGroup(int(inputs[3].reshape(-1)[0]))

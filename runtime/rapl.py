@@ -123,7 +123,7 @@ def _name(folder: Path) -> str:
         return path.read_text(errors="replace").strip()
     except FileNotFoundError as error:
         if folder.exists():
-            raise EnergyError(f"{folder} has no file 'name': it is no powercap zone.") from error
+            raise EnergyError(f"{folder} has no file 'name': it is not a powercap zone.") from error
         raise EnergyError(f"{folder} points nowhere. {MASKED}") from error
     except PermissionError as error:
         raise EnergyError(f"cannot read {path}: permission denied. {_grant(path)}") from error

@@ -88,7 +88,9 @@ def _range(tensor: onnx.TensorProto, folder: Path) -> _Range:
     try:
         target = (folder / place).resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, too long, links in a circle
-        raise ModelError(f"tensor '{tensor.name}' keeps its data in '{place}', which is no path: {error}") from error
+        raise ModelError(
+            f"tensor '{tensor.name}' keeps its data in '{place}', which is not a valid path: {error}"
+        ) from error
     if not place or _is_absolute(place) or not target.is_relative_to(folder):
         raise ModelError(
             f"tensor '{tensor.name}' keeps its data in '{place}', outside of the model's folder; this is refused. Save "

@@ -188,7 +188,7 @@ def _check_names(graph: onnx.GraphProto) -> None:
         for name in node.input:
             if name and name not in made:
                 raise ModelError(
-                    f"node '{label(node)}' reads '{name}', which is no input, initializer or output of another node; "
+                    f"node '{label(node)}' reads '{name}', which is not an input, an initializer or output of a node; "
                     "the file lacks an initializer"
                 )
     for output in graph.output:

@@ -158,7 +158,7 @@ def _nbytes(buffer: Any) -> int | None:
 def buffer_bytes(buffer: Any) -> int:
     """Bytes of a kernel's buffer parameter; raises CompileError for one whose shape is not constant."""
     if not tirx.is_buffer_var(buffer):
-        raise CompileError(f"parameter {buffer.name} is no buffer; kernels take buffers only")
+        raise CompileError(f"parameter {buffer.name} is not a buffer; kernels have only buffer parameters")
     nbytes = _nbytes(buffer)
     if nbytes is None:
         raise CompileError(f"parameter {buffer.name} has no constant shape; a plan is for fixed shapes")
@@ -255,7 +255,9 @@ def _plain(function: PrimFunc, wanted: Wanted, target: Any) -> tuple[PrimFunc, C
     declared: list[Stmt] = []
     for param in function.params:
         if not tirx.is_buffer_var(param):
-            raise CompileError(f"{wanted.called}: parameter {param.name} is no buffer; kernels take buffers only")
+            raise CompileError(
+                f"{wanted.called}: parameter {param.name} is not a buffer; kernels have only buffer parameters"
+            )
         if str(param.dtype) not in C_TYPES:
             raise CompileError(
                 f"{wanted.called} reads or writes {param.dtype} in memory, which C has no type for; export that part "

@@ -287,7 +287,7 @@ def _check_names(found: Collection[str], inputs: Sequence[Tensor]) -> None:
     names = [tensor.name for tensor in inputs]
     for name in found:
         if name not in names:
-            raise UsageError(f"golden input '{name}' is no input of the model; it has: {', '.join(names)}")
+            raise UsageError(f"golden input '{name}' is not an input of the model; it has: {', '.join(names)}")
     for name in names:
         if name not in found:
             raise UsageError(f"golden input '{name}' is missing; the model has: {', '.join(names)}")

@@ -350,7 +350,7 @@ def test_a_parameter_that_is_no_buffer_is_refused() -> None:
         n = T.arg("n", T.int32())
         y = T.arg("y", T.buffer((4,), "int32"))
         T.buffer_store(y, n, [0])
-    with pytest.raises(CompileError, match="parameter n is no buffer"):
+    with pytest.raises(CompileError, match="parameter n is not a buffer"):
         compile_objects([Wanted("odd", builder.get())], get_target("host").tvm_target())
 
 

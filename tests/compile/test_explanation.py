@@ -73,7 +73,7 @@ def test_int4_in_groups_of_48() -> None:
     ("fmt", "pads", "reason"),
     [
         ("int4", 0, "its weights are int4; handled: binary"),
-        ("binary", 1, "it pads with 0, which is no sign"),
+        ("binary", 1, "it pads with 0, which is not a binary value"),
         ("binary", 0, None),
     ],
 )
@@ -98,13 +98,13 @@ def test_what_strict_refuses_names_the_rules() -> None:
 
 
 def clipped() -> onnx.ModelProto:
-    """A quantized convolution behind a Clip to 0.5, which is no level times the step 0.03."""
+    """A quantized convolution behind a Clip to 0.5, which is not a level times the step 0.03."""
     file = File(1, 6, 8, 8)
     y = file.node("Clip", file.quantized("x"), file.constant(0.0), file.constant(0.5))
     return file.model(file.node("Conv", y, file.weight(8, 6, 3, 3)))
 
 
-BOUNDS = "its bounds 0 and 0.5 are no multiples of the step 0.03"
+BOUNDS = "its bounds 0 and 0.5 are not multiples of the step 0.03"
 IN_FLOAT = (
     "Conv4 (FloatProduct): computed in float32: weights are int8, but its activation 'Clip2' is quantized, but 'Clip2' "
     f"(Clip) in between is computed in float32: {BOUNDS}"
@@ -234,7 +234,7 @@ def test_an_explanation_is_of_one_compilation() -> None:
 def test_a_call_of_the_dialect_that_no_kernel_serves() -> None:
     b = Builder()
     found = explained(b.model(b.node("Exp", b.quantize(b.input(2, 4), low=-3000))))
-    reason = "its levels -3000 to 127 are no range of integers of 8 bits"
+    reason = "its levels -3000 to 127 are not a range of 8-bit integers"
     assert declines(found, "n0.Quantize")["codes"] == (reason, None)
     assert found.by_tvm[0].operator == "subbyte.Quantize"
     assert found.by_tvm[0].replaced

@@ -149,7 +149,10 @@ def test_golden_inputs_come_by_name_or_from_one_file(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({"a": np.zeros(2, np.float32)}, "golden input 'b' is missing"),
-        ({"a": np.zeros(2, np.float32), "c": np.zeros(2, np.float32)}, "'c' is no input of the model; it has: a, b"),
+        (
+            {"a": np.zeros(2, np.float32), "c": np.zeros(2, np.float32)},
+            "'c' is not an input of the model; it has: a, b",
+        ),
         ({"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}, r"golden input 'b' is float32 \[3\]"),
         (
             [np.zeros(2, np.float32), np.array([1, np.nan], np.float32)],

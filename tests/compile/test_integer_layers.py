@@ -153,7 +153,7 @@ def test_what_stands_between_codes_and_a_product_of_floats_is_named(between: str
     (product,) = assert_close(f.model(f.node("Conv", x, w)), "FloatProduct", strict=False)
     if weights == "int8":
         assert f"is quantized, but '{x}' ({between}) in between is computed in float32" in product.fallback
-        assert ("no multiples of the step 0.015625" in product.fallback) == (between == "Clip")
+        assert ("not multiples of the step 0.015625" in product.fallback) == (between == "Clip")
     else:
         assert product.fallback == f"its activation '{x}' is quantized, but its weights are float32"
 
@@ -184,11 +184,11 @@ def max_pool(f: File, x: str, **attributes: Any) -> str:
 WHY_NOT = {
     "fill": (
         lambda f, x: f.node("Pad", x, ints(f, 0, 0, 1, 1, 0, 0, 1, 1), f.constant(0.1)),
-        "but 'Pad2' (Pad) in between is computed in float32: its fill 0.1 is no level times the step 0.03",
+        "but 'Pad2' (Pad) in between is computed in float32: its fill 0.1 is not a level times the step 0.03",
     ),
     "in front of a pool": (
         lambda f, x: max_pool(f, f.node("Pad", x, ints(f, 0, 0, 1, 1, 0, 0, 1, 1), f.constant(-np.inf))),
-        "but 'Pad2' (Pad) in between is computed in float32: its fill -inf is no level times the step 0.03",
+        "but 'Pad2' (Pad) in between is computed in float32: its fill -inf is not a level times the step 0.03",
     ),
     "parts": (
         lambda f, x: f.node("Concat", x, "x", axis=2),

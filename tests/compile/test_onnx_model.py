@@ -178,7 +178,7 @@ def test_a_shape_that_depends_on_values_is_refused():
 
 
 def test_a_missing_initializer_is_named():
-    with pytest.raises(ModelError, match="reads 'w', which is no input"):
+    with pytest.raises(ModelError, match="reads 'w', which is not an input"):
         load_model(model_of([helper.make_node("MatMul", ["x", "w"], ["y"])]))
 
 

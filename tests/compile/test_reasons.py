@@ -60,7 +60,7 @@ FLOATS = [
     ),
     (
         "layer norm",
-        "it squares by an exponent that is not 2, or its epsilon is no scalar",
+        "it squares by an exponent that is not 2, or its epsilon is not a scalar",
         ("float[2, 3, 4] x", "float[2, 3, 4] y"),
         "a = Constant <value = int64[1] {2}> () m = ReduceMean(x, a) c = Sub(x, m) n = Constant <value = float {4}> () "
         "p = Pow(c, n) v = ReduceMean(p, a) e = Add(v, t) r = Sqrt(e) y = Div(c, r)",
@@ -167,7 +167,7 @@ OF_CODES = [
     ),
     (
         "clipped levels",
-        "its bounds -inf and 0.5 are no codes",
+        "its bounds -inf and 0.5 are not codes",
         "float[1, 8, 6, 6] y",
         CODES + "y = Clip(q, , half)",
     ),
@@ -241,7 +241,7 @@ OF_CODES = [
     # ---- weights ----
     (
         "scaled weight",
-        "its factor of shape [3] is no scalar and not by output channel of [4, 8, 3, 3]",
+        "its factor of shape [3] is neither a scalar nor per output channel of [4, 8, 3, 3]",
         "float[1, 4, 4, 4] y",
         CODES + "c = Constant <value = int64[4] {4, 8, 3, 3}> () l = subbyte.DecodeInt8(packed, c) "
         "g = Mul(l, three) y = Conv(q, g)",

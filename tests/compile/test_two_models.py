@@ -164,11 +164,11 @@ def test_archives_of_two_models_link(files: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "my-net", "2net", "a b", "né", "x" * 65, "a;b"])
 def test_a_name_that_c_cannot_spell_is_refused(name: str, files: Path) -> None:
-    with pytest.raises(UsageError, match="is no C identifier"):
+    with pytest.raises(UsageError, match="is not a C identifier"):
         compile(files / "first.onnx", files / "out.subbyte", name=name)
     done = CliRunner().invoke(main, ["compile", str(files / "first.onnx"), "--name", name])
     assert done.exit_code != 0
-    assert "is no C identifier" in done.output
+    assert "is not a C identifier" in done.output
     assert not (files / "out.subbyte").exists()
 
 

@@ -113,7 +113,7 @@ def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
 
 
 def test_a_kernel_row_of_no_operator_is_refused() -> None:
-    with pytest.raises(RegistrationError, match=r"kernel row 'steps' serves .*Epilogue.* is no operator"):
+    with pytest.raises(RegistrationError, match=r"kernel row 'steps' serves .*Epilogue.* is not an operator"):
         kernel("steps", serves=ops.Epilogue)  # type: ignore[type-var]
 
 

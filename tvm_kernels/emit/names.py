@@ -15,8 +15,8 @@ def check_name(name: str) -> None:
     """Refuse a name, given by the user, that C cannot spell; raises UsageError."""
     if not IDENTIFIER.fullmatch(name) or len(name) > LONGEST:
         raise UsageError(
-            f"the name '{name}' is no C identifier, which the model's symbols in C carry; expected letters, digits and "
-            f"underscores, no digit in front, at most {LONGEST} characters"
+            f"the name '{name}' is not a C identifier, as the model's C symbols need; expected letters, digits and "
+            f"underscores, not starting with a digit, at most {LONGEST} characters"
         )
 
 

@@ -129,7 +129,7 @@ def kernel(
         raise RegistrationError(f"a kernel row for {serves} has no name; reports and manifests need one")
     operator = get_origin(serves) or serves
     if not (isinstance(operator, type) and issubclass(operator, Operator)):
-        raise RegistrationError(f"kernel row '{name}' serves {serves}, which is no operator: use one of operators/")
+        raise RegistrationError(f"kernel row '{name}' serves {serves}, which is not an operator: use one of operators/")
 
     _check_operands(name, operator, get_args(serves))
     unknown = sorted(set(needs) - LLVM_FEATURES.keys())

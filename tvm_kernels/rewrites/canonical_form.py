@@ -234,7 +234,7 @@ def layer_norm(
     if not all(_axes(graph, reduction) == [len(shape) - 1] for reduction in (mean, variance)):
         return "its mean and variance are not over the last axis alone"
     if exponent.size != 1 or exponent.reshape(-1)[0] != 2 or epsilon.size != 1:
-        return "it squares by an exponent that is not 2, or its epsilon is no scalar"
+        return "it squares by an exponent that is not 2, or its epsilon is not a scalar"
     one, zero = graph.constant(np.ones(shape[-1], np.float32)), graph.constant(np.zeros(shape[-1], np.float32))
     attributes = {"axis": -1, "epsilon": float(epsilon.reshape(-1)[0])}
     graph.replace_node(node, Node("LayerNormalization", [x, one, zero], node.outputs, attributes, node.name))

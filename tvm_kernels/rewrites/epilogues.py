@@ -118,7 +118,7 @@ def divided(graph: Graph, node: Node, x: str, c: Array) -> Outcome:
     inverse = np.float32(1) / c.astype(np.float32)
     exact = np.frexp(np.abs(c.astype(np.float32)))[0] == 0.5
     if not exact.all():
-        return "it divides by what is no power of two: a product with the inverse would round otherwise"
+        return "its divisor is not a power of two: multiplying by the inverse would round differently"
     return with_constant(ops.Scale, "multiply")(graph, node, x, inverse)
 
 
@@ -238,7 +238,7 @@ def rounded_sum(graph: Graph, node: Node, x: str) -> Outcome:
     epilogue = epilogue_of(maker) if maker is not None else None
     exact = maker is not None and maker.operator is not None and maker.operator.sums_are_exact
     if maker is None or not exact or epilogue is None or epilogue.steps:
-        return f"'{x}' is no sum of integers that it alone reads"
+        return f"'{x}' is not an integer sum with it as the only consumer"
     outputs = node.outputs
     graph.remove(node)
     graph.set_outputs(maker, outputs)

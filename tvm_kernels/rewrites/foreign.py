@@ -186,7 +186,7 @@ def scaled_weight(graph: Graph, node: Node, w: Value, scale: Array) -> Outcome:
     shape = (1,) * (rank - scale.ndim) + scale.shape
     long = [axis for axis, size in enumerate(shape) if size > 1]
     if len(shape) != rank or len(long) > 1 or (long and w.order[long[0]] != 0):
-        return f"its factor of shape {list(scale.shape)} is no scalar and not by output channel of {list(w.shape)}"
+        return f"its factor of shape {list(scale.shape)} is neither a scalar nor per output channel of {list(w.shape)}"
     granularity = PerChannel(0) if long else PerTensor()
     values = scale.astype(np.float32).reshape(-1 if long else ())
     tensor = replace(w.tensor, scale=values, granularity=granularity)

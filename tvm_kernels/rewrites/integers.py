@@ -205,7 +205,7 @@ def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     if within is None or storage is None:
         return "its bounds are made at run time" if within is None else packed(codes)
     if encoded(np.clip([storage.low, storage.high], *within), storage) is None:
-        return f"its bounds {within[0]:g} and {within[1]:g} are no codes"
+        return f"its bounds {within[0]:g} and {within[1]:g} are not codes"
     within = (max(within[0], BEYOND[0]), min(within[1], BEYOND[1]))
     epilogue = ops.Epilogue((ops.Clip(*within),), (ops.ToCodes(1.0, storage),))
     window = each_element(graph, codes)

@@ -114,7 +114,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Value) -> Outco
     tensor = conv_weight(weight)
     if value.bits is not None:
         padded_with_zero = any(geometry.padding) and not node.attributes.get("pads_with")
-        if why := "it pads with 0, which is no sign" if padded_with_zero else no_bits(value, 1, tensor):
+        if why := "it pads with 0, which is not a binary value" if padded_with_zero else no_bits(value, 1, tensor):
             return with_codes(graph, node, codes, why)
     if tensor is None:
         return unfolded_conv(graph, node, codes, weight, geometry)

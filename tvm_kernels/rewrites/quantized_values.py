@@ -145,7 +145,7 @@ def step_after_movement(graph: Graph, node: Node, codes: str, step: Array, **_: 
             return "its fill is made at run time"
         level = _level(float(fill.reshape(-1)[0]), storage, step)
         if level is None:
-            return f"its fill {float(fill.reshape(-1)[0]):g} is no level times the step {one_step:g}"
+            return f"its fill {float(fill.reshape(-1)[0]):g} is not a level times the step {one_step:g}"
         inputs[2] = graph.constant(np.float32(level))
     if node.op in POOLS and any(node.outputs[1:]):
         return "its second output is used"
@@ -190,11 +190,13 @@ def step_after_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: ob
     if not _reaches_product(graph, node.outputs[0]):
         return "no product with constant weights reads its codes"
     if step.size != 1 or not float(step.reshape(-1)[0]) > 0:
-        return "its step is no positive number for all"
+        return "its step is not one positive number"
     numbers = np.arange(storage.low, storage.high + 1).astype(np.float32) * step.reshape(())
     bounds = [_level(float(number), storage, step) for number in np.clip(numbers[[0, -1]], *within)]
     if None in bounds or within[0] > within[1]:
-        return f"its bounds {within[0]:g} and {within[1]:g} are no multiples of the step {float(step.reshape(-1)[0]):g}"
+        return (
+            f"its bounds {within[0]:g} and {within[1]:g} are not multiples of the step {float(step.reshape(-1)[0]):g}"
+        )
     if bounds == [storage.low, storage.high] and skip(graph, node, node.inputs[0]) is True:
         return True
     limits = [graph.constant(np.float32(bound)) for bound in bounds]
@@ -247,7 +249,7 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
         return f"it has {inverse.size} steps; handled: one"
     whole = bottom.is_integer() and top.is_integer()
     if not whole or top < bottom or not ((bottom >= 0 and top <= 255) or (bottom >= -128 and top <= 127)):
-        return f"its levels {bottom:g} to {top:g} are no range of integers of 8 bits"
+        return f"its levels {bottom:g} to {top:g} are not a range of 8-bit integers"
     storage = ops.Codes(int(bottom), int(top), 0 if bottom >= 0 else 128)
     attributes = {"factor": float(np.float32(inverse.reshape(-1)[0])), "storage": storage, "divide": False}
     graph.values[node.outputs[0]].storage = storage
