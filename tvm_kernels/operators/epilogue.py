@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -67,35 +67,43 @@ STORES: list[type] = []
 
 
 @dataclass(frozen=True, eq=False)
-class Scale(Step):
-    """y = y * values[channel]; values float32 [columns] or [1]."""
+class _ByChannel:
+    """A step with a value for each channel, or one for all."""
 
     values: Array
 
     @property
     def depends_on_value_only(self) -> bool:
         return self.values.size == 1
+
+
+class _WithTensor:
+    """A step with a run-time tensor."""
+
+    tensor: str
+
+    def renamed(self, names: Mapping[str, str]) -> Any:
+        return replace(cast(Any, self), tensor=names.get(self.tensor, self.tensor))
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(_ByChannel, Step):
+    """y = y * values[channel]; values float32 [columns] or [1]."""
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(y * self.values.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
-class Bias(Step):
+class Bias(_ByChannel, Step):
     """y = y + values[channel]; values float32 [columns] or [1]."""
-
-    values: Array
-
-    @property
-    def depends_on_value_only(self) -> bool:
-        return self.values.size == 1
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(y + self.values.astype(np.float32))
 
 
 @dataclass(frozen=True)
-class RowScale(Step):
+class RowScale(_WithTensor, Step):
     """y = y * tensor[row]: the step of a per-token quantizer, a float32 run-time tensor [rows, 1]."""
 
     tensor: str
@@ -103,12 +111,9 @@ class RowScale(Step):
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(y * tensors[self.tensor].astype(np.float32).reshape(*y.shape[:-1], 1))
 
-    def renamed(self, names: Mapping[str, str]) -> Step:
-        return replace(self, tensor=names.get(self.tensor, self.tensor))
-
 
 @dataclass(frozen=True)
-class Combine(Step):
+class Combine(_WithTensor, Step):
     """y = y (add | multiply | subtract) tensor, float32 at run time, of the output's shape; `add` is a residual."""
 
     op: Literal["add", "multiply", "subtract"]
@@ -118,19 +123,13 @@ class Combine(Step):
         other = tensors[self.tensor].astype(np.float32).reshape(y.shape)
         return np.asarray({"add": np.add, "multiply": np.multiply, "subtract": np.subtract}[self.op](y, other))
 
-    def renamed(self, names: Mapping[str, str]) -> Step:
-        return replace(self, tensor=names.get(self.tensor, self.tensor))
-
 
 @dataclass(frozen=True)
 class Activate(Step):
     """An elementwise function: relu, gelu (exact, with erf), sigmoid, tanh, silu, hardswish, hardsigmoid."""
 
     function: str
-
-    @property
-    def depends_on_value_only(self) -> bool:
-        return True
+    depends_on_value_only = True
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return activate(self.function, y)
@@ -142,27 +141,18 @@ class Clip(Step):
 
     low: float
     high: float
-
-    @property
-    def depends_on_value_only(self) -> bool:
-        return True
+    depends_on_value_only = True
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
         return np.asarray(np.minimum(np.maximum(y, np.float32(self.low)), np.float32(self.high)))
 
 
 @dataclass(frozen=True, eq=False)
-class PRelu(Step):
-    """y = y if y >= 0 else y * slope[channel]; slope float32 [columns] or [1]."""
-
-    slope: Array
-
-    @property
-    def depends_on_value_only(self) -> bool:
-        return self.slope.size == 1
+class PRelu(_ByChannel, Step):
+    """y = y if y >= 0 else y * values[channel]; values float32 [columns] or [1]."""
 
     def apply(self, y: Float32, tensors: Tensors) -> Float32:
-        return np.asarray(np.where(y >= 0, y, y * self.slope.astype(np.float32)))
+        return np.asarray(np.where(y >= 0, y, y * self.values.astype(np.float32)))
 
 
 # ---- stores ----

@@ -11,18 +11,13 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
-from subbyte.tvm_kernels.operators import WORD, Bias, Elementwise, PRelu, RowScale, Scale
+from subbyte.tvm_kernels.operators import WORD, Combine, Elementwise
 
 
 def _by_channel(op: Elementwise) -> bool:
     """Whether the result of an element depends on its channel or row."""
-    for step in op.epilogue.steps:
-        if isinstance(step, RowScale):
-            return True
-        values = step.slope if isinstance(step, PRelu) else step.values if isinstance(step, Scale | Bias) else None
-        if values is not None and values.size > 1:
-            return True
-    return op.epilogue.stores_bits
+    elsewhere = (step for step in op.epilogue.steps if not step.depends_on_value_only)
+    return op.epilogue.stores_bits or not all(isinstance(step, Combine) for step in elsewhere)
 
 
 def _shape(op: Elementwise, lanes: int) -> tuple[int, int]:

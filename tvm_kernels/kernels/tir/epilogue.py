@@ -164,7 +164,7 @@ class EpilogueEmitter:
         return lambda y, at: at_most(splat(bounds[1], at.lanes), at_least(splat(bounds[0], at.lanes), y))
 
     def prelu(self, step: PRelu) -> Transform:
-        slope = self._vector("slope", step.slope)
+        slope = self._vector("slope", step.values)
 
         def transform(y: Any, at: Position) -> Any:
             y = T.bind(y)

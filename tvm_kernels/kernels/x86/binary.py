@@ -8,6 +8,7 @@ Rastegari et al., "XNOR-Net", 2016. Measured: benchmarks/kernels.py --only binar
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from subbyte.tvm_kernels.kernels.x86 import amx
 from subbyte.tvm_kernels.kernels.x86.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.x86.instructions import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
-from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
+from subbyte.tvm_kernels.kernels.x86.product import vector_row
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
 from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Epilogue, Product, Scale
 
@@ -116,10 +117,6 @@ def _refusal_of_tiles(op: Product[Bits | Binarized, LowBitTensor]) -> str | None
     return refusal(op) or not_worth(bytes_of(op), WORTH_TILES)
 
 
-def _build(op: Product[Bits, LowBitTensor], instruction: Instruction) -> Built:
-    return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
-
-
 @kernel("binary-amx", serves=Product[Bits, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_refusal_of_tiles)
 def binary_amx(op: Product[Bits, LowBitTensor]) -> Built:
     """Bits unpacked to bytes, tile by tile, and tdpbusd."""
@@ -148,19 +145,8 @@ def binarize_amx(op: Product[Binarized, LowBitTensor]) -> Built:
     return amx.AmxProduct(op, VNNI_512, bytes_of(op)).build()
 
 
-@kernel(
-    "binary-avx512-vpopcnt",
-    serves=Product[Bits, LowBitTensor],
-    needs={"avx512vpopcntdq", "avx512bw"},
-    prefer=100,
-    refuses=refusal,
-)
-def binary_avx512_vpopcnt(op: Product[Bits, LowBitTensor]) -> Built:
-    """vpopcntd on 512 bits."""
-    return _build(op, POPCOUNT_512)
+_row = partial(vector_row, Product[Bits, LowBitTensor], refusal, operands_of)
 
-
-@kernel("binary-avx2", serves=Product[Bits, LowBitTensor], needs={"avx2"}, prefer=70, refuses=refusal)
-def binary_avx2(op: Product[Bits, LowBitTensor]) -> Built:
-    """Population count by table look-ups on 256 bits."""
-    return _build(op, POPCOUNT_256)
+# vpopcntd; without it population counts by table look-ups.
+_row("binary-avx512-vpopcnt", {"avx512vpopcntdq", "avx512bw"}, 100, lambda op: POPCOUNT_512)
+_row("binary-avx2", {"avx2"}, 70, lambda op: POPCOUNT_256)

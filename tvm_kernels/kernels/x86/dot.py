@@ -6,6 +6,8 @@ at 2, 4 or 8 bits and are decoded to bytes by a table (panels.py). Measured: ben
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from subbyte.errors import FormatError
@@ -24,7 +26,7 @@ from subbyte.tvm_kernels.kernels.x86.instructions import (
     Instruction,
 )
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
-from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
+from subbyte.tvm_kernels.kernels.x86.product import vector_row
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
 from subbyte.tvm_kernels.operators import Codes, Product
 
@@ -101,41 +103,18 @@ def _refusal_of_tiles(op: Product[Codes, LowBitTensor]) -> str | None:
     return not_worth(operands_of(op, VNNI_512), WORTH_TILES)
 
 
-def _build(op: Product[Codes, LowBitTensor], instruction: Instruction) -> Built:
-    return ProductBuilder(op, instruction, operands_of(op, instruction)).build()
-
-
 @kernel("dot-amx", serves=Product[Codes, LowBitTensor], needs=amx.FEATURES, prefer=110, refuses=_refusal_of_tiles)
 def dot_amx(op: Product[Codes, LowBitTensor]) -> Built:
     """tdpbusd: 16 x 64 x 16 products and their sums in one instruction."""
     return amx.AmxProduct(op, VNNI_512, operands_of(op, VNNI_512)).build()
 
 
-@kernel(
-    "dot-avx512-vnni",
-    serves=Product[Codes, LowBitTensor],
-    needs={"avx512vnni", "avx512bw"},
-    prefer=100,
-    refuses=refusal,
-)
-def dot_avx512_vnni(op: Product[Codes, LowBitTensor]) -> Built:
-    """vpdpbusd on 512 bits: four products and their sum in one instruction."""
-    return _build(op, VNNI_512)
+_row = partial(vector_row, Product[Codes, LowBitTensor], refusal, operands_of)
 
+# vpdpbusd: four products and their sum in one instruction.
+_row("dot-avx512-vnni", {"avx512vnni", "avx512bw"}, 100, lambda op: VNNI_512)
+_row("dot-avx-vnni", {"avxvnni", "avx2"}, 80, lambda op: VNNI_256)
 
-@kernel("dot-avx-vnni", serves=Product[Codes, LowBitTensor], needs={"avxvnni", "avx2"}, prefer=80, refuses=refusal)
-def dot_avx_vnni(op: Product[Codes, LowBitTensor]) -> Built:
-    """vpdpbusd on 256 bits."""
-    return _build(op, VNNI_256)
-
-
-@kernel("dot-avx512", serves=Product[Codes, LowBitTensor], needs={"avx512bw"}, prefer=90, refuses=refusal)
-def dot_avx512(op: Product[Codes, LowBitTensor]) -> Built:
-    """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 512 bits."""
-    return _build(op, INT16_512 if _bytes_saturate(op) else BYTES_512)
-
-
-@kernel("dot-avx2", serves=Product[Codes, LowBitTensor], needs={"avx2"}, prefer=70, refuses=refusal)
-def dot_avx2(op: Product[Codes, LowBitTensor]) -> Built:
-    """vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd, on 256 bits."""
-    return _build(op, INT16_256 if _bytes_saturate(op) else BYTES_256)
+# vpmaddubsw where it cannot saturate, else 16-bit operands and vpmaddwd.
+_row("dot-avx512", {"avx512bw"}, 90, lambda op: INT16_512 if _bytes_saturate(op) else BYTES_512)
+_row("dot-avx2", {"avx2"}, 70, lambda op: INT16_256 if _bytes_saturate(op) else BYTES_256)

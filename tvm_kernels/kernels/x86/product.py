@@ -21,7 +21,7 @@ is the zero point. When a tile has one register tile only (a matrix-vector produ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.abi import ONCE, TILES
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
@@ -333,3 +333,21 @@ class ProductBuilder:
             inner.emit(row, index * width, height, width)
         if rest:
             inner.emit(row, whole * width, height, rest)
+
+
+def vector_row(
+    serves: Any,
+    refuses: Callable[[Any], str | None],
+    operands_of: Callable[[Any, Instruction], Operands],
+    name: str,
+    needs: set[str],
+    prefer: int,
+    instruction: Callable[[Any], Instruction],
+) -> None:
+    """Register a row that multiplies by the instruction that an operator gets, on the operands that go with it."""
+
+    def build(op: Any) -> Built:
+        chosen = instruction(op)
+        return ProductBuilder(op, chosen, operands_of(op, chosen)).build()
+
+    kernel(name, serves=serves, needs=needs, prefer=prefer, refuses=refuses)(build)
