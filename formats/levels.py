@@ -164,7 +164,7 @@ class RealTable(Levels):
 
     def __post_init__(self) -> None:
         for level in self.levels:
-            # What float32 would round to infinity is refused, too; NaN is no number at most the largest.
+            # Levels that float32 rounds to infinity are refused, too; the comparison is False for NaN.
             if level is not None and not (
                 isinstance(level, (int, float, np.floating)) and abs(level) <= float(np.finfo(np.float32).max)
             ):

@@ -57,7 +57,7 @@ def is_weights_name(name: str) -> bool:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a checkpoint and of its training that are in `folder`; none where it is no folder."""
+    """The files of a checkpoint and of its training that are in `folder`; none if it is not a folder."""
     names = folder.iterdir() if folder.is_dir() else ()
     return [file for file in names if file.name in (DESCRIPTION, STATE) or is_weights_name(file.name)]
 

@@ -2,7 +2,7 @@
 
 What instruments and spreadsheets write: UTF-8, UTF-16 or Windows' own encoding; comma, semicolon or tab; a decimal
 comma where the comma does not delimit; lines of comments (#, %, //) and Excel's "sep=;"; a row of units below the
-header; a last line that the meter is still writing. Whatever else is no number is an error that names the line.
+header; a last line that the meter is still writing. Anything else that is not a number is an error that names the line.
 """
 
 from __future__ import annotations

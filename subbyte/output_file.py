@@ -1,8 +1,8 @@
 """The one writer of files: a name appears with its whole content, or not at all.
 
 A plain file is written under a random name in the same folder, synced, and renamed, by the umask, and never more open
-than the file that it replaces. Links are followed: they stay, and what they name is replaced. What is no plain file (a
-pipe, a device, an open file such as /dev/stdout) is written into, once all of the content is there.
+than the file that it replaces. Links are followed: the file that they name is replaced. Other than plain files (a pipe,
+a device, an open file such as /dev/stdout) are written into, once all of the content is there.
 """
 
 from __future__ import annotations
