@@ -1,4 +1,4 @@
-"""Binary queries and keys, from training to a bundle: one module over a product of two tensors of signs."""
+"""Binary queries and keys, from training to a bundle: one module over a product of two binary tensors."""
 
 from __future__ import annotations
 

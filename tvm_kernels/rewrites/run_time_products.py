@@ -35,7 +35,7 @@ from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, Any, Coded, Cons
 
 STEPS_AFTER_PRODUCT = "steps after a product of two tensors"
 INTEGERS, FLOAT, FLOAT32_INTEGERS = "integers of 8 bits", 1, 1 << 24
-CODES, SIGNS = "product of two tensors of codes", "product of two tensors of signs"
+CODES, BITS = "product of two tensors of codes", "product of two binary tensors"
 
 
 def matrices(a: Shape, b: Shape) -> ops.MatMul | str:
@@ -157,7 +157,7 @@ def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
         return geometry if isinstance(geometry, str) else beyond
     for name in (left, right):
         if graph.values[name].bits is not None:
-            decline(graph, node, SIGNS, f"'{name}' is multiplied with codes, or is packed across the reduction")
+            decline(graph, node, BITS, f"'{name}' is multiplied with codes, or is packed across the reduction")
             graph.replace_uses(name, binary_to_codes(graph, to_float(graph, name, node), node), [node])
             return True
     right, geometry = read_transposed(graph, right, geometry)
@@ -180,7 +180,7 @@ def of_bits(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Out
     rank = len(b.shape)
     exchanged = list(mover.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
     if a.bits is None or not exchanged or {a.bits.channels, b.bits.channels} != {geometry.depth}:
-        decline(graph, node, SIGNS, f"'{left}' and '{right}' are not both signs packed along the reduction")
+        decline(graph, node, BITS, f"'{left}' and '{right}' are not both binary values packed along the reduction")
         codes = binary_to_codes(graph, to_float(graph, right, node), node)
         moved = graph.emit("Transpose", [codes], turned.shape, codes, mover, attributes=dict(mover.attributes))
         graph.values[moved].storage = graph.values[codes].storage
@@ -205,7 +205,7 @@ STEPS: list[Rule] = [
     ),
 ]
 RULES: list[Rule] = [
-    rule(SIGNS, Op("MatMul", Coded("left"), _TURNED), to=of_bits),
+    rule(BITS, Op("MatMul", Coded("left"), _TURNED), to=of_bits),
     rule(CODES, Op("MatMul", Coded("left"), Coded("right")), to=of_codes),
     rule("product of two tensors", Op("MatMul", Any("left"), Any("right")), to=of_floats),
 ]
