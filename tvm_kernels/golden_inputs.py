@@ -28,9 +28,9 @@ from subbyte.payloads import with_payloads, without_payloads
 from subbyte.plain_file import open_plain, size_of
 from subbyte.runtime.npy import load_npy, read_npy
 from subbyte.tvm_kernels.onnx_model import load_model
+from subbyte.tvm_kernels.operators.check_indices import INDEXED
 from subbyte.tvm_kernels.plan import Tensor
 from subbyte.tvm_kernels.rewrites.code_values import RANGES
-from subbyte.tvm_kernels.rewrites.indices import INDEXED
 
 Array = npt.NDArray[Any]
 Given = str | Path | Mapping[str, Any] | Sequence[Any]

@@ -6,9 +6,9 @@
     products          nodes that kernels start from             rewrites/products.py,
                                                                 run_time_products.py, pools.py, operators/
     epilogues         elementwise nodes join the kernel         rewrites/epilogues.py
-    transposes        after the layout is known                 rewrites/transposes.py
+    transposes        after the layout is known                 operators/permute.py
     binarized inputs  quantizers that a chosen kernel contains  rewrites/binarized_inputs.py
-    indices           checked before anything reads by them     rewrites/indices.py
+    indices           checked before anything reads by them     operators/check_indices.py
 
 To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added. The rule that makes a new
 operator stands in the operator's own file (rewrites/register.py).
@@ -28,6 +28,7 @@ from subbyte.tvm_kernels import layout, precision
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.onnx_model import load_model
+from subbyte.tvm_kernels.operators import check_indices
 from subbyte.tvm_kernels.read_graph import read_graph
 from subbyte.tvm_kernels.rewrites import (
     binarized_inputs,
@@ -35,13 +36,11 @@ from subbyte.tvm_kernels.rewrites import (
     code_values,
     epilogues,
     foreign,
-    indices,
     integers,
     pools,
     products,
     quantized_values,
     run_time_products,
-    transposes,
 )
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 from subbyte.tvm_kernels.rewrites.register import Stage, registered
@@ -117,10 +116,10 @@ def lower_graph(
     if strict:
         fallback.refuse(graph)
     layout.assign(graph)
-    apply(graph, transposes.RULES)
+    apply(graph, registered("transposes"))
     if features is not None:
         binarized_inputs.into_products(graph, features)
-    indices.at_run_time(graph)
+    check_indices.at_run_time(graph)
     graph.notes.extend(precision.what_stays(graph))
     return graph
 
@@ -130,7 +129,7 @@ def _rewrite(graph: Graph) -> None:
 
     working_on("choosing the types of floats")
     precision.to_float32(graph)
-    indices.constants(graph)
+    check_indices.constants(graph)
     for stage, rules in stages():
         working_on(f"stage '{stage}'")
         apply(graph, rules)

@@ -24,7 +24,7 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.lowering import lower_graph, stages
-from subbyte.tvm_kernels.rewrites import transposes
+from subbyte.tvm_kernels.rewrites.register import registered
 
 AVX2 = frozenset({"avx2", "fma"})
 
@@ -262,7 +262,7 @@ def test_a_function_that_is_not_ours_is_a_line_of_the_file() -> None:
 
 def test_every_rule_gives_an_outcome() -> None:
     """By its annotation, which mypy holds it to: True, a reason or nothing to do; never a plain False."""
-    rules = [rule for _, rows in stages() for rule in rows] + transposes.RULES
+    rules = [rule for _, rows in stages() for rule in rows] + registered("transposes")
     assert len(rules) > 100
     assert {rule.name for rule in rules if rule.rewrite.__annotations__.get("return") != "Outcome"} == set()
 

@@ -20,7 +20,7 @@ from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.kernels.tir import execute
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.operators import CheckIndices
+from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 from subbyte.tvm_kernels.targets import get_target, host_features
 
 HOST = host_features()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from subbyte.dialect.function import all_functions
 from subbyte.dialect.names import DOMAIN
 from subbyte.dialect.quantize import Quantize
 from subbyte.errors import RegistrationError
+from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.internal_operators import INTERNAL, INTERNAL_OPERATORS, is_known
 from subbyte.tvm_kernels.lowering import stages
@@ -29,6 +32,23 @@ def test_every_rule_is_whole(row: Rule) -> None:
     """`rule` accepts it again, and every operator that it is for exists."""
     assert rule(row.name, row.pattern, row.rewrite) == row
     assert all(is_known(domain, op) for domain, op in row.pattern.operators)
+
+
+def test_an_operator_is_made_in_its_own_file() -> None:
+    """Where its rule is; but for operators that rules of several stages and files make."""
+    package = Path(operators.__file__).parents[1]
+    sources = {file: file.read_text() for file in package.rglob("*.py")}
+    elsewhere = {
+        kind.__name__
+        for kind in operators.operators()
+        for file, text in sources.items()
+        if re.search(rf"\b{kind.__name__}\(", text) and f"{kind.__module__}.py" != _module(file, package)
+    }
+    assert elsewhere == {"Product", "Pool2d", "Elementwise"}
+
+
+def _module(file: Path, package: Path) -> str:
+    return ".".join(("subbyte", package.name, *file.relative_to(package).parts))
 
 
 def test_every_converter_is_for_an_operator_that_exists() -> None:

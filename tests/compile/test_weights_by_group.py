@@ -21,10 +21,9 @@ from subbyte.models.quant import get_scheme, quantize
 from subbyte.models.zoo import create_for_scheme
 from subbyte.runtime.session import load
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.graph import Value
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.rewrites.products import unfolded_weight
+from subbyte.tvm_kernels.operators.unfold import unfolded_weight
 from subbyte.tvm_kernels.targets import host_features
 
 HOST = host_features()
@@ -124,7 +123,7 @@ def test_lines_keep_every_element_in_its_group() -> None:
     rng = np.random.default_rng(0)
     levels = rng.integers(-7, 8, (4, 5, 3, 2))
     tensor = LowBitTensor.from_levels(formats.get("int4"), levels, rng.random((4, 5)), PerGroup(7))
-    found = unfolded_weight(Value("w", "float32", tensor.shape, weight=tensor, order=(0, 1, 2, 3), scaled=True))
+    found = unfolded_weight(tensor)
     assert found is not None
     order, lines = found
     window = rng.integers(0, 256, (5, 3, 2))  # channels first, as in the file

@@ -15,6 +15,7 @@ from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.kernels.registry import Kernel, kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
+from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 from subbyte.tvm_kernels.operators.epilogue import STEPS, STORES
 from subbyte.tvm_kernels.operators.operator import PARTS
 from subbyte.tvm_kernels.operators.softmax import Softmax
@@ -108,7 +109,7 @@ def test_kernels_can_emit_every_step_and_store() -> None:
 def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
     before = rows()
     with pytest.raises(RegistrationError, match=words):
-        kernel(name, serves=ops.CheckIndices)(lambda op: None)  # type: ignore[arg-type, return-value]
+        kernel(name, serves=CheckIndices)(lambda op: None)  # type: ignore[arg-type, return-value]
     assert rows() == before
 
 
@@ -133,7 +134,7 @@ def test_a_kernel_row_of_no_operator_is_refused() -> None:
 def test_a_wrong_part_of_a_kernel_row_is_refused(given: dict[str, Any], words: str) -> None:
     before = rows()
     with pytest.raises(RegistrationError, match=f"kernel row 'frob'.* {words}"):
-        kernel("frob", **{"serves": ops.CheckIndices, **given})(lambda op: None)  # type: ignore[arg-type, return-value]
+        kernel("frob", **{"serves": CheckIndices, **given})(lambda op: None)  # type: ignore[arg-type, return-value]
     assert rows() == before
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
 from subbyte.tvm_kernels.kernels.any_cpu.permute import merged
 from subbyte.tvm_kernels.kernels.tir import execute
-from subbyte.tvm_kernels.operators import Permute
+from subbyte.tvm_kernels.operators.permute import Permute
 
 KERNELS: list[Any] = [(name, "llvm") for name in rows_here(Permute)] + [("permute-portable", "c")]
 CASES = [

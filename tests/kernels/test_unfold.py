@@ -17,7 +17,8 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
 from subbyte.tvm_kernels.kernels.any_cpu.unfold import cut_into_runs
 from subbyte.tvm_kernels.kernels.tir import execute
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Unfold
+from subbyte.tvm_kernels.operators import Codes, Conv2d
+from subbyte.tvm_kernels.operators.unfold import Unfold
 
 BOTH: list[Generator] = ["llvm", "c"]
 GEOMETRIES = {

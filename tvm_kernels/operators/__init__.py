@@ -4,7 +4,6 @@ This module exports only what several modules of lowering and of kernels use. An
 not listed here: its rule and its kernel rows import it from its file.
 """
 
-from subbyte.tvm_kernels.operators.check_indices import CheckIndices as CheckIndices
 from subbyte.tvm_kernels.operators.elementwise import Elementwise as Elementwise
 from subbyte.tvm_kernels.operators.epilogue import Activate as Activate
 from subbyte.tvm_kernels.operators.epilogue import Bias as Bias
@@ -34,8 +33,6 @@ from subbyte.tvm_kernels.operators.operator import Fused as Fused
 from subbyte.tvm_kernels.operators.operator import Operator as Operator
 from subbyte.tvm_kernels.operators.operator import operators as operators
 from subbyte.tvm_kernels.operators.operator import run as run
-from subbyte.tvm_kernels.operators.permute import Permute as Permute
 from subbyte.tvm_kernels.operators.pool import Pool2d as Pool2d
 from subbyte.tvm_kernels.operators.product import Binarized as Binarized
 from subbyte.tvm_kernels.operators.product import Product as Product
-from subbyte.tvm_kernels.operators.unfold import Unfold as Unfold

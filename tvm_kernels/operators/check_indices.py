@@ -1,17 +1,28 @@
-"""A range check of run-time indices."""
+"""Indices of the file and of run time: every one is in range before anything reads or writes by it.
+
+Gather(x, constant)    ->  Gather(x, constant counted from the start), or a ModelError
+Gather(x, i)           ->  Gather(x, CheckIndices(i))
+
+So for every operator of `INDEXED`, which says where its indices are and what they may be. TVM and our converters then
+take indices as they are. (OneHot is not among them: an index out of its range is no error but a row of off values.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from subbyte.errors import InputError
+from subbyte.dialect.macs import Shapes
+from subbyte.errors import InputError, ModelError
 from subbyte.formats.energy import ELEMENTWISE
+from subbyte.tvm_kernels.graph import Graph, Node, shapes_of
+from subbyte.tvm_kernels.internal_operators import KERNEL
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
-from subbyte.tvm_kernels.operators.operator import Example, Operator
+from subbyte.tvm_kernels.operators.operator import Example, Operator, run
 
 Index = Literal["int32", "int64"]
 
@@ -51,3 +62,91 @@ class CheckIndices(Operator):
             given = random.integers(-np.array(sizes), sizes, (21, 2)).astype(dtype)
             made.append(Example(cls(f"indices {dtype}", given.size, sizes, dtype), (given,)))
         return made
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Where an operator's indices are, how many elements each chooses among, and whether it may count from the end.
+
+    `sizes(shapes)`: one number for all indices, or one for each place of their last axis.
+    """
+
+    input: int
+    sizes: Callable[[Shapes], Shape]
+    negative: bool = True
+
+
+def _along_axis(shapes: Shapes) -> Shape:
+    return (shapes.of(0)[int(shapes.attributes.get("axis", 0))],)
+
+
+def _coordinates(shapes: Shapes) -> Shape:
+    first = int(shapes.attributes.get("batch_dims", 0))
+    return shapes.of(0)[first : first + shapes.of(1)[-1]]
+
+
+def _whole_output(shapes: Shapes) -> Shape:
+    return (math.prod(shapes.output),)
+
+
+def _images(shapes: Shapes) -> Shape:
+    return shapes.of(0)[:1]
+
+
+INDEXED = {
+    "Gather": Indices(1, _along_axis),
+    "GatherElements": Indices(1, _along_axis),
+    "GatherND": Indices(1, _coordinates),
+    "ScatterElements": Indices(1, _along_axis),
+    "ScatterND": Indices(1, _coordinates),
+    "MaxUnpool": Indices(1, _whole_output, negative=False),
+    "RoiAlign": Indices(2, _images, negative=False),
+}
+
+
+def _operators(graph: Graph, constant: bool) -> list[tuple[Node, Indices, CheckIndices]]:
+    """The nodes whose indices are constants, or come at run time, and the check of each."""
+    found = []
+    for node in graph.order():
+        indexed = INDEXED.get(node.op)
+        if indexed is None or node.domain or node.operator is not None:
+            continue
+        value = graph.values[node.inputs[indexed.input]]
+        if value.size and value.is_constant == constant:
+            sizes = indexed.sizes(shapes_of(graph, node))
+            check = CheckIndices(node.name, value.size, sizes, value.memory_dtype, indexed.negative)  # type: ignore[arg-type]
+            found.append((node, indexed, check))
+    return found
+
+
+def _read_by(graph: Graph, node: Node, indexed: Indices, checked: str) -> None:
+    inputs = list(node.inputs)
+    inputs[indexed.input] = checked
+    graph.set_inputs(node, inputs)
+
+
+def constants(graph: Graph) -> None:
+    """Count constant indices from the start; raises ModelError for one that is out of range."""
+    for node, indexed, check in _operators(graph, constant=True):
+        data = graph.values[node.inputs[indexed.input]].data
+        assert data is not None
+        try:
+            (checked,) = run(check, [data])
+        except InputError as error:
+            raise ModelError(f"{error}. The file is damaged, export it again") from error
+        if (data < 0).any():
+            name = graph.constant(checked.astype(data.dtype).reshape(data.shape), node.inputs[indexed.input])
+            _read_by(graph, node, indexed, name)
+
+
+def at_run_time(graph: Graph) -> None:
+    """Put a check in front of every node that reads or writes by indices of run time."""
+    for node, indexed, check in _operators(graph, constant=False):
+        given = graph.values[node.inputs[indexed.input]]
+        checked = graph.fresh(given.name)
+        graph.add_value(checked, "int32", given.shape)
+        graph.add(Node("CheckIndices", [given.name], [checked], {}, node.name, KERNEL, check))
+        _read_by(graph, node, indexed, checked)

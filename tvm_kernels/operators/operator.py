@@ -2,7 +2,8 @@
 
 To add an operator, add a file to this folder with a frozen dataclass that derives from `Operator`, or from `Fused` if
 it has an epilogue, and with the rewrite rule that creates it (rewrites/register.py). Deriving registers the class; one
-that lacks a part of PARTS raises RegistrationError, which names the part. Its kernel rows are in kernels/.
+that lacks a part of PARTS, or has a wrong one, raises RegistrationError, which names the part. Its kernel rows are in
+kernels/. Only Product, Pool2d and Elementwise have their rules in rewrites/: rules of several stages create them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Axes in another order."""
+"""Axes in another order: transposes of the file and of the layout, once every value has its layout.
+
+Transpose that moves no element (but axes of one)   ->  View
+Transpose of floats or codes                        ->  Permute
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,16 @@ from typing import Literal
 import numpy as np
 
 from subbyte.formats.energy import ELEMENTWISE
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Example, Operator
+from subbyte.tvm_kernels.rewrites.code_values import packed
+from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, Outcome
+from subbyte.tvm_kernels.rewrites.register import rewrite
+
+TRANSPOSE = Op("Transpose", Any("x"), dtypes=EVERY, attributes=("perm",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,3 +48,34 @@ class Permute(Operator):
             made.append(Example(cls(name, shape, perm), (floats,)))
             made.append(Example(cls(f"{name} of codes", shape, perm, "uint8"), (codes,)))
         return made
+
+
+def _perm(graph: Graph, node: Node) -> list[int]:
+    rank = len(graph.values[node.inputs[0]].shape)
+    return [int(axis) for axis in node.attributes.get("perm", range(rank)[::-1])]
+
+
+@rewrite("transpose that moves nothing", stage="transposes", matches=TRANSPOSE)
+def view(graph: Graph, node: Node, x: str) -> Outcome:
+    """The same bytes: the axes longer than 1 keep their order."""
+    shape = graph.values[x].memory_shape
+    long = [axis for axis in _perm(graph, node) if shape[axis] > 1]
+    if graph.values[x].bits is not None:
+        return packed(x)
+    if long != sorted(long):
+        return "it moves elements"
+    graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, INTERNAL))
+    return True
+
+
+@rewrite("transpose", stage="transposes", matches=TRANSPOSE)
+def permute(graph: Graph, node: Node, x: str) -> Outcome:
+    value = graph.values[x]
+    dtype = value.memory_dtype
+    if value.bits is not None:
+        return packed(x)
+    if dtype != "float32" and dtype != "uint8":
+        return f"'{x}' is {dtype}; handled: float32, codes"
+    operator = Permute(node.name, value.memory_shape, tuple(_perm(graph, node)), dtype)  # type: ignore[arg-type]
+    kernel_node(graph, node, operator, [x], None, "as-is")
+    return True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from subbyte.formats import LowBitTensor
 from subbyte.formats.energy import ELEMENTWISE
+from subbyte.tvm_kernels.graph import Graph, Node
+from subbyte.tvm_kernels.internal_operators import KERNEL
 from subbyte.tvm_kernels.operators.geometry import Conv2d
 from subbyte.tvm_kernels.operators.operands import Array, Codes, Tensors
 from subbyte.tvm_kernels.operators.operator import Example, Operator
@@ -49,3 +52,32 @@ class Unfold(Operator):
             image = random.integers(0, 256, (conv.batch, conv.height, conv.width, conv.channels), np.uint8)
             made.append(Example(cls(f"unfold, {name}", conv, Codes(-37, 218, 37), order), (image,)))
         return made
+
+
+def unfolded_weight(tensor: LowBitTensor | None) -> tuple[Array, LowBitTensor] | None:
+    """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
+
+    Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
+    each, where sums are integers, elements are in the order in which a window lies in memory, so that many are moved
+    together. None for weights that do not lie that way.
+    """
+    if tensor is None or not tensor.group_size:
+        return None
+    channels, places = tensor.shape[1], int(np.prod(tensor.shape[2:]))
+    in_file = np.arange(tensor.depth)
+    element = in_file % places * channels + in_file // places
+    moved = np.lexsort((element, in_file // tensor.group_size))
+    lines = replace(tensor, payload=tensor.payload.take(moved)).reshape((tensor.shape[0], 1, 1, tensor.depth))
+    return element[moved], lines
+
+
+def windows_as_rows(graph: Graph, node: Node, codes: str, window: Conv2d, order: Array) -> str:
+    """An Unfold of codes in front of a convolution: the value that has its windows as rows, as channels in ONNX."""
+    storage = graph.values[codes].codes
+    assert storage is not None
+    name = f"{node.name}:lines"
+    shape = (window.batch, window.groups * window.depth, *graph.values[node.outputs[0]].shape[2:])
+    unfold = Unfold(name, window, storage, order)
+    rows = graph.emit("Unfold", [codes], shape, name, domain=KERNEL, operator=unfold, reads="NHWC", axis=1)
+    graph.values[rows].storage = storage
+    return rows

@@ -3,7 +3,8 @@
     @converter(INTERNAL, "UnpackBits")
     def unpack_bits(builder, inputs, attributes): ...    # -> relax.Expr
 
-Every file here is imported with the package. Indices are checked and counted from the start (rewrites/indices.py).
+Every file here is imported with the package. Indices are checked and counted from the start before
+(operators/check_indices.py).
 """
 
 from importlib import import_module

@@ -17,7 +17,7 @@ from subbyte.formats import SIGNS, LowBitTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
-from subbyte.tvm_kernels.internal_operators import KERNEL
+from subbyte.tvm_kernels.operators.unfold import unfolded_weight, windows_as_rows
 from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, to_float
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
@@ -58,24 +58,6 @@ def conv_weight(weight: Value) -> LowBitTensor | None:
     if tensor.group_size:
         return None
     return tensor.reshape((shape[0], shape[3], *places)).transpose((0, 2, 3, 1))
-
-
-def unfolded_weight(weight: Value) -> tuple[Array, LowBitTensor] | None:
-    """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
-
-    Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
-    each, where sums are integers, elements are in the order in which a window lies in memory, so that many are moved
-    together. None for weights that do not lie that way.
-    """
-    tensor = output_channel_first(weight, 0)
-    if tensor is None or not tensor.group_size:
-        return None
-    channels, places = tensor.shape[1], int(np.prod(tensor.shape[2:]))
-    in_file = np.arange(tensor.depth)
-    element = in_file % places * channels + in_file // places
-    moved = np.lexsort((element, in_file // tensor.group_size))
-    lines = replace(tensor, payload=tensor.payload.take(moved)).reshape((tensor.shape[0], 1, 1, tensor.depth))
-    return element[moved], lines
 
 
 def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: LowBitTensor) -> None:
@@ -128,19 +110,14 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Value) -> Outco
 
 def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Value, window: ops.Conv2d) -> Outcome:
     """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
-    found, storage = unfolded_weight(weight), graph.values[codes].codes
+    found, storage = unfolded_weight(output_channel_first(weight, 0)), graph.values[codes].codes
     if found is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the output channels")
     order, tensor = found
     assert storage is not None
     check_sums(node.name, window.depth, storage, tensor)
+    lines = windows_as_rows(graph, node, codes, window, order)
     elements = window.groups * window.depth
-    spatial = graph.values[node.outputs[0]].shape[2:]
-    name = f"{node.name}:lines"
-    unfold = ops.Unfold(name, window, storage, order)
-    shape = (window.batch, elements, *spatial)
-    lines = graph.emit("Unfold", [codes], shape, name, domain=KERNEL, operator=unfold, reads="NHWC", axis=1)
-    graph.values[lines].storage = storage
     geometry = ops.Conv2d(window.batch, window.out_height, window.out_width, elements, window.out_channels, (1, 1))
     geometry = replace(geometry, groups=window.groups)
     operator = ops.Product(node.name, storage, tensor, geometry, ops.Epilogue())

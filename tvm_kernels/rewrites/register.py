@@ -15,7 +15,7 @@ from subbyte.errors import RegistrationError
 from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.rewrites.pattern import Op, Outcome, Rule, rule
 
-Stage = Literal["foreign", "canonical form", "products", "epilogues"]
+Stage = Literal["foreign", "canonical form", "products", "epilogues", "transposes"]
 Rewrite = TypeVar("Rewrite", bound=Callable[..., Outcome])
 
 _rules: list[tuple[Stage, Rule]] = []

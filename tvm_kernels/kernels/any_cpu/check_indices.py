@@ -7,7 +7,7 @@ from tvm.script.ir_builder import tirx as T
 from subbyte.tvm_kernels.abi import CHECKS
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
-from subbyte.tvm_kernels.operators import CheckIndices
+from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 
 FOUND = 4  # int64: position, value, lowest and highest of subbyte_failure; the position is -1 if all are in range
 

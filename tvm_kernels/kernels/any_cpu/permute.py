@@ -27,7 +27,7 @@ from tvm.tirx import Shuffle
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.rowwise import ELEMENTS_PER_TILE, MOST_TILES, along, at, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
-from subbyte.tvm_kernels.operators import Permute
+from subbyte.tvm_kernels.operators.permute import Permute
 
 FEW = 4  # rows or columns that are interleaved rather than transposed
 FEW_LANES = 16  # and their lanes: shuffles of wider vectors of bytes are many instructions

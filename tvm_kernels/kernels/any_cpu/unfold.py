@@ -19,7 +19,7 @@ from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.rowwise import at, each_row
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
-from subbyte.tvm_kernels.operators import Unfold
+from subbyte.tvm_kernels.operators.unfold import Unfold
 
 LANES = 16  # bytes of the longest run that is copied at once
 
