@@ -136,6 +136,11 @@ class IntegerLine(IntegerLevels):
         levels = (self.low + (code - self.low) % count for code in range(count))
         return tuple(level if level <= self.high else None for level in levels)
 
+    def codes_of(self, levels: Array) -> npt.NDArray[np.int16]:
+        if levels.size and (levels.min() < self.low or levels.max() > self.high):
+            return super().codes_of(levels)
+        return np.bitwise_and(levels, len(self.table) - 1, dtype=np.int16, casting="unsafe")
+
 
 @dataclass(frozen=True)
 class IntegerTable(IntegerLevels):

@@ -102,7 +102,7 @@ Weight = tuple[LowBitTensor, tuple[int, ...]]  # and the order in which its axes
 def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
     """A weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
     order, granularity = _axis_first(scale, axis, levels.ndim)
-    rows = np.transpose(levels, order)
+    rows = _copied(levels, order)
     shape = granularity.scale_shape(rows.shape)
     points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
     moved = rows - points.reshape(-1, *[1] * (levels.ndim - 1)) if points.any() else rows
@@ -113,6 +113,25 @@ def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) ->
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return tensor, _inverse(order)
+
+
+TILE = 128  # rows and columns
+
+
+def _copied(values: Array, order: Sequence[int]) -> Array:
+    """A copy with the axes in that order.
+
+    A matrix is copied in tiles, each by way of a copy of its own: with rows of 2^n bytes, the columns of a tile would
+    share a few lines of the cache (int8 [11008, 4096]: 0.04 s instead of 0.34 s).
+    """
+    if list(order) != [1, 0]:
+        return np.ascontiguousarray(np.transpose(values, order))
+    made = np.empty(values.shape[::-1], values.dtype)
+    for column in range(0, made.shape[1], TILE):
+        for row in range(0, made.shape[0], TILE):
+            tile = values[column : column + TILE, row : row + TILE].copy()
+            made[row : row + TILE, column : column + TILE] = tile.T
+    return made
 
 
 def _inverse(order: Sequence[int]) -> tuple[int, ...]:
@@ -135,7 +154,7 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
     order = [outputs, *(i for i in range(rank) if i not in (outputs, axis)), axis]
 
     def rows(values: Array) -> Array:
-        moved = np.transpose(values, order)
+        moved = _copied(values, order)
         return moved.reshape(moved.shape[0], -1)
 
     granularity = formats.PerGroup(block)
