@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGES.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("dialect", "export", "formats", "models", "runtime", "subbyte", "tvm_kernels")
 DOCUMENTED = ("dialect", "export", "formats", "models", "runtime", "subbyte")  # docstrings and comments, too
 
