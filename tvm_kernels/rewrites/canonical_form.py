@@ -20,20 +20,13 @@ from subbyte.tvm_kernels.rewrites.geometry import over_axes
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Const, Near, Op, Outcome, Rule, rule
 
 
-def after(graph: Graph, node: Node, op: str, *constants: Array) -> None:
-    """Put `op(node's output, constant)` behind a node, once for each constant; `op` may name one operator for each."""
+def after(graph: Graph, node: Node, op: str, operand: str) -> Node:
+    """Put `op(node's output, operand)` behind a node; returns the new one."""
     output = node.outputs[0]
-    shape = graph.values[output].shape
     middle = graph.fresh(output)
-    graph.add_value(middle, "float32", shape)
+    graph.add_value(middle, "float32", graph.values[output].shape)
     graph.set_outputs(node, [middle])
-    for index, (name, values) in enumerate(zip(op.split(), constants, strict=True)):
-        last = index == len(constants) - 1
-        target = output if last else graph.fresh(output)
-        if not last:
-            graph.add_value(target, "float32", shape)
-        graph.add(Node(name, [middle, graph.constant(values)], [target], {}, node.name))
-        middle = target
+    return graph.add(Node(op, [middle, operand], [output], {}, node.name))
 
 
 def channels_on_axis_1(values: Array, rank: int) -> Array:
@@ -124,7 +117,7 @@ def _first_along_axis(graph: Graph, node: Node) -> tuple[int, int] | str:
 def conv_bias(graph: Graph, node: Node, bias: Array, **_: object) -> Outcome:
     rank = len(graph.values[node.outputs[0]].shape)
     graph.set_inputs(node, node.inputs[:2])
-    after(graph, node, "Add", channels_on_axis_1(bias, rank))
+    after(graph, node, "Add", graph.constant(channels_on_axis_1(bias, rank)))
     return True
 
 
@@ -156,7 +149,7 @@ def auto_pad(graph: Graph, node: Node, **_: object) -> Outcome:
 
 def gemm(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
     """alpha A B + beta C as Transpose, MatMul, Mul and Add."""
-    attributes, output = node.attributes, graph.values[node.outputs[0]]
+    attributes = node.attributes
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     right = node.inputs[1]
     if attributes.get("transA", 0):
@@ -166,13 +159,10 @@ def gemm(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
     steps = [("Mul", graph.constant(ops.constant(alpha)))] if alpha != 1 else []
     if len(node.inputs) > 2 and node.inputs[2] and beta != 0:
         steps.append(("Add", _times(graph, node, node.inputs[2], beta)))
-    made = [graph.fresh(output.name) for _ in steps]
-    for name in made:
-        graph.add_value(name, "float32", output.shape)
-    outputs = [*made, output.name]
-    graph.replace_node(node, Node("MatMul", [x, right], outputs[:1], {}, node.name))
-    for (op, tensor), before, after in zip(steps, outputs, outputs[1:], strict=False):
-        graph.add(Node(op, [before, tensor], [after], {}, node.name))
+    made = Node("MatMul", [x, right], node.outputs, {}, node.name)
+    graph.replace_node(node, made)
+    for op, tensor in steps:
+        made = after(graph, made, op, tensor)
     return True
 
 
@@ -202,14 +192,10 @@ def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean
     epsilon = node.attributes.get("epsilon", 1e-5)
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     shift = beta.astype(np.float64) - mean.astype(np.float64) * scale
-    rank = len(graph.values[x].shape)
-    output = node.outputs[0]
-    middle = graph.fresh(output)
-    graph.add_value(middle, "float32", graph.values[x].shape)
-    factor = graph.constant(channels_on_axis_1(scale, rank))
-    bias = graph.constant(channels_on_axis_1(shift, rank))
-    first = Node("Mul", [x, factor], [middle], {}, node.name)
-    graph.replace_node(node, first, Node("Add", [middle, bias], [output], {}, node.name))
+    shape = graph.values[x].shape
+    factor, bias = (graph.constant(channels_on_axis_1(values, len(shape))) for values in (scale, shift))
+    scaled = graph.emit("Mul", [x, factor], shape, node.outputs[0], node)
+    graph.replace_node(node, Node("Add", [scaled, bias], node.outputs, {}, node.name))
     return True
 
 
@@ -259,10 +245,8 @@ def global_pool(op: str) -> Callable[..., Outcome]:
         if len(shape) not in (3, 4) or axes != list(range(2, len(shape))):
             over = f"axes {axes}" if axes else "all axes"
             return f"it reduces {over} of {list(shape)}; handled: all but the first two, of 3 or 4"
-        pooled = graph.fresh(node.outputs[0])
-        graph.add_value(pooled, "float32", (*shape[:2], *([1] * (len(shape) - 2))))
-        pool = Node(op, [x], [pooled], {}, node.name)
-        graph.replace_node(node, pool, Node("View", [pooled], node.outputs, {}, node.name, INTERNAL))
+        pooled = graph.emit(op, [x], (*shape[:2], *([1] * (len(shape) - 2))), node.outputs[0], node)
+        graph.replace_node(node, Node("View", [pooled], node.outputs, {}, node.name, INTERNAL))
         return True
 
     return to

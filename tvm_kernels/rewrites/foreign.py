@@ -25,6 +25,7 @@ from subbyte.formats.integer import narrowest
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.internal_operators import INTERNAL
+from subbyte.tvm_kernels.rewrites.canonical_form import after
 from subbyte.tvm_kernels.rewrites.code_values import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
 
@@ -308,13 +309,9 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
     product = Node("MatMul", [x, graph.constant(np.ascontiguousarray(matrix), "weight")], output, {}, node.name)
     product.fallback = reason
     bias = node.inputs[5] if len(node.inputs) > 5 else ""
+    graph.replace_node(node, product)
     if bias:
-        middle = graph.fresh(output[0])
-        graph.add_value(middle, "float32", graph.values[output[0]].shape)
-        product.outputs = [middle]
-        graph.replace_node(node, product, Node("Add", [middle, bias], output, {}, node.name))
-    else:
-        graph.replace_node(node, product)
+        after(graph, product, "Add", bias)
     return True
 
 
@@ -386,22 +383,19 @@ def qonnx_activation(graph: Graph, node: Node, x: str, scale: Array, zero: Array
     low, high = _quant_range(node, width)
     step = float(np.float32(scale.reshape(-1)[0]))
     storage = ops.Codes(low, high, 0 if low >= 0 else 128)
-    middle = graph.fresh(node.outputs[0])
-    graph.add_value(middle, "float32", graph.values[x].shape, storage=storage)
-    quantize = Node("QuantizeCodes", [x], [middle], {"factor": step, "storage": storage, "divide": True}, node.name)
-    quantize.domain = INTERNAL
-    factor = graph.constant(ops.constant(step), "step")
-    graph.replace_node(node, quantize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
+    attributes = {"factor": step, "storage": storage, "divide": True}
+    quantized = Node("QuantizeCodes", [x], node.outputs, attributes, node.name, INTERNAL)
+    graph.replace_node(node, quantized)
+    after(graph, quantized, "Mul", graph.constant(ops.constant(step), "step"))
+    graph.values[quantized.outputs[0]].storage = storage
     return True
 
 
 def qonnx_binary_activation(graph: Graph, node: Node, x: str, scale: Array) -> Outcome:
-    middle = graph.fresh(node.outputs[0])
-    graph.add_value(middle, "float32", graph.values[x].shape)
     threshold = graph.constant(ops.constant(0), "threshold")
-    factor = graph.constant(scale.astype(np.float32), "scale")
-    binarize = Node(Binarize.name, [x, threshold], [middle], {}, node.name, DOMAIN)
-    graph.replace_node(node, binarize, Node("Mul", [middle, factor], node.outputs, {}, node.name))
+    binarize = Node(Binarize.name, [x, threshold], node.outputs, {}, node.name, DOMAIN)
+    graph.replace_node(node, binarize)
+    after(graph, binarize, "Mul", graph.constant(scale.astype(np.float32), "scale"))
     return True
 
 

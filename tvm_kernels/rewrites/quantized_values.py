@@ -110,7 +110,7 @@ def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights:
         if scales.size == 1:
             factor = scales.reshape(1)
     graph.set_inputs(node, [codes, right, *node.inputs[2:]])
-    after(graph, node, "Mul", factor)
+    after(graph, node, "Mul", graph.constant(factor))
     return True
 
 

@@ -74,7 +74,7 @@ def steps_after_product(
         return found if isinstance(found, str) else beyond
     factor = np.float32(np.prod([step.astype(np.float64).reshape(()) for step in steps]))
     graph.set_inputs(node, [left, right])
-    after(graph, node, "Mul", factor.reshape(1))
+    after(graph, node, "Mul", graph.constant(factor.reshape(1)))
     return True
 
 
