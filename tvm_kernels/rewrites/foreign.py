@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from subbyte import formats
 from subbyte.dialect.binarize import Binarize
@@ -59,7 +58,8 @@ def dequantize_constant(graph: Graph, node: Node, q: Array) -> Outcome:
     if q.ndim > 1 and q.dtype.itemsize == 1 and not block and scale.ndim < 2:
         declared = graph.values[node.inputs[0]].declared or q.dtype.name
         return _becomes(graph, node, *weight_of(q, scale, zero, axis, declared), True)
-    output.data = _dequantized(q.astype(np.int32), scale, zero, axis, block)
+    scales, zeros = (spread(values, axis, q.shape, block) for values in (scale, zero))
+    output.data = ((q.astype(np.int32) - zeros).astype(np.float32) * scales).astype(np.float32)
     for user in graph.users(output.name) if q.ndim > 2 and block else ():
         user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
     graph.remove(node)
@@ -83,18 +83,13 @@ def _check_blocks(node: Node, shape: Shape, scale: Shape, zero: Shape, axis: int
         )
 
 
-def _along(values: Array, axis: int, rank: int) -> Array:
-    return values if values.size == 1 else values.reshape([-1 if i == axis else 1 for i in range(rank)])
-
-
-def _dequantized(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> npt.NDArray[np.float32]:
-    if block:
-        length = levels.shape[axis]
-        scale = np.repeat(scale, block, axis).take(range(length), axis)
-        zero = np.repeat(zero, block, axis).take(range(length), axis) if zero.ndim else zero
-    else:
-        scale, zero = _along(scale, axis, levels.ndim), _along(zero, axis, levels.ndim)
-    return ((levels - zero).astype(np.float32) * scale).astype(np.float32)
+def spread(values: Array, axis: int, shape: Shape, block: int = 0) -> Array:
+    """Scales or zero points, one for all, along an axis or for each block along it, to broadcast over that shape."""
+    if values.size == 1:
+        return values.reshape(())
+    if block and values.ndim == len(shape):
+        return np.repeat(values, block, axis).take(range(shape[axis]), axis)
+    return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 Weight = tuple[LowBitTensor, tuple[int, ...]]  # and the order in which its axes are those of the operand
@@ -237,9 +232,9 @@ def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
         if values.size == 1:
             return graph.constant(values.astype(np.float32).reshape((1,) * bool(output.shape)))
         channel = w.order.index(0)
-        spread = _along(values.astype(np.float32).reshape(-1), channel, table.ndim)
-        shape = (*spread.shape[:axis], *(chosen if channel == axis else [1] * len(chosen)), *spread.shape[axis + 1 :])
-        return rows(spread, shape) if channel == axis else graph.constant(spread.reshape(shape))
+        broad = spread(values.astype(np.float32).reshape(-1), channel, table.shape)
+        shape = (*broad.shape[:axis], *(chosen if channel == axis else [1] * len(chosen)), *broad.shape[axis + 1 :])
+        return rows(broad, shape) if channel == axis else graph.constant(broad.reshape(shape))
 
     x = rows(table, output.shape)
     graph.values[x].storage = storage
@@ -261,7 +256,7 @@ def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> Outcome:
         return f"it makes {output.dtype}; handled: {', '.join(sorted(RANGES))}"
     step, zero = _scalar(graph, node, 1, 1.0), _scalar(graph, node, 2, 0)
     axis = int(node.attributes.get("axis", 1)) % max(1, w.ndim)
-    scaled = np.rint(w.astype(np.float32) / _along(step, axis, w.ndim)) + _along(zero, axis, w.ndim)
+    scaled = np.rint(w.astype(np.float32) / spread(step, axis, w.shape)) + spread(zero, axis, w.shape)
     low, high = RANGES[output.dtype]
     output.data = np.clip(scaled, low, high).astype(np.int8 if low < 0 else np.uint8)
     output.declared, output.dtype = output.dtype, output.data.dtype.name

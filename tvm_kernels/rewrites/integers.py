@@ -32,7 +32,7 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     to_codes,
     view_as_levels,
 )
-from subbyte.tvm_kernels.rewrites.foreign import QDQ
+from subbyte.tvm_kernels.rewrites.foreign import QDQ, spread
 from subbyte.tvm_kernels.rewrites.geometry import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Outcome, Rule, rule
 from subbyte.tvm_kernels.rewrites.pools import WINDOWS_HANDLED, pool_window
@@ -152,14 +152,7 @@ def _broadcast(graph: Graph, node: Node, index: int, x: str) -> str:
     block = int(node.attributes.get("block_size", 0))
     constant = _constant(graph, node, index)
     if constant is not None:
-        values = constant.astype(np.float32)
-        if block and values.ndim == len(shape) and values.size > 1:
-            values = np.repeat(values, block, axis).take(range(shape[axis]), axis)
-        elif values.size > 1:
-            values = values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        else:
-            values = values.reshape(())
-        return graph.constant(values, name or node.name)
+        return graph.constant(spread(constant.astype(np.float32), axis, shape, block), name or node.name)
     value = graph.values[name]
     if block or (value.size > 1 and value.shape != (shape[axis],)):
         raise ModelError(f"node '{node.name}': scales and zero points by block must be constants of the file")
