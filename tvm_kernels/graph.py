@@ -143,7 +143,7 @@ class Graph:
         self._producer: dict[str, Node] = {}
         self._users: dict[str, dict[Node, None]] = {}
         self._fresh = 0
-        self.places: dict[Node, int] = {}  # of nodes in the order that a sweep of rules goes by
+        self.positions: dict[Node, int] = {}  # of nodes in the order in which rules are applied
 
     # ---- looking ----
 

@@ -155,7 +155,7 @@ def test_attention_of_heads_that_share_keys() -> None:
     q, k, v = b.input(2, 6, 4, 8, name="q"), b.input(2, 1, 8, 4, name="k"), b.input(2, 1, 4, 8, name="v")
     found = explained(b.model(b.node("MatMul", b.node("Softmax", b.node("MatMul", q, k)), v)))
     reason = (
-        "its operands are [2, 6, 4, 8] and [2, 1, 8, 4]; handled: matrices with the same axes in front of both, or one "
+        "its operands are [2, 6, 4, 8] and [2, 1, 8, 4]; handled: matrices with the same leading axes, or one "
         "right matrix"
     )
     assert declines(found, "n0.MatMul") == {"product of two tensors": (reason, None)}
@@ -204,7 +204,7 @@ def test_a_decline_names_the_rule_that_took_the_node() -> None:
     y = b.node("Transpose", b.input(2, 3, 4), perm=[2, 0, 1])
     (fact,) = explained(b.model(y)).declined
     assert str(fact) == (
-        "n0.Transpose (Transpose): rule 'transpose that moves nothing' declined: it moves elements; "
+        "n0.Transpose (Transpose): rule 'transpose without data movement' declined: it moves elements; "
         "rule 'transpose' took it"
     )
 

@@ -25,7 +25,7 @@ WEIGHTS = (
 )
 CONVOLVED = "float[1, 4, 6, 6] y"
 PACKED = "'b' is stored as bits"
-BY_AXIS = "its activation has 8 steps, one for each place of an axis; handled: one step"
+BY_AXIS = "its activation has 8 steps, one for each index of an axis; handled: one step"
 
 
 def model_of(inputs: str, output: str, nodes: str, *constants: str) -> onnx.ModelProto:
@@ -134,15 +134,20 @@ STEP = CODES + "d = Mul(q, step) "
 OF_CODES = [
     # ---- moves, pools and bounds ----
     ("max pool of codes", PACKED, "float[1, 8, 5, 6] y", SIGNS + "z = MaxPool <kernel_shape = [2, 1]> (b) y = Neg(z)"),
-    ("moved codes", PACKED, "float[1, 8, 6, 6] y", SIGNS + "z = Transpose <perm = [0, 1, 3, 2]> (b) y = Neg(z)"),
     (
-        "moved codes",
+        "data movement",
+        PACKED,
+        "float[1, 8, 6, 6] y",
+        SIGNS + "z = Transpose <perm = [0, 1, 3, 2]> (b) y = Neg(z)",
+    ),
+    (
+        "data movement",
         "'o' is not stored as 'q' is: codes -128 to 127",
         "float[1, 16, 6, 6] y",
         CODES + "o = subbyte.Quantize(x, s, zero, high) y = Concat <axis = 1> (q, o)",
     ),
     (
-        "moved codes",
+        "data movement",
         "the constant 'half' is not of the codes -128 to 127",
         "float[1, 8, 8, 8] y",
         CODES + "y = Pad(q, pads, half)",
@@ -200,7 +205,7 @@ OF_CODES = [
     ("step and scales", BY_AXIS, "float[1, 4, 4, 4] y", CODES + "d = Mul(q, by) y = Conv(d, v)"),
     (
         "sum of codes by windows",
-        "its weights are not all 1, or it is not depthwise: no sum over windows",
+        "its weights are not all 1, or it is not depthwise: not a sum over windows",
         "float[1, 4, 4, 4] y",
         CODES + "y = Conv(q, w)",
     ),

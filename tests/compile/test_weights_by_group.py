@@ -204,7 +204,7 @@ def test_blocks_along_the_channels_of_each_place_need_no_unfolding(
 def test_blocks_that_do_not_end_with_a_place_run_in_float_and_say_so() -> None:
     model = blocked(False, 9, (3, 3))
     inputs = random_inputs(model)
-    with pytest.raises(CompileError, match="blocks of 9 along axis 1 are not a group of a place's input channels"):
+    with pytest.raises(CompileError, match="blocks of 9 along axis 1 are not groups of the input channels"):
         lower(model, HOST, strict=True)
     got = run_plan(lower(model, HOST), inputs)[0]["y"]
     np.testing.assert_allclose(got, onnxruntime_outputs(model, inputs)["y"], rtol=1e-5, atol=1e-4)

@@ -11,7 +11,7 @@ from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.rewrites.pattern import Rule
 
 # Those that may find a node as they want it, and then have nothing to decline.
-DONE = {"window", "signs", "codes by token", "moved codes", "scales"}
+DONE = {"window", "binarize", "codes by token", "data movement", "scales"}
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> set[str]:

@@ -1,10 +1,10 @@
-"""Indices of the file and of run time: every one is in range before anything reads or writes by it.
+"""Constant and run-time indices: each is checked to be in range before an operator uses it.
 
 Gather(x, constant)    ->  Gather(x, constant counted from the start), or a ModelError
 Gather(x, i)           ->  Gather(x, CheckIndices(i))
 
-So for every operator of `INDEXED`, which says where its indices are and what they may be. TVM and our converters then
-take indices as they are. (OneHot is not among them: an index out of its range is no error but a row of off values.)
+So for every operator of `INDEXED`, which gives its index input and the range of indices. TVM and our converters then
+use indices unchecked. (OneHot is not among them: an index out of its range is not an error but a row of off values.)
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Indices:
-    """Where an operator's indices are, how many elements each chooses among, and whether it may count from the end.
+    """The index input of an operator, the size of the axis of each index, and whether indices may be negative.
 
-    `sizes(shapes)`: one number for all indices, or one for each place of their last axis.
+    `sizes(shapes)`: one size for all indices, or one for each element of their last axis.
     """
 
     input: int
@@ -108,7 +108,7 @@ INDEXED = {
 
 
 def _operators(graph: Graph, constant: bool) -> list[tuple[Node, Indices, CheckIndices]]:
-    """The nodes whose indices are constants, or come at run time, and the check of each."""
+    """The nodes whose indices are constants, or run-time values, and the check of each."""
     found = []
     for node in graph.order():
         indexed = INDEXED.get(node.op)
@@ -143,7 +143,7 @@ def constants(graph: Graph) -> None:
 
 
 def at_run_time(graph: Graph) -> None:
-    """Put a check in front of every node that reads or writes by indices of run time."""
+    """Insert a check before every node that has run-time indices."""
     for node, indexed, check in _operators(graph, constant=False):
         given = graph.values[node.inputs[indexed.input]]
         checked = graph.fresh(given.name)

@@ -55,7 +55,7 @@ def _perm(graph: Graph, node: Node) -> list[int]:
     return [int(axis) for axis in node.attributes.get("perm", range(rank)[::-1])]
 
 
-@rewrite("transpose that moves nothing", stage="transposes", matches=TRANSPOSE)
+@rewrite("transpose without data movement", stage="transposes", matches=TRANSPOSE)
 def view(graph: Graph, node: Node, x: str) -> Outcome:
     """The same bytes: the axes longer than 1 keep their order."""
     shape = graph.values[x].memory_shape

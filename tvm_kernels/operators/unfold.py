@@ -55,24 +55,24 @@ class Unfold(Operator):
 
 
 def unfolded_weight(tensor: LowBitTensor | None) -> tuple[Array, LowBitTensor] | None:
-    """Weights whose groups run on from one channel's window to the next channel's, [out, in, kernel_h, kernel_w].
+    """Weights whose groups cross the windows of channels, [out, in, kernel_h, kernel_w], for a product after im2col.
 
-    Returns the order of `Unfold` and the weights of a 1x1 convolution of its lines. Groups stay as they are; inside
-    each, where sums are integers, elements are in the order in which a window lies in memory, so that many are moved
-    together. None for weights that do not lie that way.
+    Returns the order of `Unfold` and the weights of a 1x1 convolution of its rows. Groups are unchanged; inside each,
+    where sums are integers, elements are in the memory order of a window, so that runs of them are copied at once. None
+    for other weights.
     """
     if tensor is None or not tensor.group_size:
         return None
-    channels, places = tensor.shape[1], int(np.prod(tensor.shape[2:]))
+    channels, taps = tensor.shape[1], int(np.prod(tensor.shape[2:]))
     in_file = np.arange(tensor.depth)
-    element = in_file % places * channels + in_file // places
-    moved = np.lexsort((element, in_file // tensor.group_size))
-    lines = replace(tensor, payload=tensor.payload.take(moved)).reshape((tensor.shape[0], 1, 1, tensor.depth))
-    return element[moved], lines
+    element = in_file % taps * channels + in_file // taps
+    permuted = np.lexsort((element, in_file // tensor.group_size))
+    rows = replace(tensor, payload=tensor.payload.take(permuted)).reshape((tensor.shape[0], 1, 1, tensor.depth))
+    return element[permuted], rows
 
 
 def windows_as_rows(graph: Graph, node: Node, codes: str, window: Conv2d, order: Array) -> str:
-    """An Unfold of codes in front of a convolution: the value that has its windows as rows, as channels in ONNX."""
+    """An Unfold of codes before a convolution; returns its output, in which a row is the channels axis of ONNX."""
     storage = graph.values[codes].codes
     assert storage is not None
     name = f"{node.name}:lines"

@@ -1,4 +1,4 @@
-"""How operators become Relax where TVM's own importer lacks them, or computes them otherwise than ONNX says.
+"""Converters to Relax for operators that TVM's own importer lacks, or does not compute as ONNX defines them.
 
     @converter(INTERNAL, "UnpackBits")
     def unpack_bits(builder, inputs, attributes): ...    # -> relax.Expr

@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.relax_converters.converter import CONVERTERS, Converter
 
 
 def _from_left(combine: Callable[[Any, Any], Any]) -> Converter:
-    """Two at a time: TVM's own, of one or more than two, starts at the largest finite number."""
+    """Combine two operands at a time: TVM's own, of one or more than two, starts at the largest finite number."""
 
     def convert(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
         made = inputs[0]
@@ -46,7 +46,7 @@ def thresholded_relu(builder: Any, inputs: Sequence[Any], attributes: dict[str, 
 
 
 def _axes_of_reduction(inputs: Sequence[Any], attributes: dict[str, Any]) -> list[int]:
-    """The axes that a reduction is over, ascending; none where it hands its input on."""
+    """The axes of a reduction, ascending; none where it is the identity."""
     rank = len(inputs[0].ty.shape)
     axes = attributes.get("axes")
     if len(inputs) > 1 and inputs[1] is not None:
@@ -102,7 +102,7 @@ converter("", "ReduceMin")(_extreme("reduce_min", T.min, np.inf))
 
 @converter("", "ReduceLogSumExp")
 def reduce_log_sum_exp(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """log sum exp x, by the largest x where that is finite: infinite where it is not, of which TVM's own is NaN."""
+    """log sum exp x, relative to the largest x if that is finite; else infinite, where TVM's own is NaN."""
     x, over = inputs[0], _axes_of_reduction(inputs, attributes)
     if not over and len(x.ty.shape):
         return x
@@ -114,8 +114,8 @@ def reduce_log_sum_exp(builder: Any, inputs: Sequence[Any], attributes: dict[str
     return result if attributes.get("keepdims", 1) else relax.op.squeeze(result, over)
 
 
-def _place_of(name: str, first: float) -> Converter:
-    """The place of the largest or smallest element, or of NaN: TVM's own is -1 where all are infinite."""
+def _index_of(name: str, first: float) -> Converter:
+    """The index of the largest or smallest element, or of NaN: TVM's own is -1 where all are infinite."""
 
     def convert(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
         x = inputs[0]
@@ -135,8 +135,8 @@ def _place_of(name: str, first: float) -> Converter:
             takes = tvm.tirx.Or(beats, tvm.tirx.And(equal, earlier))
             return tvm.tirx.Select(takes, a[0], b[0]), tvm.tirx.Select(takes, a[1], b[1])
 
-        def none(place: str, kind: str) -> tuple[Any, Any]:
-            return tvm.tirx.const(0, place), tvm.tirx.const(lowest, kind)
+        def none(index_dtype: str, kind: str) -> tuple[Any, Any]:
+            return tvm.tirx.const(0, index_dtype), tvm.tirx.const(lowest, kind)
 
         reduce = te.comm_reducer(better, none, name=name)
 
@@ -155,5 +155,5 @@ def _place_of(name: str, first: float) -> Converter:
     return convert
 
 
-converter("", "ArgMax")(_place_of("argmax", -np.inf))
-converter("", "ArgMin")(_place_of("argmin", np.inf))
+converter("", "ArgMax")(_index_of("argmax", -np.inf))
+converter("", "ArgMin")(_index_of("argmin", np.inf))

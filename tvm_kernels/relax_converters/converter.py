@@ -14,7 +14,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {}
 
 
 def converter(domain: str, op: str) -> Callable[[Converter], Converter]:
-    """Register how an operator becomes Relax; raises RegistrationError for an unknown operator, or one that has one."""
+    """Register the converter of an operator; raises RegistrationError for an unknown operator, or a second one."""
     if not is_known(domain, op):
         raise RegistrationError(
             f"a converter is for '{op}' of domain '{domain}', expected an operator of ONNX, or one of "

@@ -1,4 +1,4 @@
-"""float16, as its bits: arithmetic that every target has."""
+"""Conversions of float16, represented by its bits, with arithmetic that every target supports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret
 from subbyte.tvm_kernels.relax_converters.converter import converter
 
-OUT_ELEMENTWISE = 4  # TVM's kOutEWiseFusable: what follows may join, but neither what is in front nor another of these
+OUT_ELEMENTWISE = 4  # TVM's kOutEWiseFusable: fused with operators after it, not with those before it or with another
 
 
 def _float(bits: Any) -> Any:
@@ -24,7 +24,7 @@ def _word(value: int) -> Any:
 
 
 def _once(dtype: str, value: Any, of: Callable[[Any], Any]) -> Any:
-    """`of(value)`, in which the value is computed once: TVM writes an expression out wherever it stands."""
+    """`of(value)`, in which the value is computed once: TVM repeats an expression at each use."""
     name = tvm.tirx.Var("once", dtype)
     return tvm.tirx.Let(name, value, of(name))
 
@@ -37,7 +37,7 @@ def to_float16(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
         size = bits & _word(0x7FFFFFFF)
         odd = (size >> _word(13)) & _word(1)
         normal = (size - _word(0x38000000) + _word(0xFFF) + odd) >> _word(13)
-        # Below 2^-14 float16 counts in steps of 2^-24, which is what float32 rounds to next to 0.5.
+        # Below 2^-14 float16 has a spacing of 2^-24, to which float32 rounds near 0.5.
         small = reinterpret("uint32", _float(size) + tvm.tirx.const(0.5, "float32")) - _word(0x3F000000)
         finite = tvm.tirx.Select(size < _word(0x38800000), small, normal)
         finite = tvm.tirx.Select(size >= _word(0x477FF000), _word(0x7C00), finite)
@@ -50,7 +50,7 @@ def to_float16(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
 
         return te.compute(x.shape, element, name="to_float16")
 
-    # One in a kernel: in a chain of several TVM's passes take time that grows exponentially.
+    # One in a kernel: the time of TVM's passes grows exponentially with a chain of them.
     return builder.call_te(
         compute, inputs[0], primfunc_name_hint="to_float16", primfunc_attrs={"op_pattern": OUT_ELEMENTWISE}
     )

@@ -20,7 +20,7 @@ def _rank(tensor: Any) -> int:
 
 @converter("", "Gather")
 def gather(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """y[a.., i.., b..] = x[a.., indices[i..], b..], where `axis` axes stand in front."""
+    """y[a.., i.., b..] = x[a.., indices[i..], b..], with `axis` leading axes a."""
 
     def compute(x: Any, indices: Any) -> Any:
         axis = int(attributes.get("axis", 0)) % _rank(x)
@@ -60,10 +60,10 @@ def gather_nd(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -
 
 @converter("", "OneHot")
 def one_hot(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """On where the index is the place along `axis`; -1 is the last place. ONNX: "Any entries in the 'indices' input
+    """On where the index is the position along `axis`; -1 is the last one. ONNX: "Any entries in the 'indices' input
     tensor with values outside the range [-depth, depth-1] will result in one-hot representation with all 'off_value'
-    values". Off everywhere is also a float between two places, as in ONNX's evaluator and onnxruntime; in ONNX's words
-    it is "casted to int64 before use"."""
+    values". A float that is no integer is off everywhere, too, as in ONNX's evaluator and onnxruntime, although ONNX
+    states that it is "casted to int64 before use"."""
     depth = int(inputs[1].value.numpy().reshape(-1)[0])
 
     def compute(indices: Any, values: Any) -> Any:
@@ -90,7 +90,7 @@ REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _axes(places: Any) -> list[Any]:
-    """The variables of a grid; of one axis it gives the variable itself."""
+    """The variables of a grid; for one axis TVM returns the variable itself."""
     return [places] if isinstance(places, tvm.tirx.Var) else list(places)
 
 
@@ -100,7 +100,7 @@ def _scatter(
     attributes: dict[str, Any],
     target: Callable[[Any, Sequence[Any]], Sequence[Any]],
 ) -> Any:
-    """The data, then every update in its order: at `target(indices, place of the update)`."""
+    """The data, then every update in order, written to `target(indices, index of the update)`."""
     shapes = [[int(size) for size in tensor.ty.shape] for tensor in inputs]
     dtypes = [str(tensor.ty.dtype) for tensor in inputs]
     combine = REDUCTIONS[attributes.get("reduction", b"none").decode()]
@@ -147,7 +147,7 @@ def scatter_nd(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) 
 
 @converter("", "MaxUnpool")
 def max_unpool(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """Zeros, and x where its indices say, counted in the output as it lies in memory."""
+    """Zeros, and x at its indices, which are offsets into the flat output."""
     shape = [int(size) for size in attributes["shape"]]
     flat = [builder.emit(relax.op.reshape(tensor, [-1])) for tensor in (inputs[1], inputs[0])]
     zeros = builder.emit(relax.op.zeros([int(np.prod(shape))], str(inputs[0].ty.dtype)))

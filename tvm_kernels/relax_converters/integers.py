@@ -1,4 +1,4 @@
-"""Integer arithmetic that C leaves undefined, and comparisons that LLVM does not take."""
+"""Integer arithmetic that is undefined in C, and comparisons that LLVM does not support."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.relax_converters.converter import converter
 
 @converter("", "Cast")
 def cast(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """Floats below 2^63 to uint64 by int64, so that negative ones wrap as for other types; the rest is TVM's own."""
+    """Floats below 2^63 are cast to uint64 through int64, so that negative ones wrap as for other types; else TVM's."""
     x = inputs[0]
     if attributes["to"] != onnx.TensorProto.UINT64 or "float" not in str(x.ty.dtype):
         return None
@@ -23,14 +23,14 @@ def cast(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any
 
 
 def _bounds(dtype: str) -> tuple[bool, int]:
-    """Whether a type is signed, and its bits; of integers."""
+    """Whether an integer type is signed, and its number of bits."""
     kind = np.dtype(dtype)
     return kind.kind == "i", 8 * kind.itemsize
 
 
 @converter("", "BitShift")
 def bit_shift(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """A shift by y; negative, or past the last bit, it gives what the sign alone gives: 0, or -1 for x < 0 >> y."""
+    """A shift by y; by a negative y or one of at least the width the result is 0, or -1 for x < 0 >> y."""
     x, y = inputs
     dtype = str(x.ty.dtype)
     signed, bits = _bounds(dtype)
@@ -46,12 +46,12 @@ def bit_shift(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -
 
 
 def _divided(x: Any, y: Any, divide: Callable[[Any, Any], Any], by_minus_one: Any) -> Any:
-    """`divide(x, y)` of integers, where 0 and, as the quotient may not fit, -1 never reach the processor's division."""
+    """`divide(x, y)` of integers without a division by 0 or by -1, whose quotient may overflow."""
     dtype = str(x.ty.dtype)
     signed, _ = _bounds(dtype)
     zero, minus_one = relax.const(0, dtype), relax.const(-1 if signed else 0, dtype)
     by_zero, by_minus = relax.op.equal(y, zero), relax.op.equal(y, minus_one)
-    # Sums, not a choice: TVM divides both sides of a choice. 0 and -1 become 1.
+    # By sums, as TVM would evaluate both branches of a Select. Divisors 0 and -1 become 1.
     divisor = relax.op.add(y, relax.op.astype(by_zero, dtype))
     if not signed:
         return relax.op.where(by_zero, zero, divide(x, divisor))
@@ -73,8 +73,8 @@ def _floor_mod(x: Any, y: Any) -> Any:
     """The remainder with the sign of y, of integers; TVM's own fails for int8 in vectors."""
     rest, zero = relax.op.mod(x, y), relax.const(0, str(x.ty.dtype))
     other_sign = relax.op.logical_xor(relax.op.less(rest, zero), relax.op.less(y, zero))
-    moved = relax.op.logical_and(other_sign, relax.op.not_equal(rest, zero))
-    return relax.op.where(moved, relax.op.add(rest, y), rest)
+    shifted = relax.op.logical_and(other_sign, relax.op.not_equal(rest, zero))
+    return relax.op.where(shifted, relax.op.add(rest, y), rest)
 
 
 @converter("", "Mod")
@@ -92,14 +92,14 @@ def mod(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     # x - floor(x / y) * y would round three times, and is NaN for an infinite y.
     negative = relax.op.less(y, zero)
     other_sign = relax.op.logical_xor(relax.op.less(rest, zero), negative)
-    moved = relax.op.where(other_sign, relax.op.add(rest, y), rest)
+    shifted = relax.op.where(other_sign, relax.op.add(rest, y), rest)
     exact = relax.op.where(negative, relax.const(-0.0, dtype), zero)
-    return relax.op.where(relax.op.equal(rest, zero), exact, moved)
+    return relax.op.where(relax.op.equal(rest, zero), exact, shifted)
 
 
 @converter("", "Equal")
 def equal(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """x == y; LLVM does not take TVM's comparison of truth values."""
+    """x == y; LLVM does not support TVM's comparison of bool."""
     x, y = inputs
     if str(x.ty.dtype) == "bool":
         return relax.op.logical_not(relax.op.logical_xor(x, y))

@@ -1,4 +1,4 @@
-"""How values are stored and put together: bits, parts of a tensor, and Concat and Silu of what no kernel takes."""
+"""Conversion of bits, parts of a tensor, and Concat and Silu of tensors that no kernel supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.relax_converters.converter import converter
 
 @converter(INTERNAL, "UnpackBits")
 def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """Packed signs uint32 [..., words] to float32 -1 and +1 [..., channels]."""
+    """Bits uint32 [..., words] to float32 -1 and +1 [..., channels]."""
     channels = int(attributes["channels"])
 
     def compute(words: Any) -> Any:
@@ -23,20 +23,20 @@ def unpack_bits(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any])
             bit = (word >> (at[-1] % 32).astype("uint32")) & tvm.tirx.const(1, "uint32")
             return bit.astype("float32") * tvm.tirx.const(2, "float32") - tvm.tirx.const(1, "float32")
 
-        return te.compute([*words.shape[:-1], channels], element, name="signs")
+        return te.compute([*words.shape[:-1], channels], element, name="values")
 
     return builder.call_te(compute, inputs[0], primfunc_name_hint="unpack_bits")
 
 
 @converter(INTERNAL, "Silu")
 def silu(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """x * sigmoid(x) of what has no axes, which no kernel takes."""
+    """x * sigmoid(x) of a scalar, which no kernel supports."""
     return relax.op.nn.silu(inputs[0])
 
 
 @converter(INTERNAL, "Part")
 def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """A run of elements of the flat input, under the output's shape."""
+    """A contiguous range of the flat input, in the output's shape."""
     shape, start = list(attributes["shape"]), int(attributes["start"])
 
     def compute(whole: Any) -> Any:
@@ -59,6 +59,6 @@ def part(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any
 
 @converter("", "Concat")
 def concat(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """What has no elements is left out: TVM loses the length of the axis by it."""
+    """Inputs without elements are left out: with one, TVM computes a wrong length of the axis."""
     parts = [part for part in inputs if all(int(size) for size in part.ty.shape)] or list(inputs[:1])
     return parts[0] if len(parts) == 1 else relax.op.concat(parts, axis=int(attributes["axis"]))

@@ -1,1 +1,1 @@
-"""The rewrite table, a file for each kind of rule; `lowering.py` runs them in stages."""
+"""The rewrite table, a file for each kind of rule; `lowering.py` applies it in stages."""

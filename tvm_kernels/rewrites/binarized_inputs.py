@@ -1,8 +1,8 @@
-"""Quantizers that a product takes over, once kernels can be chosen: one pass over the activations instead of two.
+"""Fuses quantizers to bits into the product that reads them, after kernels can be chosen: one pass instead of two.
 
 Elementwise to bits -> Product of Bits   ->   Product of Binarized
 
-The bits stay a value of the graph, which the kernel stores: `check` and `trace` see them as before.
+The bits stay a value of the graph, which the kernel stores: `check` and `trace` can compare them as before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from subbyte.tvm_kernels.kernels.registry import choose
 
 
 def into_products(graph: Graph, features: frozenset[str]) -> None:
-    """Let products make the signs that they alone read, where a row that can is preferred to the product's own."""
+    """Fuse quantizers into products that alone read their bits, where a kernel row for both is preferred."""
     for node in graph.order():
         operator = node.operator
         if not isinstance(operator, ops.Elementwise) or operator.epilogue.steps or len(node.outputs) > 1:

@@ -1,7 +1,7 @@
-"""One way to say each thing: what exporters write in many forms becomes the form that the later stages know.
+"""The canonical form: one pattern for each computation that exporters write in several ways.
 
-Biases become `Add`, batch norm `Mul` and `Add`, reshapes of every kind one `View`; spelled-out GELU, SiLU and layer
-norm become their operators.
+Biases become `Add`, batch norm `Mul` and `Add`, reshapes of every kind one `View`; GELU, SiLU and layer norm written as
+several nodes become one operator.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, WINDOW, Any, Con
 
 
 def after(graph: Graph, node: Node, op: str, operand: str) -> Node:
-    """Put `op(node's output, operand)` behind a node; returns the new one."""
+    """Insert `op(output of node, operand)` after a node; returns the new node."""
     output = node.outputs[0]
     middle = graph.fresh(output)
     graph.add_value(middle, "float32", graph.values[output].shape)
@@ -33,11 +33,11 @@ def channels_on_axis_1(values: Array, rank: int) -> Array:
     return np.asarray(values, np.float32).reshape(1, -1, *([1] * (rank - 2)))
 
 
-# ---- what does nothing ----
+# ---- identities ----
 
 
 def skip(graph: Graph, node: Node, x: str) -> Outcome:
-    """A node that hands its input on: its users read the input."""
+    """Remove a node whose output is its input: its users read the input."""
     source, target = graph.values[x], graph.values[node.outputs[0]]
     if source.dtype != target.dtype:
         return f"it makes {target.dtype} of {source.dtype}"
@@ -49,7 +49,7 @@ def skip(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def dropout(graph: Graph, node: Node, x: str) -> Outcome:
-    """Dropout of inference: nothing is dropped."""
+    """Dropout at inference is the identity."""
     training = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.array(False)
     if training is None or training.any():
         return "it is in training mode, where its result is random"
@@ -57,7 +57,7 @@ def dropout(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def view(graph: Graph, node: Node, x: str) -> Outcome:
-    """Reshape, Flatten, Squeeze, Unsqueeze: the same bytes under another shape."""
+    """Reshape, Flatten, Squeeze and Unsqueeze: the same bytes with another shape."""
     if graph.values[x].shape == graph.values[node.outputs[0]].shape and skip(graph, node, x) is True:
         return True
     graph.replace_node(node, Node("View", [x], node.outputs, {}, node.name, INTERNAL))
@@ -68,13 +68,13 @@ def view_of_view(graph: Graph, node: Node, x: str) -> Outcome:
     source, middle, target = (graph.values[name] for name in (x, node.inputs[0], node.outputs[0]))
     same = (source.dtype, source.storage) == (middle.dtype, middle.storage)
     if not same and not target.coded:
-        return f"'{x}' and '{middle.name}' are the same bytes, but not the same numbers"
+        return f"'{x}' and '{middle.name}' are the same bytes, but not the same values"
     graph.set_inputs(node, [x])
     return True
 
 
 def part(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
-    """Gather of one index, or Slice without steps, of the first axis longer than 1: a part of the same bytes."""
+    """Gather of one index, or Slice of step 1, along the first axis longer than 1: a contiguous part of the bytes."""
     value, output = graph.values[x], graph.values[node.outputs[0]]
     if x in graph.inputs or value.coded:
         return f"'{x}' is {'stored as codes' if value.coded else 'an input of the model'}"
@@ -96,7 +96,7 @@ def part(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
 
 
 def _first_along_axis(graph: Graph, node: Node) -> tuple[int, int] | str:
-    """Axis and first index of a Gather of one index or a Slice; or why it takes no part along one axis."""
+    """Axis and first index of a Gather of one index or a Slice; or the reason why it is not a part along one axis."""
     if node.op == "Gather":
         index = graph.values[node.inputs[1]].data
         if index is None or index.size != 1:
@@ -122,7 +122,7 @@ def conv_bias(graph: Graph, node: Node, bias: Array, **_: object) -> Outcome:
 
 
 def auto_pad(graph: Graph, node: Node, **_: object) -> Outcome:
-    """auto_pad SAME and VALID as explicit pads, and every other attribute written out."""
+    """auto_pad SAME and VALID as explicit pads; all other attributes become explicit, too."""
     attributes = node.attributes
     x, y = graph.values[node.inputs[0]].shape, graph.values[node.outputs[0]].shape
     rank = len(x) - 2
@@ -167,7 +167,7 @@ def gemm(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
 
 
 def _turned(graph: Graph, node: Node, name: str) -> str:
-    """A transposed matrix; constants are turned here."""
+    """A transposed matrix; a constant is transposed here."""
     value = graph.values[name]
     shape = value.shape[::-1]
     if not value.is_constant:
@@ -199,11 +199,11 @@ def batch_norm(graph: Graph, node: Node, x: str, gamma: Array, beta: Array, mean
     return True
 
 
-# ---- activations and norms that are spelled out ----
+# ---- activations and norms written as several nodes ----
 
 
 def becomes(op: str, domain: str = "") -> Callable[..., Outcome]:
-    """A rewrite that puts `op(x)` in the node's place."""
+    """A rewrite that replaces the node by `op(x)`."""
 
     def to(graph: Graph, node: Node, x: str) -> Outcome:
         graph.replace_node(node, Node(op, [x], node.outputs, {}, node.name, domain))
@@ -237,7 +237,7 @@ def _axes(graph: Graph, reduction: Node) -> list[int]:
 
 
 def global_pool(op: str) -> Callable[..., Outcome]:
-    """A rewrite of what reduces the spatial axes: `op`, and a view of what it makes."""
+    """A rewrite of a reduction of the spatial axes: `op`, and a view of its result."""
 
     def to(graph: Graph, node: Node, **_: object) -> Outcome:
         x = node.inputs[0]
@@ -260,13 +260,13 @@ _CENTRED = Op("Sub", Any("x"), Op("ReduceMean", Any("x"), key="mean", rest=True,
 _SQUARE = Op("Pow", _CENTRED, Const("exponent"))
 _VARIANCE = Op("ReduceMean", _SQUARE, key="variance", rest=True, attributes=("axes",))
 
-# Applied before RULES, where the mean over the last of three axes would become a pool.
+# Applied before RULES, which would replace the mean over the last of three axes by a pool.
 NORMS: list[Rule] = [
     rule("layer norm", Op("Div", _CENTRED, Op("Sqrt", Op("Add", _VARIANCE, Const("epsilon")))), to=layer_norm),
 ]
 
 RULES: list[Rule] = [
-    # ---- what does nothing ----
+    # ---- identities ----
     rule("identity", Op("Identity", Any("x"), dtypes=EVERY), to=skip),
     rule("dropout", Op("Dropout", Any("x"), rest=True, dtypes=EVERY, attributes=("ratio", "seed")), to=dropout),
     rule("cast to itself", Op("Cast", Any("x"), dtypes=EVERY, attributes=EVERY), to=skip),
@@ -304,7 +304,7 @@ RULES: list[Rule] = [
         Op("ReduceMean", Any("x"), rest=True, dtypes=LEVELS, attributes=("axes", "keepdims")),
         to=global_pool("GlobalAveragePool"),
     ),
-    # ---- spelled-out activations ----
+    # ---- activations written as several nodes ----
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF), Near(0.5)), to=becomes("Gelu")),
     rule("GELU, x (1 + erf) / 2", Op("Mul", Op("Mul", Any("x"), _HALF_ERF_MUL), Near(0.5)), to=becomes("Gelu")),
     rule("GELU, (x / 2) (1 + erf)", Op("Mul", Op("Mul", Any("x"), Near(0.5)), _HALF_ERF), to=becomes("Gelu")),

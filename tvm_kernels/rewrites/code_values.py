@@ -106,11 +106,13 @@ def lost_quantizer(graph: Graph, x: str) -> str:
     """Why a value that the file quantizes is float32 here; empty where the file has no quantizer for it."""
     path = path_from_codes(graph, x)
     if path is None:
-        maker = _maker(graph, x)
-        if maker is not None and _is_quantizer(maker):
-            why = "; ".join(maker.declined.values())
-            return f"is quantized by '{maker.name}' ({DOMAIN}.{maker.op}) in float32" + (f": {why}" if why else "")
-        if (sign := _source_of_signs(graph, maker)) is not None:
+        producer = _computed_by(graph, x)
+        if producer is not None and _is_quantizer(producer):
+            why = "; ".join(producer.declined.values())
+            return f"is quantized by '{producer.name}' ({DOMAIN}.{producer.op}) in float32" + (
+                f": {why}" if why else ""
+            )
+        if (sign := _binarizing_node(graph, producer)) is not None:
             return (
                 f"is -1 or +1 in float32, computed by '{sign.name}' ({sign.op}), and binary values are recognized only "
                 "from subbyte.Binarize: put QuantizeLinear and DequantizeLinear of scale 1 after it"
@@ -124,7 +126,7 @@ def lost_quantizer(graph: Graph, x: str) -> str:
     return "is quantized by axis"
 
 
-def _maker(graph: Graph, name: str) -> Node | None:
+def _computed_by(graph: Graph, name: str) -> Node | None:
     """The node that computes a value, before any data movement."""
     node = graph.producer(name)
     while node is not None and node.op in DATA_MOVEMENT and len(inputs := moved_inputs(node)) == 1:
@@ -137,7 +139,7 @@ def _is_quantizer(node: Node) -> bool:
     return function is not None and isinstance(function.role, Quantizer)
 
 
-def _source_of_signs(graph: Graph, node: Node | None) -> Node | None:
+def _binarizing_node(graph: Graph, node: Node | None) -> Node | None:
     """The node, if it computes values of -1 and +1 (and 0, by Sign)."""
     if node is None or node.domain:
         return None
@@ -210,12 +212,12 @@ def to_float(graph: Graph, codes: str, like: Node) -> str:
     return graph.emit("Pool2d", [codes], value.shape, codes, like, domain=KERNEL, operator=operator, reads="same")
 
 
-def binary_to_codes(graph: Graph, signs: str, like: Node) -> str:
+def binary_to_codes(graph: Graph, values: str, like: Node) -> str:
     """Binary values in float32 as codes of levels -1 and +1, exactly: for products that do not support bits."""
     storage = ops.Codes(-1, 1, 128)
     attributes = {"factor": 1.0, "storage": storage, "divide": False}
-    shape = graph.values[signs].shape
-    codes = graph.emit("QuantizeCodes", [signs], shape, signs, like, domain=INTERNAL, attributes=attributes)
+    shape = graph.values[values].shape
+    codes = graph.emit("QuantizeCodes", [values], shape, values, like, domain=INTERNAL, attributes=attributes)
     graph.values[codes].storage = storage
     return codes
 

@@ -1,7 +1,7 @@
-"""Everything elementwise joins the kernel in front of it, in the order of the file, or starts a kernel of its own.
+"""Elementwise operators are fused into the kernel before them, in the order of the file, or become their own kernel.
 
-A step joins when nothing else reads the value in between. A quantizer joins always: the kernel then stores several
-stores at once, so that activations stay integers between layers.
+A step is fused if nothing else reads the value before it. A quantizer is always fused: the kernel then has several
+outputs, and activations stay integers between layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome, Rule, 
 
 
 def channel_vector(values: Array, shape: Shape) -> tuple[Array, int | None] | None:
-    """A broadcasting constant as a vector and its axis (1 or -1; None for a scalar); None when it runs along others."""
+    """A broadcast constant as a vector and its axis (1, -1; None for a scalar); None if it varies along other axes."""
     if values.size == 1:
         return np.float32(values.reshape(1)), None
     rank = len(shape)
@@ -38,13 +38,13 @@ def _axes_agree(node: Node, axis: int | None) -> bool:
     return axis is None or node.axis is None or node.axis == axis
 
 
-# ---- the kernel that a step joins ----
+# ---- the kernel into which a step is fused ----
 
-MOST_STEPS = 16  # of a kernel: each may bring an argument, of which the C core takes 32
+MOST_STEPS = 16  # of a kernel: each may add an argument, of which the C core takes 32
 
 
 def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
-    """The kernel that makes float32 `x` for `node` alone and can go on along `axis`."""
+    """The kernel that produces float32 `x`, read by `node` alone, and into which a step along `axis` can be fused."""
     maker = graph.producer(x)
     if maker is None or not graph.only_user(x, node) or not _axes_agree(maker, axis):
         return None
@@ -59,11 +59,11 @@ def host(graph: Graph, node: Node, x: str, axis: int | None) -> Node | None:
 
 
 def elementwise_kernel(graph: Graph, node: Node, x: str) -> Node:
-    """An Elementwise on `x` in the place of `node`; its rows and channels are settled with the layout."""
+    """Replace `node` by an Elementwise on `x`; its rows and channels are set with the layout."""
     operator = ops.Elementwise(node.name, 0, 0, ops.Epilogue())
     made = Node("Elementwise", [x], node.outputs, {}, node.name, KERNEL, operator, reads="same")
     graph.replace_node(node, made)
-    _stands_at(graph, made, node)
+    _set_position(graph, made, node)
     return made
 
 
@@ -71,7 +71,7 @@ SCALAR = "its result is a scalar, without axes"
 
 
 def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *tensors: str) -> Outcome:
-    """Append `step` to the kernel that makes `x`, or start one."""
+    """Append `step` to the kernel that produces `x`, or create one."""
     value = graph.values[node.outputs[0]]
     if value.dtype != "float32" or graph.values[x].dtype != "float32":
         return f"'{x}' is {graph.values[x].dtype} and its result {value.dtype}; handled: float32"
@@ -86,7 +86,7 @@ def join(graph: Graph, node: Node, x: str, step: ops.Step, axis: int | None, *te
         outputs = node.outputs
         graph.remove(node)
         graph.set_outputs(maker, outputs)
-        _stands_at(graph, maker, node)  # what the node reads may be made later than what the kernel read so far
+        _set_position(graph, maker, node)  # the node's inputs may be produced later than the kernel's own
     epilogue = epilogue_of(maker)
     assert epilogue is not None
     set_epilogue(maker, [*epilogue.steps, step], epilogue.stores)
@@ -114,7 +114,7 @@ def with_constant(make: Callable[[Array], ops.Step], op: str) -> Callable[..., O
 
 
 def divided(graph: Graph, node: Node, x: str, c: Array) -> Outcome:
-    """x / 2^n is x * 2^-n exactly; other divisions are left as they are."""
+    """x / 2^n is x * 2^-n exactly; other divisions are not rewritten."""
     inverse = np.float32(1) / c.astype(np.float32)
     exact = np.frexp(np.abs(c.astype(np.float32)))[0] == 0.5
     if not exact.all():
@@ -135,7 +135,7 @@ def combined(graph: Graph, node: Node, x: str, y: str, op: str) -> Outcome:
 
 
 def with_tensor(op: str) -> Callable[..., Outcome]:
-    """Joins the later of two makers: only that one can read the other's result."""
+    """Fuse into the later of two producers: only that one can read the result of the other."""
 
     def to(graph: Graph, node: Node, x: str, y: str) -> Outcome:
         a, b = graph.values[x], graph.values[y]
@@ -146,29 +146,29 @@ def with_tensor(op: str) -> Callable[..., Outcome]:
         if x == y:
             return f"both its inputs are '{x}'"
         second = op != "subtract" and host(graph, node, y, None) is not None
-        if second and (host(graph, node, x, None) is None or _place(graph, y) > _place(graph, x)):
+        if second and (host(graph, node, x, None) is None or _position(graph, y) > _position(graph, x)):
             x, y = y, x
         return combined(graph, node, x, y, op)
 
     return to
 
 
-def _stands_at(graph: Graph, made: Node, node: Node) -> None:
-    """Note that a node now stands where another stood."""
-    if node in graph.places:
-        graph.places[made] = graph.places[node]
+def _set_position(graph: Graph, made: Node, node: Node) -> None:
+    """Give a new node the position of the node that it replaces."""
+    if node in graph.positions:
+        graph.positions[made] = graph.positions[node]
 
 
-def _place(graph: Graph, name: str) -> int:
-    """How late a value is made."""
+def _position(graph: Graph, name: str) -> int:
+    """The position of the producer of a value in the order of the graph; -1 without one."""
     maker = graph.producer(name)
-    if maker is not None and maker not in graph.places:  # a rule has put it in since the sweep began
-        graph.places = {node: place for place, node in enumerate(graph.order())}
-    return -1 if maker is None else graph.places[maker]
+    if maker is not None and maker not in graph.positions:  # a rule has inserted it since the positions were set
+        graph.positions = {node: index for index, node in enumerate(graph.order())}
+    return -1 if maker is None else graph.positions[maker]
 
 
 def _row_scale(graph: Graph, node: Node, x: str, y: str) -> Outcome:
-    """Mul by a [..., 1] tensor is the step of a per-token quantizer."""
+    """Multiplication by a [..., 1] tensor: the step of a per-token quantizer."""
     for value, row in ((x, y), (y, x)):
         shape, other = graph.values[value].shape, graph.values[row].shape
         if len(shape) >= 2 and other == (*shape[:-1], 1) and shape[-1] > 1:
@@ -233,7 +233,7 @@ def negated(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def rounded_sum(graph: Graph, node: Node, x: str) -> Outcome:
-    """Round of an integer sum is the sum."""
+    """Remove Round of an integer sum."""
     maker = host(graph, node, x, None)
     epilogue = epilogue_of(maker) if maker is not None else None
     exact = maker is not None and maker.operator is not None and maker.operator.sums_are_exact
@@ -249,7 +249,7 @@ def rounded_sum(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def add_store(graph: Graph, node: Node, x: str, store: ops.Store, axis: int | None) -> Outcome:
-    """Let the kernel that makes `x` apply this store too, instead of float32 where nothing else reads that."""
+    """Add a store to the kernel that produces `x`, in place of its float32 output if nothing else reads that."""
     if not graph.values[x].shape:
         return SCALAR
     maker = graph.producer(x)
@@ -276,7 +276,7 @@ def add_store(graph: Graph, node: Node, x: str, store: ops.Store, axis: int | No
 
 
 def _stores(maker: Node, epilogue: ops.Epilogue, x: str, axis: int | None) -> bool:
-    """Whether the kernel has `x` at hand in float32, along that axis."""
+    """Whether `x` is a float32 output of the kernel, so that it can have another store along that axis."""
     floats = isinstance(epilogue.stores[maker.outputs.index(x)], ops.ToFloat)
     return floats and _axes_agree(maker, axis) and not (axis == -1 and maker.axis is None and maker.reads != "same")
 
@@ -319,7 +319,7 @@ RULES: list[Rule] = [
     rule("residual", Op("Add", Any("x"), Any("y")), to=with_tensor("add")),
     rule("product of tensors", Op("Mul", Any("x"), Any("y")), to=with_tensor("multiply")),
     rule("difference", Op("Sub", Any("x"), Any("y")), to=with_tensor("subtract")),
-    # ---- what is stored ----
+    # ---- stores ----
     rule("requantize", Op("QuantizeCodes", Any("x"), domain=INTERNAL), to=quantize),
-    rule("signs", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
+    rule("binarize", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
 ]

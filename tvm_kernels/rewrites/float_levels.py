@@ -3,8 +3,8 @@
     float32(level x scale) == w, bit for bit, for every element of w; levels of 8 bits and less, one scale for each
     output channel
 
-Behind codes that makes an integer product, whatever the weights were made from. Behind floats there is no kernel of
-such weights, and the layer is named; there `trained` keeps filters made by hand from being called low-bit.
+With an activation in codes such a layer is an integer product. With a float activation no kernel uses the levels, and
+the report names the layer; there `trained` excludes filters that were designed by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from subbyte.formats import Format, LowBitTensor, PerChannel, PerTensor, all_formats
 from subbyte.tvm_kernels.graph import Array
 
-FEW_LEVELS = "float weights of few levels"  # the rule behind codes, whose reason is shown
+FEW_LEVELS = "float weights of few levels"  # the rule for activations in codes; the report gives its reason
 MOST = 127  # the largest level
 FIRST = 16  # elements of a row that are tried before the whole row is
 ELEMENTS, BY_LEVEL = 64, 4  # the least of `trained`
@@ -28,22 +28,23 @@ def low_bit(w: Array, axis: int) -> LowBitTensor | None:
     first = np.take(w, 0, axis).reshape(-1)
     if first.size < 2 or (first.any() and _first_fit(first, np.abs(first).max()) is None):
         return None  # most float weights end here
-    moved = np.ascontiguousarray(np.moveaxis(w, axis, 0))
-    rows = moved.reshape(len(moved), -1)
+    permuted = np.ascontiguousarray(np.moveaxis(w, axis, 0))
+    rows = permuted.reshape(len(permuted), -1)
     by_channel = _scaled(rows) if rows.any() else None
     if by_channel is None:
         return None
-    channels = _tensor(*by_channel, moved.shape, PerChannel())
+    channels = _tensor(*by_channel, permuted.shape, PerChannel())
     by_tensor = _scaled(rows.reshape(1, -1))
-    tensor = channels if by_tensor is None else _tensor(*by_tensor, moved.shape, PerTensor())
+    tensor = channels if by_tensor is None else _tensor(*by_tensor, permuted.shape, PerTensor())
     return tensor if tensor.format.code_bits <= channels.format.code_bits else channels
 
 
 def trained(tensor: LowBitTensor) -> bool:
-    """Whether levels look like weights of a network: a filter made by hand is exact in few levels, too.
+    """Whether levels look like trained weights: filters that were designed by hand have few levels, too.
 
-    They have both signs, and in output channels that differ `ELEMENTS` elements, and `BY_LEVEL` for each level.
-    Averages, sums, selections of channels, one filter (blur, Sobel) for all channels and small matrices do not.
+    Trained weights have levels of both signs, output channels that differ, at least `ELEMENTS` elements, and `BY_LEVEL`
+    for each level. Averages, sums, selections of channels, one filter (blur, Sobel) for all channels and small matrices
+    do not.
     """
     rows = tensor.compact_integers.reshape(tensor.matrix_shape)
     found = np.unique(rows)

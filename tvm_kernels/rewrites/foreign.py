@@ -1,4 +1,4 @@
-"""Other people's files, brought to our own form: constants of QDQ files, MatMulNBits, QONNX.
+"""Rules for files of other exporters: constants of QDQ files, MatMulNBits, QONNX.
 
     DequantizeLinear of an initializer                    ->  a weight with scales (by channel or block), or a constant
     Gather(weight, i)                                     ->  Mul(Gather(levels, i), scales)
@@ -44,7 +44,7 @@ def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
 
 
 def dequantize_constant(graph: Graph, node: Node, q: Array) -> Outcome:
-    """Weights of 8 bits and less become a weight with scales; wider ones, biases and the like plain float constants."""
+    """Weights of at most 8 bits become a weight with scales; wider ones, biases and others become float constants."""
     scale = _scalar(graph, node, 1, 1.0).astype(np.float32)
     zero = _scalar(graph, node, 2, 0).astype(np.int32)
     axis = int(node.attributes.get("axis", 1)) % max(1, q.ndim)
@@ -61,7 +61,9 @@ def dequantize_constant(graph: Graph, node: Node, q: Array) -> Outcome:
     scales, zeros = (spread(values, axis, q.shape, block) for values in (scale, zero))
     output.data = ((q.astype(np.int32) - zeros).astype(np.float32) * scales).astype(np.float32)
     for user in graph.users(output.name) if q.ndim > 2 and block else ():
-        user.fallback = f"its blocks of {block} along axis {axis} are not a group of a place's input channels"
+        user.fallback = (
+            f"its blocks of {block} along axis {axis} are not groups of the input channels of one window position"
+        )
     graph.remove(node)
     return True
 
@@ -96,16 +98,16 @@ Weight = tuple[LowBitTensor, tuple[int, ...]]  # and the order in which its axes
 
 
 def weight_of(levels: Array, scale: Array, zero: Array, axis: int, name: str) -> Weight:
-    """A weight with its scaled axis first, of as many bits as `name`; zero points are folded where levels then fit."""
+    """A weight with its scaled axis first, of as many bits as `name`; zero points are folded if the levels then fit."""
     order, granularity = _axis_first(scale, axis, levels.ndim)
     rows = _copied(levels, order)
     shape = granularity.scale_shape(rows.shape)
     points = np.broadcast_to(zero.reshape(-1) if shape else zero.reshape(()), shape).astype(np.int32)
-    moved = rows - points.reshape(-1, *[1] * (levels.ndim - 1)) if points.any() else rows
-    low, high = (int(moved.min()), int(moved.max())) if moved.size else (0, 0)
+    shifted = rows - points.reshape(-1, *[1] * (levels.ndim - 1)) if points.any() else rows
+    low, high = (int(shifted.min()), int(shifted.max())) if shifted.size else (0, 0)
     signed = formats.get(name.removeprefix("u"))
     if signed.levels.values[0] <= low and high <= signed.levels.values[-1]:
-        tensor = LowBitTensor.from_levels(signed, moved, scale.reshape(shape), granularity)
+        tensor = LowBitTensor.from_levels(signed, shifted, scale.reshape(shape), granularity)
     else:
         tensor = LowBitTensor.from_levels(formats.get(name), rows, scale.reshape(shape), granularity, points)
     return tensor, _inverse(order)
@@ -135,14 +137,14 @@ def _inverse(order: Sequence[int]) -> tuple[int, ...]:
 
 
 def _axis_first(scale: Array, axis: int, rank: int) -> tuple[list[int], PerTensor | PerChannel]:
-    """The order of axes in which the scaled one comes first, and over what its scales reach."""
+    """The order of axes in which the scaled one is first, and the granularity of its scales."""
     if scale.size == 1:
         axis = rank - 1 if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
     return [axis, *(i for i in range(rank) if i != axis)], PerTensor() if scale.size == 1 else PerChannel(0)
 
 
 def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: int) -> Weight | None:
-    """A weight with groups along `axis`, which comes last in it; None where a block does not end with its place."""
+    """A weight with groups along `axis`, which is its last axis; None where a block crosses window positions."""
     rank = levels.ndim
     outputs = 1 - axis if rank == 2 else 0  # a matrix is [depth, columns] in MatMul
     if axis == outputs or (rank > 2 and levels.shape[axis] % block) or levels.size == 0:
@@ -150,21 +152,21 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
     order = [outputs, *(i for i in range(rank) if i not in (outputs, axis)), axis]
 
     def rows(values: Array) -> Array:
-        moved = _copied(values, order)
-        return moved.reshape(moved.shape[0], -1)
+        permuted = _copied(values, order)
+        return permuted.reshape(permuted.shape[0], -1)
 
     granularity = formats.PerGroup(block)
     matrix = rows(levels)
     if zero.any():
         matrix = matrix - granularity.expand(rows(np.broadcast_to(zero, scale.shape)), matrix.shape)
-    moved = matrix.reshape([levels.shape[i] for i in order])
+    permuted = matrix.reshape([levels.shape[i] for i in order])
     fmt, scales = narrowest(int(matrix.min()), int(matrix.max())), rows(scale)
     if fmt is None:
         return None
-    return LowBitTensor.from_levels(fmt, moved, scales, granularity).with_scales_of_rows(), _inverse(order)
+    return LowBitTensor.from_levels(fmt, permuted, scales, granularity).with_scales_of_rows(), _inverse(order)
 
 
-# ---- weights that are moved about ----
+# ---- reshaped, transposed and indexed weights ----
 
 
 def transposed_weight(graph: Graph, node: Node, w: Value) -> Outcome:
@@ -194,7 +196,7 @@ def reshaped_weight(graph: Graph, node: Node, w: Value, **_: object) -> Outcome:
 
 
 def scaled_weight(graph: Graph, node: Node, w: Value, scale: Array) -> Outcome:
-    """Mul(levels, scale) of one channel axis is a weight with scales."""
+    """Mul(levels, scale), with a scale along one channel axis, is a weight with scales."""
     if w.scaled:
         return "its weights have scales already"
     rank = len(w.order)
@@ -209,15 +211,15 @@ def scaled_weight(graph: Graph, node: Node, w: Value, scale: Array) -> Outcome:
 
 
 def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
-    """Gather of a quantized table: of its levels, a byte each, and of what goes along its axis of scales."""
+    """Gather of a quantized table becomes Gather of its levels, a byte each, and of its scales and zero points."""
     tensor, output = w.tensor, graph.values[node.outputs[0]]
     if tensor.group_size:
         return "its scales are by group"
     levels = tensor.integers()
-    behind: list[tuple[str, Array]] = [("Mul", tensor.scale)] if w.scaled else []
+    factors: list[tuple[str, Array]] = [("Mul", tensor.scale)] if w.scaled else []
     if levels.size and np.ptp(levels) > 255:  # zero points by row: levels of the file, and a Sub
         assert tensor.zero_point is not None
-        levels, behind = tensor.levels(), [("Sub", tensor.zero_point), *behind]
+        levels, factors = tensor.levels(), [("Sub", tensor.zero_point), *factors]
     low, high = min(0, int(levels.min(initial=0))), int(levels.max(initial=0))
     storage = ops.Codes(-128, 127, 128) if -128 <= low < 0 and high <= 127 else ops.Codes(low, high, -low)
     table = np.transpose(levels + storage.zero_point, w.order).astype(np.uint8)
@@ -228,7 +230,7 @@ def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
         return graph.emit("Gather", [graph.constant(values), i], shape, output.name, node, attributes={"axis": axis})
 
     def beside(values: Array) -> str:
-        """What is by channel of the table, to broadcast over its rows."""
+        """A constant by channel of the table, shaped to broadcast over its rows."""
         if values.size == 1:
             return graph.constant(values.astype(np.float32).reshape((1,) * bool(output.shape)))
         channel = w.order.index(0)
@@ -238,7 +240,7 @@ def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
 
     x = rows(table, output.shape)
     graph.values[x].storage = storage
-    for op, values in behind:
+    for op, values in factors:
         x = graph.emit(op, [x, beside(values)], output.shape, output.name, node)
     last, output.storage = graph.producer(x), graph.values[x].storage
     assert last is not None
@@ -248,7 +250,7 @@ def gathered_weight(graph: Graph, node: Node, w: Value, i: str) -> Outcome:
 
 
 def fake_quantized_weight(graph: Graph, node: Node, w: Array) -> Outcome:
-    """QuantizeLinear of a float constant, as some trainers leave it: computed here."""
+    """QuantizeLinear of a float constant, as some trainers export it: computed here."""
     output = graph.values[node.outputs[0]]
     if node.attributes.get("block_size", 0):
         return "its scales are by block; handled: by tensor and by axis"
@@ -292,7 +294,7 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
             row = -(-groups * bits // 8)
             if points.size != columns * row:
                 raise ModelError(f"node '{node.name}': {points.size} bytes of zero points, expected {columns} x {row}")
-            # The end of a row may hold anything: onnxruntime's quantizer leaves an 8 there.
+            # The padding of a row may have any value: onnxruntime's quantizer writes 8.
             whole = formats.unpack(points.reshape(columns, row), bits, 8 * row // bits)
             zero = whole[:, :groups].reshape(-1, 1).astype(np.float32)
         else:
@@ -334,7 +336,7 @@ def _width(node: Node, bits: Array) -> int:
 
 
 def _is_sign(node: Node, width: int, scale: Array, zero: Array) -> bool:
-    """Whether a Quant is a BipolarQuant: QONNX gives one signed bit, narrow or not, the levels -1 and +1."""
+    """Whether a Quant is a BipolarQuant: in QONNX one signed bit, narrow or not, has the levels -1 and +1."""
     return width == 1 and bool(node.attributes.get("signed", 1)) and bool((scale > 0).all()) and not np.any(zero)
 
 
@@ -428,8 +430,12 @@ RULES: list[Rule] = [
         Op("Quant", Any("x"), Const("scale"), Const("zero"), Const("bits"), domain=QONNX, attributes=QUANT),
         to=qonnx_activation,
     ),
-    rule("QONNX sign", Op("BipolarQuant", Any("x"), Const("scale"), domain=QONNX), to=qonnx_binary_activation),
-    # ---- weights that are moved about ----
+    rule(
+        "QONNX binary activation",
+        Op("BipolarQuant", Any("x"), Const("scale"), domain=QONNX),
+        to=qonnx_binary_activation,
+    ),
+    # ---- reshaped, transposed and indexed weights ----
     rule("transposed weight", Op("Transpose", Weights("w"), attributes=("perm",)), to=transposed_weight),
     *[
         rule("reshaped weight", Op(op, Weights("w"), rest=True, dtypes=EVERY, attributes=EVERY), to=reshaped_weight)

@@ -1,4 +1,4 @@
-"""The geometry of ONNX windows and rows, and the node that carries a kernel: what several rules need."""
+"""For several rules: the geometry of ONNX windows and rows, and the creation of nodes with a kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from subbyte.tvm_kernels.internal_operators import KERNEL
 def kernel_node(
     graph: Graph, node: Node, operator: ops.Operator, inputs: list[str], axis: int | None, reads: str
 ) -> Node:
-    """Put a node that carries `operator` in the place of an ONNX node; it makes the same values."""
+    """Replace an ONNX node by a node with `operator`, which produces the same values."""
     made = Node(operator.kind, inputs, node.outputs, {}, node.name, KERNEL, operator)
     made.axis, made.reads = axis, reads
     made.fallback, made.declined = node.fallback, node.declined
@@ -28,7 +28,7 @@ def over_axes(x: Shape) -> str:
 
 
 def rows_and_channels(shape: Shape) -> tuple[int, int]:
-    """How many rows a tensor has along its last axis, and the elements of each."""
+    """The number of rows of a tensor, along its last axis, and of elements in each."""
     return prod(shape[:-1]), shape[-1]
 
 

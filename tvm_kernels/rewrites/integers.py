@@ -1,10 +1,10 @@
-"""Integers of 8 bits and less at run time, the codes of QDQ files, and what computes on them (code_values.py).
+"""Run-time integers of at most 8 bits, the codes of QDQ files, and the operators that compute on them (code_values.py).
 
-    QuantizeLinear                       ->  QuantizeCodes; by axis, by block or of 16 bits spelled out in float
-    DequantizeLinear                     ->  Mul(levels, step), or spelled out; levels are the same bytes
+    QuantizeLinear                       ->  QuantizeCodes; by axis, by block or of 16 bits as float operators
+    DequantizeLinear                     ->  Mul(levels, step), or float operators; levels are the same bytes
     Cast of codes to float32             ->  levels with zero point 0
     MaxPool, Clip, Relu of codes         ->  kernels from codes to codes
-    moves of codes                       ->  their output is stored as codes, too
+    data movement of codes               ->  its output is stored as codes, too
 
 ONNX QuantizeLinear divides by the step; the kernels do so too (`ToCodes(divide=True)`).
 """
@@ -40,14 +40,14 @@ from subbyte.tvm_kernels.rewrites.pools import WINDOWS_HANDLED, pool_window
 _CODES, _LEVELS = Coded("codes", integers=True), Coded("codes")
 BEYOND = (-256.0, 256.0)  # every code
 FLOAT = 1  # an ONNX element type
-OTHERS = {"uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**31), 2**31 - 1)}  # spelled out in float
+OTHERS = {"uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**31), 2**31 - 1)}  # by float operators
 
 
 # ---- QuantizeLinear, DequantizeLinear ----
 
 
 def quantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
-    """A Quantize that divides. Its output holds the codes of the file; the kernel subtracts no zero point."""
+    """A Quantize that divides. Its output is the codes of the file; the kernel subtracts no zero point."""
     output = graph.values[node.outputs[0]]
     step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
     if graph.values[x].dtype != "float32":
@@ -71,14 +71,14 @@ def quantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def dequantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
-    """Mul(levels, step): the zero point of the file is subtracted by looking at the same bytes with it."""
+    """Mul(levels, step): the zero point of the file is subtracted by a view of the same bytes with that zero point."""
     value = graph.values[x]
     step, zero = _constant(graph, node, 1), _constant(graph, node, 2)
     if step is None or zero is None or step.size != 1 or zero.size != 1 or storage_of(value.dtype) is None:
         return _dequantize_in_float(graph, node, x)
     if not value.coded:
         if store_source_as_codes(graph, x):
-            return True  # the codes come down through the moves above
+            return True  # the codes propagate through the data movement before this node
         x = to_codes(graph, x, node)
     levels = view_as_levels(graph, x, int(zero.reshape(-1)[0]), node)
     factor = graph.constant(step.reshape((1,) * bool(value.shape)).astype(np.float32), "step")
@@ -87,21 +87,21 @@ def dequantize_linear(graph: Graph, node: Node, x: str) -> Outcome:
 
 
 def store_source_as_codes(graph: Graph, name: str) -> bool:
-    """Hold as codes what moves and windows of integers start from, for them to propagate; whether that changed one."""
+    """Store as codes the integers that data movement or a window reads first; whether a value was changed."""
     node = graph.producer(name)
     windows = node is not None and node.op == "MaxPool" and not any(node.outputs[1:]) and "explicit" in node.attributes
     if node is None or not (windows or (node.op in DATA_MOVEMENT and node.op != "Concat")):
         return False
     source = graph.values[node.inputs[0]]
     if source.is_constant or source.coded:
-        return False  # stored as codes already, which the node does not hand on
+        return False  # already stored as codes, which the node does not propagate
     if not store_source_as_codes(graph, source.name):
         graph.set_inputs(node, [to_codes(graph, source.name, node), *node.inputs[1:]])
     return True
 
 
 def _constant(graph: Graph, node: Node, index: int) -> Array | None:
-    """A scale or zero point; None where it is made at run time."""
+    """A scale or zero point; None where it is computed at run time."""
     name = node.inputs[index] if index < len(node.inputs) else ""
     return graph.constant_of(name) if name else np.zeros((), np.float32)
 
@@ -162,11 +162,11 @@ def _broadcast(graph: Graph, node: Node, index: int, x: str) -> str:
     return graph.emit("View", [name], broad, name, node, domain=INTERNAL)
 
 
-# ---- what computes on codes ----
+# ---- operators on codes ----
 
 
 def cast_codes(graph: Graph, node: Node, codes: str) -> Outcome:
-    """As float32 codes are levels whose zero point is 0."""
+    """A Cast of codes to float32 gives levels with zero point 0."""
     if (dtype := graph.values[node.outputs[0]].dtype) != "float32":
         return f"it makes {dtype}; handled: float32"
     levels = view_as_levels(graph, codes, 0, node)
@@ -193,7 +193,7 @@ def pool_codes(graph: Graph, node: Node, codes: str) -> Outcome:
 
 
 def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
-    """Codes kept within bounds that are codes: on the way through float32, where every code is exact."""
+    """Clip of codes to bounds that are codes: computed in float32, which represents every code exactly."""
     storage, within = graph.values[codes].codes, clip_limits(graph, node)
     if within is None or storage is None:
         return "its bounds are made at run time" if within is None else packed(codes)
@@ -208,7 +208,7 @@ def clip_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
 
 
 def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
-    """The bounds of a Clip or Relu; None where one is made at run time."""
+    """The bounds of a Clip or Relu; None where one is computed at run time."""
     limits = [0.0 if node.op == "Relu" else -np.inf, np.inf]
     for index, name in enumerate(node.inputs[1:3]):
         data = graph.constant_of(name) if name else None
@@ -220,10 +220,10 @@ def clip_limits(graph: Graph, node: Node) -> tuple[float, float] | None:
 
 
 def propagate_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
-    """What moves elements of one storage makes that storage; bits cannot be moved one by one."""
+    """The output of data movement has the storage of its inputs; not for bits, which cannot be copied one by one."""
     storage = graph.values[codes].codes
     if any(graph.values[name].coded for name in node.outputs if name):
-        return None  # known already
+        return None  # already set
     if graph.values[node.outputs[0]].dtype != graph.values[codes].dtype or node.attributes.get("integers"):
         return None  # a view of codes as integers
     if storage is None:
@@ -247,7 +247,7 @@ RULES: list[Rule] = [
     # ---- QuantizeLinear, DequantizeLinear ----
     rule("QDQ activation", Op("QuantizeLinear", Any("x"), **{**QDQ, "dtypes": EVERY}), to=quantize_linear),
     rule("QDQ step", Op("DequantizeLinear", Any("x"), **{**QDQ, "dtypes": EVERY}), to=dequantize_linear),
-    # ---- what computes on codes ----
+    # ---- operators on codes ----
     rule("codes as numbers", Op("Cast", _CODES, dtypes=EVERY, attributes=("to",)), to=cast_codes),
     *[
         rule(MAX_POOL, Op("MaxPool", x, dtypes=EVERY, attributes=WINDOW, outputs=EVERY), to=pool_codes)
@@ -257,9 +257,9 @@ RULES: list[Rule] = [
     rule("clipped codes", Op("Clip", _CODES, rest=True, dtypes=EVERY), to=clip_codes),
     rule("clipped levels", Op("Clip", _LEVELS, rest=True, dtypes=EVERY), to=clip_codes),
     rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes),
-    # ---- moves ----
+    # ---- data movement ----
     *[
-        rule("moved codes", Op(op, x, rest=True, domain=INTERNAL * (op == "View"), **_EVERY), to=propagate_storage)
+        rule("data movement", Op(op, x, rest=True, domain=INTERNAL * (op == "View"), **_EVERY), to=propagate_storage)
         for op in DATA_MOVEMENT
         for x in (_CODES, _LEVELS)
     ],

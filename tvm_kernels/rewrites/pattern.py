@@ -2,9 +2,10 @@
 
     rule("scale", Op("Mul", Any("x"), Const("factor")), to=with_scale)
 
-The root of a pattern is a node; below it stand patterns of its inputs. What they find is handed to the rewrite by name:
-`with_scale(graph, node, x=..., factor=...)`. A rewrite returns True; or the reason why it declines, in one clause that
-a reader of the ONNX file understands; or None where it has nothing left to do. Then the next row is tried.
+The root of a pattern is a node; its arguments are patterns of the node's inputs. Their captures are passed to the
+rewrite by name: `with_scale(graph, node, x=..., factor=...)`. A rewrite returns True; or the reason why it declines, in
+one clause that a reader of the ONNX file understands; or None if there is nothing to change. Then the next row is
+tried.
 
 A pattern also states which dtypes, attributes and outputs its rewrite handles: by default float32, no attribute and one
 output. The matcher declines every other node for all rules, with the reason in `node.declined`:
@@ -36,17 +37,17 @@ from subbyte.tvm_kernels.internal_operators import INTERNAL, is_known
 
 Found = dict[str, typing.Any]
 COMMUTATIVE = {"Add", "Mul", "Max", "Min"}
-# What a pattern takes: dtypes of run-time values, "codes" for those stored as codes or bits; and attributes.
+# What a pattern accepts: dtypes of run-time values, "codes" for those stored as codes or bits; and attributes.
 FLOAT32: Collection[str] = ("float32",)
-LEVELS: Collection[str] = ("float32", "codes")  # where arithmetic on the levels is meant
+LEVELS: Collection[str] = ("float32", "codes")  # for arithmetic on the levels
 EVERY = None
-WINDOW = (  # with those that lowering itself adds
+WINDOW = (  # including those that lowering itself adds
     *("auto_pad", "kernel_shape", "strides", "dilations", "pads", "group", "ceil_mode", "explicit", "pads_with"),
 )
 
 
 class Pattern(Protocol):
-    """Looks at a value; adds what it captures to `found`, or says no."""
+    """Whether a value matches; adds its captures to `found`."""
 
     def matches(self, graph: Graph, name: str, found: Found) -> bool: ...
 
@@ -124,12 +125,12 @@ class Coded:
 
 
 class Op:
-    """A node of this type, or a call of this function of the dialect, and what a rewrite handles of it.
+    """A node of this type, or a call of this function of the dialect, and the variants that a rewrite handles.
 
     Further inputs that the pattern does not name must be absent, unless `rest`. `dtypes`: of run-time inputs and of
-    outputs; "codes" for inputs stored as codes, which `Coded` implies. `attributes`: those that the rewrite looks at or
-    that change nothing; any other must have the default of its schema. `outputs`: how many; nothing may read further
-    ones. EVERY, for each of the three: whatever the node has.
+    outputs; "codes" for inputs stored as codes, which `Coded` implies. `attributes`: those that the rewrite reads or
+    that have no effect; any other must have the default of its schema. `outputs`: how many; nothing may read further
+    ones. EVERY, for each of the three: no restriction.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class Op:
 
     @property
     def captures(self) -> set[str]:
-        """The names under which a rewrite is handed what the pattern finds."""
+        """The names of the arguments that a rewrite gets from the pattern."""
         below = [one.captures if isinstance(one, Op) else {getattr(one, "key", "")} for one in self.inputs]
         return set().union({self.key}, *below) - {""}
 
@@ -172,7 +173,7 @@ class Op:
         return True
 
     def match_node(self, graph: Graph, node: Node, found: Found) -> Found | None:
-        """The captures, where the node and what is in front of it have the pattern's form."""
+        """The captures, if the node and the producers of its inputs match the pattern."""
         if node.op != self.op or node.domain != self.domain or node.operator is not None:
             return None
         extra = [name for name in node.inputs[len(self.inputs) :] if name]
@@ -190,13 +191,13 @@ class Op:
         return None
 
     def beyond(self, graph: Graph, node: Node) -> str:
-        """What the node has that the rewrite does not handle; empty where there is nothing."""
+        """What the rewrite does not handle of the node; empty if it handles all."""
         values = [graph.values[name] for name in [*node.inputs, *node.outputs[: self.outputs]] if name]
         dtypes = {*(self.dtypes or ()), *("codes" for pattern in self.inputs if isinstance(pattern, Coded))}
         for value in values if self.dtypes is not EVERY else ():
             coded = value.coded
             got = "codes" if coded else value.dtype
-            # An output stored as codes is one that lowering itself has marked so.
+            # Only lowering itself stores an output as codes.
             if got not in dtypes and not value.is_constant and not (coded and value.name in node.outputs):
                 return f"'{value.name}' is {got}; handled: {', '.join(sorted(dtypes))}"
         for name, setting in other_than_default(graph, node).items():
@@ -208,12 +209,12 @@ class Op:
         return ""
 
 
-# Defaults that ONNX states in words alone: this along each spatial axis.
+# Defaults that ONNX states only in prose: this value along each spatial axis.
 ALONG_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 
 
 def other_than_default(graph: Graph, node: Node) -> dict[str, typing.Any]:
-    """The attributes of an ONNX node that have not the default of its schema; none of our own nodes."""
+    """The attributes of an ONNX node that differ from the default of its schema; none for our own nodes."""
     if node.domain in (DOMAIN, INTERNAL) or node.operator is not None:
         return {}
     defaults = _defaults(node.op, graph.opset) if not node.domain else {}
@@ -240,7 +241,7 @@ def _defaults(op: str, opset: int) -> Mapping[str, typing.Any]:
     return found
 
 
-Outcome = Literal[True] | str | None  # rewritten; declined, and why; nothing to do: the node is as the rule wants it
+Outcome = Literal[True] | str | None  # rewritten; declined, with the reason; nothing to change
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class Rule:
     rewrite: Callable[..., Outcome]
 
     def apply(self, graph: Graph, node: Node) -> bool:
-        """Rewrite a node that has the pattern's form; whether that was so. The node keeps the reason of a decline."""
+        """Rewrite a node if it matches; returns whether it did. The reason of a decline is stored in the node."""
         working_on(f"rule '{self.name}'", node)
         found = self.pattern.match_node(graph, node, {})
         if found is None:
@@ -274,14 +275,14 @@ class Rule:
 
 
 def decline(graph: Graph, node: Node, rule: str, reason: str) -> None:
-    """Note that a rule, or a part of one, does not rewrite a node."""
+    """Record that a rule, or a part of one, does not rewrite a node."""
     node.declined[rule] = reason
     if graph.explanation is not None:
         graph.explanation.rule_declined(rule, node, reason)
 
 
 def rule(name: str, pattern: Op, to: Callable[..., Outcome]) -> Rule:
-    """A row of the table; raises RegistrationError for one without a name, or whose rewrite takes other captures."""
+    """A row of the table; raises RegistrationError without a name, or if the rewrite does not take the captures."""
     if not name:
         raise RegistrationError(f"a rule for {pattern.op} has no name; the report of a compile needs one")
     for domain, op in pattern.operators:
@@ -314,7 +315,7 @@ def apply(graph: Graph, rules: Iterable[Rule]) -> list[str]:
     while changed:
         changed = False
         order = graph.order()
-        graph.places = {node: place for place, node in enumerate(order)}
+        graph.positions = {node: index for index, node in enumerate(order)}
         for node in order:
             for row in by_op.get(node.op, ()):
                 if node not in graph:

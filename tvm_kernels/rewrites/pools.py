@@ -1,6 +1,6 @@
 """Pools and sums of codes.
 
-ReduceSum of codes, depthwise Conv with ones  ->  Pool2d `sum`, exact; an average is a Scale behind it
+ReduceSum of codes, depthwise Conv with ones  ->  Pool2d `sum`, exact; an average is a Scale after it
 MaxPool, AveragePool, Global...               ->  Pool2d of floats
 """
 
@@ -21,13 +21,13 @@ WINDOWS_HANDLED = "kernels have windows over 1 or 2 axes, all of which are insid
 
 
 def _same_size(geometry: ops.Conv2d, y: Shape) -> bool:
-    """Whether the geometry gives the output that ONNX inferred (ceil_mode may differ)."""
+    """Whether the geometry has the output shape that ONNX inferred (ceil_mode may differ)."""
     spatial = (geometry.out_height, geometry.out_width)
     return spatial == ((1, y[2]) if len(y) == 3 else (y[2], y[3]))
 
 
 def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
-    """ReduceSum of codes over consecutive axes: Pool2d with one window for each of what is left."""
+    """ReduceSum of codes over consecutive axes: Pool2d with one window for each index of the other axes."""
     value = graph.values[codes]
     storage = value.codes
     if storage is None:
@@ -56,14 +56,14 @@ def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
 
 
 def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> Outcome:
-    """A depthwise convolution of codes with ones is a sum over windows."""
+    """A depthwise convolution of codes with weights of 1 is a sum over windows."""
     value = graph.values[codes]
     groups = int(node.attributes.get("group", 1))
     storage = value.codes
     if storage is None:
         return packed(codes)
     if groups != value.shape[1] or w.shape[0] != groups or not (w == 1).all():
-        return "its weights are not all 1, or it is not depthwise: no sum over windows"
+        return "its weights are not all 1, or it is not depthwise: not a sum over windows"
     geometry = conv_geometry(value.shape, w.shape, node.attributes, groups)
     if geometry is None:
         return over_axes(w.shape)
@@ -73,7 +73,7 @@ def ones_conv_of_codes(graph: Graph, node: Node, codes: str, w: Array) -> Outcom
 
 
 def pool_window(graph: Graph, node: Node, x: str) -> ops.Conv2d | None:
-    """The windows of a pool whose pads are written out; None where they are not those that ONNX inferred."""
+    """The windows of a pool with explicit pads; None where their output shape is not that which ONNX inferred."""
     value, y = graph.values[x], graph.values[node.outputs[0]].shape
     attributes = dict(node.attributes)
     if node.op.startswith("Global"):

@@ -1,6 +1,6 @@
-"""Products: the nodes that most kernels start from. What follows them is fused by the next stage.
+"""Products; the next stage fuses the operators after them.
 
-Conv | MatMul (codes, low-bit weights)   ->  Product; in front of some by group an Unfold
+Conv | MatMul (codes, low-bit weights)   ->  Product; before some by group an Unfold
 Conv | MatMul (float, low-bit weights)   ->  Product, weight-only; with `fallback` where the file quantizes both
 Conv | MatMul (float, constant)          ->  Product
 ReduceSum or ones-Conv of codes, pools   ->  Pool2d
@@ -33,7 +33,7 @@ def _channels_last(w: Array) -> Array:
 
 
 def output_channel_first(weight: Value, axis: int) -> LowBitTensor | None:
-    """The tensor whose rows are `axis` of the operand, other axes in order; None where groups forbid the change."""
+    """The tensor whose rows are `axis` of the operand, other axes in order; None where groups prevent that."""
     order = [weight.order[axis], *(at for i, at in enumerate(weight.order) if i != axis)]
     tensor = weight.tensor
     if order == sorted(order):
@@ -44,11 +44,11 @@ def output_channel_first(weight: Value, axis: int) -> LowBitTensor | None:
 
 
 def conv_weight(weight: Value) -> LowBitTensor | None:
-    """[out, in, kernel...] as the product wants it: [out, kernel_h, kernel_w, in]; None where groups forbid it."""
+    """[out, in, kernel...] in the product's layout, [out, kernel_h, kernel_w, in]; None where groups prevent it."""
     places = tuple(weight.shape[2:]) if len(weight.shape) == 4 else (1, *weight.shape[2:])
     shape = (weight.shape[0], *places, weight.shape[1])
     last = [weight.order[axis] for axis in (0, *range(2, len(weight.order)), 1)]
-    if last == list(range(len(last))):  # groups along the channels of each place, as blocks of DequantizeLinear are
+    if last == list(range(len(last))):  # groups along the channels of a window position, as in DequantizeLinear
         return weight.tensor.reshape(shape)
     tensor = output_channel_first(weight, 0)
     if tensor is None:
@@ -61,7 +61,7 @@ def conv_weight(weight: Value) -> LowBitTensor | None:
 
 
 def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: LowBitTensor) -> None:
-    """Refuse a layer whose sums could leave int32."""
+    """Refuse a layer whose sums could overflow int32."""
     try:
         check_accumulator(depth, storage.largest, tensor.largest)
     except FormatError as error:
@@ -69,19 +69,19 @@ def check_sums(name: str, depth: int, storage: ops.Codes | ops.Bits, tensor: Low
 
 
 def no_bits(value: Value, axis: int, tensor: LowBitTensor | None) -> str:
-    """Why a product over `axis` of packed signs is none of bits; empty where it is, and for codes."""
+    """Why a product over `axis` of packed bits cannot be computed on bits; empty where it can, and for codes."""
     if value.bits is None:
         return ""
     if value.bits.channels != value.shape[axis]:
         return f"'{value.name}' is packed along another axis than the {value.shape[axis]} channels that it adds up"
     if tensor is None:
-        return "its groups of scales cross the places of its window"
+        return "its groups of scales cross the positions of its window"
     return "" if tensor.format.levels == SIGNS else f"its weights are {tensor.format.name}; handled: binary"
 
 
 def no_matrices(x: Shape, weight: Shape) -> str:
     """Why a MatMul with weights is declined for its shapes."""
-    return f"its operands are {list(x)} and {list(weight)}; handled: weights of 2 axes, and no vector in front of them"
+    return f"its operands are {list(x)} and {list(weight)}; handled: weights of 2 axes, a left operand of 2 or more"
 
 
 # ---- quantized products ----
@@ -109,7 +109,7 @@ def quantized_conv(graph: Graph, node: Node, codes: str, weight: Value) -> Outco
 
 
 def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Value, window: ops.Conv2d) -> Outcome:
-    """A convolution whose groups of scales cross the places of its window: one of 1x1 on the windows as lines."""
+    """A convolution whose groups of scales cross the positions of its window: a 1x1 convolution after im2col."""
     found, storage = unfolded_weight(output_channel_first(weight, 0)), graph.values[codes].codes
     if found is None:
         return without_quantizer(graph, node, codes, weight, "its groups of scales run across the output channels")
@@ -145,22 +145,22 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: Value) -> Out
 
 
 def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
-    """A product that bits cannot serve (zero padding, other weights) gets the same signs as codes, exactly."""
+    """A product that does not support bits (zero padding, other weights) gets the same values as codes, exactly."""
     decline(graph, node, "product of binary values", why)
-    signs = to_float(graph, bits, node)
+    values = to_float(graph, bits, node)
     if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
         pads = np.array(node.attributes["pads"]).reshape(2, -1)
         around = np.pad(pads, [(0, 0), (2, 0)])
         shape = tuple(int(d) for d in np.array(graph.values[bits].shape) + around.sum(axis=0))
         amounts = [graph.constant(around.reshape(-1).astype(np.int64)), graph.constant(np.float32(1))]
-        signs = graph.emit("Pad", [signs, *amounts], shape, bits, node)
+        values = graph.emit("Pad", [values, *amounts], shape, bits, node)
         node.attributes = {**node.attributes, "pads": [0] * pads.size, "pads_with": 0}
-    graph.set_inputs(node, [binary_to_codes(graph, signs, node), *node.inputs[1:]])
+    graph.set_inputs(node, [binary_to_codes(graph, values, node), *node.inputs[1:]])
     return True
 
 
 def without_quantizer(graph: Graph, node: Node, x: str, weight: Value, reason: str) -> Outcome:
-    """The float path: dequantized weights, and the reason for the report."""
+    """The float fallback: dequantized weights, and the reason for the report."""
     node.fallback = node.fallback or reason
     if graph.values[x].coded:
         x = to_float(graph, x, node)
@@ -170,16 +170,16 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: Value, reason: s
 
 
 def real_levels(graph: Graph, node: Node, codes: str, weight: Value) -> Outcome:
-    """Codes are floats where levels are real numbers: the products are no integers."""
+    """A product of codes with real levels is computed in float: its products are not integers."""
     node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
     graph.set_inputs(node, [to_float(graph, codes, node), *node.inputs[1:]])
     return True
 
 
 def weight_only(graph: Graph, node: Node, x: str, weight: Value) -> Outcome:
-    """Floats times levels, the scale of each output channel behind the sum.
+    """Floats times levels, with the scale of each output channel after the sum.
 
-    A fallback where the file quantizes the activation and what reaches the product is float32 all the same.
+    A fallback where the file quantizes the activation, but the product reads float32.
     """
     value, is_conv = graph.values[x], node.op == "Conv"
     if not weight.scales_follow(0 if is_conv else -1):

@@ -1,10 +1,10 @@
-"""Integers from quantizer to product: which values are codes or bits, and what stands between them and the product.
+"""Integers from quantizer to product: the values that are stored as codes or bits, and the operators between.
 
-Quantize, Binarize, QuantizePerToken   mark their output with its storage
-Pad in front of a convolution          becomes its pads: level 0 for codes, +1 for signs
+Quantize, Binarize, QuantizePerToken   set the storage of their output
+Pad before a convolution               becomes its pads: level 0 for codes, +1 for bits
 product(Mul(codes, step), weights)     ->  Mul(product(codes, levels), step x scales)
-move(Mul(codes, step))                 ->  Mul(move(codes), step), a max pool, Relu and Clip likewise
-Quantize behind a view                 moves in front of it, to what makes the value
+copy(Mul(codes, step))                 ->  Mul(copy(codes), step) for data movement, max pools, Relu and Clip
+Quantize after a view                  is placed before it, after the producer of the value
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SCALAR_OPERATORS = ("Relu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Erf", "Leak
 
 
 def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) -> Outcome:
-    """Pad of the spatial axes with level 0 (or of signs with +1) becomes the pads of the convolution behind it."""
+    """Pad of the spatial axes with level 0 (of bits with +1) becomes the pads of the convolution after it."""
     pads = graph.constant_of(pad.inputs[1])
     fill = 0.0
     if len(pad.inputs) > 2 and pad.inputs[2]:
@@ -85,15 +85,15 @@ def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) ->
     return True
 
 
-# ---- steps in front of products ----
+# ---- steps before products ----
 
 
 def _by_axis(step: Array) -> str:
-    return f"its activation has {step.size} steps, one for each place of an axis; handled: one step"
+    return f"its activation has {step.size} steps, one for each index of an axis; handled: one step"
 
 
 def scaled_product(graph: Graph, node: Node, codes: str, step: Array, **weights: Value) -> Outcome:
-    """product(Mul(codes, step), scaled weight) is Mul(product(codes, levels), step x scales), exact until the Mul."""
+    """product(Mul(codes, step), scaled weight) is Mul(product(codes, levels), step x scales), exact up to the Mul."""
     if step.size != 1:
         return _by_axis(step)
     weight = next(iter(weights.values()))
@@ -131,7 +131,7 @@ def few_levels(graph: Graph, node: Node, w: Array, **_: object) -> Outcome:
 
 
 def step_after_movement(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
-    """move(Mul(codes, step)) is Mul(move(codes), step): the same elements, a byte each."""
+    """copy(Mul(codes, step)) is Mul(copy(codes), step) for data movement: the same elements, a byte each."""
     storage = graph.values[codes].codes
     if storage is None:
         return packed(codes)
@@ -168,7 +168,7 @@ def step_after_movement(graph: Graph, node: Node, codes: str, step: Array, **_: 
 
 
 def _step_of(graph: Graph, name: str) -> tuple[str, Array] | None:
-    """Codes and step of Mul(codes, step) with one step for all."""
+    """Codes and step of Mul(codes, step) with a scalar step."""
     found: dict[str, typing.Any] = {}
     if not _STEP.matches(graph, name, found) or found["step"].size != 1:
         return None
@@ -176,14 +176,14 @@ def _step_of(graph: Graph, name: str) -> tuple[str, Array] | None:
 
 
 def _level(value: float, storage: ops.Codes, step: Array) -> int | None:
-    """The level of which this float is the multiple of the step; None where it is none."""
+    """The level whose product with the step is this float; None if there is none."""
     levels = np.arange(storage.low, storage.high + 1)
     same = levels.astype(np.float32) * step.reshape(()) == np.float32(value)
     return int(levels[same][0]) if same.any() else None
 
 
 def step_after_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: object) -> Outcome:
-    """Relu or Clip of Mul(codes, step) in front of a product: Mul(Clip(codes), step), where bounds are levels."""
+    """Relu or Clip of Mul(codes, step) before a product: Mul(Clip(codes), step), where bounds are levels."""
     storage, within = graph.values[codes].codes, clip_limits(graph, node)
     if storage is None or within is None:
         return "its bounds are made at run time" if within is None else packed(codes)
@@ -207,7 +207,7 @@ def step_after_bounds(graph: Graph, node: Node, codes: str, step: Array, **_: ob
 
 
 def _reaches_product(graph: Graph, name: str) -> bool:
-    """Whether a product with constant weights reads a value, behind moves, pools and bounds."""
+    """Whether a product with constant weights reads a value, after data movement, pools and bounds."""
     for user in graph.users(name):
         product = user.op in ("Conv", "MatMul", "Gemm") and user.inputs[0] == name
         if product and graph.values[user.inputs[1]].is_constant:
@@ -229,7 +229,7 @@ def scales_after_product(graph: Graph, node: Node, codes: str, weight: Value) ->
 
 
 def requantized(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
-    """Quantize(Mul(codes, step)) with the same step and range gives the codes back: division errs by less than 1/2."""
+    """Quantize(Mul(codes, step)) with the same step and range is the codes: the division errs by less than 1/2."""
     same = graph.values[codes].storage == node.attributes["storage"] and node.attributes["divide"]
     if not same or step.size != 1 or float(step.reshape(-1)[0]) != node.attributes["factor"]:
         return "it quantizes with another step, zero point or range than its input has"
@@ -241,7 +241,7 @@ def requantized(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
 
 
 def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high: Array) -> Outcome:
-    """subbyte.Quantize marks its output as codes."""
+    """The output of subbyte.Quantize is stored as codes."""
     bottom, top = float(low.reshape(-1)[0]), float(high.reshape(-1)[0])
     if reason := _another_shape(graph, node, x, "step"):
         return reason
@@ -258,7 +258,7 @@ def quantize(graph: Graph, node: Node, x: str, inverse: Array, low: Array, high:
 
 
 def binarize(graph: Graph, node: Node, x: str, threshold: Array) -> Outcome:
-    """subbyte.Binarize marks its output as bits, along the axis of its threshold or, without one, of its users."""
+    """The output of subbyte.Binarize is stored as bits, along the axis of its threshold or, if scalar, of its users."""
     value = graph.values[node.outputs[0]]
     if value.coded:
         return None
@@ -291,11 +291,11 @@ def tokens(graph: Graph, node: Node, x: str) -> Outcome:
     return True
 
 
-# ---- in front of views ----
+# ---- elementwise operators before views ----
 
 
 def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> Outcome:
-    """f(View(x)) is View(f(x)) where f looks at single elements: so that f joins what makes x."""
+    """f(View(x)) is View(f(x)) where f is elementwise: so that f can be fused into the producer of x."""
     if not graph.only_user(view.outputs[0], node):
         return f"others read '{view.outputs[0]}', too"
     constants = [graph.constant_of(name) for name in node.inputs[1:] if name]
@@ -318,11 +318,11 @@ _VIEWED = Op("View", Any("x"), domain=INTERNAL, key="view")
 RULES: list[Rule] = [
     # ---- storages ----
     rule("codes", Op(Quantize, Any("x"), Const("inverse"), Const("low"), Const("high")), to=quantize),
-    rule("signs", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
+    rule("binarize", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
     rule("codes by token", Op(QuantizePerToken, Any("x"), outputs=2), to=tokens),
     # ---- padding ----
     rule("padding", Op("Conv", _PAD, rest=True, dtypes=LEVELS, attributes=WINDOW), to=pad_into_window),
-    # ---- steps in front of products ----
+    # ---- steps before products ----
     *[
         rule(FEW_LEVELS, Op(op, x, Const("w"), rest=True, attributes=names), to=few_levels)
         for op, names in PRODUCT_ATTRIBUTES.items()

@@ -1,4 +1,4 @@
-"""Rules that an operator brings in its own file, so that a new operator edits no table.
+"""Rules that are registered in the files of operators, so that a new operator changes no table.
 
     @rewrite("codes by token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
     def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome: ...

@@ -1,12 +1,13 @@
-"""Products of two tensors made at run time: attention scores and their product with the values.
+"""Products of two run-time tensors: attention scores and their product with the values.
 
 MatMul(Mul(codes, step), Mul(codes, step))   ->  Mul(MatMul(codes, codes), step x step)
 MatMulInteger                                ->  Cast(MatMul(levels, levels)), of constants too, where sums are float32
 MatMul(codes, codes)                         ->  Product of Codes
-MatMul(signs, Transpose(signs))              ->  Product of Bits: depth - 2 popcount(left xor right)
+MatMul(bits, Transpose(bits))                ->  Product of Bits: depth - 2 popcount(left xor right)
 MatMul(float, float)                         ->  Product of Float
 
-A Transpose that only exchanges the axes of the right matrices is read by the kernel; of another one the rest is left.
+The kernel reads the right matrices transposed: a Transpose of their two axes is removed from the graph, or from a
+Transpose of more axes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def matrices(a: Shape, b: Shape) -> ops.MatMul | str:
             return ops.MatMul(a[-2], a[-1], b[-1], prod(a[:-2]), False)
         if len(b) <= len(a) and prod(b[:-2]) == 1:  # one right matrix: all rows at once
             return ops.MatMul(prod(a[:-1]), a[-1], b[-1], 1, False)
-    handled = "matrices with the same axes in front of both, or one right matrix"
+    handled = "matrices with the same leading axes, or one right matrix"
     return f"its operands are {list(a)} and {list(b)}; handled: {handled}"
 
 
@@ -65,10 +66,10 @@ def beyond_int32(graph: Graph, left: str, right: str) -> str | None:
 def steps_after_product(
     graph: Graph, node: Node, left: str, right: str, left_step: Array | None = None, right_step: Array | None = None
 ) -> Outcome:
-    """Levels and signs are multiplied as integers; the steps of both, one for each tensor, come after the sum."""
+    """Levels are multiplied as integers, and the sum by the steps of both, one for each tensor."""
     steps = [step for step in (left_step, right_step) if step is not None]
     if any(step.size != 1 for step in steps):
-        return "an operand has a step for each place of an axis; handled: one step for all"
+        return "an operand has a step for each index of an axis; handled: one step for all"
     found = matrices(graph.values[left].shape, graph.values[right].shape)
     if isinstance(found, str) or (beyond := beyond_int32(graph, left, right)):
         return found if isinstance(found, str) else beyond
@@ -82,7 +83,7 @@ def steps_after_product(
 
 
 def matmul_integer(graph: Graph, node: Node, left: str, right: str, **_: object) -> Outcome:
-    """Kernels hand integers on as float32: exact where no sum can pass 2^24."""
+    """The integer output is stored as float32: exact where no sum can exceed 2^24."""
     zeros = [graph.constant_of(name) if name else np.zeros((), np.int32) for name in (*node.inputs[2:], "", "")[:2]]
     a, b = graph.values[left], graph.values[right]
     storages = []
@@ -110,7 +111,7 @@ def matmul_integer(graph: Graph, node: Node, left: str, right: str, **_: object)
 
 
 def _levels(graph: Graph, value: Value, zero: Array, node: Node) -> str:
-    """code - zero in float32, the same bytes; of constants as low-bit weights."""
+    """code - zero in float32, as a view of the same bytes; of constants, as low-bit weights."""
     if value.data is None:
         codes = value.name if value.coded else to_codes(graph, value.name, node)
         return view_as_levels(graph, codes, int(zero.reshape(-1)[0]), node)
@@ -122,20 +123,20 @@ def _levels(graph: Graph, value: Value, zero: Array, node: Node) -> str:
 
 
 def read_transposed(graph: Graph, right: str, geometry: ops.MatMul) -> tuple[str, ops.MatMul]:
-    """The right operand and its geometry, where the kernel reads it without the Transpose of its last two axes."""
-    mover = graph.producer(right)
-    if mover is None or mover.op != "Transpose" or mover.operator is not None:
+    """The right operand without the Transpose of its last two axes, if it has one, and the geometry to read it."""
+    transpose = graph.producer(right)
+    if transpose is None or transpose.op != "Transpose" or transpose.operator is not None:
         return right, geometry
-    source, rank = graph.values[mover.inputs[0]], len(graph.values[right].shape)
-    perm = list(mover.attributes.get("perm", range(rank)[::-1]))
-    # y = x^T read as [.., columns, depth]: what is left of the permutation leaves the last axis where it is.
+    source, rank = graph.values[transpose.inputs[0]], len(graph.values[right].shape)
+    perm = list(transpose.attributes.get("perm", range(rank)[::-1]))
+    # y = x^T read as [.., columns, depth]: the rest of the permutation does not change the last axis.
     rest = [*perm[:-2], perm[-1], perm[-2]]
     if rest[-1] != rank - 1:
         return right, geometry
     right = source.name
     if rest != list(range(rank)):
         shape = [source.shape[i] for i in rest]
-        right = graph.emit("Transpose", [right], shape, right, mover, attributes={"perm": rest})
+        right = graph.emit("Transpose", [right], shape, right, transpose, attributes={"perm": rest})
         graph.values[right].storage = source.storage
     return right, replace(geometry, transposed=True)
 
@@ -151,7 +152,7 @@ def of_floats(graph: Graph, node: Node, left: str, right: str) -> Outcome:
 
 
 def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
-    """Signs become codes where they meet codes, or are not packed along the reduction."""
+    """Bits are converted to codes where the other operand is codes, or if they are not packed along the reduction."""
     geometry = matrices(graph.values[left].shape, graph.values[right].shape)
     if isinstance(geometry, str) or (beyond := beyond_int32(graph, left, right)):
         return geometry if isinstance(geometry, str) else beyond
@@ -169,22 +170,22 @@ def of_codes(graph: Graph, node: Node, left: str, right: str) -> Outcome:
     return True
 
 
-def of_bits(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Outcome:
-    """Signs packed along the reduction on both sides; behind a Transpose of other axes codes, which can be moved."""
-    a, b, turned = graph.values[left], graph.values[right], graph.values[mover.outputs[0]]
-    geometry = matrices(a.shape, turned.shape)
+def of_bits(graph: Graph, node: Node, left: str, right: str, transpose: Node) -> Outcome:
+    """Bits packed along the reduction on both sides; the input of a Transpose of other axes is converted to codes."""
+    a, b, result = graph.values[left], graph.values[right], graph.values[transpose.outputs[0]]
+    geometry = matrices(a.shape, result.shape)
     if isinstance(geometry, str):
         return geometry
     if b.bits is None:
-        return None  # codes, whose Transpose is one of codes
+        return None  # codes: another rule rewrites their Transpose
     rank = len(b.shape)
-    exchanged = list(mover.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
+    exchanged = list(transpose.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
     if a.bits is None or not exchanged or {a.bits.channels, b.bits.channels} != {geometry.depth}:
         decline(graph, node, BITS, f"'{left}' and '{right}' are not both binary values packed along the reduction")
         codes = binary_to_codes(graph, to_float(graph, right, node), node)
-        moved = graph.emit("Transpose", [codes], turned.shape, codes, mover, attributes=dict(mover.attributes))
-        graph.values[moved].storage = graph.values[codes].storage
-        graph.set_inputs(node, [left, moved])
+        copy = graph.emit("Transpose", [codes], result.shape, codes, transpose, attributes=dict(transpose.attributes))
+        graph.values[copy].storage = graph.values[codes].storage
+        graph.set_inputs(node, [left, copy])
         return True
     operator = ops.Product(node.name, a.bits, b.bits, replace(geometry, transposed=True), ops.Epilogue())
     kernel_node(graph, node, operator, [left, right], -1, "as-is")
@@ -192,7 +193,7 @@ def of_bits(graph: Graph, node: Node, left: str, right: str, mover: Node) -> Out
 
 
 _LEFT, _RIGHT = Op("Mul", Coded("left"), Const("left_step")), Op("Mul", Coded("right"), Const("right_step"))
-_TURNED = Op("Transpose", Coded("right"), key="mover", dtypes=LEVELS, attributes=("perm",))
+_TRANSPOSED = Op("Transpose", Coded("right"), key="transpose", dtypes=LEVELS, attributes=("perm",))
 
 STEPS: list[Rule] = [
     rule(STEPS_AFTER_PRODUCT, Op("MatMul", left, right), to=steps_after_product)
@@ -205,7 +206,7 @@ STEPS: list[Rule] = [
     ),
 ]
 RULES: list[Rule] = [
-    rule(BITS, Op("MatMul", Coded("left"), _TURNED), to=of_bits),
+    rule(BITS, Op("MatMul", Coded("left"), _TRANSPOSED), to=of_bits),
     rule(CODES, Op("MatMul", Coded("left"), Coded("right")), to=of_codes),
     rule("product of two tensors", Op("MatMul", Any("left"), Any("right")), to=of_floats),
 ]

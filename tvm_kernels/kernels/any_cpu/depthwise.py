@@ -130,9 +130,9 @@ def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
         return 0, lambda scratch: lambda index, n: T.Cast(vector_type("int32", n), values[at(index, n)])
 
     # One tile in C sources, which have no threads: weights are decoded once.
-    lines = pixels if in_c else rows_per_tile(pixels, channels * taps)
+    per_tile = pixels if in_c else rows_per_tile(pixels, channels * taps)
     declare = packed if in_c else plain
-    return _emit(shape, op.epilogue, "uint8", op.left.zero_point, lanes, declare, lines)
+    return _emit(shape, op.epilogue, "uint8", op.left.zero_point, lanes, declare, per_tile)
 
 
 vector_rows("depthwise", Product[Codes, LowBitTensor], _quantized, _refuses, prefer=10)
@@ -147,8 +147,8 @@ def _float(op: Product[Float, FloatWeight], lanes: int) -> Built:
         values = signature.constant("weight", np.ascontiguousarray(matrix.T).reshape(-1))
         return 0, lambda scratch: lambda index, n: values[at(index, n)]
 
-    lines = rows_per_tile(shape.pixels, shape.channels * taps)
-    return _emit(shape, op.epilogue, "float32", 0, lanes, declare, lines)
+    per_tile = rows_per_tile(shape.pixels, shape.channels * taps)
+    return _emit(shape, op.epilogue, "float32", 0, lanes, declare, per_tile)
 
 
 # Preferred to float_product.py, which supports float products with any number of groups.

@@ -139,8 +139,8 @@ def decode_chunk(panels: Panels, packed: Any, start: Any) -> list[Any]:
     mask = splat(IntImm("uint8", (1 << panels.bits) - 1), width)
     decoded = []
     for index in range(panels.per_chunk):
-        moved = T.shift_right(chunk, splat(IntImm("uint8", panels.bits * index), width)) if index else chunk
-        decoded.append(panels.instruction.lookup(list(panels.table), T.bitwise_and(moved, mask)))
+        shifted = T.shift_right(chunk, splat(IntImm("uint8", panels.bits * index), width)) if index else chunk
+        decoded.append(panels.instruction.lookup(list(panels.table), T.bitwise_and(shifted, mask)))
     return decoded
 
 
