@@ -179,8 +179,7 @@ def _of_the_dialect(model: onnx.ModelProto) -> dict[Id, onnx.FunctionProto]:
 
 
 def _version(model: onnx.ModelProto) -> int:
-    found = (int(entry.version) for entry in model.opset_import if entry.domain == DOMAIN)
-    return next(found, DOMAIN_VERSION)
+    return max((int(entry.version) for entry in model.opset_import if entry.domain == DOMAIN), default=DOMAIN_VERSION)
 
 
 def _bodies(name: str, version: int) -> tuple[onnx.FunctionProto, ...]:

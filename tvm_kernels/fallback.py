@@ -23,6 +23,7 @@ PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "
 
 def name_float_products(graph: Graph) -> None:
     """Give each product of floats that reads codes or low-bit weights its reason; run before `insert_conversions`."""
+    changed = _changed_weights(graph)
     for node in graph.order():
         product = node.operator if isinstance(node.operator, ops.Product) and not node.operator.of_integers else None
         unserved = node.operator is None and node.op in PRODUCTS | INTEGER_PRODUCTS
@@ -35,6 +36,9 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels{why}"
         elif weights:
             node.fallback = f"weights are {weights[0].format.name}, but no kernel is a {node.op} with them"
+        elif (name := next((name for name in node.inputs if name in changed), None)) is not None:
+            fmt, change = changed[name]
+            node.fallback = f"weights are {fmt}, but '{change.name}' ({change.op}) in between is computed in float32"
         elif len(coded) > 1 or (coded and product is not None and product.inputs == 2):
             other = next((name for name in node.inputs if name and name != coded[0]), coded[0])
             why = "".join(f": {node.declined[rule]}" for rule in (STEPS_AFTER_PRODUCT, CODES) if rule in node.declined)
@@ -49,6 +53,18 @@ def name_float_products(graph: Graph) -> None:
             node.fallback = f"weights are {described(levels)} in float32, but {lacks}"
         elif coded:
             node.fallback = f"its activation '{coded[0]}' is quantized, but its weights are float32"
+
+
+def _changed_weights(graph: Graph) -> dict[str, tuple[str, Node]]:
+    """The values that are computed from low-bit weights and constants alone: the format, and the node that reads it."""
+    changed: dict[str, tuple[str, Node]] = {}
+    for node in graph.order():
+        values = [graph.values[name] for name in node.inputs if name]
+        formats = [(value.weight.format.name, node) for value in values if value.weight is not None]
+        formats += [changed[value.name] for value in values if value.name in changed]
+        if formats and all(value.is_constant or value.name in changed for value in values):
+            changed.update(dict.fromkeys(node.outputs, formats[0]))
+    return changed
 
 
 def _float_levels(graph: Graph, node: Node) -> LowBitTensor | None:

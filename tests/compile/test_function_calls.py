@@ -115,9 +115,12 @@ def test_another_table_under_the_name_of_a_decoder(tmp_path: Path) -> None:
     assert report.notes == ("'w' is ternary in the file and float32 here: Mul 'y' has no kernel for it",)
 
 
-def test_a_version_of_the_domain_that_is_not_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_version_of_the_domain_that_is_not_known(tmp_path: Path, twice: bool) -> None:
+    """Of a domain that is imported twice, the later version counts."""
     model = model_of(CALL, QUANTIZE % OUR_BODY)
-    next(entry for entry in model.opset_import if entry.domain == "subbyte").version = 7
+    (entry,) = [entry for entry in model.opset_import if entry.domain == "subbyte"]
+    (model.opset_import.add(domain="subbyte") if twice else entry).version = 7
     found, report = run(model, tmp_path)
     np.testing.assert_array_equal(found, CODES)
     assert "subbyte.Quantize: version 7 of the domain is not known" in note_of(model, report, tmp_path)

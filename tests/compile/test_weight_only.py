@@ -10,7 +10,9 @@ import pytest
 from qdq_file import File, some_inputs
 from run_plan import onnxruntime_outputs, run_plan
 
-from subbyte.tvm_kernels.lowering import lower
+from subbyte.errors import CompileError
+from subbyte.tvm_kernels.interpret import interpret
+from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.targets import host_features
 
 RNG = np.random.default_rng(17)
@@ -97,3 +99,27 @@ def test_scales_along_the_reduction_stay_in_the_sum(w: tuple[int, ...], axis: in
     ((name, wanted),) = onnxruntime_outputs(model, inputs).items()
     np.testing.assert_allclose(run_plan(plan, inputs)[0][name], wanted, rtol=1e-5, atol=2e-6 * np.abs(wanted).max())
     assert [call.fallback for call in plan.calls if call.macs] == ["its scales run along the reduction"]
+
+
+@pytest.mark.parametrize("change", ["Slice", "Concat", "Neg", "Mul"])
+def test_weights_that_an_operator_changes_are_a_fallback(change: str) -> None:
+    """No kernel decodes weights that were sliced or multiplied by element; `--strict` refuses the product."""
+    f = File(5, 24)
+    w = weight(f, (24, 10), 1)
+    more: dict[str, list[str]] = {
+        "Slice": [f.constant([2], np.int64), f.constant([9], np.int64), f.constant([1], np.int64)],
+        "Concat": [w],
+        "Neg": [],
+        "Mul": [f.constant(RNG.uniform(1, 2, (24, 10)))],
+    }
+    changed = f.node(change, w, *more[change], **({"axis": 1} if change == "Concat" else {}))
+    model = f.model(f.node("MatMul", "x", f.node("Identity", changed)))
+    graph = lower_graph(model, NO_FEATURES)
+    ((fallback, node),) = [(node.fallback, node) for node in graph.order() if node.fallback]
+    assert node.op == "BatchMatMul"
+    assert fallback == f"weights are int8, but '{changed}' ({change}) in between is computed in float32"
+    with pytest.raises(CompileError, match="1 layer would run in float"):
+        lower_graph(model, NO_FEATURES, strict=True)
+    inputs = some_inputs(model)
+    ((name, wanted),) = onnxruntime_outputs(model, inputs).items()
+    np.testing.assert_allclose(interpret(graph, inputs)[name], wanted, rtol=1e-5, atol=2e-6 * np.abs(wanted).max())
