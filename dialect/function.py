@@ -24,7 +24,7 @@ import onnx.parser
 from subbyte import dialect
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, OPSET
 from subbyte.errors import ModelError, RegistrationError, UnknownNameError
-from subbyte.formats import Format
+from subbyte.formats import Format, all_formats
 from subbyte.formats.energy import wrong_operations
 
 Array = npt.NDArray[Any]
@@ -147,8 +147,9 @@ class Function:
                 return integers
 
     def _parsed(self, body: str) -> onnx.FunctionProto:
-        head = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}], doc_string: "{self.summary}">\n'
-        return onnx.parser.parse_function(head + body)
+        proto = onnx.parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n{body}')
+        proto.doc_string = self.summary
+        return proto
 
 
 def checked(function: Function) -> Function:
@@ -169,23 +170,52 @@ def checked(function: Function) -> Function:
             f"{where}: its 'version' is {function.version}, but the domain has 1 to {DOMAIN_VERSION}: raise "
             "DOMAIN_VERSION in dialect/names.py"
         )
+    proto = _checked_body(where, function, function.body)
+    for _, body in function.earlier:
+        _checked_body(where, function, body)
+    if isinstance(function.in_float, Rescale):
+        _check_rescale(where, function.in_float, proto)
+    return function
+
+
+def _checked_body(where: str, function: Function, body: str) -> onnx.FunctionProto:
     try:
-        proto = function.proto
+        proto = function.proto if body is function.body else function._parsed(body)
     except Exception as error:  # the parser has no common base for its errors
         text = " ".join(str(error).split())[:200]
         raise RegistrationError(f"{where}: its 'body' is not ONNX text: {text}") from error
     if proto.name != function.name:
         raise RegistrationError(f"{where}: its 'body' defines {proto.name}; use the same name for both")
+    known = {"", *proto.input}
     for node in proto.node:
         if node.domain or not onnx.defs.has(node.op_type, OPSET, ""):
             operator = f"{node.domain}.{node.op_type}".lstrip(".")
             raise RegistrationError(f"{where}: its 'body' has {operator}, expected operators of ONNX in opset {OPSET}")
-    if isinstance(function.in_float, Rescale) and (function.in_float.factor or 0) >= len(proto.input):
+        _check_computed(where, known, node.input)
+        known.update(node.output)
+    _check_computed(where, known, proto.output)
+    return proto
+
+
+def _check_computed(where: str, known: set[str], names: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise RegistrationError(
+                f"{where}: its 'body' reads '{name}', which is no input and computed by no node before"
+            )
+
+
+def _check_rescale(where: str, meaning: Rescale, proto: onnx.FunctionProto) -> None:
+    if not 0 <= (meaning.factor or 0) < len(proto.input):
         raise RegistrationError(
-            f"{where}: its 'in_float' multiplies by input {function.in_float.factor}, expected one of the "
+            f"{where}: its 'in_float' multiplies by input {meaning.factor}, expected one of the "
             f"{len(proto.input)} inputs of its body"
         )
-    return function
+    if not all(0 <= index < len(proto.output) for index in meaning.ones):
+        raise RegistrationError(
+            f"{where}: its 'in_float' has outputs {meaning.ones} equal to 1, expected some of the {len(proto.output)} "
+            "outputs of its body"
+        )
 
 
 def _is_role(role: Any) -> bool:
@@ -230,7 +260,9 @@ _families: list[Callable[[], Iterable[Function]]] = []
 
 def register(function: Function) -> Function:
     """Register a function; raises RegistrationError when its name is taken, or for a field that is missing or wrong."""
-    if function.name in _registry:
+    if not isinstance(function, Function):
+        raise RegistrationError(f"a function of domain {DOMAIN} is a Function, got {function!r}")
+    if function.name in _registry or any(function.name in (fmt.decoder, fmt.dequantizer) for fmt in all_formats()):
         raise RegistrationError(f"function {DOMAIN}.{function.name} is registered twice; rename one of them")
     _registry[function.name] = checked(function)
     return function

@@ -21,6 +21,7 @@ from subbyte.dialect.function import (
     Function,
     PackedWeights,
     Quantizer,
+    Rescale,
     all_functions,
     find,
     function_of,
@@ -103,6 +104,9 @@ def test_a_function_that_lacks_a_part_is_refused(part: str) -> None:
         ({"name": "Frob"}, "its 'body' defines Quantize"),
         ({"name": "Frob", "body": "Frob (x) => (y) {"}, "its 'body' is not ONNX text"),
         ({"name": "Frob", "version": DOMAIN_VERSION + 1}, f"but the domain has 1 to {DOMAIN_VERSION}"),
+        ({"name": "DecodeInt4"}, "DecodeInt4 is registered twice"),
+        ({"name": "Frob", "body": "Frob (x) => (y) { y = Add(x, z) }"}, "its 'body' reads 'z', which is no input"),
+        ({"name": "Frob", "body": "Frob (x) => (z) { y = Abs(x) }"}, "its 'body' reads 'z', which is no input"),
         ({"name": "Frob it"}, "its 'name' is 'Frob it', expected a name in letters"),
         ({"name": "Frob", "version": True}, "its 'version' is 'True', expected an integer"),
         ({"name": "Frob", "summary": ""}, "its 'summary' is '', expected a sentence"),
@@ -134,10 +138,31 @@ def test_a_wrong_part_is_refused(changes: dict[str, Any], words: str) -> None:
     assert find("Frob") is None
 
 
-def test_a_rescale_by_an_input_that_is_not_there_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("meaning", "words"),
+    [
+        (Rescale(factor=1), "multiplies by input 1, expected one of the 1 inputs"),
+        (Rescale(factor=-1), "multiplies by input -1, expected one of the 1 inputs"),
+        (Rescale(ones=(1,)), r"has outputs \(1,\) equal to 1, expected some of the 1 outputs"),
+    ],
+)
+def test_a_rescale_by_an_input_that_is_not_there_is_refused(meaning: Rescale, words: str) -> None:
     body = "Frob (x) => (y) { y = Abs(x) }"
-    with pytest.raises(RegistrationError, match="its 'in_float' multiplies by input 1, expected one of the 1 inputs"):
-        register.register(replace(get("Quantize"), name="Frob", body=body))
+    with pytest.raises(RegistrationError, match=f"its 'in_float' {words}"):
+        register.register(replace(get("Quantize"), name="Frob", body=body, in_float=meaning))
+
+
+def test_bodies_of_earlier_versions_are_checked() -> None:
+    body = "Frob (x) => (y) { y = Abs(x) }"
+    changes: dict[str, Any] = {"name": "Frob", "body": body, "in_float": Rescale(), "earlier": ((1, "nonsense"),)}
+    with pytest.raises(RegistrationError, match="its 'body' is not ONNX text"):
+        register.register(replace(get("Quantize"), **changes))
+    with pytest.raises(RegistrationError, match="is a Function, got 'Frob'"):
+        register.register("Frob")  # type: ignore[arg-type]
+
+
+def test_a_summary_may_have_quotes() -> None:
+    assert replace(get("Quantize"), summary='the "code"').proto.doc_string == 'the "code"'
 
 
 def test_bodies_of_earlier_versions_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
