@@ -119,7 +119,7 @@ def _content(value: Any) -> Any:
 
 
 def _steps(graph: Graph, features: frozenset[str], weights: ConstantPool) -> list[OpenCall]:
-    """Kernels and runs of leftovers, in order."""
+    """Calls of kernels and of runs of remaining ONNX nodes, in order."""
     from subbyte.tvm_kernels.relax_import import Lowering
 
     steps: list[OpenCall] = []
@@ -189,7 +189,7 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool)
 
     graph = lowering.graph
     makers = {name: node for node in run for name in node.outputs}
-    working_on("handing nodes to TVM", run[0])
+    working_on("compiling nodes by TVM", run[0])
     calls = lowering.calls(run)
     made = [[tensor.name for tensor in call.outputs] for call in calls]
     inside: list[list[Node]] = [[] for _ in calls]
@@ -262,7 +262,7 @@ Aliases = dict[str, Alias]
 
 
 def _aliases(graph: Graph) -> Aliases:
-    """What each View and Part is a view of. A part of what lies in the caller's buffers has to be copied instead."""
+    """The root of each View and Part. A part of a value in the caller's buffers has to be copied instead."""
     found: Aliases = {}
     for node in graph.order():
         if node.op not in ("View", "Part") or node.operator is not None or node.attributes.get("copied"):
@@ -313,7 +313,7 @@ def _place(name: str, places: dict[str, Argument], aliases: Aliases) -> Argument
 
 
 def _places(graph: Graph, steps: Sequence[OpenCall], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
-    """Where each root value lies."""
+    """The location of each root value."""
     places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(graph.inputs)}
     for index, name in enumerate(graph.outputs):
         places[_root(name, aliases)] = Argument("output", index)
@@ -363,7 +363,7 @@ def _tensor(value: Value, place: Argument) -> Tensor:
     )
 
 
-def _held_as(value: Value) -> str:
+def _storage_name(value: Value) -> str:
     return value.storage.format if value.coded else value.dtype
 
 
@@ -375,7 +375,7 @@ def _open(
     read, made = ([graph.values[name] for name in some if name in graph.values] for some in (names, writes))
     operator = node.operator
     known = ops.Facts() if operator is None else operator.facts()
-    activation = known.activation or (_held_as(read[0]) if read else "float32")
+    activation = known.activation or (_storage_name(read[0]) if read else "float32")
     call = KernelCall(
         name=node.name,
         kind="relax" if operator is None else operator.kind,

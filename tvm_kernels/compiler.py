@@ -226,8 +226,8 @@ def bundle_plan(
 
 def _paths(given: object) -> list[str | Path]:
     """The files among what `compile` was given: one, in a list, or in a dict."""
-    held = given.values() if isinstance(given, Mapping) else given if isinstance(given, (list, tuple)) else [given]
-    return [one for one in held if isinstance(one, (str, Path))]
+    members = given.values() if isinstance(given, Mapping) else given if isinstance(given, (list, tuple)) else [given]
+    return [one for one in members if isinstance(one, (str, Path))]
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""What the compiler is at work on: an exception that nobody foresaw becomes a CompileError that names it.
+"""The step and node that the compiler is working on: an unexpected exception becomes a CompileError that names them.
 
 @names_its_errors                    # once, on `compile`
 def compile(...):
@@ -28,10 +28,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Work:
-    """A step of the compiler, and the node and kernel that it is at work on, where there is one."""
+    """A step of the compiler, and the node and kernel that it is working on, if any."""
 
     step: str
-    node: Any = None  # whatever has a name: of the file, of the graph, a call of the plan; or the name
+    node: Any = None  # an object with a name: a node of the file or graph, a call of the plan; or the name
     kernel: str = ""
 
     def __str__(self) -> str:
@@ -46,13 +46,13 @@ _work: ContextVar[Work | None] = ContextVar("work", default=None)
 
 
 def working_on(step: str, node: Any = None, kernel: str = "") -> None:
-    """Note what is being worked on from here on."""
+    """Set the current step, until the next call."""
     _work.set(Work(step, node, kernel))
 
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Raise CompileError, naming what was last at work, for every exception in here that is not a SubbyteError."""
+    """Raise CompileError, naming the current step, for every exception in this context that is not a SubbyteError."""
     token = _work.set(Work("compiling"))
     try:
         yield
@@ -61,16 +61,16 @@ def named_errors() -> Iterator[None]:
     except OSError as error:
         known = what_to_do(error)
         if known is None:
-            raise _unforeseen(error) from error
+            raise _unexpected(error) from error
         place = error.filename or f"a file in the folder of temporary files, '{tempfile.gettempdir()}'"
         raise WriteError(f"compiling failed at {_work.get()}: {place}: {known}") from error
     except Exception as error:
-        raise _unforeseen(error) from error
+        raise _unexpected(error) from error
     finally:
         _work.reset(token)
 
 
-def _unforeseen(error: Exception) -> CompileError:
+def _unexpected(error: Exception) -> CompileError:
     text = " ".join(str(error).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     if isinstance(error, MemoryError):

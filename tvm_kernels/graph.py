@@ -1,7 +1,7 @@
-"""The graph that lowering works on: values, nodes, and the few edits that rewrites need.
+"""The graph that lowering works on: values, nodes, and the edits that rewrites need.
 
-It starts as the ONNX graph with every shape known. Rewrites turn nodes into nodes that carry an `Operator`
-(operators/); what no rule takes stays an ONNX node and goes through TVM.
+It starts as the ONNX graph with all shapes known. Rewrites replace nodes by nodes with an `Operator` (operators/); a
+node that no rule rewrites stays an ONNX node and is compiled by TVM.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of the graph; `shape` is always the ONNX shape, `layout` and `storage` say how it lies in memory."""
+    """A tensor of the graph; `shape` is always the ONNX shape, `layout` and `storage` are those in memory."""
 
     name: str
     dtype: str
@@ -35,11 +35,11 @@ class Value:
     data: Array | None = None  # a constant
     weight: LowBitTensor | None = None  # a low-bit constant, its output channel first
     order: tuple[int, ...] = ()  # of the axes of `weight`, in which they are those of the value
-    scaled: bool = False  # the value is level x scale; else the level, and the scale is a `Mul` behind the product
+    scaled: bool = False  # the value is level x scale; else the level, and the scale is a `Mul` after the product
     storage: ops.Storage = field(default_factory=ops.Float)
     layout: str = "as-is"  # or "NHWC": channels (axis 1) last
     declared: str = ""  # the ONNX type of a constant of less than 8 bits; its data are bytes
-    holds: str | None = None  # the ONNX value it is, where lowering made a value for another layout
+    holds: str | None = None  # the ONNX value that it is, where lowering added a value for another layout
 
     @property
     def size(self) -> int:
@@ -56,12 +56,12 @@ class Value:
         return self.weight
 
     def scales_follow(self, axis: int) -> bool:
-        """Whether the weight's scales by channel are those of this axis: a `Mul` behind a product can hold them."""
+        """Whether scales by channel, if any, are along this axis: a `Mul` after a product can apply them."""
         by_channel = self.scaled and isinstance(self.tensor.granularity, PerChannel) and self.tensor.scale.size > 1
         return not by_channel or self.order[axis] == 0
 
     def floats(self) -> Array:
-        """The weight as the float32 operand that other engines see."""
+        """The float32 values of the weight, as other engines compute them."""
         raw = self.tensor.dequantize() if self.scaled else self.tensor.unscaled()
         return np.ascontiguousarray(np.transpose(raw, self.order), np.float32)
 
@@ -87,7 +87,7 @@ class Value:
 
     @property
     def memory_shape(self) -> Shape:
-        """Shape as it lies in memory."""
+        """Shape in memory."""
         shape = self.shape
         if self.layout == "NHWC":
             shape = (shape[0], *shape[2:], shape[1])
@@ -103,7 +103,7 @@ class Value:
 
 @dataclass(eq=False)
 class Node:
-    """An ONNX node, or with `operator` a kernel-to-be whose inputs are its own, then those of its epilogue."""
+    """An ONNX node, or with `operator` one for a kernel: its inputs are the operator's own, then the epilogue's."""
 
     op: str
     inputs: list[str]
@@ -115,10 +115,10 @@ class Node:
     axis: int | None = None  # of a kernel: the ONNX axis of its channels, 1 or -1; None: any
     reads: str = "as-is"  # of a kernel: layout of its own inputs; "same": that of its outputs
     fallback: str | None = None
-    declined: dict[str, str] = field(default_factory=dict)  # rules that fit but for what they do not handle, and why
+    declined: dict[str, str] = field(default_factory=dict)  # the reason of each rule that declined
 
     def and_declines(self, reason: str) -> str:
-        """A reason for an error, and what it does not say of the rules that declined: "...; no 'rule', as its ..."."""
+        """A reason for an error, with those of the rules that declined: "...; no 'rule', as its ..."."""
         rules: dict[str, list[str]] = {}
         for rule, why in self.declined.items():
             rules.setdefault(why, []).append(f"'{rule}'")
@@ -132,8 +132,8 @@ class Graph:
         self.name = name
         self.opset = opset
         self.metadata: dict[str, str] = {}
-        self.notes: list[str] = []  # what the report says of the file as a whole
-        self.explanation: Explanation | None = None  # is told of what declines, where one is asked for
+        self.notes: list[str] = []  # for the report, on the file as a whole
+        self.explanation: Explanation | None = None  # records what declines, if one is requested
         self.onnx_names: frozenset[str] = frozenset()  # values of the file; lowering adds others
         self.folded_bytes, self.folded_steps = 0, 0  # what was computed of constants: folding.py
         self.values: dict[str, Value] = {}
@@ -154,7 +154,7 @@ class Graph:
         return len(self._nodes)
 
     def producer(self, name: str) -> Node | None:
-        """The node that makes a value; None for inputs and constants."""
+        """The node that produces a value; None for inputs and constants."""
         return self._producer.get(name)
 
     def users(self, name: str) -> list[Node]:
@@ -162,7 +162,7 @@ class Graph:
         return list(self._users.get(name, ()))
 
     def only_user(self, name: str, node: Node) -> bool:
-        """Whether `node` is all that reads the value."""
+        """Whether `node` alone reads the value."""
         users = self._users.get(name, {})
         return len(users) == 1 and node in users and name not in self.outputs
 
@@ -223,7 +223,7 @@ class Graph:
         return name
 
     def add(self, node: Node) -> Node:
-        """Put a node whose values exist into the graph."""
+        """Add a node whose values exist to the graph."""
         self._nodes[node] = None
         for output in node.outputs:
             self._producer[output] = node
@@ -242,7 +242,7 @@ class Graph:
         return output
 
     def remove(self, node: Node) -> None:
-        """Take a node out; its output values stay, to be produced by another."""
+        """Remove a node; its output values stay, to be produced by another."""
         del self._nodes[node]
         for output in node.outputs:
             if self._producer.get(output) is node:
@@ -254,13 +254,13 @@ class Graph:
             self._users.get(name, {}).pop(node, None)
 
     def replace_node(self, old: Node, *new: Node) -> None:
-        """Nodes in the place of another; the last usually takes over its outputs."""
+        """Replace a node by others; usually the last of them has its outputs."""
         self.remove(old)
         for node in new:
             self.add(node)
 
     def set_inputs(self, node: Node, inputs: Sequence[str]) -> None:
-        """Give a node other inputs; the names in its operator's epilogue follow."""
+        """Replace the inputs of a node, and their names in its operator's epilogue."""
         renamed = dict(zip(node.inputs, inputs, strict=False))
         self._forget_uses(node)
         node.inputs = list(inputs)
@@ -270,7 +270,7 @@ class Graph:
             self._users.setdefault(name, {})[node] = None
 
     def set_outputs(self, node: Node, outputs: Sequence[str]) -> None:
-        """Let a node make these values instead."""
+        """Replace the outputs of a node."""
         for output in node.outputs:
             if self._producer.get(output) is node:
                 del self._producer[output]

@@ -19,24 +19,24 @@ from subbyte.tvm_kernels.operators import run
 
 
 def interpret(graph: Graph, inputs: Mapping[str, Array], every: bool = False) -> dict[str, Array]:
-    """Outputs by name (with `every`: all values, as they lie in memory); raises InputError for a wrong input."""
-    held: dict[str, Array] = {}
+    """Outputs by name (with `every`: all values, as they are in memory); raises InputError for a wrong input."""
+    values: dict[str, Array] = {}
     for name in graph.inputs:
         value = graph.values[name]
         if name not in inputs or tuple(np.shape(inputs[name])) != value.shape:
             got = list(np.shape(inputs[name])) if name in inputs else "nothing"
             raise InputError(f"input '{name}' needs shape {list(value.shape)}, got {got}")
-        held[name] = np.asarray(inputs[name], value.dtype)
+        values[name] = np.asarray(inputs[name], value.dtype)
     for name, value in graph.values.items():
         if value.data is not None:
-            held[name] = value.data
+            values[name] = value.data
     for node in graph.order():
-        arrays = [held[name] if name else None for name in node.inputs]
+        arrays = [values[name] if name else None for name in node.inputs]
         for name, array in zip(node.outputs, _results(graph, node, arrays), strict=False):
             if name:
                 value = graph.values[name]
-                held[name] = np.asarray(array).astype(value.memory_dtype, copy=False).reshape(value.memory_shape)
-    return held if every else {name: held[name] for name in graph.outputs}
+                values[name] = np.asarray(array).astype(value.memory_dtype, copy=False).reshape(value.memory_shape)
+    return values if every else {name: values[name] for name in graph.outputs}
 
 
 def _results(graph: Graph, node: Node, arrays: list[Array | None]) -> list[Array]:
@@ -58,7 +58,7 @@ def _results(graph: Graph, node: Node, arrays: list[Array | None]) -> list[Array
 
 
 def node_proto(node: Node) -> onnx.NodeProto:
-    """The ONNX node that stands for a node without a kernel."""
+    """The ONNX node of a node without a kernel."""
     attributes = {
         key: onnx.numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
         for key, value in node.attributes.items()

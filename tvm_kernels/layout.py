@@ -1,9 +1,9 @@
-"""Channels last: where ONNX says NCHW (or NCL), kernels run NHWC; here each value gets the layout it lies in.
+"""Layouts of values: kernels compute channels last (NHWC), where ONNX has NCHW or NCL.
 
-Kernels say what they read (`Node.reads`): NHWC, as-is, or "same" for elementwise work that takes what it is given. ONNX
-nodes that no kernel took read and write as-is. Where the two meet a `Transpose` is put in, at most one for a value;
-it is a mere view when there is one channel or one pixel, and constants are turned here. Reshapes and transposes of the
-file that only move the channel axis become views of the other layout.
+`Node.reads` is the layout that a kernel reads: NHWC, as-is, or "same" for elementwise kernels, which support both. ONNX
+nodes without a kernel read and write as-is. Where layouts differ a `Transpose` is inserted, at most one for a value; it
+is a view if there is one channel or one pixel, and constants are transposed here. Reshapes and transposes of the file
+that only permute the channel axis become views of the other layout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NHWC, AS_IS = "NHWC", "as-is"
 
 
 def assign(graph: Graph) -> None:
-    """Give every value its layout, put conversions in, and settle the rows and channels of elementwise kernels."""
+    """Set the layout of every value, insert transposes, and set the rows and channels of elementwise kernels."""
     converted: dict[tuple[str, str], str] = {}
     for node in graph.order():
         if node.operator is not None:
@@ -55,7 +55,7 @@ def to_channels_first(rank: int) -> list[int]:
 
 
 def convert(graph: Graph, name: str, layout: str, converted: dict[tuple[str, str], str]) -> str:
-    """The value in that layout: itself, a view, a turned constant, or the output of a new Transpose."""
+    """The value in that layout: itself, a view, a transposed constant, or the output of a new Transpose."""
     if not name:
         return name
     value = graph.values[name]
@@ -91,7 +91,7 @@ def _kernel(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> 
     if reads == "same":
         reads = _wanted(graph, node, graph.values[own[0]])
     inputs = [convert(graph, name, reads, converted) for name in own]
-    # What comes out has the channels where `axis` says; rank 2 has one layout only.
+    # `axis` is the channel axis of the output; rank 2 has one layout only.
     writes = NHWC if (node.reads == "same" and reads == NHWC) or node.axis == 1 else AS_IS
     if node.reads == "same" and not _has_channels(graph.values[node.outputs[0]].shape):
         writes = AS_IS
@@ -100,7 +100,7 @@ def _kernel(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> 
             graph.values[name].layout = writes
     inputs += [_like_output(graph, name, node, writes, converted) for name in tensors]
     graph.set_inputs(node, inputs)
-    _settle(graph, node)
+    _set_shape(graph, node)
 
 
 def _like_output(graph: Graph, name: str, node: Node, writes: str, converted: dict[tuple[str, str], str]) -> str:
@@ -111,7 +111,7 @@ def _like_output(graph: Graph, name: str, node: Node, writes: str, converted: di
 
 
 def _wanted(graph: Graph, node: Node, value: Value) -> str:
-    """The layout an elementwise kernel works in: that of its channels, else the one its input has."""
+    """The layout of an elementwise kernel: that of its channels, else that of its input."""
     if not _has_channels(value.shape):
         return AS_IS
     if node.axis is not None:
@@ -119,8 +119,8 @@ def _wanted(graph: Graph, node: Node, value: Value) -> str:
     return value.layout
 
 
-def _settle(graph: Graph, node: Node) -> None:
-    """Rows and channels of kernels that work on any shape."""
+def _set_shape(graph: Graph, node: Node) -> None:
+    """Set the rows and channels of kernels that support any shape."""
     value = graph.values[node.outputs[0]]
     shape = value.memory_shape
     if value.bits is not None:
@@ -134,7 +134,7 @@ def _settle(graph: Graph, node: Node) -> None:
 
 
 def _view(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> None:
-    """A reshape of a channels-last value stays a view when it leaves batch and channels alone."""
+    """A reshape of a channels-last value stays a view if it does not change batch and channels."""
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     if source.bits is not None:
         raise CompileError(f"'{node.name}' reshapes binary values; put Binarize after the reshape")
@@ -148,7 +148,7 @@ def _view(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> No
 
 
 def _permute_users(graph: Graph, source: Value, target: Value) -> bool:
-    """Flatten in front of matrix products costs nothing: their weights take the order in which pixels lie here."""
+    """Flatten before matrix products needs no copy: their weights are permuted to the order of pixels in memory."""
     channels, pixels = source.shape[1], int(np.prod(source.shape[2:]))
     users = graph.users(target.name)
     products = [user.operator for user in users if isinstance(user.operator, ops.Product) and user.operator.inputs == 1]
@@ -174,12 +174,12 @@ def _permuted(product: ops.Product[Any, Any], channels: int, pixels: int) -> ops
     """The product with the columns of its weights from channel, pixel to pixel, channel."""
     right = product.right
     weight = right.values if isinstance(right, ops.FloatWeight) else right
-    moved = weight.reshape((weight.shape[0], channels, pixels)).transpose((0, 2, 1)).reshape(weight.shape)
-    return replace(product, right=ops.FloatWeight(moved) if isinstance(right, ops.FloatWeight) else moved)
+    permuted = weight.reshape((weight.shape[0], channels, pixels)).transpose((0, 2, 1)).reshape(weight.shape)
+    return replace(product, right=ops.FloatWeight(permuted) if isinstance(right, ops.FloatWeight) else permuted)
 
 
-def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:
-    """A Transpose of the file that moves the channels last (or first) is the other layout's view."""
+def _layout_transpose(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:
+    """A Transpose of the file that puts the channels last (or first) is a view of the other layout."""
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     rank = len(source.shape)
     perm = list(node.attributes.get("perm", range(rank)[::-1]))
@@ -196,7 +196,7 @@ def _channel_move(graph: Graph, node: Node, converted: dict[tuple[str, str], str
 
 
 def _concat(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> bool:
-    """Joining channels-last values gives one, along the axis where it now lies."""
+    """Concat of channels-last values is channels-last, along the axis as permuted."""
     rank = len(graph.values[node.outputs[0]].shape)
     if not any(graph.values[name].layout == NHWC for name in node.inputs):
         return False
@@ -207,11 +207,11 @@ def _concat(graph: Graph, node: Node, converted: dict[tuple[str, str], str]) -> 
     return True
 
 
-_DATA_MOVEMENT = {"Transpose": _channel_move, "Concat": _concat}
+_DATA_MOVEMENT = {"Transpose": _layout_transpose, "Concat": _concat}
 
 
 def _outputs(graph: Graph, converted: dict[tuple[str, str], str]) -> None:
-    """The model's outputs lie as ONNX says, under their own names."""
+    """The model's outputs are in the layout of ONNX, under their own names."""
     for name in graph.outputs:
         value = graph.values[name]
         maker = graph.producer(name)

@@ -1,17 +1,17 @@
 """From an ONNX file to a plan: the stages of the rewrite table, in order, then layout, kernels and memory.
 
-    foreign           files of other tools in our form          rewrites/foreign.py
-    canonical form    one way to write each computation         rewrites/canonical_form.py, integers.py,
+    foreign           files of other exporters                  rewrites/foreign.py
+    canonical form    one pattern for each computation          rewrites/canonical_form.py, integers.py,
                                                                 quantized_values.py
-    products          nodes that kernels start from             rewrites/products.py,
+    products          convolutions and matrix products, pools   rewrites/products.py,
                                                                 run_time_products.py, pools.py, operators/
-    epilogues         elementwise nodes join the kernel         rewrites/epilogues.py
+    epilogues         elementwise nodes, fused into kernels     rewrites/epilogues.py
     transposes        after the layout is known                 operators/permute.py
-    binarized inputs  quantizers that a chosen kernel contains  rewrites/binarized_inputs.py
-    indices           checked before anything reads by them     operators/check_indices.py
+    binarized inputs  quantizers fused into a chosen kernel     rewrites/binarized_inputs.py
+    indices           range checks of run-time indices          operators/check_indices.py
 
-To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows one being added. The rule that makes a new
-operator stands in the operator's own file (rewrites/register.py).
+To add a rule, add a row to the stage's `RULES`; docs/lowering.md shows an example. The rule that creates a new operator
+is in the operator's own file (rewrites/register.py).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _TABLES: tuple[tuple[Stage, list[Rule]], ...] = (
 
 
 def stages() -> list[tuple[Stage, list[Rule]]]:
-    """The stages in order, each with the rows of its table and the rules that operators bring in their own files."""
+    """The stages in order, each with the rows of its table and the rules from the files of operators."""
     return [(stage, [*rules, *registered(stage)]) for stage, rules in _TABLES]
 
 
@@ -76,7 +76,7 @@ def lower(model: Source, features: frozenset[str], *, strict: bool = False, name
 
 
 def name_of(model: Source) -> str:
-    """What a compiled model is called: after its file, or the graph's name if it is in memory."""
+    """The name of a compiled model: that of its file, or the graph's name if it is in memory."""
     if isinstance(model, OnnxFile):
         return str(model.model.graph.name) if model.path is None else _text(model.path.stem)
     return str(model.graph.name) if isinstance(model, onnx.ModelProto) else _text(Path(model).stem)
@@ -95,10 +95,10 @@ def lower_graph(
     name: str | None = None,
     explanation: Explanation | None = None,
 ) -> Graph:
-    """The graph of kernels and leftover ONNX nodes, before code: what `interpret` runs.
+    """The graph of kernels and remaining ONNX nodes, before code generation; `interpret` can run it.
 
-    With `features`, low-bit products that no kernel row serves are put on the float path here. `explanation` is told
-    what declines, also where this raises.
+    With `features`, low-bit products that no kernel row supports become float products here. `explanation` records what
+    declines, also where this raises.
     """
     from subbyte.tvm_kernels import fallback
 

@@ -1,7 +1,7 @@
-"""Where every intermediate tensor lies: one arena, planned when the model is compiled.
+"""The memory plan: offsets of all intermediate tensors in one arena, computed when the model is compiled.
 
-A buffer lives from the call that writes it to the last call that reads it. The planner places one after another, each
-at the lowest offset where it overlaps no buffer that lives at the same time (Pisarchyk and Lee, "Efficient Memory
+A buffer is live from the call that writes it to the last call that reads it. The planner places one after another, each
+at the lowest offset where it overlaps no buffer that is live at the same time (Pisarchyk and Lee, "Efficient Memory
 Management for Deep Neural Net Inference", 2020: greedy by size), in several orders, and keeps the smallest arena. No
 arena can be smaller than `lower_bound`.
 """
@@ -22,7 +22,7 @@ def aligned(nbytes: int) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor in the arena: it lives in calls first..last, both included."""
+    """A tensor in the arena: it is live in calls first..last, both included."""
 
     name: str
     nbytes: int
@@ -30,7 +30,7 @@ class Buffer:
     last: int
 
     def overlaps(self, other: Buffer) -> bool:
-        """Whether both live at some call."""
+        """Whether both are live at some call."""
         return self.first <= other.last and other.first <= self.last
 
 
@@ -48,12 +48,12 @@ ORDERS: tuple[Callable[[Buffer], Key], ...] = (
     lambda b: (-aligned(b.nbytes), b.first, b.last),  # the largest first
     lambda b: (-aligned(b.nbytes) * (b.last - b.first + 1), b.first, b.last),  # the most bytes x calls first
     lambda b: (b.first, -aligned(b.nbytes), b.last),  # in the order of the calls
-    lambda b: (-b.last, -aligned(b.nbytes), -b.first),  # and against it
+    lambda b: (-b.last, -aligned(b.nbytes), -b.first),  # in reverse order
 )
 
 
 def plan(buffers: Sequence[Buffer]) -> Arena:
-    """Place buffers so that no two that live at once overlap; every offset is a multiple of 64 bytes."""
+    """Place buffers so that no two live at the same call overlap; every offset is a multiple of 64 bytes."""
     return min((_greedy(sorted(buffers, key=order)) for order in ORDERS), key=lambda arena: arena.nbytes)
 
 
@@ -75,10 +75,11 @@ def _greedy(buffers: Sequence[Buffer]) -> Arena:
 
 
 class Placed:
-    """Buffers with their offsets; those whose lifetimes overlap another are found without a look at the rest.
+    """Buffers with their offsets; finds those whose lifetimes overlap another's without a scan of all.
 
-    They live at the first call of the other, or begin within its later ones. A segment tree tells the first: every
-    lifetime is the union of a few nodes; a call lies in the nodes above its leaf. Sorted beginnings tell the second.
+    They are live at the first call of the other, or begin at a later call of it. A segment tree finds the former: every
+    lifetime is the union of a few nodes, and a call is in the nodes from its leaf to the root. A sorted list of first
+    calls finds the latter.
     """
 
     def __init__(self, calls: int) -> None:
@@ -86,7 +87,7 @@ class Placed:
         self._living: list[list[tuple[int, Buffer]]] = [[] for _ in range(2 * self._leaves)]
         self._begins: list[tuple[int, int]] = []  # first call, index in `_placed`
         self._placed: list[tuple[int, Buffer]] = []
-        self.visits = 0  # of buffers and tree nodes, for tests: what a plan costs
+        self.visits = 0  # of buffers and tree nodes: the cost of a plan, for tests
 
     def add(self, offset: int, buffer: Buffer) -> None:
         insort(self._begins, (buffer.first, len(self._placed)))
@@ -99,7 +100,7 @@ class Placed:
             low, high = (low + 1) // 2, high // 2
 
     def overlapping(self, buffer: Buffer) -> list[tuple[int, Buffer]]:
-        """Every placed buffer that lives at the same time, once, with its offset."""
+        """Every placed buffer that is live at the same time, once, with its offset."""
         found: list[tuple[int, Buffer]] = []
         node = buffer.first + self._leaves
         while node:
@@ -113,7 +114,7 @@ class Placed:
 
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:
-    """Bytes that live at once at the busiest call."""
+    """The most bytes that are live at one call."""
     change: dict[int, int] = {}
     for buffer in buffers:
         change[buffer.first] = change.get(buffer.first, 0) + aligned(buffer.nbytes)

@@ -1,4 +1,4 @@
-"""The plan: a straight line of kernel calls over tensors with fixed places. Lowering makes it, an emitter writes it."""
+"""The plan: a sequence of kernel calls over tensors with fixed offsets. Lowering creates it, an emitter writes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Space = Literal["arena", "weights", "input", "output", "workspace"]
 
 @dataclass(frozen=True)
 class Argument:
-    """Where one argument of a kernel lies: bytes into arena, weights or workspace; or which input or output it is."""
+    """The location of a kernel argument: byte offset in arena, weights or workspace; or index of an input or output."""
 
     space: Space
     offset: int
@@ -27,9 +27,9 @@ class Argument:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A model input or output, or a result that one can look at while the model runs."""
+    """A model input or output, or an intermediate tensor that can be traced while the model runs."""
 
-    name: str  # the ONNX value it stands for
+    name: str  # of the ONNX value
     dtype: str
     shape: tuple[int, ...]
     storage: Literal["float", "codes", "bits"] = "float"
@@ -38,7 +38,7 @@ class Tensor:
     layout: Literal["as-is", "NHWC"] = "as-is"  # NHWC: the ONNX value is NCHW
     place: Argument = Argument("arena", 0)
     nbytes: int = 0
-    value: str = ""  # of the lowered graph, where layouts make several values of one ONNX value
+    value: str = ""  # of the lowered graph, where one ONNX value has several values for several layouts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,5 +70,5 @@ class Plan:
     arena_bytes: int = 0
     workspace_bytes: int = 0
     source: dict[str, Any] = field(default_factory=dict)  # metadata of the ONNX file
-    notes: tuple[str, ...] = ()  # what the report says of the file as a whole
+    notes: tuple[str, ...] = ()  # for the report, on the file as a whole
     explanation: Explanation | None = None  # where one was asked for

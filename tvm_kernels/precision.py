@@ -245,10 +245,10 @@ def _einsum_terms(graph: Graph, node: Node) -> int:
     inputs, _, output = str(node.attributes["equation"]).replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
     for letters, name in zip(inputs.split(","), node.inputs, strict=True):
-        before, _, behind = letters.partition("...")
+        before, _, after = letters.partition("...")
         shape = graph.values[name].shape
         sizes.update(zip(before, shape, strict=False))
-        sizes.update(zip(reversed(behind), reversed(shape), strict=False))
+        sizes.update(zip(reversed(after), reversed(shape), strict=False))
     return int(np.prod([size for letter, size in sizes.items() if letter not in output], dtype=np.int64))
 
 
@@ -329,7 +329,7 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
             rounded.update(floats)
         elif everywhere or node in part.entries:
             for name in floats:
-                _round_behind(graph, node, name)
+                _round_output(graph, node, name)
             rounded.update(floats)
     for cast in part.exits:
         if cast.inputs[0] not in rounded:
@@ -340,7 +340,7 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
         graph.notes.append(_line(part, f"computed in float32, rounded to float16 {where}"))
 
 
-def _round_behind(graph: Graph, node: Node, name: str) -> None:
+def _round_output(graph: Graph, node: Node, name: str) -> None:
     """Let `name` be what the node makes, rounded to float16."""
     exact = graph.fresh(name)
     graph.add_value(exact, "float32", graph.values[name].shape)
