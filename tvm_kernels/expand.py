@@ -8,8 +8,6 @@ rest, so that an Attention becomes products and a Softmax with kernels.
 
 from __future__ import annotations
 
-import onnx
-
 from subbyte.dialect.function import Function, find
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import CompileError
@@ -49,17 +47,17 @@ def expand(graph: Graph) -> bool:
 
 def _put_body(graph: Graph, node: Node) -> bool:
     """The node's body in its place, or False where it has none."""
-    proto = node_proto(node)
-    function = _function(node)
+    function, own = _function(node), (*node.inputs, *node.outputs)
     if function is not None:
-        body = _body_of_function(graph, node, function.proto)
+        body, names = list(function.proto.node), (*function.proto.input, *function.proto.output)
     else:
-        body = body_of(proto, {name: type_of(graph.values[name]) for name in node.inputs if name}, graph.opset)
+        types = {name: type_of(graph.values[name]) for name in node.inputs if name}
+        body, names = body_of(node_proto(node), types, graph.opset), own
     if not body or {inner.op_type for inner in body} & (CONTROL_FLOW | RANDOM):
         return False
     was = {name: (graph.values[name].dtype, graph.values[name].shape) for name in node.outputs if name}
     graph.remove(node)
-    add_body(graph, proto, node.name, body)
+    add_body(graph, node.name, body, {name: value for name, value in zip(names, own, strict=False) if value})
     for name, kind in was.items():
         value = graph.values[name]
         if (value.dtype, value.shape) != kind:
@@ -72,20 +70,3 @@ def _put_body(graph: Graph, node: Node) -> bool:
 
 def _function(node: Node) -> Function | None:
     return find(node.op) if node.domain == DOMAIN else None
-
-
-def _body_of_function(graph: Graph, node: Node, function: onnx.FunctionProto) -> list[onnx.NodeProto]:
-    """The nodes of a function with the names of a call; values in between and outputs left out get new ones."""
-    given = [*zip(function.input, node.inputs, strict=True), *zip(function.output, node.outputs, strict=False)]
-    names = {name: value for name, value in given if value}
-    body = []
-    for inner in function.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(inner)
-        for values in (copy.input, copy.output):
-            for index, name in enumerate(values):
-                if name and name not in names:
-                    names[name] = graph.fresh(f"{node.name}/{name}")
-                values[index] = names[name] if name else ""
-        body.append(copy)
-    return body

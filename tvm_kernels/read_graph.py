@@ -6,7 +6,7 @@ Reshape) disappears here. A shape that stays unknown is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -158,7 +158,7 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
         if not all(_is_static(types.get(output)) for output in proto.output if output):
             body = body_of(proto, {name: type_of(graph.values[name]) for name in proto.input if name}, graph.opset)
             if body:  # ONNX infers no shape of GroupNormalization
-                add_body(graph, proto, label, body)
+                add_body(graph, label, body, {name: name for name in (*proto.input, *proto.output)})
                 return
         for output in proto.output:
             if output:
@@ -181,19 +181,19 @@ def _given(graph: Graph, proto: onnx.NodeProto) -> list[str]:
     return [name if name and graph.values[name].size else "" for name in proto.input]
 
 
-def add_body(graph: Graph, proto: onnx.NodeProto, label: str, body: Sequence[onnx.NodeProto]) -> None:
-    """Add the nodes that compute another: called after it, and what they make in between has names of its own."""
-    names = {name: name for name in (*proto.input, *proto.output)}
+def add_body(graph: Graph, label: str, body: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:
+    """Add sorted nodes that compute another: `names` are those of its inputs and outputs in the graph."""
+    names = {"": "", **names}
     for inner in body:
-        for index, name in enumerate(inner.output):
-            if name and name not in names:
-                names[name] = graph.fresh(f"{label}/{name}")
-            inner.output[index] = names[name] if name else ""
-        inner.name = label
-    for inner in body:
-        for index, name in enumerate(inner.input):
-            inner.input[index] = names[name] if name else ""
-        read_node(graph, inner)
+        node = onnx.NodeProto()
+        node.CopyFrom(inner)
+        node.name = label
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                if name not in names:  # made in between
+                    names[name] = graph.fresh(f"{label}/{name}")
+                values[index] = names[name]
+        read_node(graph, node)
 
 
 # ---- shape inference ----
