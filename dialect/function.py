@@ -201,7 +201,7 @@ def _check_computed(where: str, known: set[str], names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise RegistrationError(
-                f"{where}: its 'body' reads '{name}', which is no input and computed by no node before"
+                f"{where}: its 'body' reads '{name}', which neither is an input nor computed before"
             )
 
 

@@ -105,8 +105,11 @@ def test_a_function_that_lacks_a_part_is_refused(part: str) -> None:
         ({"name": "Frob", "body": "Frob (x) => (y) {"}, "its 'body' is not ONNX text"),
         ({"name": "Frob", "version": DOMAIN_VERSION + 1}, f"but the domain has 1 to {DOMAIN_VERSION}"),
         ({"name": "DecodeInt4"}, "DecodeInt4 is registered twice"),
-        ({"name": "Frob", "body": "Frob (x) => (y) { y = Add(x, z) }"}, "its 'body' reads 'z', which is no input"),
-        ({"name": "Frob", "body": "Frob (x) => (z) { y = Abs(x) }"}, "its 'body' reads 'z', which is no input"),
+        (
+            {"name": "Frob", "body": "Frob (x) => (y) { y = Add(x, z) }"},
+            "its 'body' reads 'z', which neither is an input",
+        ),
+        ({"name": "Frob", "body": "Frob (x) => (z) { y = Abs(x) }"}, "its 'body' reads 'z', which neither is an input"),
         ({"name": "Frob it"}, "its 'name' is 'Frob it', expected a name in letters"),
         ({"name": "Frob", "version": True}, "its 'version' is 'True', expected an integer"),
         ({"name": "Frob", "summary": ""}, "its 'summary' is '', expected a sentence"),
