@@ -1,6 +1,6 @@
-"""What a file from outside may ask of this machine, in one place; docs/security.md has the same numbers.
+"""Limits on input files, in one place; docs/security.md has the same numbers.
 
-A limit is a name, its value and what it counts. Whoever checks one reads it here at that time: `limits.NODES`.
+A limit has a name, a value and a meaning. Checks read it here when they run: `limits.NODES`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def _limit(name: str, value: int, meaning: str) -> int:
 
 ONNX_BYTES = _limit("ONNX_BYTES", 2**31 - 1, "bytes of an ONNX file without its external data: protobuf's own limit")
 EXTERNAL_BYTES = _limit("EXTERNAL_BYTES", 16 << 30, "bytes of the external data of an ONNX file")
-NODES = _limit("NODES", 200_000, "nodes of an ONNX file, with every function in the place of its calls")
-CALL_DEPTH = _limit("CALL_DEPTH", 64, "functions of an ONNX file that call one another in a row")
+NODES = _limit("NODES", 200_000, "nodes of an ONNX file with all functions inlined")
+CALL_DEPTH = _limit("CALL_DEPTH", 64, "nested calls of functions of an ONNX file")
 TENSOR_BYTES = _limit("TENSOR_BYTES", 2**31 - 1, "bytes of one tensor of an ONNX file: protobuf's own limit")
 ELEMENTS = _limit("ELEMENTS", 2**31 - 1, "elements of one tensor: kernels count in 32 bits")
 FOLDED_BYTES = _limit("FOLDED_BYTES", 2 << 30, "bytes that `compile` computes of an ONNX file's constants")

@@ -16,26 +16,32 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of timing.")
-@click.option("--iterations", type=click.IntRange(1), help="A number of runs instead of --seconds.")
+@click.option(
+    "--seconds", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Duration of timing."
+)
+@click.option("--iterations", type=click.IntRange(1), help="Number of runs, instead of --seconds.")
 @click.option(
     "--meter",
     default="auto",
     show_default=True,
-    help="Of energy: rapl, hwmon (a board's total), hwmon:RAIL+RAIL, zeus, csv:PATH (the log of an external meter), "
+    help="Energy meter: rapl, hwmon (a board's total), hwmon:RAIL+RAIL, zeus, csv:PATH (the log of an external meter), "
     "auto (rapl or hwmon), none.",
 )
-@click.option("--baseline", type=click.Choice(["onnxruntime"]), help="Run float and int8 beside it, and say who wins.")
+@click.option(
+    "--baseline", type=click.Choice(["onnxruntime"]), help="Compare with the float32 and int8 model in one run."
+)
 @click.option(
     "--onnx",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The ONNX file the bundle is made from.",
+    help="The ONNX file that the bundle was compiled from.",
 )
 @click.option(
-    "--float-model", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Float ONNX to compare with."
+    "--float-model",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Float32 ONNX file to compare with.",
 )
 @click.option("--data", help="With --baseline: score the first outputs on this test set. [default: the one trained on]")
-@click.option("--data-path", type=click.Path(path_type=Path))
+@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data is, if it is not embedded.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Save everything as JSON.")
 def bench(
     bundle: Path,

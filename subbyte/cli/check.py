@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--data", help="Test set to run, its labels scored on the first output; random inputs without it.")
-@click.option("--data-path", type=click.Path(path_type=Path))
+@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data is, if it is not embedded.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first samples.")
 @click.option(
     "--trace",

@@ -33,14 +33,14 @@ def explaining(asked: bool) -> Iterator[Explanation | None]:
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
-@click.option("--name", help="A C identifier: symbols in C carry it. Default: the file's name.")
-@click.option("--strict", is_flag=True, help="Refuse a model in which any low-bit layer would fall back to float.")
+@click.option("--name", help="A C identifier, part of every C symbol. Default: the name of the file.")
+@click.option("--strict", is_flag=True, help="Refuse a model with a low-bit layer that would be computed in float32.")
 @click.option(
     "--golden-inputs",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Inputs of the golden run: .npz by name, .npy for one input. Default: random.",
 )
-@click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is put in place.")
+@click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is written.")
 @click.option(
     "--explain",
     is_flag=True,
@@ -58,10 +58,10 @@ def compile(
     explain: bool,
     quiet: bool,
 ) -> None:
-    """Compile MODEL (.onnx) for a target; print and store which kernel serves each operator, and why.
+    """Compile MODEL (.onnx) for a target; print and store the kernel of each operator, and the reason.
 
-    A bundle that this machine can run must first give its golden outputs, in a process of its own; one that does not
-    is refused, and the first operator that differs is named.
+    If this machine can run the bundle, a child process replays its golden run first: a bundle whose outputs differ is
+    refused, with the first operator that differs.
     """
     import subbyte
     from subbyte.cli.output import printing_beside

@@ -13,9 +13,9 @@ import click
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def inspect(model: Path, as_json: bool) -> None:
-    """Show the layers of MODEL (.onnx, or a .subbyte bundle): formats, bits a weight, MACs, bytes against float.
+    """Show the layers of MODEL (.onnx, or a .subbyte bundle): formats, bits per weight, MACs, size in float32.
 
-    Dynamic shapes are a warning; a file whose shapes do not fit each other is refused, as by `subbyte compile`.
+    Dynamic shapes are a warning; unknown operators and inconsistent shapes are refused, as by `subbyte compile`.
     """
     from subbyte.file_kinds import BUNDLE, kind_of
 
