@@ -124,9 +124,10 @@ def _copied(values: Array, order: Sequence[int]) -> Array:
     """
     if list(order) != [1, 0]:
         return np.ascontiguousarray(np.transpose(values, order))
-    made = np.empty(values.shape[::-1], values.dtype)
-    for column in range(0, made.shape[1], TILE):
-        for row in range(0, made.shape[0], TILE):
+    columns, rows = values.shape
+    made = np.empty((rows, columns), values.dtype)
+    for column in range(0, columns, TILE):
+        for row in range(0, rows, TILE):
             tile = values[column : column + TILE, row : row + TILE].copy()
             made[row : row + TILE, column : column + TILE] = tile.T
     return made
