@@ -332,27 +332,28 @@ def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
         baseline.values[node.output[0]] = _Value(node.output[0], left.factor * right.factor)
         return
     source = baseline.value(node.input[0])
-    folded = weight.astype(np.float64) * source.factor
-    bias = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if bias is None and len(node.input) > 2 and node.input[2]:
+    given = node.input[2] if len(node.input) > 2 else ""
+    bias, channels = baseline.constant(given) if given else None, _channels(baseline, node, weight)
+    shift = None if bias is None else channels.vector(bias)
+    if weight.ndim < 2 or (given and shift is None):
         _keep(baseline, node)
         return
-    end, scale, added = _affine(baseline, node.output[0])
-    channel = (-1, *[1] * (weight.ndim - 1)) if node.op_type == "Conv" else (-1,)
-    if node.op_type == "Gemm" and not np.all(scale == 1):
-        folded = folded * (scale.reshape(-1, 1) if attribute(node, "transB", 0) else scale)
-    else:
-        folded = folded * scale.reshape(channel if scale.size > 1 else ())
-    if bias is not None or added is not None:
-        total = (0 if bias is None else bias * scale) + (0 if added is None else added)
+    end, scale, added = _affine(baseline, node.output[0], channels)
+    folded = weight.astype(np.float64) * source.factor
+    folded = folded * (scale.reshape(-1, *[1] * (weight.ndim - 1)) if channels.first and scale.size > 1 else scale)
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.input[:]
     copy.input.extend([source.name, baseline.store(f"{node.output[0]}.weight", folded.astype(np.float32), weight)])
     copy.output[0] = end
-    if bias is not None or added is not None:
-        vector = np.broadcast_to(np.asarray(total, np.float32).reshape(-1), _channels(node, weight)).copy()
-        stored = baseline.store(f"{node.output[0]}.bias", vector)
+    if shift is not None or added is not None:
+        total = np.zeros(channels.count) + (0 if added is None else added)
+        if shift is not None:
+            total += attribute(node, "beta", 1.0) * shift * scale
+        kept = [one for one in copy.attribute if one.name != "beta"]  # it is in the sum, now
+        del copy.attribute[:]
+        copy.attribute.extend(kept)
+        stored = baseline.store(f"{node.output[0]}.bias", total.astype(np.float32))
         if node.op_type == "MatMul":
             copy.output[0] = f"{end}.product"
             baseline.nodes.extend(
@@ -363,32 +364,53 @@ def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
     baseline.nodes.append(copy)
 
 
-def _channels(node: onnx.NodeProto, weight: Array) -> tuple[int]:
+@dataclass(frozen=True)
+class _Channels:
+    """The output channels of a product: how many, on which axis of its result, and whether weights have them first."""
+
+    count: int
+    axis: int
+    rank: int
+    first: bool
+
+    def vector(self, operand: Array) -> Array | None:
+        """A constant that broadcasts along the channels alone, float64 [count] or []; None for any other."""
+        shape = (*[1] * (self.rank - operand.ndim), *operand.shape)
+        others = [size for axis, size in enumerate(shape) if axis != self.axis]
+        if (
+            operand.dtype != np.float32
+            or len(shape) > self.rank
+            or operand.size not in (1, self.count)
+            or prod(others) != 1
+        ):
+            return None
+        return operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
+
+
+def _channels(baseline: _Baseline, node: onnx.NodeProto, weight: Array) -> _Channels:
     first = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
-    return (weight.shape[0] if first else weight.shape[-1],)
+    shape = baseline.graph.shape(node.output[0])
+    rank = weight.ndim if node.op_type != "MatMul" else 1 if shape is None else len(shape)
+    return _Channels(weight.shape[0 if first else -1], 1 if node.op_type == "Conv" else rank - 1, rank, first)
 
 
-def _affine(baseline: _Baseline, value: str) -> tuple[str, Array, Array | None]:
+def _affine(baseline: _Baseline, value: str, channels: _Channels) -> tuple[str, Array, Array | None]:
     """Fold the epilogue (Round, Mul by constants or a per-token step, Add of a constant): last value, scale, bias."""
     scale = np.ones((), np.float64)
     for item in baseline.layers[value].epilogue:
         operand = None if item.operand is None else baseline.constant(item.operand)
         unit = item.node.op_type == "Round" or (item.node.op_type == "Mul" and item.operand in baseline.steps)
-        if baseline.only_user(item.value) is None or not (unit or (operand is not None and _per_channel(operand))):
+        factor = None if operand is None or unit else channels.vector(operand)
+        if baseline.only_user(item.value) is None or (factor is None and not unit):
             break
         value = item.node.output[0]
         baseline.done.add(value)
-        if operand is None or unit:
+        if factor is None:
             continue
-        factor = operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
         if item.node.op_type == "Add":
-            return value, scale, factor.reshape(-1)
+            return value, scale, factor
         scale = scale * factor
     return value, scale, None
-
-
-def _per_channel(operand: Array) -> bool:
-    return operand.dtype == np.float32 and sum(size > 1 for size in operand.shape) <= 1
 
 
 def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:

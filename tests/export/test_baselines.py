@@ -214,3 +214,60 @@ def test_a_layer_that_is_called_twice_has_one_weight_in_the_baseline(tmp_path):
     baseline = float_baseline(tmp_path / "m.onnx")
     assert operators(baseline)["MatMul"] == 3
     assert sorted(list(t.dims) for t in baseline.graph.initializer if len(t.dims) == 2) == [[16, 24], [24, 24]]
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("c", [None, (), (4,), (1, 4), (4, 1), (4, 4)], ids=str)
+@pytest.mark.parametrize(
+    "after", [("Add", (4,)), ("Mul", (4,)), ("Mul", (4, 1)), ("Add", (4, 4)), ("Add", (1, 4))], ids=str
+)
+def test_a_gemm_with_factors_is_folded_exactly(beta, c, after):
+    """As many rows as columns: which axis a constant runs along does not show in its size."""
+    random = np.random.default_rng(2)
+    constants = {"w": random.normal(size=(4, 3)), "k": random.normal(size=after[1])}
+    if c is not None:
+        constants["c"] = random.normal(size=c)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", *(["c"] if c is not None else [])], ["g"], transB=1, alpha=0.5, beta=beta),
+        helper.make_node(after[0], ["g", "k"], ["y"]),
+    ]
+    assert_same_floats(nodes, constants, (4, 3), (4, 4))
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Add"])
+@pytest.mark.parametrize("constant", [(4,), (4, 1), (4, 1, 1), (1, 4, 1, 1), (1,), (4, 4)], ids=str)
+def test_constants_after_a_convolution_are_folded_by_channel_alone(operator, constant):
+    random = np.random.default_rng(3)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["g"]), helper.make_node(operator, ["g", "k"], ["y"])]
+    constants = {"w": random.normal(size=(4, 2, 1, 1)), "k": random.normal(size=constant)}
+    assert_same_floats(nodes, constants, (1, 2, 4, 4), (1, 4, 4, 4))
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Add"])
+@pytest.mark.parametrize(
+    ("w", "constant", "result"),
+    [
+        ((4, 4), (4, 1), (4, 4)),
+        ((4, 1), (4,), (4, 4)),
+        ((4, 4), (1, 1, 4), (1, 4, 4)),
+        ((4,), (4,), (4,)),
+        ((4, 4), (4,), (4, 4)),
+    ],
+    ids=str,
+)
+def test_constants_after_a_matrix_product_are_folded_by_column_alone(operator, w, constant, result):
+    random = np.random.default_rng(4)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["g"]), helper.make_node(operator, ["g", "k"], ["y"])]
+    assert_same_floats(nodes, {"w": random.normal(size=w), "k": random.normal(size=constant)}, (4, 4), result)
+
+
+def assert_same_floats(nodes, constants, x, y):
+    """A float model and its baseline compute the same."""
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    infos = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", x), ("y", y))]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    feed = np.random.default_rng(5).normal(size=x).astype(np.float32)
+    wanted, got = run_onnx(model, feed)["y"], run_onnx(float_baseline(model), feed)["y"]
+    assert got.shape == y
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
