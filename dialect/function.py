@@ -201,7 +201,7 @@ def _check_computed(where: str, known: set[str], names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             raise RegistrationError(
-                f"{where}: its 'body' reads '{name}', which neither is an input nor computed before"
+                f"{where}: its 'body' reads '{name}', which is neither an input nor an earlier output"
             )
 
 
@@ -261,7 +261,7 @@ _families: list[Callable[[], Iterable[Function]]] = []
 def register(function: Function) -> Function:
     """Register a function; raises RegistrationError when its name is taken, or for a field that is missing or wrong."""
     if not isinstance(function, Function):
-        raise RegistrationError(f"a function of domain {DOMAIN} is a Function, got {function!r}")
+        raise RegistrationError(f"register expects a Function, got {function!r}")
     if function.name in _registry or any(function.name in (fmt.decoder, fmt.dequantizer) for fmt in all_formats()):
         raise RegistrationError(f"function {DOMAIN}.{function.name} is registered twice; rename one of them")
     _registry[function.name] = checked(function)

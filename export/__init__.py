@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from subbyte.export.verify import torch_codes as torch_codes
     from subbyte.export.verify import torch_observations as torch_observations
 
-_HOMES = {
+_MODULES = {
     "ExportReport": "exporter",
     "Inspection": "inspection",
     "Verification": "verify",
@@ -60,16 +60,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'subbyte.export' has no attribute '{name}'")
-    return getattr(import_module(f"subbyte.export.{_HOMES[name]}"), name)
+    return getattr(import_module(f"subbyte.export.{_MODULES[name]}"), name)
 
 
-class _Verb(ModuleType):
+class _CallablePackage(ModuleType):
     """Makes the package callable: importing it sets `subbyte.export`, which users call as a function."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.export(*arguments, **options)
 
 
-sys.modules[__name__].__class__ = _Verb
+sys.modules[__name__].__class__ = _CallablePackage

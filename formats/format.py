@@ -101,7 +101,7 @@ def register(fmt: Format) -> Format:
     Raises RegistrationError for a field that is missing or wrong, FormatError when the name is taken.
     """
     if not isinstance(fmt, Format):
-        raise RegistrationError(f"a format is a Format, got {fmt!r}: docs/add-a-format.md")
+        raise RegistrationError(f"register expects a Format, got {fmt!r}: docs/add-a-format.md")
     types = {"name": str, "levels": Levels, "summary": str, "energy": PerMac}
     for part in fields(fmt):
         value = getattr(fmt, part.name)

@@ -86,7 +86,7 @@ class LowBitTensor:
 
     @property
     def group_size(self) -> int:
-        """Elements of a row that share a scale; 0 where a row has one scale."""
+        """Elements of a row that share a scale; 0 for one scale per row or tensor."""
         return self.granularity.size if isinstance(self.granularity, PerGroup) else 0
 
     @property
@@ -163,7 +163,7 @@ class LowBitTensor:
         return replace(self, payload=payload)
 
     def with_scales_of_rows(self) -> LowBitTensor:
-        """The same with scales by channel, where each of its groups is a whole row."""
+        """The same tensor with scales per channel, if every group is one row."""
         if not self.group_size or self.scale.shape[1] != 1:
             return self
         zero = None if self.zero_point is None else self.zero_point.reshape(-1)

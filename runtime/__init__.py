@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchResult", "Bundle", "Session", "bench", "energy", "load", "open_bundle", "write_bundle"]
 
-_HOMES = {
+_MODULES = {
     "BenchResult": "benchmark",
     "Bundle": "bundle",
     "Session": "session",
@@ -32,9 +32,9 @@ def __getattr__(name: str) -> Any:
 
     if name == "energy":
         return importlib.import_module("subbyte.runtime.energy")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'subbyte.runtime' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"subbyte.runtime.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"subbyte.runtime.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

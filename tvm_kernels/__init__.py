@@ -27,7 +27,7 @@ if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):
     # which a compilation never writes. In /dev/null no program can make one.
     os.environ["XDG_CACHE_HOME"] = os.devnull
 
-_HOMES = {
+_MODULES = {
     "CompileReport": "compiler",
     "compile": "compiler",
     "Explanation": "explanation",
@@ -73,7 +73,7 @@ def _light_import() -> Iterator[None]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'subbyte.tvm_kernels' has no attribute '{name}'")
     with _light_import():
-        return getattr(import_module(f"subbyte.tvm_kernels.{_HOMES[name]}"), name)
+        return getattr(import_module(f"subbyte.tvm_kernels.{_MODULES[name]}"), name)

@@ -46,10 +46,10 @@ class Commands(click.Group):
     """A click group that imports a command's file on demand and prints our errors in one line."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        from subbyte.cli.ended import cleaned_up_when_ended, without_torch_cache
         from subbyte.cli.output import standard_output
+        from subbyte.cli.termination import cleaned_up_on_termination, without_torch_cache
 
-        with standard_output(), cleaned_up_when_ended(), without_torch_cache():
+        with standard_output(), cleaned_up_on_termination(), without_torch_cache():
             return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -313,9 +313,9 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     """As under nohup."""
     code = """
 import os, signal
-from subbyte.cli.ended import cleaned_up_when_ended
+from subbyte.cli.termination import cleaned_up_on_termination
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-with cleaned_up_when_ended():
+with cleaned_up_on_termination():
     os.kill(os.getpid(), signal.SIGHUP)
     print("goes on", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)

@@ -107,9 +107,9 @@ def test_a_function_that_lacks_a_part_is_refused(part: str) -> None:
         ({"name": "DecodeInt4"}, "DecodeInt4 is registered twice"),
         (
             {"name": "Frob", "body": "Frob (x) => (y) { y = Add(x, z) }"},
-            "its 'body' reads 'z', which neither is an input",
+            "its 'body' reads 'z', which is neither an input",
         ),
-        ({"name": "Frob", "body": "Frob (x) => (z) { y = Abs(x) }"}, "its 'body' reads 'z', which neither is an input"),
+        ({"name": "Frob", "body": "Frob (x) => (z) { y = Abs(x) }"}, "its 'body' reads 'z', which is neither an input"),
         ({"name": "Frob it"}, "its 'name' is 'Frob it', expected a name in letters"),
         ({"name": "Frob", "version": True}, "its 'version' is 'True', expected an integer"),
         ({"name": "Frob", "summary": ""}, "its 'summary' is '', expected a sentence"),
@@ -160,7 +160,7 @@ def test_bodies_of_earlier_versions_are_checked() -> None:
     changes: dict[str, Any] = {"name": "Frob", "body": body, "in_float": Rescale(), "earlier": ((1, "nonsense"),)}
     with pytest.raises(RegistrationError, match="its 'body' is not ONNX text"):
         register.register(replace(get("Quantize"), **changes))
-    with pytest.raises(RegistrationError, match="is a Function, got 'Frob'"):
+    with pytest.raises(RegistrationError, match="expects a Function, got 'Frob'"):
         register.register("Frob")  # type: ignore[arg-type]
 
 

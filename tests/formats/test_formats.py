@@ -144,7 +144,7 @@ def test_a_format_that_lacks_a_part_is_refused_when_it_registers(part: str) -> N
         register(Format(**{name: value for name, value in PARTS.items() if name != part}))
     with pytest.raises(RegistrationError, match=f"its '{part}' is 5, expected"):
         register(Format(**{**PARTS, part: 5}))
-    with pytest.raises(RegistrationError, match="a format is a Format, got 'int4'"):
+    with pytest.raises(RegistrationError, match="expects a Format, got 'int4'"):
         register("int4")  # type: ignore[arg-type]
     assert "whole" not in [fmt.name for fmt in all_formats()]
 

@@ -20,7 +20,7 @@ _SIGNALS = ("SIGTERM", "SIGHUP")  # SIGINT is Python's own KeyboardInterrupt
 
 
 @contextmanager
-def cleaned_up_when_ended() -> Iterator[None]:
+def cleaned_up_on_termination() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind as Ctrl-C does, to the exit code of a shell (143, 129); a second one ends at once.
 
     A signal that is ignored (nohup) or has a handler stays as it is.
@@ -48,18 +48,18 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def without_torch_cache() -> Iterator[None]:
-    """Remove the folder for compiled kernels, of which no command makes any, that the import of torch makes in TMPDIR.
+    """Remove the folder for compiled kernels that importing torch creates in TMPDIR, and that no command uses.
 
-    A folder that the environment names stays.
+    A folder set in the environment is kept.
     """
     try:
         folder = os.path.join(tempfile.gettempdir(), f"subbyte-{uuid.uuid4().hex}")
-    except OSError:  # there is none: what needs one says so
+    except OSError:  # there is no temporary folder: what needs one raises an error
         folder = ""
     if not folder or os.environ.get(_TORCH_CACHE):
         yield
         return
-    os.environ[_TORCH_CACHE] = folder  # not made yet: commands without torch need none
+    os.environ[_TORCH_CACHE] = folder  # torch creates it on import
     try:
         yield
     finally:
