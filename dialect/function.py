@@ -23,9 +23,10 @@ import onnx.parser
 
 from subbyte import dialect
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, OPSET
-from subbyte.errors import ModelError, RegistrationError, UnknownNameError
+from subbyte.errors import ModelError, RegistrationError, UnknownNameError, one_line
 from subbyte.formats import Format, all_formats
 from subbyte.formats.energy import wrong_operations
+from subbyte.onnx_walk import label_of
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -182,8 +183,7 @@ def _checked_body(where: str, function: Function, body: str) -> onnx.FunctionPro
     try:
         proto = function.proto if body is function.body else function._parsed(body)
     except Exception as error:  # the parser has no common base for its errors
-        text = " ".join(str(error).split())[:200]
-        raise RegistrationError(f"{where}: its 'body' is not ONNX text: {text}") from error
+        raise RegistrationError(f"{where}: its 'body' is not ONNX text: {one_line(error)}") from error
     if proto.name != function.name:
         raise RegistrationError(f"{where}: its 'body' defines {proto.name}; use the same name for both")
     known = {"", *proto.input}
@@ -303,7 +303,7 @@ def function_of(node: onnx.NodeProto) -> Function | None:
     found = find(node.op_type)
     if found is None:
         raise ModelError(
-            f"node '{node.name or node.output[0]}' calls {DOMAIN}.{node.op_type}, which is neither in version "
+            f"node '{label_of(node)}' calls {DOMAIN}.{node.op_type}, which is neither in version "
             f"{DOMAIN_VERSION} of the dialect nor defined in the file; export the model again"
         )
     return found

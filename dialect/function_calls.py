@@ -16,8 +16,8 @@ import onnx.inliner
 from subbyte import limits
 from subbyte.dialect.function import find
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
-from subbyte.errors import ModelError
-from subbyte.onnx_walk import all_nodes, every_node
+from subbyte.errors import ModelError, one_line
+from subbyte.onnx_walk import all_nodes, every_node, label_of
 from subbyte.payloads import with_payloads, without_payloads
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -85,8 +85,9 @@ def inline_foreign_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         made = with_payloads(onnx.inliner.inline_local_functions(without_payloads(made)), made)
     except Exception as error:  # the inliner has no common base for its errors
-        text = " ".join(str(error).split())[:300]
-        raise ModelError(f"the functions of the file cannot be inlined: {text}; export it without them") from error
+        raise ModelError(
+            f"the functions of the file cannot be inlined: {one_line(error)}; export it without them"
+        ) from error
     called = {node.op_type for node in every_node(made) if node.domain == DOMAIN}
     made.functions.extend(function for function in known.values() if function.name in called)
     return made
@@ -161,7 +162,7 @@ def _refuse_without_body(model: onnx.ModelProto) -> None:
     for node in every_node(model):
         if node.domain == DOMAIN and (node.domain, node.op_type, node.overload) not in bodies:
             raise ModelError(
-                f"node '{node.name or next(iter(node.output), '')}' calls {DOMAIN}.{node.op_type} of version "
+                f"node '{label_of(node)}' calls {DOMAIN}.{node.op_type} of version "
                 f"{_version(model)} of the dialect, whose body is not in the file; this subbyte reads "
                 f"versions 1 to {DOMAIN_VERSION}: export the model again"
             )

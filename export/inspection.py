@@ -19,12 +19,11 @@ from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
 from subbyte.dialect.layers import CODE_PRESERVING, PRODUCTS, layers
 from subbyte.dialect.macs import MACS, Shapes, UnknownShape
-from subbyte.errors import ModelError
+from subbyte.errors import ModelError, one_line
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
-from subbyte.onnx_checks import label
 from subbyte.onnx_file import Source, open_onnx
-from subbyte.onnx_walk import subgraphs
+from subbyte.onnx_walk import label_of, subgraphs
 from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
 from subbyte.shapes import with_shapes
 
@@ -138,7 +137,7 @@ def _no_layers(graph: GraphView) -> Iterable[str]:
 
 
 def _first_of(nodes: Sequence[onnx.NodeProto]) -> str:
-    return f"'{label(nodes[0])}'" + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else "")
+    return f"'{label_of(nodes[0])}'" + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else "")
 
 
 def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
@@ -158,8 +157,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         plain = with_shapes(plain, strict=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise ModelError(f"the shapes of the file do not fit each other: {text}; export it again") from error
+        raise ModelError(f"the shapes of the file do not fit each other: {one_line(error)}; export it again") from error
     inferred = {info.name for info in plain.graph.value_info}
     plain.graph.value_info.extend(info for info in model.graph.value_info if info.name not in inferred)
     for output, stated in zip(plain.graph.output, model.graph.output, strict=True):
@@ -255,7 +253,7 @@ def _check_channels(graph: GraphView, node: onnx.NodeProto) -> None:
     groups = attribute(node, "group", 1)
     if node.op_type.startswith("Conv") and data and weight and data[1:2] != (weight[1] * groups,):
         raise ModelError(
-            f"node '{node.name or node.op_type}' does not fit its inputs: input {list(data)}, but weights of shape "
+            f"node '{label_of(node)}' does not fit its inputs: input {list(data)}, but weights of shape "
             f"{list(weight)} in {groups} group(s); export it again"
         )
 

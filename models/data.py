@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from subbyte import limits
-from subbyte.errors import DataError, MissingDependencyError, UnknownNameError, UsageError
+from subbyte.errors import DataError, MissingDependencyError, UnknownNameError, UsageError, one_line
 from subbyte.plain_file import open_plain
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -345,8 +345,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
                         )
                 image = opened.convert("RGB").resize(covering)
         except Exception as error:  # a decoder raises whatever it likes on a damaged file
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{file}: cannot be decoded ({text}); remove the file or replace it.") from error
+            raise DataError(f"{file}: cannot be decoded ({one_line(error)}); remove the file or replace it.") from error
         spare = (image.height - height, image.width - width)
         top, left = (int(torch.randint(n + 1, ())) if self.random_crop else n // 2 for n in spare)
         pixels = np.asarray(image, np.uint8)[top : top + height, left : left + width]

@@ -25,6 +25,7 @@ from subbyte.errors import (
     QuantizationError,
     SubbyteError,
     UsageError,
+    one_line,
 )
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
@@ -245,10 +246,9 @@ def _refuse_other_teacher(teacher: nn.Module | None, images: torch.Tensor, data:
         with torch.no_grad():
             given = teacher(images)
     except (RuntimeError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:300]
         raise UsageError(
-            f"the teacher does not take images {list(images.shape[1:])} of '{data.name}' ({text}); name one that was "
-            "trained on such data."
+            f"the teacher does not take images {list(images.shape[1:])} of '{data.name}' ({one_line(error)}); name one "
+            "that was trained on such data."
         ) from error
     wanted = [len(images), data.classes]
     found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
@@ -302,10 +302,9 @@ def _blaming(state: Path | None, report: EpochReport) -> Iterator[None]:
     except Exception as error:
         if state is None or report.begun:
             raise
-        text = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{state}: cannot resume from it ({type(error).__name__}: {text}): it is of another model or damaged; "
-            "train again without resume."
+            f"{state}: cannot resume from it ({type(error).__name__}: {one_line(error)}): it is of another model or "
+            "damaged; train again without resume."
         ) from error
 
 

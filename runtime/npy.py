@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte import limits
+from subbyte.errors import one_line
 from subbyte.plain_file import open_plain
 
 Array = npt.NDArray[Any]
@@ -39,7 +40,7 @@ def read_npy(file: BinaryIO, dtype: str, shape: Sequence[int]) -> Array:
     try:
         found, fortran, kind = _READERS[np.lib.format.read_magic(head)](head, limits.NPY_HEADER_BYTES)
     except Exception as error:  # NumPy's header parser raises many kinds
-        raise ValueError(f"is not an array saved by numpy.save ({_one_line(error)})") from error
+        raise ValueError(f"is not an array saved by numpy.save ({one_line(error)})") from error
     if found != tuple(shape) or kind != np.dtype(dtype):
         raise ValueError(f"is {kind} {list(found)}, expected {dtype} {list(shape)}")
     values = np.empty(math.prod(found), kind)
@@ -54,7 +55,3 @@ def read_npy(file: BinaryIO, dtype: str, shape: Sequence[int]) -> Array:
             f"is not as long as its header says: {len(room)} bytes of {kind} {list(found)}; it is truncated or damaged"
         )
     return np.asarray(values.reshape(tuple(shape), order="F" if fortran else "C"), order="C")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -12,6 +12,11 @@ from collections.abc import Iterable
 MORE_MEMORY = "give the process more, or take a smaller model"  # what to do where memory runs out
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 300 characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class SubbyteError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
 

@@ -11,7 +11,7 @@ import onnx
 
 from subbyte.dialect.function_calls import STANDARD_DOMAINS
 from subbyte.errors import ModelError
-from subbyte.onnx_walk import every_node
+from subbyte.onnx_walk import every_node, label_of
 
 _FLAGS = """
     align_corners allowzero antialias broadcast ceil_mode center_point_box count_include_pad detect_negative
@@ -75,13 +75,13 @@ def _check_parameters(model: onnx.ModelProto) -> None:
 def _parameters(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.AttributeProto]]:
     for node in every_node(model):
         if node.domain not in STANDARD_DOMAINS:
-            yield from ((f"node '{node.name or node.op_type}'", attribute) for attribute in node.attribute)
+            yield from ((f"node '{label_of(node)}'", attribute) for attribute in node.attribute)
     for function in model.functions:
         yield from ((f"function '{function.name}'", attribute) for attribute in function.attribute_proto)
 
 
 def _wrong(node: onnx.NodeProto, name: str, value: object, wanted: str) -> ModelError:
-    label = node.name or next(iter(node.output), "")
     return ModelError(
-        f"node '{label}' ({node.op_type}): its attribute {name} is {value}, expected {wanted}. Export the model again"
+        f"node '{label_of(node)}' ({node.op_type}): its attribute {name} is {value}, expected {wanted}. Export the "
+        "model again"
     )

@@ -16,9 +16,9 @@ import onnx.checker
 from subbyte import limits
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, expanded
 from subbyte.dialect.known_operators import full_name
-from subbyte.errors import ModelError
+from subbyte.errors import ModelError, one_line
 from subbyte.onnx_attributes import check_attributes
-from subbyte.onnx_walk import all_nodes, every_node, every_tensor
+from subbyte.onnx_walk import all_nodes, every_node, every_tensor, label_of
 from subbyte.payloads import tensor_bytes, tensor_values, without_payloads
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()  # of the installed onnx, whose schemas give shapes and bodies
@@ -49,7 +49,7 @@ def check_graph(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(without_payloads(model))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ModelError(f"not valid ONNX: {_one_line(error).rstrip('.')}. Export the model again") from error
+        raise ModelError(f"not valid ONNX: {one_line(error).rstrip('.')}. Export the model again") from error
 
 
 def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
@@ -63,7 +63,7 @@ def unknown_operators(nodes: Sequence[onnx.NodeProto], what: str, known: Iterabl
     for node in nodes:
         kinds.setdefault(full_name(node), []).append(node)
     found = [
-        f"{kind} (node '{label(of_kind[0])}'" + (f" and {len(of_kind) - 1} more)" if len(of_kind) > 1 else ")")
+        f"{kind} (node '{label_of(of_kind[0])}'" + (f" and {len(of_kind) - 1} more)" if len(of_kind) > 1 else ")")
         for kind, of_kind in kinds.items()
     ]
     near = difflib.get_close_matches(next(iter(kinds)), sorted(known), n=1, cutoff=0.6)
@@ -72,11 +72,6 @@ def unknown_operators(nodes: Sequence[onnx.NodeProto], what: str, known: Iterabl
         f"{what} {', '.join(found)}.{hint} Export with standard ONNX operators, or give each of these operators a body "
         "as a model-local function"
     )
-
-
-def label(node: onnx.NodeProto) -> str:
-    """What a node is called in a message."""
-    return str(node.name or next(filter(None, node.output), "") or node.op_type)
 
 
 def _check_text(model: onnx.ModelProto) -> None:
@@ -188,8 +183,8 @@ def _check_names(graph: onnx.GraphProto) -> None:
         for name in node.input:
             if name and name not in made:
                 raise ModelError(
-                    f"node '{label(node)}' reads '{name}', which is not an input, an initializer or output of a node; "
-                    "the file lacks an initializer"
+                    f"node '{label_of(node)}' reads '{name}', which is not an input, an initializer or output of a "
+                    "node; the file lacks an initializer"
                 )
     for output in graph.output:
         if output.name not in made:
@@ -232,15 +227,10 @@ def _sort(graph: onnx.GraphProto) -> None:
             seen.add(at)
             at = min(waiting[at])
         raise ModelError(
-            f"the graph has a cycle through node '{graph.node[at].name or graph.node[at].op_type}'; ONNX allows none, "
-            "export it again"
+            f"the graph has a cycle through node '{label_of(graph.node[at])}'; ONNX allows none, export it again"
         )
     if ordered != sorted(ordered):
         nodes = [graph.node[index] for index in ordered]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Error as ProtobufError
 
 from subbyte import limits
-from subbyte.errors import MORE_MEMORY, ModelError, SubbyteError, UsageError
+from subbyte.errors import MORE_MEMORY, ModelError, SubbyteError, UsageError, one_line
 from subbyte.external_data import load_external
 from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
 from subbyte.onnx_checks import check_content, check_graph
@@ -103,7 +103,7 @@ def naming(path: Path | None) -> Iterator[None]:
         raise ModelError(f"'{path}': {error}") from error
     except (*_DAMAGE, MemoryError) as error:
         where = "the model" if path is None else f"'{path}'"
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)
         if isinstance(error, MemoryError):  # of a file within the limits: the process may have less
             raise ModelError(f"{where} takes more memory than there is ({text}); {MORE_MEMORY}") from error
         raise ModelError(f"{where} cannot be read ({type(error).__name__}: {text}); the file is damaged") from error

@@ -57,3 +57,8 @@ def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
+
+
+def label_of(node: onnx.NodeProto) -> str:
+    """What a node is called in a message."""
+    return str(node.name or next(filter(None, node.output), "") or node.op_type)

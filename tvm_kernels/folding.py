@@ -17,6 +17,7 @@ import onnx.reference
 
 from subbyte import limits
 from subbyte.errors import ModelError
+from subbyte.onnx_walk import label_of
 from subbyte.tvm_kernels.graph import Graph, Value
 
 # An element that NumPy computes with others takes as long as 64 multiply-adds of a float product; one by which Python
@@ -82,7 +83,7 @@ def fold(graph: Graph, proto: onnx.NodeProto, attributes: dict[str, Any]) -> boo
     if proto.op_type == "Size":
         outputs[0].data = np.array(inputs[0].size, np.int64)
         return True
-    label = proto.name or proto.op_type
+    label = label_of(proto)
     _spend(graph, label, proto.op_type, inputs, outputs, attributes)
     by_shape = proto.op_type == "EyeLike"
     feeds = {value.name: np.zeros(value.shape, value.dtype) if by_shape else value.data for value in inputs}

@@ -15,7 +15,7 @@ import onnx.version_converter
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions, inline_foreign_functions
 from subbyte.dialect.known_operators import unknown_nodes
 from subbyte.dialect.names import DOMAIN
-from subbyte.errors import ModelError
+from subbyte.errors import ModelError, one_line
 from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operators
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
@@ -106,7 +106,7 @@ def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
         return with_payloads(onnx.version_converter.convert_version(without_payloads(model), OLDEST_OPSET), model)
     except Exception as error:  # the converter raises whatever it likes
         raise ModelError(
-            f"opset {opset} is older than {OLDEST_OPSET} and cannot be converted ({_first_line(error)}); "
+            f"opset {opset} is older than {OLDEST_OPSET} and cannot be converted ({one_line(error)}); "
             f"export with opset {OLDEST_OPSET} or later"
         ) from error
 
@@ -136,8 +136,3 @@ def body_of(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: in
     except Exception:  # the inliner raises whatever it likes
         return []
     return [] if node.op_type in {inner.op_type for inner in inlined.graph.node} else list(inlined.graph.node)
-
-
-def _first_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__

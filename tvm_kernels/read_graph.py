@@ -21,8 +21,9 @@ from subbyte.dialect.decode import low_bit
 from subbyte.dialect.function import Call, PackedWeights, find, function_of
 from subbyte.dialect.known_operators import QUANTIZERS
 from subbyte.dialect.names import DOMAIN
-from subbyte.errors import FormatError, ModelError
+from subbyte.errors import FormatError, ModelError, one_line
 from subbyte.onnx_attributes import check_node
+from subbyte.onnx_walk import label_of
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.folding import fold
@@ -135,7 +136,7 @@ def attributes(proto: onnx.NodeProto) -> dict[str, Any]:
 
 def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
     """Add a node whose inputs are in the graph: with the shapes of its outputs, or folded; raises ModelError."""
-    label = proto.name or next(filter(None, proto.output), proto.op_type)
+    label = label_of(proto)
     working_on("reading the file", proto)
     if proto.op_type in CONTROL_FLOW | RANDOM:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
@@ -223,8 +224,7 @@ def _infer(graph: Graph, proto: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
             opset_imports=[onnx.helper.make_opsetid("", graph.opset)],
         )
     except Exception as error:  # shape inference raises what its C++ raises
-        text = " ".join(str(error).split())[:300]
-        raise ModelError(f"node '{proto.name or proto.op_type}' does not fit its inputs: {text}") from error
+        raise ModelError(f"node '{label_of(proto)}' does not fit its inputs: {one_line(error)}") from error
 
 
 def _check_channels(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -236,7 +236,7 @@ def _check_channels(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) 
     groups = int(attrs.get("group", 1))
     if len(x) < 3 or len(weight) != len(x) or groups < 1:
         raise ModelError(
-            f"node '{proto.name or proto.op_type}': input {list(x)}, weights {list(weight)} and {groups} group(s) make "
+            f"node '{label_of(proto)}': input {list(x)}, weights {list(weight)} and {groups} group(s) make "
             "no convolution; export it again"
         )
     turned = proto.op_type == "ConvTranspose"
@@ -244,12 +244,12 @@ def _check_channels(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) 
     fits = x[1] == (weight[0] if turned else weight[1] * groups) and (weight[0] if turned else outputs) % groups == 0
     if not fits:
         raise ModelError(
-            f"node '{proto.name or proto.op_type}' does not fit its inputs: {x[1]} channels in {list(x)}, but weights "
+            f"node '{label_of(proto)}' does not fit its inputs: {x[1]} channels in {list(x)}, but weights "
             f"of shape {list(weight)} in {groups} group(s); export it again"
         )
     if proto.op_type != "ConvInteger" and len(shapes) > 2 and proto.input[2] and shapes[2] != (outputs,):
         raise ModelError(
-            f"node '{proto.name or proto.op_type}' does not fit its inputs: its bias has shape {list(shapes[2])}, "
+            f"node '{label_of(proto)}' does not fit its inputs: its bias has shape {list(shapes[2])}, "
             f"expected [{outputs}]; export it again"
         )
 
@@ -306,7 +306,7 @@ def _need(graph: Graph, proto: onnx.NodeProto, index: int, what: str) -> Array:
     name = proto.input[index] if index < len(proto.input) else ""
     data = graph.constant_of(name)
     if data is None:
-        raise ModelError(f"node '{proto.name or proto.op_type}': {what} ('{name}') must be a constant of the file")
+        raise ModelError(f"node '{label_of(proto)}': {what} ('{name}') must be a constant of the file")
     return data
 
 
@@ -330,7 +330,7 @@ def _dialect_call(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) ->
         shapes = function.shapes(call)
     except ValueError as error:
         found = ", ".join(str(list(value.shape)) for value in values)
-        raise ModelError(f"node '{proto.name or proto.output[0]}': inputs {found} do not fit: {error}") from error
+        raise ModelError(f"node '{label_of(proto)}': inputs {found} do not fit: {error}") from error
     for name, shape in zip(proto.output, shapes, strict=False):  # a call may leave the last ones out
         if name:
             graph.add_value(name, "float32", shape)
@@ -351,8 +351,7 @@ def _decode(graph: Graph, proto: onnx.NodeProto, weights: PackedWeights) -> None
         tensor = low_bit(weights, inputs).with_scales_of_rows()
         tensor.check()
     except FormatError as error:
-        label = proto.name or proto.output[0]
-        raise ModelError(f"node '{label}': {error}. The file is damaged, export it again") from error
+        raise ModelError(f"node '{label_of(proto)}': {error}. The file is damaged, export it again") from error
     order = tuple(range(len(tensor.shape)))
     graph.add_value(proto.output[0], "float32", tensor.shape, weight=tensor, order=order, scaled=weights.by_group)
 
@@ -361,12 +360,12 @@ def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str
     """What onnxruntime's quantizer writes below opset 21 for 4 and 16 bits; without `axis` there is one scale."""
     x, scale, *rest = (graph.values[name] if name else None for name in proto.input)
     if x is None or scale is None:
-        raise ModelError(f"node '{proto.name or proto.output[0]}' lacks its input or its scale; export it again")
+        raise ModelError(f"node '{label_of(proto)}' lacks its input or its scale; export it again")
     axis = attrs.get("axis")
     per_axis = axis is not None and -len(x.shape) <= axis < len(x.shape) and scale.shape == (x.shape[axis],)
     if scale.size != 1 and not per_axis:
         raise ModelError(
-            f"node '{proto.name or proto.output[0]}': scales of shape {list(scale.shape)} do not fit "
+            f"node '{label_of(proto)}': scales of shape {list(scale.shape)} do not fit "
             f"{'axis ' + str(axis) if axis is not None else 'one scale for all'} of {list(x.shape)}; export it again"
         )
     zero = rest[0] if rest else None

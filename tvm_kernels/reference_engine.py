@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from subbyte.dialect.function_calls import ENGINES_OWN, inline_foreign_functions
-from subbyte.errors import ModelError
+from subbyte.errors import ModelError, one_line
 from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.onnx_runtime import onnxruntime
@@ -49,11 +49,11 @@ def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[l
         except ImportError:
             reasons.append("onnxruntime is not installed")
         except Exception as error:  # its own kinds: an operator or version that it lacks, an index out of bounds
-            reasons.append(f"onnxruntime: {_first_line(error)}")
+            reasons.append(f"onnxruntime: {one_line(error)}")
     try:
         return _evaluator(model, names, feeds)
     except Exception as error:  # the evaluator raises many kinds
-        reasons.append(f"onnx.reference: {_first_line(error)}")
+        reasons.append(f"onnx.reference: {one_line(error)}")
     raise ModelError("; ".join(reasons))
 
 
@@ -124,7 +124,3 @@ def _evaluator(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Arr
         evaluator = ReferenceEvaluator(model, new_ops=list(OPERATORS))
         made = evaluator.run(names, dict(feeds))
     return [np.asarray(output) for output in made], f"onnx.reference {onnx.__version__}"
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx.helper
 
+from subbyte.onnx_walk import label_of
 from subbyte.tvm_kernels.graph import Graph
 
 MOST = 16  # inputs or outputs of one node
@@ -20,7 +21,7 @@ EXTREMES = ("Max", "Min")
 
 def in_parts(graph: Graph, proto: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The nodes that a standard node becomes, whose values are in the graph, in order; empty for one that stays."""
-    label = proto.name or proto.output[0]
+    label = label_of(proto)
     if proto.domain not in ("", "ai.onnx"):
         return []
     if proto.op_type == "Concat" and len(proto.input) > MOST:

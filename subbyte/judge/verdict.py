@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte import limits
-from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.errors import DataError, UnknownNameError, UsageError, one_line
 from subbyte.judge.accuracy import refuse_unscorable, scored_on
 from subbyte.onnx_runtime import onnxruntime
 from subbyte.plain_file import read_plain
@@ -294,10 +294,9 @@ def _refuse_another_model(manifest: Any, floating: Any, source: str) -> None:
     try:
         got = list(_onnx_run(session, zeros).shape)
     except Exception as error:  # onnxruntime has kinds of its own
-        reason = " ".join(str(error).split())[:300]
         raise UsageError(
-            f"{source} does not run on the bundle's input, float32 {list(zeros.shape)}: {reason}. Name the float "
-            "version of the same model with --float-model"
+            f"{source} does not run on the bundle's input, float32 {list(zeros.shape)}: {one_line(error)}. Name the "
+            "float version of the same model with --float-model"
         ) from error
     if got != wanted:
         raise UsageError(
