@@ -28,10 +28,11 @@ from onnx import helper, numpy_helper
 from subbyte.dialect.function import Dequantized, Rescale, function_of
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
-from subbyte.dialect.layers import Layer, layers
+from subbyte.dialect.layers import SUMS, Layer, integer_valued, layers
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.onnx_file import load_onnx
+from subbyte.export.output_channels import OutputChannels
 from subbyte.onnx_file import Source
 from subbyte.onnx_runtime import onnxruntime
 from subbyte.onnx_walk import all_nodes, every_node
@@ -333,12 +334,12 @@ def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
         return
     source = baseline.value(node.input[0])
     given = node.input[2] if len(node.input) > 2 else ""
-    bias, channels = baseline.constant(given) if given else None, _channels(baseline, node, weight)
+    bias, channels = baseline.constant(given) if given else None, OutputChannels.of(baseline.graph, node, weight)
     shift = None if bias is None else channels.vector(bias)
     if weight.ndim < 2 or (given and shift is None):
         _keep(baseline, node)
         return
-    end, scale, added = _affine(baseline, node.output[0], channels)
+    end, scale, added = _affine(baseline, node, channels)
     folded = weight.astype(np.float64) * source.factor
     folded = folded * (scale.reshape(-1, *[1] * (weight.ndim - 1)) if channels.first and scale.size > 1 else scale)
     copy = onnx.NodeProto()
@@ -364,42 +365,12 @@ def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
     baseline.nodes.append(copy)
 
 
-@dataclass(frozen=True)
-class _Channels:
-    """The output channels of a product: how many, on which axis of its result, and whether weights have them first."""
-
-    count: int
-    axis: int
-    rank: int
-    first: bool
-
-    def vector(self, operand: Array) -> Array | None:
-        """A constant that broadcasts along the channels alone, float64 [count] or []; None for any other."""
-        shape = (*[1] * (self.rank - operand.ndim), *operand.shape)
-        others = [size for axis, size in enumerate(shape) if axis != self.axis]
-        if (
-            operand.dtype != np.float32
-            or len(shape) > self.rank
-            or operand.size not in (1, self.count)
-            or prod(others) != 1
-        ):
-            return None
-        return operand.astype(np.float64).reshape(-1 if operand.size > 1 else ())
-
-
-def _channels(baseline: _Baseline, node: onnx.NodeProto, weight: Array) -> _Channels:
-    first = node.op_type == "Conv" or bool(attribute(node, "transB", 0))
-    shape = baseline.graph.shape(node.output[0])
-    rank = weight.ndim if node.op_type != "MatMul" else 1 if shape is None else len(shape)
-    return _Channels(weight.shape[0 if first else -1], 1 if node.op_type == "Conv" else rank - 1, rank, first)
-
-
-def _affine(baseline: _Baseline, value: str, channels: _Channels) -> tuple[str, Array, Array | None]:
+def _affine(baseline: _Baseline, node: onnx.NodeProto, channels: OutputChannels) -> tuple[str, Array, Array | None]:
     """Fold the epilogue (Round, Mul by constants or a per-token step, Add of a constant): last value, scale, bias."""
-    scale = np.ones((), np.float64)
+    value, scale = node.output[0], np.ones((), np.float64)
     for item in baseline.layers[value].epilogue:
         operand = None if item.operand is None else baseline.constant(item.operand)
-        unit = item.node.op_type == "Round" or (item.node.op_type == "Mul" and item.operand in baseline.steps)
+        unit = item.operand in baseline.steps if item.node.op_type == "Mul" else _is_of_integers(baseline, item.node)
         factor = None if operand is None or unit else channels.vector(operand)
         if baseline.only_user(item.value) is None or (factor is None and not unit):
             break
@@ -411,6 +382,21 @@ def _affine(baseline: _Baseline, value: str, channels: _Channels) -> tuple[str, 
             return value, scale, factor
         scale = scale * factor
     return value, scale, None
+
+
+def _is_of_integers(baseline: _Baseline, node: onnx.NodeProto) -> bool:
+    """Whether a node is the Round of a sum that the file computes in integers, on which it is the identity."""
+    product = baseline.graph.producers.get(node.input[0])
+    if node.op_type != "Round" or product is None or product.op_type not in SUMS:
+        return False
+    return all(integer_valued(baseline.graph, name) for name in product.input[:2])
+
+
+def _round(baseline: _Baseline, node: onnx.NodeProto) -> None:
+    if _is_of_integers(baseline, node):
+        baseline.values[node.output[0]] = baseline.value(node.input[0])
+    else:
+        _keep(baseline, node)
 
 
 def _sum(baseline: _Baseline, node: onnx.NodeProto) -> None:
@@ -441,6 +427,7 @@ _RULES: dict[tuple[str, str], Callable[[_Baseline, onnx.NodeProto], None]] = {
     ("", "Conv"): _product,
     ("", "MatMul"): _product,
     ("", "Gemm"): _product,
+    ("", "Round"): _round,
     ("", "Pad"): _pad,
     ("", "ReduceSum"): _sum,
     **{("", name): _data_movement for name in _DATA_MOVEMENT},

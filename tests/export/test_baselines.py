@@ -261,6 +261,29 @@ def test_constants_after_a_matrix_product_are_folded_by_column_alone(operator, w
     assert_same_floats(nodes, {"w": random.normal(size=w), "k": random.normal(size=constant)}, (4, 4), result)
 
 
+@pytest.mark.parametrize("op", ["MatMul", "Conv"])
+def test_a_round_of_floats_stays(op):
+    random = np.random.default_rng(6)
+    nodes = [helper.make_node(op, ["x", "w"], ["g"]), helper.make_node("Round", ["g"], ["y"])]
+    shape = {"MatMul": (4, 4), "Conv": (1, 4, 4, 4)}[op]
+    assert_same_floats(nodes, {"w": random.normal(size=(4, 4, 1, 1)[: len(shape)])}, shape, shape)
+
+
+def test_a_round_of_integers_computed_at_run_time_is_left_out():
+    """Two quantized tensors, as in attention: the sum of their floats is not rounded."""
+    nodes = [helper.make_node("Quantize", [x, "s", "l", "h"], [f"{x}q"], domain="subbyte") for x in ("x", "z")]
+    nodes += [helper.make_node("MatMul", ["xq", "zq"], ["g"]), helper.make_node("Round", ["g"], ["r"])]
+    nodes += [helper.make_node("Mul", ["r", "k"], ["y"])]
+    constants = {"s": 0.5, "l": -128, "h": 127, "k": 4}
+    tensors = [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
+    infos = [helper.make_tensor_value_info(name, 1, (4, 4)) for name in "xzy"]
+    model = model_of(helper.make_graph(nodes, "g", infos[:2], infos[2:], tensors))
+    x, z = np.random.default_rng(7).normal(size=(2, 4, 4)).astype(np.float32)
+    baseline = float_baseline(model)
+    assert operators(baseline)["Round"] == 0
+    np.testing.assert_allclose(run_onnx(baseline, {"x": x, "z": z})["y"], x @ z, rtol=1e-5, atol=1e-5)
+
+
 def assert_same_floats(nodes, constants, x, y):
     """A float model and its baseline compute the same."""
     tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
