@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, cached_property
@@ -23,7 +23,7 @@ import onnx.parser
 
 from subbyte import dialect
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, OPSET
-from subbyte.errors import ModelError, RegistrationError, UnknownNameError, one_line
+from subbyte.errors import ExportError, ModelError, RegistrationError, UnknownNameError, one_line
 from subbyte.formats import Format, all_formats
 from subbyte.formats.energy import wrong_operations
 from subbyte.onnx_walk import label_of
@@ -294,6 +294,19 @@ def get(name: str) -> Function:
     if found is None:
         raise UnknownNameError(f"function of domain {DOMAIN}", name, (function.name for function in all_functions()))
     return found
+
+
+def output_shapes(name: str, shapes: Sequence[Shape], constants: Sequence[Array | None]) -> tuple[Shape, ...]:
+    """The shapes of the outputs of a call with inputs of these shapes; `constants`: None of one computed at run time.
+
+    Raises UnknownNameError, and ExportError for another number of inputs than the function has.
+    """
+    function = get(name)
+    if len(shapes) != len(function.proto.input):
+        raise ExportError(
+            f"{DOMAIN}.{name} takes {', '.join(function.proto.input)}, and is called with {len(shapes)} inputs"
+        )
+    return function.shapes(Call(tuple(shapes), tuple(constants)))
 
 
 def function_of(node: onnx.NodeProto) -> Function | None:

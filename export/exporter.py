@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte import __version__
+from subbyte.dialect.function import output_shapes
 from subbyte.dialect.names import OPSET
 from subbyte.errors import DataError, ExportError, ExportWarning, QuantizationError, SubbyteError, UsageError
 from subbyte.export.cleanup import clean
@@ -173,7 +174,7 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto,
             if quantizer in untouched:
                 raise QuantizationError(f"layer '{layer}' has seen no data; run a batch through the model first")
         refresh(module, packed=True, unused=[quantizers[layer] for layer in quantizers.keys() - executed])
-        with exporting(), _quiet(), torch.no_grad():
+        with exporting(output_shapes), _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (example,),

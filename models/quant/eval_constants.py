@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from subbyte.errors import QuantizationError
-from subbyte.models.quant.primitives import EXPORTING, is_exporting
+from subbyte.models.quant.primitives import EXPORTING, OutputShapes, is_exporting
 
 
 class Constants(nn.Module):
@@ -61,7 +61,7 @@ class Constants(nn.Module):
         if tracing:
             raise QuantizationError(
                 f"a quantized {type(self).__name__} has no constants yet and a tracer cannot compute them: "
-                "use `with exporting(model):` on a model in eval mode that has seen a batch"
+                "use `with exporting(output_shapes, model):` on a model in eval mode that has seen a batch"
             )
         # Lightning validates in inference mode, whose tensors could not be used outside of it later.
         with torch.inference_mode(False), torch.no_grad():
@@ -97,15 +97,17 @@ def named_constants(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def exporting(model: nn.Module | None = None) -> Iterator[None]:
+def exporting(output_shapes: OutputShapes, model: nn.Module | None = None) -> Iterator[None]:
     """Within this context the primitives emit ONNX nodes instead of computing.
+
+    `output_shapes` is that of subbyte.dialect.function, which needs onnx; training does without.
 
     With `model` (in eval mode) its constants and packed weights are made first: a tracer cannot make them, since it
     sees the parameters without their values.
     """
     if model is not None:
         refresh(model, packed=True)
-    token = EXPORTING.set(True)
+    token = EXPORTING.set(output_shapes)
     try:
         yield
     finally:

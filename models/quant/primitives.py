@@ -1,17 +1,19 @@
 """The primitives that a quantized layer is made of in eval mode: plain torch arithmetic, or calls of the `subbyte`
 domain.
 
-Inside `exporting(model)` each primitive becomes one symbolic ONNX node, with its inputs in the order of
+Inside `exporting` each primitive becomes one symbolic ONNX node, with its inputs in the order of
 docs/onnx-dialect.md; outside it computes what that node's body computes, bit for bit (formats/reference.py).
 All codes and levels are integer-valued float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,12 +21,16 @@ from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
 from subbyte.errors import ExportError
 from subbyte.formats import Format, PerGroup, unpack
 
-EXPORTING: ContextVar[bool] = ContextVar("subbyte_exporting", default=False)
+Shape = tuple[int, ...]
+# The shapes of the outputs of a function of the dialect, of the shapes of its inputs and those that are constants.
+OutputShapes = Callable[[str, Sequence[Shape], Sequence[npt.NDArray[Any] | None]], Sequence[Shape]]
+
+EXPORTING: ContextVar[OutputShapes | None] = ContextVar("subbyte_exporting", default=None)
 
 
 def is_exporting() -> bool:
     """Whether the primitives emit ONNX nodes now."""
-    return EXPORTING.get()
+    return EXPORTING.get() is not None
 
 
 def call(function: str, *inputs: Tensor | Sequence[int] | int) -> tuple[Tensor, ...]:
@@ -35,16 +41,12 @@ def call(function: str, *inputs: Tensor | Sequence[int] | int) -> tuple[Tensor, 
     Within `exporting` alone, for any module's forward; outside it a module computes what the function's body does, bit
     for bit. Raises UnknownNameError, and ExportError for another number of inputs than the function has.
     """
-    from subbyte.dialect.function import Call, get  # needs onnx, which training does without
-
-    known = get(function)
-    if len(inputs) != len(known.proto.input):
-        raise ExportError(
-            f"{DOMAIN}.{function} takes {', '.join(known.proto.input)}, and is called with {len(inputs)} inputs"
-        )
+    output_shapes = EXPORTING.get()
+    if output_shapes is None:
+        raise ExportError(f"{DOMAIN}.{function} is called outside of an export; use `with exporting(...)`")
     constants = [None if isinstance(x, Tensor) else np.array(x, np.int64) for x in inputs]
     tensors = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.int64) for x in inputs]
-    shapes = known.shapes(Call(tuple(tuple(x.shape) for x in tensors), tuple(constants)))
+    shapes = output_shapes(function, [tuple(x.shape) for x in tensors], constants)
     return tuple(
         torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{function}",

@@ -127,7 +127,9 @@ class QuantizedProduct(Constants):
         if not primitives.is_exporting():
             return self.weight_levels
         if self.weight_packed is None:
-            raise QuantizationError("a layer's weights are not packed for the export; use `with exporting(model):`")
+            raise QuantizationError(
+                "a layer's weights are not packed for the export; use `with exporting(output_shapes, model):`"
+            )
         quantizer = self.weight_quantizer
         shape, granularity = tuple(self.weight_levels.shape), quantizer.granularity
         if isinstance(granularity, PerGroup):

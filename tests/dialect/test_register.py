@@ -26,9 +26,10 @@ from subbyte.dialect.function import (
     find,
     function_of,
     get,
+    output_shapes,
 )
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
-from subbyte.errors import ModelError, RegistrationError, UnknownNameError
+from subbyte.errors import ExportError, ModelError, RegistrationError, UnknownNameError
 
 FUNCTIONS = {function.name: function for function in all_functions()}
 Array = np.ndarray[Any, Any]
@@ -78,6 +79,14 @@ def test_a_function_is_its_reference_in_every_engine(name: str, seed: int) -> No
                 np.testing.assert_array_equal(got, wanted)
             else:
                 np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_shapes_of_a_call() -> None:
+    assert output_shapes("QuantizePerToken", [(2, 3, 5)], [None]) == ((2, 3, 5), (2, 3, 1))
+    with pytest.raises(ExportError, match=r"subbyte\.QuantizePerToken takes x, and is called with 2 inputs"):
+        output_shapes("QuantizePerToken", [(2, 3, 5), ()], [None, None])
+    with pytest.raises(UnknownNameError, match="Did you mean 'Quantize'"):
+        output_shapes("Quantise", [()], [None])
 
 
 def test_names_need_no_library() -> None:

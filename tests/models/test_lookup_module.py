@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import subbyte
-from subbyte.errors import QuantizationError
+from subbyte.errors import ExportError, QuantizationError
 from subbyte.models.quant import DynamicPerToken, LearnedStep, fake_quantized
 from subbyte.models.quant.lookup import Lookup
+from subbyte.models.quant.primitives import call
 
 
 @pytest.mark.parametrize("bits", [8, 5])
@@ -67,3 +68,8 @@ def test_a_look_up_alone_goes_to_a_file_and_comes_back(shape: tuple[int, ...], t
     subbyte.compile(tmp_path / "m.onnx", tmp_path / "m.subbyte", target="host", strict=True)
     with subbyte.load(tmp_path / "m.subbyte") as session:
         np.testing.assert_array_equal(session.run(x.numpy()), module(x).detach().numpy())
+
+
+def test_a_call_of_the_dialect_is_made_in_an_export_alone() -> None:
+    with pytest.raises(ExportError, match=r"subbyte\.Binarize is called outside of an export"):
+        call("Binarize", torch.zeros(2), torch.zeros(()))

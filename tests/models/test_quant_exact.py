@@ -12,6 +12,7 @@ import torch
 from integer_sums import conv2d, matmul
 from torch import Tensor, nn
 
+from subbyte.dialect.function import output_shapes
 from subbyte.formats import PerGroup, reference
 from subbyte.models.quant import (
     QuantizedProduct,
@@ -297,7 +298,7 @@ def test_autocast_does_not_touch_the_integers() -> None:
 
 
 def nodes_of(model: nn.Module, x: Tensor) -> list[str]:
-    with exporting(model), torch.no_grad():
+    with exporting(output_shapes, model), torch.no_grad():
         program = torch.export.export(model, (x,))
     found = []
     for node in program.graph.nodes:

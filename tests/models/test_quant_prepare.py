@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pages import python_blocks
 from torch import Tensor, nn
 
+from subbyte.dialect.function import output_shapes
 from subbyte.errors import QuantizationError, UnknownNameError, UsageError
 from subbyte.formats import PerGroup
 from subbyte.models.quant import (
@@ -199,9 +200,9 @@ def test_export_needs_data_and_eval_mode() -> None:
     with pytest.raises(QuantizationError, match=r"call model\.eval"):
         refresh(model)
     model.eval()
-    with pytest.raises(QuantizationError, match="seen no data"), exporting(model):
+    with pytest.raises(QuantizationError, match="seen no data"), exporting(output_shapes, model):
         pass
-    with exporting(), pytest.raises(QuantizationError, match="run a batch"):
+    with exporting(output_shapes), pytest.raises(QuantizationError, match="run a batch"):
         model(torch.ones(1, 2))
 
 
