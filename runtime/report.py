@@ -121,7 +121,7 @@ def print_energy_model(result: BenchResult, console: Console) -> None:
         table.add_row(_safe(row.name, CELL), row.arithmetic, *cells)
     console.print(table)
     figures = [f"{name} {pj:g}" for name, pj in modelled.operations_pj.items()]
-    console.print(f"pJ an operation: {', '.join(figures)}")
+    console.print(f"pJ per operation: {', '.join(figures)}")
     figures = [f"{name} {pj:g}" for name, pj in modelled.memories_pj_per_64_bits.items()]
     console.print(f"pJ for 64 bits moved: {', '.join(figures)}")
     for assumption in modelled.assumptions:

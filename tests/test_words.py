@@ -51,6 +51,9 @@ INSTEAD = {
     r"without a word": "without a message",
     r"front door|stations?": "entry point, stage",
     r"wants": "expects, needs",
+    r"to read alone": "read-only",
+    r"of ours": "of the dialect, of subbyte",
+    r"(bytes?|bits|pJ) an? (element|weight|code|channel|thread|operation|row)": "per",
     r"settle[sd]?": "resolves, decides",
     r"(?<!there )(?<!that )(is|are) no(?! (longer|more))": "is not a",
 }

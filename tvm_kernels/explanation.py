@@ -74,7 +74,7 @@ class KernelRow(Fact):
 
 @dataclass(frozen=True)
 class ByTVM(Fact):
-    """A node without a kernel of ours: compiled by TVM, or first replaced by the body of its ONNX schema."""
+    """A node without a kernel row: compiled by TVM, or first replaced by the body of its ONNX schema."""
 
     makes: str  # type and shape of its first output
     reason: str
@@ -118,7 +118,7 @@ class Explanation:
 
     @property
     def by_tvm(self) -> tuple[ByTVM, ...]:
-        """Nodes that no kernel of ours computes, in the order in which they run."""
+        """Nodes without a kernel row, in the order in which they run."""
         return tuple(self._by_tvm.values())
 
     def lines(self) -> list[str]:

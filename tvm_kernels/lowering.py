@@ -65,9 +65,9 @@ def stages() -> list[tuple[Stage, list[Rule]]]:
 def lower(model: Source, features: frozenset[str], *, strict: bool = False, name: str | None = None) -> Plan:
     """The plan of a model for a CPU with these features.
 
-    Raises UsageError, ModelError for a file that is wrong, and CompileError for a layer that cannot be compiled; with
-    `strict` also for every layer that would run in float although the file asks for low bit, and for functions that
-    have a name of ours and are not ours.
+    Raises UsageError, ModelError for an invalid file, and CompileError for a layer that cannot be compiled; with
+    `strict` also for a low-bit layer that would be computed in float32, and for a function with the name of a dialect
+    function and another definition.
     """
     from subbyte.tvm_kernels.assembly import assemble
 

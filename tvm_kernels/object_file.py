@@ -19,7 +19,7 @@ from typing import Any
 from subbyte.errors import CompileError, WriteError
 from subbyte.output_file import what_to_do_of_tool
 
-_one_at_a_time = threading.Lock()  # no other thread of ours may be inside of LLVM while the process forks
+_one_at_a_time = threading.Lock()  # no other thread of this process may be inside of LLVM while it forks
 
 
 def object_bytes(module: Any, what: str) -> bytes:

@@ -101,7 +101,7 @@ def to_float32(graph: Graph) -> None:
 
 
 def what_stays(graph: Graph) -> list[str]:
-    """A line for the report on every part that is computed in float64: without kernels of ours."""
+    """A line for the report on every part that is computed in float64, without kernels."""
     left = [(part, why_it_stays(graph, part)) for part in parts(graph, "float64") if part.operators]
     return [_line(part, f"computed in float64, without kernels, as {why}") for part, why in left]
 

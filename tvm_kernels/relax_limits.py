@@ -71,7 +71,7 @@ def refuse_unrounded(graph: Graph, node: Node) -> None:
 
 
 def beyond(graph: Graph, node: Node) -> str:
-    """What TVM does not compute rightly of a node; empty where it does, or a converter of ours."""
+    """What TVM computes wrongly of a node; empty if nothing, or if `relax_converters` has a converter."""
     ours = (node.domain, node.op) in relax_converters.CONVERTERS
     if not ours and (node.domain or node.op not in onnx_frontend._get_convert_map()):
         to_do = "; quantize with QuantFormat.QDQ, whose products kernels serve" if node.op in INTEGER_PRODUCTS else ""

@@ -115,7 +115,7 @@ def print_compile_report(report: CompileReport) -> None:
         console.print(f"note: {printable(line)}", style="bold red")
     console.print(
         f"weights {report.weights_bytes:,} bytes, arena {report.arena_bytes:,} bytes, "
-        f"workspace {report.workspace_bytes:,} bytes a thread"
+        f"workspace {report.workspace_bytes:,} bytes per thread"
     )
     if report.flash_bytes is not None:
         console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes")
