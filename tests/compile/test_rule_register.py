@@ -82,6 +82,7 @@ def test_every_function_of_values_has_a_rule() -> None:
     ("name", "pattern", "words"),
     [
         ("", Op("Relu", Any("x")), "a rule for Relu has no name"),
+        ("r", "Relu", "rule 'r': its pattern is 'Relu', expected an Op"),
         ("clip", Op("Clip", Any("y")), "rule 'clip': missing a required argument: 'x'"),
         ("scale", Op("Mul", Any("x"), Const("c")), "rule 'scale': got an unexpected keyword argument 'c'"),
         ("ReLU", Op("ReLU", Any("x")), "rule 'ReLU': its pattern has 'ReLU' of domain '', expected an operator"),
@@ -89,7 +90,7 @@ def test_every_function_of_values_has_a_rule() -> None:
         ("v", Op("Relu", Op("View", Any("x"))), "rule 'v': its pattern has 'View' of domain '', expected an operator"),
     ],
 )
-def test_a_wrong_rule_is_refused(name: str, pattern: Op, words: str) -> None:
+def test_a_wrong_rule_is_refused(name: str, pattern: typing.Any, words: str) -> None:
     with pytest.raises(RegistrationError, match=words):
         rule(name, pattern, to=takes_x)
 

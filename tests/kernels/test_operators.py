@@ -105,8 +105,11 @@ def test_kernels_can_emit_every_step_and_store() -> None:
     assert set(STORES) == set(emitted._STORES)
 
 
-@pytest.mark.parametrize(("name", "words"), [("", "has no name"), ("check-indices", "'check-indices' for .* twice")])
-def test_an_incomplete_kernel_row_is_refused(name: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("", "has no name"), (5, "has no name, got 5"), ("check-indices", "'check-indices' for .* twice")],
+)
+def test_an_incomplete_kernel_row_is_refused(name: Any, words: str) -> None:
     before = rows()
     with pytest.raises(RegistrationError, match=words):
         kernel(name, serves=CheckIndices)(lambda op: None)  # type: ignore[arg-type, return-value]
@@ -123,6 +126,7 @@ def test_a_kernel_row_of_no_operator_is_refused() -> None:
     [
         ({"needs": {"avx2", "avx3"}}, "needs the CPU feature 'avx3', which no target can have, expected some of ssse3"),
         ({"prefer": "most"}, "its 'prefer' is 'most', expected an integer"),
+        ({"serves": ops.Product}, "serves Product with 0 types of operands, expected 2"),  # it would serve them all
         ({"refuses": "never"}, "its 'refuses' is 'never', expected a function"),
         ({"serves": ops.Product[int, ops.Float]}, "an operand of its 'serves' is .*int.*, expected Float, Codes, Bits"),
         (

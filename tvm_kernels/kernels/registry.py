@@ -125,8 +125,8 @@ def kernel(
     Raises RegistrationError for a row without a name, for no operator or operands that it cannot have, for CPU features
     that are unknown, and for a name that another row for the same operands has.
     """
-    if not name:
-        raise RegistrationError(f"a kernel row for {serves} has no name; reports and manifests need one")
+    if not isinstance(name, str) or not name:
+        raise RegistrationError(f"a kernel row for {serves} has no name, got {name!r}; reports and manifests need one")
     operator = get_origin(serves) or serves
     if not (isinstance(operator, type) and issubclass(operator, Operator)):
         raise RegistrationError(f"kernel row '{name}' serves {serves}, which is not an operator: use one of operators/")
@@ -154,8 +154,14 @@ def kernel(
 
 
 def _check_operands(name: str, operator: type, operands: tuple[Any, ...]) -> None:
-    """Every type of operands is one that the operator's type parameter allows."""
-    for parameter, kind in zip(getattr(operator, "__parameters__", ()), operands, strict=False):
+    """Every operand is given, and of a type that the operator's type parameter allows."""
+    parameters = getattr(operator, "__parameters__", ())
+    if len(operands) != len(parameters):
+        raise RegistrationError(
+            f"kernel row '{name}' serves {operator.__name__} with {len(operands)} types of operands, expected "
+            f"{len(parameters)}, as in Product[Codes, LowBitTensor]"
+        )
+    for parameter, kind in zip(parameters, operands, strict=True):
         allowed = get_args(parameter.__bound__) or (parameter.__bound__,)
         for one in get_args(kind) or (kind,):
             if not (isinstance(one, type) and issubclass(one, allowed)):

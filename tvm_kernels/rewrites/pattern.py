@@ -283,6 +283,8 @@ def decline(graph: Graph, node: Node, rule: str, reason: str) -> None:
 
 def rule(name: str, pattern: Op, to: Callable[..., Outcome]) -> Rule:
     """A row of the table; raises RegistrationError without a name, or if the rewrite does not take the captures."""
+    if not isinstance(pattern, Op):
+        raise RegistrationError(f"rule '{name}': its pattern is {pattern!r}, expected an Op")
     if not name:
         raise RegistrationError(f"a rule for {pattern.op} has no name; the report of a compile needs one")
     for domain, op in pattern.operators:
