@@ -2,14 +2,15 @@
 
     int32_t name(T0 *p0, T1 *p1, ..., int32_t begin, int32_t end);
 
-The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime shares
-out among threads. Inside it, a statement under the attribute ONCE runs where the attribute's value is true, and in tile
-`begin`: so tiles that follow each other on a thread share what one of them left in the workspace. A body with no such
-loop, or with something beside it, is one tile; unless the function says with the attribute TILES how many tiles it has:
-then all its parallel loops are of that extent and run from `begin` to `end`; what is around them is done in every call.
-Scratch of 1,024 bytes or more that TIR allocates becomes a part of the running thread's workspace, handed in as one
-more pointer. Generated code returns 0, always: a function with the attribute CHECKS, of one tile, says in its last
-buffer, int64 [4], what it found wrong, or -1 in front, and the trampoline makes a status of that.
+The one outermost `parallel` loop runs from `begin` to `end`; its extent is the number of tiles that the runtime
+distributes over threads. Inside it, a statement under the attribute ONCE runs where the attribute's value is true, and
+in tile `begin`: so consecutive tiles on a thread can share what one of them has written to the workspace. A body
+without such a loop, or with statements beside it, is one tile; unless the attribute TILES of the function gives the
+number of tiles: then all its parallel loops have that extent and run from `begin` to `end`, and the statements around
+them run in every call. Scratch of 1,024 bytes or more that TIR allocates becomes a part of the running thread's
+workspace, passed as a further pointer. Generated code always returns 0: a function with the attribute CHECKS, of one
+tile, writes a failed check to its last buffer, int64 [4], or -1 to its first element; the trampoline converts that to a
+status.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ C_TYPES = {
     "uint64": "uint64_t",
     "bool": "uint8_t",
 }
-# TVM keeps smaller allocations in registers or on the stack; for larger ones it would ask its runtime.
+# TVM keeps smaller allocations in registers or on the stack; for larger ones it would call its runtime.
 LARGEST_ON_STACK = 1023
 ONCE = "subbyte.once"
 TILES = "subbyte.tiles"
@@ -195,7 +196,7 @@ def _serial(stmt: Stmt) -> Stmt:
 
 
 def _once(first: Callable[[Any], Any]) -> Callable[[Stmt], Stmt]:
-    """Makes a condition of ONCE; `first` adds to its value what else is true in the first tile of a call."""
+    """Replaces ONCE by a condition; `first` extends it by the first tile of a call."""
 
     def change(stmt: Stmt) -> Stmt:
         if isinstance(stmt, AttrStmt) and stmt.attr_key == ONCE:
@@ -206,7 +207,7 @@ def _once(first: Callable[[Any], Any]) -> Callable[[Stmt], Stmt]:
 
 
 def on_one_thread(function: PrimFunc) -> PrimFunc:
-    """The function with serial loops for parallel ones: threads of TVM would share the one workspace that is given."""
+    """The function with serial loops for parallel ones: threads of TVM would share one workspace."""
     return function.with_body(_map(_map(function.body, _once(lambda value: value)), _serial))
 
 
@@ -228,14 +229,14 @@ def _map(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
 
 
 def _between(loop: For, begin: Any, end: Any, body: Stmt) -> For:
-    """A serial loop over tiles begin .. end-1; TVM leaves a loop int64 whose variable meets indices of that type."""
+    """A serial loop over tiles begin .. end-1; TVM may use int64 for the loop variable, if indices are int64."""
     kind = loop.loop_var.ty
     first, extent = begin.astype(kind), (end - begin).astype(kind)
     return For(loop.loop_var, first, extent, ForKind.SERIAL, body, annotations=loop.annotations)
 
 
 def _range(tiles: int, begin: Any, end: Any, stmt: Stmt) -> Stmt:
-    """A parallel loop over all tiles as one over some."""
+    """A parallel loop over all tiles as a loop over tiles begin .. end-1."""
     if not (isinstance(stmt, For) and stmt.kind == ForKind.PARALLEL):
         return stmt
     if _constant(stmt.min) != 0 or _constant(stmt.extent) != tiles:
@@ -303,7 +304,7 @@ def _plain(function: PrimFunc, wanted: Wanted, target: Any) -> tuple[PrimFunc, C
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A kernel to compile: its TIR, its C name, whether no two of its arguments overlap, and what first calls it."""
+    """A kernel to compile: its TIR, its C name, whether no two of its arguments overlap, and its first call."""
 
     symbol: str
     function: PrimFunc
@@ -313,7 +314,7 @@ class Wanted:
 
     @property
     def called(self) -> str:
-        """How errors call it."""
+        """Its name in errors."""
         return f"kernel '{self.kernel or self.symbol}'" + (f" of node '{self.node}'" if self.node else "")
 
 
@@ -322,7 +323,7 @@ def lower(wanted: Sequence[Wanted], target: Any) -> tuple[Any, tuple[CFunction, 
     try:
         return _lower(wanted, target)
     except Exception:
-        for one in wanted if len(wanted) > 1 else ():  # the one to blame is at work when the exception leaves
+        for one in wanted if len(wanted) > 1 else ():  # so that the current step is the failing one
             working_on("lowering TIR", one.node, one.kernel or one.symbol)
             _lower([one], target)
         raise
@@ -347,7 +348,7 @@ def compile_objects(wanted: Sequence[Wanted], target: Any) -> Kernels:
     """One object file for an LLVM target; raises CompileError for a kernel that needs TVM at run time."""
     module, signatures = lower(wanted, target)
     code = _object(module, target, wanted)
-    if RUNTIME_SYMBOL.search(code):  # undefined symbols stand in the object by name
+    if RUNTIME_SYMBOL.search(code):  # undefined symbols are in the object by name
         for one in wanted:
             if RUNTIME_SYMBOL.search(_object(lower([one], target)[0], target, [one])):
                 raise CompileError(f"{one.called} calls TVM's runtime, which a bundle does not have")
@@ -356,7 +357,7 @@ def compile_objects(wanted: Sequence[Wanted], target: Any) -> Kernels:
 
 
 def _object(module: Any, target: Any, wanted: Sequence[Wanted]) -> bytes:
-    """The object file of kernels; an exception names the first on which LLVM dies, or has it at work."""
+    """The object file of kernels; an exception names the first kernel on which LLVM fails."""
     try:
         built = tvm.get_global_func("target.build.llvm")(module, target)
         return object_bytes(built, wanted[0].called if len(wanted) == 1 else f"{len(wanted)} kernels")

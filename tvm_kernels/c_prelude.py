@@ -1,8 +1,8 @@
-"""C functions for what C has no operator for: each is written before the kernels of a source file that calls it.
+"""C functions for operations without an operator in C: each is written before the kernels of a file that calls it.
 
 Kernels call them with `tirx.call_pure_extern(dtype, "subbyte_...", ...)`. Where a CPU has an instruction for one (Arm's
-DSP extension, Arm's floating-point unit) the function is that instruction; else plain C with the same result, so the
-same source runs anywhere with the same bits. To add one: a row below.
+DSP extension, Arm's floating-point unit) the function is that instruction; else plain C with the same result, so that
+the same source gives the same bits on every CPU. To add one: a row below.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ static inline uint32_t subbyte_popcount(uint32_t x) {
 }
 """
 
-# Written before all else: options that would change the bits of a float stop the compiler or are taken back. No macro
-# tells of clang's -freciprocal-math and -fno-signed-zeros; where clang has no float_control (32-bit Arm), the
-# sign of a zero may still be lost.
+# Written first: options that would change the bits of a float are an error, or are disabled by pragmas. clang has no
+# macro for -freciprocal-math and -fno-signed-zeros; where it has no float_control (32-bit Arm), the sign of a zero may
+# still be lost.
 GUARD = """
 #include <float.h>
 #if FLT_EVAL_METHOD != 0
@@ -42,7 +42,7 @@ GUARD = """
 #pragma GCC optimize("fp-contract=off")
 #endif
 """
-# The same value, of which the compiler knows nothing: no option makes it fold an addition and a subtraction that round.
+# The same value, opaque to the compiler: no option makes it fold an addition and a subtraction that round.
 _OPAQUE = """
 static inline __attribute__((unused)) float subbyte_opaque(float x) {
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
@@ -61,9 +61,9 @@ static inline __attribute__((unused)) float subbyte_opaque(float x) {
 }
 """
 
-# A product that no addition is fused with (c_text.py puts every one through it). gcc keeps to the pragma above; clang's
-# -ffp-contract=fast, which no macro tells of, overrides it. An empty asm costs no instruction, but such a loop is no
-# longer vectorized: only where clang could fuse. Doubles are rare: memory will do.
+# A product that is not fused with an addition (c_text.py applies it to every product). gcc respects the pragma above;
+# clang's -ffp-contract=fast, for which there is no macro, overrides it. An empty asm costs no instruction, but prevents
+# vectorization: it is used only where clang could fuse. Doubles are rare, and go through memory.
 _UNFUSED = {
     f"subbyte_unfused_{dtype}": f"""
 #if defined(__clang__) && (defined(__FMA__) || defined(__FMA4__) || defined(__FP_FAST_FMAF) || \\
@@ -82,7 +82,7 @@ _UNFUSED = {
     )
 }
 
-# newlib's nearbyintf is a slow call; this adds 2^23, where the bits behind the point fall off, to nearest even.
+# newlib's nearbyintf is a slow call; this adds 2^23, which rounds the fraction to nearest even.
 _NEARBYINTF = """
 static inline float subbyte_nearbyintf(float x) {
   const float whole = 8388608.0f;
@@ -91,9 +91,9 @@ static inline float subbyte_nearbyintf(float x) {
 }
 """
 
-# The nearest integer, ties to even, for clipping to a range within +-2^22 afterwards: numbers beyond saturate, there
-# or at 2^31, and NaN at the bottom. VCVTR, which makes 0 of NaN, rounds so in the processor's mode at reset; C has no
-# expression that compiles to it.
+# The nearest integer, ties to even, to be clipped afterwards to a range within +-2^22: larger values saturate, there or
+# at 2^31, and NaN gives the lowest integer. VCVTR, which converts NaN to 0, rounds so in the processor's mode after
+# reset; C has no expression that compiles to it.
 _RINT = """
 static inline int32_t subbyte_rint(float x) {
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
@@ -159,7 +159,7 @@ _DSP = {
         "(uint32_t)__ssub16((int16x2_t)a, (int16x2_t)b)",
         "((a - b) & 0xffffu) | (((a >> 16) - (b >> 16)) << 16)",
     ),
-    # Bytes 1 and 3 of a word, as halves. There is no intrinsic for the rotation, and GCC shifts and masks.
+    # Bytes 1 and 3 of a word, as halves. There is no intrinsic with the rotation; GCC would shift and mask.
     "subbyte_odd_bytes": """
 static inline uint32_t subbyte_odd_bytes(uint32_t a) {
 #ifdef SUBBYTE_DSP
@@ -179,7 +179,7 @@ static inline uint32_t subbyte_odd_bytes(uint32_t a) {
         "(uint32_t)(uint16_t)(int8_t)a | (uint32_t)(int8_t)(a >> 16) << 16",
     ),
 }
-# TVM's C printer would bind loads under min and max, once for each text of an expression (c_text.py).
+# TVM's C printer would bind loads under min and max, once for each distinct text of an expression (c_text.py).
 NUMBERS = {
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
     **{"bool": "uint8_t", "float32": "float", "float64": "double"},

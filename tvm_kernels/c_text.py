@@ -1,6 +1,6 @@
-"""From TIR to C that stands alone: right min and max, no TVM headers, exact constants, functions from c_prelude.py.
+"""From TIR to self-contained C: correct min and max, no TVM headers, exact constants, functions from c_prelude.py.
 
-Importing this file teaches TVM's C code generator the population count and absolute values of floats.
+Importing this file registers lowerings of population count and of fabs with TVM's C code generator.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ register_intrin_lowering("tirx.fabs", target="c", f=_lower_fabs, level=99)
 
 
 def _reads(expression: Any) -> bool:
-    """Whether its value may differ where its text is the same: it loads, or calls what may."""
+    """Whether two expressions with the same text may have different values: it loads, or calls a function."""
     found: list[Any] = []
     tvm_ffi.structural_walk(expression, ((TensorLoad, Call), found.append))
     return bool(found)
 
 
 def _bound(loop: Any) -> Any:
-    """A loop whose extent is read once, before it: C evaluates the condition at every turn."""
+    """A loop whose extent is read once, before it: C evaluates the condition in every iteration."""
     if not _reads(loop.extent):
         return loop
     extent = tirx.Var("extent", str(loop.extent.ty.dtype))
@@ -58,14 +58,14 @@ def _bound(loop: Any) -> Any:
 
 
 def printable(module: Any) -> Any:
-    """The same lowered functions, in statements and expressions that TVM's C printer prints right.
+    """The same lowered functions, in statements and expressions that TVM's C printer prints correctly.
 
-    The printer puts both operands of a min or max into variables first, and takes such a variable again wherever an
-    operand of the same text stands: also behind a store to the buffer that it was loaded from, and in loops. Calls are
-    printed where they stand. Bits of floats come from a function. A float product passes through a function that keeps
-    the C compiler from fusing it with an addition. Raises CompileError for a type that there is no such C function for.
+    The printer binds both operands of a min or max to variables first, and reuses such a variable for every operand of
+    the same text: also after a store to the buffer that it was loaded from, and in loops. So min and max become calls,
+    which are printed in place. Bits of floats are read by a function. A function around each float product keeps the
+    C compiler from fusing it with an addition. Raises CompileError for a type without such a C function.
     """
-    missing: list[str] = []  # an error that a callback raises does not come through TVM as what it is
+    missing: list[str] = []  # TVM does not propagate the type of an exception in a callback
 
     def function_of(name: str, dtype: str) -> str:
         function = f"subbyte_{name}_{dtype}"
@@ -89,8 +89,8 @@ def printable(module: Any) -> Any:
         return tirx.call_pure_extern(dtype, function_of("unfused", dtype), product)
 
     def bits(call: Any) -> Any:
-        """There and back, which kept TVM from simplifying, is nothing: C compilers do not. A pointer to another type,
-        as TVM prints it, C compilers may take for one to other memory."""
+        """A cast to bits and back, which hid a value from TVM's simplifier, is removed: C compilers do not simplify so.
+        For others TVM prints a cast of pointers, which breaks C's aliasing rules."""
         if call.op != tvm.ir.Op.get("tirx.reinterpret"):
             return call
         (value,) = call.args
@@ -130,7 +130,7 @@ def _exact_literals(text: str, module: Any) -> str:
     exact: dict[str, set[str]] = {}
 
     def note(value: Any) -> None:
-        printed = exactly = abs(float(value.value))  # the sign is printed before it
+        printed = exactly = abs(float(value.value))  # its sign is printed separately
         suffix = "" if str(value.ty.dtype) == "float64" else "f"
         if suffix:
             exactly = float(np.float32(printed))
@@ -150,7 +150,7 @@ def _exact_literals(text: str, module: Any) -> str:
 
 
 def _restricted(text: str, module: Any) -> str:
-    """`restrict` for the pointers of functions whose arguments do not overlap: constants then stay in registers."""
+    """Adds `restrict` to pointers of functions whose arguments do not overlap: constants then stay in registers."""
     distinct = {str(var.name_hint) for var, function in module.functions.items() if "tirx.noalias" in function.attrs}
 
     def replace(match: re.Match[str]) -> str:
@@ -188,7 +188,7 @@ _FUNCTION = re.compile(r"^(int32_t \w+\(([^\n]*)\)) \{\n(.*?)^\}\n", flags=re.MU
 
 
 def _unused(match: re.Match[str]) -> str:
-    """A function behind its prototype, without bindings that nothing reads; unused parameters are said to be."""
+    """A function after its prototype, without unused bindings; unused parameters are cast to void."""
     head, parameters, body = match.groups()
     while True:
         counts = Counter(re.findall(r"\b[A-Za-z_]\w*", body))
@@ -202,7 +202,7 @@ def _unused(match: re.Match[str]) -> str:
 
 
 def plain_c(text: str, module: Any) -> str:
-    """TVM's C for `module`, made to stand alone; raises CompileError where it would need TVM at run time."""
+    """Self-contained C from TVM's C for `module`; raises CompileError where it would need TVM at run time."""
     includes = "".join(f"#include <{header}.h>\n" for header in HEADERS)
     body = _FUNCTION.sub(_unused, _restricted(_exact_literals(_without_tvm(text), module), module))
     return f"{includes}{GUARD}{prelude(body)}\n{_views(body)}"

@@ -1,4 +1,4 @@
-"""`compile`: an ONNX file to a `.subbyte` bundle for a target, with a report of what became of every operator."""
+"""`compile`: an ONNX file to a `.subbyte` bundle for a target, with a report on every operator."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Row(OperatorFacts):
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What `compile` made; printed by the command line and kept in the bundle as report.json. All sizes in bytes."""
+    """The result of `compile`; printed by the command line, and report.json of the bundle. All sizes in bytes."""
 
     name: str
     target: str
@@ -152,7 +152,7 @@ def compile(
     `golden_inputs`: arrays or .npy files in a list, arrays by name in a dict or an .npz file; random ones from `seed`
     that the model accepts if None. `keep`: a folder that gets the generated files, to look at. With `replay` a bundle
     that this machine can run must give its golden outputs, in a process of its own, before it is put in place.
-    `explain` is told which rules and kernel rows declined, and why, also where this raises; the report then holds it.
+    `explain` records which rules and kernel rows declined, and why, also where this raises; it is part of the report.
     Nothing is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError
     also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """

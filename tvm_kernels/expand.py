@@ -1,4 +1,4 @@
-"""Standard operators that TVM lacks, or computes in part only, and functions of the dialect that no rule took, by body.
+"""Replaces nodes by their bodies: operators that TVM does not compute, and dialect functions that no rule rewrites.
 
 The body of an operator is in its ONNX schema, that of a function in `dialect/`.
 
@@ -18,7 +18,7 @@ from subbyte.tvm_kernels.read_graph import CONTROL_FLOW, RANDOM, add_body, type_
 
 
 def expand(graph: Graph) -> bool:
-    """Put bodies in the place of what TVM does not compute; whether there was any.
+    """Replace nodes that TVM does not compute by their bodies; whether there was one.
 
     Raises CompileError for a node that neither a kernel, nor TVM, nor a body computes, and for unrounded types.
     """
@@ -46,7 +46,7 @@ def expand(graph: Graph) -> bool:
 
 
 def _put_body(graph: Graph, node: Node) -> bool:
-    """The node's body in its place, or False where it has none."""
+    """Replace a node by its body; False if it has none."""
     function, own = _function(node), (*node.inputs, *node.outputs)
     if function is not None:
         body, names = list(function.proto.node), (*function.proto.input, *function.proto.output)

@@ -148,7 +148,7 @@ class Explanation:
     # ---- what it is told ----
 
     def follow(self, graph: Graph) -> None:
-        """Be told of what becomes of this graph, whose nodes are still those of the file; raises UsageError if used."""
+        """Record the lowering of this graph, whose nodes are still those of the file; raises UsageError if used."""
         if self._places:
             raise UsageError("this Explanation holds another compilation; give each compile a new Explanation()")
         for node in graph.order():
@@ -176,7 +176,7 @@ class Explanation:
                 self._declined[key] = replace(self._declined[key], taken_by=rule)
 
     def falls_back(self, graph: Graph) -> None:
-        """Products are settled: what is to be computed in float32 is known."""
+        """Record which products are computed in float32, when all of them are known."""
         for node in graph.order():
             if node.fallback:
                 name = self._place_of(node)
@@ -195,7 +195,7 @@ class Explanation:
     def tvm_computes(self, graph: Graph, node: Node) -> None:
         """TVM compiles a node that no rule took."""
         rules = ", ".join(f"'{rule}'" for rule in node.declined)
-        why = f"declined by {rules}" if rules else f"no rule takes a {node.op} of this form"
+        why = f"declined by {rules}" if rules else f"no rule handles this {node.op}"
         if node.op not in self._served:
             why = f"no rule or kernel is for {_operator(node)}"
         self._without_kernel(graph, node, why, replaced=False)

@@ -1,6 +1,6 @@
-"""Codes and low-bit weights that end in a product of floats: named here, and refused by `--strict`.
+"""Codes and low-bit weights that a product of floats reads: reported here, and refused by `--strict`.
 
-Nothing falls back in silence: the reason stands in the node, then in the plan and the compile report.
+No fallback is silent: the reason is in the node, then in the plan and the compile report.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def _difference(node: Any) -> Any:
 
 
 def _comparison(kind: Any) -> Callable[[Any], Any]:
-    """The same, of which TVM does not know that it compares: of NaN its opposite is not the opposite comparison."""
+    """The comparison, opaque to TVM, which would replace its negation by the opposite one: not the same for NaN."""
 
     def made(node: Any) -> Any:
         if str(node.a.ty.dtype) not in FLOATS:

@@ -1,4 +1,4 @@
-"""Golden inputs and outputs of a model: what a reference engine says that the bundle must give."""
+"""Golden inputs and outputs of a model: those that a reference engine computes, which the bundle must reproduce."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: int = 0) -> Golden:
-    """Inputs (given, or random from `seed`), the outputs, and what made those (see reference_engine.py).
+    """Inputs (given, or random from `seed`), the outputs, and the engine that computed those (reference_engine.py).
 
     Raises UsageError for given inputs that do not fit, ModelError when no engine takes the inputs.
     """

@@ -1,8 +1,8 @@
 """Inputs of the golden run: given ones, or random ones that the model accepts.
 
-An integer that indexes a table must lie inside of it. `index_ranges` follows every index from the operator that reads
-it back to the inputs that it is made of; a row of `_BACK` says what an operator's inputs may be for its output to lie
-in a range.
+An integer that indexes a table must be in its range. `index_ranges` traces every index from the operator that reads it
+back to the inputs that it is computed from; a row of `_BACK` gives the ranges of an operator's inputs for a range of
+its output.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def index_ranges(model: Source) -> dict[str, Range]:
 
 
 def _indexes_by_input(model: onnx.ModelProto) -> bool:
-    """Whether an input may be an index: known at a glance of most models, whose shapes are then not inferred."""
+    """Whether an input may be an index: a quick check, which spares most models the inference of shapes."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     kinds = {node.op_type for node in nodes}
     types = {value.type.tensor_type.elem_type for value in model.graph.input}
@@ -82,7 +82,7 @@ def _indexes_by_input(model: onnx.ModelProto) -> bool:
 
 
 class _View:
-    """A graph with the shapes and constants that bounds need; `ranges` grows while indices are followed."""
+    """A graph with the shapes and constants that bounds need; `ranges` is filled while indices are traced."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -106,7 +106,7 @@ class _View:
         return onnx.numpy_helper.to_array(self.tensors[name]) if name in self.tensors else None
 
     def restrict(self, name: str, low: int, high: int) -> None:
-        """The value `name` must lie in low .. high: follow it to the inputs that it is made of."""
+        """Restrict the value `name` to low .. high, and the inputs that it is computed from."""
         if low > high or (name, low, high) in self._seen:
             return
         self._seen.add((name, low, high))
@@ -121,7 +121,7 @@ class _View:
                 self.restrict(source, least, most)
 
 
-# ---- what is indexed ----
+# ---- indexed operators ----
 
 
 def _index(view: _View, node: onnx.NodeProto) -> tuple[str, int] | None:
@@ -153,7 +153,7 @@ _INDEXED_BY_BODY = {
 _INDEXED = {*INDEXED, *_INDEXED_BY_BODY, "OneHot"}
 
 
-# ---- what an index is made of: which inputs must lie where ----
+# ---- ranges of an operator's inputs for a range of its output ----
 
 Sources = list[tuple[str, Range]]
 _Back = Callable[[_View, onnx.NodeProto, int, int], Sources]
@@ -182,7 +182,7 @@ def _with_constant(view: _View, node: onnx.NodeProto) -> tuple[str, int, int, bo
 
 def _add(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
-    if found is None:  # two values that vary share the room between them
+    if found is None:  # two values that vary share the range
         return [(name, (-(-low // 2), high // 2)) for name in node.input]
     return [(found[0], (low - found[1], high - found[2]))]
 
@@ -226,7 +226,7 @@ def _clip(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
 
 
 def _reduce_sum(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
-    """Each of the terms gets its part of the room."""
+    """Each of the terms gets an equal part of the range."""
     terms, sums = (view.shapes.get(name) for name in (node.input[0], node.output[0]))
     count = math.prod(terms) // max(1, math.prod(sums)) if terms is not None and sums is not None else 0
     return [(node.input[0], (-(-low // count), high // count))] if count else []

@@ -1,4 +1,4 @@
-"""Shapes that ONNX states in words and its shape inference does not check, operator by operator. To add one, a row."""
+"""Shapes that ONNX defines in prose and its shape inference does not check, by operator. To add one, add a row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _scatter_nd(shapes: Shapes, attributes: Attributes) -> str:
 
 
 def _elements(shapes: Shapes, attributes: Attributes) -> str:
-    """Indices lie beside the data: one axis along which they choose, no more places than the data along the others."""
+    """Indices have the axes of the data, and along all but the indexed axis at most its size."""
     data, indices, updates = (*shapes, None, None)[:3]
     if data is None or indices is None:
         return ""

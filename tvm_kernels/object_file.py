@@ -1,4 +1,4 @@
-"""LLVM's code generation in a forked child: where LLVM cannot go on (an intrinsic that the target lacks) it aborts.
+"""LLVM's code generation in a forked child: on an error (an intrinsic that the target lacks) LLVM aborts.
 
 The object is written to memory, not to a disk that may be full, which would be another abort.
 """

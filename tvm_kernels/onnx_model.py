@@ -1,7 +1,7 @@
-"""Bring an ONNX model that was loaded and checked to the form that lowering knows.
+"""Normalises an ONNX model that was loaded and checked, for lowering.
 
-What leaves here is valid ONNX with static shapes, sorted, in opset 13 or later, without functions other than our own
-of domain `subbyte`. Everything else is refused with a ModelError that says what to do.
+The result is valid ONNX with static shapes, sorted, in opset 13 or later, without functions other than those of domain
+`subbyte`. Everything else is refused with a ModelError that says what to do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INPUT_TYPES = set(MODEL_DTYPES)
 
 
 def load_model(source: Source, notes: list[str] | None = None) -> onnx.ModelProto:
-    """A checked, normalised model, not to be changed; `notes` gets a line for what is not as it is named.
+    """A checked, normalised model, not to be changed; `notes` gets an entry for each function that is not as named.
 
     Raises UsageError and ModelError as `open_onnx`, and ModelError for operators of other domains that are unknown,
     inputs of a type, rank or dynamic shape that is not compiled, and what cannot be normalised.

@@ -1,15 +1,15 @@
-"""Parts of a graph in float64 or float16: computed in float32, where that gives the numbers of the file.
+"""Parts of a graph in float64 or float16, computed in float32 where the results are those of the file.
 
-A part is what hangs together through values of that type; it is entered and left by Casts, inputs and outputs of the
-graph, and has constants. It is computed in float32 where every operator is arithmetic (ARITHMETIC). To add one: a name.
+A part is a connected set of nodes with values of that type; Casts, inputs and outputs of the graph are its boundary. It
+is computed in float32 if every operator is in ARITHMETIC. To add an operator, add its name.
 
-float64 stays, without kernels, where float32 would give other numbers: where an operator decides something (an integer,
-a truth, a step such as Floor), where a sum has more than LONGEST_SUM terms, where a constant is out of what float32
-holds, and where integers of 32 bits or more come in. A part that only moves data stays, too.
+float64 stays, without kernels, where float32 would give different results: where an operator is discontinuous or
+returns integers or bool, where a sum has more than LONGEST_SUM terms, where a constant is out of the range of float32,
+and where integers of 32 bits or more are converted. A part with data movement only stays, too.
 
-float16 is never computed in: float32 holds every float16. Values are rounded to float16 where they come in and leave,
-and after every operator where that makes them exactly the file's: in a part without sums and functions such as Exp,
-and in one that decides something. At run time only Casts between float32 and float16 are left of it.
+No kernel computes in float16: float32 represents every float16. Values are rounded to float16 at the boundary, and
+after every operator where that gives exactly the values of the file: in a part without sums and functions such as Exp,
+and in one with a discontinuous operator. At run time only Casts between float32 and float16 remain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from subbyte.tvm_kernels.read_graph import type_of
 FLOAT, FLOAT16, DOUBLE = 1, 10, 11  # ONNX element types
 ELEMENTS = {"float64": DOUBLE, "float16": FLOAT16}
 LONGEST_SUM = 1 << 16  # terms: float32 sums of so many, one after the other, keep four digits
-LARGEST_CONSTANT = 2.0**24  # from there on float32 does not hold every integer
+LARGEST_CONSTANT = 2.0**24  # from there on float32 does not represent every integer
 LARGEST_ADDEND = 2.0**10  # beside it float32 keeps four digits of numbers around 1
 SMALLEST_CONSTANT = float(np.finfo(np.float32).tiny)
 
@@ -38,7 +38,7 @@ _OTHER_DATA_MOVEMENT = """
 """
 DATA_MOVEMENT = ONNX_DATA_MOVEMENT | frozenset(_OTHER_DATA_MOVEMENT.split())
 CHOICES = exactness.CHOICES - {"Where"}
-# Whose float32 results, rounded to float16, are float16's.
+# Operators whose float32 result, rounded to float16, is that of float16.
 ROUNDED_ONCE = CHOICES | {"Add", "Div", "LeakyRelu", "Mul", "PRelu", "Reciprocal", "Sqrt", "Sub"}
 _OTHERS = """
     Acos Acosh AffineGrid Asin Asinh Atan Atanh Attention AveragePool BatchNormalization Celu Col2Im Conv ConvTranspose
@@ -51,7 +51,7 @@ _OTHERS = """
 """
 ARITHMETIC = DATA_MOVEMENT | ROUNDED_ONCE | frozenset(_OTHERS.split())
 FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), (INTERNAL, "View")}
-# Discontinuous, beside what makes integers or truths: the last digit of an input may decide.
+# Discontinuous, in addition to operators that return integers or bool: the last digit of an input may decide.
 DISCONTINUOUS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
 STATES_A_DTYPE = ("to", "dtype", "output_dtype", "precision", "softmax_precision", "stash_type")
 WIDE_INTEGERS = ("int32", "int64", "uint32", "uint64")
@@ -59,7 +59,7 @@ WIDE_INTEGERS = ("int32", "int64", "uint32", "uint64")
 
 @dataclass(eq=False)
 class Part:
-    """Nodes that share values of a type, in the graph's order; the Casts that lead into it, and out of it."""
+    """Nodes connected by values of a type, in the graph's order; the Casts into the part, and out of it."""
 
     dtype: str
     nodes: list[Node] = field(default_factory=list)
@@ -82,9 +82,9 @@ class Part:
 
 
 def to_float32(graph: Graph) -> None:
-    """Compute parts in float32, with a line in the notes for each.
+    """Compute parts in float32, with a note for each.
 
-    Raises CompileError for an operator in float16 of which it is not known what float32 makes of it.
+    Raises CompileError for an operator in float16 whose result in float32 is not known to be the same.
     """
     for node in graph.order():
         if node.op == "CastLike":
@@ -92,7 +92,7 @@ def to_float32(graph: Graph) -> None:
             graph.replace_node(node, Node("Cast", node.inputs[:1], node.outputs, {"to": to}, node.name))
     for part in parts(graph, "float64"):
         if part.operators and not why_it_stays(graph, part):
-            graph.notes.append(_line(part, "computed in float32"))
+            graph.notes.append(_note(part, "computed in float32"))
             _widen(graph, part)
     for part in parts(graph, "float16"):
         if part.nodes or not all(_is_plain(graph, cast) for cast in part.members):
@@ -103,10 +103,10 @@ def to_float32(graph: Graph) -> None:
 def what_stays(graph: Graph) -> list[str]:
     """A line for the report on every part that is computed in float64, without kernels."""
     left = [(part, why_it_stays(graph, part)) for part in parts(graph, "float64") if part.operators]
-    return [_line(part, f"computed in float64, without kernels, as {why}") for part, why in left]
+    return [_note(part, f"computed in float64, without kernels, as {why}") for part, why in left]
 
 
-def _line(part: Part, how: str) -> str:
+def _note(part: Part, how: str) -> str:
     count, first = len(part.operators), part.operators[0]
     return f"{count} {part.dtype} operator{'s' * (count != 1)} from '{first.name}' ({first.op}) on: {how}"
 
@@ -146,15 +146,15 @@ def _run_time(graph: Graph, names: Iterable[str]) -> list[str]:
     return [name for name in names if name and not graph.values[name].is_constant]
 
 
-# ---- what decides ----
+# ---- discontinuous operators ----
 
 
 def why_it_stays(graph: Graph, part: Part) -> str:
-    """Why float32 would give other numbers than float64; empty where it does not."""
+    """Why float32 would give different results than float64; empty if it would not."""
     for cast in part.entries:
         source = graph.values[cast.inputs[0]].dtype
         if source in WIDE_INTEGERS:
-            return f"'{cast.inputs[0]}' is {source}, of which float32 does not hold every value"
+            return f"'{cast.inputs[0]}' is {source}, of which float32 does not represent every value"
     if cast_away := _decides_by_cast(graph, part):
         return cast_away
     for node in part.operators:
@@ -200,7 +200,7 @@ def _decides_by_cast(graph: Graph, part: Part) -> str:
 
 
 def _decides(graph: Graph, node: Node) -> str:
-    """What a node decides by a float; empty where nothing."""
+    """Why a node is discontinuous in a float input; empty if it is not."""
     if node.op in DISCONTINUOUS or (node.op == "GridSample" and node.attributes.get("mode") == "nearest"):
         return f"'{node.name}' ({node.op}) is discontinuous: the last digit of its input may decide"
     if node.op in ("QuantizeLinear", "DequantizeLinear", *DATA_MOVEMENT):
@@ -218,7 +218,7 @@ def _constants(graph: Graph, node: Node, dtype: str) -> list[Array]:
 
 
 def terms(graph: Graph, node: Node) -> int:
-    """How many products or elements an element of the result adds up."""
+    """How many products or elements are summed in an element of the result."""
     x, y = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     op, rank = node.op, len(x.shape)
     if op.startswith(("Reduce", "Global")):
@@ -256,8 +256,8 @@ def _einsum_terms(graph: Graph, node: Node) -> int:
 
 
 def _widen(graph: Graph, part: Part) -> set[str]:
-    """Let every value of the part be float32; inputs and outputs of the graph, which keep their type, behind and in
-    front of a Cast. Returns the values that such a Cast of an input makes."""
+    """Change every value of the part to float32, with Casts after inputs and before outputs of the graph, which keep
+    their type. Returns the outputs of the Casts of inputs."""
     element, members = ELEMENTS[part.dtype], part.members
     made = {name for node in members for name in node.outputs if name and graph.values[name].dtype == part.dtype}
     read = {name for node in members for name in _run_time(graph, node.inputs)}
@@ -315,9 +315,9 @@ def _check_float16(graph: Graph, part: Part) -> None:
 
 
 def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
-    """Round what enters a part that is float32 by now, and what leaves it; or what every operator of it makes.
+    """Round the inputs and outputs of a part that is now float32; or the outputs of all its operators.
 
-    `rounded`: values that are float16 numbers as they are.
+    `rounded`: values that are representable in float16.
     """
     exact = all(node.op in ROUNDED_ONCE or _decides(graph, node) for node in part.operators)
     decides = _decides_by_cast(graph, part) or any(_decides(graph, node) for node in part.operators)
@@ -337,11 +337,11 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
             graph.set_inputs(cast, [_cast(graph, half, FLOAT, cast)])
     if part.operators:
         where = "after each" if everywhere else "where it is left"
-        graph.notes.append(_line(part, f"computed in float32, rounded to float16 {where}"))
+        graph.notes.append(_note(part, f"computed in float32, rounded to float16 {where}"))
 
 
 def _round_output(graph: Graph, node: Node, name: str) -> None:
-    """Let `name` be what the node makes, rounded to float16."""
+    """Make `name` the node's output rounded to float16."""
     exact = graph.fresh(name)
     graph.add_value(exact, "float32", graph.values[name].shape)
     graph.set_outputs(node, [exact if output == name else output for output in node.outputs])

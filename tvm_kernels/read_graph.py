@@ -1,7 +1,7 @@
 """An ONNX model as a `Graph`: every shape inferred, every constant folded, every low-bit payload checked.
 
-Shapes are inferred node by node with the values of constants at hand, so that shape arithmetic (Shape, Gather, Concat,
-Reshape) disappears here. A shape that stays unknown is refused.
+Shapes are inferred node by node with the values of constants, so that shape arithmetic (Shape, Gather, Concat, Reshape)
+is folded. A shape that stays unknown is refused.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
 
 
 def _given(graph: Graph, proto: onnx.NodeProto) -> list[str]:
-    """A node's inputs: what a Resize does not have (roi, scales or sizes) may stand there as an empty tensor."""
+    """A node's inputs: an absent roi, scales or sizes of a Resize may be an empty tensor in the file."""
     if proto.op_type != "Resize" or proto.domain:
         return list(proto.input)
     return [name if name and graph.values[name].size else "" for name in proto.input]

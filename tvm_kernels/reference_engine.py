@@ -1,8 +1,8 @@
-"""The engine that a bundle is compared with: one whose numbers are the file's, on the file as it came.
+"""The reference engine that a bundle is compared with: it computes the unchanged file as ONNX defines it.
 
 onnxruntime without optimisation, else onnx's reference evaluator: where onnxruntime lacks an operator, and where its
-numbers are not the file's (on x86 without VNNI integers saturate; MatMulNBits may quantize activations to int8; float16
-is computed in float32).
+results are not those that ONNX defines (on x86 without VNNI integers saturate; MatMulNBits may quantize activations to
+int8; float16 is computed in float32).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from subbyte.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
 
-# Products of 8-bit integers in onnxruntime, as they stand in a file.
+# Products of 8-bit integers in onnxruntime, by their operators in a file.
 _INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "QAttention", "QLinearGemm"}
 _INTEGER_PRODUCTS |= INTEGER_PRODUCTS
 FLOAT32_LEVELS = (0, 1)  # accuracy_level of MatMulNBits: unset, float32
-# onnxruntime computes these in float32, also a Pad: by Casts that it puts in and removes between two nodes, so that
+# onnxruntime computes these in float32, even a Pad: it inserts Casts and removes those between two nodes, so that
 # values are rounded too late or not at all.
 HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 COMPUTES_NOTHING = {"Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
-    """The outputs `names` of a file or model, and what computed them; raises ModelError with the engines' reasons."""
+    """The outputs `names` of a file or model, and the engine's name; raises ModelError with the engines' reasons."""
     reasons = []
     model = loaded(source)
     if any(function.domain.startswith(ENGINES_OWN) for function in model.functions):
@@ -58,12 +58,12 @@ def run(source: Source, names: list[str], feeds: Mapping[str, Array]) -> tuple[l
 
 
 def loaded(source: Source) -> onnx.ModelProto:
-    """The file as it came."""
+    """The unchanged file."""
     return source if isinstance(source, onnx.ModelProto) else open_onnx(source).model
 
 
 def inexact_in_onnxruntime(model: onnx.ModelProto) -> str | None:
-    """Why onnxruntime's numbers are not the file's here; None where they are."""
+    """Why onnxruntime's results are not as ONNX defines them; None if they are."""
     for node in every_node(model):
         if node.op_type == "MatMulNBits":
             level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
@@ -102,7 +102,7 @@ def _saturates() -> bool:
 def _onnxruntime(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> tuple[list[Array], str]:
     ort = onnxruntime()
     options = ort.SessionOptions()
-    # Optimised, it fuses DequantizeLinear and MatMul into products with int8 activations: other numbers.
+    # Optimised, it fuses DequantizeLinear and MatMul into products with int8 activations, with different results.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

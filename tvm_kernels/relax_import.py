@@ -1,8 +1,8 @@
-"""What no kernel took goes through TVM: ONNX nodes to Relax, legalised and fused, read back as a line of TIR calls.
+"""Compiles nodes without a kernel by TVM: ONNX nodes to Relax, legalised and fused, read back as a list of TIR calls.
 
-TVM's importer looks at operator types alone. Ours looks into the table of relax_converters/ first, and compares the
-shape and type of every result with the graph's. What TVM's own converters handle stands in relax_limits.py; expand.py
-replaces or refuses the rest.
+TVM's importer converts by operator type alone. Ours uses the table of relax_converters/ first, and compares the shape
+and type of every result with the graph's. relax_limits.py states what TVM's own converters handle; expand.py replaces
+or refuses the rest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class TirCall:
-    """One call of the straight line: buffers of `function` are `inputs`, then `outputs`."""
+    """One call of the sequence: buffers of `function` are `inputs`, then `outputs`."""
 
     label: str
     function: Any
@@ -173,7 +173,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         return super()._convert_operator(op_name, inputs, attrs, opset) if made is None else self.bb.normalize(made)
 
 
-# FuseTIR writes a value out wherever it is read: in a chain of operators that read one twice that doubles each time.
+# FuseTIR repeats a value at each use: in a chain of operators that read a value twice the size doubles each time.
 _FUSION = {"relax.FuseOps.max_depth": 8}  # operators in a function
 
 
@@ -211,11 +211,11 @@ class Lowering:
         key = _content(run)
         if key not in self.lowered:
             self.lowered[key] = Lowered(_module(self.graph, run))
-        return _line(self.lowered[key], run.inputs, run.outputs, nodes)
+        return _calls(self.lowered[key], run.inputs, run.outputs, nodes)
 
 
 class Lowered:
-    """A module of Relax whose `main` is a straight line of call_tir, and the functions that it calls."""
+    """A module of Relax whose `main` is a sequence of call_tir, and the functions that it calls."""
 
     def __init__(self, module: Any) -> None:
         self.main = module["main"]
@@ -253,8 +253,8 @@ def _module(graph: Graph, run: Run) -> Any:
         raise CompileError(f"TVM cannot lower {listed}: {text}. Replace the operator in the model") from error
 
 
-def _line(lowered: Lowered, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:
-    """The straight line of call_tir in `main`."""
+def _calls(lowered: Lowered, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node]) -> list[TirCall]:
+    """The sequence of call_tir in `main`."""
     main = lowered.main
     known: dict[Any, Any] = {}  # Var -> name, Array, or list of those
     for var, name in zip(main.params, inputs, strict=True):
@@ -311,12 +311,12 @@ def _rename(calls: list[TirCall], results: dict[str, Any], nodes: Sequence[Node]
             renamed[source] = target
         else:
             copies.append((target, source))
-    line = []
+    results_named = []
     for call in calls:
         inputs = tuple(renamed.get(a, a) if isinstance(a, str) else a for a in call.inputs)
         outputs = tuple(Made(renamed.get(t.name, t.name), t.shape, t.dtype) for t in call.outputs)
-        line.append(TirCall(call.label, call.function, inputs, outputs))
+        results_named.append(TirCall(call.label, call.function, inputs, outputs))
     for target, source in copies:
         source = renamed.get(source, source) if isinstance(source, str) else source
-        line.append(TirCall("copy", None, (source,), (Made(target, (), ""),)))
-    return line
+        results_named.append(TirCall("copy", None, (source,), (Made(target, (), ""),)))
+    return results_named

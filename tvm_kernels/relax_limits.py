@@ -1,7 +1,7 @@
-"""What TVM's importer computes rightly of the operators that it treats wrongly or in part.
+"""The variants that TVM's importer computes correctly, for operators that it does not support in all variants.
 
-TVM looks at an operator's type; attributes, dtypes and outputs that its converter does not know change nothing. A row
-states what is right; a node beyond it is expanded by its schema's body, or refused. To add one:
+TVM converts by operator type; its converters ignore attributes, dtypes and outputs that they do not support. A row
+states the supported variants; any other node is replaced by its schema's body, or refused. To add a row:
 
     "IsInf": Limit(attributes={"detect_negative": (1,), "detect_positive": (1,)}),
 """
@@ -24,10 +24,10 @@ from subbyte.tvm_kernels.rewrites.pattern import other_than_default
 
 @dataclass(frozen=True)
 class Limit:
-    """What is right: dtypes of inputs and outputs (None: any), values of attributes beside the default, used outputs
-    (None: all); and `other`, which gives what else a node has that is not handled, or nothing.
+    """The supported variants: dtypes of inputs and outputs (None: any), values of attributes besides the default, used
+    outputs (None: all); and `other`, which returns anything else of a node that is not handled, or an empty string.
 
-    `body`: the body of the schema may stand for a node beyond it.
+    `body`: whether the body of the schema may replace an unsupported variant.
     """
 
     dtypes: Collection[str] | None = None
@@ -55,7 +55,7 @@ class Limit:
 
 
 def never(reason: str) -> Limit:
-    """An operator that TVM's converter does not compute rightly at all."""
+    """An operator that TVM's converter computes correctly in no variant."""
     return Limit(other=lambda graph, node: reason)
 
 
@@ -85,7 +85,7 @@ def has_body(node: Node) -> bool:
     return not node.domain and (node.op not in LIMITS or LIMITS[node.op].body)
 
 
-# ---- what takes more than an attribute to say ----
+# ---- variants that depend on more than one attribute ----
 
 
 def _constant(graph: Graph, node: Node, index: int) -> Array | None:
@@ -97,7 +97,7 @@ def _of_integers(graph: Graph, node: Node) -> bool:
 
 
 def _factors(graph: Graph, node: Node) -> str:
-    """TVM makes integers of the factors before it multiplies integers by them."""
+    """TVM converts the factors to integers before it multiplies integers by them."""
     for name in ("alpha", "beta") if _of_integers(graph, node) else ():
         value = float(node.attributes.get(name, 1.0))
         if not value.is_integer():
@@ -106,10 +106,10 @@ def _factors(graph: Graph, node: Node) -> str:
 
 
 def _shrink(graph: Graph, node: Node) -> str:
-    """So it does here and, unlike other engines, the body of the schema; types without a sign have no -lambd."""
+    """TVM converts the constants to integers, as does the body, unlike other engines; unsigned types lack -lambd."""
     dtype = graph.values[node.inputs[0]].dtype
     if dtype.startswith("uint"):
-        return f"'{node.inputs[0]}' is {dtype}; handled: types with a sign"
+        return f"'{node.inputs[0]}' is {dtype}; handled: signed types"
     bias, bound = float(node.attributes.get("bias", 0.0)), float(node.attributes.get("lambd", 0.5))
     if _of_integers(graph, node) and not (bias.is_integer() and bound >= 0):
         return (

@@ -1,6 +1,6 @@
 """Run the golden inputs of a new bundle in a child process before it is put in place, and name what differs.
 
-The child runs the runtime's own command line, `subbyte check BUNDLE`: a wrong kernel may kill it or never end, and it
+The child runs the runtime's own command line, `subbyte check BUNDLE`: a wrong kernel may crash it or not end, and it
 loads the bundle as a device would, without onnx or TVM. It starts, and imports, while code is still being generated.
 Only when its outputs differ are the results of single operators computed, by the reference implementation of the
 lowered graph.

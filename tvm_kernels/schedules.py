@@ -1,8 +1,8 @@
-"""Schedules for what TVM legalised: elementwise work, data movement and plain reductions between our kernels.
+"""Schedules for operators that TVM legalised: elementwise operators, data movement and reductions between our kernels.
 
-Producers are inlined where that is possible. One block left: its outer loops are fused and shared out among threads,
-its innermost is vectorized, and a reduction gets its initial value in front. Several blocks left (a norm of its own,
-say): they run one after another in one tile, with their buffers in the workspace.
+Producers are inlined where that is possible. If one block remains, its outer loops are fused and distributed over
+threads, its innermost is vectorized, and the initial value of a reduction is set before it. If several blocks remain
+(for instance of a norm), they run one after another in one tile, with their buffers in the workspace.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tvm.ir.expr import Call
 from tvm.s_tir import Schedule
 from tvm.tirx import IterVar
 
-SMALL = 8192  # elements; below, sharing out among threads costs more than it brings
+SMALL = 8192  # elements; below, distributing over threads costs more than it gains
 LANES = (16, 8, 4)  # float32 in a vector, the widest that divides the innermost loop
 ONE_BY_ONE = {"tirx.sinh", "tirx.cosh"}  # functions of the C library, which TVM calls for scalars alone
 
@@ -26,7 +26,7 @@ ONE_BY_ONE = {"tirx.sinh", "tirx.cosh"}  # functions of the C library, which TVM
 def scheduled(function: Any) -> Any:
     """A PrimFunc of TVM's legaliser with loops fit for a CPU; buffers and results stay as they are."""
     if not isinstance(function.body, s_tir.SBlockRealize) or function.body.block.name_hint != "root":
-        return function  # loops in an order that they need: of our own, or of what TVM wrote by hand
+        return function  # loops whose order matters: our own, or those that TVM wrote by hand
     sch = Schedule(tvm.IRModule({"main": function}))
     root = _root(sch)
     for block in sch.get_child_blocks(root):
@@ -83,7 +83,7 @@ def _calls_one_by_one(block: Any) -> bool:
 
 
 def _vectorized(sch: Any, loop: Any) -> Any:
-    """Vectorize the innermost loop; returns what is left outside of the vector."""
+    """Vectorize the innermost loop; returns the loop outside of the vector."""
     extent = int(sch.get(loop).extent)
     lanes = next((n for n in LANES if extent % n == 0), None)
     if lanes is None:

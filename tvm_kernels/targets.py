@@ -119,7 +119,7 @@ class Target:
 def host_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     """CPU features of this machine that generated code may use: as the system tells, else as LLVM asks the CPU itself.
 
-    Tile registers are left out where Linux does not lend them to this process.
+    Tile registers are left out if Linux does not permit this process to use them.
     """
     has = cpu_features(cpuinfo)
     if has:

@@ -52,7 +52,7 @@ class Toolchain:
 
 
 def run(command: Sequence[str | Path], folder: Path, cache: str | None = None) -> str:
-    """The output of a tool; raises ToolchainError with its last lines when it fails, WriteError where it had no room.
+    """The output of a tool; raises ToolchainError with its last lines when it fails, WriteError when the disk is full.
 
     `cache`: where Zig keeps files.
     """

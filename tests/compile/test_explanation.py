@@ -191,7 +191,7 @@ def test_what_no_rule_is_for() -> None:
     found = explained(b.model(b.node("Elu", b.node("Div", b.input(4), b.node("Exp", "x")))))
     assert [fact.reason for fact in found.by_tvm] == [
         "no rule or kernel is for Exp",
-        "no rule takes a Div of this form",
+        "no rule handles this Div",
         "no rule or kernel is for Elu",
     ]
 

@@ -204,7 +204,7 @@ def test_integers_that_come_in_keep_float64():
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     inputs = {"x": np.array([2**24, 2**24 + 1])}
     plan = lower(model, host_features())
-    assert "'x' is int64, of which float32 does not hold every value" in plan.notes[0]
+    assert "'x' is int64, of which float32 does not represent every value" in plan.notes[0]
     np.testing.assert_array_equal(np.diff(run_plan(plan, inputs)[0]["y"]), [1])
 
 

@@ -306,7 +306,7 @@ def test_integers_are_not_interpolated_in_another_way_than_elsewhere(kind):
 
 def test_a_type_without_a_sign_does_not_shrink():
     model = one_node("Shrink", {"x": (TensorProto.UINT8, [4])}, {"y": (TensorProto.UINT8, [4])})
-    with pytest.raises(CompileError, match=r"\(Shrink\): 'x' is uint8; handled: types with a sign"):
+    with pytest.raises(CompileError, match=r"\(Shrink\): 'x' is uint8; handled: signed types"):
         lower(model, host_features())
 
 

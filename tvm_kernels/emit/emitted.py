@@ -1,4 +1,4 @@
-"""What an emitter is given and gives back, and what emitters share."""
+"""The input and output of emitters, and the code that they share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Golden:
     # A float32 output may differ by relative * |golden| + absolute * max(1, its largest finite |golden|).
     relative: float = 0.0
     absolute: float = 0.0  # both 0: not by one bit
-    ties: tuple[float, ...] = ()  # of each output: how far a rounding tie may move an element, 0 not at all
+    ties: tuple[float, ...] = ()  # of each output: how much a rounding tie may change an element, 0: not at all
     engine: str = "none"  # what made the outputs
 
 
@@ -38,7 +38,7 @@ class Emitted:
 
     members: dict[str, bytes]
     tiles: tuple[int, ...]  # of each call of the plan
-    workspace_bytes: int  # the plan's, and the scratch of kernels behind it
+    workspace_bytes: int  # the plan's, and the scratch of kernels after it
     sizes: dict[str, int] = field(default_factory=dict)  # bytes by section, where a linker could tell
     compiler: str | None = None  # what compiled the library's C and linked it, and why not another
     glibc: str | None = None  # the oldest that the library loads on, as "2.17"; None where it needs none
@@ -110,7 +110,7 @@ def check_arguments(plan: Plan, made: Symbols, signatures: tuple[CFunction, ...]
 
 
 def scratch_offset(plan: Plan) -> int:
-    """Where the scratch that TIR allocates begins in a thread's workspace: behind the plan's own."""
+    """The offset of the scratch that TIR allocates in a thread's workspace: after the plan's own."""
     return aligned(plan.workspace_bytes)
 
 

@@ -1,4 +1,4 @@
-"""Writes model.c: the constant table that `subbyte_run` walks, and a trampoline for each kernel."""
+"""Writes model.c: the constant table that `subbyte_run` executes, and a trampoline for each kernel."""
 
 from __future__ import annotations
 

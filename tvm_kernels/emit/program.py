@@ -1,4 +1,4 @@
-"""From a plan to the members of a bundle, by the target's emitter. To add an emitter, add a line to EMITTERS."""
+"""From a plan to the members of a bundle, by the target's emitter. To add an emitter, add an entry to EMITTERS."""
 
 from __future__ import annotations
 

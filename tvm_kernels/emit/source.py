@@ -156,7 +156,7 @@ def _sizes(files: dict[str, bytes], target: Target) -> dict[str, int]:
 
 
 def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
-    """weights.bin and source/*: raises CompileError for a kernel that has no C form."""
+    """weights.bin and source/*: raises CompileError for a kernel that cannot be C."""
     made = symbols(plan)
     kernels = compile_source(made.wanted, target.tvm_target()) if made.wanted else None
     signatures = kernels.signatures if kernels else ()
