@@ -203,7 +203,7 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool)
             value = graph.values[names[0]]
             function = copy_function(value.memory_shape, value.memory_dtype)
         read = [a if isinstance(a, str) else Argument("weights", weights.add(a)) for a in call.inputs]
-        # A call is named after what it ends in: what is fused into it says its own name.
+        # A call is named after its last node: a reason of a node fused into it has that node's name.
         reasons = [one.fallback if one is node else f"'{one.name}': {one.fallback}" for one in nodes if one.fallback]
         constants = sum(_read_bytes(graph, run, a) for a in call.inputs if not isinstance(a, str))
         step = _open(
@@ -220,7 +220,7 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool)
 
 
 def _macs(graph: Graph, node: Node) -> int:
-    """Multiply-accumulates of a node without a kernel; 0 for what is no product."""
+    """Multiply-accumulates of a node without a kernel; 0 for nodes other than products."""
     if node.domain or node.op not in MACS:
         return 0
     return MACS[node.op](shapes_of(graph, node))

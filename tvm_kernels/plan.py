@@ -53,7 +53,7 @@ class KernelCall(OperatorCall):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the operator, by the names of OperatorFacts, as Python's own types: NumPy's are no JSON."""
+        """The facts of the operator by the names of OperatorFacts, as Python's own types: JSON has none of NumPy's."""
         known = {part.name: getattr(self, part.name) for part in fields(OperatorFacts)}
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
 

@@ -12,7 +12,7 @@ class HammingScores(nn.Module):
     """scores[..., i, j] = channels - 2 x the Hamming distance of the signs of query i and of key j, float32 integers.
 
     Queries [..., rows, channels] and keys [..., keys, channels] to [..., rows, keys]. Each channel has a learned
-    threshold; training has the gradient of ReSTE. A compiled model compares 32 signs at a time and computes no float.
+    threshold; training has the gradient of ReSTE. A compiled model compares 32 binary values at a time, without floats.
     """
 
     def __init__(self, channels: int) -> None:

@@ -91,7 +91,7 @@ class WeightQuantizer(nn.Module):
 class ActivationQuantizer(Constants):
     """Turns float32 activations into codes; a submodule of the quantized layer.
 
-    `pad_value` is the level of a padded place: 0, but +1 for signs, which have no zero.
+    `pad_value` is the level of padding: 0, but +1 for binary values, which have no zero.
     """
 
     granularity: Granularity = PerTensor()

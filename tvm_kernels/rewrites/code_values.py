@@ -67,7 +67,7 @@ def moved_inputs(node: Node) -> list[str]:
 def path_from_codes(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -> list[Node] | None:
     """The nodes between codes of these types and a value computed from them without arithmetic; None without codes.
 
-    A uint8 input of the model, such as an image, is no quantized activation.
+    A uint8 input of the model, such as an image, is not a quantized activation.
     """
     paths: list[tuple[str, list[Node]]] = [(name, [])]
     seen: set[str] = set()

@@ -22,7 +22,7 @@ ELEMENTS, BY_LEVEL = 64, 4  # the least of `trained`
 
 
 def low_bit(w: Array, axis: int) -> LowBitTensor | None:
-    """Float32 weights as levels, their output channels `axis` first; None where an element is no level exactly."""
+    """Float32 weights as levels, their output channels `axis` first; None where an element is not exactly a level."""
     if w.dtype != np.float32 or w.ndim < 2 or not w.size:
         return None
     first = np.take(w, 0, axis).reshape(-1)

@@ -37,7 +37,7 @@ def constants(dtype: str, values: Any) -> Any:
 def reinterpret(dtype: str, value: Any) -> Any:
     """The bits of `value` as the type `dtype`, a scalar's or a vector's, of the same size.
 
-    A constant becomes another constant: TVM treats a zero as the null pointer, and fails where the type is no pointer.
+    A constant becomes another constant: TVM treats a zero as the null pointer, and fails for other types.
     """
     value = Analyzer().simplify(value)
     if not isinstance(value, (IntImm, FloatImm)):
