@@ -117,6 +117,14 @@ class Node:
     fallback: str | None = None
     declined: dict[str, str] = field(default_factory=dict)  # the reason of each rule that declined
 
+    def given(self, index: int) -> str:
+        """The name of an input; empty for one that is left out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def perm(self, rank: int) -> list[int]:
+        """The order of axes of a Transpose of so many."""
+        return [int(axis) for axis in self.attributes.get("perm", range(rank)[::-1])]
+
     def and_declines(self, reason: str) -> str:
         """A reason for an error, with those of the rules that declined: "...; no 'rule', as its ..."."""
         rules: dict[str, list[str]] = {}

@@ -182,7 +182,7 @@ def _layout_transpose(graph: Graph, node: Node, converted: dict[tuple[str, str],
     """A Transpose of the file that puts the channels last (or first) is a view of the other layout."""
     source, target = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
     rank = len(source.shape)
-    perm = list(node.attributes.get("perm", range(rank)[::-1]))
+    perm = node.perm(rank)
     if rank < 3 or source.bits is not None:
         return False
     if source.layout == NHWC and perm == to_channels_last(rank):

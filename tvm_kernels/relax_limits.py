@@ -89,7 +89,7 @@ def has_body(node: Node) -> bool:
 
 
 def _constant(graph: Graph, node: Node, index: int) -> Array | None:
-    return graph.constant_of(node.inputs[index]) if index < len(node.inputs) and node.inputs[index] else None
+    return graph.constant_of(node.given(index))
 
 
 def _of_integers(graph: Graph, node: Node) -> bool:
@@ -148,7 +148,7 @@ def _dropout(graph: Graph, node: Node) -> str:
 
 
 def _pad(graph: Graph, node: Node) -> str:
-    fill = node.inputs[2] if len(node.inputs) > 2 else ""
+    fill = node.given(2)
     if fill and graph.constant_of(fill) is None:
         return f"its fill '{fill}' is made at run time; handled: constants"
     return ""

@@ -55,7 +55,7 @@ def layer_norm(graph: Graph, node: Node, x: str, gamma: Array) -> Outcome:
     shape = graph.values[x].shape
     if (why := other_axis(node, shape)) is not None:
         return why
-    beta = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.float32)
+    beta = graph.constant_of(node.given(2)) if node.given(2) else np.zeros(1, np.float32)
     if beta is None:
         return "its bias is computed at run time"
     rows, channels = rows_and_channels(shape)

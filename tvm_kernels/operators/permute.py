@@ -50,16 +50,11 @@ class Permute(Operator):
         return made
 
 
-def _perm(graph: Graph, node: Node) -> list[int]:
-    rank = len(graph.values[node.inputs[0]].shape)
-    return [int(axis) for axis in node.attributes.get("perm", range(rank)[::-1])]
-
-
 @rewrite("transpose without data movement", stage="transposes", matches=TRANSPOSE)
 def view(graph: Graph, node: Node, x: str) -> Outcome:
     """The same bytes: the axes longer than 1 keep their order."""
     shape = graph.values[x].memory_shape
-    long = [axis for axis in _perm(graph, node) if shape[axis] > 1]
+    long = [axis for axis in node.perm(len(shape)) if shape[axis] > 1]
     if graph.values[x].bits is not None:
         return packed(x)
     if long != sorted(long):
@@ -76,6 +71,6 @@ def permute(graph: Graph, node: Node, x: str) -> Outcome:
         return packed(x)
     if dtype != "float32" and dtype != "uint8":
         return f"'{x}' is {dtype}; handled: float32, codes"
-    operator = Permute(node.name, value.memory_shape, tuple(_perm(graph, node)), dtype)  # type: ignore[arg-type]
+    operator = Permute(node.name, value.memory_shape, tuple(node.perm(len(value.shape))), dtype)  # type: ignore[arg-type]
     kernel_node(graph, node, operator, [x], None, "as-is")
     return True

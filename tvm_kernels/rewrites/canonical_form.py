@@ -50,7 +50,7 @@ def skip(graph: Graph, node: Node, x: str) -> Outcome:
 
 def dropout(graph: Graph, node: Node, x: str) -> Outcome:
     """Dropout at inference is the identity."""
-    training = graph.constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.array(False)
+    training = graph.constant_of(node.given(2)) if node.given(2) else np.array(False)
     if training is None or training.any():
         return "it is in training mode, where its result is random"
     return skip(graph, node, x)
@@ -157,7 +157,7 @@ def gemm(graph: Graph, node: Node, x: str, **_: object) -> Outcome:
     if attributes.get("transB", 0):
         right = _turned(graph, node, right)
     steps = [("Mul", graph.constant(ops.constant(alpha)))] if alpha != 1 else []
-    if len(node.inputs) > 2 and node.inputs[2] and beta != 0:
+    if node.given(2) and beta != 0:
         steps.append(("Add", _times(graph, node, node.inputs[2], beta)))
     made = Node("MatMul", [x, right], node.outputs, {}, node.name)
     graph.replace_node(node, made)
@@ -231,8 +231,8 @@ def _axes(graph: Graph, reduction: Node) -> list[int]:
     """The axes of a ReduceMean, ascending; all of them is an empty list."""
     rank = len(graph.values[reduction.inputs[0]].shape)
     axes = reduction.attributes.get("axes")
-    if axes is None and len(reduction.inputs) > 1 and reduction.inputs[1]:
-        axes = graph.constant_of(reduction.inputs[1])
+    if axes is None:
+        axes = graph.constant_of(reduction.given(1))
     return [] if axes is None else sorted(int(axis) % rank for axis in np.reshape(axes, -1))
 
 

@@ -32,12 +32,10 @@ QONNX = "qonnx.custom_op.general"
 
 
 def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:
-    if index < len(node.inputs) and node.inputs[index]:
-        data = graph.constant_of(node.inputs[index])
-        if data is None:
-            raise ModelError(f"node '{node.name}': its scale and zero point must be constants of the file")
-        return data
-    return np.array(default)
+    data = graph.constant_of(node.given(index)) if node.given(index) else np.array(default)
+    if data is None:
+        raise ModelError(f"node '{node.name}': its scale and zero point must be constants of the file")
+    return data
 
 
 # ---- QuantizeLinear, DequantizeLinear of constants ----
@@ -171,8 +169,7 @@ def blocked_weight(levels: Array, scale: Array, zero: Array, axis: int, block: i
 
 
 def transposed_weight(graph: Graph, node: Node, w: Value) -> Outcome:
-    perm = node.attributes.get("perm", list(range(len(w.order)))[::-1])
-    return _becomes(graph, node, w.tensor, [w.order[axis] for axis in perm], w.scaled)
+    return _becomes(graph, node, w.tensor, [w.order[axis] for axis in node.perm(len(w.order))], w.scaled)
 
 
 def reshaped_weight(graph: Graph, node: Node, w: Value, **_: object) -> Outcome:
@@ -283,12 +280,12 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
         raise ModelError(
             f"node '{node.name}': payload or scales of MatMulNBits do not fit its K, N, bits and block size"
         )
-    if len(node.inputs) > 4 and any(node.inputs[4:5]):
+    if node.given(4):
         raise ModelError(f"node '{node.name}': MatMulNBits with g_idx is not supported; export without reordering")
     codes = formats.unpack(packed.reshape(columns * groups, -1).astype(np.uint8), bits, block)
     zero: Array = np.full((columns * groups, 1), 1 << (bits - 1), np.float32)
-    if len(node.inputs) > 3 and node.inputs[3]:
-        points = graph.constant_of(node.inputs[3])
+    if node.given(3):
+        points = graph.constant_of(node.given(3))
         if points is None:
             raise ModelError(f"node '{node.name}': zero points of MatMulNBits must be constants")
         if points.dtype == np.uint8:
@@ -306,9 +303,8 @@ def nbits_product(graph: Graph, node: Node, x: str, packed: Array, scale: Array)
     output = node.outputs
     product = Node("MatMul", [x, graph.constant(np.ascontiguousarray(matrix), "weight")], output, {}, node.name)
     product.fallback = reason
-    bias = node.inputs[5] if len(node.inputs) > 5 else ""
     graph.replace_node(node, product)
-    if bias:
+    if bias := node.given(5):
         after(graph, product, "Add", bias)
     return True
 

@@ -102,8 +102,7 @@ def store_source_as_codes(graph: Graph, name: str) -> bool:
 
 def _constant(graph: Graph, node: Node, index: int) -> Array | None:
     """A scale or zero point; None where it is computed at run time."""
-    name = node.inputs[index] if index < len(node.inputs) else ""
-    return graph.constant_of(name) if name else np.zeros((), np.float32)
+    return graph.constant_of(node.given(index)) if node.given(index) else np.zeros((), np.float32)
 
 
 def _quantize_in_float(graph: Graph, node: Node, x: str) -> Outcome:
@@ -147,7 +146,7 @@ def _range(dtype: str) -> ops.Codes:
 def _broadcast(graph: Graph, node: Node, index: int, x: str) -> str:
     """A scale or zero point as float32 that broadcasts over x: by axis, by block, or one for all."""
     shape = graph.values[x].shape
-    name = node.inputs[index] if index < len(node.inputs) else ""
+    name = node.given(index)
     axis = int(node.attributes.get("axis", 1)) % max(1, len(shape))
     block = int(node.attributes.get("block_size", 0))
     constant = _constant(graph, node, index)
@@ -228,7 +227,7 @@ def propagate_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outc
         return None  # a view of codes as integers
     if storage is None:
         return packed(codes)
-    fill = node.inputs[2] if node.op == "Pad" and len(node.inputs) > 2 else ""
+    fill = node.given(2) if node.op == "Pad" else ""
     for name in [*moved_inputs(node), *([fill] if fill else [])]:
         value = graph.values[name]
         if value.data is None and (name == fill or value.is_constant or value.storage != storage):

@@ -32,7 +32,7 @@ def sum_of_codes(graph: Graph, node: Node, codes: str, **_: object) -> Outcome:
     storage = value.codes
     if storage is None:
         return packed(codes)
-    axes = graph.constant_of(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+    axes = graph.constant_of(node.given(1))
     if axes is None:
         return "its axes are left out, or made at run time"
     rank = len(value.shape)

@@ -56,13 +56,13 @@ def pad_into_window(graph: Graph, node: Node, x: str, pad: Node, **_: object) ->
     """Pad of the spatial axes with level 0 (of bits with +1) becomes the pads of the convolution after it."""
     pads = graph.constant_of(pad.inputs[1])
     fill = 0.0
-    if len(pad.inputs) > 2 and pad.inputs[2]:
-        value = graph.constant_of(pad.inputs[2])
+    if pad.given(2):
+        value = graph.constant_of(pad.given(2))
         if value is None:
             return "its fill is made at run time"
         fill = float(value.reshape(-1)[0])
     rank = len(graph.values[x].shape)
-    axes = graph.constant_of(pad.inputs[3]) if len(pad.inputs) > 3 and pad.inputs[3] else np.arange(rank)
+    axes = graph.constant_of(pad.given(3)) if pad.given(3) else np.arange(rank)
     if pads is None or axes is None:
         return f"the pads of '{pad.name}' are made at run time"
     if (mode := pad.attributes.get("mode", "constant")) != "constant":

@@ -128,7 +128,7 @@ def read_transposed(graph: Graph, right: str, geometry: ops.MatMul) -> tuple[str
     if transpose is None or transpose.op != "Transpose" or transpose.operator is not None:
         return right, geometry
     source, rank = graph.values[transpose.inputs[0]], len(graph.values[right].shape)
-    perm = list(transpose.attributes.get("perm", range(rank)[::-1]))
+    perm = transpose.perm(rank)
     # y = x^T read as [.., columns, depth]: the rest of the permutation does not change the last axis.
     rest = [*perm[:-2], perm[-1], perm[-2]]
     if rest[-1] != rank - 1:
@@ -179,7 +179,7 @@ def of_bits(graph: Graph, node: Node, left: str, right: str, transpose: Node) ->
     if b.bits is None:
         return None  # codes: another rule rewrites their Transpose
     rank = len(b.shape)
-    exchanged = list(transpose.attributes.get("perm", range(rank)[::-1])) == [*range(rank - 2), rank - 1, rank - 2]
+    exchanged = transpose.perm(rank) == [*range(rank - 2), rank - 1, rank - 2]
     if a.bits is None or not exchanged or {a.bits.channels, b.bits.channels} != {geometry.depth}:
         decline(graph, node, BITS, f"'{left}' and '{right}' are not both binary values packed along the reduction")
         codes = binary_to_codes(graph, to_float(graph, right, node), node)
