@@ -60,6 +60,12 @@ QUANTIZERS: dict[str, tuple[int, ...]] = {
 # Those whose result is rounded.
 ROUNDING = frozenset(name for name, values in QUANTIZERS.items() if values == (0,) and "Dequantize" not in name)
 
+QONNX = "qonnx.custom_op.general"
+# Of other domains: float32 of the shape of the first input. ONNX infers no shape of them.
+SHAPE_OF_INPUT = frozenset(
+    ["com.microsoft.Gelu", *(f"{QONNX}.{op}" for op in ("Quant", "IntQuant", "BipolarQuant", "Trunc"))]
+)
+
 
 def full_name(node: onnx.NodeProto) -> str:
     """The name of an operator, with its domain unless that is the standard one."""

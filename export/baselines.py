@@ -441,8 +441,10 @@ def int8_baseline(float_model: onnx.ModelProto, calibration: Iterable[Array | Ma
     """A float model quantized to int8 by onnxruntime: static QDQ per channel for CNNs, dynamic for transformers.
 
     `calibration`: batches of inputs (arrays, or dicts by input name), used for CNNs only. Weights have seven bits
-    (`reduce_range`) if onnxruntime's products of eight bits would saturate on this CPU.
+    (`reduce_range`) if onnxruntime's products of eight bits would saturate on this CPU. Raises ModelError for operators
+    that subbyte does not know.
     """
+    float_model = load_onnx(float_model)
     tools = onnxruntime("quantization")
     name = float_model.graph.input[0].name
     batches = [dict(b) if isinstance(b, Mapping) else {name: np.asarray(b, np.float32)} for b in calibration]

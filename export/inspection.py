@@ -16,7 +16,7 @@ from subbyte.dialect.decode import weights_of
 from subbyte.dialect.function import Quantizer, Values, function_of
 from subbyte.dialect.function_calls import foreign_functions
 from subbyte.dialect.graph import GraphView, attribute, view
-from subbyte.dialect.known_operators import QUANTIZERS, full_name
+from subbyte.dialect.known_operators import QONNX, QUANTIZERS, SHAPE_OF_INPUT, full_name
 from subbyte.dialect.layers import CODE_PRESERVING, PRODUCTS, layers
 from subbyte.dialect.macs import MACS, Shapes, UnknownShape
 from subbyte.errors import ModelError, one_line
@@ -151,6 +151,9 @@ def _meaningless(tensors: Iterable[onnx.TensorProto]) -> Iterable[str]:
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with inferred shapes; those stored in the file, which may be outdated, only where inference gives none."""
     plain = without_payloads(model)
+    for node in plain.graph.node:
+        if full_name(node) in SHAPE_OF_INPUT:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
     del plain.graph.value_info[:]
     for output in plain.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -158,6 +161,8 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
         plain = with_shapes(plain, strict=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"the shapes of the file do not fit each other: {one_line(error)}; export it again") from error
+    del plain.graph.node[:]
+    plain.graph.node.extend(without_payloads(model).graph.node)
     inferred = {info.name for info in plain.graph.value_info}
     plain.graph.value_info.extend(info for info in model.graph.value_info if info.name not in inferred)
     for output, stated in zip(plain.graph.output, model.graph.output, strict=True):
@@ -285,6 +290,23 @@ def _from_dequantize_linear(graph: GraphView, node: onnx.NodeProto) -> _Weight |
     return _Weight(kind, tuple(parts[0].dims), sum(tensor_bytes(t) for t in parts), tuple(node.input))
 
 
+def _from_qonnx(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
+    """Float32 in the file, rounded to a low-bit format when it is run."""
+    tensor = graph.initializers.get(node.input[0])
+    if tensor is None:
+        return None
+    return _Weight(_qonnx_format(graph, node), tuple(tensor.dims), tensor_bytes(tensor), (node.input[0],))
+
+
+def _qonnx_format(graph: GraphView, node: onnx.NodeProto) -> str:
+    bits = graph.constant(node.input[3]) if len(node.input) > 3 else None
+    if node.op_type == "BipolarQuant":
+        return "binary"
+    if bits is None or np.size(bits) != 1:
+        return "codes"
+    return f"{'' if attribute(node, 'signed', 1) else 'u'}int{float(bits.reshape(())):g}"
+
+
 def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
     if weights_of(node) is not None:
         return _from_decoder(graph, node)
@@ -295,6 +317,7 @@ def _decoded(graph: GraphView, node: onnx.NodeProto) -> _Weight | None:
 _WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | None]] = {
     ("", "DequantizeLinear"): _from_dequantize_linear,
     ("com.microsoft", "DequantizeLinear"): _from_dequantize_linear,  # 4 bits below opset 21, by onnxruntime
+    **{(QONNX, op): _from_qonnx for op in ("Quant", "IntQuant", "BipolarQuant")},
 }
 
 
@@ -306,6 +329,8 @@ def _activation(graph: GraphView, node: onnx.NodeProto | None) -> str:
         return function.role.codes(*map(graph.constant, node.input))
     if node.op_type == "DynamicQuantizeLinear":
         return "uint8 dynamic"
+    if (node.domain, node.op_type) in _WEIGHTS and node.domain == QONNX:
+        return _qonnx_format(graph, node)
     if node.op_type == "DequantizeLinear":
         source = graph.producers.get(node.input[0])
         zero = graph.initializers.get(node.input[2]) if len(node.input) > 2 else None

@@ -222,7 +222,7 @@ def test_products_in_the_functions_of_a_file_are_layers(domain):
 
 def test_what_cannot_be_counted_is_said():
     """Behind an operator whose shape the file does not tell, and in a subgraph."""
-    found = inspect(parsed("a = com.microsoft.Gelu(x) y = MatMul(a, w)"))
+    found = inspect(parsed("a = com.microsoft.GatherBlockQuantized(x, x) y = MatMul(a, w)"))
     assert found.macs == 0
     assert found.warnings == ("MatMul 'y': its shapes are unknown: MACs are counted as 0",)
     branch = "(float[2,4] z) { z = MatMul(x, w) }"
@@ -230,3 +230,27 @@ def test_what_cannot_be_counted_is_said():
     body = f"c = Constant <value = bool {{1}}> () y = If (c) <{branches}>"
     (line,) = inspect(parsed(body)).warnings
     assert line.startswith("If 'y': products in a subgraph, whose MACs are counted as 0")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ("Quant({}, s, z, b)", "int4"),
+        ("Quant <signed = 0> ({}, s, z, b)", "uint4"),
+        ("BipolarQuant({}, s)", "binary"),
+    ],
+)
+def test_a_qonnx_file_is_described(call, name):
+    """Its weights are float32 in the file, and low bit when it is run; a scale is no weight."""
+    a, b = (f"qonnx.custom_op.general.{call}".format(value) for value in "xw")
+    more = ", float z = {0}, float b = {4}" if "z" in call else ""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21, "qonnx.custom_op.general": 1]> g (float[2,4] x) => (float[2,3] y)'
+        f" <float[4,3] w = {{1,2,3,4,5,6,7,8,9,10,11,12}}, float s = {{0.1}}{more}>"
+        f" {{ q = {a} v = {b} y = MatMul(q, v) }}"
+    )
+    found = inspect(model)
+    (layer,) = found.layers
+    assert (layer.weight_format, layer.activation_format, layer.shape) == (name, name, (4, 3))
+    assert (layer.parameter_bytes, layer.bits_per_weight) == (4 * 12, 32)
+    assert (found.macs, found.parameters, found.warnings) == (2 * 4 * 3, 12, ())
