@@ -20,11 +20,12 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
+from subbyte.dialect.graph import GraphView
+from subbyte.dialect.graph import view as view_of
 from subbyte.dialect.macs import Shapes, UnknownShape
 from subbyte.errors import UsageError
 from subbyte.file_kinds import ARCHIVE_OF_ARRAYS, kind_of
 from subbyte.onnx_file import Source, open_onnx
-from subbyte.payloads import with_payloads, without_payloads
 from subbyte.plain_file import open_plain, size_of
 from subbyte.runtime.npy import load_npy, read_npy
 from subbyte.tvm_kernels.onnx_model import load_model
@@ -64,8 +65,8 @@ def index_ranges(model: Source) -> dict[str, Range]:
     if not _indexes_by_input(file.model):
         return {}
     loaded = load_model(file)
-    view = _View(with_payloads(onnx.shape_inference.infer_shapes(without_payloads(loaded)), loaded))
-    for node in view.nodes:
+    view = _Ranges(view_of(loaded))
+    for node in view.graph.nodes:
         if node.op_type in _INDEXED and not node.domain:
             name, size = _index(view, node) or ("", 0)
             if name and size:
@@ -81,29 +82,14 @@ def _indexes_by_input(model: onnx.ModelProto) -> bool:
     return bool(kinds & _INDEXED) and ("Cast" in kinds or types != {onnx.TensorProto.FLOAT})
 
 
-class _View:
-    """A graph with the shapes and constants that bounds need; `ranges` is filled while indices are traced."""
+class _Ranges:
+    """A graph, and the ranges of its inputs, which are filled while indices are traced."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.nodes = list(graph.node)
-        self.producer = {name: node for node in graph.node for name in node.output if name}
-        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            value = next((a.t for a in node.attribute if a.name == "value" and node.op_type == "Constant"), None)
-            if value is not None:
-                self.tensors[node.output[0]] = value
-        self.inputs = {value.name for value in graph.input} - set(self.tensors)
-        self.shapes = {name: tuple(tensor.dims) for name, tensor in self.tensors.items()}
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            if value.type.tensor_type.HasField("shape"):
-                dims = value.type.tensor_type.shape.dim
-                self.shapes.setdefault(value.name, tuple(int(d.dim_value) for d in dims))
+    def __init__(self, graph: GraphView) -> None:
+        self.graph = graph
+        self.inputs = {value.name for value in graph.model.graph.input} - graph.initializers.keys()
         self.ranges: dict[str, Range] = {}
         self._seen: set[tuple[str, int, int]] = set()
-
-    def constant(self, name: str) -> Array | None:
-        return onnx.numpy_helper.to_array(self.tensors[name]) if name in self.tensors else None
 
     def restrict(self, name: str, low: int, high: int) -> None:
         """Restrict the value `name` to low .. high, and the inputs that it is computed from."""
@@ -114,7 +100,7 @@ class _View:
             before = self.ranges.get(name, (low, high))
             both = max(before[0], low), min(before[1], high)
             self.ranges[name] = both if both[0] <= both[1] else before
-        node = self.producer.get(name)
+        node = self.graph.producers.get(name)
         back = _BACK.get(node.op_type) if node is not None and not node.domain else None
         if node is not None and back is not None:
             for source, (least, most) in back(self, node, low, high):
@@ -124,21 +110,21 @@ class _View:
 # ---- indexed operators ----
 
 
-def _index(view: _View, node: onnx.NodeProto) -> tuple[str, int] | None:
+def _index(view: _Ranges, node: onnx.NodeProto) -> tuple[str, int] | None:
     """The indices that a node reads, and how many rows the least of their axes has; None where these are not known."""
     if node.op_type == "OneHot":  # no error beyond its depth, but a row of off values
-        depth = view.constant(node.input[1])
+        depth = view.graph.constant(node.input[1])
         return None if depth is None or depth.size != 1 else (node.input[0], int(depth.reshape(())))
     if node.op_type in _INDEXED_BY_BODY:
         table, axis, index = _INDEXED_BY_BODY[node.op_type]
-        shape = view.shapes.get(node.input[table], ())
+        shape = view.graph.shape(node.input[table]) or ()
         given = len(node.input) > index and len(shape) > axis
         return (node.input[index], shape[axis]) if given else None
     indexed = INDEXED[node.op_type]
-    inputs = [view.shapes.get(name) if name else () for name in node.input]
+    inputs = [view.graph.shape(name) if name else () for name in node.input]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     try:
-        sizes = indexed.sizes(Shapes(inputs, view.shapes.get(node.output[0]), attributes))
+        sizes = indexed.sizes(Shapes(inputs, view.graph.shape(node.output[0]), attributes))
     except (IndexError, UnknownShape):
         return None  # an axis that the file does not have is refused elsewhere
     return (node.input[indexed.input], min(sizes)) if sizes else None
@@ -156,38 +142,38 @@ _INDEXED = {*INDEXED, *_INDEXED_BY_BODY, "OneHot"}
 # ---- ranges of an operator's inputs for a range of its output ----
 
 Sources = list[tuple[str, Range]]
-_Back = Callable[[_View, onnx.NodeProto, int, int], Sources]
+_Back = Callable[[_Ranges, onnx.NodeProto, int, int], Sources]
 
 
-def _first(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _first(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [(node.input[0], (low, high))]
 
 
-def _every(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _every(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [(name, (low, high)) for name in node.input if name]
 
 
-def _chosen(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _chosen(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [(name, (low, high)) for name in node.input[1:]]
 
 
-def _with_constant(view: _View, node: onnx.NodeProto) -> tuple[str, int, int, bool] | None:
+def _with_constant(view: _Ranges, node: onnx.NodeProto) -> tuple[str, int, int, bool] | None:
     """The operand that varies, least and largest of the constant one, and whether the constant is the second."""
     for place in (1, 0):
-        known = view.constant(node.input[place])
+        known = view.graph.constant(node.input[place])
         if known is not None and known.size and np.isfinite(known).all():
             return node.input[1 - place], int(np.floor(known.min())), int(np.ceil(known.max())), place == 1
     return None
 
 
-def _add(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _add(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
     if found is None:  # two values that vary share the range
         return [(name, (-(-low // 2), high // 2)) for name in node.input]
     return [(found[0], (low - found[1], high - found[2]))]
 
 
-def _sub(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _sub(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
     if found is None:
         return []
@@ -195,46 +181,46 @@ def _sub(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [(name, (low + most, high + least) if second else (most - high, least - low))]
 
 
-def _neg(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _neg(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     return [(node.input[0], (-high, -low))]
 
 
-def _mul(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _mul(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
     if found is None or found[1] < 1:
         return []
     return [(found[0], (-(-low // found[2]), high // found[2]))]
 
 
-def _div(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _div(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
     if found is None or not found[3] or found[1] < 1:
         return []
     return [(found[0], (low * found[1], high * found[1]))]
 
 
-def _mod(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _mod(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     found = _with_constant(view, node)
     inside = found is not None and found[3] and found[1] >= 1 and low <= 0 and found[2] - 1 <= high
     return [] if inside else [(node.input[0], (low, high))]
 
 
-def _clip(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
-    ends = [view.constant(name) if name else None for name in node.input[1:3]]
+def _clip(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
+    ends = [view.graph.constant(name) if name else None for name in node.input[1:3]]
     inside = len(ends) == 2 and all(e is not None and e.size == 1 and low <= int(e.reshape(())) <= high for e in ends)
     return [] if inside else [(node.input[0], (low, high))]
 
 
-def _reduce_sum(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _reduce_sum(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     """Each of the terms gets an equal part of the range."""
-    terms, sums = (view.shapes.get(name) for name in (node.input[0], node.output[0]))
+    terms, sums = (view.graph.shape(name) for name in (node.input[0], node.output[0]))
     count = math.prod(terms) // max(1, math.prod(sums)) if terms is not None and sums is not None else 0
     return [(node.input[0], (-(-low // count), high // count))] if count else []
 
 
-def _cum_sum(view: _View, node: onnx.NodeProto, low: int, high: int) -> Sources:
+def _cum_sum(view: _Ranges, node: onnx.NodeProto, low: int, high: int) -> Sources:
     """The first sum is one term (or none), the last is of all."""
-    shape, axis = view.shapes.get(node.input[0]), view.constant(node.input[1])
+    shape, axis = view.graph.shape(node.input[0]), view.graph.constant(node.input[1])
     if not shape or axis is None or axis.size != 1 or not -len(shape) <= int(axis.reshape(())) < len(shape):
         return []
     count = max(1, shape[int(axis.reshape(()))])
