@@ -324,8 +324,8 @@ def _round(graph: Graph, part: Part, rounded: set[str]) -> None:
     everywhere = bool(exact or decides)
     for node in (*part.entries, *part.nodes):
         floats = [name for name in node.outputs if name and graph.values[name].dtype == "float32"]
-        moves = node.op in DATA_MOVEMENT | CHOICES and node not in part.entries
-        if moves and rounded.issuperset(n for n in _run_time(graph, node.inputs) if _is(graph, n, "float32")):
+        copies = node.op in DATA_MOVEMENT | CHOICES and node not in part.entries
+        if copies and rounded.issuperset(n for n in _run_time(graph, node.inputs) if _is(graph, n, "float32")):
             rounded.update(floats)
         elif everywhere or node in part.entries:
             for name in floats:

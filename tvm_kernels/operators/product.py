@@ -185,16 +185,16 @@ class Product(Fused, Generic[Left, Right]):
             return LowBitTensor.from_levels(get(name), levels, np.ones(33, np.float32), PerChannel())
 
         codes, floats = random.integers(0, 256, (7, 40), np.uint8), random.normal(size=(7, 40)).astype(np.float32)
-        signs = pack_bits(random.choice([-1, 1], (7, 40)))
+        words = pack_bits(random.choice([-1, 1], (7, 40)))
         second, both = random.integers(0, 256, (33, 40), np.uint8), pack_bits(random.choice([-1, 1], (33, 40)))
         values = FloatWeight(random.normal(size=(33, 40)).astype(np.float32))
         unsigned, bits, none = Codes(0, 255), Bits(40), Epilogue()
         real = next(fmt.name for fmt in all_formats() if not fmt.levels.integer)
         return [
             Example(Product("codes by int4", unsigned, weight("int4"), matrix, none), (codes,)),
-            Example(Product("bits by binary", bits, weight("binary"), matrix, none), (signs,)),
+            Example(Product("bits by binary", bits, weight("binary"), matrix, none), (words,)),
             Example(Product("codes by codes", unsigned, unsigned, matrix, none), (codes, second)),
-            Example(Product("bits by bits", bits, bits, matrix, none), (signs, both)),
+            Example(Product("bits by bits", bits, bits, matrix, none), (words, both)),
             Example(Product("floats", Float(), values, matrix, none), (floats,), exact=False),
             Example(Product("floats by int4", Float(), weight("int4"), matrix, none), (floats,), exact=False),
             Example(Product("floats by real levels", Float(), weight(real), matrix, none), (floats,), exact=False),

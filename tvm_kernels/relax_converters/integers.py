@@ -73,8 +73,8 @@ def _floor_mod(x: Any, y: Any) -> Any:
     """The remainder with the sign of y, of integers; TVM's own fails for int8 in vectors."""
     rest, zero = relax.op.mod(x, y), relax.const(0, str(x.ty.dtype))
     other_sign = relax.op.logical_xor(relax.op.less(rest, zero), relax.op.less(y, zero))
-    shifted = relax.op.logical_and(other_sign, relax.op.not_equal(rest, zero))
-    return relax.op.where(shifted, relax.op.add(rest, y), rest)
+    corrected = relax.op.logical_and(other_sign, relax.op.not_equal(rest, zero))
+    return relax.op.where(corrected, relax.op.add(rest, y), rest)
 
 
 @converter("", "Mod")
@@ -92,9 +92,9 @@ def mod(builder: Any, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     # x - floor(x / y) * y would round three times, and is NaN for an infinite y.
     negative = relax.op.less(y, zero)
     other_sign = relax.op.logical_xor(relax.op.less(rest, zero), negative)
-    shifted = relax.op.where(other_sign, relax.op.add(rest, y), rest)
+    remainder = relax.op.where(other_sign, relax.op.add(rest, y), rest)
     exact = relax.op.where(negative, relax.const(-0.0, dtype), zero)
-    return relax.op.where(relax.op.equal(rest, zero), exact, shifted)
+    return relax.op.where(relax.op.equal(rest, zero), exact, remainder)
 
 
 @converter("", "Equal")

@@ -116,12 +116,12 @@ def unfolded_conv(graph: Graph, node: Node, codes: str, weight: Value, window: o
     order, tensor = found
     assert storage is not None
     check_sums(node.name, window.depth, storage, tensor)
-    lines = windows_as_rows(graph, node, codes, window, order)
+    rows = windows_as_rows(graph, node, codes, window, order)
     elements = window.groups * window.depth
     geometry = ops.Conv2d(window.batch, window.out_height, window.out_width, elements, window.out_channels, (1, 1))
     geometry = replace(geometry, groups=window.groups)
     operator = ops.Product(node.name, storage, tensor, geometry, ops.Epilogue())
-    kernel_node(graph, node, operator, [lines], 1, "NHWC")
+    kernel_node(graph, node, operator, [rows], 1, "NHWC")
     return True
 
 

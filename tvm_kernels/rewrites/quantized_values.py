@@ -158,12 +158,12 @@ def step_after_movement(graph: Graph, node: Node, codes: str, step: Array, **_: 
         inputs = [one[0] for one in found if one is not None]
     factor = graph.constant(step.reshape(1), "step")
     graph.remove(node)
-    moves = [graph.fresh(name) if name else "" for name in node.outputs]
-    graph.add(replace(node, inputs=inputs, outputs=moves))
-    for move, name in zip(moves, node.outputs, strict=True):
+    copies = [graph.fresh(name) if name else "" for name in node.outputs]
+    graph.add(replace(node, inputs=inputs, outputs=copies))
+    for copy, name in zip(copies, node.outputs, strict=True):
         if name:
-            graph.add_value(move, "float32", graph.values[name].shape)
-            graph.add(Node("Mul", [move, factor], [name], {}, node.name))
+            graph.add_value(copy, "float32", graph.values[name].shape)
+            graph.add(Node("Mul", [copy, factor], [name], {}, node.name))
     return True
 
 
@@ -294,7 +294,7 @@ def tokens(graph: Graph, node: Node, x: str) -> Outcome:
 # ---- elementwise operators before views ----
 
 
-def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> Outcome:
+def swap_with_view(graph: Graph, node: Node, x: str, view: Node) -> Outcome:
     """f(View(x)) is View(f(x)) where f is elementwise: so that f can be fused into the producer of x."""
     if not graph.only_user(view.outputs[0], node):
         return f"others read '{view.outputs[0]}', too"
@@ -304,8 +304,8 @@ def move_above_view(graph: Graph, node: Node, x: str, view: Node) -> Outcome:
     middle = graph.fresh(node.outputs[0])
     source, target = graph.values[x], graph.values[node.outputs[0]]
     graph.add_value(middle, target.dtype, source.shape, storage=target.storage)
-    moved = replace(node, inputs=[x, *node.inputs[1:]], outputs=[middle])
-    graph.replace_node(node, moved, replace(view, inputs=[middle], outputs=node.outputs))
+    swapped = replace(node, inputs=[x, *node.inputs[1:]], outputs=[middle])
+    graph.replace_node(node, swapped, replace(view, inputs=[middle], outputs=node.outputs))
     return True
 
 
@@ -360,14 +360,14 @@ RULES: list[Rule] = [
     ),
     rule("same codes again", Op("QuantizeCodes", _STEP, domain=INTERNAL), to=requantized),
     # ---- elementwise before views ----
-    rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain=INTERNAL), to=move_above_view),
+    rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain=INTERNAL), to=swap_with_view),
     *[
-        rule("elementwise before a view", Op(op, _VIEWED, attributes=EVERY), to=move_above_view)
+        rule("elementwise before a view", Op(op, _VIEWED, attributes=EVERY), to=swap_with_view)
         for op in SCALAR_OPERATORS
     ],
     rule(
         "quantize before a transpose",
         Op("QuantizeCodes", Op("Transpose", Any("x"), key="view", attributes=("perm",)), domain=INTERNAL),
-        to=move_above_view,
+        to=swap_with_view,
     ),
 ]
