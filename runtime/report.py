@@ -204,9 +204,3 @@ def _size(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}" if unit != "B" else f"{nbytes:.0f} B"
         nbytes /= 1000
     return f"{nbytes:.3g} GB"
-
-
-def as_json(result: Any) -> dict[str, Any]:
-    """A result as plain data for json.dumps: what its `to_json` gives."""
-    plain: dict[str, Any] = result.to_json()
-    return plain
