@@ -14,7 +14,7 @@ from subbyte.dialect.known_operators import NO_PRODUCTS, unknown_nodes
 from subbyte.dialect.macs import MACS
 from subbyte.errors import ExportError
 from subbyte.onnx_checks import unknown_operators
-from subbyte.onnx_file import Source, open_onnx
+from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.output_file import write_file
 
@@ -25,7 +25,14 @@ def load_onnx(source: Source) -> onnx.ModelProto:
     A model in memory is not checked as a file is. Raises UsageError and ModelError as `open_onnx`, and ModelError for
     operators that are unknown and have no body in the file.
     """
-    model = source if isinstance(source, onnx.ModelProto) else open_onnx(source).model
+    if isinstance(source, onnx.ModelProto):
+        return _normalised(source)
+    file = open_onnx(source)
+    with naming(file.path):
+        return _normalised(file.model)
+
+
+def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
     bodies = {(function.domain, function.name) for function in model.functions}
     unknown = [node for node in unknown_nodes(every_node(model)) if (node.domain, node.op_type) not in bodies]
     if unknown:

@@ -199,7 +199,7 @@ def test_every_unknown_operator_is_named_and_none_counts_as_zero(read, tmp_path)
     model = parsed(body + " y = other.Frob(c)")
     arguments = [tmp_path / "m.subbyte"] if read is subbyte.compile else []
     names = r"com.microsoft.FusedMatMul \(node 'a' and 1 more\), other.Frob \(node 'y'\)"
-    with pytest.raises(ModelError, match=f"unknown operator {names}"):
+    with pytest.raises(ModelError, match=f"m.onnx': unknown operator {names}"):
         read(saved(model, tmp_path), *arguments)
 
 
