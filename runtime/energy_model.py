@@ -131,16 +131,18 @@ def _registered(name: str) -> formats.Format:
 
 
 def _operator(operator: OperatorCall, weights_pj: float, activations_pj: float) -> OperatorEnergy:
-    made_of = operator.per_mac or per_mac(operator.activation, operator.weights)  # older manifests do not have it
+    # older manifests have neither
+    made_of = operator.per_mac or per_mac(operator.activation, operator.weights)
+    per_element = ELEMENTWISE if operator.per_element is None else operator.per_element
     elements = max((_elements(output.shape, output.storage, output.channels) for output in operator.outputs), default=0)
     if not elements:
         elements = operator.output_bytes // DTYPES["float32"]
-    compute = operator.macs * _cost(operator, made_of) + elements * _cost(operator, operator.per_element)
+    compute = operator.macs * _cost(operator, made_of) + elements * _cost(operator, per_element)
     moved = operator.input_bytes + operator.output_bytes
     memory = (operator.weight_bytes * weights_pj + moved * activations_pj) / 8
     name = " + ".join(made_of)
     if not operator.macs:
-        name = "elementwise" if operator.per_element == ELEMENTWISE else " + ".join(operator.per_element)
+        name = "elementwise" if per_element == ELEMENTWISE else " + ".join(per_element)
     return OperatorEnergy(operator.name, name, compute, memory)
 
 

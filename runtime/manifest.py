@@ -10,11 +10,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from subbyte.errors import BundleError
-from subbyte.formats.energy import ELEMENTWISE
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 << 20
@@ -85,12 +84,12 @@ class OperatorFacts:
     weights: str = "-"
     bits_per_weight: float = 32.0
     macs: int = 0
-    per_mac: Mapping[str, float] | None = None  # operations of one multiply-accumulate (formats/energy.py)
+    per_mac: Mapping[str, float] | None = None  # operations of one multiply-accumulate; None: of the formats
     weight_bytes: int = 0
     input_bytes: int = 0
     output_bytes: int = 0
     fallback: str | None = None  # why it runs in float although the file asks for low bit
-    per_element: Mapping[str, float] = field(default_factory=lambda: ELEMENTWISE)  # operations of energy_model.py
+    per_element: Mapping[str, float] | None = None  # operations of one output element; None: ELEMENTWISE
 
 
 class Result(Protocol):
@@ -270,20 +269,23 @@ def _operator(d: Mapping[str, Any], where: str) -> OperatorInfo:
         weights=_text(d, "weights", where),
         bits_per_weight=float(bits),
         macs=_count(d, "macs", where, 1 << 62),
-        per_mac=None if d.get("per_mac") is None else _operations(d["per_mac"], f"{where}.per_mac"),
+        per_mac=_operations(d, "per_mac", where),
         weight_bytes=_count(d, "weight_bytes", where, MAX_PLACE),
         input_bytes=_count(d, "input_bytes", where, 1 << 40),
         output_bytes=_count(d, "output_bytes", where, 1 << 40),
         fallback=fallback,
-        per_element=_operations(d.get("per_element", dict(ELEMENTWISE)), f"{where}.per_element"),
+        per_element=_operations(d, "per_element", where),
         outputs=_rows(d, "outputs", where, _output, MAX_TENSORS),
     )
 
 
-def _operations(found: Any, where: str) -> Mapping[str, float]:
-    """Counts by operation, as Python's own numbers."""
+def _operations(d: Mapping[str, Any], key: str, where: str) -> Mapping[str, float] | None:
+    """Counts by operation, as Python's own numbers; None where an older manifest has none."""
+    found = d.get(key)
+    if found is None:
+        return None
     if not isinstance(found, dict) or not all(type(n) in (int, float) and 0 <= n <= 1e6 for n in found.values()):
-        raise _wrong(where, found, "how often each operation is done")
+        raise _wrong(f"{where}.{key}", found, "how often each operation is done")
     return {str(name): float(count) for name, count in found.items()}
 
 
