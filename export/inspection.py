@@ -29,7 +29,7 @@ from subbyte.shapes import with_shapes
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRow:
     """One product of the network: Conv, MatMul, Gemm, ConvInteger or MatMulInteger."""
 
     name: str
@@ -48,7 +48,7 @@ class Inspection:
     """A file: its layers in graph order, and its size compared with the same parameters in float32."""
 
     path: str
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerRow, ...]
     inputs: dict[str, tuple[int, ...]]  # 0 for a dynamic size
     outputs: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
@@ -232,14 +232,14 @@ def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]
 # ---- layers ----
 
 
-def _layers(graph: GraphView) -> Iterable[Layer]:
+def _layers(graph: GraphView) -> Iterable[LayerRow]:
     for layer in layers(graph):
         node, weight = layer.product, _weight(graph, layer.weight)
         _check_channels(graph, node)
         elements = prod(weight.shape) if weight else 0
         scale, bias = (sum(_elements(graph, name) for name in names) for names in (layer.scales, layer.bias))
         stored = 0 if weight is None else weight.nbytes + 4 * scale
-        yield Layer(
+        yield LayerRow(
             name=node.name,
             op=node.op_type,
             weight_format=weight.format if weight else "-",

@@ -61,23 +61,22 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
     """The plan of a graph whose layout is assigned; raises CompileError for an operator that nothing can run."""
     weights = ConstantPool()
     _own_buffers_for_outputs(graph)
-    steps = _steps(graph, features, weights)
+    calls = _calls(graph, features, weights)
     aliases = _aliases(graph)
-    places, arena = _places(graph, steps, aliases)
-    read = {_root(a, aliases) for step in steps for a in step.arguments if isinstance(a, str)}
+    places, arena = _places(graph, calls, aliases)
+    read = {_root(a, aliases) for call in calls for a in call.arguments if isinstance(a, str)}
     for name, value in graph.values.items():
         if value.data is not None and name in read:
             places[name] = Argument("weights", weights.add(value.data))
     shown = _shown(graph, aliases)
-    calls = tuple(_placed(graph, step, places, aliases, shown) for step in steps)
     return Plan(
         name=graph.name,
         inputs=tuple(_tensor(graph.values[name], Argument("input", i)) for i, name in enumerate(graph.inputs)),
         outputs=tuple(_tensor(graph.values[name], Argument("output", i)) for i, name in enumerate(graph.outputs)),
-        calls=calls,
+        calls=tuple(_placed(graph, call, places, aliases, shown) for call in calls),
         weights=b"".join(weights.parts),
         arena_bytes=arena.nbytes,
-        workspace_bytes=max((step.workspace for step in steps), default=0),
+        workspace_bytes=max((call.workspace for call in calls), default=0),
         source={"metadata": dict(graph.metadata), "arena_lower_bound": arena.lower_bound},
         notes=tuple(graph.notes),
         explanation=graph.explanation,
@@ -92,7 +91,7 @@ MOST_NODES, MOST_READ = 64, 20
 
 
 @dataclass(eq=False)
-class Kernels:
+class KernelCache:
     """The kernels of a CPU as they are built: elementwise ones that do the same, once."""
 
     features: frozenset[str]
@@ -118,16 +117,16 @@ def _content(value: Any) -> Any:
     return tuple(map(_content, value)) if isinstance(value, tuple) else value
 
 
-def _steps(graph: Graph, features: frozenset[str], weights: ConstantPool) -> list[OpenCall]:
+def _calls(graph: Graph, features: frozenset[str], weights: ConstantPool) -> list[OpenCall]:
     """Calls of kernels and of runs of remaining ONNX nodes, in order."""
     from subbyte.tvm_kernels.relax_import import Lowering
 
-    steps: list[OpenCall] = []
+    calls: list[OpenCall] = []
     run: list[Node] = []
-    lowering, kernels = Lowering(graph), Kernels(features)
+    lowering, kernels = Lowering(graph), KernelCache(features)
 
     def finish_run() -> None:
-        steps.extend(_relax_calls(lowering, run, weights) if run else ())
+        calls.extend(_relax_calls(lowering, run, weights) if run else ())
         run.clear()
 
     for node in graph.order():
@@ -135,7 +134,7 @@ def _steps(graph: Graph, features: frozenset[str], weights: ConstantPool) -> lis
             finish_run()
             if graph.explanation is not None:
                 graph.explanation.rows_for(node, node.operator, features)
-            steps.append(_kernel_step(graph, node, kernels, weights))
+            calls.append(_kernel_call(graph, node, kernels, weights))
         elif node.op in ("View", "Part") and not node.attributes.get("copied"):
             # TVM does not see that a view is the same bytes: what it is a view of must be made before.
             if graph.producer(node.inputs[0]) in run:
@@ -149,10 +148,10 @@ def _steps(graph: Graph, features: frozenset[str], weights: ConstantPool) -> lis
             if graph.explanation is not None:
                 graph.explanation.tvm_computes(graph, node)
     finish_run()
-    return steps
+    return calls
 
 
-def _kernel_step(graph: Graph, node: Node, kernels: Kernels, weights: ConstantPool) -> OpenCall:
+def _kernel_call(graph: Graph, node: Node, kernels: KernelCache, weights: ConstantPool) -> OpenCall:
     operator = node.operator
     assert operator is not None
     choice, built = kernels.of(node, operator)
@@ -171,7 +170,7 @@ def _kernel_step(graph: Graph, node: Node, kernels: Kernels, weights: ConstantPo
             assert isinstance(parameter, Workspace)
             arguments.append(Argument("workspace", scratch))
             scratch += aligned(parameter.nbytes)
-    step = _open(
+    call = _open(
         *(graph, node, arguments, [name for name in node.outputs if name], constants),
         kernel=choice.kernel.name,
         function=built.function,
@@ -180,8 +179,8 @@ def _kernel_step(graph: Graph, node: Node, kernels: Kernels, weights: ConstantPo
         passed_over=choice.passed_over,
         needs=choice.kernel.needs,
     )
-    step.workspace = scratch
-    return step
+    call.workspace = scratch
+    return call
 
 
 def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool) -> list[OpenCall]:
@@ -190,13 +189,13 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool)
     graph = lowering.graph
     makers = {name: node for node in run for name in node.outputs}
     working_on("compiling nodes by TVM", run[0])
-    calls = lowering.calls(run)
-    made = [[tensor.name for tensor in call.outputs] for call in calls]
-    inside: list[list[Node]] = [[] for _ in calls]
+    lowered = lowering.calls(run)
+    made = [[tensor.name for tensor in call.outputs] for call in lowered]
+    inside: list[list[Node]] = [[] for _ in lowered]
     for node in run:
         inside[_call_of(graph, node, run, made)].append(node)
-    steps = []
-    for call, names, nodes in zip(calls, made, inside, strict=True):
+    calls = []
+    for call, names, nodes in zip(lowered, made, inside, strict=True):
         node = next((makers[name] for name in names if name in makers), run[0])
         function = call.function
         if function is None:
@@ -206,7 +205,7 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool)
         # A call is named after its last node: a reason of a node fused into it has that node's name.
         reasons = [one.fallback if one is node else f"'{one.name}': {one.fallback}" for one in nodes if one.fallback]
         constants = sum(_read_bytes(graph, run, a) for a in call.inputs if not isinstance(a, str))
-        step = _open(
+        opened = _open(
             *(graph, node, [*read, *names], names, constants),
             kernel=f"relax:{call.label}",
             function=function,
@@ -214,9 +213,9 @@ def _relax_calls(lowering: Lowering, run: Sequence[Node], weights: ConstantPool)
             fallback="; ".join(reasons) or None,
             passed_over=tuple(node.declined.items()),
         )
-        step.sizes = {t.name: prod(t.shape) * np.dtype(t.dtype).itemsize for t in call.outputs if t.dtype}
-        steps.append(step)
-    return steps
+        opened.sizes = {t.name: prod(t.shape) * np.dtype(t.dtype).itemsize for t in call.outputs if t.dtype}
+        calls.append(opened)
+    return calls
 
 
 def _macs(graph: Graph, node: Node) -> int:
@@ -312,7 +311,7 @@ def _place(name: str, places: dict[str, Argument], aliases: Aliases) -> Argument
     return Argument(root.space, root.offset + alias.offset) if alias.offset else root
 
 
-def _places(graph: Graph, steps: Sequence[OpenCall], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
+def _places(graph: Graph, calls: Sequence[OpenCall], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
     """The location of each root value."""
     places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(graph.inputs)}
     for index, name in enumerate(graph.outputs):
@@ -320,19 +319,19 @@ def _places(graph: Graph, steps: Sequence[OpenCall], aliases: Aliases) -> tuple[
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for index, step in enumerate(steps):
-        for name in (_root(a, aliases) for a in step.arguments if isinstance(a, str)):
+    for index, call in enumerate(calls):
+        for name in (_root(a, aliases) for a in call.arguments if isinstance(a, str)):
             if name in places or (name in graph.values and graph.values[name].data is not None):
                 continue
             first.setdefault(name, index)
             last[name] = index
-            sizes[name] = step.sizes.get(name) or sizes.get(name) or graph.values[name].nbytes
+            sizes[name] = call.sizes.get(name) or sizes.get(name) or graph.values[name].nbytes
     arena = memory.plan([memory.Buffer(name, sizes[name], first[name], last[name]) for name in first])
     places.update({name: Argument("arena", offset) for name, offset in arena.offsets.items()})
     return places, arena
 
 
-# ---- the plan's rows ----
+# ---- calls and tensors of the plan ----
 
 
 def _shown(graph: Graph, aliases: Aliases) -> dict[str, str]:
@@ -395,11 +394,11 @@ def _open(
 
 
 def _placed(
-    graph: Graph, step: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]
+    graph: Graph, opened: OpenCall, places: dict[str, Argument], aliases: Aliases, shown: dict[str, str]
 ) -> KernelCall:
-    results = [name for name in step.writes if name in graph.values]
+    results = [name for name in opened.writes if name in graph.values]
     return replace(
-        step.call,
-        arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in step.arguments),
+        opened.call,
+        arguments=tuple(_place(a, places, aliases) if isinstance(a, str) else a for a in opened.arguments),
         outputs=tuple(_tensor(graph.values[shown.get(n, n)], _place(n, places, aliases)) for n in results),
     )

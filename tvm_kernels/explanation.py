@@ -62,7 +62,7 @@ class InFloat(Fact):
 
 
 @dataclass(frozen=True)
-class KernelRow(Fact):
+class RowVerdict(Fact):
     """A row of the kernel table for an operator and its operands: chosen, or passed over with the reason."""
 
     kernel: str
@@ -94,7 +94,7 @@ class Explanation:
         self._declined: dict[tuple[str, str, str], Declined] = {}
         self._open: dict[tuple[str, str], set[str]] = {}  # rules that declined a node since one last took it
         self._in_float: dict[str, InFloat] = {}
-        self._kernels: dict[tuple[str, str, str], KernelRow] = {}
+        self._kernels: dict[tuple[str, str, str], RowVerdict] = {}
         self._by_tvm: dict[tuple[str, str], ByTVM] = {}
         self._places: dict[str, int] = {}  # of names of nodes, in the order of the file
         self._served: set[str] = set()  # ONNX operators that rules are for
@@ -112,7 +112,7 @@ class Explanation:
         return tuple(self._in_float.values())
 
     @property
-    def kernels(self) -> tuple[KernelRow, ...]:
+    def kernels(self) -> tuple[RowVerdict, ...]:
         """Kernel rows of every operator, in the order in which they run; of each the most preferred row first."""
         return tuple(self._kernels.values())
 
@@ -190,7 +190,7 @@ class Explanation:
         operands = f" of {facts.activation or 'float32'} and {facts.weights}" if facts.weights != "-" else ""
         name, what = self._place_of(node), f"{operator.kind}{operands}"
         for row, reason in verdicts(operator, features):
-            self._kernels[name, what, row.name] = KernelRow(name, what, row.name, reason and _short(reason))
+            self._kernels[name, what, row.name] = RowVerdict(name, what, row.name, reason and _short(reason))
 
     def tvm_computes(self, graph: Graph, node: Node) -> None:
         """TVM compiles a node that no rule took."""

@@ -96,14 +96,14 @@ def test_equal_work_is_done_once(monkeypatch):
     """What TVM lowers, and the kernels that are built, are as many as there are different ones."""
     features = host_features()
     graph = lower_graph(chain(480), features)
-    lowering, kernels = Lowering(graph), assembly.Kernels(features)
+    lowering, kernels = Lowering(graph), assembly.KernelCache(features)
     weights = assembly.ConstantPool()
     calls = 0
     for node in graph.order():
         if node.operator is None:
             calls += len(lowering.calls([node]))
         else:
-            assembly._kernel_step(graph, node, kernels, weights)
+            assembly._kernel_call(graph, node, kernels, weights)
     assert calls > 100
     assert len(lowering.lowered) <= 3
     assert len(kernels.known) <= 3

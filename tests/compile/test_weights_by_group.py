@@ -103,7 +103,7 @@ def test_groups_are_added_up_by_the_kernel_that_the_target_prefers() -> None:
     plan = lower(conv_model(image, fmt, size, weight, **attributes), HOST | {"avx2"}, strict=True)
     unfold, product = [call for call in plan.calls if call.kind != "Permute"][-2:]
     assert (unfold.kind, product.kind) == ("Unfold", "QuantizedProduct")
-    assert unfold.name == f"{product.name}:lines"
+    assert unfold.name == f"{product.name}:rows"
     assert product.kernel.startswith("dot-")
     assert product.macs == 10 * 16 * 9 * 6 * 7
     assert product.weights == "int4"

@@ -12,7 +12,7 @@ from row_cases import CASES, Case
 
 from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.assembly import ConstantPool
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, Kernel, Output, rows
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, KernelRow, Output, rows
 from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, Tensor
@@ -21,7 +21,7 @@ from subbyte.tvm_kernels.targets import Target, get_target
 Array = npt.NDArray[Any]
 
 
-def rows_of(target: Target, op: Any = None) -> list[Kernel]:
+def rows_of(target: Target, op: Any = None) -> list[KernelRow]:
     """Rows whose features the target has; of one operator those that do not refuse it."""
     found = [row for row in rows(op) if row.needs <= target.features]
     with code_generator(target.code_generator):
@@ -64,7 +64,7 @@ class PlanOfRows:
         arrays.append(plain)
         return tensor
 
-    def _call(self, name: str, case: Case, row: Kernel, places: dict[str, Argument], results: list[Tensor]) -> None:
+    def _call(self, name: str, case: Case, row: KernelRow, places: dict[str, Argument], results: list[Tensor]) -> None:
         with code_generator(self.target.code_generator):
             built = row.build(case.op)
         arguments: list[Argument] = []

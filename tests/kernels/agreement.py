@@ -12,7 +12,7 @@ import numpy.typing as npt
 from c_kernel import run_c
 
 from subbyte.tvm_kernels import operators
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Kernel, rows
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, KernelRow, rows
 from subbyte.tvm_kernels.kernels.tir import execute
 from subbyte.tvm_kernels.kernels.tir.code_generator import Generator, code_generator
 from subbyte.tvm_kernels.targets import host_features
@@ -20,12 +20,12 @@ from subbyte.tvm_kernels.targets import host_features
 Array = npt.NDArray[Any]
 
 
-def rows_for(serves: Any) -> list[Kernel]:
+def rows_for(serves: Any) -> list[KernelRow]:
     """The rows of an operator's class, or of a product of those operands."""
     return [r for r in rows() if serves in (r.serves, r.pattern[0])]
 
 
-def row(serves: Any, name: str) -> Kernel:
+def row(serves: Any, name: str) -> KernelRow:
     """The kernel row of that name."""
     return next(r for r in rows_for(serves) if r.name == name)
 

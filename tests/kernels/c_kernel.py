@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit.source import C_FLAGS
-from subbyte.tvm_kernels.kernels.registry import Constant, Input, Kernel, Output
+from subbyte.tvm_kernels.kernels.registry import Constant, Input, KernelRow, Output
 from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.tir.execute import aligned
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 FLAGS = [*C_FLAGS, "-Wall", "-Werror", "-Wno-unused", "-fPIC", "-shared"]
 
 
-def run_c(op: Any, row: Kernel, inputs: Mapping[str, Array], folder: Path) -> list[Array]:
+def run_c(op: Any, row: KernelRow, inputs: Mapping[str, Array], folder: Path) -> list[Array]:
     """The outputs of `op` by `row` as C, tile by tile on one workspace that holds rubbish at first."""
     import tvm
 

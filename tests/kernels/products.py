@@ -11,7 +11,7 @@ from agreement import row as row_of
 
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.formats.reference import pack_bits
-from subbyte.tvm_kernels.kernels.registry import Kernel
+from subbyte.tvm_kernels.kernels.registry import KernelRow
 from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul, Product
 
 Array = npt.NDArray[Any]
@@ -33,7 +33,7 @@ CONVOLUTIONS = {
 }
 
 
-def row(name: str) -> Kernel:
+def row(name: str) -> KernelRow:
     """The kernel row of that name."""
     return row_of(Product, name)
 

@@ -13,7 +13,7 @@ from subbyte.errors import CompileError, RegistrationError
 from subbyte.formats.energy import wrong_operations
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import operators as ops
-from subbyte.tvm_kernels.kernels.registry import Kernel, kernel, rows
+from subbyte.tvm_kernels.kernels.registry import KernelRow, kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
 from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 from subbyte.tvm_kernels.operators.epilogue import STEPS, STORES
@@ -143,7 +143,7 @@ def test_a_wrong_part_of_a_kernel_row_is_refused(given: dict[str, Any], words: s
 
 
 @pytest.mark.parametrize("row", rows(), ids=str)
-def test_every_kernel_row_is_whole(row: Kernel) -> None:
+def test_every_kernel_row_is_whole(row: KernelRow) -> None:
     """Its operator is registered, and a CPU of some target has the features."""
     assert row.pattern[0] in EVERY
     assert row.needs <= LLVM_FEATURES.keys()

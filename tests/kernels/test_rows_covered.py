@@ -7,13 +7,13 @@ from agreement import rows_here
 from products import runs_here
 from this_cpu import skip_unless_it_has
 
-from subbyte.tvm_kernels.kernels.registry import Kernel, rows
+from subbyte.tvm_kernels.kernels.registry import KernelRow, rows
 from subbyte.tvm_kernels.operators import Product
 from subbyte.tvm_kernels.targets import host_features
 
 
 @pytest.mark.parametrize("row", rows(), ids=str)
-def test_a_row_runs_here_or_says_what_it_lacks(row: Kernel) -> None:
+def test_a_row_runs_here_or_says_what_it_lacks(row: KernelRow) -> None:
     here = row.name in rows_here(row.serves)
     assert here == (row.needs <= host_features())
     if row.pattern[0] is Product:

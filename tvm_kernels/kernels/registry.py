@@ -78,7 +78,7 @@ class Built:
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
+class KernelRow:
     """A row of the table."""
 
     name: str
@@ -109,7 +109,7 @@ class Kernel:
         return f"{self.name} for {operator.__name__}" + (f"[{', '.join(types)}]" if types else "")
 
 
-_rows: list[Kernel] = []
+_rows: list[KernelRow] = []
 
 
 def kernel(
@@ -147,7 +147,7 @@ def kernel(
                 raise RegistrationError(f"kernel row '{name}': its '{part}' is {got!r}, expected a function")
         if any((row.name, row.serves) == (name, serves) for row in _rows):
             raise RegistrationError(f"kernel row '{name}' for {serves} is registered twice; rename one of the two")
-        _rows.append(Kernel(name, serves, frozenset(needs), prefer, refuses, build))
+        _rows.append(KernelRow(name, serves, frozenset(needs), prefer, refuses, build))
         return build
 
     return add
@@ -169,7 +169,7 @@ def _check_operands(name: str, operator: type, operands: tuple[Any, ...]) -> Non
                 raise RegistrationError(f"kernel row '{name}': an operand of its 'serves' is {one}, expected {known}")
 
 
-def rows(op: Operator | type | None = None) -> list[Kernel]:
+def rows(op: Operator | type | None = None) -> list[KernelRow]:
     """All rows, those of an operator's class, or those for an operator and its operands; the most preferred first."""
     if op is None:
         found = _rows
@@ -182,7 +182,7 @@ def rows(op: Operator | type | None = None) -> list[Kernel]:
 class Choice:
     """The row chosen for an operator, and why each better row was passed over: [(row name, reason)]."""
 
-    kernel: Kernel
+    kernel: KernelRow
     passed_over: tuple[tuple[str, str], ...]
 
 
@@ -200,7 +200,7 @@ def choose(op: Operator, features: frozenset[str]) -> Choice:
     raise CompileError(f"no kernel for '{op.name}' ({op.kind}): {listed}")
 
 
-def verdicts(op: Operator, features: frozenset[str]) -> Iterator[tuple[Kernel, str | None]]:
+def verdicts(op: Operator, features: frozenset[str]) -> Iterator[tuple[KernelRow, str | None]]:
     """Every row for `op`, the most preferred first, with the reason why it is passed over; None for the chosen one."""
     chosen = None
     for row in rows(op):

@@ -11,7 +11,8 @@ from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Example, Fused
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node, other_axis, rows_and_channels
+from subbyte.tvm_kernels.rewrites.geometry import other_axis, rows_and_channels
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import Any, Const, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
 

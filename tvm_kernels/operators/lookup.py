@@ -12,7 +12,7 @@ from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators import Bias, Codes, Epilogue, Example, Fused, Scale, ToCodes, ToFloat, constant
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.rewrites.code_values import storage_of, to_codes
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
 

@@ -43,7 +43,7 @@ class Operator:
     """The computation of a kernel, as plain data; `name` is that of its ONNX node.
 
     inputs: how many run-time tensors are its own; those of an epilogue (RowScale, Combine) come after them.
-    macs: multiply-accumulates of one run. per_element: counts of further operations of runtime/energy_model.py for each
+    macs: multiply-accumulates of one run. per_element: counts of further operations of formats/energy.py for each
     output element. reference: its arithmetic in NumPy, which every kernel row must equal.
     """
 

@@ -18,7 +18,7 @@ from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Example, Operator
 from subbyte.tvm_kernels.rewrites.code_values import packed
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
 

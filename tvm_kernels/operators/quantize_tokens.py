@@ -12,7 +12,8 @@ from subbyte.formats.reference import quantize_per_token
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 from subbyte.tvm_kernels.operators.operator import Example, Operator
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node, rows_and_channels
+from subbyte.tvm_kernels.rewrites.geometry import rows_and_channels
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import Any, Op, Outcome
 from subbyte.tvm_kernels.rewrites.register import rewrite
 
@@ -41,7 +42,7 @@ class QuantizeTokens(Operator):
         return [Example(cls("tokens", 5, 67), (x,))]
 
 
-@rewrite("codes by token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
+@rewrite("quantize per token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
 def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome:
     shape = graph.values[x].shape
     made = kernel_node(graph, node, QuantizeTokens(node.name, *rows_and_channels(shape)), [x], -1, "as-is")

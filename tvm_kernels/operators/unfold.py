@@ -75,7 +75,7 @@ def windows_as_rows(graph: Graph, node: Node, codes: str, window: Conv2d, order:
     """An Unfold of codes before a convolution; returns its output, in which a row is the channels axis of ONNX."""
     storage = graph.values[codes].codes
     assert storage is not None
-    name = f"{node.name}:lines"
+    name = f"{node.name}:rows"
     shape = (window.batch, window.groups * window.depth, *graph.values[node.outputs[0]].shape[2:])
     unfold = Unfold(name, window, storage, order)
     rows = graph.emit("Unfold", [codes], shape, name, domain=KERNEL, operator=unfold, reads="NHWC", axis=1)

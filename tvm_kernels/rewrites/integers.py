@@ -33,7 +33,7 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     view_as_levels,
 )
 from subbyte.tvm_kernels.rewrites.foreign import QDQ, spread
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, WINDOW, Any, Coded, Op, Outcome, Rule, rule
 from subbyte.tvm_kernels.rewrites.pools import WINDOWS_HANDLED, pool_window
 

@@ -14,7 +14,8 @@ import numpy as np
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape
 from subbyte.tvm_kernels.rewrites.code_values import packed
-from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
+from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, over_axes
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, rule
 
 WINDOWS_HANDLED = "kernels have windows over 1 or 2 axes, all of which are inside the padded input"

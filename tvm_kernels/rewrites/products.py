@@ -19,7 +19,8 @@ from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.operators.unfold import unfolded_weight, windows_as_rows
 from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, to_float
-from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, kernel_node, over_axes
+from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, over_axes
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
 
 # ---- weights ----

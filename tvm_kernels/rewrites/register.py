@@ -1,6 +1,6 @@
 """Rules that are registered in the files of operators, so that a new operator changes no table.
 
-    @rewrite("codes by token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
+    @rewrite("quantize per token", stage="products", matches=Op(QuantizePerToken, Any("x"), outputs=2))
     def quantize_tokens(graph: Graph, node: Node, x: str) -> Outcome: ...
 
 Within a stage they come after the rows of the table (lowering.py).

@@ -31,7 +31,7 @@ from subbyte.tvm_kernels.rewrites.code_values import (
     view_as_levels,
 )
 from subbyte.tvm_kernels.rewrites.foreign import weight_of
-from subbyte.tvm_kernels.rewrites.geometry import kernel_node
+from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, LEVELS, Any, Coded, Const, Op, Outcome, Rule, decline, rule
 
 STEPS_AFTER_PRODUCT = "steps after a product of two tensors"

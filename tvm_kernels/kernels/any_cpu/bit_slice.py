@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from subbyte.formats import LowBitTensor
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.any_cpu.depthwise import not_depthwise
-from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner, gather, layout
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner, gather, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable import not_binary_weights
 from subbyte.tvm_kernels.kernels.any_cpu.sliced_count import SlicedCount, Thresholds, thresholds
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
@@ -109,7 +109,7 @@ def product(op: Product[Bits, LowBitTensor]) -> Built:
     conv, found = op.geometry.as_conv(), _thresholds(op)
     assert isinstance(found, Thresholds)
     words = -(-conv.channels // WORD)
-    shape = layout(op.geometry, words)
+    shape = matrices_of(op.geometry, words)
     taps, chunks = conv.taps, conv.channels // CHUNK
     columns = -(-shape.columns // WORD)
     # [word of output channels][depth], a bit for each output channel.

@@ -15,7 +15,7 @@ from tvm.tirx import IntImm
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner
-from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import PANEL, declare_codes, nbytes, smallest_integer, weight_of
+from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import PANEL, declare_codes, nbytes, smallest_integer, weight_of
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter

@@ -32,8 +32,8 @@ from subbyte.tvm_kernels.kernels.any_cpu.float_tile import (
     tiled_rows,
 )
 from subbyte.tvm_kernels.kernels.any_cpu.float_weight import declare_weight
-from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather, layout
-from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather, matrices_of
+from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import smallest_integer
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
@@ -42,7 +42,7 @@ from subbyte.tvm_kernels.operators import Float, FloatWeight, Product
 
 def build(op: Product[Float, FloatWeight | LowBitTensor], registers: Registers) -> Built:
     """The product of `op` with tiles of `registers`."""
-    conv, shape = op.geometry.as_conv(), layout(op.geometry)
+    conv, shape = op.geometry.as_conv(), matrices_of(op.geometry)
     lanes = registers.lanes
     cut = panels(shape.columns, registers)
     per_tile = tile_rows(shape.rows, registers)

@@ -26,7 +26,7 @@ class Matrices:
     gathered: bool  # False: the stored tensor is the matrix
 
 
-def layout(geometry: MatMul | Conv2d, elements: int | None = None) -> Matrices:
+def matrices_of(geometry: MatMul | Conv2d, elements: int | None = None) -> Matrices:
     """The matrix products of `geometry`; `elements`: stored for each pixel or row, if not one for each channel."""
     conv = geometry.as_conv()
     depth = conv.taps * ((elements or conv.channels) // conv.groups)

@@ -16,9 +16,9 @@ from tvm.tirx import IntImm
 from subbyte.errors import FormatError
 from subbyte.formats import SIGNS, LowBitTensor
 from subbyte.formats.reference import check_accumulator, pack_bits
-from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, layout
-from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import PackedWeight, declare_codes, panel_order, weight_of
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable_product import Arithmetic, PanelSource, build
+from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import WeightPanels, declare_codes, panel_order, weight_of
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
@@ -48,7 +48,7 @@ def bytes_too_many(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
     return None
 
 
-def _decoded(weight: PackedWeight, signature: Signature) -> PanelSource:
+def _decoded(weight: WeightPanels, signature: Signature) -> PanelSource:
     if weight.op.right.format.code_bits == 8 and weight.dtype == "int8":
         return PanelSource("int8", constant=signature.constant("weight", panel_order(weight.levels())))
     decode, dtype = declare_codes(weight, signature)
@@ -58,14 +58,14 @@ def _decoded(weight: PackedWeight, signature: Signature) -> PanelSource:
 @kernel("portable", serves=Product[Codes | Bits, LowBitTensor], refuses=bytes_too_many)
 def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
     conv = op.geometry.as_conv()
-    shape = layout(op.geometry)
+    shape = matrices_of(op.geometry)
     weight = weight_of(op, shape.groups)
     if isinstance(op.left, Bits):
         return _unpacked(op, conv, shape, weight)
     zero_point = op.left.zero_point
     how = Arithmetic(
         geometry=conv,
-        layout=shape,
+        matrices=shape,
         elements=conv.channels,
         left_dtype="uint8",
         load=lambda source, pixel, element: source[pixel * conv.channels + element],
@@ -79,7 +79,7 @@ def portable(op: Product[Codes | Bits, LowBitTensor]) -> Built:
     return build(op, weight, how, (conv.input_pixels * conv.channels, "uint8"))
 
 
-def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matrices, weight: PackedWeight) -> Built:
+def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matrices, weight: WeightPanels) -> Built:
     """Bits x levels: patches of bytes 0 and 2 with zero point 1."""
     words = -(-conv.channels // WORD)
 
@@ -90,7 +90,7 @@ def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matr
 
     how = Arithmetic(
         geometry=conv,
-        layout=Matrices(shape.rows, shape.depth, shape.columns, shape.groups, True),
+        matrices=Matrices(shape.rows, shape.depth, shape.columns, shape.groups, True),
         elements=conv.channels,
         left_dtype="uint8",
         load=load,
@@ -143,7 +143,7 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
     conv = op.geometry.as_conv()
     words = -(-conv.channels // WORD)
     depth = op.geometry.depth
-    shape = layout(op.geometry, words)
+    shape = matrices_of(op.geometry, words)
     weight = weight_of(op, 1)
     levels = weight.levels().reshape(-1, depth // conv.channels, conv.channels)
     packed = pack_bits(levels).reshape(1, levels.shape[0], -1)
@@ -157,7 +157,7 @@ def popcount(op: Product[Bits, LowBitTensor]) -> Built:
 
     how = Arithmetic(
         geometry=conv,
-        layout=shape,
+        matrices=shape,
         elements=words,
         left_dtype="uint32",
         load=lambda source, pixel, element: source[pixel * words + element],

@@ -19,7 +19,7 @@ from tvm.tirx import IntImm, Shuffle
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, gather
-from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import PANEL, PackedWeight, nbytes
+from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import PANEL, WeightPanels, nbytes
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
@@ -53,7 +53,7 @@ class Arithmetic:
     """
 
     geometry: Conv2d
-    layout: Matrices
+    matrices: Matrices
     elements: int  # of a pixel, in all groups
     left_dtype: str
     load: Callable[[Any, Any, Any], Any]
@@ -84,9 +84,9 @@ class Tile:
         return [(r, v) for r in range(self.rows) for v in range(self.vectors)]
 
 
-def build(op: Product[Any, LowBitTensor], weight: PackedWeight, how: Arithmetic, stored: tuple[int, str]) -> Built:
+def build(op: Product[Any, LowBitTensor], weight: WeightPanels, how: Arithmetic, stored: tuple[int, str]) -> Built:
     """The product of `op`; `stored` is (elements, dtype) of the input."""
-    shape = how.layout
+    shape = how.matrices
     with prim_func("product") as signature:
         product = _Product(op, weight, how, stored, signature)
         wides = -(-shape.columns // WIDE)
@@ -111,13 +111,13 @@ class _Product:
     def __init__(
         self,
         op: Product[Any, LowBitTensor],
-        weight: PackedWeight,
+        weight: WeightPanels,
         how: Arithmetic,
         stored: tuple[int, str],
         signature: Signature,
     ) -> None:
         generator = current_code_generator()
-        shape = how.layout
+        shape = how.matrices
         self.how, self.shape, self.weight = how, shape, weight
         self.tile = Tile(min(2, shape.rows), 4, 1) if generator == "c" else Tile(min(6, shape.rows), 1, PANEL)
         self.lefts = how.lefts if generator == "llvm" else 1

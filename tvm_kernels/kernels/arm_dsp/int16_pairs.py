@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import Format, IntegerLevels
-from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
+from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import smallest_integer
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 
 EVEN_BYTES = 0x00FF00FF

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
-from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, layout
-from subbyte.tvm_kernels.kernels.any_cpu.packed_weight import smallest_integer
+from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable import bytes_too_many
+from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import smallest_integer
 from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import (
     declare_decoder,
     dot,
@@ -101,7 +101,7 @@ def _starts(
 
 @kernel("dsp", serves=Product[Codes, LowBitTensor], needs={"dsp"}, prefer=20, refuses=refuses_pairs)
 def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
-    conv, shape = op.geometry.as_conv(), layout(op.geometry)
+    conv, shape = op.geometry.as_conv(), matrices_of(op.geometry)
     zero_point = op.left.zero_point
     quads = conv.channels % 4 == 0 and (conv.channels // conv.groups) % 4 == 0
     tiling = _tiling(shape)

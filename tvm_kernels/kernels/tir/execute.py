@@ -18,7 +18,7 @@ from subbyte.tvm_kernels.kernels.registry import (
     Built,
     Constant,
     Input,
-    Kernel,
+    KernelRow,
     Output,
     Workspace,
     choose,
@@ -117,7 +117,7 @@ class Executable:
         return outputs
 
 
-def compile_kernel(op: Any, row: Kernel | None = None, features: frozenset[str] | None = None) -> Executable:
+def compile_kernel(op: Any, row: KernelRow | None = None, features: frozenset[str] | None = None) -> Executable:
     """Build `row` (the best one for `features` if None) for `op` and compile it for this machine."""
     wanted = host_features() if features is None else features
     chosen = row or choose(op, wanted).kernel
@@ -127,6 +127,6 @@ def compile_kernel(op: Any, row: Kernel | None = None, features: frozenset[str] 
     return Executable(chosen.build(op), host_target(features), chosen.name)
 
 
-def run(op: Any, inputs: Inputs, row: Kernel | None = None, features: frozenset[str] | None = None) -> list[Array]:
+def run(op: Any, inputs: Inputs, row: KernelRow | None = None, features: frozenset[str] | None = None) -> list[Array]:
     """The outputs of one operator, computed by one kernel row on this machine."""
     return compile_kernel(op, row, features)(inputs)

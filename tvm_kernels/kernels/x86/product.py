@@ -8,7 +8,7 @@ Loops, outermost first:
       panels of output channels, or parts of their depth
         decode the panel's weights into the workspace, if they are packed below 8 bits              (panels.py)
         register tiles: a few output positions x a few vectors of channels, int32 accumulators in registers
-          window positions, channels: one broadcast for each position, one instruction for each accumulator  (x86.py)
+          window positions, channels: a broadcast for each position, an instruction for each sum    (instructions.py)
           epilogue                                                                                  (epilogue.py)
 
 With `by_rows`, where the input is read in place and there are enough tiles, the loop over panels is the outer one, and

@@ -38,7 +38,7 @@ def nbytes(dtype: str) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedWeight:
+class WeightPanels:
     """The weight of a product as `groups` matrices of `columns` columns, in panels."""
 
     op: Product[Any, LowBitTensor]
@@ -93,9 +93,9 @@ class PackedWeight:
         return self.by_panel(self.padded(self.op.right.scale.reshape(self.groups * self.columns, -1)))
 
 
-def weight_of(op: Product[Any, LowBitTensor], groups: int) -> PackedWeight:
+def weight_of(op: Product[Any, LowBitTensor], groups: int) -> WeightPanels:
     """The weight of `op`, padded to whole panels."""
-    return PackedWeight(op, groups, op.right.shape[0] // groups)
+    return WeightPanels(op, groups, op.right.shape[0] // groups)
 
 
 def panel_order(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -109,7 +109,7 @@ def panel_order(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
 Decode = Callable[[Any, Any, Any], None]
 
 
-def declare_codes(weight: PackedWeight, signature: Signature) -> tuple[Decode, str]:
+def declare_codes(weight: WeightPanels, signature: Signature) -> tuple[Decode, str]:
     """Declare packed codes as constants; returns decode(group, panel, target) and the dtype of the levels.
 
     decode emits target[depth * 8] = level minus zero point of one panel.
