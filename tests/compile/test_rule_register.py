@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import typing
 from pathlib import Path
 
@@ -44,7 +46,30 @@ def test_an_operator_is_made_in_its_own_file() -> None:
         for file, text in sources.items()
         if re.search(rf"\b{kind.__name__}\(", text) and f"{kind.__module__}.py" != _module(file, package)
     }
-    assert elsewhere == {"Product", "Pool2d", "Elementwise"}
+    assert elsewhere == MADE_BY_SEVERAL
+
+
+MADE_BY_SEVERAL = {"Product", "Pool2d", "Elementwise"}
+
+
+@pytest.mark.parametrize("kind", operators.operators(), ids=lambda kind: kind.__name__)
+def test_an_operator_is_made(kind: type[operators.Operator]) -> None:
+    """By its own file, outside of its class: one that only its examples make would pass every other test."""
+    source = Path(str(sys.modules[kind.__module__].__file__)).read_text()
+    assert makes(source, kind.__name__) != (kind.__name__ in MADE_BY_SEVERAL)
+
+
+def test_an_operator_that_only_its_examples_make_is_found() -> None:
+    source = "class Frob:\n    def examples(cls, random):\n        return [Frob()]\n"
+    assert not makes(source, "Frob")
+    assert makes(source + "def frob(graph):\n    graph.add(Frob())\n", "Frob")
+
+
+def makes(source: str, kind: str) -> bool:
+    """Whether a function outside of the class calls it."""
+    outside = [part for part in ast.parse(source).body if not (isinstance(part, ast.ClassDef) and part.name == kind)]
+    calls = [call.func for part in outside for call in ast.walk(part) if isinstance(call, ast.Call)]
+    return any(isinstance(called, ast.Name) and called.id == kind for called in calls)
 
 
 def _module(file: Path, package: Path) -> str:

@@ -89,6 +89,14 @@ def test_a_wrong_part_of_an_operator_is_refused(part: str, got: object, words: s
     assert ops.operators() == EVERY
 
 
+@pytest.mark.parametrize("macs", [1000, property(lambda self: 1000)], ids=["constant", "property"])
+def test_an_operator_that_multiplies_without_facts_is_refused(macs: object) -> None:
+    """Else its products would be reported without weights, and counted as float32."""
+    with pytest.raises(RegistrationError, match="operator Partial has no facts, but its 'macs' is not 0"):
+        type("Partial", (ops.Operator,), {**WHOLE, "macs": macs})
+    assert ops.operators() == EVERY
+
+
 def test_a_name_that_is_taken_is_refused() -> None:
     with pytest.raises(RegistrationError, match="Softmax is registered twice"):
         type("Softmax", (ops.Operator,), WHOLE)

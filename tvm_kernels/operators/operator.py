@@ -2,8 +2,9 @@
 
 To add an operator, add a file to this folder with a frozen dataclass that derives from `Operator`, or from `Fused` if
 it has an epilogue, and with the rewrite rule that creates it (rewrites/register.py). Deriving registers the class; one
-that lacks a part of PARTS, or has a wrong one, raises RegistrationError, which names the part. Its kernel rows are in
-kernels/. Only Product, Pool2d and Elementwise have their rules in rewrites/: rules of several stages create them.
+that lacks a part of PARTS, or `facts` if its `macs` is not 0, or has a wrong part, raises RegistrationError, which
+names the part. Its kernel rows are in kernels/. Only Product, Pool2d and Elementwise have their rules in rewrites/:
+rules of several stages create them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Operator:
         return self
 
     def facts(self) -> Facts:
-        """The facts of its operands; by default those of an operator without weights."""
+        """The facts of its operands; the default is for operators whose `macs` is 0."""
         return Facts()
 
     def renamed(self, names: Mapping[str, str]) -> Operator:
@@ -114,6 +115,12 @@ class Operator:
             got = getattr_static(cls, part)
             if not isinstance(got, property) and not holds(getattr(cls, part)):
                 raise RegistrationError(f"operator {cls.__name__}: its '{part}' is {got!r}, expected {expected}")
+        multiplies = isinstance(getattr_static(cls, "macs"), property) or bool(cls.macs)
+        if multiplies and cls.facts is Operator.facts:
+            raise RegistrationError(
+                f"operator {cls.__name__} has no facts, but its 'macs' is not 0: expected the formats of its operands, "
+                f"which the report and the energy model count. Define facts in {cls.__module__}"
+            )
         computed = isinstance(getattr_static(cls, "per_element"), property)
         if not computed and (wrong := wrong_operations(cls.per_element)):
             raise RegistrationError(f"operator {cls.__name__}: its 'per_element' is {wrong}")
