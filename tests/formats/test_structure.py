@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subbyte.errors import CompileError, FormatError
+from subbyte.errors import CompileError, FormatError, RegistrationError
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, SelectColumns, Structure, Sum, get
+from subbyte.formats.structure import COMBINATIONS, Combination
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.operators import Codes, Float, MatMul, Product
@@ -24,13 +26,38 @@ def part(fmt: str, *shape: int, group: int = 0) -> LowBitTensor:
     return LowBitTensor.from_levels(get(fmt), RNG.choice(get(fmt).levels.values, shape), scale, granularity)
 
 
-def planes() -> Structure:
-    return Structure((part("binary", 4, 10), part("binary", 4, 10), part("ternary", 4, 10, group=4)), Sum())
+def example(combination: type[Combination]) -> Structure:
+    return combination.example(np.random.default_rng(4))
 
 
-def hybrid() -> Structure:
-    index = np.array([0, 0, 1, 0, 1, 0, 0], np.uint8)
-    return Structure((part("binary", 3, 5), part("int4", 3, 2)), SelectColumns(index))
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_a_combination_is_whole(combination: type[Combination]) -> None:
+    """Its values have its shape, and depend on every part in proportion to the scales of all."""
+    whole = example(combination)
+    assert type(whole.combination) is combination
+    values = whole.dequantize()
+    assert (values.dtype, values.shape) == (np.float32, whole.shape)
+    for number, of in enumerate(whole.parts):
+        parts = list(whole.parts)
+        parts[number] = replace(of, scale=2 * of.scale)
+        assert not np.array_equal(replace(whole, parts=tuple(parts)).dequantize(), values)
+    doubled = replace(whole, parts=tuple(replace(of, scale=2 * of.scale) for of in whole.parts))
+    assert np.array_equal(doubled.dequantize(), 2 * values)
+    assert whole.nbytes == sum(of.nbytes for of in whole.parts) + whole.combination.nbytes
+
+
+@pytest.mark.parametrize("part", ["nbytes", "shape", "values", "example"])
+def test_a_combination_that_lacks_a_part_is_refused(part: str) -> None:
+    before = list(COMBINATIONS)
+    whole = {"nbytes": 0, "shape": Sum.shape, "values": Sum.values, "example": classmethod(example)}
+    with pytest.raises(RegistrationError, match=f"combination Partial has no {part}; expected all of nbytes, shape"):
+        type("Partial", (Combination,), {name: given for name, given in whole.items() if name != part})
+    assert before == COMBINATIONS
+
+
+def test_a_structure_without_a_combination_is_refused() -> None:
+    with pytest.raises(FormatError, match=r"combined by <object.*>, expected a Combination: Sum, SelectColumns, or"):
+        Structure((part("int4", 2, 3),), object())  # type: ignore[arg-type]
 
 
 def test_planes_are_added_up() -> None:
@@ -48,12 +75,12 @@ def test_planes_are_added_up() -> None:
 
 
 def test_columns_of_two_formats() -> None:
-    whole = hybrid()
-    assert (whole.shape, whole.name) == ((3, 7), "SelectColumns(binary, int4)")
+    whole = example(SelectColumns)
+    assert (whole.shape, whole.name) == ((4, 7), "SelectColumns(binary, int4)")
     few = whole.parts[1].dequantize()
     assert np.array_equal(whole.dequantize()[:, [2, 4]], few)
     assert np.array_equal(whole.dequantize()[:, [0, 1, 3, 5, 6]], whole.parts[0].dequantize())
-    assert whole.nbytes == (3 * 1 + 12) + (3 * 1 + 12) + 7
+    assert whole.nbytes == (4 * 1 + 16) + (4 * 1 + 16) + 7
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=20), st.integers(1, 5))
@@ -69,7 +96,7 @@ def test_a_selection_of_the_columns_of_one_tensor_is_that_tensor(index: list[int
 
 
 @pytest.mark.parametrize(
-    ("parts", "combine", "reason"),
+    ("parts", "combination", "reason"),
     [
         ((), Sum(), "no parts"),
         (((2, 3), (2, 4)), Sum(), r"part 1 has shape \(2, 4\), expected that of part 0, \(2, 3\)"),
@@ -79,15 +106,15 @@ def test_a_selection_of_the_columns_of_one_tensor_is_that_tensor(index: list[int
         (((2, 2),), SelectColumns(np.array([0, 0])), r"index is int64 \(2,\), expected uint8"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(parts: Any, combine: Any, reason: str) -> None:
+def test_parts_that_do_not_fit_are_refused(parts: Any, combination: Any, reason: str) -> None:
     with pytest.raises(FormatError, match=reason):
-        Structure(tuple(part("int4", *shape) for shape in parts), combine)
+        Structure(tuple(part("int4", *shape) for shape in parts), combination)
 
 
 @pytest.mark.parametrize("left", [Float(), Codes(-128, 127, 128)], ids=["float", "codes"])
-@pytest.mark.parametrize("make", [planes, hybrid])
-def test_a_product_has_a_reference_and_is_refused_by_name(make: Any, left: Any) -> None:
-    whole = make()
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_a_product_has_a_reference_and_is_refused_by_name(combination: type[Combination], left: Any) -> None:
+    whole = example(combination)
     rows, depth = whole.shape
     op = Product("p", left, whole, MatMul(2, depth, rows), ops.Epilogue())
     stored = RNG.integers(0, 256, (2, depth)).astype(np.uint8) if left.integer else np.float32(RNG.random((2, depth)))
