@@ -52,6 +52,18 @@ def _output(command: list[str], folder: Path, environment: dict[str, str]) -> st
     return done.stdout
 
 
+def run_copy(program: str, folder: Path) -> str:
+    """Run a program in that folder with the package that `copy_package` put there; what it printed."""
+    taken = f"import subbyte; assert subbyte.__file__.startswith({str(folder)!r})\n"
+    return run(taken + program, folder, PYTHONPATH=str(folder))
+
+
+def new_file(page: str) -> str:
+    """The one file that a page adds, in the package: its "a module `name` in `folder/`"."""
+    ((name, folder),) = re.findall(r"a module `(\w+)` in `([\w/]+)/`", text_of(page))
+    return f"{folder}/{name}.py"
+
+
 def copy_package(folder: Path, without: Container[str] = ()) -> Path:
     """The package as an installation has it, in that folder, without some of its files; PYTHONPATH=folder takes it."""
     package = folder / "subbyte"

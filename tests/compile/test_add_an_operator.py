@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import ROOT, copy_package, python_blocks, run, text_of
+from pages import ROOT, copy_package, python_blocks, run_copy, text_of
 
 PAGE = "docs/add-an-operator.md"
 BLOCKS = python_blocks(PAGE)
@@ -51,19 +51,14 @@ print("all is well")
 """
 
 
-def program(text: str, folder: Path) -> str:
-    taken = f"import subbyte; assert subbyte.__file__.startswith({str(folder)!r})\n"
-    return run(taken + text, folder, PYTHONPATH=str(folder))
-
-
 def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
     assert len(FILES) == 4
     assert len(BLOCKS) == 5
     package = copy_package(tmp_path, without=FILES)
-    program(WITHOUT, tmp_path)
+    run_copy(WITHOUT, tmp_path)
     for name, text in FILES.items():
         (package / name).write_text(text, encoding="utf-8")
-    assert program(BLOCKS[4] + CHECK, tmp_path).rstrip().endswith("all is well")
+    assert run_copy(BLOCKS[4] + CHECK, tmp_path).rstrip().endswith("all is well")
 
 
 @pytest.mark.parametrize("name", FILES)

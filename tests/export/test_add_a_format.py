@@ -1,10 +1,20 @@
-"""docs/add-a-format.md is a program: its code blocks in order, in a process of their own (formats stay registered)."""
+"""docs/add-a-format.md, followed in a copy of the package: one file in `formats/`, and no other edit."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pages import python_blocks, run
+from pages import copy_package, new_file, python_blocks, run_copy, text_of
+
+PAGE = "docs/add-a-format.md"
+# Every process knows the format, without naming its file.
+KNOWN = """
+from subbyte.formats import get
+from subbyte.dialect.function import find
+
+assert get("quinary").levels.levels == (-2, -1, 0, 1, 2)
+assert find("DecodeQuinary").role.format is find("DequantizeQuinary").role.format is get("quinary")
+"""
 
 CHECK = """
 import numpy as np
@@ -45,6 +55,11 @@ print("all is well")
 
 
 def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
-    blocks = python_blocks("docs/add-a-format.md")
-    assert len(blocks) == 6
-    assert run("\n".join([*blocks, CHECK]), tmp_path).rstrip().endswith("all is well")
+    file, *rest = python_blocks(PAGE)
+    assert len(rest) == 5
+    package = copy_package(tmp_path)
+    (package / new_file(PAGE)).write_text(file, encoding="utf-8")
+    run_copy(KNOWN, tmp_path)
+    first = "from subbyte.formats.quinary import QUINARY"
+    assert f"`{first}`" in text_of(PAGE)
+    assert run_copy("\n".join([first, *rest, CHECK]), tmp_path).rstrip().endswith("all is well")
