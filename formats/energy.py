@@ -51,12 +51,20 @@ def wrong_operations(operations: Any) -> str | None:
 
 @dataclass(frozen=True)
 class PerMac:
-    """The operations of one multiply-accumulate; raises FormatError for an operation without a published energy."""
+    """The operations of one multiply-accumulate, and the count of each.
+
+    Raises FormatError for an operation without a published energy, and for what is no pairs of operation and count.
+    """
 
     operations: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
-        wrong = wrong_operations(dict(self.operations))
+        pairs = self.operations
+        if not isinstance(pairs, tuple) or not all(isinstance(one, tuple) and len(one) == 2 for one in pairs):
+            raise FormatError(
+                f"a multiply-accumulate of {pairs!r}: expected pairs of operation and count; PerMac.of takes a mapping"
+            )
+        wrong = wrong_operations(dict(pairs))
         if wrong:
             raise FormatError(f"a multiply-accumulate of {wrong}")
         if not self.operations:
@@ -65,6 +73,8 @@ class PerMac:
     @classmethod
     def of(cls, counts: Mapping[str, float]) -> PerMac:
         """From the count of each operation."""
+        if not isinstance(counts, Mapping):
+            raise FormatError(f"a multiply-accumulate of {wrong_operations(counts)}")
         return cls(tuple(counts.items()))
 
 

@@ -162,6 +162,21 @@ def test_energy_in_operations_without_a_price_is_refused() -> None:
         PerMac.of({})
 
 
+@pytest.mark.parametrize(
+    ("make", "given", "words"),
+    [
+        (PerMac.of, [1], r"of \[1\]: expected a mapping of operations to counts"),
+        (PerMac, [1], r"of \[1\]: expected pairs of operation and count"),
+        (PerMac, (1,), r"of \(1,\): expected pairs"),
+        (PerMac, {"int32 add": 1}, "expected pairs of operation and count; PerMac.of takes a mapping"),
+        (PerMac, (("int32 add", "1"),), "'1' of operation 'int32 add'"),
+    ],
+)
+def test_energy_that_is_no_counts_of_operations_is_refused(make: Any, given: Any, words: str) -> None:
+    with pytest.raises(FormatError, match=words):
+        make(given)
+
+
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 def test_every_registered_format_is_whole(fmt: Format) -> None:
     assert fmt.summary
