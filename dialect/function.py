@@ -176,6 +176,7 @@ def checked(function: Function) -> Function:
         _checked_body(where, function, body)
     if isinstance(function.in_float, Rescale):
         _check_rescale(where, function.in_float, proto)
+    _check_example(where, function, proto)
     return function
 
 
@@ -216,6 +217,37 @@ def _check_rescale(where: str, meaning: Rescale, proto: onnx.FunctionProto) -> N
             f"{where}: its 'in_float' has outputs {meaning.ones} equal to 1, expected some of the {len(proto.output)} "
             "outputs of its body"
         )
+
+
+def _check_example(where: str, function: Function, proto: onnx.FunctionProto) -> None:
+    """Run the functions of NumPy on the example: what they return is known only then."""
+    inputs = _returned(where, "example", lambda: [np.asarray(a) for a in function.example(np.random.default_rng(0))])
+    if len(inputs) != len(proto.input):
+        raise RegistrationError(f"{where}: its 'example' has {len(inputs)} inputs, its body {', '.join(proto.input)}")
+    outputs = _returned(where, "reference", lambda: [(a.dtype, a.shape) for a in function.reference(*inputs)])
+    if [dtype for dtype, _ in outputs] != [np.float32] * len(proto.output):
+        raise RegistrationError(
+            f"{where}: its 'reference' returns {', '.join(str(dtype) for dtype, _ in outputs)}, expected float32 for "
+            f"each of {', '.join(proto.output)}"
+        )
+    call = Call(tuple(array.shape for array in inputs), tuple(inputs))
+    shapes = _returned(where, "shapes", lambda: list(function.shapes(call)))
+    if shapes != [shape for _, shape in outputs]:
+        raise RegistrationError(
+            f"{where}: its 'shapes' of the example are {shapes}, but its 'reference' returns "
+            f"{[shape for _, shape in outputs]}"
+        )
+    macs = _returned(where, "macs", lambda: function.macs(call))
+    if type(macs) is not int or macs < 0:
+        raise RegistrationError(f"{where}: its 'macs' of the example is {macs!r}, expected an integer, at least 0")
+
+
+def _returned(where: str, part: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except Exception as error:  # the function is anyone's
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise RegistrationError(f"{where}: its '{part}' fails on its example: {reason}") from error
 
 
 def _is_role(role: Any) -> bool:

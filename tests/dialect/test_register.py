@@ -164,6 +164,26 @@ def test_a_rescale_by_an_input_that_is_not_there_is_refused(meaning: Rescale, wo
         register.register(replace(get("Quantize"), name="Frob", body=body, in_float=meaning))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"example": lambda random: 5}, "its 'example' fails on its example: TypeError: 'int' object is not iterable"),
+        ({"example": lambda random: ()}, "its 'example' has 0 inputs, its body x, inverse_step, low, high"),
+        ({"reference": lambda *inputs: 1 / 0}, "its 'reference' fails on its example: ZeroDivisionError"),
+        ({"reference": lambda *inputs: ()}, "its 'reference' returns , expected float32 for each of"),
+        ({"reference": lambda x, *_: (x.astype(np.float64),)}, "its 'reference' returns float64, expected float32"),
+        ({"shapes": lambda call: 5}, "its 'shapes' fails on its example: TypeError"),
+        ({"shapes": lambda call: ((1,),)}, r"its 'shapes' of the example are \[\(1,\)\], but its 'reference' returns"),
+        ({"macs": lambda call: 0.5}, "its 'macs' of the example is 0.5, expected an integer"),
+    ],
+)
+def test_a_part_that_fails_on_the_example_is_refused(changes: dict[str, Any], words: str) -> None:
+    body = get("Quantize").body.replace("Quantize", "Frob")
+    with pytest.raises(RegistrationError, match=f"function subbyte.Frob: {words}"):
+        register.register(replace(get("Quantize"), **{"name": "Frob", "body": body, **changes}))
+    assert find("Frob") is None
+
+
 def test_bodies_of_earlier_versions_are_checked() -> None:
     body = "Frob (x) => (y) { y = Abs(x) }"
     changes: dict[str, Any] = {"name": "Frob", "body": body, "in_float": Rescale(), "earlier": ((1, "nonsense"),)}
