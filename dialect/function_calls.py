@@ -28,6 +28,11 @@ Id = tuple[str, str, str]  # domain, name, overload
 Body = tuple[Any, ...]
 
 
+def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """The opset of ONNX's own operators; 1 where none is given."""
+    return max((int(entry.version) for entry in imports if entry.domain in STANDARD_DOMAINS), default=1)
+
+
 def foreign_functions(model: onnx.ModelProto) -> tuple[str, ...]:
     """A message for each function of domain `subbyte` that is not of the dialect, or is not called as such.
 
@@ -202,8 +207,8 @@ def _calls(model: onnx.ModelProto, id_: Id) -> Iterator[onnx.NodeProto]:
 
 def _converted_to_opset_of(model: onnx.ModelProto, function: onnx.FunctionProto) -> onnx.FunctionProto:
     """The function in the opset of the model, as the inliner assumes; ModelError if an operator changes its meaning."""
-    target = _opset(model.opset_import)
-    source = _opset(function.opset_import)
+    target = opset_of(model.opset_import)
+    source = opset_of(function.opset_import)
     if source == target:
         return function
     for node in function.node:
@@ -216,10 +221,6 @@ def _converted_to_opset_of(model: onnx.ModelProto, function: onnx.FunctionProto)
         if entry.domain in STANDARD_DOMAINS:
             entry.version = target
     return function
-
-
-def _opset(imports: Any) -> int:
-    return max((int(entry.version) for entry in imports if entry.domain in STANDARD_DOMAINS), default=1)
 
 
 def _since(node: onnx.NodeProto, opset: int) -> int:
@@ -238,7 +239,7 @@ def normal_form(function: onnx.FunctionProto) -> Body:
 
     Operators have the opset that introduced their definition; attributes equal to their default are omitted.
     """
-    opset = _opset(function.opset_import)
+    opset = opset_of(function.opset_import)
     number = {name: index for index, name in enumerate(function.input)}
     nodes = []
     for node in function.node:

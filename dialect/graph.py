@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from subbyte.dialect.decode import low_bit, weights_of
 from subbyte.dialect.function import Call
+from subbyte.dialect.macs import Shapes
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor
 from subbyte.payloads import without_payloads
@@ -64,6 +65,13 @@ class GraphView:
         if None in shapes:
             return None
         return Call(tuple(s for s in shapes if s is not None), tuple(self.constant(name) for name in node.input))
+
+    def shapes_of(self, node: onnx.NodeProto) -> Shapes:
+        """The shapes of a node's inputs and first output, and its attributes, strings decoded."""
+        values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+        inputs = [self.shape(name) if name else () for name in node.input]
+        return Shapes(inputs, self.shape(node.output[0]), attributes)
 
     def low_bit(self, node: onnx.NodeProto) -> LowBitTensor:
         """The weights of a `Decode*` (scale 1) or `Dequantize*` call; raises ModelError for a bad payload."""

@@ -26,6 +26,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from subbyte.dialect.function import Dequantized, Rescale, function_of
+from subbyte.dialect.function_calls import opset_of
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
 from subbyte.dialect.layers import SUMS, Layer, integer_valued, layers
@@ -219,7 +220,7 @@ def _quantize_linear(baseline: _Baseline, node: onnx.NodeProto) -> None:
     source = baseline.plain(node.input[0])
     bounds = _range(baseline, node)
     if bounds is not None and not _nonnegative(baseline, node.input[0]):
-        if not any(o.domain in ("", "ai.onnx") and o.version >= 11 for o in baseline.graph.model.opset_import):
+        if opset_of(baseline.graph.model.opset_import) < 11:
             raise _not_float(node)  # Clip had attributes
         limits = [
             baseline.store(f"{node.output[0]}.{n}", np.array(b, np.float32))

@@ -14,11 +14,11 @@ import onnx
 
 from subbyte.dialect.decode import weights_of
 from subbyte.dialect.function import Quantizer, Values, function_of
-from subbyte.dialect.function_calls import foreign_functions
+from subbyte.dialect.function_calls import foreign_functions, opset_of
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QONNX, QUANTIZERS, SHAPE_OF_INPUT, full_name
 from subbyte.dialect.layers import CODE_PRESERVING, PRODUCTS, layers
-from subbyte.dialect.macs import MACS, Shapes, UnknownShape
+from subbyte.dialect.macs import MACS, UnknownShape
 from subbyte.errors import ModelError, one_line
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
@@ -100,7 +100,7 @@ def inspect(path: Source) -> Inspection:
         inputs=_shapes(model.graph.input),
         outputs=_shapes(graph.model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        opset=max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0),
+        opset=opset_of(model.opset_import),
         ir_version=model.ir_version,
         nodes=len(model.graph.node),
         macs=sum(layer.macs for layer in layers) + sum(_macs(graph, node) or 0 for node in _others(graph)),
@@ -353,10 +353,7 @@ def _macs(graph: GraphView, node: onnx.NodeProto) -> int | None:
     if function is not None:
         call = graph.call(node)
         return None if call is None else function.macs(call)
-    values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    attributes = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
-    inputs = [graph.shape(name) if name else () for name in node.input]
     try:
-        return MACS[full_name(node)](Shapes(inputs, graph.shape(node.output[0]), attributes))
+        return MACS[full_name(node)](graph.shapes_of(node))
     except UnknownShape:
         return None

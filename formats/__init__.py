@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 
 from subbyte.formats.format import Format, all_formats, get, register
 from subbyte.formats.granularity import Granularity, PerChannel, PerGroup, PerTensor, PerToken
-from subbyte.formats.levels import SIGNS, IntegerLevels, IntegerLine, IntegerTable, Levels, RealTable
+from subbyte.formats.levels import BINARY_LEVELS, IntegerLevels, IntegerLine, IntegerTable, Levels, RealTable
 from subbyte.formats.packing import pack, packed_length, unpack
 from subbyte.formats.payload import Payload
 from subbyte.formats.structure import SelectColumns, Structure, Sum
@@ -18,7 +18,7 @@ for _module in iter_modules(__path__, f"{__name__}."):
     import_module(_module.name)
 
 __all__ = [
-    "SIGNS",
+    "BINARY_LEVELS",
     "Format",
     "Granularity",
     "IntegerLevels",

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from subbyte.formats.energy import ADD
 from subbyte.formats.format import Format, register
-from subbyte.formats.levels import SIGNS
+from subbyte.formats.levels import BINARY_LEVELS
 
-BINARY = register(Format("binary", SIGNS, "-1 and +1 in one bit; a set bit is +1", energy=ADD))
+BINARY = register(Format("binary", BINARY_LEVELS, "-1 and +1 in one bit; a set bit is +1", energy=ADD))

@@ -211,4 +211,4 @@ def _padded(levels: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*levels, *[None] * ((1 << bits) - len(levels)))
 
 
-SIGNS = IntegerTable((-1, 1))  # the levels of binary values
+BINARY_LEVELS = IntegerTable((-1, 1))  # the levels of binary values

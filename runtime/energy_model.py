@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from subbyte import formats
 from subbyte.errors import EnergyError, UnknownNameError
-from subbyte.formats import SIGNS
+from subbyte.formats import BINARY_LEVELS
 from subbyte.formats.energy import ELEMENTWISE, FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
 from subbyte.runtime.manifest import DTYPES, Manifest, OperatorCall
 
@@ -113,7 +113,7 @@ def per_mac(activation: str, weights: str) -> Mapping[str, float]:
     if fmt is None or activation in NO_FORMAT:
         made_of = FLOAT if fmt is None or fmt.levels.integer else fmt.energy
     elif activation in PACKED_SIGNS:
-        made_of = XOR_POPCOUNT if fmt.levels == SIGNS else fmt.energy
+        made_of = XOR_POPCOUNT if fmt.levels == BINARY_LEVELS else fmt.energy
     else:
         _registered(activation)  # or an error
         made_of = fmt.energy

@@ -20,6 +20,7 @@ import onnx.numpy_helper
 from onnx import TensorProto
 
 from subbyte.dialect.function import Exactness, Quantizer, find
+from subbyte.dialect.function_calls import STANDARD_DOMAINS
 from subbyte.dialect.graph import DATA_MOVEMENT
 from subbyte.dialect.known_operators import ROUNDING, full_name
 from subbyte.dialect.names import DOMAIN
@@ -42,7 +43,7 @@ INTEGER_SUMS = {"MatMulInteger", "ConvInteger"}  # products of 8-bit integers as
 INTEGER_PRODUCTS = INTEGER_SUMS | {"QLinearMatMul", "QLinearConv"}
 PLACES = {"ArgMax", "ArgMin", "NonZero"}  # integers that no step measures
 VALUES_AND_INDICES = {"TopK", "MaxPool"}  # whose second output is indices
-STATES_A_DTYPE = {"to", "dtype", "output_dtype", "value"}  # of a node's output
+STATES_OUTPUT_DTYPE = {"to", "dtype", "output_dtype", "value"}
 TO_INTEGERS = ROUNDING | {"Round", "Floor", "Ceil"}
 
 
@@ -129,7 +130,7 @@ class RoundingTies:
 
     def _in_float16(self, node: onnx.NodeProto, inputs: list[_Facts], result: _Facts) -> _Facts:
         """The facts with those of float16."""
-        stated = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_A_DTYPE]
+        stated = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_OUTPUT_DTYPE]
         reads = any(x.half for x in inputs)
         half = TensorProto.FLOAT16 in stated if stated else reads
         computes = (half or reads) and node.op_type not in DATA_MOVEMENT | CHOICES | {"Cast"}
@@ -150,7 +151,7 @@ class RoundingTies:
         return 1.0 if array is None or not array.size else float(np.abs(array.astype(np.float64)).max())
 
     def _result(self, node: onnx.NodeProto, inputs: list[_Facts]) -> _Facts:
-        kind = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+        kind = ("" if node.domain in STANDARD_DOMAINS else node.domain, node.op_type)
         first = inputs[0] if inputs else _Facts()
         ties = 2 if any(x.ties for x in inputs) else 0
         inexact = any(x.inexact for x in inputs)

@@ -14,7 +14,7 @@ import onnx
 import onnx.checker
 
 from subbyte import limits
-from subbyte.dialect.function_calls import STANDARD_DOMAINS, expanded
+from subbyte.dialect.function_calls import STANDARD_DOMAINS, expanded, opset_of
 from subbyte.dialect.known_operators import full_name
 from subbyte.errors import ModelError, one_line
 from subbyte.onnx_attributes import check_attributes
@@ -50,11 +50,6 @@ def check_graph(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(without_payloads(model))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"not valid ONNX: {one_line(error).rstrip('.')}. Export the model again") from error
-
-
-def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
-    """The opset of ONNX's own operators."""
-    return max((int(entry.version) for entry in imports if entry.domain in STANDARD_DOMAINS), default=1)
 
 
 def unknown_operators(nodes: Sequence[onnx.NodeProto], what: str, known: Iterable[str]) -> ModelError:

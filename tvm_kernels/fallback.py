@@ -33,7 +33,7 @@ def name_float_products(graph: Graph) -> None:
         coded = [name for name in node.inputs if name and path_from_codes(graph, name) is not None]
         if node.op in INTEGER_PRODUCTS:
             why = f": {node.declined[INTEGERS]}" if INTEGERS in node.declined else ""
-            node.fallback = f"{node.op} goes through TVM; its products are not those of our kernels{why}"
+            node.fallback = f"{node.op} goes through TVM, because no kernel computes its products{why}"
         elif weights:
             node.fallback = f"weights are {weights[0].format.name}, but no kernel is a {node.op} with them"
         elif (name := next((name for name in node.inputs if name in changed), None)) is not None:

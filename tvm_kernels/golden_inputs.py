@@ -22,7 +22,7 @@ import onnx.shape_inference
 
 from subbyte.dialect.graph import GraphView
 from subbyte.dialect.graph import view as view_of
-from subbyte.dialect.macs import Shapes, UnknownShape
+from subbyte.dialect.macs import UnknownShape
 from subbyte.errors import UsageError
 from subbyte.file_kinds import ARCHIVE_OF_ARRAYS, kind_of
 from subbyte.onnx_file import Source, open_onnx
@@ -121,10 +121,8 @@ def _index(view: _Ranges, node: onnx.NodeProto) -> tuple[str, int] | None:
         given = len(node.input) > index and len(shape) > axis
         return (node.input[index], shape[axis]) if given else None
     indexed = INDEXED[node.op_type]
-    inputs = [view.graph.shape(name) if name else () for name in node.input]
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     try:
-        sizes = indexed.sizes(Shapes(inputs, view.graph.shape(node.output[0]), attributes))
+        sizes = indexed.sizes(view.graph.shapes_of(node))
     except (IndexError, UnknownShape):
         return None  # an axis that the file does not have is refused elsewhere
     return (node.input[indexed.input], min(sizes)) if sizes else None

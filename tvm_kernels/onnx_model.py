@@ -12,11 +12,16 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 
-from subbyte.dialect.function_calls import STANDARD_DOMAINS, foreign_functions, inline_foreign_functions
+from subbyte.dialect.function_calls import (
+    STANDARD_DOMAINS,
+    foreign_functions,
+    inline_foreign_functions,
+    opset_of,
+)
 from subbyte.dialect.known_operators import unknown_nodes
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError, one_line
-from subbyte.onnx_checks import OLDEST_OPSET, opset_of, unknown_operators
+from subbyte.onnx_checks import OLDEST_OPSET, unknown_operators
 from subbyte.onnx_file import Source, naming, open_onnx
 from subbyte.onnx_walk import every_node
 from subbyte.payloads import with_payloads, without_payloads

@@ -53,7 +53,7 @@ ARITHMETIC = DATA_MOVEMENT | ROUNDED_ONCE | frozenset(_OTHERS.split())
 FOREIGN = {("com.microsoft", "MatMulNBits"), ("com.microsoft", "Gelu"), (INTERNAL, "View")}
 # Discontinuous, in addition to operators that return integers or bool: the last digit of an input may decide.
 DISCONTINUOUS = frozenset({"Ceil", "Floor", "Hardmax", "Mod", "Round", "Shrink", "Sign", "ThresholdedRelu"})
-STATES_A_DTYPE = ("to", "dtype", "output_dtype", "precision", "softmax_precision", "stash_type")
+STATES_A_DTYPE = exactness.STATES_OUTPUT_DTYPE - {"value"} | {"precision", "softmax_precision", "stash_type"}
 WIDE_INTEGERS = ("int32", "int64", "uint32", "uint64")
 
 

@@ -19,7 +19,8 @@ import onnx.shape_inference
 from subbyte import limits
 from subbyte.dialect.decode import low_bit
 from subbyte.dialect.function import Call, PackedWeights, find, function_of
-from subbyte.dialect.known_operators import QUANTIZERS
+from subbyte.dialect.function_calls import STANDARD_DOMAINS, opset_of
+from subbyte.dialect.known_operators import QONNX, QUANTIZERS
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import FormatError, ModelError, one_line
 from subbyte.onnx_attributes import check_node
@@ -44,7 +45,7 @@ _ELEMENTS = {name: element for element, name in _NARROW.items()} | {"bfloat16": 
 
 def read_graph(model: onnx.ModelProto, name: str | None = None) -> Graph:
     """The graph of a model from `load_model`; raises ModelError for what cannot be given a static shape."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(model.opset_import)
     graph = Graph(name or model.graph.name or "model", opset)
     graph.metadata = {entry.key: entry.value for entry in model.metadata_props}
     read = {name for node in model.graph.node for name in node.input}
@@ -142,16 +143,16 @@ def read_node(graph: Graph, proto: onnx.NodeProto) -> None:
         raise ModelError(f"node '{label}' is {proto.op_type}; the compiler takes straight, deterministic graphs only")
     if any(graph.values[name].dtype == "object" for name in proto.input if name):
         raise _of_strings(label)
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    own = OWN.get((domain, proto.op_type)) or (_dialect_call if domain == DOMAIN else None)
+    domain = "" if proto.domain in STANDARD_DOMAINS else proto.domain
+    add_results = OTHER_DOMAINS.get((domain, proto.op_type)) or (_dialect_call if domain == DOMAIN else None)
     attrs = attributes(proto)
     _check_channels(graph, proto, attrs)
     if not domain:
         check_node(proto)
         shapes = [graph.values[name].shape if name else None for name in proto.input]
         check_shapes(proto.op_type, label, shapes, attrs)
-    if own is not None:
-        own(graph, proto, attrs)
+    if add_results is not None:
+        add_results(graph, proto, attrs)
         if proto.output[0] in graph.values and graph.values[proto.output[0]].is_constant:
             return
     else:
@@ -229,7 +230,7 @@ def _infer(graph: Graph, proto: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
 
 def _check_channels(graph: Graph, proto: onnx.NodeProto, attrs: dict[str, Any]) -> None:
     """ONNX's own inference takes the shapes of a convolution as they come, channels and bias unseen."""
-    if proto.domain not in ("", "ai.onnx") or proto.op_type not in ("Conv", "ConvInteger", "ConvTranspose"):
+    if proto.domain not in STANDARD_DOMAINS or proto.op_type not in ("Conv", "ConvInteger", "ConvTranspose"):
         return
     shapes = [graph.values[name].shape if name else () for name in proto.input]
     x, weight = shapes[0], shapes[1]
@@ -373,13 +374,14 @@ def _quantize_or_dequantize(graph: Graph, proto: onnx.NodeProto, attrs: dict[str
     graph.add_value(proto.output[0], coded if proto.op_type == "QuantizeLinear" else scale.dtype, x.shape)
 
 
-OWN: dict[tuple[str, str], Callable[[Graph, onnx.NodeProto, dict[str, Any]], None]] = {
+# Operators of other domains, of which ONNX infers no shape.
+OTHER_DOMAINS: dict[tuple[str, str], Callable[[Graph, onnx.NodeProto, dict[str, Any]], None]] = {
     ("com.microsoft", "MatMulNBits"): _nbits_product,
     ("com.microsoft", "Gelu"): _like_input,
     ("com.microsoft", "QuantizeLinear"): _quantize_or_dequantize,
     ("com.microsoft", "DequantizeLinear"): _quantize_or_dequantize,
-    ("qonnx.custom_op.general", "Quant"): _like_input,
-    ("qonnx.custom_op.general", "BipolarQuant"): _like_input,
+    (QONNX, "Quant"): _like_input,
+    (QONNX, "BipolarQuant"): _like_input,
 }
 # These mean what the operators of the same name mean in opset 21.
 STANDARD_MEANING = {("com.microsoft", "QuantizeLinear"), ("com.microsoft", "DequantizeLinear")}

@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from subbyte.dialect.function_calls import ENGINES_OWN, inline_foreign_functions
 from subbyte.errors import ModelError, one_line
-from subbyte.exactness import INTEGER_PRODUCTS, STATES_A_DTYPE
+from subbyte.exactness import INTEGER_PRODUCTS, STATES_OUTPUT_DTYPE
 from subbyte.onnx_file import Source, open_onnx
 from subbyte.onnx_runtime import onnxruntime
 from subbyte.onnx_walk import every_node
@@ -80,7 +80,7 @@ def _computes_in_halves(model: onnx.ModelProto) -> str | None:
     halves |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     halves = {name: kind for name, kind in halves.items() if kind in HALVES}
     for node in every_node(model):
-        made = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_A_DTYPE]
+        made = [a.t.data_type if a.HasField("t") else a.i for a in node.attribute if a.name in STATES_OUTPUT_DTYPE]
         read = [halves[name] for name in node.input if name in halves]
         kind = next((kind for kind in (*made, *read) if kind in HALVES), None)
         if kind is None:

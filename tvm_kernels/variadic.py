@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx.helper
 
+from subbyte.dialect.function_calls import STANDARD_DOMAINS
 from subbyte.onnx_walk import label_of
 from subbyte.tvm_kernels.graph import Graph
 
@@ -22,7 +23,7 @@ EXTREMES = ("Max", "Min")
 def in_parts(graph: Graph, proto: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The nodes that a standard node becomes, whose values are in the graph, in order; empty for one that stays."""
     label = label_of(proto)
-    if proto.domain not in ("", "ai.onnx"):
+    if proto.domain not in STANDARD_DOMAINS:
         return []
     if proto.op_type == "Concat" and len(proto.input) > MOST:
         return list(_concat(graph, proto, label))

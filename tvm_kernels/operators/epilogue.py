@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from subbyte.errors import RegistrationError
-from subbyte.formats.reference import pack_bits
+from subbyte.formats.reference import binarize, pack_bits
 from subbyte.tvm_kernels.operators.activations import activate
 from subbyte.tvm_kernels.operators.operands import Array, Bits, Codes, Float, Float32, Storage, Tensors
 
@@ -192,7 +192,7 @@ class ToBits(Store):
     storage: Bits
 
     def apply(self, y: Float32) -> Array:
-        return pack_bits(np.where(y >= self.threshold.astype(np.float32), 1, -1))
+        return pack_bits(binarize(y, self.threshold))
 
 
 @dataclass(frozen=True, eq=False)

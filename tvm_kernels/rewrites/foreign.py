@@ -17,6 +17,7 @@ import numpy as np
 
 from subbyte import formats
 from subbyte.dialect.binarize import Binarize
+from subbyte.dialect.known_operators import QONNX
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel, PerTensor
@@ -27,8 +28,6 @@ from subbyte.tvm_kernels.internal_operators import INTERNAL
 from subbyte.tvm_kernels.rewrites.canonical_form import after
 from subbyte.tvm_kernels.rewrites.code_values import RANGES, VIEWS
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Const, Op, Outcome, Rule, Weights, rule
-
-QONNX = "qonnx.custom_op.general"
 
 
 def _scalar(graph: Graph, node: Node, index: int, default: float) -> Array:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from subbyte.errors import CompileError, FormatError
-from subbyte.formats import SIGNS, LowBitTensor
+from subbyte.formats import BINARY_LEVELS, LowBitTensor
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
@@ -77,7 +77,7 @@ def no_bits(value: Value, axis: int, tensor: LowBitTensor | None) -> str:
         return f"'{value.name}' is packed along another axis than the {value.shape[axis]} channels that it adds up"
     if tensor is None:
         return "its groups of scales cross the positions of its window"
-    return "" if tensor.format.levels == SIGNS else f"its weights are {tensor.format.name}; handled: binary"
+    return "" if tensor.format.levels == BINARY_LEVELS else f"its weights are {tensor.format.name}; handled: binary"
 
 
 def no_matrices(x: Shape, weight: Shape) -> str:

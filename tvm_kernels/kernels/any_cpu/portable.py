@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.errors import FormatError
-from subbyte.formats import SIGNS, LowBitTensor
+from subbyte.formats import BINARY_LEVELS, LowBitTensor
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable_product import Arithmetic, PanelSource, build
@@ -109,7 +109,7 @@ def _unpacked(op: Product[Codes | Bits, LowBitTensor], conv: Conv2d, shape: Matr
 
 def not_binary_weights(op: Product[Codes | Bits, LowBitTensor]) -> str | None:
     """Why weights are not binary, or None."""
-    if op.right.format.levels != SIGNS or op.right.zero_point is not None:
+    if op.right.format.levels != BINARY_LEVELS or op.right.zero_point is not None:
         return f"weights are {op.right.format.name}, not binary"
     return None
 

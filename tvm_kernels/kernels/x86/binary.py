@@ -15,7 +15,7 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.formats import SIGNS, LowBitTensor
+from subbyte.formats import BINARY_LEVELS, LowBitTensor
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
@@ -33,7 +33,7 @@ WORTH_TILES = 0.5  # of their products full: below it, population counts are fas
 
 def refusal(op: Product[Bits | Binarized, LowBitTensor]) -> str | None:
     """Why exclusive or and popcount do not support this product."""
-    if op.right.format.levels != SIGNS or op.right.zero_point is not None:
+    if op.right.format.levels != BINARY_LEVELS or op.right.zero_point is not None:
         return f"weights are {op.right.format.name}, not binary"
     if depth_groups(op):
         return "scales by group inside the sum"
