@@ -53,7 +53,7 @@ def wrong_operations(operations: Any) -> str | None:
 class PerMac:
     """The operations of one multiply-accumulate, and the count of each.
 
-    Raises FormatError for an operation without a published energy, and for what is no pairs of operation and count.
+    Raises FormatError for an operation without a published energy, and for anything but pairs of operation and count.
     """
 
     operations: tuple[tuple[str, float], ...]
