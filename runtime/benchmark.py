@@ -17,7 +17,7 @@ from subbyte.runtime import energy as energy_meters
 from subbyte.runtime.cold_start import ColdStart, measure_cold_start
 from subbyte.runtime.energy import Energy, Meter
 from subbyte.runtime.energy_model import ModelledEnergy, model_energy
-from subbyte.runtime.golden import check_golden, golden_inputs, has_golden
+from subbyte.runtime.golden import golden_inputs, has_golden
 from subbyte.runtime.host import physical_cpus, why_not_pinned
 from subbyte.runtime.machine import Machine, disturbances, machine
 from subbyte.runtime.session import Arrays, Session, load
@@ -161,7 +161,7 @@ class _Settings:
 
 
 def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[int, ...]) -> BenchResult:
-    golden = check_golden(session) if has_golden(session.bundle) else None
+    golden = session.check_golden() if has_golden(session.bundle) else None
     inputs = settings.inputs
     if inputs is None:
         inputs = golden_inputs(session.bundle) if golden else session.random_inputs()

@@ -1,24 +1,20 @@
-"""Replay the golden inputs of a bundle, and say how far its outputs are from the golden ones."""
+"""The golden run of a bundle: its inputs and outputs, and how far the outputs of a run are from the golden ones."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import BundleError
-from subbyte.output_file import write_file
 from subbyte.runtime.archive import REBUILD
 from subbyte.runtime.bundle import Bundle
 from subbyte.runtime.manifest import TensorInfo
 from subbyte.runtime.npy import read_npy
-
-if TYPE_CHECKING:
-    from subbyte.runtime.session import Session
 
 Array = npt.NDArray[Any]
 
@@ -69,33 +65,12 @@ class GoldenReport:
         return asdict(self)
 
 
-def check_golden(session: Session) -> GoldenReport:
-    """Run the golden inputs and compare; raises BundleError when the bundle has none or they do not fit the model."""
-    inputs, expected = golden_inputs(session.bundle), golden_outputs(session.bundle)
-    results = session.empty_outputs()
-    session.run_into(inputs, results, check_finite=False)
-    ties = session.manifest.golden_ties
-    rows = tuple(_compare(*row) for row in zip(session.outputs, results, expected, ties, strict=True))
+def golden_report(bundle: Bundle, results: Sequence[Array]) -> GoldenReport:
+    """What a run on `golden_inputs` gave, in the model's order, against the golden outputs; raises BundleError."""
+    manifest = bundle.manifest
+    compared = zip(manifest.outputs, results, golden_outputs(bundle), manifest.golden_ties, strict=True)
+    rows = tuple(_compare(*row) for row in compared)
     return GoldenReport(all(row.ok for row in rows), all(row.differing == 0 for row in rows), rows)
-
-
-def write_trace(session: Session, folder: Path) -> None:
-    """Run the golden inputs and write what every operator makes into `folder`, as soon as it has run.
-
-    Result 1 of operator 12 is `12-1.npy`, as `Session.trace` has it; `12` alone, empty, says that operator 12 ran.
-    Raises BundleError when the bundle has no golden run.
-    """
-    operators = session.manifest.operators
-
-    def write(index: int, results: dict[str, Array]) -> None:
-        for number, output in enumerate(operators[index].outputs):
-            if output.tensor in results:
-                held = io.BytesIO()
-                np.save(held, results[output.tensor], allow_pickle=False)
-                write_file(folder / f"{index}-{number}.npy", held.getvalue())
-        write_file(folder / str(index), b"")
-
-    session.watch(golden_inputs(session.bundle), write, check_finite=False)
 
 
 def golden_inputs(bundle: Bundle) -> list[Array]:

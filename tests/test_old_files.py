@@ -19,7 +19,7 @@ import subbyte
 from subbyte.export import inspect, run_onnx
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.energy_model import model_energy
-from subbyte.runtime.golden import check_golden, within_tolerance
+from subbyte.runtime.golden import within_tolerance
 from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
 
 FILES = Path(__file__).parent / "old_files"
@@ -69,7 +69,7 @@ def test_a_checkpoint_its_file_and_its_bundle_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["binary", "ternary"])
 def test_a_bundle_runs_and_gives_its_golden_outputs(name: str) -> None:
     with np.load(FILES / f"{name}.npz") as stored, subbyte.load(FILES / f"{name}-x86-64.subbyte") as session:
-        assert check_golden(session).exact
+        assert session.check_golden().exact
         assert within_tolerance(session.run(stored["x"]), stored["logits"]).all()
         manifest = session.manifest
     assert sum(row.macs for row in manifest.operators) == MACS[name]

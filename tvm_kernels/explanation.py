@@ -9,19 +9,48 @@ It is filled while `compile` works, and keeps what it has where that raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from subbyte.errors import UsageError
 from subbyte.tvm_kernels.internal_operators import KERNEL
 
 if TYPE_CHECKING:
-    from subbyte.tvm_kernels.graph import Graph, Node
     from subbyte.tvm_kernels.operators import Operator
 
 MOST_DECLINED = 10_000  # declines that are kept
 LONGEST = 500  # characters of a reason: it quotes names and shapes of the file
+
+
+class Tensor(Protocol):
+    """What an explanation reads of a value."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Node(Protocol):
+    """What an explanation reads of a node."""
+
+    name: str
+    op: str
+    domain: str
+    outputs: list[str]
+    fallback: str | None
+    declined: dict[str, str]
+
+
+class Graph(Protocol):
+    """What an explanation reads of the graph that has it."""
+
+    explanation: Explanation | None
+    notes: list[str]
+
+    @property
+    def values(self) -> Mapping[str, Tensor]: ...
+
+    def order(self) -> Sequence[Node]: ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ from subbyte.dialect.macs import Shapes
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel
 from subbyte.tvm_kernels import operators as ops
-
-if TYPE_CHECKING:
-    from subbyte.tvm_kernels.explanation import Explanation
+from subbyte.tvm_kernels.explanation import Explanation
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

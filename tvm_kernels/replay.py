@@ -38,7 +38,7 @@ MACS_A_SECOND = 1e7  # the slowest that a kernel may be: a hundredth of the plai
 # Imports what `check` needs, then waits for its arguments.
 START = """
 import json, sys
-import subbyte.cli.check, subbyte.runtime.golden, subbyte.runtime.session
+import subbyte.cli.check, subbyte.runtime.session, subbyte.runtime.trace
 from subbyte.cli import main
 main(json.loads(sys.stdin.readline()), "subbyte")
 """

@@ -54,8 +54,8 @@ def check(
 
 def _golden(bundle: Path, trace: Path | None) -> bool:
     """Run the golden inputs of a bundle here and print how its outputs compare; whether all are within tolerance."""
-    from subbyte.runtime.golden import write_trace
     from subbyte.runtime.session import load
+    from subbyte.runtime.trace import write_trace
 
     if trace is not None:
         from subbyte.output_file import check_output_folder, make_folder

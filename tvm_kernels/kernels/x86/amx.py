@@ -29,8 +29,7 @@ from tvm.tirx import IntImm, Ramp
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
 from subbyte.tvm_kernels.kernels.x86.amx_shape import ROW_BYTES, SUMS, TILES, Shape, run_count, shape_of
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, VNNI_512
-from subbyte.tvm_kernels.kernels.x86.product import Cut, ProductBuilder
-from subbyte.tvm_kernels.kernels.x86.register_tile import PanelTile, loop
+from subbyte.tvm_kernels.kernels.x86.product import Cut, PanelTile, ProductBuilder, loop
 from subbyte.tvm_kernels.kernels.x86.tiling import TILE_MACS, Positions
 
 FEATURES = frozenset({"amxtile", "amxint8", "avx512bw"})

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, VNNI_512
 from subbyte.tvm_kernels.kernels.x86.operands import Operands
-from subbyte.tvm_kernels.kernels.x86.register_tile import NEAR_BYTES
+from subbyte.tvm_kernels.kernels.x86.tiling import NEAR_BYTES
 from subbyte.tvm_kernels.operators import WORD, Conv2d
 
 ROWS = 16  # of a tile

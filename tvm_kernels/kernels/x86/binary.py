@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.kernels.x86 import amx
 from subbyte.tvm_kernels.kernels.x86.amx_shape import not_worth
 from subbyte.tvm_kernels.kernels.x86.instructions import POPCOUNT_256, POPCOUNT_512, VNNI_512, Instruction
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
-from subbyte.tvm_kernels.kernels.x86.product import vector_row
+from subbyte.tvm_kernels.kernels.x86.register_tile import vector_row
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
 from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Epilogue, Product, Scale
 

@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.kernels.x86.instructions import (
     Instruction,
 )
 from subbyte.tvm_kernels.kernels.x86.operands import Operands, depth_groups, epilogue_with_scale, padded_channels
-from subbyte.tvm_kernels.kernels.x86.product import vector_row
+from subbyte.tvm_kernels.kernels.x86.register_tile import vector_row
 from subbyte.tvm_kernels.kernels.x86.tiling import window_of
 from subbyte.tvm_kernels.operators import Codes, Product
 

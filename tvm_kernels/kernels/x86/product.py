@@ -21,17 +21,17 @@ is the zero point. When a tile has one register tile only (a matrix-vector produ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.abi import ONCE, TILES
-from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
+from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
@@ -45,8 +45,15 @@ from subbyte.tvm_kernels.kernels.x86.padded_input import (
     Strides,
 )
 from subbyte.tvm_kernels.kernels.x86.panels import decode_panel, pack_panels
-from subbyte.tvm_kernels.kernels.x86.register_tile import EmitsTiles, PanelTile, RegisterTile, loop, register_tile
-from subbyte.tvm_kernels.kernels.x86.tiling import ENOUGH_TILES, TILE_MACS, Positions, Tiles, positions_of, tiles_of
+from subbyte.tvm_kernels.kernels.x86.tiling import (
+    ENOUGH_TILES,
+    TILE_MACS,
+    Positions,
+    Tiles,
+    positions_of,
+    register_tile,
+    tiles_of,
+)
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.operators import WORD, Binarized, Bits, Codes, Product
 
@@ -64,8 +71,40 @@ class Cut:
     inline: bool = False
 
 
+@contextmanager
+def loop(extent: Any) -> Iterator[Any]:
+    """A serial loop, or none where it would run just once."""
+    if isinstance(extent, int) and extent == 1:
+        yield 0
+    else:
+        with T.serial(0, extent) as index:
+            yield index
+
+
+@dataclass(frozen=True, eq=False)
+class PanelTile:
+    """A panel for the register tiles: TIR expressions, except the last two fields.
+
+    group: of channels; weights: the byte where its operands start; column: its first output channel; vectors: of
+    channels; columns: channels, those of the last vector that do not exist left out.
+    """
+
+    group: Any
+    weights: Any
+    column: Any
+    vectors: int
+    columns: int
+
+
+class EmitsTiles(Protocol):
+    """The interface of the inner loops of a panel."""
+
+    def emit(self, row: Any, start: Any, height: int, width: int) -> None:
+        """Compute `height` x `width` positions from output row `row` of the tile and position `start` of the row."""
+
+
 class ProductBuilder:
-    """Builds one product; see the module's docstring."""
+    """Builds one product; see the module's docstring. Its inner loops are those of a subclass."""
 
     def __init__(
         self,
@@ -99,7 +138,7 @@ class ProductBuilder:
         decoded = aligned(self.panels.decoded_bytes(self.parts)) if self.decodes else 0
         self.workspace_bytes = self.copy_bytes + decoded + self.scratch_bytes
 
-    # ---- overridden for other registers: amx.py ----
+    # ---- overridden for the registers: register_tile.py, amx.py ----
 
     by_rows = False  # whether threads should share rows, where they can, rather than panels: then panels are outermost
 
@@ -149,7 +188,7 @@ class ProductBuilder:
 
     def register_tile(self, panel: PanelTile) -> EmitsTiles:
         """The emitter of the register tiles of a panel."""
-        return RegisterTile(self, panel)
+        raise NotImplementedError
 
     def _tiles(self) -> Tiles:
         """The tiles of threads; where bits are stored, a word of 32 channels must not be split between tiles."""
@@ -333,21 +372,3 @@ class ProductBuilder:
             inner.emit(row, index * width, height, width)
         if rest:
             inner.emit(row, whole * width, height, rest)
-
-
-def vector_row(
-    serves: Any,
-    refuses: Callable[[Any], str | None],
-    operands_of: Callable[[Any, Instruction], Operands],
-    name: str,
-    needs: set[str],
-    prefer: int,
-    instruction: Callable[[Any], Instruction],
-) -> None:
-    """Register a row that multiplies by the instruction that an operator gets, on the operands that go with it."""
-
-    def build(op: Any) -> Built:
-        chosen = instruction(op)
-        return ProductBuilder(op, chosen, operands_of(op, chosen)).build()
-
-    kernel(name, serves=serves, needs=needs, prefer=prefer, refuses=refuses)(build)

@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp
 
+from subbyte.tvm_kernels.kernels.registry import Built, kernel
 from subbyte.tvm_kernels.kernels.tir.code_generator import unfused
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
+from subbyte.tvm_kernels.kernels.x86.operands import Operands
 from subbyte.tvm_kernels.kernels.x86.panels import decode_chunk
-from subbyte.tvm_kernels.operators import Conv2d
-
-if TYPE_CHECKING:
-    from subbyte.tvm_kernels.kernels.x86.product import ProductBuilder
-
-NEAR_BYTES = 40_000  # of weights that stay in a first-level cache of 48 KiB
-
-
-@contextmanager
-def loop(extent: Any) -> Iterator[Any]:
-    """A serial loop, or none where it would run just once."""
-    if isinstance(extent, int) and extent == 1:
-        yield 0
-    else:
-        with T.serial(0, extent) as index:
-            yield index
-
-
-def register_tile(instruction: Instruction, window: Conv2d, depth_bytes: int) -> tuple[int, int]:
-    """The most output positions, and the vectors of channels, of a register tile; `depth_bytes`: weights a channel."""
-    channels = window.out_channels // window.groups
-    available = -(-channels // instruction.lanes)
-    positions, vectors = instruction.near_tile
-    if window.pixels <= 2:
-        return window.pixels, min(2 * vectors, available)
-    if window.out_width > 1 or min(vectors, available) * instruction.lanes * depth_bytes > NEAR_BYTES:
-        positions, vectors = instruction.far_tile
-    if available >= vectors:
-        return positions, vectors
-    # Few channels: keep the number of accumulators by taking more positions.
-    total = max(positions * vectors, instruction.far_tile[0] * instruction.far_tile[1])
-    return min(total // available, instruction.far_tile[0]), available
-
-
-@dataclass(frozen=True, eq=False)
-class PanelTile:
-    """A panel for the register tiles: TIR expressions, except the last two fields.
-
-    group: of channels; weights: the byte where its operands start; column: its first output channel; vectors: of
-    channels; columns: channels, those of the last vector that do not exist left out.
-    """
-
-    group: Any
-    weights: Any
-    column: Any
-    vectors: int
-    columns: int
-
-
-class EmitsTiles(Protocol):
-    """The interface of inner loops for product.py."""
-
-    def emit(self, row: Any, start: Any, height: int, width: int) -> None:
-        """Compute `height` x `width` positions from output row `row` of the tile and position `start` of the row."""
+from subbyte.tvm_kernels.kernels.x86.product import PanelTile, ProductBuilder, loop
 
 
 class RegisterTile:
@@ -217,3 +164,28 @@ class RegisterTile:
                 return finish(register[offset] if lanes == 1 else register[Ramp(offset, 1, lanes)])
 
             self.product.epilogue.emit_channels(load, row, self.column + vector * self.lanes, count, self.lanes)
+
+
+class VectorProduct(ProductBuilder):
+    """The product builder with vector registers in its inner loops."""
+
+    def register_tile(self, panel: PanelTile) -> RegisterTile:
+        return RegisterTile(self, panel)
+
+
+def vector_row(
+    serves: Any,
+    refuses: Callable[[Any], str | None],
+    operands_of: Callable[[Any, Instruction], Operands],
+    name: str,
+    needs: set[str],
+    prefer: int,
+    instruction: Callable[[Any], Instruction],
+) -> None:
+    """Register a row that multiplies by the instruction that an operator gets, on the operands that go with it."""
+
+    def build(op: Any) -> Built:
+        chosen = instruction(op)
+        return VectorProduct(op, chosen, operands_of(op, chosen)).build()
+
+    kernel(name, serves=serves, needs=needs, prefer=prefer, refuses=refuses)(build)

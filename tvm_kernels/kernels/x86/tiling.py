@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from subbyte.tvm_kernels.kernels.x86.instructions import Instruction
 from subbyte.tvm_kernels.operators import Conv2d, MatMul
 
 
@@ -51,6 +52,22 @@ def _step_cycles(positions: int, vectors: int, operations: int) -> float:
     return max(positions * vectors * operations / 2, (positions + vectors) / 2, LATENCY) + 0.5
 
 
+def register_tile(instruction: Instruction, window: Conv2d, depth_bytes: int) -> tuple[int, int]:
+    """The most output positions, and the vectors of channels, of a register tile; `depth_bytes`: weights a channel."""
+    channels = window.out_channels // window.groups
+    available = -(-channels // instruction.lanes)
+    positions, vectors = instruction.near_tile
+    if window.pixels <= 2:
+        return window.pixels, min(2 * vectors, available)
+    if window.out_width > 1 or min(vectors, available) * instruction.lanes * depth_bytes > NEAR_BYTES:
+        positions, vectors = instruction.far_tile
+    if available >= vectors:
+        return positions, vectors
+    # Few channels: keep the number of accumulators by taking more positions.
+    total = max(positions * vectors, instruction.far_tile[0] * instruction.far_tile[1])
+    return min(total // available, instruction.far_tile[0]), available
+
+
 @dataclass(frozen=True)
 class Tiles:
     """Work distributed over threads: batch x row_blocks x column_blocks tiles.
@@ -64,6 +81,7 @@ class Tiles:
     panels: int
 
 
+NEAR_BYTES = 40_000  # of weights that stay in a first-level cache of 48 KiB
 LATENCY = 5  # cycles from one sum to the next
 TILE_MACS = 1_000_000  # about 3 us on one AVX-512 VNNI core: a thread is not woken for less
 FEW_THREADS = 2  # assumed to share columns of tiles
