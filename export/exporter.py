@@ -94,22 +94,18 @@ def export(
         module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
         _refuse_diverged(module)
         shape = _sample_shape(checkpoint, example)
-        training = {name: part.training for name, part in module.named_modules()}
-        module.eval()
-        try:
+        with _eval_mode(module):
             model, notes = _traced(module, (batch, *shape))
             metadata = _metadata(checkpoint, module)
             onnx.helper.set_model_props(model, metadata)
-            onnx.checker.check_model(model, full_check=True)
+            try:
+                onnx.checker.check_model(model, full_check=True)
+            except onnx.checker.ValidationError as error:
+                raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
             found, checked_on = None, "nothing"
             if check:
                 samples, checked_on = _samples(checkpoint, inputs, shape, batch)
                 found = verify(model, module, samples)
-        except onnx.checker.ValidationError as error:
-            raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
-        finally:
-            for name, part in module.named_modules():
-                part.training = training.get(name, False)
         written = save_onnx(model, target)
     for note in notes:
         warnings.warn(note, ExportWarning, stacklevel=2)
@@ -125,6 +121,18 @@ def export(
         verification=found,
         notes=notes,
     )
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """A module in eval mode; each of its parts is then as it was."""
+    training = {name: part.training for name, part in module.named_modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for name, part in module.named_modules():
+            part.training = training.get(name, False)
 
 
 def onnx_model(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:

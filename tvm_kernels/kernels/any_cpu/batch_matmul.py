@@ -71,18 +71,16 @@ def build(op: Product[Operand, Operand], registers: Registers) -> Built:
             matrix = T.bind(t // blocks)
             first = T.bind((t % blocks) * block)
             count = T.bind(T.min(block, shape.rows - first))
+            first_row = matrix * shape.rows + first
             begin_right = T.bind(matrix * (shape.depth * shape.columns))
             if packed:
                 _pack(shape, op.right, right, begin_right, operand, width_of_right, lanes)
             if of_codes:
-                with T.serial(0, count * shape.depth) as k:
-                    code = left[(matrix * shape.rows + first) * shape.depth + k]
-                    T.buffer_store(levels, _level(op.left, code), [k])
+                _convert(op.left, left, first_row * shape.depth, count * shape.depth, levels)
 
             def panel_of(column: Any, width: int) -> None:
                 """All rows of the block x one panel of columns."""
                 base_right = T.bind(column if packed else begin_right + column)
-                first_row = matrix * shape.rows + first
                 short = cut.channels(width, shape.columns)
 
                 def vector(v: int, k: Any) -> Any:
@@ -111,6 +109,12 @@ def _level(storage: Operand, stored: Any, lanes: int = 1) -> Any:
         return stored
     wide = T.Cast(vector_type("float32", lanes), stored)
     return wide - splat(T.float32(storage.zero_point), lanes) if storage.zero_point else wide
+
+
+def _convert(storage: Operand, codes: Any, begin: Any, count: Any, levels: Any) -> None:
+    """Emit levels[count] = the levels of the codes from `begin` on."""
+    with T.serial(0, count) as k:
+        T.buffer_store(levels, _level(storage, codes[begin + k]), [k])
 
 
 def _pack(shape: MatMul, storage: Operand, right: Any, begin: Any, operand: Any, width: int, lanes: int) -> None:
