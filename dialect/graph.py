@@ -24,7 +24,7 @@ _DATA_MOVEMENT = """
     Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth Split
     Squeeze Tile Transpose Unsqueeze
 """
-DATA_MOVEMENT = frozenset(_DATA_MOVEMENT.split())  # copy elements of their first input (Concat: of all) unchanged
+DATA_MOVEMENT = frozenset(_DATA_MOVEMENT.split())  # copy elements of their inputs unchanged: `moved_inputs`
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +105,13 @@ def view(model: onnx.ModelProto) -> GraphView:
         {tensor.name: tensor for tensor in graph.initializer},
         {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)},
     )
+
+
+def moved_inputs(node: onnx.NodeProto) -> list[str]:
+    """The inputs whose elements a data movement copies: all of Concat, the data and the fill of Pad, else the first."""
+    if node.op_type == "Pad":
+        return [name for name in node.input[:3:2] if name]
+    return list(node.input if node.op_type == "Concat" else node.input[:1])
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -29,7 +29,7 @@ from subbyte.dialect.function import Dequantized, Rescale, function_of
 from subbyte.dialect.function_calls import opset_of
 from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
-from subbyte.dialect.layers import SUMS, Layer, integer_valued, layers
+from subbyte.dialect.layers import Layer, is_integer_product, layers
 from subbyte.dialect.names import DOMAIN
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.onnx_file import load_onnx
@@ -303,23 +303,36 @@ def _data_movement(baseline: _Baseline, node: onnx.NodeProto) -> None:
 
 
 def _pad(baseline: _Baseline, node: onnx.NodeProto) -> None:
-    """Fold the explicit padding of a binary convolution into the convolution."""
-    user = baseline.only_user(node.output[0])
-    pads = baseline.constant(node.input[1]) if len(node.input) == 3 else None
-    if user is None or user.op_type != "Conv" or pads is None or any(attribute(user, "pads", ())):
-        _data_movement(baseline, node)
+    """Fold explicit padding into a convolution: that with zeros, and that of a binary convolution."""
+    user, sides, fills = baseline.only_user(node.output[0]), _spatial_pads(baseline, node), _fills(baseline, node)
+    function = function_of(baseline.graph.producers.get(node.input[0], onnx.NodeProto()))
+    signs = function is not None and function.in_float == Rescale()
+    padded = user is None or any(attribute(user, "pads", ())) or attribute(user, "auto_pad", b"").startswith(b"SAME")
+    if user is None or user.op_type != "Conv" or padded or not sides or (fills and not signs):
+        (_keep if fills else _data_movement)(baseline, node)  # a fill is in the unit of the file's values
         return
-    rank = pads.size // 2
-    sides = [int(p) for p in (*pads[2:rank], *pads[rank + 2 :])]
-    if not pads[:2].any() and not pads[rank : rank + 2].any():
-        changed = onnx.NodeProto()
-        changed.CopyFrom(user)
-        del changed.attribute[:]
-        changed.attribute.extend(a for a in user.attribute if a.name not in ("pads", "auto_pad"))
-        changed.attribute.append(helper.make_attribute("pads", sides))
-        baseline.done.add(user.output[0])
-        changed.input[0] = node.input[0]
-        _product(baseline, changed)
+    changed = onnx.NodeProto()
+    changed.CopyFrom(user)
+    del changed.attribute[:]
+    kept = (a for a in user.attribute if a.name not in ("pads", "auto_pad"))
+    changed.attribute.extend([*kept, helper.make_attribute("pads", sides)])
+    baseline.done.add(user.output[0])
+    changed.input[0] = node.input[0]
+    _product(baseline, changed)
+
+
+def _fills(baseline: _Baseline, node: onnx.NodeProto) -> bool:
+    """Whether a Pad may add other constants than zeros."""
+    fill = baseline.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(())
+    return bool(attribute(node, "mode", b"constant") == b"constant" and (fill is None or fill.any()))
+
+
+def _spatial_pads(baseline: _Baseline, node: onnx.NodeProto) -> list[int]:
+    """The `pads` of a convolution that pads like this Pad; empty if none does."""
+    pads = baseline.constant(node.input[1]) if len(node.input) == 3 else None
+    if pads is None or attribute(node, "mode", b"constant") != b"constant" or (pads < 0).any():
+        return []
+    return [] if pads.reshape(2, -1)[:, :2].any() else [int(p) for p in pads.reshape(2, -1)[:, 2:].reshape(-1)]
 
 
 def _product(baseline: _Baseline, node: onnx.NodeProto) -> None:
@@ -388,9 +401,7 @@ def _affine(baseline: _Baseline, node: onnx.NodeProto, channels: OutputChannels)
 def _is_of_integers(baseline: _Baseline, node: onnx.NodeProto) -> bool:
     """Whether a node is the Round of a sum that the file computes in integers, on which it is the identity."""
     product = baseline.graph.producers.get(node.input[0])
-    if node.op_type != "Round" or product is None or product.op_type not in SUMS:
-        return False
-    return all(integer_valued(baseline.graph, name) for name in product.input[:2])
+    return node.op_type == "Round" and product is not None and is_integer_product(baseline.graph, product)
 
 
 def _round(baseline: _Baseline, node: onnx.NodeProto) -> None:

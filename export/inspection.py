@@ -243,7 +243,7 @@ def _layers(graph: GraphView) -> Iterable[LayerRow]:
             name=node.name,
             op=node.op_type,
             weight_format=weight.format if weight else "-",
-            activation_format=_activation(graph, layer.activation),
+            activation_format=_activations(graph, layer.activations),
             shape=weight.shape if weight else (),
             bits_per_weight=8 * stored / elements if elements else 0.0,
             macs=_macs(graph, node) or 0,
@@ -321,8 +321,15 @@ _WEIGHTS: dict[tuple[str, str], Callable[[GraphView, onnx.NodeProto], _Weight | 
 }
 
 
-def _activation(graph: GraphView, node: onnx.NodeProto | None) -> str:
-    if node is None:
+def _activations(graph: GraphView, names: Iterable[str]) -> str:
+    """The format of the operand that has the elements of these values; float32 if any of them is."""
+    formats = sorted({_activation(graph, name) for name in names})
+    return "float32" if not formats or "float32" in formats else ", ".join(formats)
+
+
+def _activation(graph: GraphView, name: str) -> str:
+    node = graph.producers.get(name)
+    if node is None or node.output[0] != name:  # the other outputs of quantizers are steps and zero points
         return "float32"
     function = function_of(node)
     if function is not None and isinstance(function.role, Quantizer):

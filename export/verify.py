@@ -20,7 +20,8 @@ from torch import nn
 
 from subbyte.dialect.function import Exactness, Quantizer, all_functions, function_of
 from subbyte.dialect.graph import GraphView, view
-from subbyte.dialect.layers import SUMS, integer_valued
+from subbyte.dialect.known_operators import full_name
+from subbyte.dialect.layers import SUMS, is_integer_product
 from subbyte.errors import ExportError
 from subbyte.exactness import EXACT_OPERATORS
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
@@ -169,8 +170,8 @@ def _is_exact(graph: GraphView, node: onnx.NodeProto) -> bool:
     if function is not None:
         return function.exactness is Exactness.BIT_EXACT
     if node.op_type in SUMS:
-        return all(integer_valued(graph, name) for name in node.input[: 1 if node.op_type == "ReduceSum" else 2])
-    return node.op_type in EXACT_OPERATORS
+        return is_integer_product(graph, node)
+    return full_name(node) in EXACT_OPERATORS
 
 
 def _judge(result: Verification) -> None:

@@ -7,7 +7,7 @@ graph, from the nodes with inexact float results to the outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from subbyte.dialect.function import Exactness, Quantizer, find
 from subbyte.dialect.function_calls import STANDARD_DOMAINS
 from subbyte.dialect.graph import DATA_MOVEMENT
 from subbyte.dialect.known_operators import ROUNDING, full_name
+from subbyte.dialect.layers import sums_integers
 from subbyte.dialect.names import DOMAIN
 
 Array = npt.NDArray[Any]
@@ -93,6 +94,7 @@ class RoundingTies:
                 inputs = [self._of(name) for name in node.input if name]
                 result = self._in_float16(node, inputs, self._result(node, inputs))
                 self.facts.update(dict.fromkeys(node.output, result))
+                self.facts.update(dict.fromkeys(_float_outputs(node), _unrounded(inputs, result)))
                 if node.op_type in VALUES_AND_INDICES and len(node.output) > 1:
                     self.facts[node.output[1]] = _index(inputs[0])
             if len(later) == len(waiting):
@@ -173,8 +175,7 @@ class RoundingTies:
         if kind[1] in INTEGER_SUMS:
             return _Facts(ties=ties, whole=True)
         if kind[1] in PRODUCTS:
-            factors = node.input[:1] if kind[1] == "ReduceSum" else node.input[:2]
-            exact = all(self._is_whole(name) for name in factors) and not inexact
+            exact = sums_integers(node, self._is_whole) and not inexact
             return _Facts(not exact, ties, whole=exact)
         if kind[1] not in EXACT_OPERATORS:
             return _Facts(True, ties)
@@ -190,6 +191,20 @@ class RoundingTies:
 def _quantizes(node: onnx.NodeProto) -> bool:
     ours = find(node.op_type) if node.domain == DOMAIN else None
     return full_name(node) in TO_INTEGERS or (ours is not None and isinstance(ours.role, Quantizer))
+
+
+def _float_outputs(node: onnx.NodeProto) -> Sequence[str]:
+    """The outputs that are floats although the first output may be integers: the steps of codes."""
+    if full_name(node) == "DynamicQuantizeLinear":
+        return node.output[1:2]
+    return node.output[1:] if node.domain == DOMAIN else ()
+
+
+def _unrounded(inputs: Sequence[_Facts], codes: _Facts) -> _Facts:
+    """The facts of a step that is computed from the same inputs as `codes`, but not rounded."""
+    inexact = codes.inexact or any(x.inexact for x in inputs)
+    ties, coarse = 2 if any(x.ties for x in inputs) else 0, any(x.coarse for x in inputs)
+    return _Facts(inexact, ties, half=codes.half, coarse=coarse)
 
 
 def _index(of: _Facts) -> _Facts:

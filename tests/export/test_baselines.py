@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from dialect_graphs import model_of, quantized_cnn
@@ -14,6 +15,7 @@ from torch import nn
 
 from subbyte.errors import ModelError, UsageError
 from subbyte.export import export, float_baseline, int8_baseline, run_onnx
+from subbyte.export.functions import append_functions
 from subbyte.models import quantize
 
 X = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
@@ -294,3 +296,25 @@ def assert_same_floats(nodes, constants, x, y):
     wanted, got = run_onnx(model, feed)["y"], run_onnx(float_baseline(model), feed)["y"]
     assert got.shape == y
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pad",
+    [
+        "Pad(codes, spatial, three)",  # constants other than zero, in units of the step
+        "Pad(codes, spatial, zero)",
+        'Pad <mode = "reflect"> (codes, spatial, zero)',
+        "Pad(codes, channels, three)",
+        "Pad(codes, channels, zero)",
+    ],
+)
+def test_padding_before_a_convolution_keeps_its_values(pad: str) -> None:
+    channels = 1 + ("channels" in pad)
+    text = f"""<ir_version: 10, opset_import: ["" : 21, "subbyte" : 1]> g (float[1, 1, 4] x) => (float[1, 1, n] y)
+        <float s = {{2}}, float low = {{-8}}, float high = {{7}}, float three = {{3}}, float zero = {{0}},
+        float[1, {channels}, 2] w = {{{", ".join(map(str, range(1, 2 * channels + 1)))}}},
+        int64[6] spatial = {{0, 0, 1, 0, 0, 2}}, int64[6] channels = {{0, 1, 0, 0, 0, 0}}>
+        {{ codes = subbyte.Quantize(x, s, low, high) p = {pad} acc = Conv(p, w) y = Round(acc) }}"""
+    model = append_functions(onnx.parser.parse_model(text))
+    x = np.array([[[0.5, -1.0, 3.0, 1.5]]], np.float32)  # on the grid: nothing is lost
+    np.testing.assert_array_equal(run_onnx(float_baseline(model), x)["y"], run_onnx(model, x)["y"])
