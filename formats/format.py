@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import FormatError, RegistrationError, UnknownNameError
-from subbyte.formats.energy import PerMac
-from subbyte.formats.levels import IntegerLevels, Levels, Table
+from subbyte.formats.energy import FLOAT, XOR_POPCOUNT, PerMac
+from subbyte.formats.levels import BINARY_LEVELS, IntegerLevels, Levels, Table
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ class Format:
     name: str
     levels: Levels = field(default=_MISSING, repr=False)
     summary: str = _MISSING  # a few words, for tables
-    energy: PerMac = field(default=_MISSING, repr=False, kw_only=True)  # one multiply-accumulate
+    energy: PerMac = field(default=_MISSING, repr=False, kw_only=True)  # of one multiply-accumulate: `per_mac`
 
     @property
     def code_bits(self) -> int:
@@ -54,6 +54,12 @@ class Format:
     def largest(self) -> int | float:
         """The largest absolute level."""
         return self.levels.largest
+
+    def per_mac(self, activation: Levels | None) -> PerMac:
+        """The operations of one multiply-accumulate with an activation of these levels; None: float32."""
+        if activation is None:
+            return FLOAT if self.levels.integer else self.energy
+        return XOR_POPCOUNT if activation == self.levels == BINARY_LEVELS else self.energy
 
     @property
     def decoder(self) -> str:

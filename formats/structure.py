@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import FormatError, RegistrationError
+from subbyte.formats.energy import PerMac
 from subbyte.formats.format import get
 from subbyte.formats.granularity import PerChannel, PerGroup
 from subbyte.formats.tensor import LowBitTensor
@@ -153,6 +154,16 @@ class Structure:
     def dequantize(self) -> Float32:
         """The real values, float32 of `shape`: the reference."""
         return self.combination.values(self.parts)
+
+    @property
+    def per_mac(self) -> PerMac:
+        """The operations of one multiply-accumulate with float32 activations: each stored level is multiplied once."""
+        counts: dict[str, float] = {}
+        for part in self.parts:
+            share = prod(part.shape) / max(1, prod(self.shape))
+            for operation, count in part.format.per_mac(None).operations if share else ():
+                counts[operation] = counts.get(operation, 0) + share * count
+        return PerMac.of(counts)
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from subbyte import formats
 from subbyte.errors import EnergyError, UnknownNameError
 from subbyte.formats import BINARY_LEVELS
-from subbyte.formats.energy import ELEMENTWISE, FLOAT, OPERATIONS_PJ, XOR_POPCOUNT
+from subbyte.formats.energy import ELEMENTWISE, FLOAT, OPERATIONS_PJ
 from subbyte.runtime.manifest import DTYPES, Manifest, OperatorCall
 
 # (holds this many bytes at most, pJ for each 64 bits moved)
@@ -105,19 +105,19 @@ def memory_for(nbytes: int) -> tuple[str, float]:
 
 
 def per_mac(activation: str, weights: str) -> Mapping[str, float]:
-    """What one multiply-accumulate of these formats is made of; raises EnergyError for one that is not registered.
+    """What one multiply-accumulate is made of in a manifest that gives only the names of the formats.
 
-    `activation` and `weights` are as the report and the manifest have them: "-" where there are no constant weights.
+    `activation` and `weights` are as the manifest has them: "-" where there are no constant weights. Raises EnergyError
+    for a format that is not registered.
     """
-    fmt = None if weights in NO_FORMAT else _registered(weights)
-    if fmt is None or activation in NO_FORMAT:
-        made_of = FLOAT if fmt is None or fmt.levels.integer else fmt.energy
-    elif activation in PACKED_SIGNS:
-        made_of = XOR_POPCOUNT if fmt.levels == BINARY_LEVELS else fmt.energy
+    if weights in NO_FORMAT:
+        return dict(FLOAT.operations)
+    fmt = _registered(weights)
+    if activation in NO_FORMAT:
+        levels = None
     else:
-        _registered(activation)  # or an error
-        made_of = fmt.energy
-    return dict(made_of.operations)
+        levels = BINARY_LEVELS if activation in PACKED_SIGNS else _registered(activation).levels
+    return dict(fmt.per_mac(levels).operations)
 
 
 def _registered(name: str) -> formats.Format:

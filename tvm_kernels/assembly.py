@@ -12,8 +12,7 @@ import numpy as np
 
 from subbyte.dialect.macs import MACS
 from subbyte.errors import CompileError
-from subbyte.formats.energy import ELEMENTWISE
-from subbyte.runtime.energy_model import per_mac
+from subbyte.formats.energy import ELEMENTWISE, FLOAT
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.error_context import working_on
@@ -373,7 +372,12 @@ def _open(
     names = [a for a in dict.fromkeys(arguments) if isinstance(a, str) and a not in writes]
     read, made = ([graph.values[name] for name in some if name in graph.values] for some in (names, writes))
     operator = node.operator
-    known = ops.Facts() if operator is None else operator.facts()
+    known = ops.Facts(per_mac=FLOAT) if operator is None else operator.facts()
+    if operator is not None and operator.macs and known.per_mac is None:
+        raise CompileError(
+            f"operator '{node.name}', {operator.kind}: its facts lack 'per_mac', the operations of one of its "
+            f"{operator.macs} multiply-accumulates; state them in facts of {type(operator).__module__}"
+        )
     activation = known.activation or (_storage_name(read[0]) if read else "float32")
     call = KernelCall(
         name=node.name,
@@ -381,7 +385,7 @@ def _open(
         activation=activation,
         weights=known.weights,
         bits_per_weight=known.bits_per_weight,
-        per_mac=per_mac(activation, known.weights),
+        per_mac=dict((known.per_mac or FLOAT).operations),
         weight_bytes=constants if known.weight_bytes is None else known.weight_bytes,
         input_bytes=sum(value.nbytes for value in read),
         output_bytes=sum(value.nbytes for value in made),

@@ -48,6 +48,7 @@ def test_every_row_here_computes_the_examples(operator: type[ops.Operator]) -> N
         op = example.operator
         assert type(op) is operator
         assert wrong_operations(op.per_element) is None
+        assert (op.facts().per_mac is None) == (op.macs == 0)
         served = [row for row in rows(op) if row.needs <= host_features() and row.refuses(op) is None]
         assert served
         for row in served if example.exact else ():

@@ -22,7 +22,7 @@ from typing import Any, cast
 import numpy as np
 
 from subbyte.errors import CompileError, RegistrationError
-from subbyte.formats.energy import ELEMENTWISE, wrong_operations
+from subbyte.formats.energy import ELEMENTWISE, PerMac, wrong_operations
 from subbyte.tvm_kernels.operators.epilogue import Epilogue
 from subbyte.tvm_kernels.operators.operands import Array, Tensors
 
@@ -37,6 +37,7 @@ class Facts:
     weights: str = "-"
     bits_per_weight: float = 32.0
     weight_bytes: int | None = None  # None: the bytes of constants that its kernel reads
+    per_mac: PerMac | None = None  # the operations of one multiply-accumulate; None: there are none
 
 
 @dataclass(frozen=True, eq=False)

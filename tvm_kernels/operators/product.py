@@ -19,7 +19,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from subbyte.errors import CompileError
-from subbyte.formats import LowBitTensor, PerChannel, Structure, all_formats, get
+from subbyte.formats import BINARY_LEVELS, LowBitTensor, PerChannel, Structure, all_formats, get
+from subbyte.formats.energy import FLOAT, PerMac
 from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.operators.epilogue import Epilogue, ToBits
 from subbyte.tvm_kernels.operators.geometry import Conv2d, MatMul
@@ -120,14 +121,23 @@ class Product(Fused, Generic[Left, Right]):
 
     def facts(self) -> Facts:
         activation = self.left.format if self.of_integers else None
-        weight, second = self.weight, self.second
-        if isinstance(self.right, Structure):
-            return Facts(activation, self.right.name, float(self.right.bits_per_weight), int(self.right.nbytes))
-        if weight is not None:
-            return Facts(activation, weight.format.name, float(weight.bits_per_weight), int(weight.nbytes))
+        per_mac, second = self._per_mac(), self.second
         if second is not None:
-            return Facts(activation, second.format if second.integer else "-", second.bits)
-        return Facts(activation, "float32", weight_bytes=int(self._constant().nbytes))
+            return Facts(activation, second.format if second.integer else "-", second.bits, per_mac=per_mac)
+        if isinstance(self.right, LowBitTensor | Structure):
+            name = self.right.name if isinstance(self.right, Structure) else self.right.format.name
+            return Facts(activation, name, float(self.right.bits_per_weight), int(self.right.nbytes), per_mac)
+        return Facts(activation, "float32", weight_bytes=int(self._constant().nbytes), per_mac=per_mac)
+
+    def _per_mac(self) -> PerMac:
+        if isinstance(self.right, Structure):
+            return self.right.per_mac
+        if isinstance(self.right, FloatWeight | Float):
+            return FLOAT
+        right = self.right.format if isinstance(self.right, LowBitTensor) else get(self.right.format)
+        if not self.of_integers:
+            return right.per_mac(None)
+        return right.per_mac(BINARY_LEVELS if isinstance(self.left, Bits | Binarized) else get(self.left.format).levels)
 
     def reference(self, inputs: Sequence[Array], tensors: Tensors) -> list[Array]:
         outputs = self.epilogue.reference(self.geometry.output(self._sums(*self._by_group(inputs))), tensors)
