@@ -193,11 +193,11 @@ def _quantizes(node: onnx.NodeProto) -> bool:
     return full_name(node) in TO_INTEGERS or (ours is not None and isinstance(ours.role, Quantizer))
 
 
-def _float_outputs(node: onnx.NodeProto) -> Sequence[str]:
+def _float_outputs(node: onnx.NodeProto) -> list[str]:
     """The outputs that are floats although the first output may be integers: the steps of codes."""
     if full_name(node) == "DynamicQuantizeLinear":
-        return node.output[1:2]
-    return node.output[1:] if node.domain == DOMAIN else ()
+        return list(node.output[1:2])
+    return list(node.output[1:]) if node.domain == DOMAIN else []
 
 
 def _unrounded(inputs: Sequence[_Facts], codes: _Facts) -> _Facts:
