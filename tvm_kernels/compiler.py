@@ -175,7 +175,7 @@ def compile(
         called = name_of(model) if name is None else name
 
         def lowered(explanation: Explanation | None = None) -> tuple[Graph, Plan]:
-            with code_generator("c") if chosen.code_generator == "c" else nullcontext():
+            with code_generator(chosen.code_generator, chosen.multiplies):
                 graph = lower_graph(file, chosen.features, strict=strict, name=called, explanation=explanation)
                 return graph, assemble(graph, chosen.features)
 

@@ -92,6 +92,11 @@ class Target:
         return self.triple.split("-")[0]
 
     @property
+    def multiplies(self) -> bool:
+        """Whether its CPU has an instruction that multiplies integers: RISC-V's is an extension, `m`."""
+        return not self.architecture.startswith("riscv") or "m" in self.features
+
+    @property
     def glibc_floor(self) -> tuple[int, int] | None:
         """The oldest glibc that a library for this target shall load on; None where the system has no glibc."""
         return GLIBC_FLOORS.get(self.architecture) if self.triple.endswith("-linux-gnu") else None

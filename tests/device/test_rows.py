@@ -74,7 +74,7 @@ def test_every_row_of_the_target_is_run(target: str) -> None:
 
 
 def _chosen(machine: Target, case: Case) -> str:
-    with code_generator(machine.code_generator):
+    with code_generator(machine.code_generator, machine.multiplies):
         return choose(case.op, machine.features).kernel.name
 
 
@@ -82,7 +82,7 @@ def _chosen(machine: Target, case: Case) -> str:
 def test_rows_left_out_refuse_every_operator(place: tuple[str, str], reason: str) -> None:
     target, name = place
     row = next(r for r in rows_of(get_target(target)) if str(r) == name)
-    with code_generator(get_target(target).code_generator):
+    with code_generator(get_target(target).code_generator, get_target(target).multiplies):
         reasons = {row.refuses(case.op) for case in CASES if row.matches(case.op)}
     assert None not in reasons
     assert reason in reasons

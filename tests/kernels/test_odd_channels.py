@@ -44,7 +44,7 @@ def operators(kernel: str, channels: int) -> list[Product]:
     """Products of that row's kind of weights: all with zero point 0, and one in turn with others."""
     made = []
     for number, geometry in enumerate(geometries(channels)):
-        weights = weight(geometry, "int4")
+        weights = weight(geometry, "pow2_4" if kernel == "shift-add-depthwise" else "int4")
         for activation in (UNSIGNED, UNEVEN, SIGNED) if number == channels % 3 else (UNSIGNED,):
             made.append(Product("layer", activation, weights, geometry, Epilogue()))
     return made

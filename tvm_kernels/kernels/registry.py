@@ -7,7 +7,8 @@ To add a row, write a builder and decorate it:
 
 A row supports (`serves`) one class of operators, of a product also the types of its operands. `refuses(op)` returns
 None, or in one clause the reason why this row does not support the operator; the compile report prints the reason.
-Among the rows whose `needs` the target has and that do not refuse, the one with the highest `prefer` is chosen.
+Among the rows whose `needs` the target has and that do not refuse, the one with the highest `prefer` is chosen. A row
+`without_multiplier` is only for CPUs that cannot multiply integers (code_generator.py says whether this one can).
 
 The PrimFunc of a row has only buffer parameters, in the order of `Built.parameters`, and a body with at most one
 outermost `parallel` loop: its extent is the number of tiles that the runtime distributes over threads (for nested
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import numpy.typing as npt
 
 from subbyte.errors import CompileError, RegistrationError
+from subbyte.tvm_kernels.kernels.tir.code_generator import cpu_multiplies
 from subbyte.tvm_kernels.operators import Operator
 from subbyte.tvm_kernels.targets import LLVM_FEATURES
 
@@ -87,6 +89,7 @@ class KernelRow:
     prefer: int
     refuses: Callable[[Any], str | None]
     build: Callable[[Any], Built]
+    without_multiplier: bool = False  # only for CPUs that cannot multiply integers
 
     @property
     def pattern(self) -> tuple[type, tuple[Any, ...]]:
@@ -100,8 +103,14 @@ class KernelRow:
 
     def lacks(self, op: Operator, features: frozenset[str]) -> str | None:
         """Why the row does not support a matching operator on a CPU with these features; None where it does."""
+        return self.lacks_of_cpu(features) or self.refuses(op)
+
+    def lacks_of_cpu(self, features: frozenset[str]) -> str | None:
+        """Why the row is not for a CPU with these features, whatever the operator; None where it is."""
         missing = self.needs - features
-        return f"needs {', '.join(sorted(missing))}" if missing else self.refuses(op)
+        if missing:
+            return f"needs {', '.join(sorted(missing))}"
+        return "for CPUs without a multiplier" if self.without_multiplier and cpu_multiplies() else None
 
     def __str__(self) -> str:
         operator, operands = self.pattern
@@ -119,6 +128,7 @@ def kernel(
     needs: Iterable[str] = (),
     prefer: int = 0,
     refuses: Callable[[Served], str | None] = lambda op: None,
+    without_multiplier: bool = False,
 ) -> Callable[[Callable[[Served], Built]], Callable[[Served], Built]]:
     """Register a builder as a row; see the module's docstring.
 
@@ -147,7 +157,7 @@ def kernel(
                 raise RegistrationError(f"kernel row '{name}': its '{part}' is {got!r}, expected a function")
         if any((row.name, row.serves) == (name, serves) for row in _rows):
             raise RegistrationError(f"kernel row '{name}' for {serves} is registered twice; rename one of the two")
-        _rows.append(KernelRow(name, serves, frozenset(needs), prefer, refuses, build))
+        _rows.append(KernelRow(name, serves, frozenset(needs), prefer, refuses, build, without_multiplier))
         return build
 
     return add

@@ -100,6 +100,32 @@ def _emit(
     return signature.built()
 
 
+def declare_by_tap(
+    op: Product[Codes, LowBitTensor], signature: Signature, byte_of: Callable[[int], int] | None = None
+) -> tuple[int, Callable[[Any], Any]]:
+    """Declare the packed weights; returns their bytes of workspace, and what decodes them there as [taps * channels].
+
+    Decoded are levels, or with `byte_of` the int8 byte_of(level).
+    """
+    shape = op.geometry.as_conv()
+    channels, taps = shape.channels, shape.taps
+    # A row for each tap, decoded in panels of 8 channels.
+    weight = weight_of(op, 1)
+    decode, dtype = declare_codes(weight, signature, byte_of)
+    panel_bytes = -(-taps * PANEL * nbytes(dtype) // 64) * 64
+
+    def prepare(scratch: Any) -> Any:
+        panel = view(scratch, (taps * PANEL,), dtype)
+        decoded = view(scratch, (taps * channels,), dtype, panel_bytes)
+        with T.serial(0, weight.panels) as p:
+            decode(0, p, panel)
+            with T.serial(0, taps) as tap, T.serial(0, T.min(PANEL, channels - p * PANEL)) as c:
+                T.buffer_store(decoded, panel[tap * PANEL + c], [tap * channels + p * PANEL + c])
+        return decoded
+
+    return panel_bytes + taps * channels * nbytes(dtype), prepare
+
+
 def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
     shape = op.geometry.as_conv()
     channels, taps = shape.channels, shape.taps
@@ -108,21 +134,13 @@ def _quantized(op: Product[Codes, LowBitTensor], lanes: int) -> Built:
     in_c = current_code_generator() == "c"
 
     def packed(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
-        # A row for each tap, decoded in panels of 8 channels.
-        weight = weight_of(op, 1)
-        decode, dtype = declare_codes(weight, signature)
-        panel_bytes = -(-taps * PANEL * nbytes(dtype) // 64) * 64
+        nbytes_of, decode = declare_by_tap(op, signature)
 
         def prepare(scratch: Any) -> Weights:
-            panel = view(scratch, (taps * PANEL,), dtype)
-            decoded = view(scratch, (taps * channels,), dtype, panel_bytes)
-            with T.serial(0, weight.panels) as p:
-                decode(0, p, panel)
-                with T.serial(0, taps) as tap, T.serial(0, T.min(PANEL, channels - p * PANEL)) as c:
-                    T.buffer_store(decoded, panel[tap * PANEL + c], [tap * channels + p * PANEL + c])
+            decoded = decode(scratch)
             return lambda index, n: T.Cast(vector_type("int32", n), decoded[at(index, n)])
 
-        return panel_bytes + taps * channels * nbytes(dtype), prepare
+        return nbytes_of, prepare
 
     def plain(signature: Signature) -> tuple[int, Callable[[Any], Weights]]:
         matrix = op.right.integers().reshape(channels, taps)

@@ -2,7 +2,6 @@
 
 portable      codes or bits x any format: weights are decoded by panel, then multiplied.
 popcount      bits x binary: exclusive or, then population count.
-shift         codes x powers of two on a CPU without a multiplier: add or subtract the shifted activation.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable_product import Arithmetic, PanelSource, build
 from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import WeightPanels, declare_codes, panel_order, weight_of
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
+from subbyte.tvm_kernels.kernels.tir.code_generator import cpu_multiplies, current_code_generator
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, Product
@@ -135,7 +134,10 @@ def count_bits(value: Any, lanes: int) -> Any:
     value = T.bind(value - (T.shift_right(value, number(1)) & number(0x55555555)))
     value = T.bind((value & number(0x33333333)) + (T.shift_right(value, number(2)) & number(0x33333333)))
     value = (value + T.shift_right(value, number(4))) & number(0x0F0F0F0F)
-    return _integer(T.shift_right(value * number(0x01010101), number(24)), lanes)
+    if cpu_multiplies():
+        return _integer(T.shift_right(value * number(0x01010101), number(24)), lanes)
+    value = T.bind(value + T.shift_right(value, number(8)))
+    return _integer((value + T.shift_right(value, number(16))) & number(0x3F), lanes)
 
 
 @kernel("portable-popcount", serves=Product[Bits, LowBitTensor], prefer=10, refuses=_not_binary)

@@ -109,10 +109,12 @@ def panel_order(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
 Decode = Callable[[Any, Any, Any], None]
 
 
-def declare_codes(weight: WeightPanels, signature: Signature) -> tuple[Decode, str]:
+def declare_codes(
+    weight: WeightPanels, signature: Signature, byte_of: Callable[[int], int] | None = None
+) -> tuple[Decode, str]:
     """Declare packed codes as constants; returns decode(group, panel, target) and the dtype of the levels.
 
-    decode emits target[depth * 8] = level minus zero point of one panel.
+    decode emits target[depth * 8] = level minus zero point of one panel; with `byte_of` the int8 byte_of(level).
     """
     fmt = weight.op.right.format
     bits = fmt.code_bits
@@ -122,7 +124,11 @@ def declare_codes(weight: WeightPanels, signature: Signature) -> tuple[Decode, s
     codes[:, : weight.columns] = weight.op.right.payload.codes.reshape(weight.groups, weight.columns, depth)
     stream = pack(panel_order(codes)[None], bits).reshape(-1)
     buffer = signature.constant("weight", stream)
-    level = _level(fmt.integer_levels, signature)
+    if byte_of is None:
+        dtype, level = weight.dtype, _level(fmt.integer_levels, signature)
+    else:
+        dtype, stored = "int8", [byte_of(level) for level in fmt.integer_levels.by_code.tolist()]
+        level = _look_up(stored, dtype, signature)
     zero = weight.op.right.zero_point
     zeros = None
     if zero is not None:
@@ -140,9 +146,9 @@ def declare_codes(weight: WeightPanels, signature: Signature) -> tuple[Decode, s
                 value = level(_code(loaded, n * bits, bits))
                 if zeros is not None:
                     value = value - zeros[(index * groups + k // weight.group_size) * PANEL + n]
-                T.buffer_store(target, T.Cast(weight.dtype, value), [k * PANEL + n])
+                T.buffer_store(target, T.Cast(dtype, value), [k * PANEL + n])
 
-    return decode, weight.dtype
+    return decode, dtype
 
 
 def _code(loaded: list[Any], first_bit: int, bits: int) -> Any:
