@@ -87,6 +87,7 @@ def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.
     report = list(_float_rows(modules))
     if chosen.is_float:
         report += [ReportRow(n, type(modules[n]).__name__, "float", "float", "float scheme") for n in _find(modules)]
+        _tell_of_forwards(model)  # a Lookup has a quantizer of its own
         model.__dict__["quantization_report"] = report
         return model
 
@@ -202,6 +203,7 @@ def _quantize_layer(module: nn.Module, name: str, note: str, scheme: Scheme) -> 
     if scheme.keep is not None and note:
         weights = LearnedStep(scheme.keep.bits, PerChannel(0))
         activations = LearnedStep(scheme.keep.bits)
+    activations = module.__dict__.get("input_quantizer", activations)  # the owner knows the range, as of a state
     if weights is None or activations is None:
         raise QuantizationError(f"'{name}': scheme '{scheme.name}' says nothing about this layer")
     weight = cast(Tensor, module.weight)

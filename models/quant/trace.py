@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from subbyte.errors import QuantizationError
+from subbyte.models.state import states_kept
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def trace(model: nn.Module, example: Any, layers: Sequence[str], norms: Sequence
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _Watch(record):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), states_kept(model), _Watch(record):
             output = _call(model, example)
     except Exception as error:
         raise QuantizationError(f"the model fails on the example given to quantize: {error}") from error

@@ -1,6 +1,6 @@
 """Model architectures, one file each: `create("resnet8", channels=1, size=28)`, `list_models("resnet*")`."""
 
-from subbyte.models.zoo import ds_cnn, mlp, resnet, vit  # importing a file registers what it defines
+from subbyte.models.zoo import ds_cnn, gru, mlp, resnet, vit  # importing a file registers what it defines
 from subbyte.models.zoo.registry import (
     ModelEntry,
     as_size,
@@ -19,6 +19,7 @@ __all__ = [
     "create_for_scheme",
     "ds_cnn",
     "get_model",
+    "gru",
     "list_models",
     "mlp",
     "options_for_scheme",
