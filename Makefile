@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lesser fuzz soak device lint wheel types arrows clean
+.PHONY: setup demo test lesser fuzz soak device generate lint wheel types arrows clean
 
 setup: $(VENV)/.installed
 
@@ -43,6 +43,11 @@ soak: setup
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup
 	$(BIN)/python -m pytest -m device
+
+# Files that programs write: runtime/c/cpu_features.h from runtime/features.py, tables of measured figures from their JSON.
+generate: setup
+	@$(BIN)/python generate
+	@$(BIN)/python benchmarks/tables.py
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

@@ -1,8 +1,4 @@
-"""Whether this machine can run a bundle: operating system, processor, CPU features; and how many cores it may use.
-
-CPU features have several spellings: Linux's ("avx512_vnni", "bmi1"), LLVM's ("avx512vnni", "bmi") and that of
-tvm_kernels/targets.py ("avx512vnni", "bmi1"). `canonical` makes one of them, here and for the compiler.
-"""
+"""Whether this machine can run a bundle: operating system, processor, CPU features; and how many cores it may use."""
 
 from __future__ import annotations
 
@@ -15,32 +11,17 @@ from pathlib import Path
 
 from subbyte.errors import BundleError
 from subbyte.runtime.cgroup import cpu_group
+from subbyte.runtime.features import canonical, features_of
 from subbyte.runtime.manifest import TargetInfo
 
 # What the CPU has; SUBBYTE_CPUINFO names another file of that form, to compile and test as on a lesser CPU.
 CPUINFO = Path(os.environ.get("SUBBYTE_CPUINFO") or "/proc/cpuinfo")
 
+_AUXILIARY = {"HWCAP": 16, "HWCAP2": 26}  # words of features.py: keys of getauxval, AT_HWCAP and AT_HWCAP2
+
 # linux/arch/x86/include/uapi/asm/prctl.h: ARCH_REQ_XCOMP_PERM for state component XTILE_DATA
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
-# Linux's name -> LLVM's, where they differ by more than '_', '-' and '.'
-_RENAMED = {
-    "pni": "sse3",
-    "abm": "lzcnt",
-    "bmi1": "bmi",
-    "shani": "sha",
-    "pclmulqdq": "pclmul",
-    "rdrand": "rdrnd",
-    "lahflm": "sahf",
-    "3dnowprefetch": "prfchw",
-    "asimd": "neon",
-    "asimddp": "dotprod",
-    "asimdhp": "fullfp16",
-    "asimdrdm": "rdm",
-    "crc32": "crc",
-    "atomics": "lse",
-    "fp": "fparmv8",
-}
 _MACHINES = {
     "amd64": "x86_64",
     "x64": "x86_64",
@@ -59,14 +40,8 @@ _SYSTEMS = {
 }
 
 
-def canonical(feature: str) -> str:
-    """One spelling for a CPU feature: 'avx512_vnni', 'avx512vnni' -> 'avx512vnni'; 'sse4_1', 'sse4.1' -> 'sse41'."""
-    plain = feature.lower().lstrip("+").replace("_", "").replace("-", "").replace(".", "")
-    return _RENAMED.get(plain, plain)
-
-
 def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """Features that every core has, in canonical spelling; empty where the system does not tell.
+    """Features that every core has, by the names of `canonical`; empty where the system does not tell.
 
     Cores of different kinds (big.LITTLE) have the features they share. Without `cpuinfo`, Linux on Arm and RISC-V is
     asked by getauxval; on x86 the CPU itself tells, which the C core asks (CPUID) before a kernel runs.
@@ -91,24 +66,14 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     return shared or frozenset()
 
 
-# asm/hwcap.h of Linux: bits of AT_HWCAP and AT_HWCAP2
-_AT_HWCAP, _AT_HWCAP2 = 16, 26
-_ARM_BITS = {
-    _AT_HWCAP: {"fp": 0, "asimd": 1, "crc32": 7, "atomics": 8, "asimdhp": 10, "asimdrdm": 12, "asimddp": 20, "sve": 22},
-    _AT_HWCAP2: {"sve2": 1, "i8mm": 13, "bf16": 14},
-}
-
-
 def _auxiliary_features() -> frozenset[str]:
-    """What the kernel told this process when it began; nothing on x86, where its bits are others."""
-    bits = {"aarch64": _ARM_BITS, "riscv64": {_AT_HWCAP: {chr(97 + bit): bit for bit in range(26)}}}.get(machine(), {})
-    ask = getattr(ctypes.CDLL(None), "getauxval", None) if bits and operating_system() == "linux" else None
+    """What the kernel told this process when it began, of the words in `_AUXILIARY`; nothing on x86."""
+    told = [(row.name, row.bit) for row in features_of(machine()) if row.bit and row.bit.word in _AUXILIARY]
+    ask = getattr(ctypes.CDLL(None), "getauxval", None) if told and operating_system() == "linux" else None
     if ask is None:
         return frozenset()
     ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
-    return frozenset(
-        canonical(name) for word, names in bits.items() for name, bit in names.items() if ask(word) >> bit & 1
-    )
+    return frozenset(name for name, bit in told if ask(_AUXILIARY[bit.word]) >> bit.number & 1)
 
 
 def _riscv(isa: str) -> list[str]:

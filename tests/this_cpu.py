@@ -49,18 +49,19 @@ def hold_down(names: Sequence[str]) -> IO[str]:
     imported. onnxruntime and torch ask the CPU itself.
     """
     file = tempfile.NamedTemporaryFile("w", prefix="cpuinfo-")  # noqa: SIM115
-    held = tuple(name.replace("_", "") for name in names)
+    os.environ["SUBBYTE_CPUINFO"] = file.name
+    from subbyte.runtime.features import FEATURES, canonical
+    from subbyte.tvm_kernels.targets import host_features
+
+    held = tuple(canonical(name) for name in names)
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, colon, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
-            value = " " + " ".join(name for name in value.split() if not name.replace("_", "").startswith(held))
+            value = " " + " ".join(name for name in value.split() if not canonical(name).startswith(held))
         file.write(f"{key}{colon}{value}\n")
     file.flush()
-    os.environ["SUBBYTE_CPUINFO"] = file.name
-    from subbyte.tvm_kernels.targets import LLVM_FEATURES, host_features
-
     for name in held:
-        if not any(feature.startswith(name) for feature in LLVM_FEATURES):
+        if not any(feature.startswith(name) for feature in FEATURES):
             raise pytest.UsageError(f"--without {name}: no CPU feature that kernels ask for starts so")
     assert not any(feature.startswith(held) for feature in host_features())
     return file

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from subbyte.runtime.features import FEATURES
+
 # libgcc's population count is a table look-up for each byte.
 _POPCOUNT = """
 static inline uint32_t subbyte_popcount(uint32_t x) {
@@ -125,8 +127,9 @@ static inline {returns} subbyte_{name}({arguments}) {{
 
 
 # Words of two int16 halves. smlad: both products of halves added to a sum.
-_ACLE = """
-#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP && defined(__ARM_FEATURE_SIMD32)
+_DSP_MACRO = FEATURES["dsp"].macro
+_ACLE = f"""
+#if defined({_DSP_MACRO}) && {_DSP_MACRO} && defined(__ARM_FEATURE_SIMD32)
 #define SUBBYTE_DSP
 #include <arm_acle.h>
 #endif

@@ -1,7 +1,6 @@
 """The machines we compile for, a row each: triple, CPU features, emitter, toolchain. To add one: docs/add-a-target.md.
 
-Feature names are those of /proc/cpuinfo without underscores (avx512vnni, not avx512_vnni): kernels ask for them by
-these names, bundles record them, the runtime compares them. `LLVM_FEATURES` says what LLVM calls them.
+The names of CPU features, and what LLVM calls them: runtime/features.py.
 """
 
 from __future__ import annotations
@@ -13,43 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subbyte.errors import UnknownNameError, UsageError
-from subbyte.runtime.host import CPUINFO, canonical, cpu_features, machine, permits_amx
-
-# A feature that is not here is never given to LLVM, so generated code cannot depend on what a bundle does not record.
-LLVM_FEATURES = {
-    "ssse3": "ssse3",
-    "sse41": "sse4.1",
-    "sse42": "sse4.2",
-    "popcnt": "popcnt",
-    "avx": "avx",
-    "f16c": "f16c",
-    "avx2": "avx2",
-    "fma": "fma",
-    "bmi1": "bmi",
-    "bmi2": "bmi2",
-    "abm": "lzcnt",
-    "movbe": "movbe",
-    "avxvnni": "avxvnni",
-    "avx512f": "avx512f",
-    "avx512cd": "avx512cd",
-    "avx512bw": "avx512bw",
-    "avx512dq": "avx512dq",
-    "avx512vl": "avx512vl",
-    "avx512vnni": "avx512vnni",
-    "avx512vbmi": "avx512vbmi",
-    "avx512vbmi2": "avx512vbmi2",
-    "avx512ifma": "avx512ifma",
-    "avx512bitalg": "avx512bitalg",
-    "avx512vpopcntdq": "avx512vpopcntdq",
-    "amxtile": "amx-tile",
-    "amxint8": "amx-int8",
-    "gfni": "gfni",
-    "neon": "neon",
-    "dotprod": "dotprod",
-    "i8mm": "i8mm",
-    "sve": "sve",
-    "dsp": "dsp",  # Armv7E-M: two 16-bit products an instruction
-}
+from subbyte.runtime.features import FEATURES, features_of
+from subbyte.runtime.host import CPUINFO, cpu_features, machine, permits_amx
 
 AMX = frozenset({"amxtile", "amxint8"})
 X86_64_V3 = frozenset(
@@ -80,9 +44,9 @@ class Target:
     code_generator: Literal["llvm", "c"] = "llvm"
 
     def __post_init__(self) -> None:
-        unknown = self.features - LLVM_FEATURES.keys()
+        unknown = self.features - FEATURES.keys()
         if unknown:
-            raise UnknownNameError("CPU feature", sorted(unknown)[0], LLVM_FEATURES)
+            raise UnknownNameError("CPU feature", sorted(unknown)[0], FEATURES)
         if not self.name or self.emitter not in ("library", "source"):
             raise UsageError(f"target '{self.name}': a target needs a name and an emitter, 'library' or 'source'")
 
@@ -112,7 +76,7 @@ class Target:
 
         if self.code_generator == "c":
             return tvm.target.Target({"kind": "c"})
-        attributes = [f"+{LLVM_FEATURES[name]}" for name in LLVM_FEATURES if name in self.features]
+        attributes = [f"+{feature.llvm}" for feature in FEATURES.values() if feature.name in self.features]
         if "avx512f" in self.features:
             attributes.append("-prefer-256-bit")
         row: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mattr": attributes}
@@ -128,12 +92,12 @@ def host_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     """
     has = cpu_features(cpuinfo)
     if has:
-        features = frozenset(name for name in LLVM_FEATURES if canonical(name) in has)
+        features = frozenset(row.name for row in features_of(machine()) if row.name in has)
     else:
         import tvm
 
         told = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
-        features = frozenset(name for name, llvm in LLVM_FEATURES.items() if told.get(llvm))
+        features = frozenset(row.name for row in features_of(machine()) if told.get(row.llvm))
     return features - AMX if features & AMX and not permits_amx() else features
 
 

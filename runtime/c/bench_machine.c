@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "cpu_features.h"
 
 #define CPUS "/sys/devices/system/cpu"
 
@@ -105,13 +106,9 @@ static char *row_of(const char *text, char between, const char *key) {
 
 /* ---- features ---- */
 
-/* Linux's name without '_', '-' and '.' -> LLVM's, where they differ. */
-static const char *const RENAMED[][2] = {
-    {"pni", "sse3"},     {"abm", "lzcnt"},     {"bmi1", "bmi"},         {"shani", "sha"},
-    {"pclmulqdq", "pclmul"}, {"rdrand", "rdrnd"}, {"lahflm", "sahf"},   {"3dnowprefetch", "prfchw"},
-    {"asimd", "neon"},   {"asimddp", "dotprod"}, {"asimdhp", "fullfp16"}, {"asimdrdm", "rdm"},
-    {"crc32", "crc"},    {"atomics", "lse"},   {"fp", "fparmv8"},
-};
+#define ROW(alias, name) {alias, name},
+static const char *const ALIASES[][2] = {SUBBYTE_FEATURE_ALIASES(ROW)};
+#undef ROW
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
@@ -120,10 +117,10 @@ static char *canonical(const char *name, size_t length) {
   size_t i;
   for (i = 0; i < length; ++i)
     if (strchr("_-.", name[i]) == NULL && !(name[i] == '+' && to == plain)) *to++ = (char)tolower((unsigned char)name[i]);
-  for (i = 0; i < sizeof RENAMED / sizeof *RENAMED; ++i)
-    if (strcmp(plain, RENAMED[i][0]) == 0) {
+  for (i = 0; i < sizeof ALIASES / sizeof *ALIASES; ++i)
+    if (strcmp(plain, ALIASES[i][0]) == 0) {
       memset(plain, 0, length + 16);
-      strcpy(plain, RENAMED[i][1]);
+      strcpy(plain, ALIASES[i][1]);
       break;
     }
   return plain;

@@ -1,61 +1,36 @@
 /* What a model needs of the machine: instructions of the CPU, which it has or has not, and what Linux must be asked for.
  *
- * To add a feature: a row below, under the name that tvm_kernels/targets.py gives it. A name that is not here, or that this
- * file cannot ask the CPU about, is taken as there.
+ * The features of a CPU are rows of runtime/features.py, from which cpu_features.h is written. A name that is not there, or
+ * that this CPU cannot be asked about, counts as missing.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* for syscall */
 #endif
 
+#include "cpu_features.h"
 #include "internal.h"
 
-#if defined(__x86_64__) || defined(__i386__) || (defined(__aarch64__) && defined(__linux__))
 #include <string.h>
 
+#ifdef SUBBYTE_FEATURES
 typedef struct {
   char name[16]; /* not a pointer: no relocations, a third of the size */
   uint8_t word;  /* of `has` */
   uint8_t bit;
-  uint8_t state; /* registers that the system must save for it */
+  uint32_t saved;
 } feature;
+
+#define ROW(name, word, bit, saved) {name, word, bit, saved},
+static const feature features[] = {SUBBYTE_FEATURES(ROW)};
+#undef ROW
+
+/* The words of cpu_features.h, into has[WORDS]. Returns XCR0, registers that the system saves; 0 where there is none. */
+static uint32_t ask_cpu(uint32_t *has);
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
 
-enum { LEAF_1_ECX, LEAF_7_EBX, LEAF_7_ECX, LEAF_7_EDX, LEAF_7_1_EAX, LEAF_EXTENDED_ECX, WORDS };
-enum { NO_STATE, YMM, ZMM, TILES };
-static const uint32_t STATES[] = {0, 0x6, 0xe6, 0x60000}; /* bits of XCR0 */
-enum { OSXSAVE = 1 << 27 };                               /* of LEAF_1_ECX */
-
-static const feature features[] = {
-    {"ssse3", LEAF_1_ECX, 9, NO_STATE},
-    {"fma", LEAF_1_ECX, 12, YMM},
-    {"sse41", LEAF_1_ECX, 19, NO_STATE},
-    {"sse42", LEAF_1_ECX, 20, NO_STATE},
-    {"movbe", LEAF_1_ECX, 22, NO_STATE},
-    {"popcnt", LEAF_1_ECX, 23, NO_STATE},
-    {"avx", LEAF_1_ECX, 28, YMM},
-    {"f16c", LEAF_1_ECX, 29, YMM},
-    {"abm", LEAF_EXTENDED_ECX, 5, NO_STATE},
-    {"bmi1", LEAF_7_EBX, 3, NO_STATE},
-    {"avx2", LEAF_7_EBX, 5, YMM},
-    {"bmi2", LEAF_7_EBX, 8, NO_STATE},
-    {"avx512f", LEAF_7_EBX, 16, ZMM},
-    {"avx512dq", LEAF_7_EBX, 17, ZMM},
-    {"avx512ifma", LEAF_7_EBX, 21, ZMM},
-    {"avx512cd", LEAF_7_EBX, 28, ZMM},
-    {"avx512bw", LEAF_7_EBX, 30, ZMM},
-    {"avx512vl", LEAF_7_EBX, 31, ZMM},
-    {"avx512vbmi", LEAF_7_ECX, 1, ZMM},
-    {"avx512vbmi2", LEAF_7_ECX, 6, ZMM},
-    {"gfni", LEAF_7_ECX, 8, NO_STATE},
-    {"avx512vnni", LEAF_7_ECX, 11, ZMM},
-    {"avx512bitalg", LEAF_7_ECX, 12, ZMM},
-    {"avx512vpopcntdq", LEAF_7_ECX, 14, ZMM},
-    {"amxtile", LEAF_7_EDX, 24, TILES},
-    {"amxint8", LEAF_7_EDX, 25, TILES},
-    {"avxvnni", LEAF_7_1_EAX, 4, YMM},
-};
+enum { OSXSAVE = 1 << 27 }; /* of LEAF_1_ECX */
 
 /* The CPU is asked, not /proc/cpuinfo: an emulator shows its host's. */
 static uint32_t ask_cpu(uint32_t *has) {
@@ -79,23 +54,31 @@ static uint32_t ask_cpu(uint32_t *has) {
   if (__get_cpuid(0x80000001u, &a, &b, &c, &d)) has[LEAF_EXTENDED_ECX] = c;
   return saved;
 }
-#else /* aarch64 */
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 
-enum { CAPABILITIES, CAPABILITIES_2, WORDS };
-static const uint32_t STATES[] = {0};
-enum { AUX_CAPABILITIES = 16, AUX_CAPABILITIES_2 = 26 }; /* AT_HWCAP, AT_HWCAP2; bits: asm/hwcap.h */
-
-static const feature features[] = {
-    {"neon", CAPABILITIES, 1, 0},
-    {"dotprod", CAPABILITIES, 20, 0},
-    {"sve", CAPABILITIES, 22, 0},
-    {"i8mm", CAPABILITIES_2, 13, 0},
-};
+enum { AUX_HWCAP = 16, AUX_HWCAP2 = 26 }; /* AT_HWCAP, AT_HWCAP2 */
 
 static uint32_t ask_cpu(uint32_t *has) {
-  has[CAPABILITIES] = (uint32_t)getauxval(AUX_CAPABILITIES);
-  has[CAPABILITIES_2] = (uint32_t)getauxval(AUX_CAPABILITIES_2);
+  has[HWCAP] = (uint32_t)getauxval(AUX_HWCAP);
+  has[HWCAP2] = (uint32_t)getauxval(AUX_HWCAP2);
+  return 0;
+}
+#else /* RISC-V */
+#include <sys/auxv.h>
+#include <unistd.h>
+
+enum { AUX_HWCAP = 16, SYSTEM_CALL_HWPROBE = 258, KEY_IMA_EXT_0 = 4 }; /* __NR_riscv_hwprobe of asm/unistd.h */
+
+/* hwprobe is asked what all cores have in common. Linux before 6.4 has no such call: its features count as missing. */
+static uint32_t ask_cpu(uint32_t *has) {
+  struct {
+    int64_t key;
+    uint64_t value;
+  } pair = {KEY_IMA_EXT_0, 0};
+  has[HWCAP] = (uint32_t)getauxval(AUX_HWCAP);
+  if (syscall(SYSTEM_CALL_HWPROBE, &pair, 1L, 0L, NULL, 0L) == 0 && pair.key == KEY_IMA_EXT_0)
+    has[HWPROBE_IMA_EXT_0] = (uint32_t)pair.value;
   return 0;
 }
 #endif
@@ -105,10 +88,18 @@ static int lacks(const char *name, size_t length, const uint32_t *has, uint32_t 
   for (i = 0; i < sizeof features / sizeof *features; ++i) {
     const feature *f = &features[i];
     if (strlen(f->name) == length && memcmp(f->name, name, length) == 0)
-      return !(has[f->word] >> f->bit & 1u) || (saved & STATES[f->state]) != STATES[f->state];
+      return !(has[f->word] >> f->bit & 1u) || (saved & f->saved) != f->saved;
   }
-  return 0;
+  return 1;
 }
+#else
+enum { WORDS = 1 };
+static uint32_t ask_cpu(uint32_t *has) { return *has; }
+static int lacks(const char *name, size_t length, const uint32_t *has, uint32_t saved) {
+  (void)name, (void)length, (void)has, (void)saved;
+  return 1;
+}
+#endif
 
 size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes) {
   uint32_t has[WORDS] = {0};
@@ -135,6 +126,7 @@ size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t 
   return count;
 }
 
+#ifdef SUBBYTE_FEATURES
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -158,12 +150,9 @@ int32_t subbyte_ask_for(const subbyte_model *model) {
   return SUBBYTE_OK;
 }
 
-#else /* a CPU that cannot be asked */
-size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes) {
-  (void)model;
-  if (names != NULL && bytes > 0) names[0] = '\0';
-  return 0;
+#else
+int32_t subbyte_ask_for(const subbyte_model *model) {
+  if (model->needs) return SUBBYTE_REFUSED;
+  return model->features != NULL && *model->features ? SUBBYTE_LACKS_FEATURES : SUBBYTE_OK;
 }
-
-int32_t subbyte_ask_for(const subbyte_model *model) { return model->needs ? SUBBYTE_REFUSED : SUBBYTE_OK; }
 #endif

@@ -136,8 +136,8 @@ SUBBYTE_API const char *subbyte_status_text(int32_t status);
  * at the end; `text` may be NULL. Returns the length of all of it. */
 SUBBYTE_API size_t subbyte_failure_text(const subbyte_model *model, const subbyte_failure *failure, char *text, size_t bytes);
 
-/* How many CPU features the model uses that this CPU, or its operating system, lacks; 0 also where they cannot be asked for.
- * Their names are written to `names`, a space between them, as far as they fit into `bytes`; `names` may be NULL. */
+/* How many CPU features the model uses that this CPU, or its operating system, lacks. A name that the
+ * core does not know, or cannot ask this CPU about, counts as missing. The names are written to `names`, a space between them, as far as they fit into `bytes`; `names` may be NULL. */
 SUBBYTE_API size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes);
 
 /* ---- sessions: owned buffers and a thread pool; not built for microcontrollers ---- */

@@ -18,7 +18,7 @@ import pytest
 import subbyte.runtime
 from subbyte.errors import EnergyError
 from subbyte.runtime.energy import Energy
-from subbyte.runtime.host import _RENAMED
+from subbyte.runtime.features import FEATURES
 from subbyte.runtime.machine import disturbances, machine
 from subbyte.runtime.rapl import Rapl
 from subbyte.runtime.steadiness import Disturbance, Observed, unsteadiness
@@ -71,11 +71,12 @@ LAPTOP = {
     "proc/self/mountinfo": "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
     "sys/fs/cgroup/cpu.max": "100000 100000\n",
 }
+ALIASES = [alias for row in FEATURES.values() for alias in sorted(row.aliases)]
 TREES = {
     "laptop": LAPTOP,
     "big-little": {"proc/cpuinfo": BIG_LITTLE, "sys/class/dmi/id/sys_vendor": "Amazon EC2\n"},
     "risc-v": {"proc/cpuinfo": "processor : 0\nisa : rv64imafdcv_zicsr_zba_zbb\nuarch : sifive,u74\n"},
-    "renamed": {"proc/cpuinfo": f"flags : {' '.join(_RENAMED)} +x_y-z.1 SSE\nmodel name :\nHardware : Board\n"},
+    "aliases": {"proc/cpuinfo": f"flags : {' '.join(ALIASES)} +x_y-z.1 SSE\nmodel name :\nHardware : Board\n"},
     "quiet": {"proc/loadavg": "0.01 0 0", f"{CPU}/cpufreq/boost": "1", "sys/hypervisor/type": "xen"},
     "odd": {
         "proc/meminfo": "MemTotal: many kB\n",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import subbyte.runtime
+from subbyte.runtime.features import features_of
+from subbyte.runtime.host import machine
 from subbyte.tvm_kernels.emit import library
-from subbyte.tvm_kernels.targets import LLVM_FEATURES, host_features
+from subbyte.tvm_kernels.targets import host_features
 from subbyte.tvm_kernels.toolchain import zig_command
 
 HERE = Path(__file__).parent
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-ARM = {"neon", "dotprod", "i8mm", "sve"}
 HOSTED = [CORE / name for name in library.CORE]
 BENCH = [CORE / name for name in library.BENCH]
-KNOWN = sorted(name for name in LLVM_FEATURES if f'{{"{name}",' in (CORE / "needs.c").read_text())
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-Wcast-align"]
 STRICT = ["-std=c99", *WARNINGS, f"-I{CORE}"]
 
@@ -38,16 +37,11 @@ def call(command: list[str | Path], folder: Path) -> str:
 def test_core_passes_under(sanitizer: list[str], tmp_path: Path) -> None:
     sources = [HERE / "core_test.c", HERE / "tiny_model.c", *HOSTED]
     has = host_features()
-    lacks = [name for name in KNOWN if name not in has and (name in ARM) == (platform.machine() == "aarch64")]
-    wanted = {"HAS": " ".join(sorted(has)), "LACKS": " ".join(lacks[:2]) if len(lacks) > 1 else ""}
+    lacks = sorted(row.name for row in features_of(machine()) if row.name not in has)
+    wanted = {"HAS": " ".join(sorted(has)), "LACKS": " ".join([*lacks[:1], "unheard-of", "dsp"][:2])}
     given = [f'-DSUBBYTE_TEST_{key}="{value}"' for key, value in wanted.items()]
     call(["gcc", "-g", "-O1", *given, *STRICT, *sanitizer, *sources, "-lpthread", "-o", "core_test"], tmp_path)
     assert call([tmp_path / "core_test"], tmp_path) == "ok\n"
-
-
-def test_every_feature_of_a_library_target_can_be_asked_for() -> None:
-    microcontrollers = {"dsp"}  # C sources ask their compiler
-    assert set(KNOWN) == LLVM_FEATURES.keys() - microcontrollers
 
 
 def test_every_file_compiles_without_a_warning_at_the_optimisation_that_bundles_use(tmp_path: Path) -> None:
@@ -62,7 +56,7 @@ def test_zig_finds_nothing_to_warn_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "arm-none-eabi-gcc"])
+@pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "riscv64-linux-gnu-gcc", "arm-none-eabi-gcc"])
 def test_cross_compilers_find_nothing_to_warn_about(compiler: str, tmp_path: Path) -> None:
     assert shutil.which(compiler), f"apt install {compiler.removesuffix('-gcc')}"
     hosted = [*HOSTED, *BENCH] if "linux" in compiler else [CORE / "run.c", CORE / "needs.c"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from subbyte.errors import ToolchainError, UnknownNameError, UsageError
-from subbyte.runtime.host import canonical
+from subbyte.runtime.features import FEATURES
+from subbyte.tvm_kernels import targets
 from subbyte.tvm_kernels.targets import (
-    LLVM_FEATURES,
     Target,
     all_targets,
     get_target,
@@ -39,10 +39,12 @@ def test_levels_of_x86_64_contain_each_other() -> None:
     assert {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} == v4 - v3
 
 
-def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path) -> None:
+def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(targets, "machine", lambda: "x86_64")
     path.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_vnni sse4_1 unheard_of\n")
     assert host_features(path) == {"avx2", "avx512vnni", "sse41"}
+    monkeypatch.setattr(targets, "machine", lambda: "aarch64")
     path.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
     assert host_features(path) == {"neon", "dotprod"}
     path.write_text("processor\t: 0\nFeatures\t: asimd asimddp\n\nprocessor\t: 1\nFeatures\t: asimd\n")
@@ -56,16 +58,9 @@ def test_without_cpuinfo_the_cpu_itself_is_asked(tmp_path: Path) -> None:
     assert host_features(tmp_path / "empty") == host_features(Path("/proc/cpuinfo"))
 
 
-def test_our_names_and_llvms_are_one_feature_to_the_runtime() -> None:
-    assert {name: canonical(name) for name in LLVM_FEATURES} == {
-        name: canonical(llvm) for name, llvm in LLVM_FEATURES.items()
-    }
-    assert len({canonical(name) for name in LLVM_FEATURES}) == len(LLVM_FEATURES)
-
-
 def test_llvm_is_told_exactly_the_features_of_the_row() -> None:
     attributes = [str(a) for a in get_target("x86-64-v3").tvm_target().attrs["mattr"]]
-    assert set(attributes) == {f"+{LLVM_FEATURES[name]}" for name in get_target("x86-64-v3").features}
+    assert set(attributes) == {f"+{FEATURES[name].llvm}" for name in get_target("x86-64-v3").features}
     assert "-prefer-256-bit" in [str(a) for a in get_target("x86-64-v4").tvm_target().attrs["mattr"]]
 
 

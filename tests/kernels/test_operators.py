@@ -11,6 +11,7 @@ from agreement import differing, run
 
 from subbyte.errors import CompileError, RegistrationError
 from subbyte.formats.energy import wrong_operations
+from subbyte.runtime.features import FEATURES
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.kernels.registry import KernelRow, kernel, rows
@@ -19,7 +20,7 @@ from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 from subbyte.tvm_kernels.operators.epilogue import STEPS, STORES
 from subbyte.tvm_kernels.operators.operator import PARTS
 from subbyte.tvm_kernels.operators.softmax import Softmax
-from subbyte.tvm_kernels.targets import LLVM_FEATURES, host_features
+from subbyte.tvm_kernels.targets import host_features
 
 EVERY = ops.operators()
 WHOLE: dict[str, object] = {
@@ -155,7 +156,7 @@ def test_a_wrong_part_of_a_kernel_row_is_refused(given: dict[str, Any], words: s
 def test_every_kernel_row_is_whole(row: KernelRow) -> None:
     """Its operator is registered, and a CPU of some target has the features."""
     assert row.pattern[0] in EVERY
-    assert row.needs <= LLVM_FEATURES.keys()
+    assert row.needs <= FEATURES.keys()
 
 
 def test_a_missing_input_is_named() -> None:

@@ -32,7 +32,8 @@ from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
-COPIED = ("subbyte.h", "internal.h", "run.c", "needs.c", "elements.h", "compare.h", "console.h", "startup.c", "mps2.ld")
+HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
+COPIED = (*HEADERS, "run.c", "needs.c", "startup.c", "mps2.ld")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
 EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against

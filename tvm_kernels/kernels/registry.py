@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import numpy.typing as npt
 
 from subbyte.errors import CompileError, RegistrationError
+from subbyte.runtime.features import FEATURES
 from subbyte.tvm_kernels.kernels.tir.code_generator import cpu_multiplies
 from subbyte.tvm_kernels.operators import Operator
-from subbyte.tvm_kernels.targets import LLVM_FEATURES
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
@@ -142,11 +142,11 @@ def kernel(
         raise RegistrationError(f"kernel row '{name}' serves {serves}, which is not an operator: use one of operators/")
 
     _check_operands(name, operator, get_args(serves))
-    unknown = sorted(set(needs) - LLVM_FEATURES.keys())
+    unknown = sorted(set(needs) - FEATURES.keys())
     if unknown:
         raise RegistrationError(
             f"kernel row '{name}' needs the CPU feature '{unknown[0]}', which no target can have, expected some of "
-            f"{', '.join(LLVM_FEATURES)}; add a new feature to LLVM_FEATURES in targets.py"
+            f"{', '.join(FEATURES)}; add a new feature to runtime/features.py"
         )
     if type(prefer) is not int:
         raise RegistrationError(f"kernel row '{name}': its 'prefer' is {prefer!r}, expected an integer")

@@ -12,6 +12,7 @@ import tvm
 import tvm.s_tir  # registers the default pipeline
 
 from subbyte.errors import CompileError
+from subbyte.runtime.features import FEATURES
 from subbyte.tvm_kernels.abi import on_one_thread
 from subbyte.tvm_kernels.kernels.registry import (
     OWN_INPUTS,
@@ -24,7 +25,7 @@ from subbyte.tvm_kernels.kernels.registry import (
     choose,
 )
 from subbyte.tvm_kernels.memory import ALIGNMENT
-from subbyte.tvm_kernels.targets import LLVM_FEATURES, get_target, host_features
+from subbyte.tvm_kernels.targets import get_target, host_features
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]
@@ -41,7 +42,7 @@ def host_target(features: frozenset[str] | None = None) -> Any:
     if features is None:
         return host.tvm_target()
     implied = frozenset().union(*(more for name, more in _IMPLIED.items() if name in features))
-    return replace(host, features=(features | implied) & LLVM_FEATURES.keys()).tvm_target()
+    return replace(host, features=(features | implied) & FEATURES.keys()).tvm_target()
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> Array:
