@@ -189,6 +189,11 @@ def from_dict(d: Mapping[str, Any]) -> Manifest:
     schema = d.get("schema")
     if type(schema) is not int or schema != SCHEMA:
         raise BundleError(f"manifest schema is {schema!r}, this version of subbyte reads {SCHEMA}. {_REBUILD}")
+    if "programs" in d:
+        raise BundleError(
+            "manifest.json: 'programs' is for bundles with several CPU feature levels, which this version of subbyte "
+            "does not read. Update subbyte, or compile for one level: `subbyte compile model.onnx --target x86-64-v3`."
+        )
     inputs = _rows(d, "inputs", "manifest", _tensor, MAX_TENSORS)
     outputs = _rows(d, "outputs", "manifest", _tensor, MAX_TENSORS)
     for side, tensors in (("inputs", inputs), ("outputs", outputs)):

@@ -21,7 +21,7 @@ from subbyte.errors import BundleError
 from subbyte.file_kinds import kind_of
 from subbyte.runtime import load
 from subbyte.runtime.archive import MAX_BUNDLE_BYTES
-from subbyte.runtime.bundle import open_bundle
+from subbyte.runtime.bundle import open_bundle, write_bundle
 
 Members = list[tuple[zipfile.ZipInfo, bytes]]
 
@@ -265,6 +265,17 @@ def test_a_manifest_that_is_none(bundle_path: Path, text: bytes) -> None:
     members = members_of(bundle_path)
     rezip(bundle_path, [(info, text if info.filename == "manifest.json" else data) for info, data in members])
     refused(bundle_path, "manifest")
+
+
+@pytest.mark.parametrize("programs", [[], None, [{"features": ["avx2"], "library": "x86-64-v3/library.so"}]])
+def test_programs_of_several_feature_levels_are_reserved(bundle_path: Path, programs: object) -> None:
+    with open_bundle(bundle_path) as bundle:
+        text = json.dumps({**bundle.raw, "programs": programs}).encode()
+    members = members_of(bundle_path)
+    rezip(bundle_path, [(info, text if info.filename == "manifest.json" else data) for info, data in members])
+    refused(bundle_path, "'programs' is for bundles with several CPU .* Update subbyte, or compile")
+    with pytest.raises(BundleError, match="'programs'"):
+        write_bundle(bundle_path, {**tiny_manifest(), "programs": programs}, {})
 
 
 def test_a_hash_of_another_member(bundle_path: Path) -> None:
