@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 from agreement import Generator, differing, row
 from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, differences, signs, stored_input, weight
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx import IntImm
 
 from subbyte.formats import LowBitTensor, get
 from subbyte.tvm_kernels.kernels.any_cpu.portable import count_bits
@@ -15,6 +19,7 @@ from subbyte.tvm_kernels.kernels.any_cpu.shift_add import WIDEST_CODE, Indices, 
 from subbyte.tvm_kernels.kernels.any_cpu.shift_add_depthwise import shift_byte
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
+from subbyte.tvm_kernels.kernels.tir.execute import aligned
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,
@@ -112,23 +117,24 @@ def test_every_store(kernel: str, shape: Conv2d, by: Generator) -> None:
 
 def test_popcount_without_a_multiplication() -> None:
     """C for a CPU without a multiplier counts the same bits."""
-    import tvm
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.ir_builder import tirx as T
-
-    words = np.random.default_rng(5).integers(0, 1 << 32, 500, np.uint64).astype(np.uint32)
+    words, counted = aligned((500,), "uint32"), aligned((500,), "int32")
+    words[...] = np.random.default_rng(5).integers(0, 1 << 32, 500, np.uint64)
     words[:3] = 0, 0xFFFFFFFF, 0x80000001
-    with code_generator("c", multiplies=False), IRBuilder() as builder, T.prim_func():
+    assert " * " in str(_popcount(multiplies=True))
+    function = _popcount(multiplies=False)
+    assert " * " not in str(function)
+    module = tvm.tirx.build(tvm.IRModule({"count": function.with_attr("global_symbol", "count")}), target="llvm")
+    module["count"](*map(tvm.runtime.from_dlpack, (words, counted)))
+    assert counted.tolist() == [int(word).bit_count() for word in words]
+
+
+def _popcount(multiplies: bool) -> Any:
+    with code_generator("c", multiplies), IRBuilder() as builder, T.prim_func():
         T.func_name("count")
         x, y = T.arg("x", T.buffer((500,), "uint32")), T.arg("y", T.buffer((500,), "int32"))
         with T.serial(0, 500) as i:
             T.buffer_store(y, count_bits(x[i], 1), [i])
-    function = builder.get()
-    assert "* T.uint32" not in str(function)
-    counted = np.zeros(500, np.int32)
-    module = tvm.tirx.build(tvm.IRModule({"count": function.with_attr("global_symbol", "count")}), target="llvm")
-    module["count"](*map(tvm.runtime.from_dlpack, (words, counted)))
-    assert counted.tolist() == [int(word).bit_count() for word in words]
+    return builder.get()
 
 
 def test_weights_stay_packed() -> None:
@@ -152,8 +158,6 @@ def test_two_rows_share_a_word_where_their_sums_fit() -> None:
 
 
 def test_a_constant_product_is_shifts_and_additions() -> None:
-    from tvm.tirx import IntImm
-
     for level in (-128, -7, -1, 0, 1, 3, 64, 127):
         assert int(times(IntImm("int32", 5), level)) == 5 * level
 

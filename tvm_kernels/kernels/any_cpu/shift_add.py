@@ -5,7 +5,8 @@ of a tile of rows a table holds the sum of the activations x levels for all its 
 and subtractions; a column's packed weights are the indices of the sums that it adds. Where sums fit in 16 bits, a word
 holds those of two rows: additions of words add both.
 
-The accumulation loop is the one over words of weights: it loads, shifts, masks and adds.
+The accumulation loop is the one over the words of a column's weights, or over columns where tables are for one word: it
+loads, shifts, masks and adds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Product
 WIDEST_CODE = 5  # bits: tables of at most 32 sums
 INDEX_BITS = 4  # of narrower codes several side by side
 UNITS = 4  # words of sums of a tile: rows, or pairs of them
-TABLE_BYTES = 1 << 13
+TABLE_BYTES = 1 << 11  # with four times as many, ds_cnn takes 0.2% fewer instructions in ternary, and no fewer in pow2
 LARGEST_BYTE, LARGEST_HALF = 255, (1 << 15) - 1
 
 
