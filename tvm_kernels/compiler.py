@@ -157,7 +157,7 @@ def compile(
     also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
     from subbyte.tvm_kernels.assembly import assemble
-    from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
+    from subbyte.tvm_kernels.kernels.code_generator import code_generator
     from subbyte.tvm_kernels.lowering import lower_graph, name_of
 
     if name is not None:

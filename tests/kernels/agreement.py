@@ -12,9 +12,9 @@ import numpy.typing as npt
 from c_kernel import run_c
 
 from subbyte.tvm_kernels import operators
+from subbyte.tvm_kernels.kernels.code_generator import Generator, code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, KernelRow, rows
 from subbyte.tvm_kernels.kernels.tir import execute
-from subbyte.tvm_kernels.kernels.tir.code_generator import Generator, code_generator
 from subbyte.tvm_kernels.targets import host_features
 
 Array = npt.NDArray[Any]

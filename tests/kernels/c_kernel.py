@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit.source import C_FLAGS
+from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, KernelRow, Output
-from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.tir.execute import aligned
 
 Array = npt.NDArray[Any]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from products import columns_of, signs, stored_input, weight
 
 from subbyte.tvm_kernels.kernels.any_cpu.sliced_count import Thresholds, thresholds
+from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.operators import (
     Activate,
     Bias,

@@ -7,8 +7,8 @@ from agreement import Generator, differing
 from products import SIGNED, UNSIGNED, stored_input, weight
 
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
+from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import rows
-from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.tir.execute import host_target
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, MatMul, Product
 from subbyte.tvm_kernels.targets import host_features

@@ -9,7 +9,7 @@ import pytest
 from agreement import Generator, differing, error, rows_here, run
 from products import SIGNED
 
-from subbyte.tvm_kernels.kernels.tir.rowwise import tail
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import tail
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,

@@ -17,8 +17,8 @@ from subbyte.formats import LowBitTensor, get
 from subbyte.tvm_kernels.kernels.any_cpu.portable import count_bits
 from subbyte.tvm_kernels.kernels.any_cpu.shift_add import WIDEST_CODE, Indices, tile_of, times
 from subbyte.tvm_kernels.kernels.any_cpu.shift_add_depthwise import shift_byte
+from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.kernels.tir.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.tir.execute import aligned
 from subbyte.tvm_kernels.operators import (
     Bias,

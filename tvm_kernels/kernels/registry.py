@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from subbyte.errors import CompileError, RegistrationError
 from subbyte.runtime.features import FEATURES
-from subbyte.tvm_kernels.kernels.tir.code_generator import cpu_multiplies
+from subbyte.tvm_kernels.kernels.code_generator import cpu_multiplies
 from subbyte.tvm_kernels.operators import Operator
 
 if TYPE_CHECKING:

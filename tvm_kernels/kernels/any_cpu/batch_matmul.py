@@ -25,10 +25,10 @@ from subbyte.tvm_kernels.kernels.any_cpu.float_tile import (
     tile_rows,
     tiled_rows,
 )
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import at
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Codes, Float, MatMul, Product

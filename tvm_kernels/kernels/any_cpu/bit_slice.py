@@ -17,10 +17,10 @@ from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.any_cpu.depthwise import not_depthwise
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner, gather, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable import not_binary_weights
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import each_row
 from subbyte.tvm_kernels.kernels.any_cpu.sliced_count import SlicedCount, Thresholds, thresholds
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
-from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import WORD, Bits, Product
 

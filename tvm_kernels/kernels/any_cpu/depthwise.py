@@ -15,11 +15,11 @@ from tvm.tirx import IntImm
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import PANEL, declare_codes, nbytes, smallest_integer, weight_of
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, rows_per_tile, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func, view
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, Float, FloatWeight, Product

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along, at, each_row, vector_rows
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import WORD, Combine, Elementwise
 

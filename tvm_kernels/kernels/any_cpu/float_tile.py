@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import at
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
 
 MACS_PER_TILE = 200_000  # below, distributing over threads costs more than it gains

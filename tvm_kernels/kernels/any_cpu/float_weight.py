@@ -19,7 +19,7 @@ from tvm.tirx import IntImm
 from subbyte.formats import LowBitTensor, pack
 from subbyte.tvm_kernels.kernels.any_cpu.float_tile import ColumnPanels, pack_panels
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices
-from subbyte.tvm_kernels.kernels.tir.rowwise import at
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import constants, splat, vector_type
 from subbyte.tvm_kernels.operators import FloatWeight

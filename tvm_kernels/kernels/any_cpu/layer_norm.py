@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along, at, each_row, reduce, vector_rows
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, reduce, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
 from subbyte.tvm_kernels.operators.layer_norm import LayerNorm

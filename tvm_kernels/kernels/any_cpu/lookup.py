@@ -6,9 +6,9 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import each_row
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func
 from subbyte.tvm_kernels.operators.lookup import Lookup
 

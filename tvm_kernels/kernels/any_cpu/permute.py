@@ -24,8 +24,8 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Shuffle
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import ELEMENTS_PER_TILE, MOST_TILES, along, at, vector_rows
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
-from subbyte.tvm_kernels.kernels.tir.rowwise import ELEMENTS_PER_TILE, MOST_TILES, along, at, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators.permute import Permute
 

@@ -9,9 +9,9 @@ from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along, at, each_row, vector_rows
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import Pool2d

@@ -18,8 +18,8 @@ from subbyte.formats.reference import check_accumulator, pack_bits
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable_product import Arithmetic, PanelSource, build
 from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import WeightPanels, declare_codes, panel_order, weight_of
+from subbyte.tvm_kernels.kernels.code_generator import cpu_multiplies, current_code_generator
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import cpu_multiplies, current_code_generator
 from subbyte.tvm_kernels.kernels.tir.signature import Signature
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Conv2d, Product

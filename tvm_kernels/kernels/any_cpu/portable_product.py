@@ -19,11 +19,11 @@ from tvm.tirx import IntImm, Shuffle
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, gather
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import at
 from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import PANEL, WeightPanels, nbytes
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import at
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, prim_func, view
 from subbyte.tvm_kernels.kernels.tir.vectors import splat, vector_type
 from subbyte.tvm_kernels.operators import WORD, Conv2d, Product

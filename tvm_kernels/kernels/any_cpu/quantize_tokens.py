@@ -8,9 +8,9 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along, at, each_row, reduce, vector_rows
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.float_functions import number
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, reduce, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat, vector_type
 from subbyte.tvm_kernels.operators.quantize_tokens import QuantizeTokens

@@ -13,9 +13,9 @@ from tvm.script.ir_builder import tirx as T
 from subbyte.errors import FormatError
 from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels.kernels.any_cpu.portable import count_bits
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import each_row
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import each_row
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators import WORD, Bits, Codes, MatMul, Product
 

@@ -22,8 +22,8 @@ from tvm.tirx import IntImm
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable import bytes_too_many
+from subbyte.tvm_kernels.kernels.code_generator import unfused
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import unfused
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import WORD, Bits, Codes, Product

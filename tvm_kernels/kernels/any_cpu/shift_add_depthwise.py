@@ -15,9 +15,9 @@ from tvm.tirx import IntImm
 from subbyte.formats import IntegerLevels, LowBitTensor
 from subbyte.tvm_kernels.kernels.any_cpu.depthwise import declare_by_tap, not_depthwise
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import corner
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
-from subbyte.tvm_kernels.kernels.tir.rowwise import along
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func, view
 from subbyte.tvm_kernels.operators import Codes, Product
 

@@ -8,9 +8,9 @@ import numpy as np
 import tvm
 from tvm.script.ir_builder import tirx as T
 
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import along, at, each_row, reduce, vector_rows
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built
 from subbyte.tvm_kernels.kernels.tir.float_functions import TABLE, FloatFunctions
-from subbyte.tvm_kernels.kernels.tir.rowwise import along, at, each_row, reduce, vector_rows
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, splat
 from subbyte.tvm_kernels.operators.softmax import Softmax

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from subbyte.tvm_kernels.kernels.any_cpu.im2col import gather
+from subbyte.tvm_kernels.kernels.any_cpu.rowwise import at, each_row
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
-from subbyte.tvm_kernels.kernels.tir.rowwise import at, each_row
 from subbyte.tvm_kernels.kernels.tir.signature import prim_func
 from subbyte.tvm_kernels.operators.unfold import Unfold
 

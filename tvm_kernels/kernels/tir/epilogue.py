@@ -24,7 +24,7 @@ from tvm.sym import Analyzer
 from tvm.tirx import IntImm, Ramp
 
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator, unfused
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator, unfused
 from subbyte.tvm_kernels.kernels.tir.extremes import at_least, at_most
 from subbyte.tvm_kernels.kernels.tir.float_functions import MAGIC, TABLE, FloatFunctions, number
 from subbyte.tvm_kernels.kernels.tir.signature import Signature

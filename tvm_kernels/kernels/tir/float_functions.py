@@ -14,7 +14,7 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
 
-from subbyte.tvm_kernels.kernels.tir.code_generator import opaque, unfused
+from subbyte.tvm_kernels.kernels.code_generator import opaque, unfused
 from subbyte.tvm_kernels.kernels.tir.extremes import at_least, at_most
 from subbyte.tvm_kernels.kernels.tir.vectors import lanes_of, reinterpret, splat, vector_type
 

@@ -8,8 +8,8 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp
 
+from subbyte.tvm_kernels.kernels.code_generator import unfused
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import unfused
 from subbyte.tvm_kernels.kernels.tir.vectors import reinterpret, splat
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, Instruction
 from subbyte.tvm_kernels.kernels.x86.operands import Operands

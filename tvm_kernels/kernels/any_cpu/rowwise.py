@@ -13,8 +13,8 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import Ramp, Shuffle
 
+from subbyte.tvm_kernels.kernels.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.registry import Built, kernel
-from subbyte.tvm_kernels.kernels.tir.code_generator import current_code_generator
 from subbyte.tvm_kernels.kernels.tir.vectors import splat
 
 Pieces = list[tuple[int, int]]
