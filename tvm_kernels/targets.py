@@ -16,9 +16,9 @@ from subbyte.runtime.features import FEATURES, features_of
 from subbyte.runtime.host import CPUINFO, cpu_features, machine, permits_amx
 
 AMX = frozenset({"amxtile", "amxint8"})
-X86_64_V3 = frozenset(
-    {"ssse3", "sse41", "sse42", "popcnt", "avx", "f16c", "avx2", "fma", "bmi1", "bmi2", "abm", "movbe"}
-)
+# Levels of the x86-64 ABI, as far as kernels and LLVM use their features
+X86_64_V2 = frozenset({"ssse3", "sse41", "sse42", "popcnt"})
+X86_64_V3 = X86_64_V2 | {"avx", "f16c", "avx2", "fma", "bmi1", "bmi2", "abm", "movbe"}
 X86_64_V4 = X86_64_V3 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 
 Emitter = Literal["library", "source"]
@@ -47,6 +47,18 @@ class Target:
         unknown = self.features - FEATURES.keys()
         if unknown:
             raise UnknownNameError("CPU feature", sorted(unknown)[0], FEATURES)
+        foreign = sorted(self.features - {feature.name for feature in features_of(self.architecture)})
+        if foreign:
+            raise UsageError(
+                f"target '{self.name}': {self.triple} cannot have the CPU feature '{foreign[0]}', which is one of "
+                f"family '{FEATURES[foreign[0]].family}'; see FAMILIES in runtime/features.py"
+            )
+        unasked = sorted(name for name in self.features if FEATURES[name].bit is None)
+        if self.emitter == "library" and unasked:
+            raise UsageError(
+                f"target '{self.name}': a CPU cannot be asked whether it has '{unasked[0]}', so a library for it may "
+                f"run into an illegal instruction; leave the feature out, or use the emitter 'source'"
+            )
         if not self.name or self.emitter not in ("library", "source"):
             raise UsageError(f"target '{self.name}': a target needs a name and an emitter, 'library' or 'source'")
 
@@ -159,6 +171,14 @@ register_target(
         zig_target="x86_64-linux-gnu",
         compilers=("x86_64-linux-gnu-gcc",),
         install="apt install gcc-x86-64-linux-gnu, or pip install ziglang",
+    )
+)
+register_target(
+    replace(
+        get_target("x86-64-v3"),
+        name="x86-64-v2",
+        features=X86_64_V2,
+        summary="Linux on x86-64 with SSE4.2 (Nehalem, Bulldozer, Atom, and later)",
     )
 )
 register_target(

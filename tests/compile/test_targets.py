@@ -24,7 +24,7 @@ from subbyte.tvm_kernels.toolchain import examine_toolchains, find_static_toolch
 def test_the_promised_targets_are_there() -> None:
     names = [target.name for target in all_targets()]
     assert names[0] == "host"
-    assert {"x86-64-v3", "x86-64-v4", "cortex-a53", "cortex-m4"} <= set(names)
+    assert {"x86-64-v2", "x86-64-v3", "x86-64-v4", "cortex-a53", "cortex-m4"} <= set(names)
 
 
 def test_an_unknown_target_suggests_the_nearest() -> None:
@@ -33,8 +33,9 @@ def test_an_unknown_target_suggests_the_nearest() -> None:
 
 
 def test_levels_of_x86_64_contain_each_other() -> None:
-    v3, v4 = get_target("x86-64-v3").features, get_target("x86-64-v4").features
-    assert v3 < v4
+    v2, v3, v4 = (get_target(f"x86-64-v{level}").features for level in (2, 3, 4))
+    assert v2 < v3 < v4
+    assert "avx" not in v2
     assert {"avx2", "fma"} <= v3
     assert {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} == v4 - v3
 
@@ -67,6 +68,17 @@ def test_llvm_is_told_exactly_the_features_of_the_row() -> None:
 def test_a_row_with_an_unknown_feature_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="avx512vnni"):
         dataclasses.replace(get_target("x86-64-v3"), features=frozenset({"avx512-vnni"}))
+
+
+def test_features_of_another_architecture_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"'cortex-a53': aarch64-linux-gnu cannot have .* 'avx2', .* family 'x86'"):
+        dataclasses.replace(get_target("cortex-a53"), features=frozenset({"neon", "avx2"}))
+
+
+def test_a_library_with_a_feature_that_no_cpu_tells_of_is_refused() -> None:
+    assert get_target("cortex-m4").features == {"dsp"}
+    with pytest.raises(UsageError, match="'cortex-m4': a CPU cannot be asked whether it has 'dsp'"):
+        dataclasses.replace(get_target("cortex-m4"), emitter="library")
 
 
 def test_a_user_can_add_a_target_once(monkeypatch: pytest.MonkeyPatch) -> None:

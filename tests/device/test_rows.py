@@ -26,7 +26,7 @@ from subbyte.tvm_kernels.targets import Target, get_target
 pytestmark = pytest.mark.device
 
 Array = npt.NDArray[Any]
-LLVM_TARGETS = ("x86-64-v3", "cortex-a53")
+LLVM_TARGETS = ("x86-64-v2", "x86-64-v3", "cortex-a53")
 REFUSED_ALWAYS = {
     **{(target, "bit-slice for Product[Bits, LowBitTensor]"): "for C sources only" for target in LLVM_TARGETS},
     (

@@ -54,6 +54,7 @@ def made(target: str, member: str, folder: Path, network: str = "resnet8", schem
 @pytest.mark.parametrize(
     ("target", "cpu", "missing"),
     [
+        ("x86-64-v2", "Conroe", {"popcnt", "sse41", "sse42"}),
         ("x86-64-v3", "Nehalem", {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}),
         ("x86-64-v4", "Haswell", AVX512),
     ],
@@ -69,14 +70,15 @@ def test_the_bench_program_names_what_the_cpu_lacks(target: str, cpu: str, missi
     assert emulate_linux("x86_64", tmp_path / "bench", "--help", cpu=cpu).returncode == 0
 
 
-NETWORKS = list(product(("resnet8", "ds_cnn", "vit_micro"), ("int8", "int4", "ternary", "pow2", "binary")))
+LEVELS = {"x86-64-v2": "Nehalem", "x86-64-v3": "Haswell"}  # the first CPU that has all of it
+NETWORKS = list(product(LEVELS, ("resnet8", "ds_cnn", "vit_micro"), ("int8", "int4", "ternary", "pow2", "binary")))
 
 
-@pytest.mark.sampled("network, scheme", NETWORKS, 6)
-def test_a_cpu_that_has_all_runs_it(network: str, scheme: str, tmp_path: Path) -> None:
-    """AVX2 alone: the golden outputs to the bit, but for the floats between the layers of a transformer."""
-    program = made("x86-64-v3", "bench", tmp_path, network, scheme)
-    done = emulate_linux("x86_64", program, "--iterations", "1", "--json", cpu="Haswell")
+@pytest.mark.sampled("level, network, scheme", NETWORKS, 10)
+def test_a_cpu_that_has_all_runs_it(level: str, network: str, scheme: str, tmp_path: Path) -> None:
+    """The golden outputs to the bit, but for the floats between the layers of a transformer."""
+    program = made(level, "bench", tmp_path, network, scheme)
+    done = emulate_linux("x86_64", program, "--iterations", "1", "--json", cpu=LEVELS[level])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["golden_ok"] is True
