@@ -24,7 +24,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import subbyte
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 from subbyte.runtime.machine import machine
 
 FLOAT = onnx.TensorProto.FLOAT

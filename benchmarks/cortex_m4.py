@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 from subbyte.tvm_kernels.compiler import compile
 
 INSTRUCTIONS_PER_TICK = 40

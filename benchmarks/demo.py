@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 from subbyte.runtime.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from subbyte.errors import CheckpointError
+from subbyte.files.output import write_file
 from subbyte.models import Data, load_data, train
 from subbyte.models.checkpoint import read_config, read_metrics, versions
 from subbyte.models.data import ImageTensors
-from subbyte.output_file import write_file
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "float": {"epochs": 8, "learning_rate": 3e-3},

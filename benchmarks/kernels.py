@@ -27,9 +27,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from subbyte.files.output import write_file
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
-from subbyte.onnx_runtime import onnxruntime
-from subbyte.output_file import write_file
+from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.tvm_kernels.kernels.tir.execute import compile_kernel
 from subbyte.tvm_kernels.operators import (
     Bias,

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 import subbyte
+from subbyte.files.output import write_file
 from subbyte.judge.verdict import compare, prepare
 from subbyte.models.quant import get_scheme, quantize
-from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels import get_target
 

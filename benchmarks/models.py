@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 import subbyte
+from subbyte.files.output import write_file
 from subbyte.judge.verdict import compare, prepare
 from subbyte.models import untrained
-from subbyte.output_file import write_file
 from subbyte.runtime.machine import machine
 
 SIZES = {"resnet18": (3, 224), "deit_tiny": (3, 224), "resnet8": (3, 32), "ds_cnn": (1, 28), "vit_micro": (1, 28)}

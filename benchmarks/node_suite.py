@@ -33,7 +33,7 @@ import onnx.numpy_helper
 
 import subbyte
 from subbyte.errors import ModelError, SubbyteError
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 
 RESULTS = Path(__file__).parent / "results" / "node_suite.json"
 TRIES = ("right", "right with golden inputs", "right with constants")

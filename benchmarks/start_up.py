@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 
 CHILD = {
     "subbyte": """

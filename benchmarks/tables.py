@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -232,10 +232,10 @@ def demo() -> list[str]:
 
 def limits_of_files() -> list[str]:
     """What a file from outside may ask for, not from JSON but from the program that checks it."""
-    from subbyte import limits
+    from subbyte.files import limits
 
     rows = [[meaning, f"{getattr(limits, name):,}", f"`{name}`"] for name, meaning in limits.MEANINGS.items()]
-    return table(["at most", "", "in `subbyte/limits.py`"], rows)
+    return table(["at most", "", "in `files/limits.py`"], rows)
 
 
 def fuzzers() -> list[str]:

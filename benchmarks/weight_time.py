@@ -25,7 +25,7 @@ from onnx import helper, numpy_helper
 
 from subbyte import formats
 from subbyte.export.functions import append_functions
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels.lowering import lower
 from subbyte.tvm_kernels.targets import get_target

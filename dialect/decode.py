@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from subbyte import limits
 from subbyte.dialect.function import (
     Array,
     Call,
@@ -27,6 +26,7 @@ from subbyte.dialect.function import (
     function_of,
 )
 from subbyte.errors import FormatError
+from subbyte.files import limits
 from subbyte.formats import Format, LowBitTensor, PerChannel, PerGroup, PerTensor, all_formats, unpack
 
 # ---- parts of bodies: packed bytes [rows, bytes] to levels [rows, depth] ----

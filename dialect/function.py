@@ -23,10 +23,10 @@ import onnx.parser
 
 from subbyte import dialect
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, OPSET
+from subbyte.dialect.walk import label_of
 from subbyte.errors import ExportError, ModelError, RegistrationError, UnknownNameError, one_line
 from subbyte.formats import Format, all_formats
 from subbyte.formats.energy import wrong_operations
-from subbyte.onnx_walk import label_of
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

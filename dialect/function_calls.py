@@ -13,12 +13,12 @@ from typing import Any
 import onnx
 import onnx.inliner
 
-from subbyte import limits
 from subbyte.dialect.function import find
 from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION
+from subbyte.dialect.payloads import with_payloads, without_payloads
+from subbyte.dialect.walk import all_nodes, every_node, label_of
 from subbyte.errors import ModelError, one_line
-from subbyte.onnx_walk import all_nodes, every_node, label_of
-from subbyte.payloads import with_payloads, without_payloads
+from subbyte.files import limits
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 # Domains whose operators engines implement; a function that the file defines there takes precedence.

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from subbyte.dialect.decode import low_bit, weights_of
 from subbyte.dialect.function import Call
 from subbyte.dialect.macs import Shapes
+from subbyte.dialect.payloads import without_payloads
+from subbyte.dialect.shapes import with_shapes
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor
-from subbyte.payloads import without_payloads
-from subbyte.shapes import with_shapes
 
 Array = npt.NDArray[Any]
 

@@ -31,13 +31,13 @@ from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
 from subbyte.dialect.layers import Layer, is_integer_product, layers
 from subbyte.dialect.names import DOMAIN
+from subbyte.dialect.walk import all_nodes, every_node
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.onnx_file import load_onnx
 from subbyte.export.output_channels import OutputChannels
-from subbyte.onnx_file import Source
-from subbyte.onnx_runtime import onnxruntime
-from subbyte.onnx_walk import all_nodes, every_node
-from subbyte.saturation import onnxruntime_saturates
+from subbyte.onnx_files.loader import Source
+from subbyte.onnx_files.onnxruntime import onnxruntime
+from subbyte.onnx_files.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
 

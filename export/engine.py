@@ -14,8 +14,8 @@ from subbyte.dialect.graph import view
 from subbyte.dialect.layers import integer_sums
 from subbyte.errors import ExportError, InputError
 from subbyte.export.onnx_file import load_onnx
-from subbyte.onnx_file import Source
-from subbyte.onnx_runtime import onnxruntime
+from subbyte.onnx_files.loader import Source
+from subbyte.onnx_files.onnxruntime import onnxruntime
 
 Array = npt.NDArray[Any]
 Inputs = Array | Mapping[str, Array]

@@ -29,13 +29,13 @@ from subbyte.export.engine import onnx_codes
 from subbyte.export.onnx_file import save_onnx
 from subbyte.export.outputs import INPUT, named_outputs
 from subbyte.export.verify import Verification, canonical_paths, quantized_layer, verify
+from subbyte.files.output import checked_output
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
 from subbyte.models.checkpoint_files import files_of
 from subbyte.models.quant.eval_constants import exporting, named_constants, refresh
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.observe import Observation, observe
 from subbyte.models.quant.quantizer import ActivationQuantizer
-from subbyte.output_file import checked_output
 
 Array = npt.NDArray[Any]
 

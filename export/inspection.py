@@ -19,13 +19,13 @@ from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QONNX, QUANTIZERS, SHAPE_OF_INPUT, full_name
 from subbyte.dialect.layers import CODE_PRESERVING, PRODUCTS, layers
 from subbyte.dialect.macs import MACS, UnknownShape
+from subbyte.dialect.payloads import tensor_bytes, with_payloads, without_payloads
+from subbyte.dialect.shapes import with_shapes
+from subbyte.dialect.walk import label_of, subgraphs
 from subbyte.errors import ModelError, one_line
 from subbyte.export.onnx_file import load_onnx
 from subbyte.formats import PerGroup
-from subbyte.onnx_file import Source, open_onnx
-from subbyte.onnx_walk import label_of, subgraphs
-from subbyte.payloads import tensor_bytes, with_payloads, without_payloads
-from subbyte.shapes import with_shapes
+from subbyte.onnx_files.loader import Source, open_onnx
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import EncodeError
 
-from subbyte import limits
 from subbyte.dialect.function_calls import inline_foreign_functions
 from subbyte.dialect.known_operators import NO_PRODUCTS, unknown_nodes
 from subbyte.dialect.macs import MACS
+from subbyte.dialect.walk import every_node
 from subbyte.errors import ExportError
-from subbyte.onnx_checks import unknown_operators
-from subbyte.onnx_file import Source, naming, open_onnx
-from subbyte.onnx_walk import every_node
-from subbyte.output_file import write_file
+from subbyte.files import limits
+from subbyte.files.output import write_file
+from subbyte.onnx_files.checks import unknown_operators
+from subbyte.onnx_files.loader import Source, naming, open_onnx
 
 
 def load_onnx(source: Source) -> onnx.ModelProto:
@@ -42,7 +42,7 @@ def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def save_onnx(model: onnx.ModelProto, path: str | os.PathLike[str]) -> bytes:
-    """Write the model through `subbyte.output_file`; returns the bytes written.
+    """Write the model through `subbyte.files.output`; returns the bytes written.
 
     Raises ExportError when the model is over 2 GB, WriteError when the folder is missing or the disk full.
     """

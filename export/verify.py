@@ -18,12 +18,12 @@ import onnx
 import torch
 from torch import nn
 
+from subbyte.dialect.exactness import EXACT_OPERATORS
 from subbyte.dialect.function import Exactness, Quantizer, all_functions, function_of
 from subbyte.dialect.graph import GraphView, view
 from subbyte.dialect.known_operators import full_name
 from subbyte.dialect.layers import SUMS, is_integer_product
 from subbyte.errors import ExportError
-from subbyte.exactness import EXACT_OPERATORS
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
 from subbyte.export.outputs import output_arrays
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT

@@ -22,8 +22,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from subbyte import limits
 from subbyte.errors import CheckpointError, DataError, SubbyteError, UsageError
+from subbyte.files import limits
+from subbyte.files.output import make_folder
 from subbyte.models.checkpoint_files import (
     DESCRIPTION,
     check_bools,
@@ -40,7 +41,6 @@ from subbyte.models.on_meta import refuse_other_shapes
 from subbyte.models.options import mistyped
 from subbyte.models.quant.state_dict_versions import upgraded
 from subbyte.models.zoo import create, get_model
-from subbyte.output_file import make_folder
 
 VERSION = 3  # 1 held steps instead of their change from the start; 1 and 2 named all tensors alike; they are read, too
 

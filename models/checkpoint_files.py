@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from subbyte import limits
 from subbyte.errors import CheckpointError, UsageError
-from subbyte.file_kinds import CHECKPOINT, kind_of
-from subbyte.output_file import write_file
-from subbyte.plain_file import open_plain, size_of
+from subbyte.files import limits
+from subbyte.files.kinds import CHECKPOINT, kind_of
+from subbyte.files.output import write_file
+from subbyte.files.plain import open_plain, size_of
 
 try:
     import fcntl

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subbyte import limits
 from subbyte.errors import DataError, MissingDependencyError, UnknownNameError, UsageError, one_line
-from subbyte.plain_file import open_plain
+from subbyte.files import limits
+from subbyte.files.plain import open_plain
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

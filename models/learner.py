@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from subbyte.errors import UsageError
+from subbyte.files.output import write_file
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import Config, save_checkpoint
 from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import Data
 from subbyte.models.losses import Loss, Outputs, Targets
 from subbyte.models.quant import set_progress
-from subbyte.output_file import write_file
 
 LOG = "log.csv"
 

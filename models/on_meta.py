@@ -14,8 +14,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from subbyte import limits
 from subbyte.errors import CheckpointError
+from subbyte.files import limits
 
 MOST_PARAMETERS = 1000  # beyond those of the file: a model of another kind still gets a message about its tensors
 

@@ -27,6 +27,8 @@ from subbyte.errors import (
     UsageError,
     one_line,
 )
+from subbyte.files.output import check_output_folder, make_folder
+from subbyte.files.plain import open_plain
 from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
     Checkpoint,
@@ -42,8 +44,6 @@ from subbyte.models.checkpoint_files import DESCRIPTION, STATE, files_of
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import create_loss, get_loss
 from subbyte.models.zoo import create, options_for_scheme
-from subbyte.output_file import check_output_folder, make_folder
-from subbyte.plain_file import open_plain
 
 if TYPE_CHECKING:
     from subbyte.models.learner import EpochReport

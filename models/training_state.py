@@ -17,9 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from subbyte.errors import CheckpointError
+from subbyte.files.output import write_file
+from subbyte.files.plain import open_plain
 from subbyte.models.checkpoint_files import check_bools, parse, read_header
-from subbyte.output_file import write_file
-from subbyte.plain_file import open_plain
 
 _KIND = "subbyte training state 2"  # 1 held steps instead of their change from the start
 _REMEDY = "train again without resume"

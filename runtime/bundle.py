@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, SupportsIndex
 
 from subbyte.errors import BundleError, SessionError, UsageError
-from subbyte.file_kinds import ONNX, kind_of
-from subbyte.output_file import output_file
-from subbyte.plain_file import open_plain
+from subbyte.files.kinds import ONNX, kind_of
+from subbyte.files.output import output_file
+from subbyte.files.plain import open_plain
 from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
 from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, NewMember
@@ -333,7 +333,7 @@ def write_bundle(
 ) -> Path:
     """Write a bundle: `manifest`, whose "schema" and "members" are filled in, and members as bytes or files to copy.
 
-    Written as `subbyte.output_file` does, but opened and checked as a reader would and by `check` before it gets its
+    Written as `subbyte.files.output` does, but opened and checked as a reader would and by `check` before it gets its
     name: there is never half a bundle at `path`, and none when `check` raises. Raises BundleError when the manifest or
     a member breaks a rule of docs/bundle.md, WriteError for a full disk.
     """

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from subbyte import limits
 from subbyte.errors import EnergyError, UsageError
-from subbyte.plain_file import read_plain
+from subbyte.files import limits
+from subbyte.files.plain import read_plain
 from subbyte.runtime.energy import Energy, Reading, checked, energy_of
 from subbyte.runtime.meter_table import Log, numbers, read_log
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from subbyte.errors import BundleError, InputError, SessionError, SubbyteError
-from subbyte.output_file import what_to_do
+from subbyte.files.output import what_to_do
 from subbyte.runtime.bundle import raise_if_exhausted
 from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from subbyte import limits
 from subbyte.errors import one_line
-from subbyte.plain_file import open_plain
+from subbyte.files import limits
+from subbyte.files.plain import open_plain
 
 Array = npt.NDArray[Any]
 

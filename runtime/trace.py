@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from subbyte.output_file import write_file
+from subbyte.files.output import write_file
 from subbyte.runtime.golden import golden_inputs
 from subbyte.runtime.session import Session
 

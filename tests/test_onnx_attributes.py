@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from subbyte.errors import ModelError
-from subbyte.onnx_attributes import check_attributes
+from subbyte.onnx_files.attributes import check_attributes
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph
 

@@ -14,11 +14,11 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import subbyte
-from subbyte import limits
 from subbyte.cli import main
 from subbyte.errors import ModelError, UsageError
 from subbyte.export import inspect, load_onnx
-from subbyte.onnx_file import open_onnx
+from subbyte.files import limits
+from subbyte.onnx_files.loader import open_onnx
 from subbyte.tvm_kernels.onnx_model import load_model
 
 FLOAT = onnx.TensorProto.FLOAT

@@ -20,9 +20,9 @@ from this_machine import with_mount
 
 import subbyte
 from subbyte.errors import SubbyteError, UsageError, WriteError
-from subbyte.file_kinds import kind_of
-from subbyte.output_file import check_output_folder, checked_output, is_stdout, output_file, write_file
-from subbyte.plain_file import open_plain, read_plain
+from subbyte.files.kinds import kind_of
+from subbyte.files.output import check_output_folder, checked_output, is_stdout, output_file, write_file
+from subbyte.files.plain import open_plain, read_plain
 
 
 def check_output(path: str | Path, what: str, *inputs: Path | None) -> None:
@@ -159,7 +159,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
 WRITE = """
 import os, sys
 from pathlib import Path
-from subbyte.output_file import check_output_folder, checked_output, write_file
+from subbyte.files.output import check_output_folder, checked_output, write_file
 from subbyte.errors import SubbyteError
 folder = Path(sys.argv[1])
 for step in (
@@ -294,7 +294,7 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
 
 STDOUT = """
 import sys
-from subbyte.output_file import is_stdout, write_file
+from subbyte.files.output import is_stdout, write_file
 print("before")
 write_file(sys.argv[1], b"content\\n")
 print("after", is_stdout(sys.argv[1]))
@@ -326,7 +326,7 @@ WRITES = re.compile(
     r"""|onnx\.save|save_file\(|np\.savez?\((?!file|held)|mkstemp|\.tofile\(|\.touch\("""
 )
 PRIVATE = {  # files of a temporary folder, which no user names
-    "subbyte/output_file.py",
+    "files/output.py",
     "tvm_kernels/emit/library.py",
     "tvm_kernels/emit/source.py",
     "runtime/native.py",

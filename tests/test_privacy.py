@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from this_machine import skip_unless_it_runs
 
-from subbyte.onnx_runtime import VARIABLE
+from subbyte.onnx_files.onnxruntime import VARIABLE
 
 ALONE = (
     "unshare",
@@ -126,7 +126,7 @@ def test_an_import_before_ours_is_warned_of_once() -> None:
     code = """
 import warnings
 import onnxruntime
-from subbyte.onnx_runtime import onnxruntime as ours
+from subbyte.onnx_files.onnxruntime import onnxruntime as ours
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert ours() is ours() is onnxruntime

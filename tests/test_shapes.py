@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from subbyte.dialect.graph import view
-from subbyte.shapes import with_shapes
+from subbyte.dialect.shapes import with_shapes
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
 FUNCTION = '<domain: "own", opset_import: ["" : 21]>'

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subbyte.errors import CompileError, UsageError
-from subbyte.onnx_file import OnnxFile, open_onnx
-from subbyte.output_file import check_temporary, checked_output, write_file
+from subbyte.files.output import check_temporary, checked_output, write_file
+from subbyte.onnx_files.loader import OnnxFile, open_onnx
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorFacts
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from subbyte.errors import MORE_MEMORY, CompileError, SubbyteError, WriteError
-from subbyte.output_file import what_to_do
+from subbyte.files.output import what_to_do
 
 LONGEST = 300  # characters of a foreign message
 P = ParamSpec("P")

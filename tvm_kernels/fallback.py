@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from subbyte.dialect.exactness import INTEGER_PRODUCTS
 from subbyte.errors import CompileError
-from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node

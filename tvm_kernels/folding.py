@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import onnx.reference
 
-from subbyte import limits
+from subbyte.dialect.walk import label_of
 from subbyte.errors import ModelError
-from subbyte.onnx_walk import label_of
+from subbyte.files import limits
 from subbyte.tvm_kernels.graph import Graph, Value
 
 # An element that NumPy computes with others takes as long as 64 multiply-adds of a float product; one by which Python

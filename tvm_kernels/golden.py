@@ -9,9 +9,9 @@ import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
 
+from subbyte.dialect.exactness import PRODUCTS, RoundingTies, holds_integers, largest_of
 from subbyte.errors import ModelError
-from subbyte.exactness import PRODUCTS, RoundingTies, holds_integers, largest_of
-from subbyte.onnx_file import Source
+from subbyte.onnx_files.loader import Source
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden

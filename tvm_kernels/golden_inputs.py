@@ -24,9 +24,9 @@ from subbyte.dialect.graph import GraphView
 from subbyte.dialect.graph import view as view_of
 from subbyte.dialect.macs import UnknownShape
 from subbyte.errors import UsageError
-from subbyte.file_kinds import ARCHIVE_OF_ARRAYS, kind_of
-from subbyte.onnx_file import Source, open_onnx
-from subbyte.plain_file import open_plain, size_of
+from subbyte.files.kinds import ARCHIVE_OF_ARRAYS, kind_of
+from subbyte.files.plain import open_plain, size_of
+from subbyte.onnx_files.loader import Source, open_onnx
 from subbyte.runtime.npy import load_npy, read_npy
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.operators.check_indices import INDEXED

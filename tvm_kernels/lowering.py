@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from subbyte.errors import CompileError
-from subbyte.onnx_file import OnnxFile, Source, naming, open_onnx
+from subbyte.onnx_files.loader import OnnxFile, Source, naming, open_onnx
 from subbyte.tvm_kernels import layout, precision
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Graph

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from subbyte.errors import CompileError, WriteError
-from subbyte.output_file import what_to_do_of_tool
+from subbyte.files.output import what_to_do_of_tool
 
 _one_at_a_time = threading.Lock()  # no other thread of this process may be inside of LLVM while it forks
 

@@ -20,11 +20,11 @@ from subbyte.dialect.function_calls import (
 )
 from subbyte.dialect.known_operators import unknown_nodes
 from subbyte.dialect.names import DOMAIN
+from subbyte.dialect.payloads import with_payloads, without_payloads
+from subbyte.dialect.walk import every_node
 from subbyte.errors import ModelError, one_line
-from subbyte.onnx_checks import OLDEST_OPSET, unknown_operators
-from subbyte.onnx_file import Source, naming, open_onnx
-from subbyte.onnx_walk import every_node
-from subbyte.payloads import with_payloads, without_payloads
+from subbyte.onnx_files.checks import OLDEST_OPSET, unknown_operators
+from subbyte.onnx_files.loader import Source, naming, open_onnx
 from subbyte.runtime.manifest import MAX_RANK, MAX_TENSORS, MODEL_DTYPES
 from subbyte.tvm_kernels.foreign_reference import OPERATORS
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from subbyte import exactness
+from subbyte.dialect import exactness
 from subbyte.dialect.graph import DATA_MOVEMENT as ONNX_DATA_MOVEMENT
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.graph import Array, Graph, Node

@@ -16,15 +16,15 @@ import onnx
 import onnx.numpy_helper
 import onnx.shape_inference
 
-from subbyte import limits
 from subbyte.dialect.decode import low_bit
 from subbyte.dialect.function import Call, PackedWeights, find, function_of
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, opset_of
 from subbyte.dialect.known_operators import QONNX, QUANTIZERS
 from subbyte.dialect.names import DOMAIN
+from subbyte.dialect.walk import label_of
 from subbyte.errors import FormatError, ModelError, one_line
-from subbyte.onnx_attributes import check_node
-from subbyte.onnx_walk import label_of
+from subbyte.files import limits
+from subbyte.onnx_files.attributes import check_node
 from subbyte.runtime.manifest import MAX_RANK
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.folding import fold

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from subbyte.dialect.exactness import INTEGER_PRODUCTS, STATES_OUTPUT_DTYPE
 from subbyte.dialect.function_calls import ENGINES_OWN, inline_foreign_functions
+from subbyte.dialect.walk import every_node
 from subbyte.errors import ModelError, one_line
-from subbyte.exactness import INTEGER_PRODUCTS, STATES_OUTPUT_DTYPE
-from subbyte.onnx_file import Source, open_onnx
-from subbyte.onnx_runtime import onnxruntime
-from subbyte.onnx_walk import every_node
-from subbyte.saturation import onnxruntime_saturates
+from subbyte.onnx_files.loader import Source, open_onnx
+from subbyte.onnx_files.onnxruntime import onnxruntime
+from subbyte.onnx_files.saturation import onnxruntime_saturates
 
 Array = npt.NDArray[Any]
 

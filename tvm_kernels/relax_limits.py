@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from subbyte.dialect.exactness import INTEGER_PRODUCTS
 from subbyte.errors import CompileError
-from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.tvm_kernels import relax_converters
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.pattern import other_than_default

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from subbyte.errors import CompileError, ModelError
-from subbyte.onnx_file import Source
+from subbyte.onnx_files.loader import Source
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.golden import within_tolerance
 from subbyte.runtime.npy import load_npy

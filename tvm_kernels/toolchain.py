@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from subbyte.errors import ToolchainError, WriteError
-from subbyte.output_file import what_to_do_of_tool
+from subbyte.files.output import what_to_do_of_tool
 from subbyte.tvm_kernels.targets import Target
 
 TIMEOUT_SECONDS = 900  # zig's first build for a target included

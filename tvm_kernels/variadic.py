@@ -13,7 +13,7 @@ import onnx
 import onnx.helper
 
 from subbyte.dialect.function_calls import STANDARD_DOMAINS
-from subbyte.onnx_walk import label_of
+from subbyte.dialect.walk import label_of
 from subbyte.tvm_kernels.graph import Graph
 
 MOST = 16  # inputs or outputs of one node

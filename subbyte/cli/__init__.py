@@ -88,7 +88,7 @@ def _one_line(error: Exception, command: str) -> tuple[int, str]:
     if isinstance(error, SubbyteError):
         return error.exit_code, str(error)
     from subbyte.cli.output import unprinted
-    from subbyte.output_file import what_to_do
+    from subbyte.files.output import what_to_do
 
     told = unprinted(error)
     if told is not None:

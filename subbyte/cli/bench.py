@@ -61,7 +61,7 @@ def bench(
     from subbyte.cli.output import printing_beside
     from subbyte.cli.tables import open_console
     from subbyte.errors import UsageError
-    from subbyte.output_file import checked_output, write_file
+    from subbyte.files.output import checked_output, write_file
     from subbyte.runtime.report import print_bench, print_energy_model
 
     given = {"--onnx": onnx, "--float-model": float_model, "--data": data, "--data-path": data_path}
@@ -95,7 +95,7 @@ def _ready_to_compare(
 ) -> Comparison:
     """What the verdict needs, looked for before anything is measured."""
     from subbyte.judge.verdict import prepare
-    from subbyte.onnx_runtime import onnxruntime
+    from subbyte.onnx_files.onnxruntime import onnxruntime
 
     import_module("onnx")
     onnxruntime()

@@ -58,7 +58,7 @@ def _golden(bundle: Path, trace: Path | None) -> bool:
     from subbyte.runtime.trace import write_trace
 
     if trace is not None:
-        from subbyte.output_file import check_output_folder, make_folder
+        from subbyte.files.output import check_output_folder, make_folder
 
         check_output_folder(trace, "--trace")
         make_folder(trace)

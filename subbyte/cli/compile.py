@@ -65,8 +65,8 @@ def compile(
     """
     import subbyte
     from subbyte.cli.output import printing_beside
-    from subbyte.onnx_file import open_onnx
-    from subbyte.output_file import checked_output
+    from subbyte.files.output import checked_output
+    from subbyte.onnx_files.loader import open_onnx
 
     output = output or model.with_suffix(".subbyte")
     with checked_output(output, "output", model, golden_inputs), printing_beside(output):

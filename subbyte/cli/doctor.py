@@ -12,7 +12,7 @@ def doctor() -> None:
     from rich.text import Text
 
     from subbyte.cli.tables import open_console
-    from subbyte.doctor import examine
+    from subbyte.judge.doctor import examine
 
     console = open_console()
     for section, rows in examine().items():

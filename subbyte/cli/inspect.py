@@ -17,7 +17,7 @@ def inspect(model: Path, as_json: bool) -> None:
 
     Dynamic shapes are a warning; unknown operators and inconsistent shapes are refused, as by `subbyte compile`.
     """
-    from subbyte.file_kinds import BUNDLE, kind_of
+    from subbyte.files.kinds import BUNDLE, kind_of
 
     if model.suffix == ".subbyte" or kind_of(model) == BUNDLE:
         from subbyte.runtime import open_bundle

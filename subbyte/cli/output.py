@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from subbyte.errors import UsageError, WriteError
-from subbyte.output_file import is_stdout
+from subbyte.files.output import is_stdout
 
 _UNPRINTED = {
     errno.EPIPE: "the reader of the output went away",

@@ -28,7 +28,7 @@ def run(bundle: Path, inputs: tuple[str, ...], output: Path | None, threads: int
     import subbyte
     from subbyte.cli.output import printing_beside
     from subbyte.errors import UnknownNameError, UsageError
-    from subbyte.output_file import checked_output, write_file
+    from subbyte.files.output import checked_output, write_file
 
     named: dict[str, Path] = {}
     positional: list[Path] = []

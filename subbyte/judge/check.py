@@ -20,7 +20,7 @@ from subbyte.judge.accuracy import refuse_unscorable, scored_on
 
 if TYPE_CHECKING:
     from subbyte.models.checkpoint import Checkpoint
-    from subbyte.onnx_file import OnnxFile
+    from subbyte.onnx_files.loader import OnnxFile
     from subbyte.runtime import Session
 
 Array = npt.NDArray[Any]
@@ -127,7 +127,7 @@ def check(
     from subbyte.export import largest_accumulators, load_onnx, torch_observations
     from subbyte.export.verify import inexact_nodes, output_shapes
     from subbyte.models.checkpoint import load_checkpoint
-    from subbyte.onnx_file import open_onnx
+    from subbyte.onnx_files.loader import open_onnx
 
     loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     model = loaded.model.eval()

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from subbyte import limits
 from subbyte.errors import DataError, UnknownNameError, UsageError, one_line
+from subbyte.files import limits
+from subbyte.files.plain import read_plain
 from subbyte.judge.accuracy import refuse_unscorable, scored_on
-from subbyte.onnx_runtime import onnxruntime
-from subbyte.plain_file import read_plain
-from subbyte.saturation import onnxruntime_saturates
+from subbyte.onnx_files.onnxruntime import onnxruntime
+from subbyte.onnx_files.saturation import onnxruntime_saturates
 
 if TYPE_CHECKING:
     from subbyte.runtime import Session
@@ -112,7 +112,7 @@ def prepare(
     ModelError for a damaged `float_model`.
     """
     from subbyte.export import float_baseline, load_onnx
-    from subbyte.onnx_file import open_onnx
+    from subbyte.onnx_files.loader import open_onnx
     from subbyte.runtime import open_bundle
 
     bundle = Path(bundle)

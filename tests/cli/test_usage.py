@@ -92,7 +92,7 @@ def test_options_of_the_comparison_need_a_baseline(tmp_path: Path) -> None:
 
 
 def test_doctor_names_the_extra_of_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subbyte.doctor.PACKAGES", {"no-such-package": "train"})
+    monkeypatch.setattr("subbyte.judge.doctor.PACKAGES", {"no-such-package": "train"})
     result = call("doctor")
     assert result.exit_code == 0, result.output
     assert "pip install 'subbyte[train]'" in result.output

@@ -11,8 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import subbyte
-from subbyte import limits
 from subbyte.errors import ModelError
+from subbyte.files import limits
 from subbyte.tvm_kernels import folding
 from subbyte.tvm_kernels.lowering import lower_graph
 from subbyte.tvm_kernels.onnx_model import load_model

@@ -17,9 +17,9 @@ from onnx.reference import ReferenceEvaluator
 import subbyte
 from subbyte.cli import main
 from subbyte.errors import ModelError, UsageError
+from subbyte.onnx_files.saturation import onnxruntime_saturates
 from subbyte.runtime.golden import golden_inputs, golden_outputs
 from subbyte.runtime.host import cpu_features, machine
-from subbyte.saturation import onnxruntime_saturates
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.foreign_reference import OPERATORS
 from subbyte.tvm_kernels.golden_inputs import index_ranges, random_inputs

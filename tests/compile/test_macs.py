@@ -10,9 +10,9 @@ import onnx.helper as helper
 import pytest
 from onnx import TensorProto
 
+from subbyte.dialect.exactness import INTEGER_PRODUCTS
 from subbyte.dialect.known_operators import NO_PRODUCTS
 from subbyte.dialect.macs import MACS, Shapes, UnknownShape
-from subbyte.exactness import INTEGER_PRODUCTS
 from subbyte.runtime.energy_model import OPERATIONS_PJ, model_operators
 from subbyte.tvm_kernels.fallback import PRODUCTS
 from subbyte.tvm_kernels.lowering import lower

@@ -13,8 +13,8 @@ from hand_graphs import Builder, cnn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subbyte import limits
 from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError
+from subbyte.files import limits
 from subbyte.tvm_kernels.lowering import lower_graph
 from subbyte.tvm_kernels.onnx_model import load_model
 from subbyte.tvm_kernels.read_graph import read_graph

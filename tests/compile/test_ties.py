@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import subbyte
-from subbyte.exactness import RoundingTies
+from subbyte.dialect.exactness import RoundingTies
 from subbyte.runtime.bundle import open_bundle, write_bundle
 from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan

@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 
 import subbyte
 from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError, WriteError
-from subbyte.onnx_file import naming
+from subbyte.onnx_files.loader import naming
 from subbyte.tvm_kernels.abi import Wanted, compile_objects, lower
 from subbyte.tvm_kernels.error_context import named_errors, working_on
 from subbyte.tvm_kernels.object_file import object_bytes

@@ -11,10 +11,10 @@ import pytest
 
 import subbyte
 from subbyte.dialect import function as register
+from subbyte.dialect.exactness import RoundingTies
 from subbyte.dialect.function import Body, Exactness, Function, Values
 from subbyte.dialect.graph import view
 from subbyte.dialect.layers import integer_sums, integer_valued, is_integer_product, layers
-from subbyte.exactness import RoundingTies
 from subbyte.export import float_baseline, inspect, run_onnx
 from subbyte.export.functions import append_functions
 from subbyte.export.verify import inexact_nodes

@@ -13,7 +13,7 @@ import onnx
 from kinds import Fault
 
 import subbyte
-from subbyte.exactness import PRODUCTS
+from subbyte.dialect.exactness import PRODUCTS
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 
 

@@ -15,7 +15,7 @@ import onnx
 from engines import Case, judged
 from onnx import TensorProto, helper, numpy_helper
 
-from subbyte.onnx_attributes import check_attributes
+from subbyte.onnx_files.attributes import check_attributes
 
 OPSET = 21
 LEFT_OUT = {

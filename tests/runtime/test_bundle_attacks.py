@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tiny_bundle import tiny_manifest
 
 from subbyte.errors import BundleError
-from subbyte.file_kinds import kind_of
+from subbyte.files.kinds import kind_of
 from subbyte.runtime import load
 from subbyte.runtime.archive import MAX_BUNDLE_BYTES
 from subbyte.runtime.bundle import open_bundle, write_bundle

@@ -17,7 +17,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from subbyte import exactness
+from subbyte.dialect import exactness
 from subbyte.dialect.function import Quantizer, find
 from subbyte.dialect.graph import DATA_MOVEMENT as ONNX_DATA_MOVEMENT
 from subbyte.dialect.names import DOMAIN

@@ -13,13 +13,13 @@ from math import prod
 import onnx
 import onnx.checker
 
-from subbyte import limits
 from subbyte.dialect.function_calls import STANDARD_DOMAINS, expanded, opset_of
 from subbyte.dialect.known_operators import full_name
+from subbyte.dialect.payloads import tensor_bytes, tensor_values, without_payloads
+from subbyte.dialect.walk import all_nodes, every_node, every_tensor, label_of
 from subbyte.errors import ModelError, one_line
-from subbyte.onnx_attributes import check_attributes
-from subbyte.onnx_walk import all_nodes, every_node, every_tensor, label_of
-from subbyte.payloads import tensor_bytes, tensor_values, without_payloads
+from subbyte.files import limits
+from subbyte.onnx_files.attributes import check_attributes
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()  # of the installed onnx, whose schemas give shapes and bodies
 MOST_AXES = 32  # that every NumPy can hold

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subbyte.errors import UsageError
-from subbyte.plain_file import open_plain, size_of
+from subbyte.files.plain import open_plain, size_of
 
 ONNX = "an ONNX model"
 BUNDLE = "a .subbyte bundle"

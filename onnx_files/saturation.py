@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from subbyte.onnx_runtime import onnxruntime
+from subbyte.onnx_files.onnxruntime import onnxruntime
 
 
 @functools.cache

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 
-from subbyte import limits
+from subbyte.dialect.payloads import tensor_bytes
+from subbyte.dialect.walk import all_graphs, every_tensor
 from subbyte.errors import ModelError
-from subbyte.onnx_walk import all_graphs, every_tensor
-from subbyte.payloads import tensor_bytes
-from subbyte.plain_file import open_plain, size_of
+from subbyte.files import limits
+from subbyte.files.plain import open_plain, size_of
 
 
 @dataclass(frozen=True)

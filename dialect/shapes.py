@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 import onnx
 
-from subbyte.onnx_walk import all_graphs, every_node, subgraphs
+from subbyte.dialect.walk import all_graphs, every_node, subgraphs
 
 LARGEST_STEP = 2**31 - 1
 MOST_JOINED = 2**20  # elements that all Concats of vectors make, of which ONNX takes some 100 bytes each

@@ -1,7 +1,7 @@
 """The loader of ONNX files, for export, inspect, compile, check and golden runs. It does not trust their content.
 
-A file is read once and passed on as `OnnxFile`, because the content at its path may change. limits.py has the limits,
-onnx_checks.py the checks.
+A file is read once and passed on as `OnnxFile`, because the content at its path may change. files/limits.py has the
+limits, checks.py the checks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Error as ProtobufError
 
-from subbyte import limits
 from subbyte.errors import MORE_MEMORY, ModelError, SubbyteError, UsageError, one_line
-from subbyte.external_data import load_external
-from subbyte.file_kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
-from subbyte.onnx_checks import check_content, check_graph
-from subbyte.plain_file import open_plain, size_of
+from subbyte.files import limits
+from subbyte.files.kinds import BUNDLE, CHECKPOINT, ONNX, kind_of
+from subbyte.files.plain import open_plain, size_of
+from subbyte.onnx_files.checks import check_content, check_graph
+from subbyte.onnx_files.external_data import load_external
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from subbyte.errors import MORE_MEMORY, UsageError, WriteError
-from subbyte.plain_file import not_read
+from subbyte.files.plain import not_read
 
 _MOST_LINKS = 40  # in a row, as Linux has it
 _CHUNK = 1 << 20  # bytes

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 import onnx
 
 from subbyte.dialect.function_calls import STANDARD_DOMAINS
+from subbyte.dialect.walk import every_node, label_of
 from subbyte.errors import ModelError
-from subbyte.onnx_walk import every_node, label_of
 
 _FLAGS = """
     align_corners allowzero antialias broadcast ceil_mode center_point_box count_include_pad detect_negative
