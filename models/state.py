@@ -33,7 +33,7 @@ def register_state(module: nn.Module, name: str, initial: Tensor) -> None:
     where = f"state '{name}' of {type(module).__name__}"
     if not name.isidentifier() or hasattr(module, name) or hasattr(module, _INITIAL.format(name)):
         raise QuantizationError(
-            f"{where}: the name is taken or is no identifier; a state becomes the attributes '{name}' and "
+            f"{where}: the name is taken or is not an identifier; a state becomes the attributes '{name}' and "
             f"'{_INITIAL.format(name)}'"
         )
     if initial.dtype != torch.float32 or initial.dim() < 1 or initial.shape[0] != 1 or not initial.numel():
