@@ -15,6 +15,7 @@ from subbyte.dialect.function import Call
 from subbyte.dialect.macs import Shapes
 from subbyte.dialect.payloads import without_payloads
 from subbyte.dialect.shapes import with_shapes
+from subbyte.dialect.state import states
 from subbyte.errors import FormatError, ModelError
 from subbyte.formats import LowBitTensor
 
@@ -94,6 +95,7 @@ def view(model: onnx.ModelProto) -> GraphView:
         inferred = with_shapes(without_payloads(model)).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = graph  # with the shapes that the file gives
+    given = {state.input for state in states(model)}  # their initializers are initial values, not constants
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -102,7 +104,7 @@ def view(model: onnx.ModelProto) -> GraphView:
         model,
         {name: node for node in graph.node for name in node.output if name},
         consumers,
-        {tensor.name: tensor for tensor in graph.initializer},
+        {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given},
         {info.name: info.type for info in (*inferred.value_info, *inferred.input, *inferred.output)},
     )
 

@@ -88,6 +88,11 @@ def integer_valued(graph: GraphView, name: str) -> bool:
     )
 
 
+def copied_from(graph: GraphView, name: str) -> list[str]:
+    """The values whose elements a value has unchanged: before data movement and maxima."""
+    return _sources(graph, name, CODE_PRESERVING)
+
+
 def _is_integer_constant(graph: GraphView, name: str) -> bool:
     constant = graph.constant(name)
     return constant is not None and bool(np.all(constant == np.rint(constant)))

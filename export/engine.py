@@ -12,6 +12,7 @@ import onnx
 from subbyte.dialect.function import Quantizer, function_of
 from subbyte.dialect.graph import view
 from subbyte.dialect.layers import integer_sums
+from subbyte.dialect.state import initial_value, states
 from subbyte.errors import ExportError, InputError
 from subbyte.export.onnx_file import load_onnx
 from subbyte.onnx_files.loader import Source
@@ -38,22 +39,31 @@ def run_onnx(
 ) -> dict[str, Array]:
     """Run a file in onnxruntime; returns its outputs and `extra_outputs` by name.
 
-    `inputs` is one array, or a dict of all inputs. The first axis may be larger than the batch of the file: the samples
-    are then run in batches (the last one padded with zeros) and the outputs concatenated. `optimized` selects
+    `inputs` is one array, or a dict of all inputs but states. The first axis may be larger than the batch of the file:
+    the samples are then run in batches (the last one padded with zeros) and the outputs concatenated. States begin with
+    their initial values and go from batch to batch; their values after each are among the outputs. `optimized` selects
     ORT_ENABLE_ALL; the default, ORT_DISABLE_ALL, is the reference. Raises InputError for inputs of other names or
     shapes, and ExportError when onnxruntime refuses the file.
     """
     model = load_onnx(path)
+    carried = states(model)
     session = open_session(with_outputs(model, extra_outputs), optimized=optimized)
-    feeds = _feeds(session, inputs)
+    given = [spec for spec in session.get_inputs() if spec.name not in {state.input for state in carried}]
+    feeds = _feeds(given, inputs)
     names = [output.name for output in session.get_outputs()]
-    batch = _batch(session)
+    batch = _batch(given)
     samples = next(iter(feeds.values())).shape[0] if feeds and next(iter(feeds.values())).ndim else 0
-    if batch is None or samples == batch:
-        return dict(zip(names, session.run(names, feeds), strict=True))
-    slices = {name: batches(array, batch) for name, array in feeds.items()}
-    parts = [session.run(names, dict(zip(slices, part, strict=True))) for part in zip(*slices.values(), strict=True)]
-    return {name: joined([part[i] for part in parts], batch, samples) for i, name in enumerate(names)}
+    values = {state.input: initial_value(model, state) for state in carried}
+    whole = batch is None or samples == batch
+    slices = {name: [array] if whole else batches(array, batch or 1) for name, array in feeds.items()}
+    runs: list[dict[str, Array]] = []
+    for part in zip(*slices.values(), strict=True) if slices else [()]:
+        fed = values | dict(zip(slices, part, strict=True))
+        runs.append(dict(zip(names, session.run(names, fed), strict=True)))
+        values = {state.input: runs[-1][state.output] for state in carried}
+    if whole:
+        return runs[0]
+    return {name: joined([run[name] for run in runs], batch or 1, samples) for name in names}
 
 
 def batches(samples: Array, batch: int) -> list[Array]:
@@ -113,8 +123,7 @@ def open_session(model: onnx.ModelProto, *, optimized: bool) -> Any:
         raise ExportError(f"onnxruntime refuses the model: {str(error).strip().splitlines()[0]}") from error
 
 
-def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
-    expected = session.get_inputs()
+def _feeds(expected: Sequence[Any], inputs: Inputs) -> dict[str, Array]:
     if isinstance(inputs, Mapping):
         given = {name: np.asarray(array) for name, array in inputs.items()}
     elif len(expected) == 1:
@@ -136,6 +145,6 @@ def _feeds(session: Any, inputs: Inputs) -> dict[str, Array]:
     return given
 
 
-def _batch(session: Any) -> int | None:
-    first = session.get_inputs()[0].shape if session.get_inputs() else []
+def _batch(inputs: Sequence[Any]) -> int | None:
+    first = inputs[0].shape if inputs else []
     return first[0] if first and isinstance(first[0], int) else None

@@ -28,6 +28,7 @@ from subbyte.export.cleanup import clean
 from subbyte.export.engine import onnx_codes
 from subbyte.export.onnx_file import save_onnx
 from subbyte.export.outputs import INPUT, named_outputs
+from subbyte.export.state import finish_states, lifted, refuse_what_forward_did, state_names, versions
 from subbyte.export.verify import Verification, canonical_paths, quantized_layer, verify
 from subbyte.files.output import checked_output
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
@@ -36,6 +37,7 @@ from subbyte.models.quant.eval_constants import exporting, named_constants, refr
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.observe import Observation, observe
 from subbyte.models.quant.quantizer import ActivationQuantizer
+from subbyte.models.state import states_kept
 
 Array = npt.NDArray[Any]
 
@@ -96,7 +98,8 @@ def export(
         shape = _sample_shape(checkpoint, example)
         with _eval_mode(module):
             model, notes = _traced(module, (batch, *shape))
-            metadata = _metadata(checkpoint, module)
+            declared = {entry.key: entry.value for entry in model.metadata_props}
+            metadata = _metadata(checkpoint, module) | declared
             onnx.helper.set_model_props(model, metadata)
             try:
                 onnx.checker.check_model(model, full_check=True)
@@ -168,27 +171,35 @@ def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None)
 
 
 def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The model of a module in eval mode, and notes on its quantized layers."""
+    """The model of a module in eval mode, and notes on its states and quantized layers."""
+    with states_kept(module, shape[0]):
+        return _from_initial_states(module, shape)
+
+
+def _from_initial_states(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     example = torch.zeros(shape)
     quantizers = {
         name.rpartition(".")[0]: part for name, part in module.named_modules() if isinstance(part, ActivationQuantizer)
     }
     try:
-        with torch.no_grad(), not_starting() as untouched:
+        with torch.no_grad(), not_starting() as untouched, states_kept(module):
+            before = versions(module)
             result, seen = observe(module, lambda: module(example))
+            refuse_what_forward_did(before, module)
         names = list(named_outputs(result))
+        pairs = state_names(module, names)
         executed = {call.layer for call in seen}
         for layer, quantizer in quantizers.items():
             if quantizer in untouched:
                 raise QuantizationError(f"layer '{layer}' has seen no data; run a batch through the model first")
         refresh(module, packed=True, unused=[quantizers[layer] for layer in quantizers.keys() - executed])
-        with exporting(output_shapes), _quiet(), torch.no_grad():
+        with exporting(output_shapes), _quiet(), torch.no_grad(), lifted(module) as values:
             program = torch.onnx.export(
                 module,
-                (example,),
+                (example, *values),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[INPUT, *(state.input for state in pairs)],
                 optimize=True,
                 verbose=False,
             )
@@ -199,16 +210,18 @@ def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto,
             f"torch cannot trace the model on an input of shape {list(shape)}: {_cause(error)}. It must accept "
             f"one tensor of this shape, and must not branch on its values"
         ) from error
-    if program is None or len(program.model.graph.inputs) != 1:
+    if program is None or len(program.model.graph.inputs) != 1 + len(pairs):
         raise ExportError("the model must have one input tensor")
-    if len(program.model.graph.outputs) != len(names):
+    if len(program.model.graph.outputs) != len(names) + len(pairs):
         raise ExportError(
             f"torch traced {len(program.model.graph.outputs)} outputs, but the forward returns {len(names)} "
             f"({', '.join(names)}); it must return the same outputs during export"
         )
     kept = {name for name, _ in (*module.named_parameters(), *module.named_buffers(), *named_constants(module))}
-    model = clean(program.model, input_names=[INPUT], output_names=names, parameters=kept - {INPUT, *names})
-    return model, tuple(_notes(quantizers, seen, canonical_paths(module), model))
+    inputs, outputs = [INPUT, *(pair.input for pair in pairs)], [*names, *(pair.output for pair in pairs)]
+    model = clean(program.model, input_names=inputs, output_names=outputs, parameters=kept - {*inputs, *outputs})
+    notes = tuple(finish_states(model, module, pairs))
+    return model, (*notes, *_notes(quantizers, seen, canonical_paths(module), model))
 
 
 def _notes(

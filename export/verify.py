@@ -23,12 +23,15 @@ from subbyte.dialect.function import Exactness, Quantizer, all_functions, functi
 from subbyte.dialect.graph import GraphView, view
 from subbyte.dialect.known_operators import full_name
 from subbyte.dialect.layers import SUMS, is_integer_product
+from subbyte.dialect.state import states
 from subbyte.errors import ExportError
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
 from subbyte.export.outputs import output_arrays
+from subbyte.export.state import in_file
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
 from subbyte.models.quant.first_batch import not_starting
 from subbyte.models.quant.observe import Observation, observe
+from subbyte.models.state import named_states, states_kept
 
 Array = npt.NDArray[Any]
 
@@ -169,6 +172,9 @@ def _is_exact(graph: GraphView, node: onnx.NodeProto) -> bool:
     function = function_of(node)
     if function is not None:
         return function.exactness is Exactness.BIT_EXACT
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        scale = graph.constant(node.input[1])
+        return scale is not None and bool(np.all(scale == 1))  # of a state
     if node.op_type in SUMS:
         return is_integer_product(graph, node)
     return full_name(node) in EXACT_OPERATORS
@@ -300,19 +306,26 @@ def torch_outputs(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> d
 def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], list[Observation]]:
     """Outputs and quantizer calls, of all inputs in one run if every compared shape is proportional to the batch.
 
-    Otherwise the results may depend on the batch, and torch runs the same batches as the file.
+    Otherwise the results may depend on the batch, and torch runs the same batches as the file: a model with states from
+    their initial values on, as `run_onnx` does.
     """
-    shapes = output_shapes(model)
-    batch = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+    shapes, carried = output_shapes(model), states(model)
+    before = {state.input for state in carried}
+    first = next(value for value in model.graph.input if value.name not in before)
+    batch = int(first.type.tensor_type.shape.dim[0].dim_value)
     graph = view(model)
     quantized = {graph.shape(name) for name in onnx_codes(model)}
+    results = {name: shape for name, shape in shapes.items() if name not in {state.output for state in carried}}
 
     def run(part: Array) -> tuple[dict[str, Array], list[Observation]]:
         result, seen = observe(module, lambda: module(torch.from_numpy(part)))
-        return _named_as(shapes, result), seen
+        values = named_states(module)
+        return _named_as(results, result) | {
+            s.output: in_file(graph, s, values[s.input].numpy()) for s in carried
+        }, seen
 
-    with torch.no_grad(), not_starting():
-        if all(shape[:1] == (batch,) for shape in shapes.values()):
+    with torch.no_grad(), not_starting(), states_kept(module, batch):
+        if not carried and all(shape[:1] == (batch,) for shape in shapes.values()):
             outputs, seen = run(inputs)
             proportional = all(array.shape == (len(inputs), *shapes[name][1:]) for name, array in outputs.items())
             if proportional and all(_scales(call.codes.shape, len(inputs) / batch, quantized) for call in seen):

@@ -57,7 +57,12 @@ def _begin_as_loaded(module: nn.Module, _keys: Any) -> None:
 
 def named_states(model: nn.Module) -> dict[str, Tensor]:
     """Every state of a model by its path, such as 'cell.h'; a module with several paths has its first."""
-    return {path: module._buffers[name] for path, module, name in _places(model)}  # type: ignore[misc]
+    return {path: getattr(module, name) for path, module, name in _places(model)}
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    held: dict[str, Any] = module._buffers if name in module._buffers else module.__dict__
+    held[name] = value
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -70,13 +75,13 @@ def reset_states(model: nn.Module, batch: int = 1) -> None:
     """Give every state its initial value, for `batch` sequences that run at once."""
     for _, module, name in _places(model):
         initial = getattr(module, _INITIAL.format(name))
-        module._buffers[name] = initial.detach().clone().expand(batch, *initial.shape[1:])
+        _assign(module, name, initial.detach().expand(batch, *initial.shape[1:]).clone())
 
 
 def detach_states(model: nn.Module) -> None:
     """Cut the gradient at every state: the next call begins from its value alone."""
     for _, module, name in _places(model):
-        module._buffers[name] = getattr(module, name).detach()
+        _assign(module, name, getattr(module, name).detach())
 
 
 def set_states(model: nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -85,8 +90,7 @@ def set_states(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     for path, value in values.items():
         if path not in places:
             raise QuantizationError(f"the model has no state '{path}'; it has {', '.join(places) or 'none'}")
-        module, name = places[path]
-        module._buffers[name] = value
+        _assign(*places[path], value)
 
 
 @contextmanager
@@ -99,3 +103,16 @@ def states_kept(model: nn.Module, batch: int | None = None) -> Iterator[None]:
         yield
     finally:
         set_states(model, before)
+
+
+@contextmanager
+def states_as_attributes(model: nn.Module) -> Iterator[None]:
+    """Within this context states are plain attributes: a tracer would write what is assigned to a buffer into it."""
+    places = [(module, name) for _, module, name in _places(model)]
+    for module, name in places:
+        module.__dict__[name] = module._buffers.pop(name)
+    try:
+        yield
+    finally:
+        for module, name in places:
+            module._buffers[name] = module.__dict__.pop(name)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from subbyte.models.quant.quantizer import ActivationQuantizer
+from subbyte.models.state import named_states
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Observation:
     values: Tensor
     codes: Tensor
     inverse_step: Tensor | None  # None for signs and for steps found at run time
-    used: bool  # whether an output of the model depends on the codes
+    used: bool  # whether an output or a state of the model depends on the codes
 
 
 @dataclass
@@ -85,7 +86,7 @@ def observe(model: nn.Module, run: Callable[[], Any]) -> tuple[Any, list[Observa
     finally:
         for quantizer in quantizers.values():
             quantizer.__dict__.pop("quantize", None)
-    used = flow.depends_on(result)
+    used = flow.depends_on((result, list(named_states(model).values())))
     return result, [
         Observation(call.layer, call.values, call.codes, call.inverse_step, number in used)
         for number, call in enumerate(calls)

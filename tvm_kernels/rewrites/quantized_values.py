@@ -228,11 +228,27 @@ def scales_after_product(graph: Graph, node: Node, codes: str, weight: Value) ->
     return scaled_product(graph, node, codes, np.ones(1, np.float32), weight=weight)
 
 
-def requantized(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
-    """Quantize(Mul(codes, step)) with the same step and range is the codes: the division errs by less than 1/2."""
-    same = graph.values[codes].storage == node.attributes["storage"] and node.attributes["divide"]
-    if not same or step.size != 1 or float(step.reshape(-1)[0]) != node.attributes["factor"]:
+def requantized(graph: Graph, node: Node, codes: str, step: Array | None = None) -> Outcome:
+    """Quantize(Mul(codes, step)) is the codes where it gives each level back, as with the same step and range."""
+    source, made = graph.values[codes].codes, node.attributes["storage"]
+    factor = np.ones(1, np.float32) if step is None else step.astype(np.float32).reshape(-1)
+    if source is None or factor.size != 1 or not isinstance(made, ops.Codes):
+        return packed(codes) if source is None else f"its input has {factor.size} steps; handled: one"
+    levels = np.arange(source.low, source.high + 1, dtype=np.float32)
+    scale = np.float32(node.attributes["factor"])
+    scaled = levels * factor / scale if node.attributes["divide"] else levels * factor * scale
+    again = np.clip(np.rint(scaled), made.low, made.high)
+    if source.zero_point != made.zero_point or not np.array_equal(again, levels):
         return "it quantizes with another step, zero point or range than its input has"
+    graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, INTERNAL))
+    return True
+
+
+def step_of_one(graph: Graph, node: Node, codes: str, step: Array) -> Outcome:
+    """Mul(codes, 1) is the codes."""
+    if graph.values[node.outputs[0]].shape != graph.values[codes].shape or not (step == 1).all():
+        return None
+    graph.values[node.outputs[0]].storage = graph.values[codes].storage
     graph.replace_node(node, Node("View", [codes], node.outputs, {}, node.name, INTERNAL))
     return True
 
@@ -317,7 +333,7 @@ _VIEWED = Op("View", Any("x"), domain=INTERNAL, key="view")
 
 RULES: list[Rule] = [
     # ---- storages ----
-    rule("codes", Op(Quantize, Any("x"), Const("inverse"), Const("low"), Const("high")), to=quantize),
+    rule("codes", Op(Quantize, Any("x"), Const("inverse"), Const("low"), Const("high"), dtypes=LEVELS), to=quantize),
     rule("binarize", Op(Binarize, Any("x"), Const("threshold")), to=binarize),
     rule("codes by token", Op(QuantizePerToken, Any("x"), outputs=2), to=tokens),
     # ---- padding ----
@@ -358,7 +374,11 @@ RULES: list[Rule] = [
         Op("ReduceMax", _STEP, rest=True, attributes=("axes", "keepdims")),
         to=global_pool("GlobalMaxPool"),
     ),
-    rule("same codes again", Op("QuantizeCodes", _STEP, domain=INTERNAL), to=requantized),
+    *[
+        rule("same codes again", Op("QuantizeCodes", x, domain=INTERNAL), to=requantized)
+        for x in (_STEP, Coded("codes"))
+    ],
+    rule("step of one", _STEP, to=step_of_one),
     # ---- elementwise before views ----
     rule("quantize before a view", Op("QuantizeCodes", _VIEWED, domain=INTERNAL), to=swap_with_view),
     *[
