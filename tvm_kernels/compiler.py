@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -11,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from subbyte.errors import CompileError, UsageError
 from subbyte.files.output import check_temporary, checked_output, write_file
 from subbyte.onnx_files.loader import OnnxFile, open_onnx
@@ -20,6 +17,7 @@ from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorFacts
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.names import check_name
+from subbyte.tvm_kernels.emit.program import check_archive
 from subbyte.tvm_kernels.error_context import names_its_errors, working_on
 from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors
@@ -145,6 +143,7 @@ def compile(
     keep: str | Path | None = None,
     replay: bool = True,
     explain: Explanation | None = None,
+    archive: bool = False,
 ) -> CompileReport:
     """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
 
@@ -152,7 +151,8 @@ def compile(
     `golden_inputs`: arrays or .npy files in a list, arrays by name in a dict or an .npz file; random ones from `seed`
     that the model accepts if None. `keep`: a folder that gets the generated files, to look at. With `replay` a bundle
     that this machine can run must give its golden outputs, in a process of its own, before it is put in place.
-    `explain` records which rules and kernel rows declined, and why, also where this raises; it is part of the report.
+    `archive`: with library.a, which links the model into a C program. `explain` records which rules and kernel rows
+    declined, and why, also where this raises; it is part of the report.
     Nothing is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError
     also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
@@ -163,6 +163,7 @@ def compile(
     if name is not None:
         check_name(name)
     chosen = get_target(target) if isinstance(target, str) else target
+    check_archive(chosen, archive)
     path = model.path if isinstance(model, OnnxFile) else model
     if output is None and isinstance(path, (str, Path)):
         output = Path(path).with_suffix(".subbyte")
@@ -184,7 +185,7 @@ def compile(
         plan.source.update(onnx_sha256=file.sha256, onnx_bytes=file.nbytes)
         working_on("computing golden outputs")
         golden = golden_tensors(file, plan, golden_inputs, seed)
-        return bundle_plan(plan, chosen, output, golden, keep, Origin(lambda: lowered()[0], file), replay)
+        return bundle_plan(plan, chosen, output, golden, keep, Origin(lambda: lowered()[0], file), replay, archive)
 
 
 def bundle_plan(
@@ -195,6 +196,7 @@ def bundle_plan(
     keep: str | Path | None = None,
     origin: Origin | None = None,
     replay: bool = True,
+    archive: bool = False,
 ) -> CompileReport:
     """Generate code for a plan, replay the golden run and write the bundle; what `compile` does after lowering.
 
@@ -202,14 +204,11 @@ def bundle_plan(
     """
     reason = reason_not_to_replay(target, golden) if replay else "asked not to"
     with nullcontext() if reason else Child() as child:
-        emitted = compile_plan(plan, target, golden)
+        emitted = compile_plan(plan, target, golden, archive=archive)
         report = _report(plan, target, emitted, "none" if golden is None else golden.engine, reason, Path(output))
         working_on("writing the bundle")
         members = dict(emitted.members)
         members["report.json"] = json.dumps(report.to_json(), indent=1).encode()
-        if golden is not None:
-            for kind, arrays in (("input", golden.inputs), ("output", golden.outputs)):
-                members |= {f"golden/{kind}_{i}.npy": _npy(array) for i, array in enumerate(arrays)}
         if keep is not None:
             _keep(members, Path(keep))
 
@@ -302,12 +301,6 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted) -> dict[str, Any]:
         "weights_bytes": len(plan.weights),
         "operators": [_operator(call, tiles) for call, tiles in zip(plan.calls, emitted.tiles, strict=True)],
     }
-
-
-def _npy(array: Any) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.asarray(array, order="C"), allow_pickle=False)
-    return file.getvalue()
 
 
 def _keep(members: Mapping[str, bytes], folder: Path) -> None:

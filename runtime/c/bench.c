@@ -1,4 +1,5 @@
-/* The bench program of a bundle: weights and golden inputs are linked in, so a device needs this one file.
+/* The bench program of a bundle: measures the bundle that it is a member of, without Python. Its own code is all in it; weights
+ * and golden tensors are read from the unpacked bundle beside it, or from the .subbyte file.
  *
  * Refuses a CPU that lacks what the model was compiled for, checks the golden outputs, warms up, measures whole runs, then
  * operators, energy and cold start in passes of their own. Gives what `subbyte bench` gives, under the same JSON keys; what
@@ -22,10 +23,11 @@ static const double PROFILE_SECONDS = 1.0; /* at most */
 static const double WARMUP_SHARE = 0.1;    /* of the measured seconds, at least, before them */
 
 static const char USAGE[] =
-    "usage: bench [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]";
+    "usage: bench [BUNDLE] [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]";
 static const char HELP[] =
-    "Measures the model inside: latency, operators, energy, cold start. Needs nothing but this file.\n"
+    "Measures the bundle that this program is a member of: latency, operators, energy, cold start.\n"
     "\n"
+    "  BUNDLE              the .subbyte file, or the folder into which it was unpacked [where this program is]\n"
     "  --duration SECONDS  of timing [2]\n"
     "  --iterations N      a number of runs instead\n"
     "  --warmup N          runs before, at least; with --duration also a tenth of it [20]\n"
@@ -43,6 +45,7 @@ typedef struct {
   int32_t threads;
   int json;
   const char *dump;
+  const char *bundle; /* NULL: where this program is */
 } options;
 
 void bench_fail(const char *what, const char *detail) {
@@ -78,7 +81,7 @@ static long whole(int argc, char **argv, int i, long least, long most) {
 }
 
 static options parse(int argc, char **argv) {
-  options o = {0, 2.0, 20, 1, 0, NULL};
+  options o = {0, 2.0, 20, 1, 0, NULL, NULL};
   int i;
   for (i = 1; i < argc; ++i) {
     if (strcmp(argv[i], "--iterations") == 0) {
@@ -97,8 +100,10 @@ static options parse(int argc, char **argv) {
     } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
       printf("%s\n\n%s\n", USAGE, HELP);
       exit(0);
+    } else if (argv[i][0] == '-' || o.bundle != NULL) {
+      misused(argv[i][0] == '-' ? "unknown option" : "more than one bundle", argv[i]);
     } else {
-      misused("unknown option", argv[i]);
+      o.bundle = argv[i];
     }
   }
   return o;
@@ -121,11 +126,12 @@ static void dump_outputs(const subbyte_model *model, void *const *outputs, const
 
 typedef struct {
   subbyte_session *session;
+  void **inputs;
   void **outputs;
 } runner;
 
 static void run(const runner *r, subbyte_hook hook, void *user) {
-  const int32_t status = subbyte_session_run(r->session, subbyte_bench_data.inputs, r->outputs, hook, user);
+  const int32_t status = subbyte_session_run(r->session, (const void *const *)r->inputs, r->outputs, hook, user);
   char text[512];
   if (status == SUBBYTE_OK) return;
   (void)subbyte_failure_text(subbyte_get_model(), subbyte_session_failure(r->session), text, sizeof text);
@@ -201,6 +207,21 @@ static void check_features(const subbyte_model *model) {
   bench_fail("this CPU lacks", text);
 }
 
+/* The folder that `path` is in. */
+static void folder_of(const char *path, char *folder, size_t bytes) {
+  const char *last = strrchr(path, '/');
+  snprintf(folder, bytes, "%.*s", last ? (int)(last - path) : 1, last ? path : ".");
+}
+
+static void **tensors(int32_t count, const subbyte_tensor *kinds, const bench_bundle *bundle,
+                      const subbyte_bench_member *members) {
+  void **made = (void **)bench_allocate(sizeof(void *) * (size_t)count);
+  int32_t i;
+  for (i = 0; i < count; ++i)
+    made[i] = members != NULL ? bench_member(bundle, &members[i]) : bench_allocate(kinds[i].nbytes);
+  return made;
+}
+
 int main(int argc, char **argv) {
   const uint64_t began = subbyte_now();
   const subbyte_model *model = subbyte_get_model();
@@ -209,12 +230,15 @@ int main(int argc, char **argv) {
   bench_watch watch;
   options o;
   runner r;
+  bench_bundle bundle;
+  char beside[BENCH_PATH];
+  void **golden;
   double *samples;
   int32_t i, status;
 
-  if (argc == 4 && strcmp(argv[1], BENCH_CHILD) == 0) { /* from bench_start.c; its clock began before this process */
+  if (argc == 5 && strcmp(argv[1], BENCH_CHILD) == 0) { /* from bench_start.c; its clock began before this process */
     const unsigned long long from = strtoull(argv[2], NULL, 10);
-    return from <= began ? bench_start_child(from, atoi(argv[3])) : 1;
+    return from <= began ? bench_start_child(from, argv[4], atoi(argv[3])) : 1;
   }
   o = parse(argc, argv);
   check_features(model);
@@ -223,17 +247,24 @@ int main(int argc, char **argv) {
   result.threads = o.threads;
   if (readlink("/proc/self/exe", result.path, sizeof result.path - 1) < 0)
     snprintf(result.path, sizeof result.path, "%s", argv[0]);
+  folder_of(result.path, beside, sizeof beside);
+  bench_open(&bundle, o.bundle ? o.bundle : beside);
+  result.bundle_bytes = bundle.file < 0 ? BENCH_UNKNOWN : (double)bundle.bytes;
   result.pinned_count = bench_pin(o.threads, result.pinned);
-  status = subbyte_session_create(model, subbyte_bench_data.weights, model->weights_bytes, o.threads, &r.session);
+  status = subbyte_session_create(model, bench_member(&bundle, subbyte_bench_data.weights), model->weights_bytes, o.threads,
+                                  &r.session);
   if (status != SUBBYTE_OK) bench_fail("no session", subbyte_status_text(status));
-  r.outputs = (void **)bench_allocate(sizeof(void *) * (size_t)model->output_count);
-  for (i = 0; i < model->output_count; ++i) r.outputs[i] = bench_allocate(model->outputs[i].nbytes);
+  r.inputs = tensors(model->input_count, model->inputs, &bundle, subbyte_bench_data.inputs);
+  r.outputs = tensors(model->output_count, model->outputs, &bundle, NULL);
 
   run(&r, NULL, NULL);
   result.golden.ok = 1;
-  for (i = 0; subbyte_bench_data.has_golden && i < model->output_count; ++i)
-    subbyte_compare(&model->outputs[i], r.outputs[i], subbyte_bench_data.outputs[i], &subbyte_bench_data.tolerance,
-                    subbyte_bench_data.ties[i], &result.golden);
+  if (subbyte_bench_data.outputs != NULL) {
+    golden = tensors(model->output_count, model->outputs, &bundle, subbyte_bench_data.outputs);
+    for (i = 0; i < model->output_count; ++i)
+      subbyte_compare(&model->outputs[i], r.outputs[i], golden[i], &subbyte_bench_data.tolerance, subbyte_bench_data.ties[i],
+                      &result.golden);
+  }
   if (o.dump) dump_outputs(model, r.outputs, o.dump);
 
   result.warmup = warm_up(&r, o.warmup, o.iterations ? 0.0 : WARMUP_SHARE * o.seconds);
@@ -258,14 +289,12 @@ int main(int argc, char **argv) {
                            result.energy_missing, sizeof result.energy_missing) == 0;
   subbyte_session_destroy(r.session);
   bench_unpin();
-  bench_start_measure(&result.start, o.threads);
+  bench_start_measure(&result.start, bundle.path, o.threads);
 
   if (o.json)
     bench_print_json(model, &result);
   else
     bench_print_table(model, &result);
-  for (i = 0; i < model->output_count; ++i) free(r.outputs[i]);
-  free(r.outputs);
   free(samples);
   free(result.times);
   return result.golden.ok ? 0 : 1;

@@ -16,13 +16,20 @@ typedef struct {
   int64_t macs;
 } subbyte_bench_operator;
 
+/* A member of the bundle that the program reads, as the compiler wrote it. */
 typedef struct {
-  const void *weights;
-  const void *const *inputs;  /* [model->input_count] */
-  const void *const *outputs; /* [model->output_count], golden values; or NULL */
-  subbyte_tolerance tolerance; /* relative and absolute 0: a float32 may not differ by one bit */
-  const double *ties;         /* [model->output_count]: how far a rounding tie may move an element, 0: not at all */
-  int has_golden;
+  const char *name;
+  size_t bytes;
+  size_t header; /* bytes before the data */
+  const char *sha256; /* in hexadecimal */
+} subbyte_bench_member;
+
+typedef struct {
+  const subbyte_bench_member *weights;
+  const subbyte_bench_member *inputs;  /* [model->input_count], golden; or NULL */
+  const subbyte_bench_member *outputs; /* [model->output_count], golden; or NULL */
+  subbyte_tolerance tolerance;  /* relative and absolute 0: a float32 may not differ by one bit */
+  const double *ties;          /* [model->output_count]: how far a rounding tie may move an element, 0: not at all */
   const subbyte_bench_operator *operators; /* [model->operator_count] */
   const char *modelled;                    /* energy_modelled, as JSON: constant for a model */
   const char *version;                     /* of subbyte, which compiled the model */
@@ -35,6 +42,27 @@ void bench_fail(const char *what, const char *detail);
 
 /* Zeroed memory; ends the program when there is none. */
 void *bench_allocate(size_t bytes);
+
+/* ---- bench_open.c: the bundle that the program is a member of ---- */
+
+enum { BENCH_TEXT = 256, BENCH_MOST_CPUS = 1024, BENCH_PATH = 1024 };
+
+typedef struct {
+  char path[BENCH_PATH]; /* of the .subbyte file, or of the folder into which it was unpacked */
+  int file;              /* -1: a folder */
+  uint64_t bytes;        /* of the file */
+  int entries;
+  uint64_t directory_at, directory_bytes;
+  unsigned char *directory; /* of the zip file */
+} bench_bundle;
+
+/* Both end the program with an error where the bundle is not one, or not that of this program. */
+void bench_open(bench_bundle *bundle, const char *path);
+/* The data of a member, aligned as weights must be; allocated until the program ends. */
+void *bench_member(const bench_bundle *bundle, const subbyte_bench_member *member);
+
+/* The SHA-256 in hexadecimal. */
+void bench_sha256(const void *data, size_t bytes, char digits[65]);
 
 /* ---- bench_json.c: a JSON value to standard output, key by key; `key` is NULL inside of arrays ---- */
 
@@ -50,8 +78,6 @@ void bench_json_null(const char *key);
 void bench_json_raw(const char *key, const char *json);
 
 /* ---- bench_machine.c: what runtime/machine.py and runtime/host.py say of this machine ---- */
-
-enum { BENCH_TEXT = 256, BENCH_MOST_CPUS = 1024, BENCH_PATH = 1024 };
 
 /* All of a file of /proc or /sys, without white space at its ends; NULL when it cannot be read or is empty. To be freed. */
 char *bench_text_of(const char *root, const char *path);
@@ -156,9 +182,10 @@ typedef struct {
 
 #define BENCH_CHILD "--fresh-process" /* what the program starts itself with */
 
-void bench_start_measure(bench_start *s, int threads);
+/* `bundle`: the path given, which the fresh process opens too. */
+void bench_start_measure(bench_start *s, const char *bundle, int threads);
 /* What the fresh process does: loads, runs once on zeros, prints its times; `began` is when it did. */
-int bench_start_child(uint64_t began, int threads);
+int bench_start_child(uint64_t began, const char *bundle, int threads);
 void bench_start_json(const char *key, const bench_start *s);
 
 #endif

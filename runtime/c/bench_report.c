@@ -49,13 +49,16 @@ static void print_operators(const subbyte_model *model, const bench_result *resu
 }
 
 void bench_print_json(const subbyte_model *model, const bench_result *result) {
-  const int golden = subbyte_bench_data.has_golden;
+  const int golden = subbyte_bench_data.outputs != NULL;
   int i;
   bench_json_open(NULL, '{');
   bench_json_text("name", model->name);
   bench_json_text("target", model->target);
   bench_json_text("path", result->path);
-  bench_json_null("bundle_bytes"); /* this program is a part of the bundle: it does not know the whole */
+  if (result->bundle_bytes < BENCH_UNKNOWN)
+    bench_json_whole("bundle_bytes", (long long)result->bundle_bytes);
+  else
+    bench_json_null("bundle_bytes"); /* of an unpacked bundle */
   bench_json_whole("threads", result->threads);
   bench_json_open("pinned_cpus", '[');
   for (i = 0; i < result->pinned_count; ++i) bench_json_whole(NULL, result->pinned[i]);
@@ -101,7 +104,7 @@ void bench_print_table(const subbyte_model *model, const bench_result *result) {
          result->threads == 1 ? "" : "s", result->iterations, result->warmup);
   printf("latency ms: min %.4f  mean %.4f  p50 %.4f  p90 %.4f  p99 %.4f  std %.4f\n", result->min, result->mean, result->p50,
          result->p90, result->p99, result->std);
-  printf("golden outputs: %s\n", !subbyte_bench_data.has_golden    ? "none"
+  printf("golden outputs: %s\n", subbyte_bench_data.outputs == NULL ? "none"
                                  : !result->golden.ok              ? "DIFFERENT"
                                  : result->golden.differing == 0UL ? "equal"
                                                                    : "within tolerance");

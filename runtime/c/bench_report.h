@@ -11,6 +11,7 @@ typedef struct {
 
 typedef struct {
   char path[4096]; /* of this program */
+  double bundle_bytes;
   int threads;
   int pinned[BENCH_MOST_CPUS], pinned_count;
   long warmup, iterations;

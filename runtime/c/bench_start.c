@@ -14,7 +14,7 @@
 
 enum { RUNS = 3, LIMIT_S = 120 };
 
-int bench_start_child(uint64_t began, int threads) {
+int bench_start_child(uint64_t began, const char *path, int threads) {
   const subbyte_model *model = subbyte_get_model();
   void **inputs = (void **)bench_allocate(sizeof(void *) * (size_t)model->input_count);
   void **outputs = (void **)bench_allocate(sizeof(void *) * (size_t)model->output_count);
@@ -23,9 +23,12 @@ int bench_start_child(uint64_t began, int threads) {
   unsigned long long resident = 0, peak = 0;
   subbyte_session *session;
   char line[256];
+  bench_bundle bundle;
   FILE *status;
   int32_t i;
-  if (subbyte_session_create(model, subbyte_bench_data.weights, model->weights_bytes, threads, &session) != SUBBYTE_OK)
+  bench_open(&bundle, path);
+  if (subbyte_session_create(model, bench_member(&bundle, subbyte_bench_data.weights), model->weights_bytes, threads,
+                             &session) != SUBBYTE_OK)
     return 1;
   loaded = subbyte_now();
   for (i = 0; i < model->input_count; ++i) inputs[i] = bench_allocate(model->inputs[i].nbytes);
@@ -45,7 +48,7 @@ int bench_start_child(uint64_t began, int threads) {
 }
 
 /* One fresh process: ns to load, of the first result, of all; bytes resident and at most. -1: it could not be started. */
-static int once(int threads, double *found) {
+static int once(const char *bundle, int threads, double *found) {
   char count[16], began[32];
   int ends[2], status;
   FILE *said;
@@ -60,7 +63,7 @@ static int once(int threads, double *found) {
     (void)close(ends[0]);
     (void)close(ends[1]);
     (void)alarm(LIMIT_S);
-    execl("/proc/self/exe", "bench", BENCH_CHILD, began, count, (char *)NULL);
+    execl("/proc/self/exe", "bench", BENCH_CHILD, began, count, bundle, (char *)NULL);
     _exit(127);
   }
   (void)close(ends[1]);
@@ -76,12 +79,12 @@ static int once(int threads, double *found) {
   return found != NULL ? 0 : -1;
 }
 
-void bench_start_measure(bench_start *s, int threads) {
+void bench_start_measure(bench_start *s, const char *bundle, int threads) {
   double rows[5][RUNS], found[5];
   int run, i;
   s->runs = 0;
   for (run = 0; run < RUNS; ++run) {
-    if (once(threads, found) != 0) return;
+    if (once(bundle, threads, found) != 0) return;
     for (i = 0; i < 5; ++i) rows[i][run] = found[i];
   }
   for (i = 0; i < 5; ++i) bench_sort(rows[i], RUNS);

@@ -41,6 +41,7 @@ def explaining(asked: bool) -> Iterator[Explanation | None]:
     help="Inputs of the golden run: .npz by name, .npy for one input. Default: random.",
 )
 @click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is written.")
+@click.option("--archive", is_flag=True, help="With library.a, to link the model into a C program (Linux targets).")
 @click.option(
     "--explain",
     is_flag=True,
@@ -55,6 +56,7 @@ def compile(
     strict: bool,
     golden_inputs: Path | None,
     no_replay: bool,
+    archive: bool,
     explain: bool,
     quiet: bool,
 ) -> None:
@@ -81,6 +83,7 @@ def compile(
                 golden_inputs=golden_inputs,
                 replay=not no_replay,
                 explain=explanation,
+                archive=archive,
             )
         if not quiet:
             from subbyte.cli.tables import print_compile_report

@@ -60,8 +60,8 @@ def print_verdict(found: Verdict, console: Console) -> None:
     scored += f", by {printable(found.scored_on)}" if found.scored_on else ""
     console.print(f"accuracy: {scored}", style="dim")
     console.print(
-        f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, static "
-        f"archive, golden data) {found.bundle_bytes:,}"
+        f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, golden "
+        f"data) {found.bundle_bytes:,}"
     )
     for sentence in found.sentences:
         console.print(sentence)

@@ -5,6 +5,8 @@
  *   bench_parts texts TEXT...             each as a JSON string
  *   bench_parts reals NUMBER...           each as a JSON number
  *   bench_parts cgroup ROOT               CPUs that the quota lends, and periods in which it ran out
+ *   bench_parts sha256 TEXT...            of each
+ *   bench_parts member BUNDLE NAME BYTES HEADER SHA256   the SHA-256 of the member's data
  *   bench_parts steady ROOT NUMBER...     warnings about these latencies; ROOT/later and ROOT/later_stat
  *                                         become cpu.stat and /proc/stat in the window
  */
@@ -17,7 +19,7 @@
 
 #include "bench_report.h"
 
-const subbyte_bench_content subbyte_bench_data = {0, 0, 0, {0, 0, 1}, 0, 0, 0, 0, "0.0-test"};
+const subbyte_bench_content subbyte_bench_data = {0, 0, 0, {0, 0, 1}, 0, 0, 0, "0.0-test"};
 
 static const char *powercap;
 static int calls;
@@ -152,6 +154,30 @@ int main(int argc, char **argv) {
     bench_unsteadiness(&warnings, samples, argc - 3, &watch);
     print_warnings(NULL, &warnings);
     free(samples);
+    return 0;
+  }
+  if (argc > 1 && strcmp(argv[1], "sha256") == 0) {
+    char digits[65];
+    bench_json_open(NULL, '[');
+    for (argv += 2; *argv; ++argv) {
+      bench_sha256(*argv, strlen(*argv), digits);
+      bench_json_text(NULL, digits);
+    }
+    bench_json_close(']');
+    return 0;
+  }
+  if (argc == 7 && strcmp(argv[1], "member") == 0) {
+    const subbyte_bench_member member = {argv[3], (size_t)atol(argv[4]), (size_t)atol(argv[5]), argv[6]};
+    bench_bundle bundle;
+    char digits[65];
+    void *data;
+    bench_open(&bundle, argv[2]);
+    data = bench_member(&bundle, &member);
+    if (((uintptr_t)data & (SUBBYTE_ALIGNMENT - 1)) != 0) bench_fail("not aligned", NULL);
+    bench_sha256(data, member.bytes - member.header, digits);
+    bench_json_open(NULL, '[');
+    bench_json_text(NULL, digits);
+    bench_json_close(']');
     return 0;
   }
   if (argc > 1 && strcmp(argv[1], "texts") == 0) return strings(argv + 2, 0);

@@ -30,7 +30,10 @@ from cgroup_trees import TREES as CGROUPS  # noqa: E402
 from fake_meters import powerless  # noqa: E402
 
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-PARTS = ("bench_json.c", "bench_machine.c", "bench_cgroup.c", "bench_steady.c", "bench_energy.c", "run.c", "needs.c")
+PARTS = (
+    *("bench_open.c", "bench_json.c", "bench_machine.c", "bench_cgroup.c"),
+    *("bench_steady.c", "bench_energy.c", "run.c", "needs.c"),
+)
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
 CPU = "sys/devices/system/cpu"
 

@@ -11,14 +11,14 @@ import pytest
 import subbyte.runtime
 from subbyte.runtime.features import features_of
 from subbyte.runtime.host import machine
-from subbyte.tvm_kernels.emit import library
+from subbyte.tvm_kernels.emit import bench_program, core
 from subbyte.tvm_kernels.targets import host_features
 from subbyte.tvm_kernels.toolchain import zig_command
 
 HERE = Path(__file__).parent
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-HOSTED = [CORE / name for name in library.CORE]
-BENCH = [CORE / name for name in library.BENCH]
+HOSTED = [CORE / name for name in core.CORE]
+BENCH = [CORE / name for name in bench_program.BENCH]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-Wcast-align"]
 STRICT = ["-std=c99", *WARNINGS, f"-I{CORE}"]
 

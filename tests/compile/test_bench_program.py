@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hand_plan import Example
+from unpacked import unpacked
 
 from subbyte.runtime import bench
 from subbyte.runtime.bundle import open_bundle
@@ -45,8 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("bench")
     bundle_plan(plan, get_target("host"), made / "model.subbyte", golden)
     with open_bundle(made / "model.subbyte") as opened:
-        (made / "bench").write_bytes(opened.read("bench"))
-    (made / "bench").chmod(0o755)
+        unpacked({name: opened.read(name) for name in opened.members}, made)
     return made
 
 
@@ -138,6 +138,42 @@ def run(folder: Path, *options: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def test_it_reads_the_bundle_itself_too(folder: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bench"
+    program.write_bytes((folder / "bench").read_bytes())
+    program.chmod(0o755)
+    bundle = folder / "model.subbyte"
+    status, text, errors = run(tmp_path, str(bundle), "--iterations", "3", "--json")
+    assert status == 0, errors
+    found = json.loads(text)
+    assert (found["golden_ok"], found["golden_differing"], found["bundle_bytes"]) == (True, 1, bundle.stat().st_size)
+    assert found["cold_start"]["runs"] == 3
+    assert json.loads(run(tmp_path, str(folder), "--iterations", "3", "--json")[1])["golden_differing"] == 1
+    status, text, errors = run(tmp_path, "--iterations", "3")
+    assert (status, text) == (1, "")
+    assert f"cannot open: {tmp_path}/weights.bin: No such file" in errors
+    assert "unpack all of it here" in errors
+
+
+def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
+    with open_bundle(folder / "model.subbyte") as opened:
+        members = {name: opened.read(name) for name in opened.members}
+    weights = members["weights.bin"]
+    for other, reason in ((weights[:-64], "cut short, or of another model"), (weights[::-1], "wrong SHA-256")):
+        unpacked({**members, "weights.bin": other}, tmp_path)
+        status, text, errors = run(tmp_path, "--iterations", "3")
+        assert (status, text) == (1, "")
+        assert reason in errors
+
+
+def test_no_weights_are_in_the_program(folder: Path) -> None:
+    with open_bundle(folder / "model.subbyte") as opened:
+        program = opened.read("bench")
+        assert opened.read("weights.bin")[:32] not in program
+        for name in ("golden/input_0.npy", "golden/output_0.npy"):
+            assert opened.read(name)[-32:] not in program
+
+
 def test_help_says_every_option(folder: Path) -> None:
     status, text, errors = run(folder, "--help")
     assert (status, errors) == (0, "")
@@ -149,7 +185,7 @@ def test_help_says_every_option(folder: Path) -> None:
     "options",
     [
         ("--speed", "9"),
-        ("model.subbyte",),
+        ("model.subbyte", "model.subbyte"),
         ("--iterations",),
         ("--iterations", "2.5"),
         ("--iterations", "0"),

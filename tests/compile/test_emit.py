@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hand_plan import Example, call, matmul
+from unpacked import unpacked
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
@@ -104,16 +105,14 @@ def test_a_call_with_too_few_arguments_is_refused(example: Example) -> None:
         compile_plan(dataclasses.replace(example.plan, calls=(short,)), get_target("host"))
 
 
-def bench(program: bytes, folder: Path, *options: str) -> tuple[int, str]:
-    path = folder / "bench"
-    path.write_bytes(program)
-    path.chmod(0o755)
-    done = subprocess.run([path, *options], capture_output=True, text=True, timeout=600, check=False)
+def bench(emitted: Emitted, folder: Path, *options: str) -> tuple[int, str]:
+    program = unpacked(emitted.members, folder)
+    done = subprocess.run([program, *options], capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout
 
 
 def test_bench_is_static_and_reports_what_python_does(example: Example, emitted: Emitted, tmp_path: Path) -> None:
-    status, text = bench(emitted.members["bench"], tmp_path, "--iterations", "7", "--threads", "2", "--json")
+    status, text = bench(emitted, tmp_path, "--iterations", "7", "--threads", "2", "--json")
     assert status == 0
     report = json.loads(text)
     assert report["name"] == example.plan.name
@@ -130,22 +129,18 @@ def test_bench_fails_when_a_golden_output_differs(example: Example, tmp_path: Pa
     scaled = example.outputs[0].copy()
     scaled[3, 4] = np.nextafter(scaled[3, 4], np.float32(np.inf))
     exact = Golden(example.inputs, (scaled, example.outputs[1]))
-    status, text = bench(
-        compile_plan(example.plan, get_target("host"), exact).members["bench"], tmp_path, "--iterations", "5", "--json"
-    )
+    status, text = bench(compile_plan(example.plan, get_target("host"), exact), tmp_path, "--iterations", "5", "--json")
     assert status == 1
     assert json.loads(text)["golden_differing"] == 1
     near = dataclasses.replace(exact, relative=1e-5)
-    status, text = bench(
-        compile_plan(example.plan, get_target("host"), near).members["bench"], tmp_path, "--iterations", "5", "--json"
-    )
+    status, text = bench(compile_plan(example.plan, get_target("host"), near), tmp_path, "--iterations", "5", "--json")
     assert status == 0
     assert json.loads(text)["golden_exact"] is False
 
 
 def test_bench_refuses_options_it_does_not_know(emitted: Emitted, tmp_path: Path) -> None:
-    assert bench(emitted.members["bench"], tmp_path, "--iterations", "none")[0] == 2
-    assert bench(emitted.members["bench"], tmp_path, "--speed", "9")[0] == 2
+    assert bench(emitted, tmp_path, "--iterations", "none")[0] == 2
+    assert bench(emitted, tmp_path, "--speed", "9")[0] == 2
 
 
 def test_sources_run_on_this_machine_too(example: Example, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from subbyte.runtime.manifest import TargetInfo
 from subbyte.tvm_kernels import targets
 from subbyte.tvm_kernels import toolchain as toolchains
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
 from subbyte.tvm_kernels.emit.glibc import needed_glibc
-from subbyte.tvm_kernels.emit.library import C_FLAGS, CORE, core_folder
 from subbyte.tvm_kernels.targets import Target, get_target
 from subbyte.tvm_kernels.toolchain import find_zig
 

@@ -12,6 +12,7 @@ import pytest
 from hand_graphs import Builder
 from onnx.reference import ReferenceEvaluator
 from run_plan import onnxruntime_outputs, run_plan
+from unpacked import unpacked
 
 import subbyte
 from subbyte.errors import InputError, ModelError
@@ -123,9 +124,8 @@ def test_programs_name_the_operator_and_the_index(tmp_path: Path) -> None:
     plan = lower(model, HOST)
     golden = Golden((inputs["i"],), ())
     wanted = "operator 'n0.Gather': index 12, element 1 of its indices, is out of range; expected -10 .. 9"
-    (tmp_path / "bench").write_bytes(compile_plan(plan, get_target("host"), golden).members["bench"])
-    (tmp_path / "bench").chmod(0o755)
-    done = subprocess.run([tmp_path / "bench"], capture_output=True, text=True, timeout=600, check=False)
+    program = unpacked(compile_plan(plan, get_target("host"), golden).members, tmp_path)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1
     assert done.stderr == f"error: the model failed: {wanted}\n"
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper
+from unpacked import unpacked
 
 import subbyte
 from subbyte.dialect.exactness import RoundingTies
@@ -148,9 +149,8 @@ def test_codes_move_by_one_and_are_counted_in_python_and_c(
 
     host = get_target("host")
     made = compile_plan(lower(CODES, host.features), host, Golden((x,), (shifted.astype(np.uint8),), ties=(1.0,)))
-    (tmp_path / "bench").write_bytes(made.members["bench"])
-    (tmp_path / "bench").chmod(0o755)
-    done = subprocess.run([tmp_path / "bench", "--json", "--iterations", "3"], capture_output=True, text=True)
+    program = unpacked(made.members, tmp_path)
+    done = subprocess.run([program, "--json", "--iterations", "3"], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert (found["golden_ok"], found["golden_moved"], found["golden_differing"]) == (ok, moved, len(differences))
     assert done.returncode == (0 if ok else 1)

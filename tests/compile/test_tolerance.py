@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from unpacked import unpacked
 
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, _compare, within_tolerance
 from subbyte.runtime.manifest import TensorInfo
@@ -66,9 +67,8 @@ def test_python_and_both_c_programs_compare_alike(
     golden = Golden((made,), (wanted,), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, (tie,))
     host = get_target("host")
     emitted = compile_plan(lower(unchanged(dtype), host.features), host, golden)
-    (tmp_path / "bench").write_bytes(emitted.members["bench"])
-    (tmp_path / "bench").chmod(0o755)
-    done = subprocess.run([tmp_path / "bench", "--json", "--iterations", "3"], capture_output=True, text=True)
+    program = unpacked(emitted.members, tmp_path)
+    done = subprocess.run([program, "--json", "--iterations", "3"], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert (found["golden_ok"], found["golden_moved"], found["golden_max_error"]) == (ok, moved, row.max_abs_error)
     assert found["golden_differing"] == row.differing

@@ -14,7 +14,7 @@ from subbyte.cli import main
 from subbyte.errors import UsageError
 from subbyte.runtime import open_bundle
 from subbyte.tvm_kernels import compile
-from subbyte.tvm_kernels.emit.library import core_folder
+from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.names import names_of
 
 NAMES = {"first": 3, "second": 4}  # seeds of the weights
@@ -95,6 +95,7 @@ def compiled(files: Path, target: str) -> dict[str, Path]:
             f"my_{name}",
             "-o",
             str(bundle),
+            *(["--archive"] if target == "host" else []),
         ]
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 0, done.output

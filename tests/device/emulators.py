@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from unpacked import unpacked
 
 from subbyte.runtime.bundle import open_bundle
 
@@ -18,12 +19,10 @@ BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-
 
 
 def member_of(bundle: Path, name: str) -> Path:
-    """That member of the bundle as a file beside it, ready to be run."""
-    path = bundle.with_name(name)
+    """That member of the bundle, which is unpacked beside it: the bench program reads the others."""
     with open_bundle(bundle) as opened:
-        path.write_bytes(opened.read(name))
-    path.chmod(0o755)
-    return path
+        unpacked({member: opened.read(member) for member in opened.members}, bundle.parent)
+    return bundle.with_name(name)
 
 
 def emulate_linux(machine: str, program: Path, *options: str, cpu: str = "") -> subprocess.CompletedProcess[str]:
@@ -51,9 +50,7 @@ def on_linux(
     machine: str, cpu: str, members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path
 ) -> Outcome:
     """Runs the bench program of a `library` target under qemu-user, on that CPU."""
-    program = folder / "bench"
-    program.write_bytes(members["bench"])
-    program.chmod(0o755)
+    program = unpacked(members, folder)
     options = ["--iterations", "1", "--warmup", "0", "--threads", "2", "--json", "--dump", str(folder)]
     done = emulate_linux(machine, program, *options, cpu=cpu)
     assert done.returncode in (0, 1), done.stderr  # 1: not as golden says
@@ -67,10 +64,7 @@ def on_linux(
 
 def on_board(members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path) -> Outcome:
     """Runs the example of a `source` target on the board, which compares with its golden outputs itself."""
-    for name, data in members.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    unpacked(members, folder)
     status, lines = emulate_board(folder / "source")
     words = [line.split() for line in lines]
     found = {int(w[1]): int(w[3]) for w in words if len(w) == 4 and w[0] == "output" and w[2] == "differing"}

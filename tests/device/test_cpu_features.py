@@ -10,7 +10,7 @@ import pytest
 from emulators import emulate_linux
 
 from subbyte.runtime.features import FAMILIES, FEATURES, features_of
-from subbyte.tvm_kernels.emit.library import core_folder
+from subbyte.tvm_kernels.emit.core import core_folder
 
 pytestmark = pytest.mark.device
 

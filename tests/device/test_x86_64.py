@@ -11,7 +11,7 @@ from emulators import emulate_linux, member_of
 from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.emit.library import core_folder
+from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.targets import get_target
 from subbyte.tvm_kernels.toolchain import find_static_toolchain
 
@@ -47,7 +47,8 @@ int main(void) {
 
 def made(target: str, member: str, folder: Path, network: str = "resnet8", scheme: str = "ternary") -> Path:
     """That member of a bundle for the target, as a file."""
-    compile(small_model(network, scheme), folder / "model.subbyte", target=target, strict=True)
+    archive = member == "library.a"
+    compile(small_model(network, scheme), folder / "model.subbyte", target=target, strict=True, archive=archive)
     return member_of(folder / "model.subbyte", member)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import tvm_ffi
 
@@ -21,7 +23,7 @@ MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Inputs, and the outputs a reference gives for them; programs for the device carry them and check themselves."""
+    """Inputs, and the outputs a reference gives for them; programs for the device check themselves against them."""
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
@@ -30,6 +32,11 @@ class Golden:
     absolute: float = 0.0  # both 0: not by one bit
     ties: tuple[float, ...] = ()  # of each output: how much a rounding tie may change an element, 0: not at all
     engine: str = "none"  # what made the outputs
+
+    def members(self) -> dict[str, bytes]:
+        """The members of the bundle that hold them: .npy files by name."""
+        sides = (("input", self.inputs), ("output", self.outputs))
+        return {f"golden/{side}_{i}.npy": _npy(array) for side, arrays in sides for i, array in enumerate(arrays)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +50,12 @@ class Emitted:
     compiler: str | None = None  # what compiled the library's C and linked it, and why not another
     glibc: str | None = None  # the oldest that the library loads on, as "2.17"; None where it needs none
     notes: tuple[str, ...] = ()
+
+
+def _npy(array: Array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(array, order="C"), allow_pickle=False)
+    return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)

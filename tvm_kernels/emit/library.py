@@ -1,24 +1,18 @@
 """The `library` emitter: LLVM objects, the plan's table and the C core, linked into one self-contained shared library.
 
-Also the same as a static archive, and for Linux a static `bench` program with weights and golden tensors inside.
+Also, if asked for, the same as a static archive, and for Linux the program `bench` (bench_program.py).
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-import subbyte.runtime
-from subbyte import __version__
-from subbyte.runtime.energy_model import model_operators
-from subbyte.runtime.golden import MOST_MOVED
 from subbyte.tvm_kernels.abi import compile_objects
+from subbyte.tvm_kernels.emit.bench_program import bench_program
+from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
 from subbyte.tvm_kernels.emit.emitted import (
     Emitted,
     Golden,
@@ -27,17 +21,12 @@ from subbyte.tvm_kernels.emit.emitted import (
     workspace_bytes,
 )
 from subbyte.tvm_kernels.emit.glibc import Version, needed_glibc, version_text
-from subbyte.tvm_kernels.emit.model_c import c_string, model_c
+from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
-from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain, find_toolchain, find_zig
+from subbyte.tvm_kernels.toolchain import Toolchain, find_toolchain, find_zig
 
-CORE = ("run.c", "needs.c", "session.c", "threads.c", "cores.c")
-BENCH = (
-    *("bench.c", "bench_report.c", "bench_json.c", "bench_machine.c", "bench_cgroup.c"),
-    *("bench_steady.c", "bench_energy.c", "bench_start.c"),
-)
 EXPORTS = (
     "subbyte_get_model",
     "subbyte_run",
@@ -50,13 +39,6 @@ EXPORTS = (
     "subbyte_session_arena",
     "subbyte_session_destroy",
 )
-C_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-g0")
-BENCH_FLAGS = tuple(flag for flag in C_FLAGS if flag != "-fPIC")
-
-
-def core_folder() -> Path:
-    """Where the C core's sources are."""
-    return Path(subbyte.runtime.__file__).parent / "c"
 
 
 def _compile(toolchain: Toolchain, sources: list[str], folder: Path) -> list[Path]:
@@ -133,88 +115,8 @@ def _get_model_c(plan: Plan) -> str:
     return f"{head}const subbyte_model *subbyte_get_model(void) {{ return {name}(); }}\n"
 
 
-def _bench_content(plan: Plan, golden: Golden | None, folder: Path) -> list[str]:
-    """Writes data.S and content.c, which put weights, golden tensors and what is known of the operators into the bench
-    program; returns their names."""
-    inputs = golden.inputs if golden else tuple(np.zeros(t.shape, t.dtype) for t in plan.inputs)
-    outputs = golden.outputs if golden else ()
-    blobs = {"weights": plan.weights}
-    blobs |= {f"input_{i}": np.ascontiguousarray(a).tobytes() for i, a in enumerate(inputs)}
-    blobs |= {f"output_{i}": np.ascontiguousarray(a).tobytes() for i, a in enumerate(outputs)}
-    modelled = model_operators(plan.calls, len(plan.weights), plan.arena_bytes)
-    blobs["modelled"] = json.dumps(modelled.to_json()).encode()
-    assembly = ['.section .rodata, "a"']
-    for name, data in blobs.items():
-        (folder / f"{name}.bin").write_bytes(data)
-        assembly += [
-            ".balign 64",
-            f".globl subbyte_data_{name}",
-            f"subbyte_data_{name}:",
-            f'.incbin "{name}.bin"',
-            ".byte 0",  # ends the text of `modelled`
-        ]
-    assembly += ['.section .note.GNU-stack, "", %progbits', ""]
-    (folder / "data.S").write_text("\n".join(assembly))
-
-    def table(kind: str, count: int) -> list[str]:
-        listed = ", ".join(f"subbyte_data_{kind}_{i}" for i in range(count)) or "0"
-        return [f"static const void *const {kind}s[] = {{{listed}}};"]
-
-    content = ['#include "bench.h"', *(f"extern const unsigned char subbyte_data_{name}[];" for name in blobs)]
-    content += table("input", len(inputs)) + table("output", len(outputs))
-    content.append("static const subbyte_bench_operator operators[] = {")
-    for call in plan.calls:
-        texts = (call.kernel, call.activation, call.weights, call.fallback)
-        listed = ", ".join("0" if text is None else c_string(text) for text in texts)
-        content.append(f"    {{{listed}, INT64_C({int(call.macs)})}},")
-    content += ["    {0, 0, 0, 0, 0}", "};"]  # an empty table is not C
-    ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
-    content.append(f"static const double ties[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};")
-    relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
-    values = (
-        f"subbyte_data_weights, inputs, outputs, {{{float(relative)!r}, {float(absolute)!r}, {MOST_MOVED}}}, ties, "
-        f"{int(bool(golden))}"
-    )
-    values += f", operators, (const char *)subbyte_data_modelled, {c_string(__version__)}"
-    content.append(f"const subbyte_bench_content subbyte_bench_data = {{{values}}};\n")
-    (folder / "content.c").write_text("\n".join(content))
-    return ["content.c", "data.S"]
-
-
-@functools.cache
-def _bench_objects(toolchain: Toolchain) -> dict[str, bytes]:
-    """The bench program's own object files by name: the same for every model, so compiled once. It calls the model and
-    prints, so -O1 serves, and compiles in two thirds of the time."""
-    with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
-        sources = [core_folder() / source for source in BENCH]
-        toolchain.compile([*BENCH_FLAGS, "-O1", *toolchain.c_flags, f"-I{core_folder()}", "-c", *sources], Path(name))
-        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
-
-
-def _bench(plan: Plan, target: Target, objects: list[Path], golden: Golden | None, folder: Path) -> bytes:
-    """A static program; zig builds the C core anew, because its C library for static programs is another one."""
-    toolchain = find_static_toolchain(target)
-    sources: list[str | Path] = [*_bench_content(plan, golden, folder)]
-    if toolchain.is_zig:  # which keeps object files itself
-        sources += ["model.c", "get_model.c", *(core_folder() / name for name in (*CORE, *BENCH))]
-        objects = [path for path in objects if path.name == "kernels.o"]
-    else:
-        for name, data in _bench_objects(toolchain).items():
-            (folder / name).write_bytes(data)
-            sources.append(name)
-    link = ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"]
-    toolchain.compile(
-        [
-            *(*BENCH_FLAGS, *toolchain.c_flags, *toolchain.static_flags, f"-I{core_folder()}"),
-            *("-o", "bench", *sources, *objects, *link),
-        ],
-        folder,
-    )
-    return (folder / "bench").read_bytes()
-
-
-def emit_library(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
-    """weights.bin, library.so, library.a and, for Linux, bench; raises CompileError or ToolchainError."""
+def emit_library(plan: Plan, target: Target, golden: Golden | None = None, archive: bool = False) -> Emitted:
+    """weights.bin, library.so, with `archive` library.a, for Linux bench; raises CompileError or ToolchainError."""
     toolchain = find_toolchain(target)
     made = symbols(plan)
     kernels = compile_objects(made.wanted, target.tvm_target()) if made.wanted else None
@@ -231,10 +133,11 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None) -> Em
             objects.append(folder / "kernels.o")
         shared = _shared(toolchain, target, sources, objects, folder)
         members = {"weights.bin": plan.weights, "library.so": shared.data}
-        toolchain.archive(folder / "library.a", objects)
-        members["library.a"] = (folder / "library.a").read_bytes()
+        if archive:
+            toolchain.archive(folder / "library.a", objects)
+            members["library.a"] = (folder / "library.a").read_bytes()
         if "linux" in target.triple:
-            members["bench"] = _bench(plan, target, objects, golden, folder)
+            members["bench"] = bench_program(plan, target, objects, golden, folder)
     tiles = tuple(signatures[index].tiles for index in made.of_call)
     return Emitted(
         *(members, tiles, workspace_bytes(plan, signatures)),

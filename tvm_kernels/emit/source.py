@@ -16,6 +16,7 @@ from subbyte.errors import ToolchainError
 from subbyte.runtime.golden import MOST_MOVED
 from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import compile_source
+from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.emitted import (
     Array,
     Emitted,
@@ -24,7 +25,6 @@ from subbyte.tvm_kernels.emit.emitted import (
     symbols,
     workspace_bytes,
 )
-from subbyte.tvm_kernels.emit.library import core_folder
 from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
