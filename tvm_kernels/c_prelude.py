@@ -95,12 +95,12 @@ static inline float subbyte_nearbyintf(float x) {
 
 # The nearest integer, ties to even, to be clipped afterwards to a range within +-2^22: larger values saturate, there or
 # at 2^31, and NaN gives the lowest integer. VCVTR, which converts NaN to 0, rounds so in the processor's mode after
-# reset; C has no expression that compiles to it.
-_RINT = """
-static inline int32_t subbyte_rint(float x) {
+# reset; C has no expression that compiles to it. subbyte_rint_number is for what cannot be NaN.
+_RINT = {
+    f"subbyte_rint{suffix}": f"""
+static inline int32_t subbyte_rint{suffix}(float x) {{
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && !defined(__SOFTFP__)
-  int32_t nearest;
-  if (x != x) x = -4194304.0f;
+  int32_t nearest;{nan}
   __asm__("vcvtr.s32.f32 %0, %0" : "+t"(x));
   memcpy(&nearest, &x, 4);
   return nearest;
@@ -110,8 +110,10 @@ static inline int32_t subbyte_rint(float x) {
   x = x < limit ? x : limit;
   return (int32_t)(subbyte_opaque(x + 12582912.0f) - 12582912.0f);
 #endif
-}
+}}
 """
+    for suffix, nan in (("", "\n  if (x != x) x = -4194304.0f;"), ("_number", ""))
+}
 
 
 def _dsp(name: str, arguments: str, intrinsic: str, plain: str, returns: str = "uint32_t") -> str:
@@ -214,7 +216,7 @@ _FUNCTIONS = {
     "subbyte_opaque": _OPAQUE,
     **_UNFUSED,
     "subbyte_nearbyintf": _NEARBYINTF,
-    "subbyte_rint": _RINT,
+    **_RINT,
     **_DSP,
 }
 
@@ -227,7 +229,7 @@ def has(name: str) -> bool:
 def prelude(body: str) -> str:
     """The functions that `body`, C text, calls."""
     called = set(re.findall(r"\bsubbyte_\w+(?=\()", body))
-    if called & {"subbyte_nearbyintf", "subbyte_rint", "subbyte_unfused_float32"}:
+    if called & {"subbyte_nearbyintf", *_RINT, "subbyte_unfused_float32"}:
         called.add("subbyte_opaque")
     head = _ACLE if called & _DSP.keys() else ""
     return head + "".join(text for name, text in _FUNCTIONS.items() if name in called)

@@ -14,7 +14,7 @@ multiple of 32 writes the whole word, with its unused bits 0, the others set bit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
 )
 
+LARGEST = 1e38  # values up to it are finite in float32, with room for roundings
 LINE_FLOATS = 16  # in a cache line
 PREFETCH_TO_WRITE = (1, 3, 1)  # llvm.prefetch: for a write, to the nearest cache, data
 
@@ -63,7 +64,7 @@ class Position:
 
 
 Transform = Callable[[Any, Position], Any]
-EmitStore = Callable[[Any, Position], None]
+EmitStore = Callable[[Any, Position, bool], None]  # whether no value can be NaN
 
 
 class EpilogueEmitter:
@@ -78,6 +79,7 @@ class EpilogueEmitter:
         self._functions: FloatFunctions | None = None
         self._in_c = current_code_generator() == "c"
         steps = _without_redundant_relu(epilogue) if self._in_c else epilogue.steps
+        self._never_nan = _never_nan(steps)
         self._wide: list[Any] = []  # float32 tensors of the output's shape that are read or written
         self._steps = [_STEPS[type(step)](self, step) for step in steps]
         several = [index for index, step in enumerate(steps) if not isinstance(step, READ_ONCE)]
@@ -88,13 +90,14 @@ class EpilogueEmitter:
         """Apply the steps to `value`, int32 or float32 of consecutive channels from `column` of `row`, and store it."""
         lanes = lanes_of(value)
         at = Position(row, column, lanes)
-        if str(value.ty.dtype).startswith("int"):
+        integer = str(value.ty.dtype).startswith("int")
+        if integer:
             value = T.Cast(vector_type("float32", lanes), value)
         for index, step in enumerate(self._steps):
             value = step(_in_register(value, lanes) if index in self._in_registers else value, at)
         value = T.bind(value)
         for store in self._stores:
-            store(value, at)
+            store(value, at, integer and self._never_nan)
 
     def emit_channels(self, load: Callable[[int, int], Any], row: Any, column: Any, count: int, lanes: int) -> None:
         """Emit `count` channels from `column` on, in vectors of `lanes` and then of smaller powers of two.
@@ -177,19 +180,22 @@ class EpilogueEmitter:
     def to_float(self, index: int, _: ToFloat) -> EmitStore:
         output = self._signature.output(index, (self._rows, self._columns), "float32")
         self._wide.append(output)
-        return lambda y, at: T.buffer_store(output, y, [at.row, at.index()])
+        return lambda y, at, _: T.buffer_store(output, y, [at.row, at.index()])
 
     def to_codes(self, index: int, quantizer: ToCodes) -> EmitStore:
         factor = self._signature.constant("factor", np.array([quantizer.factor], np.float32))
         output = self._signature.output(index, (self._rows, self._columns), "uint8")
 
-        def store(y: Any, at: Position) -> None:
+        finite = bool(np.isfinite(quantizer.factor)) and quantizer.factor != 0  # 0 / 0 is NaN
+
+        def store(y: Any, at: Position, never_nan: bool) -> None:
             by = splat(factor[0], at.lanes)
             scaled = y / by if quantizer.divide else y * by
             if self._in_c:
                 # Clipping integers gives the same result, and is cheaper than comparing floats where SSAT or the like
                 # does it. Adding the zero point to a value saturated at 2^31 would overflow: clip first.
-                level = T.bind(T.call_pure_extern("int32", "subbyte_rint", scaled))
+                rint = "subbyte_rint_number" if never_nan and finite else "subbyte_rint"
+                level = T.bind(T.call_pure_extern("int32", rint, scaled))
                 bottom, top = (IntImm("int32", n) for n in (quantizer.storage.low, quantizer.storage.high))
                 code = T.min(T.max(level, bottom), top) + quantizer.storage.zero_point
                 T.buffer_store(output, T.Cast("uint8", code), [at.row, at.index()])
@@ -212,7 +218,7 @@ class EpilogueEmitter:
         words = -(-self._columns // WORD)
         output = self._signature.output(index, (self._rows, words), "uint32")
 
-        def store(y: Any, at: Position) -> None:
+        def store(y: Any, at: Position, _: bool) -> None:
             bits = T.bind(packed(y >= threshold(at), at.lanes, self._x86))
             analyzer = Analyzer()
             bit = analyzer.simplify(at.column % WORD)
@@ -232,6 +238,23 @@ class EpilogueEmitter:
                     T.buffer_store(output, rest, [at.row, word + 1])
 
         return store
+
+
+def _never_nan(steps: Sequence[Step]) -> bool:
+    """Whether the steps give finite numbers on every int32 sum: constants alone bound them."""
+    bound = 2.0**31
+    for step in steps:
+        if isinstance(step, Scale):
+            bound *= float(np.max(np.abs(step.values)))
+        elif isinstance(step, Bias):
+            bound += float(np.max(np.abs(step.values)))
+        elif isinstance(step, PRelu):
+            bound *= max(1.0, float(np.max(np.abs(step.values))))
+        elif not (isinstance(step, Activate) and step.function == "relu"):
+            return False
+        if not bound < LARGEST:  # NaN is not, too
+            return False
+    return True
 
 
 def packed(condition: Any, lanes: int, x86: bool) -> Any:
