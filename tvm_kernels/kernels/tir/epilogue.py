@@ -79,7 +79,7 @@ class EpilogueEmitter:
         self._functions: FloatFunctions | None = None
         self._in_c = current_code_generator() == "c"
         steps = _without_redundant_relu(epilogue) if self._in_c else epilogue.steps
-        self._never_nan = _never_nan(steps)
+        self._never_nan = never_nan(steps)
         self._wide: list[Any] = []  # float32 tensors of the output's shape that are read or written
         self._steps = [_STEPS[type(step)](self, step) for step in steps]
         several = [index for index, step in enumerate(steps) if not isinstance(step, READ_ONCE)]
@@ -240,7 +240,7 @@ class EpilogueEmitter:
         return store
 
 
-def _never_nan(steps: Sequence[Step]) -> bool:
+def never_nan(steps: Sequence[Step]) -> bool:
     """Whether the steps give finite numbers on every int32 sum: constants alone bound them."""
     bound = 2.0**31
     for step in steps:
