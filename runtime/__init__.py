@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from subbyte.runtime import energy as energy
     from subbyte.runtime.benchmark import BenchResult, bench
     from subbyte.runtime.bundle import Bundle, open_bundle, write_bundle
     from subbyte.runtime.session import Session, load
-
-    from . import energy as energy
 
 __all__ = ["BenchResult", "Bundle", "Session", "bench", "energy", "load", "open_bundle", "write_bundle"]
 

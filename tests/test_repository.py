@@ -1,6 +1,7 @@
 """The house itself: links lead somewhere, importing the front door is light, imports have no circle."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,10 +10,14 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from pages import PACKAGES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+spec = importlib.util.spec_from_file_location("architecture_svg", ROOT / "generate" / "architecture_svg.py")
+assert spec is not None
+assert spec.loader is not None
+architecture = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(architecture)
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -56,13 +61,9 @@ UNTYPED = {"subbyte", "subbyte.runtime.report"}
 
 def test_no_module_imports_itself_through_others() -> None:
     """At top level, in functions and, but for UNTYPED, under TYPE_CHECKING."""
-    sources = {
-        _module(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-        for folder in ("subbyte", *PACKAGES)
-        for path in (ROOT / folder).rglob("*.py")
-    }
-    assert len(sources) > 200
-    assert circle(sources, untyped=UNTYPED) == []
+    texts = architecture.sources()
+    assert len(texts) > 200
+    assert circle(texts, untyped=UNTYPED) == []
 
 
 @pytest.mark.parametrize(
@@ -85,28 +86,12 @@ def test_a_circle_is_found(line: str, typing: bool) -> None:
 
 def circle(sources: dict[str, str], untyped: Container[str]) -> list[str]:
     """Modules of which each imports another of them, the first again at the end; empty where there are none."""
-    imports = {name: _imports(ast.parse(text), name not in untyped, sources) - {name} for name, text in sources.items()}
+    graph = {}
+    for name, text in sources.items():
+        found = architecture.imports(ast.parse(text), sources, typed=name not in untyped)
+        graph[name] = {other for other in found if other in sources} - {name}
     try:
-        TopologicalSorter(imports).prepare()
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         return list(error.args[1])
     return []
-
-
-def _imports(node: ast.AST, typing: bool, modules: Container[str]) -> set[str]:
-    """Which of these modules the code may import: of `from a import b` a.b if it is one, else a."""
-    names: list[str] = []
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        inner = [f"{node.module}.{alias.name}" for alias in node.names]
-        names = [name if name in modules else str(node.module) for name in inner]
-    typed = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-    children = node.orelse if isinstance(node, ast.If) and typed and not typing else ast.iter_child_nodes(node)
-    return {name for name in names if name in modules}.union(*(_imports(c, typing, modules) for c in children))
-
-
-def _module(path: Path) -> str:
-    """The dotted name of a file of the repository in the package."""
-    parts = path.with_suffix("").parts[: -1 if path.name == "__init__.py" else None]
-    return ".".join(parts if parts[0] == "subbyte" else ("subbyte", *parts))
