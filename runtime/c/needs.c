@@ -92,14 +92,6 @@ static int lacks(const char *name, size_t length, const uint32_t *has, uint32_t 
   }
   return 1;
 }
-#else
-enum { WORDS = 1 };
-static uint32_t ask_cpu(uint32_t *has) { return *has; }
-static int lacks(const char *name, size_t length, const uint32_t *has, uint32_t saved) {
-  (void)name, (void)length, (void)has, (void)saved;
-  return 1;
-}
-#endif
 
 size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes) {
   uint32_t has[WORDS] = {0};
@@ -126,7 +118,6 @@ size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t 
   return count;
 }
 
-#ifdef SUBBYTE_FEATURES
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -150,7 +141,18 @@ int32_t subbyte_ask_for(const subbyte_model *model) {
   return SUBBYTE_OK;
 }
 
-#else
+#else /* a CPU that cannot be asked */
+size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes) {
+  const char *name = model != NULL && model->abi == SUBBYTE_ABI && model->features != NULL ? model->features : "";
+  size_t count = *name != '\0';
+  for (; *name; ++name) {
+    count += *name == ' ';
+    if (names != NULL && bytes > 1) *names++ = *name, --bytes;
+  }
+  if (names != NULL && bytes > 0) *names = '\0';
+  return count;
+}
+
 int32_t subbyte_ask_for(const subbyte_model *model) {
   if (model->needs) return SUBBYTE_REFUSED;
   return model->features != NULL && *model->features ? SUBBYTE_LACKS_FEATURES : SUBBYTE_OK;
