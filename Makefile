@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lesser fuzz soak device generate lint wheel types arrows clean
+.PHONY: setup demo test lesser fuzz soak device generate lint wheel types arrows release clean
 
 setup: $(VENV)/.installed
 
@@ -66,5 +66,11 @@ types: wheel
 arrows: wheel
 	@cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/lint-imports --config ../../../.importlinter
 
+# Wheel and source distribution in dist/, each installed into empty environments and used from another folder.
+release: setup
+	@rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python .ci/try_release.py dist
+
 clean:
-	rm -rf build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from subbyte.runtime import load as load
     from subbyte.tvm_kernels import compile as compile
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> (module, extra that installs what it needs)
 _PUBLIC = {
