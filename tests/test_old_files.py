@@ -20,7 +20,7 @@ from subbyte.export import inspect, run_onnx
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.energy_model import model_energy
 from subbyte.runtime.golden import within_tolerance
-from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
+from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES
 
 FILES = Path(__file__).parent / "old_files"
 # What `inspect` said of each: layers by the format of their weights. A Conv of ones in float is an average pool.

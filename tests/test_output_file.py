@@ -327,9 +327,9 @@ WRITES = re.compile(
 )
 PRIVATE = {  # files of a temporary folder, which no user names
     "files/output.py",
-    "tvm_kernels/emit/library.py",
+    "tvm_kernels/emit/elf.py",
     "tvm_kernels/emit/bench_program.py",
-    "tvm_kernels/emit/source.py",
+    "tvm_kernels/emit/c_source.py",
     "runtime/native.py",
     "export/baselines.py",
     "subbyte/cli/run.py",

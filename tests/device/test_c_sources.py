@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 import subbyte
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
-from subbyte.tvm_kernels.emit.source import EXAMPLE_FILES, MODEL_FILES
+from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.targets import get_target
 from subbyte.tvm_kernels.toolchain import zig_command
 

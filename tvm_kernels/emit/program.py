@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from subbyte.errors import UsageError
+from subbyte.tvm_kernels.emit.c_source import emit_source
+from subbyte.tvm_kernels.emit.elf import emit_library
 from subbyte.tvm_kernels.emit.emitted import Emitted, Golden
-from subbyte.tvm_kernels.emit.library import emit_library
-from subbyte.tvm_kernels.emit.source import emit_source
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
