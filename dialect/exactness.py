@@ -7,7 +7,7 @@ graph, from the nodes with inexact float results to the outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from subbyte.dialect.graph import DATA_MOVEMENT
 from subbyte.dialect.known_operators import ROUNDING, full_name
 from subbyte.dialect.layers import sums_integers
 from subbyte.dialect.names import DOMAIN
+from subbyte.dialect.state import State, states
 
 Array = npt.NDArray[Any]
 
@@ -83,8 +84,32 @@ class RoundingTies:
             self.facts.pop(name, None)
             if tensor.data_type == TensorProto.FLOAT16:
                 self.facts[name] = _Facts(half=True)
-        waiting = list(graph.node)
+        pairs = states(model)
+        # The output of a state is an input of the next run: it takes two runs until `ties` is at its end, and one more
+        # for each further state that a fact goes through.
+        for _ in range(len(pairs) + 2 if pairs else 1):
+            self._follow(graph.node)
+            self.facts |= {pair.input: self._joined(pair) for pair in pairs}
+
+    def _joined(self, pair: State) -> _Facts:
+        """What is true of a state in every run, that of the first and of those after it."""
+        first, later = self._of(pair.input), self._of(pair.output)
+        return _Facts(
+            inexact=first.inexact or later.inexact,
+            ties=max(first.ties, later.ties),
+            step=max(first.step, later.step),
+            whole=first.whole and later.whole,
+            index=first.index or later.index,
+            half=later.half,
+            coarse=first.coarse or later.coarse,
+        )
+
+    def _follow(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """The facts of all that the nodes make."""
+        waiting = list(nodes)
         made = {name for node in waiting for name in node.output}
+        for name in made:
+            self.facts.pop(name, None)
         while waiting:
             later = []
             for node in waiting:

@@ -21,6 +21,7 @@ from subbyte.dialect.layers import CODE_PRESERVING, PRODUCTS, layers
 from subbyte.dialect.macs import MACS, UnknownShape
 from subbyte.dialect.payloads import tensor_bytes, with_payloads, without_payloads
 from subbyte.dialect.shapes import with_shapes
+from subbyte.dialect.state import states
 from subbyte.dialect.walk import label_of, subgraphs
 from subbyte.errors import ModelError, one_line
 from subbyte.export.onnx_file import load_onnx
@@ -51,6 +52,7 @@ class Inspection:
     layers: tuple[LayerRow, ...]
     inputs: dict[str, tuple[int, ...]]  # 0 for a dynamic size
     outputs: dict[str, tuple[int, ...]]
+    states: dict[str, str]  # inputs of a run, each with the output that is its value in the next run
     metadata: dict[str, str]
     opset: int
     ir_version: int
@@ -99,6 +101,7 @@ def inspect(path: Source) -> Inspection:
         layers=layers,
         inputs=_shapes(model.graph.input),
         outputs=_shapes(graph.model.graph.output),
+        states={state.input: state.output for state in states(model)},
         metadata={entry.key: entry.value for entry in model.metadata_props},
         opset=opset_of(model.opset_import),
         ir_version=model.ir_version,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Error as ProtobufError
@@ -25,6 +27,9 @@ from subbyte.files.plain import open_plain, size_of
 from subbyte.onnx_files.checks import check_content, check_graph
 from subbyte.onnx_files.external_data import load_external
 
+if TYPE_CHECKING:
+    from subbyte.dialect.state import State
+
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
@@ -34,6 +39,8 @@ class OnnxFile:
     path: Path | None  # None: made in memory
     content: _Content | None
     external_bytes: int = 0  # of the data that it keeps in other files
+    # Of a file that is compiled: its states with their initial values, which its model does not have as initializers.
+    states: Mapping[State, npt.NDArray[Any]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -46,6 +53,10 @@ class OnnxFile:
         if self.content is not None:
             return self.content.sha256
         return hashlib.sha256(self.model.SerializeToString()).hexdigest()
+
+    def of_model(self, model: onnx.ModelProto) -> OnnxFile:
+        """The same file, size and hash, with a model that was made of its own."""
+        return self if model is self.model else replace(self, model=model, content=_Content(self.nbytes, self.sha256))
 
 
 @dataclass(frozen=True)

@@ -65,22 +65,45 @@ class GoldenReport:
         return asdict(self)
 
 
-def golden_report(bundle: Bundle, results: Sequence[Array]) -> GoldenReport:
-    """What a run on `golden_inputs` gave, in the model's order, against the golden outputs; raises BundleError."""
+def golden_report(bundle: Bundle, results: Sequence[Sequence[Array]], states: Sequence[Array] = ()) -> GoldenReport:
+    """What runs on `golden_runs` gave, in the model's order, and the state after them, against the golden ones.
+
+    Raises BundleError.
+    """
     manifest = bundle.manifest
-    compared = zip(manifest.outputs, results, golden_outputs(bundle), manifest.golden_ties, strict=True)
+    made = [np.stack(arrays) for arrays in zip(*results, strict=True)] if manifest.states else list(results[0])
+    tensors, wanted = (*manifest.outputs, *manifest.states), [*golden_outputs(bundle), *golden_states(bundle)]
+    compared = zip(tensors, [*made, *states], wanted, manifest.golden_ties, strict=True)
     rows = tuple(_compare(*row) for row in compared)
     return GoldenReport(all(row.ok for row in rows), all(row.differing == 0 for row in rows), rows)
 
 
 def golden_inputs(bundle: Bundle) -> list[Array]:
-    """The golden inputs, in the model's order; raises BundleError."""
-    return [_read(bundle, f"golden/input_{i}.npy", info) for i, info in enumerate(bundle.manifest.inputs)]
+    """The golden inputs, in the model's order; of a model with state those of the first run. Raises BundleError."""
+    return golden_runs(bundle)[0]
+
+
+def golden_runs(bundle: Bundle) -> list[list[Array]]:
+    """The golden inputs of each run: one, but of a model with state several in a row. Raises BundleError."""
+    manifest = bundle.manifest
+    arrays = [_read(bundle, f"golden/input_{i}.npy", _runs_of(bundle, info)) for i, info in enumerate(manifest.inputs)]
+    return [[array[run] for array in arrays] for run in range(manifest.golden_runs)] if manifest.states else [arrays]
 
 
 def golden_outputs(bundle: Bundle) -> list[Array]:
-    """What the reference gives for `golden_inputs`; raises BundleError."""
-    return [_read(bundle, f"golden/output_{i}.npy", info) for i, info in enumerate(bundle.manifest.outputs)]
+    """What the reference gives for `golden_runs`, with an axis for runs where there is state; raises BundleError."""
+    outputs = bundle.manifest.outputs
+    return [_read(bundle, f"golden/output_{i}.npy", _runs_of(bundle, info)) for i, info in enumerate(outputs)]
+
+
+def golden_states(bundle: Bundle) -> list[Array]:
+    """The state that the reference has after `golden_runs`; raises BundleError."""
+    return [_read(bundle, f"golden/state_{i}.npy", info) for i, info in enumerate(bundle.manifest.states)]
+
+
+def _runs_of(bundle: Bundle, info: TensorInfo) -> TensorInfo:
+    manifest = bundle.manifest
+    return TensorInfo(info.name, info.dtype, (manifest.golden_runs, *info.shape)) if manifest.states else info
 
 
 def has_golden(bundle: Bundle) -> bool:

@@ -23,6 +23,8 @@ MAX_RANK = 8
 MAX_TEXT = 4096  # characters of a name
 MAX_PLACE = (1 << 32) - 1  # offsets are uint32 in the plan
 MAX_TENSOR_BYTES = 2 << 30
+MAX_RUNS = 1024  # of the golden run of a model with state
+STATE_ALIGNMENT, STATE_WORD = 64, 4  # of each value, and the bytes behind the last one: runtime/c/state.c
 
 MODEL_DTYPES = {  # of inputs and outputs: bytes each, in the order of runtime/c/subbyte.h
     **{"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8},
@@ -35,7 +37,7 @@ DTYPES = {
 EMITTERS = ("library", "source", "relax-vm")
 STORAGES = ("float", "codes", "bits")
 LAYOUTS = ("as-is", "NHWC")
-SPACES = ("arena", "weights", "input", "output", "workspace")
+SPACES = ("arena", "weights", "input", "output", "workspace", "state")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _GLIBC = re.compile(r"\d{1,3}\.\d{1,3}", re.ASCII)
@@ -55,6 +57,13 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * MODEL_DTYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class StateInfo(TensorInfo):
+    """A value that lives between runs, named after an input of the ONNX file."""
+
+    output: str  # of the file: the value after a run
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,10 @@ class Manifest:
     weights_bytes: int
     operators: tuple[OperatorInfo, ...]
     members: Mapping[str, Member]
-    golden_ties: tuple[float, ...]  # of each output: how far a rounding tie may move an element; 0: not at all
+    golden_ties: tuple[float, ...]  # of each output, then state: how far a tie may move an element; 0: not at all
+    states: tuple[StateInfo, ...] = ()
+    state_bytes: int = 0
+    golden_runs: int = 1  # in a row, where there is state
 
     @property
     def macs(self) -> int:
@@ -201,6 +213,7 @@ def from_dict(d: Mapping[str, Any]) -> Manifest:
             raise _wrong(side, "two tensors of one name", "distinct names")
     if not outputs:
         raise _wrong("outputs", "none", "at least one")
+    states = _states(d, inputs)
     manifest = Manifest(
         name=_text(d, "name", "manifest"),
         versions=_texts(d, "versions"),
@@ -213,7 +226,10 @@ def from_dict(d: Mapping[str, Any]) -> Manifest:
         weights_bytes=_count(d, "weights_bytes", "manifest", MAX_PLACE),
         operators=_rows(d, "operators", "manifest", _operator, MAX_OPERATORS),
         members=_members(_mapping(d, "members", "manifest")),
-        golden_ties=_ties(d, len(outputs)),
+        golden_ties=_ties(d, len(outputs) + len(states)),
+        states=states,
+        state_bytes=_state_bytes(d, states),
+        golden_runs=_integer(d["golden"], "runs", "golden", 1, MAX_RUNS) if states and "golden" in d else 1,
     )
     _check_places(manifest)
     return manifest
@@ -247,7 +263,33 @@ def _tensor(d: Mapping[str, Any], where: str) -> TensorInfo:
     return tensor
 
 
+def _states(d: Mapping[str, Any], inputs: tuple[TensorInfo, ...]) -> tuple[StateInfo, ...]:
+    """What lives between runs; nothing in a manifest that does not say."""
+    if "states" not in d:
+        return ()
+    states = _rows(d, "states", "manifest", _state, MAX_TENSORS)
+    names = [tensor.name for tensor in (*inputs, *states)]
+    if len(set(names)) != len(names):
+        raise _wrong("states", "a name of an input or another state", "distinct names")
+    return states
+
+
+def _state(d: Mapping[str, Any], where: str) -> StateInfo:
+    tensor = _tensor(d, where)
+    return StateInfo(tensor.name, tensor.dtype, tensor.shape, _text(d, "output", where))
+
+
+def _state_bytes(d: Mapping[str, Any], states: tuple[StateInfo, ...]) -> int:
+    expected = sum(-(-state.nbytes // STATE_ALIGNMENT) * STATE_ALIGNMENT for state in states)
+    expected += STATE_WORD if states else 0
+    found = _count(d, "state_bytes", "manifest", MAX_PLACE) if states or "state_bytes" in d else 0
+    if found != expected:
+        raise _wrong("state_bytes", found, f"{expected} for {len(states)} states")
+    return found
+
+
 def _ties(d: Mapping[str, Any], outputs: int) -> tuple[float, ...]:
+    """Of each output and state."""
     if "golden" not in d:
         return (0.0,) * outputs
     ties = _mapping(d, "golden", "manifest").get("ties")
@@ -346,6 +388,7 @@ def _check_places(manifest: Manifest) -> None:
     """Raise BundleError for a traced result that is not inside its buffer."""
     sizes = {"input": manifest.inputs, "output": manifest.outputs}
     limits = {"arena": manifest.arena_bytes, "weights": manifest.weights_bytes, "workspace": manifest.workspace_bytes}
+    limits["state"] = manifest.state_bytes
     for number, operator in enumerate(manifest.operators):
         for index, output in enumerate(operator.outputs):
             where = f"operators[{number}].outputs[{index}]"

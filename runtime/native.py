@@ -15,8 +15,8 @@ from subbyte.files.output import what_to_do
 from subbyte.runtime.bundle import raise_if_exhausted
 from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 
-ABI = 4
-NO_MEMORY, LACKS_FEATURES, BAD_INDEX = 3, 6, 7  # SUBBYTE_NO_MEMORY ..
+ABI, OLDEST_ABI = 5, 4  # a library of version 4 is one of version 5 without state
+NO_MEMORY, LACKS_FEATURES, BAD_INDEX, BUSY = 3, 6, 7, 8  # SUBBYTE_NO_MEMORY ..
 DTYPES = tuple(MODEL_DTYPES)  # SUBBYTE_FLOAT32 ..
 _REBUILD = "Build the bundle again with `subbyte compile`."
 
@@ -52,6 +52,25 @@ class _Failure(ctypes.Structure):
     ]
 
 
+class _State(ctypes.Structure):
+    _fields_ = [
+        ("tensor", ctypes.POINTER(_Tensor)),
+        ("offset", ctypes.c_uint32),
+        ("initial", ctypes.c_uint32),
+        ("next", ctypes.c_uint32),
+    ]
+
+
+class _States(ctypes.Structure):
+    _fields_ = [
+        ("count", ctypes.c_int32),
+        ("states", ctypes.POINTER(_State)),
+        ("bytes", ctypes.c_size_t),
+        ("begin", ctypes.c_void_p),
+        ("end", ctypes.c_void_p),
+    ]
+
+
 class _Model(ctypes.Structure):
     _fields_ = [
         ("abi", ctypes.c_uint32),
@@ -68,6 +87,7 @@ class _Model(ctypes.Structure):
         ("weights_bytes", ctypes.c_size_t),
         ("needs", ctypes.c_uint32),
         ("features", ctypes.c_char_p),
+        ("states", ctypes.POINTER(_States)),  # from version 5 on
     ]
 
 
@@ -118,6 +138,10 @@ class Library:
             self._status_text = self._function("subbyte_status_text", ctypes.c_char_p, [ctypes.c_int32])
             self.model = get_model()
             _check_model(self.model.contents, manifest)
+            if manifest.states:
+                self.reset = self._function("subbyte_session_reset", ctypes.c_int32, [ctypes.c_void_p])
+                which = [ctypes.c_void_p, ctypes.c_int32]
+                self.state = self._function("subbyte_session_state", ctypes.c_void_p, which)
         except BaseException:
             self.close()
             raise
@@ -153,6 +177,8 @@ class Library:
 
     def failed(self, session: ctypes.c_void_p, status: int) -> SubbyteError:
         """What to raise for a run that returned `status`: InputError for an index out of range, else SessionError."""
+        if status == BUSY:  # which a failure is not written for: that of another run may be
+            return SessionError(f"'{_text(self.model.contents.name)}': {_text(self._status_text(status))}")
         failure = self._failure(session)
         text = ctypes.create_string_buffer(1 + self._failure_text(self.model, failure, None, 0))
         self._failure_text(self.model, failure, text, len(text))
@@ -234,8 +260,11 @@ def _from_file(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
 
 
 def _check_model(model: Any, manifest: Manifest) -> None:
-    if model.abi != ABI:
-        raise BundleError(f"the library speaks version {model.abi} of subbyte.h, this runtime {ABI}. {_REBUILD}")
+    if not OLDEST_ABI <= model.abi <= ABI:
+        raise BundleError(
+            f"the library speaks version {model.abi} of subbyte.h, this runtime {OLDEST_ABI} to {ABI}. {_REBUILD}"
+        )
+    table = model.states.contents if model.abi == ABI and model.states else _States()
     said: dict[str, object] = {
         "arena_bytes": manifest.arena_bytes,
         "workspace_bytes": manifest.workspace_bytes,
@@ -247,9 +276,14 @@ def _check_model(model: Any, manifest: Manifest) -> None:
     for field, value in said.items():
         if getattr(model, field) != value:
             raise _disagrees(field, getattr(model, field), value)
+    if (table.count, table.bytes) != (len(manifest.states), manifest.state_bytes):
+        raise _disagrees(
+            "state", f"{table.count} of {table.bytes} bytes", f"{len(manifest.states)} of {manifest.state_bytes}"
+        )
     for side, infos, tensors in (
         ("input", manifest.inputs, model.inputs),
         ("output", manifest.outputs, model.outputs),
+        ("state", manifest.states, [table.states[index].tensor.contents for index in range(table.count)]),
     ):
         for index, info in enumerate(infos):
             tensor = tensors[index]

@@ -7,7 +7,8 @@ import difflib
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
@@ -18,8 +19,9 @@ import numpy.typing as npt
 from subbyte.errors import InputError, SessionError, UsageError
 from subbyte.runtime import host, native
 from subbyte.runtime.bundle import LIBRARY, WEIGHTS, Bundle, open_bundle
-from subbyte.runtime.golden import GoldenReport, golden_inputs, golden_report
+from subbyte.runtime.golden import GoldenReport, golden_report, golden_runs
 from subbyte.runtime.manifest import Manifest, TensorInfo
+from subbyte.runtime.state import State
 
 Array = npt.NDArray[Any]
 Arrays = Array | Mapping[str, Array] | Sequence[Array]
@@ -75,7 +77,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class Session:
-    """A loaded model. One run at a time in a session (others wait); several sessions run at once, on any threads.
+    """A loaded model. One run at a time in a session; several sessions run at once, on any threads.
+
+    A run while another is under way waits for it; of a model with `state` it raises SessionError, because which of the
+    two comes first would decide what both give.
 
     Made by `load`. Signal handlers, and what watches a run, may run and close the session in the middle of a run: a run
     inside of a run has memory of its own, and one that began before `close` ends with its numbers. A session belongs to
@@ -108,6 +113,11 @@ class Session:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def state(self) -> State:
+        """What lives between runs, by name, to read and assign; empty for most models."""
+        return State(self)
 
     @property
     def path(self) -> Path:
@@ -208,34 +218,53 @@ class Session:
         self._hooked(arrays, outputs, read)
         return outputs
 
+    def reset(self) -> None:
+        """Give `state` its initial values, for a new sequence; raises SessionError in the middle of a run."""
+        if not self.manifest.states:
+            self._native()
+            return
+        with self._between_runs():
+            status = self._native().reset(self._handle)
+            if status:
+                raise self._native().failed(self._handle, status)
+
     def profile(
         self, inputs: Arrays | None = None, iterations: int = 10, *, check_finite: bool = True
     ) -> tuple[OperatorTime, ...]:
         """Nanoseconds of each operator over `iterations` runs; `inputs` default to `random_inputs()`.
 
-        The clock is read between operators, so a run under the profiler is a little slower than one without.
+        The clock is read between operators, so a run under the profiler is a little slower than one without. `state` is
+        afterwards as it was.
         """
         if iterations < 1:
             raise UsageError(f"iterations is {iterations}, expected at least 1")
         arrays = self._checked_inputs(self.random_inputs() if inputs is None else inputs, check_finite)
         outputs = self.empty_outputs()
         ns = np.zeros((iterations, len(self.manifest.operators)), np.int64)
-        for row in ns:
+        with self.state.kept():
+            for row in ns:
 
-            def keep(_: int, index: int, time: int, row: Array = row) -> None:
-                row[index] = time
+                def keep(_: int, index: int, time: int, row: Array = row) -> None:
+                    row[index] = time
 
-            self._hooked(arrays, outputs, keep)
+                self._hooked(arrays, outputs, keep)
         return tuple(
             OperatorTime(operator.name, int(ns[:, index].min()), int(np.median(ns[:, index])))
             for index, operator in enumerate(self.manifest.operators)
         )
 
     def check_golden(self) -> GoldenReport:
-        """Run the golden inputs and compare with the golden outputs; raises BundleError when the bundle has none."""
-        results = self.empty_outputs()
-        self.run_into(golden_inputs(self.bundle), results, check_finite=False)
-        return golden_report(self.bundle, results)
+        """Run the golden inputs and compare with the golden outputs; raises BundleError when the bundle has none.
+
+        Of a model with state: several runs from the initial state on; `state` is afterwards as it was.
+        """
+        made: list[list[Array]] = []
+        with self.state.kept():
+            self.reset()
+            for inputs in golden_runs(self.bundle):
+                made.append(self.empty_outputs())
+                self.run_into(inputs, made[-1], check_finite=False)
+            return golden_report(self.bundle, made, list(self.state.values()))
 
     # ---- life ----
 
@@ -335,12 +364,14 @@ class Session:
 
         first, second = ctypes.addressof(input_pointers), ctypes.addressof(output_pointers)
         library, lock = self._native(), self._lock
-        run, hooked = library.run, hook is not native.NO_HOOK
+        run, hooked, has_state = library.run, hook is not native.NO_HOOK, bool(self.manifest.states)
         check_weights = None if self._weights is None or self.bundle.holds_weights else self.bundle.check_weights
 
         def call(_alive: object = (inputs, outputs, hook, input_pointers, output_pointers)) -> None:
             if self._process is not _process:  # before the lock: in a forked child nobody may be left to release it
                 self._native()
+            if has_state and self._free is None:
+                raise self._busy()
             with lock:  # between any two lines a signal handler may run or close this session, or raise
                 session, self._free = self._free, None
                 try:
@@ -361,6 +392,8 @@ class Session:
 
     def _run_apart(self, inputs: int, outputs: int, hook: Any) -> None:
         """A run within a run of this thread: on a C session of its own, for the arena of the outer one is in use."""
+        if self.manifest.states:
+            raise self._busy()
         library, session = self._native(), ctypes.c_void_p()
         try:
             library.create(session, self._weights_address, 1)
@@ -369,6 +402,24 @@ class Session:
                 raise library.failed(session, status)
         finally:
             library.destroy(session)
+
+    def _busy(self) -> SessionError:
+        return SessionError(
+            f"a run of '{self.manifest.name}' is under way, and the next one reads the state that it leaves: run one "
+            "after the other, or load the bundle again for another sequence"
+        )
+
+    @contextmanager
+    def _between_runs(self) -> Iterator[Callable[[int], int]]:
+        """Gives the address of a state by its index, while no run begins; raises SessionError if one is under way."""
+        library = self._native()
+        if self._free is None:
+            raise self._busy()
+        with self._lock:
+            if self._free is None:
+                raise self._busy()
+            self._native()
+            yield lambda index: library.state(self._handle, index)
 
     def _checked_inputs(self, given: Arrays, check_finite: bool) -> list[Array]:
         self._native()

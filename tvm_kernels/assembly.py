@@ -13,13 +13,14 @@ import numpy as np
 from subbyte.dialect.macs import MACS
 from subbyte.errors import CompileError
 from subbyte.formats.energy import ELEMENTWISE, FLOAT
+from subbyte.runtime.manifest import STATE_WORD
 from subbyte.tvm_kernels import memory
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Value, shapes_of
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, Choice, Constant, Input, Output, Workspace, choose
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, Tensor
+from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, StateTensor, Tensor
 
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.relax_import import Lowering
@@ -62,20 +63,24 @@ def assemble(graph: Graph, features: frozenset[str]) -> Plan:
     _own_buffers_for_outputs(graph)
     calls = _calls(graph, features, weights)
     aliases = _aliases(graph)
-    places, arena = _places(graph, calls, aliases)
+    states = _states(graph, weights)
+    places, arena = _places(graph, calls, aliases, states)
     read = {_root(a, aliases) for call in calls for a in call.arguments if isinstance(a, str)}
     for name, value in graph.values.items():
         if value.data is not None and name in read:
             places[name] = Argument("weights", weights.add(value.data))
     shown = _shown(graph, aliases)
+    inputs, outputs = _called_with(graph)
     return Plan(
         name=graph.name,
-        inputs=tuple(_tensor(graph.values[name], Argument("input", i)) for i, name in enumerate(graph.inputs)),
-        outputs=tuple(_tensor(graph.values[name], Argument("output", i)) for i, name in enumerate(graph.outputs)),
+        inputs=tuple(_tensor(graph.values[name], Argument("input", i)) for i, name in enumerate(inputs)),
+        outputs=tuple(_tensor(graph.values[name], Argument("output", i)) for i, name in enumerate(outputs)),
         calls=tuple(_placed(graph, call, places, aliases, shown) for call in calls),
         weights=b"".join(weights.parts),
         arena_bytes=arena.nbytes,
         workspace_bytes=max((call.workspace for call in calls), default=0),
+        states=tuple(replace(state, next=_place(state.output, places, aliases)) for state in states),
+        state_bytes=sum(aligned(state.tensor.nbytes) for state in states) + (STATE_WORD if states else 0),
         source={"metadata": dict(graph.metadata), "arena_lower_bound": arena.lower_bound},
         notes=tuple(graph.notes),
         explanation=graph.explanation,
@@ -271,10 +276,31 @@ def _aliases(graph: Graph) -> Aliases:
     return found
 
 
+def _called_with(graph: Graph) -> tuple[list[str], list[str]]:
+    """The inputs and outputs of a run: those of the graph that are no state."""
+    before, after = ({getattr(state, side) for state in graph.states} for side in ("input", "output"))
+    return [n for n in graph.inputs if n not in before], [n for n in graph.outputs if n not in after]
+
+
+def _states(graph: Graph, weights: ConstantPool) -> list[StateTensor]:
+    """The states one after the other; where their next values will be is not known yet."""
+    found, offset = [], 0
+    for state, initial in graph.states.items():
+        tensor = _tensor(graph.values[state.input], Argument("state", offset))
+        offset += aligned(tensor.nbytes)
+        at = weights.add(initial) if np.ascontiguousarray(initial).view(np.uint8).any() else None
+        found.append(StateTensor(tensor, state.output, Argument("arena", 0), at))
+    return found
+
+
 def _own_buffers_for_outputs(graph: Graph) -> None:
-    """An output that shares its bytes with an input, a constant or another output is copied; so is a part of one."""
+    """An output that shares its bytes with an input, a constant or another output is copied; so is a part of one.
+
+    The next value of a state is an output, too: kernels read the value before it until the run ends. A part of that
+    value is in place.
+    """
     taken: set[str] = set()
-    aliases = _aliases(graph)
+    aliases, callers = _aliases(graph), _called_with(graph)[0]
     for name in graph.outputs:
         alias = aliases.get(name, Alias(name))
         maker = graph.producer(name)
@@ -284,7 +310,7 @@ def _own_buffers_for_outputs(graph: Graph) -> None:
             taken.add(alias.root)
     for node in graph.order():
         root = aliases.get(node.inputs[0], Alias(node.inputs[0])).root if node.op == "Part" else ""
-        if node.op == "Part" and (root in taken or root in graph.inputs):
+        if node.op == "Part" and (root in taken or root in callers):
             node.attributes["copied"] = True
 
 
@@ -310,10 +336,14 @@ def _place(name: str, places: dict[str, Argument], aliases: Aliases) -> Argument
     return Argument(root.space, root.offset + alias.offset) if alias.offset else root
 
 
-def _places(graph: Graph, calls: Sequence[OpenCall], aliases: Aliases) -> tuple[dict[str, Argument], memory.Arena]:
+def _places(
+    graph: Graph, calls: Sequence[OpenCall], aliases: Aliases, states: Sequence[StateTensor]
+) -> tuple[dict[str, Argument], memory.Arena]:
     """The location of each root value."""
-    places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(graph.inputs)}
-    for index, name in enumerate(graph.outputs):
+    inputs, outputs = _called_with(graph)
+    places: dict[str, Argument] = {name: Argument("input", i) for i, name in enumerate(inputs)}
+    places |= {state.tensor.value: state.tensor.place for state in states}
+    for index, name in enumerate(outputs):
         places[_root(name, aliases)] = Argument("output", index)
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -325,6 +355,7 @@ def _places(graph: Graph, calls: Sequence[OpenCall], aliases: Aliases) -> tuple[
             first.setdefault(name, index)
             last[name] = index
             sizes[name] = call.sizes.get(name) or sizes.get(name) or graph.values[name].nbytes
+    last |= {_root(state.output, aliases): len(calls) for state in states}  # read when the run has ended
     arena = memory.plan([memory.Buffer(name, sizes[name], first[name], last[name]) for name in first])
     places.update({name: Argument("arena", offset) for name, offset in arena.offsets.items()})
     return places, arena

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -26,6 +26,7 @@ from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.plan import KernelCall, Plan, Tensor
 from subbyte.tvm_kernels.replay import Child, Origin, reason_not_to_replay
 from subbyte.tvm_kernels.replay import replay as replayed
+from subbyte.tvm_kernels.states import with_states
 from subbyte.tvm_kernels.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class CompileReport:
     arena_bytes: int
     workspace_bytes: int  # for each thread
     weights_bytes: int
+    state_bytes: int
     golden: str  # what made the golden outputs
     not_replayed: str | None  # why the bundle was not run on them; None: it was, and gave them
     compiler: str | None = None  # what compiled the library's C and linked it, and why not another
@@ -79,8 +81,8 @@ class CompileReport:
 
     @property
     def ram_bytes(self) -> int:
-        """Arena, one workspace, and on a microcontroller the variables; inputs, outputs and stack come on top."""
-        return self.sizes.get("ram", self.arena_bytes + self.workspace_bytes)
+        """Arena, state, one workspace, on a microcontroller the variables; inputs, outputs and stack come on top."""
+        return self.sizes.get("ram", self.arena_bytes + self.state_bytes + self.workspace_bytes)
 
     @property
     def replay(self) -> str:
@@ -103,7 +105,8 @@ class CompileReport:
             [
                 f"{self.name} for {self.target}: {len(self.rows)} operators, {self.macs:,} MACs",
                 f"bytes: weights {self.weights_bytes:,}, arena {self.arena_bytes:,}, "
-                f"workspace {self.workspace_bytes:,} a thread",
+                + (f"state {self.state_bytes:,}, " if self.state_bytes else "")
+                + f"workspace {self.workspace_bytes:,} a thread",
                 *(f"{row.name:{width}}  {row.activation} x {row.weights}: {row.kernel}" for row in products),
                 *(f"in float: {line}" for line in self.fallbacks),
                 *(f"note: {line}" for line in self.notes),
@@ -144,6 +147,7 @@ def compile(
     replay: bool = True,
     explain: Explanation | None = None,
     archive: bool = False,
+    state: Sequence[str] = (),
 ) -> CompileReport:
     """Compile an ONNX model into a bundle at `output` (default: the model's path with .subbyte).
 
@@ -153,6 +157,8 @@ def compile(
     that this machine can run must give its golden outputs, in a process of its own, before it is put in place.
     `archive`: with library.a, which links the model into a C program. `explain` records which rules and kernel rows
     declined, and why, also where this raises; it is part of the report.
+    `state`: pairs `in=out` of a graph input and the output that is its value in the next run, beside those that the
+    file declares; they are no inputs and outputs of the bundle.
     Nothing is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError
     also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
@@ -172,7 +178,7 @@ def compile(
     with checked_output(output, "output", *_paths(path), *_paths(golden_inputs)):
         check_temporary(LEAST_TEMPORARY)
         working_on("reading the file")
-        file = open_onnx(model)
+        file = with_states(open_onnx(model), state)
         called = name_of(model) if name is None else name
 
         def lowered(explanation: Explanation | None = None) -> tuple[Graph, Plan]:
@@ -217,8 +223,9 @@ def bundle_plan(
                 replayed(child, written, plan, golden, origin)
 
         manifest = _manifest(plan, target, emitted)
-        if golden is not None and any(golden.ties):
-            manifest["golden"] = {"ties": list(golden.ties)}
+        if golden is not None and (plan.states or any(golden.ties)):
+            runs = {"runs": golden.runs} if plan.states else {}
+            manifest["golden"] = {"ties": list(golden.ties), **runs}
         write_bundle(output, manifest, members, check)
     return report
 
@@ -240,6 +247,7 @@ def _report(
         arena_bytes=plan.arena_bytes,
         workspace_bytes=emitted.workspace_bytes,
         weights_bytes=len(plan.weights),
+        state_bytes=plan.state_bytes,
         golden=engine,
         not_replayed=not_replayed,
         compiler=emitted.compiler,
@@ -260,6 +268,14 @@ def _row(call: KernelCall, tiles: int) -> Row:
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": [int(n) for n in tensor.shape]}
+
+
+def _states(plan: Plan) -> dict[str, Any]:
+    """What the manifest says of states; nothing where there is none."""
+    if not plan.states:
+        return {}
+    rows = [{**_tensor(state.tensor), "output": state.output} for state in plan.states]
+    return {"states": rows, "state_bytes": plan.state_bytes}
 
 
 def _traced(tensor: Tensor) -> dict[str, Any]:
@@ -296,6 +312,7 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted) -> dict[str, Any]:
         "source": plan.source,
         "inputs": [_tensor(t) for t in plan.inputs],
         "outputs": [_tensor(t) for t in plan.outputs],
+        **_states(plan),
         "arena_bytes": plan.arena_bytes,
         "workspace_bytes": emitted.workspace_bytes,
         "weights_bytes": len(plan.weights),

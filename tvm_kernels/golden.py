@@ -11,38 +11,77 @@ import onnx.numpy_helper
 
 from subbyte.dialect.exactness import PRODUCTS, RoundingTies, holds_integers, largest_of
 from subbyte.errors import ModelError
-from subbyte.onnx_files.loader import Source
+from subbyte.onnx_files.loader import OnnxFile, Source
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.golden_inputs import Given, index_ranges, random_inputs, read_inputs
-from subbyte.tvm_kernels.plan import Plan
+from subbyte.tvm_kernels.plan import Plan, Tensor
+from subbyte.tvm_kernels.states import with_states
 
 Array = npt.NDArray[Any]
+
+
+RUNS = 4  # of a model with state: a next value that is lost, late or of another run shows in a later run
 
 
 def golden_tensors(model: Source, plan: Plan, given: Given | None = None, seed: int = 0) -> Golden:
     """Inputs (given, or random from `seed`), the outputs, and the engine that computed those (reference_engine.py).
 
-    Raises UsageError for given inputs that do not fit, ModelError when no engine takes the inputs.
+    Of a model with state: runs in a row, from the initial state on. Raises UsageError for given inputs that do not fit,
+    ModelError when no engine takes the inputs.
     """
-    inputs = random_inputs(plan.inputs, seed, index_ranges(model)) if given is None else read_inputs(given, plan.inputs)
-    feeds = {tensor.name: array for tensor, array in zip(plan.inputs, inputs, strict=True)}
-    names = [tensor.name for tensor in plan.outputs]
+    file = with_states(model)
+    runs = _runs(file, plan, given, seed)
     try:
-        outputs, engine = reference_engine.run(model, names, feeds)
+        made, engine = _computed(file, plan, runs)
     except ModelError as error:
-        raise ModelError(_refused(plan, inputs, given is None, error)) from error
-    made = tuple(np.asarray(array, order="C") for array in outputs)
-    for tensor, array in zip(plan.outputs, made, strict=True):
-        if array.shape != tuple(tensor.shape) or str(array.dtype) != tensor.dtype:
-            raise ModelError(
-                f"output '{tensor.name}' of {engine} is {array.dtype} {list(array.shape)}; "
-                f"the compiled model has {tensor.dtype} {list(tensor.shape)}"
-            )
-    loaded, named = reference_engine.loaded(model), dict(zip(names, made, strict=True))
-    ties = _measured(loaded, feeds, named, seed)
-    return Golden(tuple(inputs), made, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, ties, engine)
+        raise ModelError(_refused(plan, runs[0], given is None, error)) from error
+    for tensor in (*plan.outputs, *(state.tensor for state in plan.states)):
+        _check_kind(
+            tensor, made[tensor.name], engine, runs=0 if tensor.place.space == "state" or not plan.states else len(runs)
+        )
+    ties = _measured(file, plan, runs, made, seed)
+    outputs, states = ([made[t.name] for t in some] for some in (plan.outputs, [s.tensor for s in plan.states]))
+    inputs = [np.stack(arrays) for arrays in zip(*runs, strict=True)] if plan.states else runs[0]
+    return Golden(tuple(inputs), tuple(outputs), RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE, ties, engine, tuple(states))
+
+
+def _runs(file: OnnxFile, plan: Plan, given: Given | None, seed: int) -> list[list[Array]]:
+    """The inputs of each run; given ones are those of every run."""
+    count = RUNS if plan.states else 1
+    if given is not None:
+        return [read_inputs(given, plan.inputs)] * count
+    ranges = index_ranges(file)
+    return [random_inputs(plan.inputs, seed + run, ranges) for run in range(count)]
+
+
+def _computed(file: OnnxFile, plan: Plan, runs: list[list[Array]]) -> tuple[dict[str, Array], str]:
+    """What the reference gives for runs in a row, by name, and its name: outputs, of each run where there is state, and
+    the state after the last."""
+    outputs = [tensor.name for tensor in plan.outputs]
+    states = {state: np.asarray(initial) for state, initial in (file.states or {}).items()}
+    collected: list[list[Array]] = []
+    engine = "none"
+    for inputs in runs:
+        feeds = {tensor.name: array for tensor, array in zip(plan.inputs, inputs, strict=True)}
+        feeds |= {state.input: value for state, value in states.items()}
+        found, engine = reference_engine.run(file, [*outputs, *(state.output for state in states)], feeds)
+        collected.append([np.asarray(array, order="C") for array in found])
+        states = dict(zip(states, collected[-1][len(outputs) :], strict=True))
+    rows = [np.stack(arrays) if states else arrays[0] for arrays in zip(*collected, strict=True)][: len(outputs)]
+    return dict(zip(outputs, rows, strict=True)) | {
+        s.input: np.asarray(v, order="C") for s, v in states.items()
+    }, engine
+
+
+def _check_kind(tensor: Tensor, array: Array, engine: str, runs: int) -> None:
+    shape = (runs, *tensor.shape) if runs else tuple(tensor.shape)
+    if array.shape != shape or str(array.dtype) != tensor.dtype:
+        raise ModelError(
+            f"output '{tensor.name}' of {engine} is {array.dtype} {list(array.shape)}; "
+            f"the compiled model has {tensor.dtype} {list(shape)}"
+        )
 
 
 # Float sums of different engines differ by about 1e-7 of their terms. Float constants and inputs are perturbed by a
@@ -55,13 +94,15 @@ _ARITHMETIC |= {"GroupNormalization", "QuantizeLinear", "DequantizeLinear", *PRO
 
 
 def _measured(
-    model: onnx.ModelProto, feeds: dict[str, Array], outputs: dict[str, Array], seed: int
+    file: OnnxFile, plan: Plan, runs: list[list[Array]], made: dict[str, Array], seed: int
 ) -> tuple[float, ...]:
     """How much ties, and rounding to float16, may change each output: measured with all floats perturbed.
 
     At most the allowance of a float output; the measured change of an output of indices.
     """
-    ties = RoundingTies(model)
+    ties = RoundingTies(file.model)
+    called = {state.input: state.output for state in file.states or {}}  # a state is known by its output there
+    outputs = {called.get(name, name): array for name, array in made.items()}
     allowed, coarse, elsewhere = ties.allowances(outputs), ties.coarse_values, ties.indices
     floats = [name for name, output in outputs.items() if allowed[name] and output.dtype.kind == "f"]
     names = floats + [name for name in outputs if name in elsewhere]
@@ -69,14 +110,15 @@ def _measured(
         return tuple(allowed.values())
     rng = np.random.default_rng(seed)
     by = PERTURBATION_IN_FLOAT16 if coarse else PERTURBATION
-    perturbed = {name: _perturbed(array, rng, by) for name, array in feeds.items()}
+    perturbed = [[_perturbed(array, rng, by) for array in inputs] for inputs in runs]
     try:
-        found, _ = reference_engine.run(_perturbed_model(model, rng, by), names, perturbed)
+        found, _ = _computed(file.of_model(_perturbed_model(file.model, rng, by)), plan, perturbed)
     except ModelError:  # a constant that must be what it is
         return tuple(allowed.values())
     measured = {}
-    for name, output in zip(names, found, strict=True):
-        if output.shape == outputs[name].shape:
+    for key, output in found.items():
+        name = called.get(key, key)
+        if name in names and output.shape == outputs[name].shape:
             apart = output != outputs[name]
             reach = float(np.abs(output[apart].astype(np.float64) - outputs[name][apart]).max(initial=0.0))
             if name in elsewhere:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.dialect.macs import Shapes
+from subbyte.dialect.state import State
 from subbyte.errors import ModelError
 from subbyte.formats import LowBitTensor, PerChannel
 from subbyte.tvm_kernels import operators as ops
@@ -145,6 +146,7 @@ class Graph:
         self.values: dict[str, Value] = {}
         self.inputs: list[str] = []
         self.outputs: list[str] = []
+        self.states: dict[State, Array] = {}  # pairs of an input and an output, with the initial value
         self._nodes: dict[Node, None] = {}
         self._producer: dict[str, Node] = {}
         self._users: dict[str, dict[Node, None]] = {}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from subbyte.errors import CompileError
-from subbyte.onnx_files.loader import OnnxFile, Source, naming, open_onnx
+from subbyte.onnx_files.loader import OnnxFile, Source, naming
 from subbyte.tvm_kernels import layout, precision
 from subbyte.tvm_kernels.error_context import working_on
 from subbyte.tvm_kernels.graph import Graph
@@ -44,6 +44,7 @@ from subbyte.tvm_kernels.rewrites import (
 )
 from subbyte.tvm_kernels.rewrites.pattern import Rule, apply
 from subbyte.tvm_kernels.rewrites.register import Stage, registered
+from subbyte.tvm_kernels.states import set_states, with_states
 
 if TYPE_CHECKING:
     from subbyte.tvm_kernels.explanation import Explanation
@@ -140,7 +141,7 @@ def _rewrite(graph: Graph) -> None:
 
 def _read(model: Source, name: str | None, strict: bool, explanation: Explanation | None) -> Graph:
     notes: list[str] = []
-    file = open_onnx(model)
+    file = with_states(model)
     loaded = load_model(file, notes)
     if explanation is not None:
         explanation.notes.extend(notes)
@@ -148,6 +149,7 @@ def _read(model: Source, name: str | None, strict: bool, explanation: Explanatio
         raise CompileError(f"{'; '.join(notes)}. Export the model again, or compile without --strict")
     with naming(file.path):
         graph = read_graph(loaded, name)
+        set_states(graph, file)
     graph.notes.extend(notes)
     if explanation is not None:
         explanation.follow(graph)

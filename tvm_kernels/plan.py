@@ -14,12 +14,32 @@ if TYPE_CHECKING:
 
     from subbyte.tvm_kernels.explanation import Explanation
 
-Space = Literal["arena", "weights", "input", "output", "workspace"]
+Space = Literal["arena", "weights", "input", "output", "workspace", "state"]
+
+
+@dataclass(frozen=True)
+class MemorySpace:
+    """Memory that tensors of a plan are in."""
+
+    holds: str
+    by_index: bool = False  # a place is the index of a tensor, which is a buffer of its own; else an offset in bytes
+    device: Literal["host"] = "host"  # whose memory it is; a target with memory of its own has further entries
+
+
+# In the order of SUBBYTE_ARENA .. of runtime/c/subbyte.h.
+SPACES: dict[Space, MemorySpace] = {
+    "arena": MemorySpace("intermediate tensors of one run"),
+    "weights": MemorySpace("constants, and the initial values of states"),
+    "input": MemorySpace("the caller's inputs", by_index=True),
+    "output": MemorySpace("the caller's outputs", by_index=True),
+    "workspace": MemorySpace("scratch of one thread within a kernel"),
+    "state": MemorySpace("values that live between runs: kernels read them, a run that ends well replaces them"),
+}
 
 
 @dataclass(frozen=True)
 class Argument:
-    """The location of a kernel argument: byte offset in arena, weights or workspace; or index of an input or output."""
+    """The location of a kernel argument in a space of SPACES: a byte offset, or the index of an input or output."""
 
     space: Space
     offset: int
@@ -39,6 +59,16 @@ class Tensor:
     place: Argument = Argument("arena", 0)
     nbytes: int = 0
     value: str = ""  # of the lowered graph, where one ONNX value has several values for several layouts
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """A value that lives between runs: an input of the ONNX file that is replaced by an output of it."""
+
+    tensor: Tensor  # named after the input; its place is in the state
+    output: str  # the name of the output
+    next: Argument  # where a run leaves the next value, in the arena
+    initial: int | None  # offset of the initial value in the weights; None: zeros
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,6 +99,8 @@ class Plan:
     weights: bytes = field(repr=False, default=b"")
     arena_bytes: int = 0
     workspace_bytes: int = 0
+    states: tuple[StateTensor, ...] = ()
+    state_bytes: int = 0  # with STATE_WORD; 0 without states
     source: dict[str, Any] = field(default_factory=dict)  # metadata of the ONNX file
     notes: tuple[str, ...] = ()  # for the report, on the file as a whole
     explanation: Explanation | None = None  # where one was asked for

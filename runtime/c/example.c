@@ -1,6 +1,6 @@
 /* How to call the model: run it on the golden inputs, compare the outputs, count instructions where a timer allows.
  *
- * Your own program needs kernels.c, model.c, weights.c, run.c, needs.c and the headers; this file, golden.c, startup.c and the
+ * Your own program needs kernels.c, model.c, weights.c, run.c, needs.c, state.c where there is one, and the headers; this file, golden.c, startup.c and the
  * linker script are for trying it out, e.g. in an emulator:
  *
  *   make run
@@ -13,6 +13,10 @@
 static uint8_t arena[SUBBYTE_EXAMPLE_ARENA_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
 static uint8_t workspace[SUBBYTE_EXAMPLE_WORKSPACE_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
 static uint8_t results[SUBBYTE_EXAMPLE_OUTPUT_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+
+#if SUBBYTE_EXAMPLE_STATE_COUNT
+static uint8_t state[SUBBYTE_EXAMPLE_STATE_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+#endif
 
 static uint32_t started;
 
@@ -30,16 +34,73 @@ static void after_operator(void *user, int32_t index, uint64_t ns) {
   started = console_ticks();
 }
 
-int main(void) {
+/* Whether a call failed; prints why. */
+static int failed(int32_t status, const subbyte_buffers *buffers) {
+  char text[256];
+  if (status == SUBBYTE_OK) return 0;
+  (void)subbyte_failure_text(subbyte_get_example_model(), &buffers->failure, text, sizeof text);
+  console_text("error: ");
+  console_text(text);
+  console_text("\n");
+  return 1;
+}
+
+/* Before the first run, and whenever a new sequence begins; nothing where nothing lives between runs. */
+static int32_t begin_sequence(subbyte_buffers *buffers) {
+#if SUBBYTE_EXAMPLE_STATE_COUNT
+  buffers->state = state;
+  return subbyte_reset(subbyte_get_example_model(), buffers);
+#else
+  (void)buffers;
+  return SUBBYTE_OK;
+#endif
+}
+
+static subbyte_comparison found = {0, 0, 0.0, 1};
+
+/* What the golden run `run` gave; adds to the elements of each output, then state, that differ. */
+static void compare(int32_t run, void *const *outputs, unsigned long *differing) {
   const subbyte_model *model = subbyte_get_example_model();
-  void *outputs[SUBBYTE_EXAMPLE_OUTPUT_COUNT];
-  subbyte_buffers buffers;
   const subbyte_tolerance tolerance = {SUBBYTE_EXAMPLE_GOLDEN_RELATIVE, SUBBYTE_EXAMPLE_GOLDEN_ABSOLUTE,
                                        SUBBYTE_EXAMPLE_GOLDEN_MOST_MOVED};
-  subbyte_comparison found = {0, 0, 0.0, 1};
+  int32_t i;
+  for (i = 0; i < model->output_count; ++i) {
+    const uint8_t *golden = (const uint8_t *)subbyte_example_golden_outputs[i];
+    const unsigned long before = found.differing;
+    if (golden == NULL) continue; /* compiled without golden outputs */
+    subbyte_compare(&model->outputs[i], outputs[i], golden + (size_t)run * model->outputs[i].nbytes, &tolerance,
+                    subbyte_example_golden_ties[i], &found);
+    differing[i] += found.differing - before;
+  }
+#if SUBBYTE_EXAMPLE_STATE_COUNT
+  for (i = 0; i < model->states->count && run + 1 == SUBBYTE_EXAMPLE_GOLDEN_RUNS; ++i) {
+    const subbyte_state *kept = &model->states->states[i];
+    const unsigned long before = found.differing;
+    if (subbyte_example_golden_states[i] == NULL) continue;
+    subbyte_compare(kept->tensor, state + kept->offset, subbyte_example_golden_states[i], &tolerance,
+                    subbyte_example_golden_ties[model->output_count + i], &found);
+    differing[model->output_count + i] = found.differing - before;
+  }
+#endif
+}
+
+static void report(const char *kind, int32_t index, unsigned long differing) {
+  console_text(kind);
+  console_number((uint32_t)index);
+  console_text(" differing ");
+  console_number((uint32_t)differing);
+  console_text("\n");
+}
+
+int main(void) {
+  const subbyte_model *model = subbyte_get_example_model();
+  const void *inputs[SUBBYTE_EXAMPLE_INPUT_COUNT + 1];
+  void *outputs[SUBBYTE_EXAMPLE_OUTPUT_COUNT];
+  unsigned long differing[SUBBYTE_EXAMPLE_OUTPUT_COUNT + SUBBYTE_EXAMPLE_STATE_COUNT] = {0};
+  subbyte_buffers buffers;
   uint32_t ticks;
   size_t place = 0;
-  int32_t i, status;
+  int32_t i, run, status;
 
   for (i = 0; i < model->output_count; ++i) {
     outputs[i] = results + place;
@@ -52,34 +113,29 @@ int main(void) {
   buffers.outputs = outputs;
 
   console_start();
+  if (failed(begin_sequence(&buffers), &buffers)) return 1;
   ticks = console_ticks();
   status = subbyte_run(model, &buffers, NULL, NULL);
   ticks = console_ticks() - ticks;
-  if (status != SUBBYTE_OK) {
-    char text[256];
-    (void)subbyte_failure_text(model, &buffers.failure, text, sizeof text);
-    console_text("error: ");
-    console_text(text);
-    console_text("\n");
-    return 1;
-  }
+  if (failed(status, &buffers)) return 1;
   console_text("ticks ");
   console_number(ticks);
   console_text("\n");
-  started = console_ticks();
-  (void)subbyte_run(model, &buffers, after_operator, (void *)(uintptr_t)model);
 
-  for (i = 0; i < model->output_count; ++i) {
-    const unsigned long before = found.differing;
-    if (subbyte_example_golden_outputs[i] == NULL) continue; /* compiled without golden outputs */
-    subbyte_compare(&model->outputs[i], outputs[i], subbyte_example_golden_outputs[i], &tolerance,
-                    subbyte_example_golden_ties[i], &found);
-    console_text("output ");
-    console_number((uint32_t)i);
-    console_text(" differing ");
-    console_number((uint32_t)(found.differing - before));
-    console_text("\n");
+  if (failed(begin_sequence(&buffers), &buffers)) return 1;
+  buffers.inputs = inputs;
+  for (run = 0; run < SUBBYTE_EXAMPLE_GOLDEN_RUNS; ++run) {
+    for (i = 0; i < model->input_count; ++i)
+      inputs[i] = (const uint8_t *)subbyte_example_golden_inputs[i] + (size_t)run * model->inputs[i].nbytes;
+    started = console_ticks();
+    status = subbyte_run(model, &buffers, run ? NULL : after_operator, (void *)(uintptr_t)model);
+    if (failed(status, &buffers)) return 1;
+    compare(run, outputs, differing);
   }
+  for (i = 0; i < model->output_count; ++i)
+    if (subbyte_example_golden_outputs[i] != NULL) report("output ", i, differing[i]);
+  for (i = 0; i < SUBBYTE_EXAMPLE_STATE_COUNT; ++i)
+    if (subbyte_example_golden_states[i] != NULL) report("state ", i, differing[model->output_count + i]);
   console_text(found.ok ? "golden ok\n" : "golden DIFFERENT\n");
   return found.ok ? 0 : 1;
 }

@@ -7,6 +7,11 @@
 /* Checks what every run relies on: the ABI, counts, and that no buffer the model needs is null. */
 int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers);
 
+/* Begins a run: the checks, and a model's state is taken for it. After SUBBYTE_OK the run ends with subbyte_end, at operator `index`
+ * with `status`, which is returned; another status is written down and ends it. */
+int32_t subbyte_begin(const subbyte_model *model, subbyte_buffers *buffers);
+int32_t subbyte_end(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status);
+
 /* Whether the CPU has the model's features and the system lends what it needs, asked once: SUBBYTE_OK,
  * SUBBYTE_LACKS_FEATURES or SUBBYTE_REFUSED. */
 int32_t subbyte_ask_for(const subbyte_model *model);

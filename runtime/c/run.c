@@ -35,6 +35,8 @@ const char *subbyte_status_text(int32_t status) {
     case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
     case SUBBYTE_KERNEL_FAILED: return "a kernel failed";
     case SUBBYTE_BAD_INDEX: return "an index is out of range (subbyte_failure_text names it)";
+    case SUBBYTE_BUSY: return "another run is under way";
+    case SUBBYTE_NOT_RESET: return "the state holds no value: call subbyte_reset";
 #if defined(__x86_64__) || defined(__i386__) || defined(__aarch64__) /* flash is dear where neither can happen */
     case SUBBYTE_REFUSED:
       return "the system refuses AMX's tile registers to this process (arch_prctl); compile the model again where it "
@@ -119,6 +121,18 @@ int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers 
   return model->needs || model->features ? subbyte_ask_for(model) : SUBBYTE_OK;
 }
 
+int32_t subbyte_begin(const subbyte_model *model, subbyte_buffers *buffers) {
+  int32_t status = subbyte_check_buffers(model, buffers);
+  if (status == SUBBYTE_OK && model->states != NULL) status = model->states->begin(model, buffers);
+  return status == SUBBYTE_OK || buffers == NULL ? status : subbyte_failed(model, buffers, -1, status);
+}
+
+int32_t subbyte_end(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status) {
+  if (status != SUBBYTE_OK) (void)subbyte_failed(model, buffers, index, status);
+  if (model->states != NULL) model->states->end(model, buffers, status);
+  return status;
+}
+
 /* Kernels take plain pointers; those of inputs and weights are only read, whatever their type says. */
 static void *writable(const void *pointer) {
   union {
@@ -141,6 +155,7 @@ int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buf
       case SUBBYTE_INPUT: args[i] = writable(buffers->inputs[offset]); break;
       case SUBBYTE_OUTPUT: args[i] = buffers->outputs[offset]; break;
       case SUBBYTE_WORKSPACE: args[i] = (uint8_t *)buffers->workspace + offset; break;
+      case SUBBYTE_STATE: args[i] = (uint8_t *)buffers->state + offset; break;
       default: return SUBBYTE_BAD_ARGUMENT;
     }
   }
@@ -167,14 +182,14 @@ int32_t subbyte_failed(const subbyte_model *model, subbyte_buffers *buffers, int
 
 int32_t subbyte_run(const subbyte_model *model, subbyte_buffers *buffers, subbyte_hook hook, void *user) {
   int32_t i;
-  int32_t status = subbyte_check_buffers(model, buffers);
-  if (status != SUBBYTE_OK) return buffers != NULL ? subbyte_failed(model, buffers, -1, status) : status;
+  int32_t status = subbyte_begin(model, buffers);
+  if (status != SUBBYTE_OK) return status;
   for (i = 0; i < model->operator_count; ++i) {
     const subbyte_operator *op = &model->operators[i];
     const uint64_t start = hook ? subbyte_now() : 0;
     status = subbyte_run_tiles(op, buffers, 0, op->tiles);
-    if (status != SUBBYTE_OK) return subbyte_failed(model, buffers, i, status);
+    if (status != SUBBYTE_OK) break;
     if (hook) hook(user, i, subbyte_now() - start);
   }
-  return SUBBYTE_OK;
+  return subbyte_end(model, buffers, i, status);
 }

@@ -23,10 +23,12 @@ struct subbyte_session {
   trial *trials; /* [operator_count], with a pool only */
   int32_t runs;  /* so far, up to TRIAL_RUNS */
   uint64_t way_ns[WAYS]; /* the fastest run, 0 before the first */
-  void *block;              /* one allocation: arena, then a workspace for each thread */
+  void *block;              /* one allocation: arena, state, then a workspace for each thread */
   uint8_t *arena;
   uint8_t *workspaces;
   size_t workspace_stride;
+  void *state;             /* [states->bytes], where the model has one */
+  int32_t running;         /* atomic: a run is under way */
   subbyte_failure failure; /* of the last run that failed */
 };
 
@@ -44,7 +46,7 @@ static size_t padded(size_t bytes) { return (bytes + 4 * SUBBYTE_ALIGNMENT - 1) 
 int32_t subbyte_session_create(const subbyte_model *model, const void *weights, size_t weights_bytes, int32_t threads,
                                subbyte_session **session) {
   subbyte_session *made;
-  size_t arena, stride, total;
+  size_t arena, state, stride, total;
   int32_t status;
   if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
   *session = NULL;
@@ -60,7 +62,8 @@ int32_t subbyte_session_create(const subbyte_model *model, const void *weights, 
   if (made == NULL) return SUBBYTE_NO_MEMORY;
   arena = padded(model->arena_bytes);
   stride = padded(model->workspace_bytes);
-  total = arena + stride * (size_t)threads + SUBBYTE_ALIGNMENT;
+  state = model->states ? padded(model->states->bytes) : 0;
+  total = arena + state + stride * (size_t)threads + SUBBYTE_ALIGNMENT;
   made->model = model;
   made->weights = weights;
   made->threads = threads;
@@ -68,13 +71,19 @@ int32_t subbyte_session_create(const subbyte_model *model, const void *weights, 
   made->block = calloc(1, total); /* zeroed: what a kernel leaves unwritten is the same in every run */
   if (made->block != NULL) {
     made->arena = (uint8_t *)(((uintptr_t)made->block + SUBBYTE_ALIGNMENT - 1) & ~(uintptr_t)(SUBBYTE_ALIGNMENT - 1));
-    made->workspaces = made->arena + arena;
+    made->state = made->arena + arena;
+    made->workspaces = made->arena + arena + state;
     if (threads > 1) made->trials = (trial *)calloc((size_t)model->operator_count + 1, sizeof(trial));
     if (made->trials != NULL) made->pool = subbyte_pool_create(threads);
   }
   if (made->block == NULL || (threads > 1 && made->pool == NULL)) {
     subbyte_session_destroy(made);
     return SUBBYTE_NO_MEMORY;
+  }
+  status = subbyte_session_reset(made);
+  if (status != SUBBYTE_OK) {
+    subbyte_session_destroy(made);
+    return status;
   }
   *session = made;
   return SUBBYTE_OK;
@@ -134,17 +143,18 @@ static int32_t run_operator(subbyte_session *session, const subbyte_buffers *buf
 static int32_t run_on_pool(subbyte_session *session, subbyte_buffers *buffers, subbyte_hook hook, void *user) {
   uint64_t began;
   int32_t i, way;
-  int32_t status = subbyte_check_buffers(session->model, buffers);
-  if (status != SUBBYTE_OK) return subbyte_failed(session->model, buffers, -1, status);
+  int32_t status = subbyte_begin(session->model, buffers);
+  if (status != SUBBYTE_OK) return status;
   subbyte_pool_enter(session->pool);
   way = way_of_run(session);
   began = subbyte_now();
   for (i = 0; i < session->model->operator_count; ++i) {
     const uint64_t start = hook ? subbyte_now() : 0;
     status = run_operator(session, buffers, i, way);
-    if (status != SUBBYTE_OK) return subbyte_failed(session->model, buffers, i, status);
+    if (status != SUBBYTE_OK) break;
     if (hook) hook(user, i, subbyte_now() - start);
   }
+  if (subbyte_end(session->model, buffers, i, status) != SUBBYTE_OK) return status;
   if (session->runs < TRIAL_RUNS && hook == NULL) {
     if (session->runs >= TRIALS) keep_fastest(&session->way_ns[way], subbyte_now() - began);
     ++session->runs;
@@ -152,20 +162,42 @@ static int32_t run_on_pool(subbyte_session *session, subbyte_buffers *buffers, s
   return SUBBYTE_OK;
 }
 
+static subbyte_buffers buffers_of(const subbyte_session *session, const void *const *inputs, void *const *outputs) {
+  subbyte_buffers buffers = {0};
+  buffers.weights = session->weights;
+  buffers.arena = session->arena;
+  buffers.workspace = session->workspaces;
+  buffers.state = session->state;
+  buffers.inputs = inputs;
+  buffers.outputs = outputs;
+  return buffers;
+}
+
 int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs, subbyte_hook hook,
                             void *user) {
   subbyte_buffers buffers;
   int32_t status;
   if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
-  buffers.weights = session->weights;
-  buffers.arena = session->arena;
-  buffers.workspace = session->workspaces;
-  buffers.inputs = inputs;
-  buffers.outputs = outputs;
+  if (__atomic_exchange_n(&session->running, 1, __ATOMIC_ACQUIRE)) return SUBBYTE_BUSY;
+  buffers = buffers_of(session, inputs, outputs);
   status = session->pool == NULL ? subbyte_run(session->model, &buffers, hook, user)
                                  : run_on_pool(session, &buffers, hook, user);
   if (status != SUBBYTE_OK) session->failure = buffers.failure;
+  __atomic_store_n(&session->running, 0, __ATOMIC_RELEASE);
   return status;
+}
+
+int32_t subbyte_session_reset(subbyte_session *session) {
+  subbyte_buffers buffers;
+  if (session == NULL) return SUBBYTE_BAD_ARGUMENT;
+  buffers = buffers_of(session, NULL, NULL);
+  return subbyte_reset(session->model, &buffers);
+}
+
+void *subbyte_session_state(subbyte_session *session, int32_t index) {
+  const subbyte_states *states = session ? session->model->states : NULL;
+  if (states == NULL || index < 0 || index >= states->count) return NULL;
+  return (uint8_t *)session->state + states->states[index].offset;
 }
 
 const subbyte_failure *subbyte_session_failure(const subbyte_session *session) { return session ? &session->failure : NULL; }

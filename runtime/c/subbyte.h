@@ -20,7 +20,7 @@ extern "C" {
 #define SUBBYTE_API __attribute__((visibility("default")))
 #endif
 
-#define SUBBYTE_ABI 4
+#define SUBBYTE_ABI 5
 #define SUBBYTE_ALIGNMENT 64 /* bytes: of arena, weights and workspace, and of every tensor in them */
 #define SUBBYTE_MAX_ARGUMENTS 32 /* of one operator; the compiler refuses more */
 #define SUBBYTE_MAX_THREADS 256
@@ -34,7 +34,9 @@ enum {
   SUBBYTE_KERNEL_FAILED = 4,
   SUBBYTE_REFUSED = 5, /* the system does not lend this process what the model needs: SUBBYTE_NEEDS_... */
   SUBBYTE_LACKS_FEATURES = 6, /* this CPU lacks instructions of the model: subbyte_missing_features names them */
-  SUBBYTE_BAD_INDEX = 7 /* an index that an input or an operator gave is out of range: subbyte_failure_text names it */
+  SUBBYTE_BAD_INDEX = 7, /* an index that an input or an operator gave is out of range: subbyte_failure_text names it */
+  SUBBYTE_BUSY = 8,      /* another run of this session, or of this state, is under way */
+  SUBBYTE_NOT_RESET = 9  /* the state holds no value yet: call subbyte_reset first */
 };
 
 /* Where an argument of a kernel lies. */
@@ -43,7 +45,8 @@ enum {
   SUBBYTE_WEIGHTS = 1,   /* constants; offset in bytes */
   SUBBYTE_INPUT = 2,     /* offset is the index of the input */
   SUBBYTE_OUTPUT = 3,    /* offset is the index of the output */
-  SUBBYTE_WORKSPACE = 4  /* scratch of the running thread; offset in bytes */
+  SUBBYTE_WORKSPACE = 4, /* scratch of the running thread; offset in bytes */
+  SUBBYTE_STATE = 5      /* values that live between runs; offset in bytes; operators only read it */
 };
 
 /* What a model needs that the system must be asked for. */
@@ -86,6 +89,8 @@ typedef struct {
   size_t nbytes;
 } subbyte_tensor;
 
+struct subbyte_states; /* below */
+
 typedef struct {
   uint32_t abi; /* SUBBYTE_ABI */
   const char *name;
@@ -99,6 +104,7 @@ typedef struct {
   size_t weights_bytes;
   uint32_t needs; /* SUBBYTE_NEEDS_..., or 0 */
   const char *features; /* of the CPU that the kernels use, a space between names; NULL: none to ask about */
+  const struct subbyte_states *states; /* NULL: nothing lives between runs */
 } subbyte_model;
 
 /* Called after each operator, on the calling thread; `ns` is its duration, or 0 where there is no clock. */
@@ -120,8 +126,34 @@ typedef struct {
   void *workspace;            /* [workspace_bytes] */
   const void *const *inputs;  /* [input_count], each [inputs[i].nbytes], aligned as one element */
   void *const *outputs;       /* [output_count], each [outputs[i].nbytes], aligned as one element */
+  void *state;                /* [states->bytes]; not read where the model has no state */
   subbyte_failure failure;    /* written by a run that fails */
 } subbyte_buffers;
+
+/* ---- state: values that live between runs ---- */
+
+#define SUBBYTE_ZEROS UINT32_MAX
+
+/* A run reads the value at `offset`; the next one that it computes is copied there when it ends well, and not when it fails. */
+typedef struct {
+  const subbyte_tensor *tensor; /* named after the input of the ONNX file */
+  uint32_t offset;              /* of the value in the state, in bytes */
+  uint32_t initial;             /* offset of the first value in the weights; SUBBYTE_ZEROS: zeros */
+  uint32_t next;                /* offset in the arena where a run leaves the next value */
+} subbyte_state;
+
+typedef struct subbyte_states {
+  int32_t count;
+  const subbyte_state *states; /* [count] */
+  size_t bytes;                /* of all values, and of the word at the end that says whether a run is under way */
+  int32_t (*begin)(const subbyte_model *model, const subbyte_buffers *buffers);                /* subbyte_begin_state */
+  void (*end)(const subbyte_model *model, const subbyte_buffers *buffers, int32_t status); /* subbyte_end_state */
+} subbyte_states;
+
+/* What a run calls, through the table: a model without state needs no state.c. The state is busy in between; `end` keeps the next
+ * values after SUBBYTE_OK. */
+int32_t subbyte_begin_state(const subbyte_model *model, const subbyte_buffers *buffers);
+void subbyte_end_state(const subbyte_model *model, const subbyte_buffers *buffers, int32_t status);
 
 /* Every compiled library exports this. Static archives and C sources have the model under its own name as well, so that several
  * link into one program: `const subbyte_model *subbyte_get_<name>_model(void);` */
@@ -129,6 +161,10 @@ SUBBYTE_API const subbyte_model *subbyte_get_model(void);
 
 /* Run once on the calling thread with the caller's buffers. `hook` may be NULL. */
 SUBBYTE_API int32_t subbyte_run(const subbyte_model *model, subbyte_buffers *buffers, subbyte_hook hook, void *user);
+
+/* Give every value of buffers->state its initial value from buffers->weights: before the first run, and whenever a new sequence
+ * begins. SUBBYTE_BUSY in the middle of a run of this state, which goes on. Of a model without state it does nothing. */
+SUBBYTE_API int32_t subbyte_reset(const subbyte_model *model, subbyte_buffers *buffers);
 
 SUBBYTE_API const char *subbyte_status_text(int32_t status);
 
@@ -148,8 +184,8 @@ typedef struct subbyte_session subbyte_session;
 SUBBYTE_API int32_t subbyte_session_create(const subbyte_model *model, const void *weights, size_t weights_bytes,
                                            int32_t threads, subbyte_session **session);
 
-/* Not reentrant, also not from a signal handler: one run at a time in a session; different sessions may run at once. A
- * session can run again after a run that failed, and in a forked child, on one thread, if none was under way. */
+/* One run at a time in a session: another one, from any thread or a signal handler, returns SUBBYTE_BUSY; different sessions may
+ * run at once. A session can run again after a run that failed, and in a forked child, on one thread, if none was under way. */
 SUBBYTE_API int32_t subbyte_session_run(subbyte_session *session, const void *const *inputs, void *const *outputs,
                                         subbyte_hook hook, void *user);
 
@@ -158,6 +194,12 @@ SUBBYTE_API const subbyte_failure *subbyte_session_failure(const subbyte_session
 
 /* The arena, for reading intermediate tensors inside a hook. */
 SUBBYTE_API const void *subbyte_session_arena(const subbyte_session *session);
+
+/* As subbyte_reset, which subbyte_session_create has called. */
+SUBBYTE_API int32_t subbyte_session_reset(subbyte_session *session);
+
+/* The value of a state, [states[index].tensor.nbytes], to read and write between runs; NULL where there is no such state. */
+SUBBYTE_API void *subbyte_session_state(subbyte_session *session, int32_t index);
 
 /* Not in the middle of a run. In a forked child, whose threads are not there, it frees the child's copy of the memory. */
 SUBBYTE_API void subbyte_session_destroy(subbyte_session *session);

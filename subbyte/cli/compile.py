@@ -40,6 +40,12 @@ def explaining(asked: bool) -> Iterator[Explanation | None]:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Inputs of the golden run: .npz by name, .npy for one input. Default: random.",
 )
+@click.option(
+    "--state",
+    multiple=True,
+    metavar="IN=OUT",
+    help="A graph input whose value in the next run is that of a graph output, beside those that MODEL declares.",
+)
 @click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is written.")
 @click.option("--archive", is_flag=True, help="With library.a, to link the model into a C program (Linux targets).")
 @click.option(
@@ -55,6 +61,7 @@ def compile(
     name: str | None,
     strict: bool,
     golden_inputs: Path | None,
+    state: tuple[str, ...],
     no_replay: bool,
     archive: bool,
     explain: bool,
@@ -84,6 +91,7 @@ def compile(
                 replay=not no_replay,
                 explain=explanation,
                 archive=archive,
+                state=state,
             )
         if not quiet:
             from subbyte.cli.tables import print_compile_report

@@ -93,6 +93,8 @@ def print_inspection(found: Inspection) -> None:
     else:
         weights = ", which holds no weights"
     console.print(f"{found.file_bytes:,} bytes in the file{weights}. {found.macs:,} MACs.")
+    for before, after in found.states.items():
+        console.print(f"state: {printable(before)}, in the next run {printable(after)}")
     for warning in found.warnings:
         console.print(f"warning: {printable(warning)}", style="bold red")
 
@@ -115,7 +117,8 @@ def print_compile_report(report: CompileReport) -> None:
         console.print(f"note: {printable(line)}", style="bold red")
     console.print(
         f"weights {report.weights_bytes:,} bytes, arena {report.arena_bytes:,} bytes, "
-        f"workspace {report.workspace_bytes:,} bytes per thread"
+        + (f"state {report.state_bytes:,} bytes, " if report.state_bytes else "")
+        + f"workspace {report.workspace_bytes:,} bytes per thread"
     )
     if report.flash_bytes is not None:
         console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes")

@@ -132,7 +132,7 @@ static void test_bad_index(void) {
   static const subbyte_tensor indices = {"i", SUBBYTE_INT64, 1, shape, 16}, chosen = {"y", SUBBYTE_FLOAT32, 0, shape, 4};
   static const subbyte_argument arguments[] = {{SUBBYTE_INPUT, 0}, {SUBBYTE_OUTPUT, 0}, {SUBBYTE_WORKSPACE, 64}};
   static const subbyte_operator operators[] = {{"/gather", check_index, arguments, 3, 1}};
-  const subbyte_model model = {SUBBYTE_ABI, "choice", "host", 1, 1, 1, &indices, &chosen, operators, 0, 96, 0, 0, NULL};
+  const subbyte_model model = {SUBBYTE_ABI, "choice", "host", 1, 1, 1, &indices, &chosen, operators, 0, 96, 0, 0, NULL, NULL};
   const int64_t bad[] = {12, -11, INT64_MAX, INT64_MIN};
   const char *const digits[] = {"12", "-11", "9223372036854775807", "-9223372036854775808"};
   int64_t index[2] = {0, 0};

@@ -50,6 +50,6 @@ static const subbyte_argument arguments_1[] = {{SUBBYTE_ARENA, 64}, {SUBBYTE_OUT
 static const subbyte_operator operators[] = {{"/scale", scale_rows, arguments_0, 4, ROWS},
                                              {"/sum", copy_and_sum, arguments_1, 3, 1}};
 static const subbyte_model model = {SUBBYTE_ABI, "tiny",  "host", 1,   2,  2,
-                                    inputs,      outputs, operators, 64 + ROWS * COLUMNS * 4, COLUMNS * 4, COLUMNS * 4, 0, 0};
+                                    inputs,      outputs, operators, 64 + ROWS * COLUMNS * 4, COLUMNS * 4, COLUMNS * 4, 0, 0, NULL};
 
 const subbyte_model *subbyte_get_model(void) { return &model; }

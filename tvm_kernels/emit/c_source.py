@@ -35,6 +35,7 @@ from subbyte.tvm_kernels.toolchain import find_toolchain, run
 HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
 COPIED = (*HEADERS, "run.c", "needs.c", "startup.c", "mps2.ld")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
+STATE_FILE = "state.c"  # of a model with state
 EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against
 # -Os, -O2 takes 40% fewer instructions for 2% more flash (ds_cnn, ternary, gcc 12, cortex-m4: `make run`).
@@ -67,12 +68,17 @@ def _golden_c(plan: Plan, golden: Golden | None) -> str:
     outputs: Sequence[Array] = golden.outputs if golden else []
     symbol = names_of(plan.name).symbol
     parts = ['#include "model.h"\n\n', BYTE_ORDER]
-    for kind, arrays in (("input", inputs), ("output", outputs)):
+    states: Sequence[Array] = golden.states if golden else []
+    for kind, arrays in (("input", inputs), ("output", outputs), ("state", states)):
         parts += ["static " + c_array(f"{kind}_{i}", np.ascontiguousarray(a).tobytes()) for i, a in enumerate(arrays)]
-    for kind, have, count in (("input", len(inputs), len(plan.inputs)), ("output", len(outputs), len(plan.outputs))):
-        listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(count)) or "0"
+    for kind, have, tensors in (
+        ("input", len(inputs), plan.inputs),
+        ("output", len(outputs), plan.outputs),
+        ("state", len(states), plan.states),
+    ):
+        listed = ", ".join(f"{kind}_{i}" if i < have else "0" for i in range(len(tensors))) or "0"
         parts.append(f"const void *const {symbol(f'golden_{kind}s')}[] = {{{listed}}};\n")
-    ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
+    ties = golden.ties if golden and golden.ties else (0.0,) * (len(plan.outputs) + len(plan.states))
     parts.append(f"const double {symbol('golden_ties')}[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};\n")
     return "".join(parts)
 
@@ -100,6 +106,9 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
 #define {macro("INPUT_COUNT")} {len(plan.inputs)}
 #define {macro("OUTPUT_COUNT")} {len(plan.outputs)}
 #define {macro("OUTPUT_BYTES")} {output_bytes} /* of all outputs, each aligned */
+#define {macro("STATE_BYTES")} {plan.state_bytes} /* of what lives between runs; 0: nothing does */
+#define {macro("STATE_COUNT")} {len(plan.states)}
+#define {macro("GOLDEN_RUNS")} {golden.runs if golden else 1} /* one after the other, from the initial state on */
 
 /* A float output may differ from its golden value by relative * |golden| + absolute * max(1, the largest finite
  * |golden| of the output); integers by nothing. Either may differ by {symbol("golden_ties")}[output], where a rounding
@@ -115,18 +124,24 @@ extern const uint32_t {symbol("weights")}[];
 /* Of golden.c: what example.c runs and compares with. An output without a golden value is null. */
 extern const void *const {symbol("golden_inputs")}[];
 extern const void *const {symbol("golden_outputs")}[];
+extern const void *const {symbol("golden_states")}[]; /* after the last run */
 extern const double {symbol("golden_ties")}[];
 
 #endif
 """
 
 
-def _makefile(target: Target) -> str:
+def model_files(plan: Plan) -> tuple[str, ...]:
+    """The C files that a program with this model needs."""
+    return (*MODEL_FILES, STATE_FILE) if plan.states else MODEL_FILES
+
+
+def _makefile(plan: Plan, target: Target) -> str:
     compiler = target.compilers[0] if target.compilers else "cc"
     return f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` emulates it.
 CC = {compiler}
 CFLAGS = {" ".join((*target.c_flags, *C_FLAGS))}
-example.elf: {" ".join((*MODEL_FILES, *EXAMPLE_FILES))} mps2.ld
+example.elf: {" ".join((*model_files(plan), *EXAMPLE_FILES))} mps2.ld
 \t$(CC) $(CFLAGS) {" ".join(LINK_FLAGS)} -o $@ $(filter %.c,$^) -lm
 size: example.elf
 \t{compiler.removesuffix("gcc")}size $<
@@ -135,7 +150,7 @@ run: example.elf
 """
 
 
-def _sizes(files: dict[str, bytes], target: Target) -> dict[str, int]:
+def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> dict[str, int]:
     """Bytes of code and constants, data and zeroed data of the model alone; empty without the cross-compiler."""
     try:
         toolchain = find_toolchain(target)
@@ -147,9 +162,9 @@ def _sizes(files: dict[str, bytes], target: Target) -> dict[str, int]:
         folder = Path(name)
         for member, data in files.items():
             (folder / Path(member).name).write_bytes(data)
-        toolchain.compile([*toolchain.c_flags, *C_FLAGS, "-c", *MODEL_FILES], folder)
+        toolchain.compile([*toolchain.c_flags, *C_FLAGS, "-c", *compiled], folder)
         size = toolchain.compiler[0].removesuffix("gcc") + "size"
-        objects = [Path(source).stem + ".o" for source in MODEL_FILES]
+        objects = [Path(source).stem + ".o" for source in compiled]
         rows = [line.split() for line in run([size, *objects], folder).splitlines()[1:]]
     total = {key: sum(int(row[i]) for row in rows) for i, key in enumerate(("text", "data", "bss"))}
     weights = next(row for row in rows if row[-1].startswith("weights"))
@@ -168,14 +183,17 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
         "model.h": _model_h(plan, workspace, golden),
         "weights.c": _weights_c(plan),
         "golden.c": _golden_c(plan, golden),
-        "Makefile": _makefile(target),
+        "Makefile": _makefile(plan, target),
     }
     files = {f"source/{name}": text.encode() for name, text in texts.items()}
     files["source/kernels.c"] = kernels.code if kernels else b""
-    files |= {f"source/{name}": (core_folder() / name).read_bytes() for name in COPIED}
+    files |= {
+        f"source/{name}": (core_folder() / name).read_bytes()
+        for name in (*COPIED, *model_files(plan)[len(MODEL_FILES) :])
+    }
     files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
     tiles = tuple(signatures[index].tiles for index in made.of_call)
-    sizes = _sizes(files, target)
+    sizes = _sizes(files, model_files(plan), target)
     if sizes:
-        sizes["ram"] = plan.arena_bytes + workspace + sizes["data"] + sizes["bss"]
+        sizes["ram"] = plan.arena_bytes + plan.state_bytes + workspace + sizes["data"] + sizes["bss"]
     return Emitted({"weights.bin": plan.weights, **files}, tiles, workspace, sizes)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import subbyte.runtime
 
-CORE = ("run.c", "needs.c", "session.c", "threads.c", "cores.c")
+CORE = ("run.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c")
 C_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-g0")
 
 

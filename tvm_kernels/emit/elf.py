@@ -30,6 +30,7 @@ from subbyte.tvm_kernels.toolchain import Toolchain, find_toolchain, find_zig
 EXPORTS = (
     "subbyte_get_model",
     "subbyte_run",
+    "subbyte_reset",
     "subbyte_status_text",
     "subbyte_failure_text",
     "subbyte_missing_features",
@@ -37,6 +38,8 @@ EXPORTS = (
     "subbyte_session_run",
     "subbyte_session_failure",
     "subbyte_session_arena",
+    "subbyte_session_reset",
+    "subbyte_session_state",
     "subbyte_session_destroy",
 )
 

@@ -15,7 +15,7 @@ from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import CFunction, Wanted, buffer_bytes
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.memory import aligned
-from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan
+from subbyte.tvm_kernels.plan import SPACES, Argument, KernelCall, Plan
 
 Array = npt.NDArray[Any]
 MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
@@ -23,19 +23,28 @@ MAX_ARGUMENTS = 32  # SUBBYTE_MAX_ARGUMENTS of runtime/c/subbyte.h
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Inputs, and the outputs a reference gives for them; programs for the device check themselves against them."""
+    """Inputs, and the outputs a reference gives for them; programs for the device check themselves against them.
+
+    Of a model with state: several runs from the initial state on, each array with an axis for them in front.
+    """
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
     # A float32 output may differ by relative * |golden| + absolute * max(1, its largest finite |golden|).
     relative: float = 0.0
     absolute: float = 0.0  # both 0: not by one bit
-    ties: tuple[float, ...] = ()  # of each output: how much a rounding tie may change an element, 0: not at all
+    ties: tuple[float, ...] = ()  # of each output, then state: how far a tie may move an element, 0: not at all
     engine: str = "none"  # what made the outputs
+    states: tuple[Array, ...] = ()  # after the last run
+
+    @property
+    def runs(self) -> int:
+        """How many runs: 1 without state."""
+        return len((*self.inputs, *self.outputs)[0]) if self.states else 1
 
     def members(self) -> dict[str, bytes]:
         """The members of the bundle that hold them: .npy files by name."""
-        sides = (("input", self.inputs), ("output", self.outputs))
+        sides = (("input", self.inputs), ("output", self.outputs), ("state", self.states))
         return {f"golden/{side}_{i}.npy": _npy(array) for side, arrays in sides for i, array in enumerate(arrays)}
 
 
@@ -70,7 +79,7 @@ def _overlap(first: tuple[Argument, int], second: tuple[Argument, int]) -> bool:
     (one, one_bytes), (other, other_bytes) = first, second
     if one.space != other.space:
         return False
-    if one.space in ("input", "output"):
+    if SPACES[one.space].by_index:
         return one.offset == other.offset
     return one.offset < other.offset + other_bytes and other.offset < one.offset + one_bytes
 

@@ -46,6 +46,22 @@ def _argument(argument: Argument) -> str:
     return f"{{SUBBYTE_{argument.space.upper()}, {argument.offset}u}}"
 
 
+def _states(plan: Plan) -> list[str]:
+    """The table of states, which refers to state.c; nothing where there is none."""
+    if not plan.states:
+        return []
+    lines = _tensor_rows("state", [state.tensor for state in plan.states])
+    lines.append("static const subbyte_state states_of_model[] = {")
+    for i, state in enumerate(plan.states):
+        initial = "SUBBYTE_ZEROS" if state.initial is None else f"{state.initial}u"
+        lines.append(f"    {{&states[{i}], {state.tensor.place.offset}u, {initial}, {state.next.offset}u}},")
+    lines += ["};", "static const subbyte_states model_states = {"]
+    lines.append(
+        f"    {len(plan.states)}, states_of_model, {plan.state_bytes}u, subbyte_begin_state, subbyte_end_state"
+    )
+    return [*lines, "};", ""]
+
+
 def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[CFunction]) -> str:
     """The text of model.c."""
     names = names_of(plan.name)
@@ -62,6 +78,7 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[CFun
         lines += [signature.declaration(), signature.trampoline(), ""]
     lines += _tensor_rows("input", plan.inputs)
     lines += _tensor_rows("output", plan.outputs)
+    lines += _states(plan)
     for i, (call, index) in enumerate(zip(plan.calls, made.of_call, strict=True)):
         arguments = [*call.arguments, *([scratch] if signatures[index].scratch else [])]
         listed = ", ".join(_argument(a) for a in arguments) or "{0, 0}"
@@ -83,7 +100,7 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[CFun
         f"    {len(plan.inputs)}, {len(plan.outputs)}, {len(plan.calls)},",
         "    inputs, outputs, operators,",
         f"    {plan.arena_bytes}u, {workspace_bytes(plan, tuple(signatures))}u, {len(plan.weights)}u,",
-        f"    {needs}, {features},",
+        f"    {needs}, {features}, {'&model_states' if plan.states else '0'},",
         "};",
         "",
         f"const subbyte_model *{names.get_model}(void);",

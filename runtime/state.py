@@ -1,0 +1,88 @@
+"""The state of a session: values that live between runs, to read and to write between them."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from subbyte.errors import InputError
+from subbyte.runtime.manifest import StateInfo
+
+if TYPE_CHECKING:
+    from subbyte.runtime.session import Session
+
+Array = npt.NDArray[Any]
+
+
+class State(Mapping[str, Array]):
+    """Values by the names of the inputs that they are in the ONNX file; reading and assigning copies.
+
+        h = session.state["h"]          # float32 [1, 64], say
+        session.state["h"] = h
+
+    Raises InputError for an unknown name, another dtype or shape, NaN and infinity; SessionError in the middle of a
+    run, which has the value to itself, and after close.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._infos = {info.name: info for info in session.manifest.states}
+
+    def __getitem__(self, name: str) -> Array:
+        info = self._info(name)
+        with self._session._between_runs() as address:
+            held = ctypes.string_at(address(self._index(info)), info.nbytes)
+        return np.frombuffer(held, info.dtype).reshape(info.shape).copy()
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        info = self._info(name)
+        array = np.asarray(value)
+        if array.dtype != np.dtype(info.dtype) or array.shape != info.shape:
+            got, want = f"{array.dtype} {list(array.shape)}", f"{info.dtype} {list(info.shape)}"
+            raise InputError(f"state '{name}' is given {got}, expected {want}: convert it first")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"state '{name}' is given NaN or infinity, which every later run would read: correct it")
+        self._write(info, array)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{i.name}: {i.dtype} {list(i.shape)}' for i in self._infos.values())})"
+
+    def _info(self, name: str) -> StateInfo:
+        if name in self._infos:
+            return self._infos[name]
+        near = difflib.get_close_matches(str(name), list(self._infos), n=1, cutoff=0.4)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"the model has no state '{name}'.{hint} It has: {', '.join(self._infos) or 'none'}.")
+
+    def _write(self, info: StateInfo, array: Array) -> None:
+        held = array.tobytes()
+        with self._session._between_runs() as address:
+            ctypes.memmove(address(self._index(info)), held, len(held))
+
+    def _index(self, info: StateInfo) -> int:
+        return list(self._infos).index(info.name)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Restore every value at the end."""
+        before = {name: self[name] for name in self}
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                self._write(self._infos[name], value)  # unchecked: a run may have left an infinity
