@@ -7,11 +7,6 @@
 /* Checks what every run relies on: the ABI, counts, and that no buffer the model needs is null. */
 int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers);
 
-/* Begins a run: the checks, and a model's state is taken for it. After SUBBYTE_OK the run ends with subbyte_end, at operator `index`
- * with `status`, which is returned; another status is written down and ends it. */
-int32_t subbyte_begin(const subbyte_model *model, subbyte_buffers *buffers);
-int32_t subbyte_end(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status);
-
 /* Whether the CPU has the model's features and the system lends what it needs, asked once: SUBBYTE_OK,
  * SUBBYTE_LACKS_FEATURES or SUBBYTE_REFUSED. */
 int32_t subbyte_ask_for(const subbyte_model *model);
@@ -21,6 +16,18 @@ int32_t subbyte_run_tiles(const subbyte_operator *op, const subbyte_buffers *buf
 
 /* Writes down what ended a run, for the user: operator `index` (-1: none) with `status`, which is returned. */
 int32_t subbyte_failed(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status);
+
+/* Begins a run: the checks, and a model's state is taken for it. After SUBBYTE_OK the run ends with subbyte_end. */
+static inline int32_t subbyte_begin(const subbyte_model *model, subbyte_buffers *buffers) {
+  const int32_t status = subbyte_check_buffers(model, buffers);
+  return status != SUBBYTE_OK || model->states == NULL ? status : model->states->begin(model, buffers);
+}
+
+/* Ends a run with the status of its last operator, which is returned. */
+static inline int32_t subbyte_end(const subbyte_model *model, const subbyte_buffers *buffers, int32_t status) {
+  if (model->states != NULL) model->states->end(model, buffers, status);
+  return status;
+}
 
 /* Nanoseconds of a monotonic clock; 0 where there is none. */
 uint64_t subbyte_now(void);

@@ -6,6 +6,12 @@
 #include "elements.h"
 #include "internal.h"
 
+#if defined(_WIN32) || defined(__unix__) || defined(__APPLE__)
+#define HOSTED 1
+#else
+#define HOSTED 0 /* a bare microcontroller */
+#endif
+
 #if defined(_WIN32)
 #include <windows.h>
 
@@ -15,7 +21,7 @@ uint64_t subbyte_now(void) {
   QueryPerformanceFrequency(&frequency);
   return (uint64_t)((double)ticks.QuadPart * 1e9 / (double)frequency.QuadPart);
 }
-#elif defined(__unix__) || defined(__APPLE__)
+#elif HOSTED
 #include <time.h>
 
 uint64_t subbyte_now(void) {
@@ -24,20 +30,20 @@ uint64_t subbyte_now(void) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 #else
-uint64_t subbyte_now(void) { return 0; } /* a bare microcontroller: time the hook yourself */
+uint64_t subbyte_now(void) { return 0; } /* time the hook yourself */
 #endif
 
 const char *subbyte_status_text(int32_t status) {
   switch (status) {
     case SUBBYTE_OK: return "ok";
-    case SUBBYTE_BAD_ARGUMENT: return "bad argument: a null or misaligned pointer, or a size that does not match the model";
-    case SUBBYTE_BAD_ABI: return "the model was compiled for another version of subbyte.h";
-    case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
+    case SUBBYTE_BAD_ARGUMENT: return "a null or misaligned pointer, or a size that does not match the model";
+    case SUBBYTE_BAD_ABI: return "the model is for another version of subbyte.h";
     case SUBBYTE_KERNEL_FAILED: return "a kernel failed";
-    case SUBBYTE_BAD_INDEX: return "an index is out of range (subbyte_failure_text names it)";
+    case SUBBYTE_BAD_INDEX: return "an index is out of range";
     case SUBBYTE_BUSY: return "another run is under way";
-    case SUBBYTE_NOT_RESET: return "the state holds no value: call subbyte_reset";
-#if defined(__x86_64__) || defined(__i386__) || defined(__aarch64__) /* flash is dear where neither can happen */
+    case SUBBYTE_NOT_RESET: return "the state was not reset";
+#if HOSTED /* flash is dear where none of these can happen */
+    case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
     case SUBBYTE_REFUSED:
       return "the system refuses AMX's tile registers to this process (arch_prctl); compile the model again where it "
              "runs, with --target host";
@@ -121,18 +127,6 @@ int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers 
   return model->needs || model->features ? subbyte_ask_for(model) : SUBBYTE_OK;
 }
 
-int32_t subbyte_begin(const subbyte_model *model, subbyte_buffers *buffers) {
-  int32_t status = subbyte_check_buffers(model, buffers);
-  if (status == SUBBYTE_OK && model->states != NULL) status = model->states->begin(model, buffers);
-  return status == SUBBYTE_OK || buffers == NULL ? status : subbyte_failed(model, buffers, -1, status);
-}
-
-int32_t subbyte_end(const subbyte_model *model, subbyte_buffers *buffers, int32_t index, int32_t status) {
-  if (status != SUBBYTE_OK) (void)subbyte_failed(model, buffers, index, status);
-  if (model->states != NULL) model->states->end(model, buffers, status);
-  return status;
-}
-
 /* Kernels take plain pointers; those of inputs and weights are only read, whatever their type says. */
 static void *writable(const void *pointer) {
   union {
@@ -183,13 +177,15 @@ int32_t subbyte_failed(const subbyte_model *model, subbyte_buffers *buffers, int
 int32_t subbyte_run(const subbyte_model *model, subbyte_buffers *buffers, subbyte_hook hook, void *user) {
   int32_t i;
   int32_t status = subbyte_begin(model, buffers);
-  if (status != SUBBYTE_OK) return status;
-  for (i = 0; i < model->operator_count; ++i) {
+  if (status != SUBBYTE_OK) return buffers != NULL ? subbyte_failed(model, buffers, -1, status) : status;
+  for (i = 0; i < model->operator_count && status == SUBBYTE_OK; ++i) {
     const subbyte_operator *op = &model->operators[i];
     const uint64_t start = hook ? subbyte_now() : 0;
     status = subbyte_run_tiles(op, buffers, 0, op->tiles);
-    if (status != SUBBYTE_OK) break;
-    if (hook) hook(user, i, subbyte_now() - start);
+    if (status != SUBBYTE_OK)
+      (void)subbyte_failed(model, buffers, i, status);
+    else if (hook)
+      hook(user, i, subbyte_now() - start);
   }
-  return subbyte_end(model, buffers, i, status);
+  return subbyte_end(model, buffers, status);
 }

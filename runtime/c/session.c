@@ -144,22 +144,21 @@ static int32_t run_on_pool(subbyte_session *session, subbyte_buffers *buffers, s
   uint64_t began;
   int32_t i, way;
   int32_t status = subbyte_begin(session->model, buffers);
-  if (status != SUBBYTE_OK) return status;
+  if (status != SUBBYTE_OK) return subbyte_failed(session->model, buffers, -1, status);
   subbyte_pool_enter(session->pool);
   way = way_of_run(session);
   began = subbyte_now();
   for (i = 0; i < session->model->operator_count; ++i) {
     const uint64_t start = hook ? subbyte_now() : 0;
     status = run_operator(session, buffers, i, way);
-    if (status != SUBBYTE_OK) break;
+    if (status != SUBBYTE_OK) return subbyte_end(session->model, buffers, subbyte_failed(session->model, buffers, i, status));
     if (hook) hook(user, i, subbyte_now() - start);
   }
-  if (subbyte_end(session->model, buffers, i, status) != SUBBYTE_OK) return status;
   if (session->runs < TRIAL_RUNS && hook == NULL) {
     if (session->runs >= TRIALS) keep_fastest(&session->way_ns[way], subbyte_now() - began);
     ++session->runs;
   }
-  return SUBBYTE_OK;
+  return subbyte_end(session->model, buffers, SUBBYTE_OK);
 }
 
 static subbyte_buffers buffers_of(const subbyte_session *session, const void *const *inputs, void *const *outputs) {
