@@ -24,7 +24,7 @@ MAX_TEXT = 4096  # characters of a name
 MAX_PLACE = (1 << 32) - 1  # offsets are uint32 in the plan
 MAX_TENSOR_BYTES = 2 << 30
 MAX_RUNS = 1024  # of the golden run of a model with state
-STATE_ALIGNMENT, STATE_WORD = 64, 4  # of each value, and the bytes behind the last one: runtime/c/state.c
+STATE_ALIGNMENT, STATE_WORD = 64, 4  # of each value, and the bytes after the last one: runtime/c/state.c
 
 MODEL_DTYPES = {  # of inputs and outputs: bytes each, in the order of runtime/c/subbyte.h
     **{"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8},

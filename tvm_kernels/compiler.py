@@ -158,7 +158,7 @@ def compile(
     `archive`: with library.a, which links the model into a C program. `explain` records which rules and kernel rows
     declined, and why, also where this raises; it is part of the report.
     `state`: pairs `in=out` of a graph input and the output that is its value in the next run, beside those that the
-    file declares; they are no inputs and outputs of the bundle.
+    file declares; they are not among the inputs and outputs of the bundle.
     Nothing is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError
     also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
