@@ -232,7 +232,8 @@ def _notes(
 ) -> Iterator[str]:
     """Messages about quantized layers that are missing from the file or untrained, in the order of the modules."""
     executed, used = {call.layer for call in seen}, {call.layer for call in seen if call.used}
-    written = {paths.get(quantized_layer(value) or "") for value in onnx_codes(model)}
+    callers = {paths.get(quantized_layer(value) or "") for value in onnx_codes(model)}
+    written = {call.layer for call in seen if call.caller in callers}
     for layer, quantizer in quantizers.items():
         if layer not in executed:
             yield f"'{layer}' is quantized, but the forward does not execute it in eval mode: it is not in the file"

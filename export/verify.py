@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -242,7 +242,7 @@ def torch_observations(
     paths = canonical_paths(module)
     recorded: dict[str, list[Observation]] = {}
     for observation in seen:
-        recorded.setdefault(observation.layer, []).append(observation)
+        recorded.setdefault(observation.caller, []).append(observation)
     names: dict[str, list[str]] = {}
     for name in onnx_codes(model):
         layer = paths.get(quantized_layer(name) or "", "")
@@ -349,7 +349,7 @@ def _one_call(slices: Sequence[Observation], batch: int, samples: int) -> Observ
         for kind in ("codes", "values")
     )
     used = any(part.used for part in slices)
-    return Observation(slices[0].layer, values, codes, slices[0].inverse_step, used)
+    return replace(slices[0], values=values, codes=codes, used=used)
 
 
 def _named_as(shapes: Mapping[str, object], result: object) -> dict[str, Array]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from subbyte.models.quant.quantizer import ActivationQuantizer
@@ -17,9 +18,13 @@ from subbyte.models.state import named_states
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """One call of an activation quantizer: its layer's module path, what came in (float32), and what came out."""
+    """One call of an activation quantizer: its layer's module path, what came in (float32), and what came out.
+
+    `caller` is the path of the module whose forward made the call: the layer, or one around it that quantizes earlier.
+    """
 
     layer: str
+    caller: str
     values: Tensor
     codes: Tensor
     inverse_step: Tensor | None  # None for signs and for steps found at run time
@@ -29,6 +34,7 @@ class Observation:
 @dataclass
 class _Call:
     layer: str
+    caller: str
     values: Tensor
     codes: Tensor
     inverse_step: Tensor | None
@@ -72,7 +78,7 @@ def observe(model: nn.Module, run: Callable[[], Any]) -> tuple[Any, list[Observa
                 if made is not None:
                     flow.calls[made] = flow.calls.get(made, frozenset()) | number
             inverse = getattr(quantizer, "inverse_step", None)
-            calls.append(_Call(layer, x.detach().clone(), codes.detach().clone(), inverse))
+            calls.append(_Call(layer, running[-1], x.detach().clone(), codes.detach().clone(), inverse))
             return codes, step
 
         instance: dict[str, Any] = quantizer.__dict__
@@ -80,14 +86,31 @@ def observe(model: nn.Module, run: Callable[[], Any]) -> tuple[Any, list[Observa
 
     for name, quantizer in quantizers.items():
         watch(name.rpartition(".")[0], quantizer)
+    running = [""]
+    hooks = [hook for name, module in model.named_modules() for hook in _follow(module, name, running)]
     try:
         with flow:
             result = run()
     finally:
+        for hook in hooks:
+            hook.remove()
         for quantizer in quantizers.values():
             quantizer.__dict__.pop("quantize", None)
     used = flow.depends_on((result, list(named_states(model).values())))
     return result, [
-        Observation(call.layer, call.values, call.codes, call.inverse_step, number in used)
+        Observation(call.layer, call.caller, call.values, call.codes, call.inverse_step, number in used)
         for number, call in enumerate(calls)
     ]
+
+
+def _follow(module: nn.Module, name: str, running: list[str]) -> Iterator[RemovableHandle]:
+    """Keep the paths of the modules whose forward runs now, the innermost last."""
+
+    def entered(module: nn.Module, args: Any) -> None:
+        running.append(name)
+
+    def left(module: nn.Module, args: Any, output: Any) -> None:
+        running.pop()
+
+    yield module.register_forward_pre_hook(entered)
+    yield module.register_forward_hook(left, always_call=True)

@@ -57,3 +57,20 @@ def test_another_step_range_or_zero_point_is_computed(
 ) -> None:
     graph = assert_equal(model(first, 0.1, inverse, second))
     assert len(kernels(graph)) == 3
+
+
+@pytest.mark.parametrize("first", [0, 2, 1])
+def test_a_part_of_codes_is_taken_from_their_bytes(first: int) -> None:
+    """Where it begins at a multiple of 64 bytes it is a view (0 and 2), else a copy."""
+    made = model(SIGNED, 0.1, 10.0, SIGNED)
+    made.graph.node[1].CopyFrom(helper.make_node("Slice", ["wide", "first", "last", "axis"], ["r"], "r"))
+    made.graph.node.insert(1, helper.make_node("Concat", ["q", "q"], ["wide"], "wide", axis=0))
+    made.graph.initializer.extend(
+        numpy_helper.from_array(np.array([n], np.int64), name)
+        for name, n in (("first", first), ("last", first + 2), ("axis", 0))
+    )
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.shape.dim[1].dim_value = 32
+    made.graph.initializer[3].CopyFrom(numpy_helper.from_array(np.float32(1), "inverse"))
+    graph = assert_equal(made)
+    assert [node.op for node in kernels(graph)] == ["Elementwise", "Lookup"]

@@ -19,6 +19,7 @@ from subbyte.errors import ModelError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.internal_operators import INTERNAL
+from subbyte.tvm_kernels.memory import ALIGNMENT
 from subbyte.tvm_kernels.rewrites.code_values import (
     DATA_MOVEMENT,
     MAX_POOL,
@@ -240,6 +241,27 @@ def propagate_storage(graph: Graph, node: Node, codes: str, **_: object) -> Outc
     return True
 
 
+def part_of_codes(graph: Graph, node: Node, codes: str) -> Outcome:
+    """A view of floats that turn out to be codes: as bytes it may begin between aligned addresses, and is copied."""
+    value, output, start = graph.values[codes], graph.values[node.outputs[0]], int(node.attributes["start"])
+    if output.coded:
+        return None
+    if value.codes is None:
+        return packed(codes)
+    output.storage = value.storage
+    if start % ALIGNMENT == 0:
+        return True
+    axis = next(i for i, size in enumerate(value.shape) if size > 1)
+    length = int(np.prod(value.shape[axis + 1 :], dtype=np.int64))
+    first, count = start // length, output.size // length
+    ends = [graph.constant(np.array([n], np.int64)) for n in (first, first + count, axis)]
+    shape = (*value.shape[:axis], count, *value.shape[axis + 1 :])
+    copy = graph.emit("Slice", [codes, *ends], shape, codes, node, dtype=value.dtype)
+    graph.values[copy].storage = value.storage
+    graph.replace_node(node, Node("View", [copy], node.outputs, {}, node.name, INTERNAL))
+    return True
+
+
 _EVERY: dict[str, typing.Any] = {"dtypes": EVERY, "attributes": EVERY, "outputs": EVERY}
 
 RULES: list[Rule] = [
@@ -257,6 +279,7 @@ RULES: list[Rule] = [
     rule("clipped levels", Op("Clip", _LEVELS, rest=True, dtypes=EVERY), to=clip_codes),
     rule("ReLU of codes", Op("Relu", _CODES, dtypes=EVERY), to=clip_codes),
     # ---- data movement ----
+    *[rule("part of codes", Op("Part", x, domain=INTERNAL, **_EVERY), to=part_of_codes) for x in (_CODES, _LEVELS)],
     *[
         rule("data movement", Op(op, x, rest=True, domain=INTERNAL * (op == "View"), **_EVERY), to=propagate_storage)
         for op in DATA_MOVEMENT
