@@ -1,0 +1,71 @@
+"""A causal convolution over time that is given a signal piece by piece, as in keyword spotting.
+
+The state `past` holds the last (kernel - 1) x dilation samples, the oldest first: in eval mode of a quantized layer
+their codes, a byte for each in a file. One call appends a piece and drops as many samples at the front: time is the
+first axis, so the window is the past and the piece one after the other in memory, and what is kept is the end of it.
+A buffer with an index that moves would copy less, but a product would then read a window that wraps around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from subbyte.errors import QuantizationError
+from subbyte.models.quant.eval_constants import Constants
+from subbyte.models.quant.product import QuantizedProduct
+from subbyte.models.state import register_state
+
+
+class StreamingConv1d(Constants):
+    """x [batch, channels, t], any t -> [batch, out, t]: the samples before the first are zeros.
+
+    Train it on whole signals, from `reset_states` on or by `whole`; a change of mode needs a reset, too. Raises
+    QuantizationError for a convolution with padding or a stride.
+    """
+
+    past: Tensor
+
+    def __init__(self, convolution: nn.Conv1d) -> None:
+        super().__init__()
+        if convolution.stride != (1,) or convolution.padding != (0,):
+            raise QuantizationError(
+                f"a streaming convolution has stride 1 and no padding, got stride {convolution.stride} and padding "
+                f"{convolution.padding}; its state takes the place of the padding"
+            )
+        self.convolution = convolution
+        self.samples = (convolution.kernel_size[0] - 1) * convolution.dilation[0]
+        self.step = torch.ones(())
+        if self.samples:
+            register_state(self, "past", torch.zeros(1, self.samples, convolution.in_channels))
+
+    def sources(self) -> Iterator[Tensor]:
+        return chain(self.convolution.parameters(), self.convolution.buffers())
+
+    def compute_constants(self) -> None:
+        if isinstance(self.convolution, QuantizedProduct):
+            self.step = self.convolution.activation_quantizer.scales()
+
+    def whole(self, x: Tensor) -> Tensor:
+        """The convolution of a whole signal [batch, channels, t], without the state."""
+        y: Tensor = self.convolution(F.pad(x, (self.samples, 0)))
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, step = self.convolution, None
+        if not self.samples:
+            return self.whole(x)
+        if self.integer_mode and isinstance(layer, QuantizedProduct):
+            x, _ = layer.activation_quantizer.quantize(x)
+            self.ensure_constants()
+            step = self.step
+        piece = x.transpose(1, 2)
+        past = self.past if len(self.past) == len(x) else self.past.expand(len(x), -1, -1)
+        window = torch.cat([past, piece], 1)
+        self.past = window[:, piece.shape[1] :]
+        y: Tensor = layer((window if step is None else window * step).transpose(1, 2))
+        return y
