@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Needs Python 3.10+, make and a C compiler.
+# `make test PYTHON=python3.12` takes another Python, with an environment of its own: .venv-python3.12.
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(if $(filter file,$(origin PYTHON)),,-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
