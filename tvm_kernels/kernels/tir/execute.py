@@ -12,7 +12,6 @@ import tvm
 import tvm.s_tir  # registers the default pipeline
 
 from subbyte.errors import CompileError
-from subbyte.runtime.features import FEATURES
 from subbyte.tvm_kernels.abi import on_one_thread
 from subbyte.tvm_kernels.kernels.registry import (
     OWN_INPUTS,
@@ -42,7 +41,7 @@ def host_target(features: frozenset[str] | None = None) -> Any:
     if features is None:
         return host.tvm_target()
     implied = frozenset().union(*(more for name, more in _IMPLIED.items() if name in features))
-    return replace(host, features=(features | implied) & FEATURES.keys()).tvm_target()
+    return replace(host, features=features | implied).tvm_target()
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> Array:
