@@ -165,6 +165,7 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
     inputs = settings.inputs
     if inputs is None:
         inputs = golden_inputs(session.bundle) if golden else session.random_inputs()
+    session.reset()  # every measurement of a model with state begins with the same one
     call = session.bind(inputs, session.empty_outputs(), check_finite=False)
     warmed = warm_up(call, settings.warmup, WARMUP_SHARE * (settings.seconds or 0.0))
     watch = Disturbance()

@@ -19,8 +19,8 @@ Array = npt.NDArray[Any]
 def write_trace(session: Session, folder: Path) -> None:
     """Run the golden inputs and write what every operator makes into `folder`, as soon as it has run.
 
-    Result 1 of operator 12 is `12-1.npy`, as `Session.trace` has it; `12` alone, empty, says that operator 12 ran.
-    Raises BundleError when the bundle has no golden run.
+    Result 1 of operator 12 is `12-1.npy`, as `Session.trace` has it; `12` alone, empty, says that operator 12 ran. Of a
+    model with state it is the first of the golden runs. Raises BundleError when the bundle has no golden run.
     """
     operators = session.manifest.operators
 
@@ -32,4 +32,5 @@ def write_trace(session: Session, folder: Path) -> None:
                 write_file(folder / f"{index}-{number}.npy", held.getvalue())
         write_file(folder / str(index), b"")
 
+    session.reset()
     session.watch(golden_inputs(session.bundle), write, check_finite=False)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,15 +166,28 @@ def _first_difference(bundle: Path, plan: Plan, golden: Golden, origin: Origin |
     """
     if origin is None:
         return "no reference implementation is at hand to say where"
-    found = list(_differences(bundle, plan, golden, origin.graph(), trace))
+    graph = origin.graph()
+    feeds = _first_run(plan, golden, graph)
+    found = list(_differences(bundle, plan, graph, feeds, trace))
     if not found:
-        text = "every operator equals its reference implementation, so the lowered graph is not what the file says"
-        return text if origin.model is None else text + _first_wrong_value(plan, golden, origin.model, trace)
+        wrong = "" if origin.model is None else _first_wrong_value(plan, feeds, origin.model, trace)
+        if plan.states and not wrong:
+            return "every operator of the first run equals its reference implementation: a state or a later run differs"
+        return (
+            f"every operator equals its reference implementation, so the lowered graph is not what the file says{wrong}"
+        )
     call, _, text = next((row for row in found if row[1]), found[0])
     return f"{_called(call)} is the first operator that differs from its reference implementation: {text}"
 
 
-def _first_wrong_value(plan: Plan, golden: Golden, model: Source, trace: Path) -> str:
+def _first_run(plan: Plan, golden: Golden, graph: Graph) -> dict[str, Array]:
+    """What the graph reads in the first of the golden runs, by name: a trace is of that run."""
+    inputs = [array[0] for array in golden.inputs] if plan.states else golden.inputs
+    feeds = {tensor.name: array for tensor, array in zip(plan.inputs, inputs, strict=True)}
+    return feeds | {state.input: initial for state, initial in graph.states.items()}
+
+
+def _first_wrong_value(plan: Plan, feeds: Mapping[str, Array], model: Source, trace: Path) -> str:
     """Which value of the file is the first that differs from the reference engine's, of those that can be compared."""
     copy = onnx.ModelProto()
     copy.CopyFrom(reference_engine.loaded(model))
@@ -187,7 +200,6 @@ def _first_wrong_value(plan: Plan, golden: Golden, model: Source, trace: Path) -
     }
     outputs = {output.name for output in copy.graph.output}
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in traced if name not in outputs)
-    feeds = {tensor.name: array for tensor, array in zip(plan.inputs, golden.inputs, strict=True)}
     try:
         values, engine = reference_engine.run(copy, list(traced), feeds)
     except ModelError:  # it may not show every value
@@ -206,13 +218,12 @@ def _first_wrong_value(plan: Plan, golden: Golden, model: Source, trace: Path) -
 
 
 def _differences(
-    bundle: Path, plan: Plan, golden: Golden, graph: Graph, trace: Path
+    bundle: Path, plan: Plan, graph: Graph, feeds: Mapping[str, Array], trace: Path
 ) -> Iterator[tuple[KernelCall, bool, str]]:
     """Each call, whether its result differs by more than a rounding tie does, and how, in the order of the plan."""
     from subbyte.tvm_kernels.interpret import interpret
 
-    named = dict(zip(graph.inputs, golden.inputs, strict=True))
-    expected = interpret(graph, named, every=True)
+    expected = interpret(graph, feeds, every=True)
     with open_bundle(bundle) as opened:
         operators = opened.manifest.operators
     for index, (call, operator) in enumerate(zip(plan.calls, operators, strict=True)):

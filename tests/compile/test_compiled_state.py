@@ -22,6 +22,7 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import bundle_plan, compile
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.replay import Origin
 from subbyte.tvm_kernels.states import with_states
 from subbyte.tvm_kernels.targets import get_target
 
@@ -149,16 +150,19 @@ def test_a_next_value_from_a_wrong_place_does_not_pass_the_replay(tmp_path: Path
     declare_states(model, [State(name, f"{name}2") for name in "abcd"])
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2], np.float32), "b"))
     host = get_target("host")
-    plan = assemble(lower_graph(model, host.features), host.features)
-    golden = golden_tensors(model, plan)
+    graph = lower_graph(model, host.features)
+    plan = assemble(graph, host.features)
+    golden, origin = golden_tensors(model, plan), Origin(lambda: graph, with_states(model))
     bundle_plan(plan, host, tmp_path / "right.subbyte", golden)
     first, second, *others = plan.states
     swapped = (replace(first, next=second.next), replace(second, next=first.next), *others)
-    with pytest.raises(CompileError, match="does not replay its golden run"):
-        bundle_plan(replace(plan, states=swapped), host, tmp_path / "wrong.subbyte", golden)
+    with pytest.raises(
+        CompileError, match=r"does not replay .* operator of the first run equals .*: a state or a later"
+    ):
+        bundle_plan(replace(plan, states=swapped), host, tmp_path / "wrong.subbyte", golden, origin=origin)
     late = (replace(first, initial=None if first.initial is not None else 0), *plan.states[1:])
     with pytest.raises(CompileError, match="does not replay its golden run"):
-        bundle_plan(replace(plan, states=late), host, tmp_path / "late.subbyte", golden)
+        bundle_plan(replace(plan, states=late), host, tmp_path / "late.subbyte", golden, origin=origin)
     assert [path.name for path in tmp_path.iterdir()] == ["right.subbyte"]
 
 
