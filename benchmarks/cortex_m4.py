@@ -20,11 +20,12 @@ import click
 
 from subbyte.files.output import write_file
 from subbyte.tvm_kernels.compiler import compile
+from subbyte.tvm_kernels.targets import get_target
 
-INSTRUCTIONS_PER_TICK = 40
 SCHEMES = ("float", "int8", "int4", "pow2", "ternary", "binary")
 SIZES = {"digits": (8, 8), "keywords": (49, 10)}
-BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
+BOARD = get_target("cortex-m4").board
+assert BOARD is not None
 
 
 def make(scheme: str, size: tuple[int, int], path: Path) -> None:
@@ -44,7 +45,7 @@ def measure(model: Path) -> dict[str, Any]:
         source = folder / "kept" / "source"
         subprocess.run(["make", "-s"], cwd=source, check=True)
         done = subprocess.run(
-            [*BOARD, "-kernel", "example.elf"], cwd=source, capture_output=True, text=True, timeout=600, check=False
+            [*BOARD.emulator, "example.elf"], cwd=source, capture_output=True, text=True, timeout=600, check=False
         )
     lines = (done.stdout + done.stderr).splitlines()
     ticks = next(int(line.split()[1]) for line in lines if line.startswith("ticks"))
@@ -55,9 +56,9 @@ def measure(model: Path) -> dict[str, Any]:
         "weights_bytes": report.weights_bytes,
         "ram_bytes": report.ram_bytes,
         "macs": report.macs,
-        "instructions": ticks * INSTRUCTIONS_PER_TICK,
+        "instructions": ticks * BOARD.instructions_per_tick,
         "golden_ok": done.returncode == 0,
-        "operators": [{"name": row[4], "instructions": int(row[3]) * INSTRUCTIONS_PER_TICK} for row in operators],
+        "operators": [{"name": row[4], "instructions": int(row[3]) * BOARD.instructions_per_tick} for row in operators],
     }
 
 
@@ -85,11 +86,12 @@ def main(
             rows.append(measure(path))
             _print(rows[-1], operators)
     if output:
-        tools = {name: _version(name) for name in ("arm-none-eabi-gcc", "qemu-system-arm")}
+        tools = {name: version_of(name) for name in ("arm-none-eabi-gcc", "qemu-system-arm")}
         write_file(output, (json.dumps({"tools": tools, "rows": rows}, indent=1) + "\n").encode())
 
 
-def _version(tool: str) -> str:
+def version_of(tool: str) -> str:
+    """The first line of what a tool says of its version."""
     return subprocess.run([tool, "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 

@@ -81,7 +81,7 @@ def test_c_sources_of_a_bundle_build_and_give_their_golden_outputs(tmp_path: Pat
         for name in bundle.members:
             if name.startswith("source/"):
                 (tmp_path / Path(name).name).write_bytes(bundle.read(name))
-    files = [name for name in (*MODEL_FILES, *EXAMPLE_FILES) if name != "startup.c"]
+    files = [*MODEL_FILES, *EXAMPLE_FILES]
     command = ["gcc", "-std=c99", "-O2", "-ffp-contract=off", *files, "-o", "example", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     ran = subprocess.run(["./example"], cwd=tmp_path, check=True, capture_output=True, text=True)

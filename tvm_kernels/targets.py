@@ -8,12 +8,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from subbyte.errors import UnknownNameError, UsageError
 from subbyte.runtime.features import FEATURES, features_of
 from subbyte.runtime.host import CPUINFO, cpu_features, machine, permits_amx
+from subbyte.tvm_kernels.machines.boards.board import Board
+from subbyte.tvm_kernels.machines.boards.mps2 import MPS2
 
 AMX = frozenset({"amxtile", "amxint8"})
 # Levels of the x86-64 ABI, as far as kernels and LLVM use their features
@@ -42,6 +45,7 @@ class Target:
     compilers: tuple[str, ...] = ()  # cross-compilers to look for, before zig
     install: str = ""  # how to get the first of them
     code_generator: Literal["llvm", "c"] = "llvm"
+    board: Board | None = None  # what the example of C sources runs on
 
     def __post_init__(self) -> None:
         unknown = self.features - FEATURES.keys()
@@ -214,5 +218,7 @@ register_target(
         compilers=("arm-none-eabi-gcc",),
         install="apt install gcc-arm-none-eabi libnewlib-arm-none-eabi",
         code_generator="c",
+        board=MPS2,
     )
 )
+import_module("subbyte.tvm_kernels.machines.targets")  # registers those that have files of their own

@@ -1,4 +1,4 @@
-"""Run what was compiled where its target's code runs: qemu-user for Linux, an emulated MPS2 board for C sources."""
+"""Run what was compiled where its target's code runs: qemu-user for Linux, an emulated board for C sources."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import numpy.typing as npt
 from unpacked import unpacked
 
 from subbyte.runtime.bundle import open_bundle
-
-BOARD = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
+from subbyte.tvm_kernels.targets import get_target
 
 
 def member_of(bundle: Path, name: str) -> Path:
@@ -33,12 +32,17 @@ def emulate_linux(machine: str, program: Path, *options: str, cpu: str = "") -> 
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-def emulate_board(folder: Path) -> tuple[int, list[str]]:
-    """Builds the example and runs it on the board; its exit status and lines."""
-    for tool, package in (("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("qemu-system-arm", "qemu-system-arm")):
-        assert shutil.which(tool), f"apt install {package}"
+def emulate_board(folder: Path, target: str) -> tuple[int, list[str]]:
+    """Builds the example and runs it on the target's board; its exit status and lines."""
+    machine = get_target(target)
+    assert machine.board is not None
+    for tool, install in (
+        (machine.compilers[0], machine.install),
+        (machine.board.emulator[0], machine.board.install),
+    ):
+        assert shutil.which(tool), install
     subprocess.run(["make", "-s"], cwd=folder, check=True, timeout=600)
-    command = [*BOARD, "-kernel", "example.elf"]
+    command = [*machine.board.emulator, "example.elf"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, (done.stdout + done.stderr).splitlines()  # semihosting writes to stderr
 
@@ -62,10 +66,12 @@ def on_linux(
     return bool(json.loads(done.stdout)["golden_ok"]) and done.returncode == 0, differing
 
 
-def on_board(members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path) -> Outcome:
+def on_board(
+    target: str, members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path
+) -> Outcome:
     """Runs the example of a `source` target on the board, which compares with its golden outputs itself."""
     unpacked(members, folder)
-    status, lines = emulate_board(folder / "source")
+    status, lines = emulate_board(folder / "source", target)
     words = [line.split() for line in lines]
     found = {int(w[1]): int(w[3]) for w in words if len(w) == 4 and w[0] == "output" and w[2] == "differing"}
     assert sorted(found) == list(range(len(golden))), lines
@@ -77,5 +83,6 @@ RUN: dict[str, Callable[..., Outcome]] = {
     "x86-64-v2": partial(on_linux, "x86_64", "Nehalem"),
     "x86-64-v3": partial(on_linux, "x86_64", "Haswell"),
     "cortex-a53": partial(on_linux, "aarch64", "cortex-a53"),
-    "cortex-m4": on_board,
+    "cortex-m4": partial(on_board, "cortex-m4"),
+    "rv32i": partial(on_board, "rv32i"),
 }

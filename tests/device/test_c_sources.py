@@ -32,7 +32,7 @@ OPTIONS = [
     *("-O0", "-O1 -fwrapv", "-O2", "-O3 -fwrapv", "-Os -fwrapv -funsigned-char", "-O2 -std=gnu99 -march=native"),
     "-O2 -ffp-contract=fast -march=native",
 ]
-FILES = [name for name in (*MODEL_FILES, *EXAMPLE_FILES) if name != "startup.c"]
+FILES = [*MODEL_FILES, *EXAMPLE_FILES]
 
 
 @cache

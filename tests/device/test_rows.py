@@ -27,12 +27,13 @@ pytestmark = pytest.mark.device
 
 Array = npt.NDArray[Any]
 LLVM_TARGETS = ("x86-64-v2", "x86-64-v3", "cortex-a53")
+C_TARGETS = ("cortex-m4", "rv32i")
 REFUSED_ALWAYS = {
     **{(target, "bit-slice for Product[Bits, LowBitTensor]"): "for C sources only" for target in LLVM_TARGETS},
-    (
-        "cortex-m4",
-        "batch-matmul-codes-portable for Product[Codes, Codes]",
-    ): "C sources, whose CPU may have no FPU",
+    **{
+        (target, "batch-matmul-codes-portable for Product[Codes, Codes]"): "C sources, whose CPU may have no FPU"
+        for target in C_TARGETS
+    },
 }
 
 

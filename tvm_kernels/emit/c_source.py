@@ -27,20 +27,20 @@ from subbyte.tvm_kernels.emit.emitted import (
 )
 from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
+from subbyte.tvm_kernels.machines.boards.board import FILES as BOARD_FILES
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
 HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
-COPIED = (*HEADERS, "run.c", "needs.c", "startup.c", "mps2.ld")
+COPIED = (*HEADERS, "run.c", "needs.c")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
 STATE_FILE = "state.c"  # of a model with state
-EXAMPLE_FILES = ("golden.c", "example.c", "startup.c")
+EXAMPLE_FILES = ("golden.c", "example.c")
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against
 # -Os, -O2 takes 40% fewer instructions for 2% more flash (ds_cnn, ternary, gcc 12, cortex-m4: `make run`).
 C_FLAGS = ("-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections")
-LINK_FLAGS = ("--specs=nosys.specs", "-nostartfiles", "-Wl,--gc-sections", "-T", "mps2.ld")
 WORDS_PER_LINE = 12
 
 
@@ -138,16 +138,22 @@ def model_files(plan: Plan) -> tuple[str, ...]:
 
 def _makefile(plan: Plan, target: Target) -> str:
     compiler = target.compilers[0] if target.compilers else "cc"
-    return f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` emulates it.
+    sources, board = " ".join((*model_files(plan), *EXAMPLE_FILES)), target.board
+    example = f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` runs it.
 CC = {compiler}
 CFLAGS = {" ".join((*target.c_flags, *C_FLAGS))}
-example.elf: {" ".join((*model_files(plan), *EXAMPLE_FILES))} mps2.ld
-\t$(CC) $(CFLAGS) {" ".join(LINK_FLAGS)} -o $@ $(filter %.c,$^) -lm
-size: example.elf
-\t{compiler.removesuffix("gcc")}size $<
-run: example.elf
-\tqemu-system-arm -M mps2-an386 -nographic -semihosting -icount shift=0 -kernel $<
 """
+    run = "./"
+    if board is None:
+        example += f"example.elf: {sources}\n\t$(CC) $(CFLAGS) -o $@ $^ -lm\n"
+    else:
+        link, run = " ".join((*board.link_flags, "-Wl,--gc-sections", "-T", "link.ld")), " ".join(board.emulator) + " "
+        example += f"""CFLAGS += -DSUBBYTE_BOARD
+example.elf: {sources} startup.c link.ld
+\t$(CC) $(CFLAGS) {link} -o $@ $(filter %.c,$^) -lm
+"""
+    size = f"size: example.elf\n\t{compiler.removesuffix('gcc')}size $<\n"
+    return f"{example}{size}run: example.elf\n\t{run}$<\n"
 
 
 def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> dict[str, int]:
@@ -191,6 +197,8 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
         f"source/{name}": (core_folder() / name).read_bytes()
         for name in (*COPIED, *model_files(plan)[len(MODEL_FILES) :])
     }
+    if target.board is not None:
+        files |= {f"source/{name}": (target.board.folder / name).read_bytes() for name in BOARD_FILES}
     files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
     tiles = tuple(signatures[index].tiles for index in made.of_call)
     sizes = _sizes(files, model_files(plan), target)

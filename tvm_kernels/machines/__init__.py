@@ -1,0 +1,1 @@
+"""The machines that we compile for: boards and targets, a file each."""

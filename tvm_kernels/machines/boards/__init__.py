@@ -1,0 +1,1 @@
+"""Boards without an operating system, a file each."""

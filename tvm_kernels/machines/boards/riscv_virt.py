@@ -1,0 +1,15 @@
+"""qemu's RISC-V board `virt`: a serial port, a device that ends the emulator, retired instructions as its clock."""
+
+from subbyte.tvm_kernels.machines.boards.board import Board
+
+
+def riscv_virt(bits: int, cpu: str) -> Board:
+    """The board with a CPU of 32 or 64 bits, as qemu's `-cpu` names it."""
+    machine = ("-M", "virt", "-cpu", cpu, "-bios", "none", "-nographic", "-icount", "shift=0")
+    return Board(
+        name="riscv_virt",
+        link_flags=("-nostartfiles",),
+        emulator=(f"qemu-system-riscv{bits}", *machine, "-kernel"),
+        instructions_per_tick=1,
+        install="apt install qemu-system-misc",
+    )
