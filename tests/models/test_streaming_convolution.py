@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recurrent import keyword_spotter
 from torch import nn
 
 import subbyte
@@ -15,24 +16,8 @@ from subbyte.errors import QuantizationError
 from subbyte.export.engine import open_session
 from subbyte.export.onnx_file import load_onnx
 from subbyte.models.layers.streaming_convolution import StreamingConv1d
-from subbyte.models.quant import get_scheme, quantize
-from subbyte.models.state import reset_states
 
 STEPS = 1000
-
-
-def keyword_spotter(scheme: str) -> nn.Sequential:
-    """10 features a step -> logits of 12 words a step; quantizers have seen a batch, eval mode."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        *(StreamingConv1d(nn.Conv1d(10, 32, 9)), nn.ReLU()),
-        *(StreamingConv1d(nn.Conv1d(32, 32, 5, dilation=2)), nn.ReLU()),
-        nn.Conv1d(32, 12, 1),
-    )
-    quantize(model, get_scheme(scheme))
-    model(torch.randn(4, 10, 50))
-    reset_states(model.eval())
-    return model
 
 
 def whole(model: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
