@@ -20,7 +20,7 @@ import click
 
 from subbyte.files.output import write_file
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 SCHEMES = ("float", "int8", "int4", "pow2", "ternary", "binary")
 SIZES = {"digits": (8, 8), "keywords": (49, 10)}
@@ -45,7 +45,7 @@ def measure(model: Path) -> dict[str, Any]:
         source = folder / "kept" / "source"
         subprocess.run(["make", "-s"], cwd=source, check=True)
         done = subprocess.run(
-            [*BOARD.emulator, "example.elf"], cwd=source, capture_output=True, text=True, timeout=600, check=False
+            BOARD.command("example.elf"), cwd=source, capture_output=True, text=True, timeout=600, check=False
         )
     lines = (done.stdout + done.stderr).splitlines()
     ticks = next(int(line.split()[1]) for line in lines if line.startswith("ticks"))

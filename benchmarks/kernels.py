@@ -31,6 +31,7 @@ from subbyte.files.output import write_file
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.tvm_kernels.kernels.tir.execute import compile_kernel
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators import (
     Bias,
     Bits,
@@ -46,7 +47,6 @@ from subbyte.tvm_kernels.operators import (
     ToFloat,
     constant,
 )
-from subbyte.tvm_kernels.targets import host_features
 
 Run = Callable[[], None]
 Geometry = MatMul | Conv2d

@@ -28,7 +28,7 @@ from cortex_m4 import SIZES, version_of
 
 from subbyte.files.output import write_file
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 TOOLS = "riscv64-unknown-elf-"
 SCHEMES = ("int8", "pow2", "ternary", "binary")
@@ -116,7 +116,7 @@ def _say(folder: Path, *command: str) -> str:
 
 def _numbers(source: Path, program: str) -> dict[str, int]:
     """The numbers that a program prints; raises where it fails, or its outputs are not the golden ones."""
-    said = _say(source, *get_target("rv32i").board.emulator, program)
+    said = _say(source, *get_target("rv32i").board.command(program))
     assert "golden ok" in said, said
     return {word: int(number) for word, number in re.findall(r"^(\w+) (\d+)$", said, re.MULTILINE)}
 

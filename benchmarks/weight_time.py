@@ -28,7 +28,7 @@ from subbyte.export.functions import append_functions
 from subbyte.files.output import write_file
 from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels.lowering import lower
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 ROWS, DEPTH, GROUP = 4096, 11008, 128
 SMALL_ROWS, SMALL_DEPTH = 64, 128

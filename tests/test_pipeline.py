@@ -16,7 +16,7 @@ from subbyte.cli import main
 from subbyte.models import data
 from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.data import Data, from_datasets, load_data
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 SCHEMES = ("int8", "int4", "ternary", "pow2", "binary")
 

@@ -17,7 +17,7 @@ LACKS = "this CPU lacks "
 
 def lacking(features: Iterable[str]) -> list[str]:
     """Those of the features that this CPU has not, sorted."""
-    from subbyte.tvm_kernels.targets import host_features
+    from subbyte.tvm_kernels.machines.host import host_features
 
     return sorted(set(features) - host_features())
 
@@ -51,7 +51,7 @@ def hold_down(names: Sequence[str]) -> IO[str]:
     file = tempfile.NamedTemporaryFile("w", prefix="cpuinfo-")  # noqa: SIM115
     os.environ["SUBBYTE_CPUINFO"] = file.name
     from subbyte.runtime.features import FEATURES, canonical
-    from subbyte.tvm_kernels.targets import host_features
+    from subbyte.tvm_kernels.machines.host import host_features
 
     held = tuple(canonical(name) for name in names)
     for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from subbyte.tvm_kernels.compiler import CompileReport as CompileReport
     from subbyte.tvm_kernels.compiler import compile as compile
     from subbyte.tvm_kernels.explanation import Explanation as Explanation
-    from subbyte.tvm_kernels.targets import Target as Target
-    from subbyte.tvm_kernels.targets import all_targets as all_targets
-    from subbyte.tvm_kernels.targets import get_target as get_target
-    from subbyte.tvm_kernels.targets import register_target as register_target
+    from subbyte.tvm_kernels.machines import Target as Target
+    from subbyte.tvm_kernels.machines import all_targets as all_targets
+    from subbyte.tvm_kernels.machines import get_target as get_target
+    from subbyte.tvm_kernels.machines import register_target as register_target
 
 if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):
     # The import of TVM fails in a process without a home folder, as a container's user may be: it names a cache there,
@@ -31,10 +31,10 @@ _MODULES = {
     "CompileReport": "compiler",
     "compile": "compiler",
     "Explanation": "explanation",
-    "Target": "targets",
-    "all_targets": "targets",
-    "get_target": "targets",
-    "register_target": "targets",
+    "Target": "machines",
+    "all_targets": "machines",
+    "get_target": "machines",
+    "register_target": "machines",
 }
 
 __all__ = ["CompileReport", "Explanation", "Target", "all_targets", "compile", "get_target", "register_target"]

@@ -23,11 +23,11 @@ from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
+from subbyte.tvm_kernels.machines import Target, get_target
 from subbyte.tvm_kernels.plan import KernelCall, Plan, Tensor
 from subbyte.tvm_kernels.replay import Child, Origin, reason_not_to_replay
 from subbyte.tvm_kernels.replay import replay as replayed
 from subbyte.tvm_kernels.states import with_states
-from subbyte.tvm_kernels.targets import Target, get_target
 
 if TYPE_CHECKING:
     import onnx

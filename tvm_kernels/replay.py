@@ -30,8 +30,9 @@ from subbyte.runtime.tracing import decode
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.graph import Array, Graph
+from subbyte.tvm_kernels.machines import Target
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.plan import KernelCall, Plan
-from subbyte.tvm_kernels.targets import Target, host_features
 
 SECONDS = 60.0  # for the child's start and small models
 MACS_A_SECOND = 1e7  # the slowest that a kernel may be: a hundredth of the plain C loops

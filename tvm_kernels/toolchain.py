@@ -13,14 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 from subbyte.errors import ToolchainError, WriteError
 from subbyte.files.output import what_to_do_of_tool
-from subbyte.tvm_kernels.targets import Target
+from subbyte.tvm_kernels.machines import Target, all_targets
+from subbyte.tvm_kernels.machines.architecture import Tool
 
 TIMEOUT_SECONDS = 900  # zig's first build for a target included
 
@@ -110,7 +111,7 @@ def _zig_cache() -> str | None:
 
 def _system_compilers(target: Target) -> list[str]:
     own = [os.environ.get("CC", ""), "cc", "gcc", "clang"] if target.is_native else []
-    return [*own, *target.compilers]
+    return [*own, *([target.compiler.command] if target.compiler else [])]
 
 
 def _archiver_beside(compiler: str) -> str:
@@ -119,24 +120,20 @@ def _archiver_beside(compiler: str) -> str:
     return shutil.which(f"{prefix}ar") or "ar"
 
 
-def _zig_flag(flag: str) -> str:
-    """Zig writes the names of CPUs with underscores: cortex_a53."""
-    option, equals, cpu = flag.partition("=")
-    return f"{option}={cpu.replace('-', '_')}" if option == "-mcpu" and equals else flag
-
-
 def find_toolchain(target: Target) -> Toolchain:
     """The compiler for a target; raises ToolchainError that says what to install."""
     for name in _system_compilers(target):
         path = shutil.which(name) if name else None
         if path:
             chosen = target.is_native and name == os.environ.get("CC")
-            return Toolchain((path,), (_archiver_beside(path),), target.c_flags, is_chosen=chosen)
+            return Toolchain(
+                (path,), (_archiver_beside(path),), target.architecture.c_flags(target, "gcc"), is_chosen=chosen
+            )
     zig = find_zig(target)
     if zig is not None:
         return zig
     raise ToolchainError(
-        f"no C compiler for target '{target.name}' ({target.triple}). Install one: {target.install or 'gcc or ziglang'}"
+        f"no C compiler for target '{target.name}' ({target.triple}). Install one: {target.remedy or 'gcc or ziglang'}"
     )
 
 
@@ -147,8 +144,7 @@ def find_zig(target: Target) -> Toolchain | None:
         return None
     if floor and called.endswith("-gnu"):
         called += f".{floor[0]}.{floor[1]}"
-    flags = tuple(_zig_flag(flag) for flag in target.c_flags)
-    return Toolchain((*zig, "cc", "-target", called), (*zig, "ar"), flags)
+    return Toolchain((*zig, "cc", "-target", called), (*zig, "ar"), target.architecture.c_flags(target, "zig"))
 
 
 def find_static_toolchain(target: Target) -> Toolchain:
@@ -189,21 +185,30 @@ def _zig_version() -> str | None:
 
 
 def examine_toolchains() -> list[ToolchainRow]:
-    """Compilers and emulators: what there is, and how to get what is missing."""
+    """Compilers and emulators of all targets: what there is, and how to get what is missing."""
     native = next((v for v in (_version([name, "--version"]) for name in ("cc", "gcc", "clang")) if v), None)
     return [
         ToolchainRow("C compiler (host)", native, "apt install gcc, or pip install ziglang"),
-        ToolchainRow("zig cc (any target)", _zig_version(), "pip install ziglang"),
-        ToolchainRow(
-            "C compiler (cortex-a53)",
-            _version(["aarch64-linux-gnu-gcc", "--version"]),
-            "apt install gcc-aarch64-linux-gnu, or pip install ziglang",
-        ),
-        ToolchainRow(
-            "C compiler (cortex-m4)",
-            _version(["arm-none-eabi-gcc", "--version"]),
-            "apt install gcc-arm-none-eabi libnewlib-arm-none-eabi",
-        ),
-        ToolchainRow("emulator (cortex-a53)", _version(["qemu-aarch64", "--version"]), "apt install qemu-user"),
-        ToolchainRow("emulator (cortex-m4)", _version(["qemu-system-arm", "--version"]), "apt install qemu-system-arm"),
+        ToolchainRow("zig cc (any Linux target)", _zig_version(), "pip install ziglang"),
+        *_cross_compilers(),
+        *_emulators(),
     ]
+
+
+def _cross_compilers() -> Iterator[ToolchainRow]:
+    for (tool, remedy), names in _by_tool((t.compiler, t.remedy, t.name) for t in all_targets() if not t.is_native):
+        yield ToolchainRow(f"C compiler ({names})", _version([tool.command, "--version"]), remedy)
+
+
+def _emulators() -> Iterator[ToolchainRow]:
+    for (tool, remedy), names in _by_tool((t.emulator, t.emulator.remedy, t.name) for t in all_targets() if t.emulator):
+        yield ToolchainRow(f"emulator ({names})", _version([tool.command, "--version"]), remedy)
+
+
+def _by_tool(rows: Iterable[tuple[Tool | None, str, str]]) -> Iterator[tuple[tuple[Tool, str], str]]:
+    """Each tool once, and the names of its targets."""
+    found: dict[tuple[Tool, str], list[str]] = {}
+    for tool, remedy, name in rows:
+        if tool is not None:
+            found.setdefault((tool, remedy), []).append(name)
+    return ((key, ", ".join(names)) for key, names in found.items())

@@ -17,7 +17,7 @@ def _print(rows: Iterable[tuple[str, str]]) -> None:
 @click.command()
 def targets() -> None:
     """List the machines that `compile` knows."""
-    from subbyte.tvm_kernels.targets import all_targets
+    from subbyte.tvm_kernels.machines import all_targets
 
     _print((target.name, target.summary) for target in all_targets())
 

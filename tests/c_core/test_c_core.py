@@ -12,7 +12,7 @@ import subbyte.runtime
 from subbyte.runtime.features import features_of
 from subbyte.runtime.host import machine
 from subbyte.tvm_kernels.emit import bench_program, core
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.toolchain import zig_command
 
 HERE = Path(__file__).parent

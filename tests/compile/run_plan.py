@@ -13,8 +13,8 @@ import tvm.s_tir  # registers the default pipeline
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.abi import on_one_thread
 from subbyte.tvm_kernels.kernels.tir.execute import aligned, host_target
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.plan import Plan, Tensor
-from subbyte.tvm_kernels.targets import host_features
 
 
 def onnxruntime_outputs(model: onnx.ModelProto, inputs: dict[str, Any]) -> dict[str, Any]:

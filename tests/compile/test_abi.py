@@ -20,8 +20,9 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.abi import ONCE, TILES, Wanted, compile_objects, compile_source
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, Workspace, choose
 from subbyte.tvm_kernels.kernels.tir.execute import aligned
+from subbyte.tvm_kernels.machines import get_target
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators import Codes, Epilogue, MatMul, Product
-from subbyte.tvm_kernels.targets import get_target, host_features
 
 C_FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-z,noexecstack"]
 

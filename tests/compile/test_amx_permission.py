@@ -13,7 +13,7 @@ from this_cpu import needs
 
 from subbyte.runtime.bundle import open_bundle
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.targets import AMX
+from subbyte.tvm_kernels.machines.x86 import AMX
 
 needs_tiles = needs(AMX)
 # With an alternative signal stack too small for the tile registers Linux answers ENOSPC.
@@ -77,6 +77,6 @@ def test_a_refusal_is_an_error_that_says_what_to_do(bundle: Path) -> None:
 
 @needs_tiles
 def test_where_it_is_refused_the_host_is_a_cpu_without_tiles() -> None:
-    code = "from subbyte.tvm_kernels.targets import AMX\nprint(len(get_target('host').features & AMX))"
+    code = "from subbyte.tvm_kernels.machines.x86 import AMX\nprint(len(get_target('host').features & AMX))"
     assert python(code).stdout.strip() == "2"
     assert python(REFUSED + code).stdout.strip() == "0"

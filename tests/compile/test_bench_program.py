@@ -20,7 +20,7 @@ from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.runtime.host import physical_cpus
 from subbyte.tvm_kernels.compiler import bundle_plan
 from subbyte.tvm_kernels.emit import Golden
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 Json = dict[str, Any]
 

@@ -15,9 +15,9 @@ from onnx import helper, numpy_helper
 from subbyte.tvm_kernels import assembly
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.relax_import import Lowering
 from subbyte.tvm_kernels.rewrites.pattern import Rule
-from subbyte.tvm_kernels.targets import host_features
 
 FLOAT = onnx.TensorProto.FLOAT
 

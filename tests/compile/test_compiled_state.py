@@ -22,9 +22,9 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import bundle_plan, compile
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.replay import Origin
 from subbyte.tvm_kernels.states import with_states
-from subbyte.tvm_kernels.targets import get_target
 
 
 def test_an_integer_cell_of_another_file_is_bit_equal_for_a_thousand_runs(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.graph import Graph
 from subbyte.tvm_kernels.lowering import lower_graph
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 21]>

@@ -17,7 +17,7 @@ from test_weights_by_group import grouped_weight
 
 from subbyte.formats import Format, payload
 from subbyte.tvm_kernels.lowering import lower
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 V4 = get_target("x86-64-v4").features
 TARGETS = {

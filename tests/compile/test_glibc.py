@@ -14,12 +14,13 @@ from hand_plan import Example
 from subbyte.errors import BundleError, ToolchainError
 from subbyte.runtime.host import check_target, system_glibc
 from subbyte.runtime.manifest import TargetInfo
-from subbyte.tvm_kernels import targets
 from subbyte.tvm_kernels import toolchain as toolchains
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
 from subbyte.tvm_kernels.emit.glibc import needed_glibc
-from subbyte.tvm_kernels.targets import Target, get_target
+from subbyte.tvm_kernels.machines import Target, get_target
+from subbyte.tvm_kernels.machines.architecture import get_architecture
+from subbyte.tvm_kernels.machines.running import Native
 from subbyte.tvm_kernels.toolchain import find_zig
 
 
@@ -42,7 +43,7 @@ def bound_versions(library: bytes, folder: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("name", ["host", "x86-64-v3", "cortex-a53"])
 def test_no_symbol_is_newer_than_the_oldest_glibc(name: str, example: Example, tmp_path: Path) -> None:
     target = get_target(name)
-    floor = {"x86_64": (2, 17), "aarch64": (2, 17), "riscv64": (2, 27)}[target.architecture]
+    floor = {"x86_64": (2, 17), "aarch64": (2, 17), "riscv64": (2, 27)}[target.architecture.machine]
     emitted = compile_plan(example.plan, target, Golden(example.inputs, example.outputs))
     versions = bound_versions(emitted.members["library.so"], tmp_path)
     assert "pthread_create" in versions
@@ -53,8 +54,9 @@ def test_no_symbol_is_newer_than_the_oldest_glibc(name: str, example: Example, t
 
 @pytest.mark.parametrize(("architecture", "floor"), [("x86_64", (2, 17)), ("aarch64", (2, 17)), ("riscv64", (2, 27))])
 def test_zig_links_the_core_for_each_architecture(architecture: str, floor: tuple[int, int], tmp_path: Path) -> None:
-    triple = f"{architecture}-linux-gnu"
-    zig = find_zig(Target("mine", triple, "library", frozenset(), "a machine of mine", zig_target=triple))
+    features = frozenset("imafdc" if architecture == "riscv64" else ())
+    mine = Target("mine", get_architecture(architecture), "linux-gnu", "library", features, "a machine", Native())
+    zig = find_zig(mine)
     assert zig is not None, "pip install ziglang"
     zig.compile([*C_FLAGS, "-shared", "-o", "core.so", *(core_folder() / name for name in CORE), "-lpthread"], tmp_path)
     library = (tmp_path / "core.so").read_bytes()
@@ -66,7 +68,7 @@ def test_zig_links_the_core_for_each_architecture(architecture: str, floor: tupl
 def test_a_system_compiler_serves_where_it_needs_no_newer_glibc(
     example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(targets.GLIBC_FLOORS, get_target("host").architecture, (99, 0))
+    monkeypatch.setattr(Target, "glibc_floor", (99, 0))
     emitted = compile_plan(example.plan, get_target("host"))
     assert emitted.compiler is not None
     assert "zig" not in emitted.compiler
@@ -126,7 +128,7 @@ sys.path.insert(0, sys.argv[1])
 from subbyte.runtime import load
 from subbyte.tvm_kernels.compiler import bundle_plan
 from subbyte.tvm_kernels.emit import Golden
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 from hand_plan import Example
 example = Example()
 report = bundle_plan(example.plan, get_target("host"), sys.argv[2], Golden(example.inputs, example.outputs))

@@ -21,8 +21,9 @@ from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.kernels.tir import execute
 from subbyte.tvm_kernels.lowering import lower, lower_graph
+from subbyte.tvm_kernels.machines import get_target
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators.check_indices import CheckIndices
-from subbyte.tvm_kernels.targets import get_target, host_features
 
 HOST = host_features()
 TYPES = {"int64": onnx.TensorProto.INT64, "int32": onnx.TensorProto.INT32}

@@ -16,7 +16,7 @@ from subbyte.dialect.names import DOMAIN, DOMAIN_VERSION, IR_VERSION, OPSET
 from subbyte.dialect.quantize import Quantize
 from subbyte.errors import ModelError
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.normal(size=256).astype(np.float32)

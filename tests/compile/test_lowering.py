@@ -18,7 +18,7 @@ from subbyte.models import untrained
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 HOST = host_features()
 

@@ -13,7 +13,7 @@ import pytest
 from run_plan import onnxruntime_outputs, run_plan
 
 from subbyte.tvm_kernels.lowering import lower
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 NAN, INF = np.nan, np.inf
 VALUES = [NAN, -NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 3e38, -3e38, 0.5, -2.0, NAN, 4.0, -4.0, 1e-3]

@@ -22,7 +22,7 @@ from subbyte.tvm_kernels import precision, reference_engine
 from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 IMAGE = (2, 3, 4, 6)
 KINDS = {"float64": TensorProto.DOUBLE, "float16": TensorProto.FLOAT16}

@@ -22,7 +22,7 @@ from subbyte.formats.energy import LOOK_UP
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 HOST = host_features()
 PJ_A_MAC = 10.0 + 3.7 + 0.9  # one entry of a table, a float32 multiply and add

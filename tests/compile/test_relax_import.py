@@ -12,8 +12,8 @@ from run_plan import onnxruntime_outputs, random_inputs, run_plan
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.lowering import lower
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.relax_converters import CONVERTERS, converter
-from subbyte.tvm_kernels.targets import host_features
 
 HOST = host_features()
 

@@ -14,7 +14,7 @@ from run_plan import onnxruntime_outputs, run_plan
 from subbyte.errors import CompileError, InputError, ModelError
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 HOST = host_features()
 RNG = np.random.default_rng(5)

@@ -19,8 +19,8 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import CompileReport, bundle_plan, compile
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.replay import Child, Origin, replay
-from subbyte.tvm_kernels.targets import get_target
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -150,7 +150,7 @@ def test_who_is_not_replayed_says_why(tmp_path: Path) -> None:
 
 
 def test_another_processor_is_not_replayed(tmp_path: Path) -> None:
-    other = get_target("cortex-a53" if get_target("host").architecture == "x86_64" else "x86-64-v3")
+    other = get_target("cortex-a53" if get_target("host").architecture.machine == "x86_64" else "x86-64-v3")
     report = compile(model(), tmp_path / "m.subbyte", target=other)
     assert report.not_replayed == f"this machine does not run code for {other.triple}"
     with open_bundle(tmp_path / "m.subbyte") as bundle:

@@ -17,7 +17,7 @@ from subbyte.errors import CompileError
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 RNG = np.random.default_rng(41)
 FEATURES = {"host": host_features(), "any cpu": frozenset[str]()}

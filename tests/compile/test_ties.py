@@ -21,7 +21,7 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.lowering import lower, lower_graph
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, _comp
 from subbyte.runtime.manifest import TensorInfo
 from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.lowering import lower
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 Array = npt.NDArray[Any]
 NAN, INFINITY, BIG, LEAST = float("nan"), float("inf"), 1 << 60, -(1 << 63)

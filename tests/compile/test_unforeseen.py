@@ -23,8 +23,8 @@ from subbyte.errors import CompileError, ModelError, SubbyteError, UsageError, W
 from subbyte.onnx_files.loader import naming
 from subbyte.tvm_kernels.abi import Wanted, compile_objects, lower
 from subbyte.tvm_kernels.error_context import named_errors, working_on
+from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.object_file import object_bytes
-from subbyte.tvm_kernels.targets import get_target
 
 
 def fail(error: BaseException, *works: tuple[Any, ...]) -> None:
@@ -99,7 +99,7 @@ def plain(name: str) -> Any:
     return builder.get()
 
 
-@pytest.mark.skipif(get_target("host").architecture != "x86_64", reason="x86 intrinsics")
+@pytest.mark.skipif(get_target("host").architecture.machine != "x86_64", reason="x86 intrinsics")
 def test_an_intrinsic_that_the_target_lacks_is_an_error_that_names_the_kernel() -> None:
     lesser = replace(get_target("x86-64-v3"), features=frozenset()).tvm_target()
     wanted = [

@@ -23,8 +23,8 @@ from subbyte.runtime.session import load
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators.unfold import unfolded_weight
-from subbyte.tvm_kernels.targets import host_features
 
 HOST = host_features()
 

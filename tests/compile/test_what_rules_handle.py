@@ -14,9 +14,9 @@ from run_plan import onnxruntime_outputs, run_plan
 from subbyte.errors import CompileError, ModelError
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.lowering import lower, lower_graph, stages
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.read_graph import read_graph
 from subbyte.tvm_kernels.rewrites.pattern import EVERY, Any, Op, apply, other_than_default, rule
-from subbyte.tvm_kernels.targets import host_features
 
 
 def one_node(op, inputs, outputs, constants=None, opset=21, **attributes):

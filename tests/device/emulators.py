@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unpacked import unpacked
 
 from subbyte.runtime.bundle import open_bundle
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 
 def member_of(bundle: Path, name: str) -> Path:
@@ -36,13 +36,11 @@ def emulate_board(folder: Path, target: str) -> tuple[int, list[str]]:
     """Builds the example and runs it on the target's board; its exit status and lines."""
     machine = get_target(target)
     assert machine.board is not None
-    for tool, install in (
-        (machine.compilers[0], machine.install),
-        (machine.board.emulator[0], machine.board.install),
-    ):
-        assert shutil.which(tool), install
+    for tool in (machine.compiler, machine.board.emulator):
+        assert tool is not None
+        assert shutil.which(tool.command), tool.remedy
     subprocess.run(["make", "-s"], cwd=folder, check=True, timeout=600)
-    command = [*machine.board.emulator, "example.elf"]
+    command = machine.board.command("example.elf")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, (done.stdout + done.stderr).splitlines()  # semihosting writes to stderr
 

@@ -14,9 +14,9 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.assembly import ConstantPool
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Constant, Input, KernelRow, Output, rows
+from subbyte.tvm_kernels.machines import Target, get_target
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Argument, KernelCall, Plan, Tensor
-from subbyte.tvm_kernels.targets import Target, get_target
 
 Array = npt.NDArray[Any]
 

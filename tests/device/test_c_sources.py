@@ -20,8 +20,8 @@ import subbyte
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES
-from subbyte.tvm_kernels.targets import get_target
-from subbyte.tvm_kernels.toolchain import zig_command
+from subbyte.tvm_kernels.machines import get_target
+from subbyte.tvm_kernels.toolchain import find_toolchain, zig_command
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wmissing-prototypes", "-Wcast-align"]
 CHOSEN = {
@@ -167,7 +167,7 @@ def test_options_of_gcc_that_change_bits_stop_it(option: str, sources: Path) -> 
 @pytest.mark.device
 def test_the_cross_compiler_finds_nothing_to_warn_about(sources: Path) -> None:
     assert shutil.which("arm-none-eabi-gcc"), "apt install gcc-arm-none-eabi"
-    flags = ["-std=c99", "-O2", *get_target("cortex-m4").c_flags, *WARNINGS]
+    flags = ["-std=c99", "-O2", *find_toolchain(get_target("cortex-m4")).c_flags, *WARNINGS]
     built = call(["arm-none-eabi-gcc", *flags, "-c", *MODEL_FILES, *EXAMPLE_FILES], sources)
     assert built.returncode == 0, built.stderr
     assert built.stderr == ""

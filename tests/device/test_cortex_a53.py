@@ -15,7 +15,7 @@ from low_bit_models import small_model
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.energy_model import model_energy
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 pytestmark = pytest.mark.device
 

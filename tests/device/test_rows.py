@@ -21,7 +21,7 @@ from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.targets import Target, get_target
+from subbyte.tvm_kernels.machines import Target, get_target
 
 pytestmark = pytest.mark.device
 

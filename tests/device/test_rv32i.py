@@ -13,12 +13,12 @@ from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import CompileReport, compile
 from subbyte.tvm_kernels.emit.c_source import C_FLAGS
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 
 pytestmark = pytest.mark.device
 
 TARGET = get_target("rv32i")
-FLAGS = [*TARGET.c_flags, *C_FLAGS]
+FLAGS = [*TARGET.architecture.c_flags(TARGET, "gcc"), *C_FLAGS]
 WITHOUT_MULTIPLICATION = ("pow2", "ternary", "binary")
 
 
@@ -34,7 +34,7 @@ def kernel_of(function: Function) -> str:
 @pytest.mark.parametrize("name", ["ds_cnn", "resnet8"])
 @pytest.mark.parametrize("scheme", ["int8", *WITHOUT_MULTIPLICATION])
 def test_the_board_gives_the_golden_bits(name: str, scheme: str, tmp_path: Path) -> None:
-    assert "rv32,m=false" in TARGET.board.emulator
+    assert "rv32,m=false" in TARGET.board.command()
     report = build(name, scheme, tmp_path)
     assert report.flash_bytes is not None
     assert report.flash_bytes > report.weights_bytes
@@ -117,8 +117,8 @@ def test_a_multiplication_stops_the_program(tmp_path: Path) -> None:
     status, lines = emulate_board(folder, "rv32i")
     assert status == 1
     assert lines == ["error: illegal instruction"]
-    able = [word.replace("m=false", "m=true") for word in TARGET.board.emulator]
-    done = subprocess.run([*able, "example.elf"], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    able = [word.replace("m=false", "m=true") for word in TARGET.board.command("example.elf")]
+    done = subprocess.run(able, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0
     assert "golden ok" in done.stdout.splitlines()
 

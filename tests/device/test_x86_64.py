@@ -12,7 +12,7 @@ from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit.core import core_folder
-from subbyte.tvm_kernels.targets import get_target
+from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.toolchain import find_static_toolchain
 
 pytestmark = pytest.mark.device

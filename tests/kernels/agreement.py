@@ -15,7 +15,7 @@ from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.kernels.code_generator import Generator, code_generator
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, KernelRow, rows
 from subbyte.tvm_kernels.kernels.tir import execute
-from subbyte.tvm_kernels.targets import host_features
+from subbyte.tvm_kernels.machines.host import host_features
 
 Array = npt.NDArray[Any]
 

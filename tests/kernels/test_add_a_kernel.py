@@ -10,7 +10,7 @@ PAGE = "docs/add-a-kernel.md"
 CHECK = """
 from subbyte.tvm_kernels.kernels.any_cpu import plain
 from subbyte.tvm_kernels.kernels.registry import choose
-from subbyte.tvm_kernels.targets import all_targets
+from subbyte.tvm_kernels.machines import all_targets
 
 assert row.build is plain.plain, row
 targets = all_targets()

@@ -10,8 +10,8 @@ from subbyte.tvm_kernels.abi import Wanted, compile_objects
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import rows
 from subbyte.tvm_kernels.kernels.tir.execute import host_target
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, MatMul, Product
-from subbyte.tvm_kernels.targets import host_features
 
 UNEVEN = Codes(-3, 252, 3)
 PLAIN = frozenset({"dsp"})  # the feature that C sources have a plain form of

@@ -16,11 +16,11 @@ from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.kernels.registry import KernelRow, kernel, rows
 from subbyte.tvm_kernels.kernels.tir import epilogue as emitted
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators.check_indices import CheckIndices
 from subbyte.tvm_kernels.operators.epilogue import STEPS, STORES
 from subbyte.tvm_kernels.operators.operator import PARTS
 from subbyte.tvm_kernels.operators.softmax import Softmax
-from subbyte.tvm_kernels.targets import host_features
 
 EVERY = ops.operators()
 WHOLE: dict[str, object] = {

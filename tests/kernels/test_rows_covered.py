@@ -8,8 +8,8 @@ from products import runs_here
 from this_cpu import skip_unless_it_has
 
 from subbyte.tvm_kernels.kernels.registry import KernelRow, rows
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators import Product
-from subbyte.tvm_kernels.targets import host_features
 
 
 @pytest.mark.parametrize("row", rows(), ids=str)

@@ -27,10 +27,10 @@ from subbyte.tvm_kernels.emit.emitted import (
 )
 from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
-from subbyte.tvm_kernels.machines.boards.board import FILES as BOARD_FILES
+from subbyte.tvm_kernels.machines import Target
+from subbyte.tvm_kernels.machines.board import FILES as BOARD_FILES
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
-from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
 HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
@@ -137,17 +137,17 @@ def model_files(plan: Plan) -> tuple[str, ...]:
 
 
 def _makefile(plan: Plan, target: Target) -> str:
-    compiler = target.compilers[0] if target.compilers else "cc"
+    compiler = target.compiler.command if target.compiler else "cc"
     sources, board = " ".join((*model_files(plan), *EXAMPLE_FILES)), target.board
     example = f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` runs it.
 CC = {compiler}
-CFLAGS = {" ".join((*target.c_flags, *C_FLAGS))}
+CFLAGS = {" ".join((*target.architecture.c_flags(target, "gcc"), *C_FLAGS))}
 """
     run = "./"
     if board is None:
         example += f"example.elf: {sources}\n\t$(CC) $(CFLAGS) -o $@ $^ -lm\n"
     else:
-        link, run = " ".join((*board.link_flags, "-Wl,--gc-sections", "-T", "link.ld")), " ".join(board.emulator) + " "
+        link, run = " ".join((*board.link_flags, "-Wl,--gc-sections", "-T", "link.ld")), " ".join(board.command()) + " "
         example += f"""CFLAGS += -DSUBBYTE_BOARD
 example.elf: {sources} startup.c link.ld
 \t$(CC) $(CFLAGS) {link} -o $@ $(filter %.c,$^) -lm

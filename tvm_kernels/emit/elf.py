@@ -23,8 +23,8 @@ from subbyte.tvm_kernels.emit.emitted import (
 from subbyte.tvm_kernels.emit.glibc import Version, needed_glibc, version_text
 from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
+from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.plan import Plan
-from subbyte.tvm_kernels.targets import Target
 from subbyte.tvm_kernels.toolchain import Toolchain, find_toolchain, find_zig
 
 EXPORTS = (

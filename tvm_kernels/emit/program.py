@@ -10,8 +10,8 @@ from subbyte.tvm_kernels.emit.c_source import emit_source
 from subbyte.tvm_kernels.emit.elf import emit_library
 from subbyte.tvm_kernels.emit.emitted import Emitted, Golden
 from subbyte.tvm_kernels.error_context import working_on
+from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.plan import Plan
-from subbyte.tvm_kernels.targets import Target
 
 EMITTERS: dict[str, Callable[..., Emitted]] = {
     "library": emit_library,

@@ -23,8 +23,9 @@ from subbyte.tvm_kernels.kernels.registry import (
     Workspace,
     choose,
 )
+from subbyte.tvm_kernels.machines import get_target
+from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.memory import ALIGNMENT
-from subbyte.tvm_kernels.targets import get_target, host_features
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array] | Sequence[Array]

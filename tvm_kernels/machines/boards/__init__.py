@@ -1,1 +1,1 @@
-"""Boards without an operating system, a file each."""
+"""Boards without an operating system, one a file. To add one: docs/add-a-target.md."""

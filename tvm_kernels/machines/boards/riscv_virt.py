@@ -1,6 +1,7 @@
 """qemu's RISC-V board `virt`: a serial port, a device that ends the emulator, retired instructions as its clock."""
 
-from subbyte.tvm_kernels.machines.boards.board import Board
+from subbyte.tvm_kernels.machines.architecture import Tool
+from subbyte.tvm_kernels.machines.board import Board
 
 
 def riscv_virt(bits: int, cpu: str) -> Board:
@@ -9,7 +10,7 @@ def riscv_virt(bits: int, cpu: str) -> Board:
     return Board(
         name="riscv_virt",
         link_flags=("-nostartfiles",),
-        emulator=(f"qemu-system-riscv{bits}", *machine, "-kernel"),
+        emulator=Tool(f"qemu-system-riscv{bits}", ("qemu-system-misc",)),
+        arguments=(*machine, "-kernel"),
         instructions_per_tick=1,
-        install="apt install qemu-system-misc",
     )

@@ -1,0 +1,85 @@
+"""An architecture: what is true of every CPU of an instruction set, whatever target it is part of.
+
+To add one: a file beside this one that registers it; its CPU features are rows of runtime/features.py. An architecture
+whose compilers need options is a subclass that overrides `c_flags` or `llvm_options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from subbyte.errors import RegistrationError, UnknownNameError
+from subbyte.runtime.features import FAMILIES, features_of
+
+if TYPE_CHECKING:
+    from subbyte.tvm_kernels.machines.target import Target
+
+Spelling = Literal["gcc", "zig"]  # whose options; clang takes gcc's
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command, and the Debian packages that install it, with what it cannot work without."""
+
+    command: str
+    packages: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.command or not self.packages:
+            raise RegistrationError(f"tool '{self.command}': its command and its Debian packages must be given")
+
+    @property
+    def remedy(self) -> str:
+        """How to get it."""
+        return f"apt install {' '.join(self.packages)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """CPUs of one instruction set. Raises RegistrationError for a part that is missing."""
+
+    machine: str  # the first part of a triple: x86_64
+    compilers: Mapping[str, Tool] = field(default_factory=dict)  # cross-compiler by system, the rest of the triple
+    emulator: Tool | None = None  # qemu-user's, which runs a Linux program of another machine
+    glibc_floor: tuple[int, int] | None = None  # the oldest glibc on which a library shall load; None: it has none
+    multiplier: str | None = None  # the feature that multiplies integers; None: every CPU does
+
+    def __post_init__(self) -> None:
+        where = f"architecture '{self.machine}'"
+        if not any(self.machine in family.machines for family in FAMILIES.values()):
+            raise RegistrationError(
+                f"{where} is of no family of CPU features; add it to FAMILIES in runtime/features.py"
+            )
+        if self.multiplier is not None and self.multiplier not in {row.name for row in features_of(self.machine)}:
+            raise RegistrationError(f"{where}: its multiplier '{self.multiplier}' is not one of its CPU features")
+        if "linux-gnu" in self.compilers and not (self.glibc_floor and self.emulator):
+            raise RegistrationError(f"{where} has a compiler for linux-gnu, so it needs a glibc_floor and an emulator")
+
+    def c_flags(self, target: Target, spelled: Spelling) -> tuple[str, ...]:
+        """Options of the C compiler for the CPU and the ABI of a target."""
+        return ()
+
+    def llvm_options(self, target: Target) -> dict[str, Any]:
+        """What `tvm.target.Target` takes beside the triple, the CPU and its features: `mattr` adds to them."""
+        return {}
+
+
+_rows: dict[str, Architecture] = {}
+_Kind = TypeVar("_Kind", bound=Architecture)
+
+
+def register_architecture(architecture: _Kind) -> _Kind:
+    """Make an architecture known by its machine; raises RegistrationError when it is known already."""
+    if architecture.machine in _rows:
+        raise RegistrationError(f"architecture '{architecture.machine}' is registered twice")
+    _rows[architecture.machine] = architecture
+    return architecture
+
+
+def get_architecture(machine: str) -> Architecture:
+    """The architecture of that machine; raises UnknownNameError with the nearest name."""
+    if machine not in _rows:
+        raise UnknownNameError("architecture", machine, _rows)
+    return _rows[machine]

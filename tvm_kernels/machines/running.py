@@ -1,0 +1,25 @@
+"""What runs a target's program where another machine compiles it. Boards are the third kind: boards/board.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from subbyte.errors import RegistrationError
+
+
+@dataclass(frozen=True)
+class Native:
+    """Only a machine that has the CPU's features: qemu knows none that does."""
+
+
+@dataclass(frozen=True)
+class QemuUser:
+    """qemu-user of the architecture, on a CPU of its list: the oldest one that has all features of the target."""
+
+    cpu: str  # as `-cpu` names it
+
+    def __post_init__(self) -> None:
+        if not self.cpu:
+            raise RegistrationError(
+                "qemu-user: the CPU that it emulates must be given; `qemu-<machine> -cpu help` lists them"
+            )

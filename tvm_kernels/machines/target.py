@@ -1,0 +1,162 @@
+"""A target: a CPU with a system, and how a program for it is written. To add one: docs/add-a-target.md."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from subbyte.errors import RegistrationError, UnknownNameError, UsageError
+from subbyte.runtime.features import FEATURES, features_of
+from subbyte.runtime.host import machine
+from subbyte.tvm_kernels.machines.architecture import Architecture, Tool
+from subbyte.tvm_kernels.machines.board import Board
+from subbyte.tvm_kernels.machines.running import Native, QemuUser
+
+Emitter = Literal["library", "source"]
+# system of a triple -> what `zig cc -target` calls it
+ZIG_SYSTEMS = {"linux-gnu": "linux-gnu", "windows-gnu": "windows-gnu", "apple-darwin": "macos"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine: how code is generated for it, and how that code is compiled and linked.
+
+    Raises RegistrationError for a part that is missing or does not fit the others, UnknownNameError for a CPU feature.
+    """
+
+    name: str
+    architecture: Architecture
+    system: str  # and ABI: the triple without the architecture, e.g. linux-gnu
+    emitter: Emitter  # `library`: LLVM objects in a shared library; `source`: C
+    features: frozenset[str]
+    summary: str
+    run_by: Native | QemuUser | Board  # what its tests run it by
+    cpu: str = ""  # LLVM's name of the CPU, for scheduling and what the features do not say
+
+    def __post_init__(self) -> None:
+        where = f"target '{self.name}'"
+        missing = [
+            part
+            for part in ("name", "architecture", "system", "emitter", "summary", "run_by")
+            if not getattr(self, part)
+        ]
+        if missing:
+            raise RegistrationError(f"{where} has no {missing[0]}; see docs/add-a-target.md")
+        if self.emitter not in ("library", "source"):
+            raise RegistrationError(f"{where} has emitter '{self.emitter}', expected 'library' or 'source'")
+        for name in sorted(self.features):
+            self._check_feature(name)
+
+    def _check_feature(self, name: str) -> None:
+        if name not in FEATURES:
+            raise UnknownNameError("CPU feature", name, FEATURES)
+        if FEATURES[name] not in features_of(self.architecture.machine):
+            raise RegistrationError(
+                f"target '{self.name}': {self.triple} cannot have the CPU feature '{name}', which is one of "
+                f"family '{FEATURES[name].family}'; see FAMILIES in runtime/features.py"
+            )
+        if self.emitter == "library" and FEATURES[name].bit is None:
+            raise RegistrationError(
+                f"target '{self.name}': a CPU cannot be asked whether it has '{name}', so a library for it may run "
+                f"into an illegal instruction; leave the feature out, or use the emitter 'source'"
+            )
+
+    @property
+    def triple(self) -> str:
+        """LLVM's: architecture-system-abi, e.g. x86_64-linux-gnu."""
+        return f"{self.architecture.machine}-{self.system}"
+
+    @property
+    def code_generator(self) -> Literal["llvm", "c"]:
+        """TVM's, which makes the kernels."""
+        return "c" if self.emitter == "source" else "llvm"
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether its CPU has an instruction that multiplies integers."""
+        return self.architecture.multiplier is None or self.architecture.multiplier in self.features
+
+    @property
+    def compiler(self) -> Tool | None:
+        """The cross-compiler to look for, before zig."""
+        return self.architecture.compilers.get(self.system)
+
+    @property
+    def emulator(self) -> Tool | None:
+        """What runs its program here; None where this takes the CPU itself."""
+        if isinstance(self.run_by, QemuUser):
+            return self.architecture.emulator
+        return self.board.emulator if self.board else None
+
+    @property
+    def board(self) -> Board | None:
+        """What a program without an operating system runs on."""
+        return self.run_by if isinstance(self.run_by, Board) else None
+
+    @property
+    def zig_target(self) -> str:
+        """What `zig cc -target` calls it; empty: zig cannot build for it."""
+        system = ZIG_SYSTEMS.get(self.system)
+        return f"{self.architecture.machine}-{system}" if system else ""
+
+    @property
+    def remedy(self) -> str:
+        """How to get a C compiler for it."""
+        install = "apt install gcc" if self.is_native else self.compiler.remedy if self.compiler else ""
+        return ", or ".join(filter(None, (install, "pip install ziglang" if self.zig_target else "")))
+
+    @property
+    def glibc_floor(self) -> tuple[int, int] | None:
+        """The oldest glibc that a library for this target shall load on; None where the system has no glibc."""
+        return self.architecture.glibc_floor if self.system == "linux-gnu" else None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this machine and system run its code, features aside."""
+        return self.architecture.machine == machine() and ("linux" in self.triple) == (platform.system() == "Linux")
+
+    def tvm_target(self) -> Any:
+        """The `tvm.target.Target` for code generation."""
+        import tvm
+
+        if self.code_generator == "c":
+            return tvm.target.Target({"kind": "c"})
+        options = self.architecture.llvm_options(self)
+        attributes = [f"+{feature.llvm}" for feature in FEATURES.values() if feature.name in self.features]
+        row: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, **options}
+        row["mattr"] = [*attributes, *options.get("mattr", ())]
+        if self.cpu:
+            row["mcpu"] = self.cpu
+        return tvm.target.Target(row)
+
+
+_rows: dict[str, Target] = {}
+
+
+def register_target(target: Target) -> Target:
+    """Make a target known by its name; raises UsageError when the name is taken."""
+    if target.name in _rows or target.name == "host":
+        raise UsageError(f"target '{target.name}' is registered twice; choose another name")
+    _rows[target.name] = target
+    return target
+
+
+def all_targets() -> Iterator[Target]:
+    """Every target, `host` first, in the order of registration."""
+    from subbyte.tvm_kernels.machines.host import host_target
+
+    yield host_target()
+    yield from tuple(_rows.values())
+
+
+def get_target(name: str) -> Target:
+    """The target of that name; raises UnknownNameError with the nearest name."""
+    if name == "host":
+        from subbyte.tvm_kernels.machines.host import host_target
+
+        return host_target()
+    if name not in _rows:
+        raise UnknownNameError("target", name, ["host", *_rows])
+    return _rows[name]

@@ -1,0 +1,18 @@
+"""Cortex-M4F: a microcontroller with two 16-bit products an instruction and a unit for single floats."""
+
+from subbyte.tvm_kernels.machines.arm_m import THUMBV7EM
+from subbyte.tvm_kernels.machines.boards.mps2 import MPS2
+from subbyte.tvm_kernels.machines.target import Target, register_target
+
+register_target(
+    Target(
+        name="cortex-m4",
+        architecture=THUMBV7EM,
+        system="none-eabihf",
+        emitter="source",
+        features=frozenset({"dsp"}),
+        summary="C sources for Arm Cortex-M4F and anything else with a C99 compiler: no heap, no threads",
+        run_by=MPS2,
+        cpu="cortex-m4",
+    )
+)
