@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from subbyte.errors import RegistrationError
 
 LONGEST_NAME = 15  # characters: `feature` of runtime/c/needs.c has 16 bytes with the zero
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """CPUs that are asked in one way.
 
     `words` are 32-bit words, in the order of needs.c: CPUID leaves (x86), AT_HWCAP and AT_HWCAP2 of getauxval, and
@@ -56,8 +56,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 YMM, ZMM, TILES = 0x6, 0xE6, 0x60000
 
 
-@dataclass(frozen=True)
-class Bit:
+class Bit(NamedTuple):
     """The bit of a word of the family that is set where the CPU has the feature."""
 
     word: str
@@ -119,13 +118,14 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(_rows)
 
 def register_feature(feature: Feature) -> Feature:
     """Make a feature known; raises RegistrationError if another one has its name, or one of its aliases."""
-    for name in (feature.name, *sorted(feature.aliases)):
+    aliases = sorted(feature.aliases)
+    for name in (feature.name, *aliases):
         if name in _rows or name in _aliases:
             raise RegistrationError(
                 f"CPU feature '{feature.name}': '{name}' is a name of feature '{_aliases.get(name, name)}' already"
             )
     _rows[feature.name] = feature
-    _aliases.update((alias, feature.name) for alias in feature.aliases)
+    _aliases.update((alias, feature.name) for alias in aliases)
     return feature
 
 

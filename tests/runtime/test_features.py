@@ -111,7 +111,7 @@ def test_the_register_needs_no_other_module_of_ours_but_the_errors() -> None:
     tree = ast.parse(Path(features.__file__).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    standard = {"__future__", "collections.abc", "dataclasses", "types"}
+    standard = {"__future__", "collections.abc", "dataclasses", "types", "typing"}
     assert imported == standard | {"subbyte.errors"}
 
 
