@@ -27,6 +27,14 @@ import numpy as np
 import subbyte
 x, path, log, served = np.zeros((1, 1, 8, 8), np.float32), "t.subbyte", logging.getLogger(), None
 """,
+    "docs/state.md": """
+import numpy as np, torch
+import subbyte, subbyte.models.state
+model, images = subbyte.models.untrained("gru", "ternary")
+subbyte.export(model.step, "gru.onnx", example=torch.zeros(1, 8))
+subbyte.compile("gru.onnx", "gru.subbyte", state=["cell.h=cell.h_next"])
+rows = np.random.default_rng(0).random((12, 1, 8), np.float32)
+""",
     "docs/train.md": """
 import torch
 from torch import nn
@@ -55,6 +63,18 @@ assert subbyte.export(model.eval(), "mine.onnx", example=batch[:1]).verification
 assert logits.shape == (1, 10) and session is new and served == stamp
 assert done.returncode == 0, done.stderr
 assert subbyte.load("theirs.subbyte").check_golden().ok
+""",
+    "docs/state.md": """
+with torch.no_grad():
+    subbyte.models.state.reset_states(model.step)
+    for row in rows:
+        expected = model.step(torch.from_numpy(row))
+np.testing.assert_array_equal(logits, expected.numpy())
+before = session.run(rows[0])
+session.state["cell.h"] = kept["cell.h"]
+np.testing.assert_array_equal(session.run(rows[0]), before)
+session.reset()
+assert not np.array_equal(session.run(rows[0]), before)
 """,
     "docs/train.md": """
 assert run.folder.name == "mine" and checkpoint.config.scheme == "int4"
