@@ -224,9 +224,11 @@ class Session:
             self._native()
             return
         with self._between_runs():
-            status = self._native().reset(self._handle)
+            library, handle = self._native(), self._handle
+            assert handle is not None  # of a session that is not closed
+            status = library.reset(handle)
             if status:
-                raise self._native().failed(self._handle, status)
+                raise library.failed(handle, status)
 
     def profile(
         self, inputs: Arrays | None = None, iterations: int = 10, *, check_finite: bool = True

@@ -38,7 +38,8 @@ class State(Mapping[str, Array]):
         info = self._info(name)
         with self._session._between_runs() as address:
             held = ctypes.string_at(address(self._index(info)), info.nbytes)
-        return np.frombuffer(held, info.dtype).reshape(info.shape).copy()
+        value: Array = np.frombuffer(held, info.dtype).reshape(info.shape).copy()
+        return value
 
     def __setitem__(self, name: str, value: Array) -> None:
         info = self._info(name)
