@@ -77,13 +77,15 @@ class ModelledEnergy:
 
 def model_energy(manifest: Manifest) -> ModelledEnergy:
     """The modelled energy of one inference, per operator, from the counts in the manifest."""
-    return model_operators(manifest.operators, manifest.weights_bytes, manifest.arena_bytes)
+    held = manifest.arena_bytes + manifest.state_bytes
+    return model_operators(manifest.operators, manifest.weights_bytes, held)
 
 
-def model_operators(operators: Sequence[OperatorCall], weights_bytes: int, arena_bytes: int) -> ModelledEnergy:
-    """The modelled energy of one inference by these operators, of a model with so many bytes of weights and arena."""
+def model_operators(operators: Sequence[OperatorCall], weights_bytes: int, held_bytes: int) -> ModelledEnergy:
+    """The modelled energy of one inference by these operators; `held_bytes`: of the arena and of what lives between
+    runs."""
     weights_memory, weights_pj = memory_for(weights_bytes)
-    activations_memory, activations_pj = memory_for(arena_bytes)
+    activations_memory, activations_pj = memory_for(held_bytes)
     rows = tuple(_operator(operator, weights_pj, activations_pj) for operator in operators)
     return ModelledEnergy(
         modelled_pj=sum(row.modelled_pj for row in rows),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from state_models import integer_cell, parsed, sequence, stream_of_convolution
 
 import subbyte
+from subbyte.dialect.exactness import RoundingTies
 from subbyte.dialect.state import State, declare_states
 from subbyte.errors import CompileError, ModelError, UnknownNameError, UsageError
 from subbyte.onnx_files.loader import open_onnx
@@ -60,6 +61,59 @@ def test_a_stream_is_the_convolution_of_the_whole_signal(threads: int, tmp_path:
             np.testing.assert_allclose(np.concatenate(parts, axis=2), whole, rtol=1e-5, atol=1e-5)
             np.testing.assert_array_equal(session.state["past"], signal[:, :, -2:])
             session.reset()
+
+
+def test_a_gru_as_torch_exports_it_is_within_tolerance_for_a_thousand_runs(tmp_path: Path) -> None:
+    """GRUCell in standard operators, its hidden vector with an axis for layers as nn.GRU has it."""
+    rng = np.random.default_rng(3)
+    model = parsed(
+        """gru (float[1, 8] x, float[1, 1, 16] h) => (float[1, 16] y, float[1, 1, 16] h_next) {
+          [before] last = Squeeze(h, zero)
+          [of_x] i = Gemm <transB = 1> (x, w, b)
+          [of_h] g = Gemm <transB = 1> (last, r, b)
+          [parts_x] ir, iz, in = Split <axis = 1, num_outputs = 3> (i)
+          [parts_h] hr, hz, hn = Split <axis = 1, num_outputs = 3> (g)
+          [sum_r] sr = Add(ir, hr)
+          [reset] rr = Sigmoid(sr)
+          [sum_z] sz = Add(iz, hz)
+          [update] z = Sigmoid(sz)
+          [gated] rn = Mul(rr, hn)
+          [sum_n] sn = Add(in, rn)
+          [new] n = Tanh(sn)
+          [change] d = Sub(last, n)
+          [kept] k = Mul(z, d)
+          [hidden] y = Add(n, k)
+          [after] h_next = Unsqueeze(y, zero)
+        }""",
+        w=rng.uniform(-0.5, 0.5, (48, 8)).astype(np.float32),
+        r=rng.uniform(-0.5, 0.5, (48, 16)).astype(np.float32),
+        b=rng.uniform(-0.1, 0.1, 48).astype(np.float32),
+        zero=np.array([0]),
+    )
+    compile(model, tmp_path / "m.subbyte", state=["h=h_next"])
+    inputs = [{"x": rng.standard_normal((1, 8)).astype(np.float32)} for _ in range(1000)]
+    wanted = sequence(model, {"h": "h_next"}, {"h": np.zeros((1, 1, 16), np.float32)}, inputs)
+    with subbyte.load(tmp_path / "m.subbyte", threads=1) as session:
+        for feeds, made in zip(inputs, wanted, strict=True):
+            np.testing.assert_allclose(session.run(feeds["x"]), made["y"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(session.state["h"], wanted[-1]["h_next"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_rounding_tie_of_one_run_is_allowed_for_in_the_next() -> None:
+    """The first run reads codes of zeros, which every engine rounds alike; later ones read codes of a float sum."""
+    model = parsed(
+        """ties (float[1, 8] x, float[1, 4] h) => (float[1, 4] y, float[1, 4] h_next) {
+          [code] q = QuantizeLinear(h, step)
+          [value] y = DequantizeLinear(q, step)
+          [sum] h_next = MatMul(x, w)
+        }""",
+        w=np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32),
+        step=np.array(0.5, np.float32),
+    )
+    outputs = {"y": np.ones((1, 4), np.float32), "h_next": np.ones((1, 4), np.float32)}
+    assert RoundingTies(model).allowances(outputs) == {"y": 0.0, "h_next": 0.0}
+    declare_states(model, [State("h", "h_next")])
+    assert RoundingTies(model).allowances(outputs) == {"y": 0.5, "h_next": 0.0}
 
 
 SEVERAL = """several (float[2] x, float[2] a, float[2] b, float[2] c, float[2] d)

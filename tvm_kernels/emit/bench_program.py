@@ -79,7 +79,7 @@ def _content(plan: Plan, golden: Golden | None) -> str:
     ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
     lines.append(f"static const double ties[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};")
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
-    modelled = json.dumps(model_operators(plan.calls, len(plan.weights), plan.arena_bytes).to_json())
+    modelled = json.dumps(model_operators(plan.calls, len(plan.weights), plan.arena_bytes + plan.state_bytes).to_json())
     values = (
         f"&weights, {'inputs, outputs' if golden else '0, 0'}, "
         f"{{{float(relative)!r}, {float(absolute)!r}, {MOST_MOVED}}}, ties, operators, modelled, "
