@@ -26,14 +26,12 @@ from subbyte.tvm_kernels.machines import Target, get_target
 pytestmark = pytest.mark.device
 
 Array = npt.NDArray[Any]
-LLVM_TARGETS = ("x86-64-v2", "x86-64-v3", "cortex-a53")
-C_TARGETS = ("cortex-m4", "rv32i")
+REFUSED_BY = {  # emitter -> a row that it refuses for every operator, and the reason
+    "library": ("bit-slice for Product[Bits, LowBitTensor]", "for C sources only"),
+    "source": ("batch-matmul-codes-portable for Product[Codes, Codes]", "C sources, whose CPU may have no FPU"),
+}
 REFUSED_ALWAYS = {
-    **{(target, "bit-slice for Product[Bits, LowBitTensor]"): "for C sources only" for target in LLVM_TARGETS},
-    **{
-        (target, "batch-matmul-codes-portable for Product[Codes, Codes]"): "C sources, whose CPU may have no FPU"
-        for target in C_TARGETS
-    },
+    (name, REFUSED_BY[get_target(name).emitter][0]): REFUSED_BY[get_target(name).emitter][1] for name in RUN
 }
 
 

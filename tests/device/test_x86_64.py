@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from subbyte.tvm_kernels.toolchain import find_static_toolchain
 
 pytestmark = pytest.mark.device
 
+SCHEMES = ("int8", "int4", "ternary", "pow2", "binary")
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 # The library as a C user has it, who links library.a. Zeros will do for weights and inputs.
 USER = """
@@ -71,19 +73,14 @@ def test_the_bench_program_names_what_the_cpu_lacks(target: str, cpu: str, missi
     assert emulate_linux("x86_64", tmp_path / "bench", "--help", cpu=cpu).returncode == 0
 
 
-LEVELS = {"x86-64-v2": "Nehalem", "x86-64-v3": "Haswell"}  # the first CPU that has all of it
-NETWORKS = list(product(LEVELS, ("resnet8", "ds_cnn", "vit_micro"), ("int8", "int4", "ternary", "pow2", "binary")))
-
-
-@pytest.mark.sampled("level, network, scheme", NETWORKS, 10)
-def test_a_cpu_that_has_all_runs_it(level: str, network: str, scheme: str, tmp_path: Path) -> None:
-    """The golden outputs to the bit, but for the floats between the layers of a transformer."""
-    program = made(level, "bench", tmp_path, network, scheme)
-    done = emulate_linux("x86_64", program, "--iterations", "1", "--json", cpu=LEVELS[level])
+@pytest.mark.sampled("level, scheme", list(product(("x86-64-v2", "x86-64-v3"), SCHEMES)), 3)
+def test_a_transformer_is_within_the_tolerance(level: str, scheme: str, tmp_path: Path) -> None:
+    """Its floats between the layers may differ by bits."""
+    program = made(level, "bench", tmp_path, "vit_micro", scheme)
+    command = [*get_target(level).command(str(program)), "--iterations", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["golden_ok"] is True
-    assert found["golden_exact"] is True or network == "vit_micro"
+    assert json.loads(done.stdout)["golden_ok"] is True
 
 
 @pytest.mark.parametrize(("name", "status"), [("x86-64-v3", 0), ("x86-64-v4", 6)])

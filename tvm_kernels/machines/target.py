@@ -95,6 +95,14 @@ class Target:
         """What a program without an operating system runs on."""
         return self.run_by if isinstance(self.run_by, Board) else None
 
+    def command(self, program: str) -> list[str]:
+        """What runs a program of the target here; a Linux program's arguments follow."""
+        if self.board:
+            return self.board.command(program)
+        if isinstance(self.run_by, QemuUser) and self.emulator:
+            return [self.emulator.command, "-cpu", self.run_by.cpu, program]
+        return [program]
+
     @property
     def zig_target(self) -> str:
         """What `zig cc -target` calls it; empty: zig cannot build for it."""
