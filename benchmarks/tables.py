@@ -180,6 +180,24 @@ def cortex_m4() -> list[str]:
     return table(["ds_cnn", "flash", "RAM", "instructions", "against float"], rows)
 
 
+def rv32i() -> list[str]:
+    """Models on the emulated RISC-V CPU that cannot multiply: instructions in all, and where they are spent."""
+    rows: list[list[str]] = []
+    whole, without_float = 0, 0
+    for row in saved("rv32i")["rows"]:
+        model, scheme = Path(row["model"]).stem.rsplit("_", 1)
+        instructions, integers = row["instructions"], row["instructions"] - row["float"]
+        if scheme == "int8":
+            whole, without_float = instructions, integers
+        counts = (instructions, row["float"], row["multiply"], integers - row["multiply"])
+        sizes = [f"{row[key]:,}" for key in ("flash_bytes", "ram_bytes")]
+        shares = [f"{instructions / whole:.2f}", f"{integers / without_float:.2f}"]
+        rows.append([f"{model.replace('_digits', ', digits').replace('_keywords', ', keywords')}, {scheme}", *sizes])
+        rows[-1] += [*(f"{count:,}" for count in counts), *shares]
+    spent = ["instructions", "of these float", "`__mulsi3`", "the rest"]
+    return table(["", "flash", "RAM", *spent, "against int8", "without float"], rows)
+
+
 # ---- compiling ----
 
 
@@ -265,6 +283,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "sizes": sizes,
     "start_up": start_up,
     "cortex_m4": cortex_m4,
+    "rv32i": rv32i,
     "compile_time": compile_time,
     "weight_time": weight_time,
     "limits": limits_of_files,

@@ -54,6 +54,8 @@ def test_no_accumulation_loop_multiplies_or_calls(name: str, scheme: str, tmp_pa
     int8 = {row.kernel for row in report.rows if row.macs and row.weights == "int8"}
     assert low_bit
     assert not low_bit & int8
+    multiplying = {kernel_of(f) for f in found.values() if any(one.called == "__mulsi3" for one in f.code.values())}
+    assert multiplying == int8  # in no other kernel, nor in the index arithmetic of any
     for names, multiplies in ((low_bit, False), (int8, True)):
         for function in [f for f in found.values() if kernel_of(f) in names]:
             loops = accumulating(function, source)
