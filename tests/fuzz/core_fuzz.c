@@ -15,7 +15,7 @@
 #include "../c_core/check.h"
 #include "subbyte.h"
 
-enum { MOST_TENSORS = 5, MOST_OPERATORS = 12, MOST_SOURCES = 6, MOST_BYTES = 1 << 16, SLOTS = 6, ARGUMENTS = MOST_SOURCES + 3 };
+enum { MOST_TENSORS = 5, MOST_OPERATORS = 12, MOST_SOURCES = 6, MOST_BYTES = 1 << 16, SLOTS = 6, MOST_STATES = 3, ARGUMENTS = MOST_SOURCES + 3 };
 enum {
   NO_FAULT, ABI, WEIGHTS_SIZE, WEIGHTS_NULL, WEIGHTS_ALIGNMENT, THREADS, NEEDS, NO_MODEL, /* refused by create */
   INPUT_NULL, INPUT_ALIGNMENT, OUTPUT_NULL, TOO_MANY_ARGUMENTS, UNKNOWN_SPACE, KERNEL, INDEX, /* by a run */
@@ -84,7 +84,10 @@ typedef struct {
   int block_count;
   uint32_t slot_bytes[SLOTS], slot_at[SLOTS];
   int slot_made[SLOTS], output_made[MOST_TENSORS];
-  uint8_t *arena; /* of the plain loop */
+  subbyte_states states;
+  subbyte_state kept[MOST_STATES];
+  subbyte_tensor kept_as[MOST_STATES];
+  uint8_t *arena, *state; /* of the plain loop */
   int hooks;
 } plan;
 
@@ -125,6 +128,12 @@ static uint32_t draw_source(plan *p, decisions *d, subbyte_argument *a, subbyte_
     a->space = SUBBYTE_INPUT;
     a->offset = which % (uint32_t)p->model.input_count;
     return (uint32_t)p->inputs[a->offset].nbytes;
+  }
+  if (kind == 2 && p->states.count && choose(d, 2)) {
+    const subbyte_state *kept = &p->kept[which % (uint32_t)p->states.count];
+    a->space = SUBBYTE_STATE;
+    a->offset = kept->offset;
+    return (uint32_t)kept->tensor->nbytes;
   }
   if (kind == 1 && p->output_made[which % (uint32_t)p->model.output_count] &&
       !(avoid.space == SUBBYTE_OUTPUT && avoid.offset == which % (uint32_t)p->model.output_count)) {
@@ -178,8 +187,37 @@ static void draw_operator(plan *p, decisions *d, int32_t index) {
   op->tiles = (int32_t)r->tiles;
 }
 
+/* Each state is replaced by what is in a slot of the arena at the end of a run. */
+static void draw_states(plan *p, decisions *d) {
+  uint32_t i, at = 0;
+  p->states.count = (int32_t)choose(d, MOST_STATES + 1);
+  for (i = 0; i < (uint32_t)p->states.count; ++i) {
+    const uint32_t slot = choose(d, SLOTS);
+    p->kept_as[i].name = "state";
+    p->kept_as[i].dtype = SUBBYTE_UINT8;
+    p->kept_as[i].nbytes = p->slot_bytes[slot];
+    p->kept[i].tensor = &p->kept_as[i];
+    p->kept[i].offset = at;
+    p->kept[i].initial = p->slot_bytes[slot] <= 64 && choose(d, 2) ? 0 : SUBBYTE_ZEROS;
+    p->kept[i].next = p->slot_at[slot];
+    at += (p->slot_bytes[slot] + 63) & ~63u;
+  }
+  p->states.states = p->kept;
+  p->states.bytes = at + 4;
+  p->states.begin = subbyte_begin_state;
+  p->states.end = subbyte_end_state;
+  p->state = (uint8_t *)block(p, at);
+  if (p->states.count) p->model.states = &p->states;
+}
+
+static void reset_states(plan *p) {
+  int32_t i;
+  for (i = 0; i < p->states.count; ++i)
+    memset(p->state + p->kept[i].offset, p->kept[i].initial == SUBBYTE_ZEROS ? 0 : 0x5a, p->kept_as[i].nbytes);
+}
+
 static void draw_plan(plan *p, decisions *d) {
-  static const char *const features[] = {NULL, "", " ", "no-such-feature", "  sse2x a b "};
+  static const char *const features[] = {NULL, "", " "}; /* a name, even an unknown one, may be refused */
   int32_t i;
   uint32_t at = 0;
   size_t bytes;
@@ -191,7 +229,7 @@ static void draw_plan(plan *p, decisions *d) {
   p->model.operator_count = (int32_t)choose(d, MOST_OPERATORS + 1);
   p->model.inputs = p->inputs;
   p->model.outputs = p->outputs;
-  p->model.features = features[choose(d, 5)];
+  p->model.features = features[choose(d, 3)];
   p->model.workspace_bytes = 32 * choose(d, 5);
   draw_tensors(p, d, p->inputs, p->model.input_count, p->shapes, p->in);
   draw_tensors(p, d, p->outputs, p->model.output_count, p->shapes + MOST_TENSORS, p->out);
@@ -203,6 +241,7 @@ static void draw_plan(plan *p, decisions *d) {
   }
   p->model.arena_bytes = at;
   p->arena = (uint8_t *)block(p, at);
+  draw_states(p, d);
   p->model.weights_bytes = bytes = 64 + 64 * (size_t)p->model.operator_count;
   p->weights = (uint8_t *)aligned_alloc(SUBBYTE_ALIGNMENT, bytes);
   CHECK(p->weights != NULL);
@@ -225,10 +264,18 @@ static void walk(plan *p) {
       args[j] = a.space == SUBBYTE_INPUT     ? p->in[a.offset]
                 : a.space == SUBBYTE_OUTPUT  ? p->right[a.offset]
                 : a.space == SUBBYTE_WEIGHTS ? p->weights + a.offset
+                : a.space == SUBBYTE_STATE   ? p->state + a.offset
                                              : p->arena + a.offset;
     }
     for (at = 0; at < r->made; ++at) ((uint8_t *)args[1 + r->sources])[at] = hash_of(r, args, at);
   }
+  for (i = 0; i < p->states.count; ++i) memcpy(p->state + p->kept[i].offset, p->arena + p->kept[i].next, p->kept_as[i].nbytes);
+}
+
+static void check_states(const plan *p, subbyte_session *session) {
+  int32_t i;
+  for (i = 0; i < p->states.count; ++i)
+    CHECK(memcmp(subbyte_session_state(session, i), p->state + p->kept[i].offset, p->kept_as[i].nbytes) == 0);
 }
 
 static void on_operator(void *user, int32_t index, uint64_t ns) {
@@ -244,6 +291,7 @@ static void fill_inputs(plan *p, uint32_t seed) {
     for (at = 0; at < p->inputs[i].nbytes; ++at) p->in[i][at] = (uint8_t)((at + seed) * 167u >> 3);
 }
 
+/* One run, and what it leaves in outputs, arena and state. */
 static void check_run(plan *p, subbyte_session *session, uint32_t seed, int hooked) {
   const uint8_t *arena = (const uint8_t *)subbyte_session_arena(session);
   int32_t i;
@@ -259,6 +307,7 @@ static void check_run(plan *p, subbyte_session *session, uint32_t seed, int hook
     CHECK(!p->output_made[i] || memcmp(p->out[i], p->right[i], p->outputs[i].nbytes) == 0);
   for (i = 0; i < SLOTS; ++i)
     CHECK(!p->slot_made[i] || memcmp(arena + p->slot_at[i], p->arena + p->slot_at[i], p->slot_bytes[i]) == 0);
+  check_states(p, session);
 }
 
 /* A run that must be refused, and what the failure says in words, cut to a block of any size. */
@@ -270,6 +319,7 @@ static void check_refused(plan *p, subbyte_session *session, decisions *d, int32
   CHECK(cut != NULL);
   CHECK(subbyte_session_run(session, (const void *const *)p->in, (void *const *)p->out, NULL, NULL) == status);
   CHECK(failure->status == status && failure->operator_index == index);
+  check_states(p, session); /* as it was */
   if (status == SUBBYTE_BAD_INDEX) {
     CHECK(failure->position == p->recipes[index]->made && failure->value == -index);
     CHECK(failure->lowest == INT64_MIN && failure->highest == INT64_MAX);
@@ -336,7 +386,7 @@ static int refused_by_run(plan *p, decisions *d, subbyte_session *session, uint3
       break;
     case UNKNOWN_SPACE: {
       subbyte_argument *a = &p->arguments[index][choose(d, (uint32_t)op->argument_count)], before = *a;
-      a->space = SUBBYTE_WORKSPACE + 1 + choose(d, 9);
+      a->space = SUBBYTE_STATE + 1 + choose(d, 9);
       check_refused(p, session, d, SUBBYTE_BAD_ARGUMENT, index);
       *a = before;
       break;
@@ -389,8 +439,14 @@ static const char *run_case(decisions *d) {
   draw_plan(&p, d);
   refused = refused_by_create(&p, d, fault, threads);
   CHECK(subbyte_session_create(&p.model, p.weights, p.model.weights_bytes, threads, &session) == SUBBYTE_OK);
+  reset_states(&p);
+  check_states(&p, session);
   runs = 1 + choose(d, 24);
   for (i = 0; i < runs; ++i) {
+    if (choose(d, 8) == 1) {
+      CHECK(subbyte_session_reset(session) == SUBBYTE_OK);
+      reset_states(&p);
+    }
     if (i == runs / 2) refused |= refused_by_run(&p, d, session, fault);
     check_run(&p, session, i, choose(d, 4) == 0);
   }
