@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from pathlib import Path
 
 import pytest
 
 from subbyte.errors import RegistrationError, ToolchainError, UnknownNameError, UsageError
 from subbyte.runtime.features import FEATURES
-from subbyte.tvm_kernels.machines import all_targets, get_target, host, register_target
+from subbyte.tvm_kernels.machines import Target, all_targets, get_target, host, register_target
 from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.toolchain import examine_toolchains, find_static_toolchain, find_toolchain
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_promised_targets_are_there() -> None:
@@ -77,7 +80,7 @@ def test_a_library_with_a_feature_that_no_cpu_tells_of_is_refused() -> None:
 
 def test_a_user_can_add_a_target_once(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = dataclasses.replace(get_target("cortex-a53"), name="mine")
-    monkeypatch.setattr("subbyte.tvm_kernels.machines.target._rows", {})
+    monkeypatch.setattr("subbyte.tvm_kernels.machines.register._rows", {})
     assert register_target(mine) is get_target("mine")
     with pytest.raises(UsageError, match="registered twice"):
         register_target(mine)
@@ -106,3 +109,22 @@ def test_the_doctor_names_a_way_to_get_every_tool() -> None:
     rows = examine_toolchains()
     assert all(row.remedy for row in rows)
     assert next(row for row in rows if row.what == "C compiler (host)").found
+
+
+def test_ci_installs_the_tools_of_every_target() -> None:
+    """.ci/run: `need PACKAGE COMMAND...`; each package is a target's tool, or one of those that other tests use."""
+    listed = set(re.findall(r"^need ([\w.-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    wanted = {package for target in all_targets() for package in target.packages}
+    assert listed == wanted | {"strace", "dataset-fashion-mnist"}
+
+
+# `host` has a name that no other may have; other fields have a default.
+PARTS = [field.name for field in dataclasses.fields(Target) if field.default is dataclasses.MISSING]
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "features"])
+@pytest.mark.parametrize("name", ["cortex-a53", "cortex-m4", "rv32i"])
+def test_a_target_without_a_part_is_refused(name: str, part: str) -> None:
+    empty = None if part in ("architecture", "run_by") else ""
+    with pytest.raises(RegistrationError, match=rf"has no {part}"):
+        dataclasses.replace(get_target(name), **{part: empty})

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from subbyte.errors import RegistrationError, UnknownNameError
 from subbyte.runtime.features import FAMILIES, features_of
 
-if TYPE_CHECKING:
-    from subbyte.tvm_kernels.machines.target import Target
-
 Spelling = Literal["gcc", "zig"]  # whose options; clang takes gcc's
+
+
+class Processor(Protocol):
+    """What an architecture asks of a target."""
+
+    @property
+    def cpu(self) -> str:
+        """LLVM's name of the CPU."""
+
+    @property
+    def system(self) -> str:
+        """And ABI: the triple without the architecture."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """CPU features, by our names."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,11 @@ class Architecture:
         if "linux-gnu" in self.compilers and not (self.glibc_floor and self.emulator):
             raise RegistrationError(f"{where} has a compiler for linux-gnu, so it needs a glibc_floor and an emulator")
 
-    def c_flags(self, target: Target, spelled: Spelling) -> tuple[str, ...]:
+    def c_flags(self, target: Processor, spelled: Spelling) -> tuple[str, ...]:
         """Options of the C compiler for the CPU and the ABI of a target."""
         return ()
 
-    def llvm_options(self, target: Target) -> dict[str, Any]:
+    def llvm_options(self, target: Processor) -> dict[str, Any]:
         """What `tvm.target.Target` takes beside the triple, the CPU and its features: `mattr` adds to them."""
         return {}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from subbyte.tvm_kernels.machines.architecture import Architecture, Spelling, Tool, register_architecture
-from subbyte.tvm_kernels.machines.target import Target
+from subbyte.tvm_kernels.machines.architecture import Architecture, Processor, Spelling, Tool, register_architecture
 
 
 class Arm(Architecture):
     """Compilers know its CPUs by name."""
 
-    def c_flags(self, target: Target, spelled: Spelling) -> tuple[str, ...]:
+    def c_flags(self, target: Processor, spelled: Spelling) -> tuple[str, ...]:
         """zig writes names with underscores: cortex_a53."""
         if target.cpu in ("", "generic"):
             return ()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from subbyte.tvm_kernels.machines.architecture import Architecture, Spelling, Tool, register_architecture
-from subbyte.tvm_kernels.machines.target import Target
+from subbyte.tvm_kernels.machines.architecture import Architecture, Processor, Spelling, Tool, register_architecture
 
 _GCC = Tool("arm-none-eabi-gcc", ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi"))
 
@@ -11,7 +10,7 @@ _GCC = Tool("arm-none-eabi-gcc", ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi"
 class ArmM(Architecture):
     """The CPU's name says which floating-point unit it has, the system of the triple whether floats pass through it."""
 
-    def c_flags(self, target: Target, spelled: Spelling) -> tuple[str, ...]:
+    def c_flags(self, target: Processor, spelled: Spelling) -> tuple[str, ...]:
         """zig writes names with underscores: cortex_m4."""
         cpu = target.cpu.replace("-", "_") if spelled == "zig" else target.cpu
         return (f"-mcpu={cpu}", "-mthumb", f"-mfloat-abi={'hard' if target.system.endswith('hf') else 'soft'}")

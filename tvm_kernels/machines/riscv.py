@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from subbyte.tvm_kernels.machines.architecture import Architecture, Spelling, Tool, register_architecture
-from subbyte.tvm_kernels.machines.target import Target
+from subbyte.tvm_kernels.machines.architecture import Architecture, Processor, Spelling, Tool, register_architecture
 
 LETTERS = "imafdcv"  # in the order that compilers want; longer names follow, each after an underscore
 
@@ -13,7 +12,7 @@ LETTERS = "imafdcv"  # in the order that compilers want; longer names follow, ea
 class RiscV(Architecture):
     """The instruction set and the ABI follow from the features."""
 
-    def c_flags(self, target: Target, spelled: Spelling) -> tuple[str, ...]:
+    def c_flags(self, target: Processor, spelled: Spelling) -> tuple[str, ...]:
         """zig takes a CPU with its features, gcc a name of the instruction set: rv64imafdc_zba."""
         letters = [letter for letter in LETTERS if letter in target.features | {"i"}]
         longer = sorted(target.features - set(LETTERS))
@@ -24,7 +23,7 @@ class RiscV(Architecture):
         libc = ("--specs=picolibc.specs",) if target.system == "none-elf" else ()
         return (f"-march={isa}", f"-mabi={self.abi(target)}", *libc)
 
-    def llvm_options(self, target: Target) -> dict[str, Any]:
+    def llvm_options(self, target: Processor) -> dict[str, Any]:
         """LLVM needs the ABI by name, else floats do not pass in registers."""
         return {"mabi": self.abi(target)}
 
@@ -33,7 +32,7 @@ class RiscV(Architecture):
         """Of a register: 32 or 64."""
         return self.machine.removeprefix("riscv")
 
-    def abi(self, target: Target) -> str:
+    def abi(self, target: Processor) -> str:
         """How integers and floats are passed: lp64d, ilp32, ..."""
         integers = "lp64" if self.bits == "64" else "ilp32"
         return integers + ("d" if "d" in target.features else "f" if "f" in target.features else "")

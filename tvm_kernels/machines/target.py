@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from subbyte.errors import RegistrationError, UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, UnknownNameError
 from subbyte.runtime.features import FEATURES, features_of
 from subbyte.runtime.host import machine
 from subbyte.tvm_kernels.machines.architecture import Architecture, Tool
@@ -91,6 +90,11 @@ class Target:
         return self.board.emulator if self.board else None
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Debian's, with its cross-compiler and emulator."""
+        return tuple(package for tool in (self.compiler, self.emulator) if tool for package in tool.packages)
+
+    @property
     def board(self) -> Board | None:
         """What a program without an operating system runs on."""
         return self.run_by if isinstance(self.run_by, Board) else None
@@ -138,33 +142,3 @@ class Target:
         if self.cpu:
             row["mcpu"] = self.cpu
         return tvm.target.Target(row)
-
-
-_rows: dict[str, Target] = {}
-
-
-def register_target(target: Target) -> Target:
-    """Make a target known by its name; raises UsageError when the name is taken."""
-    if target.name in _rows or target.name == "host":
-        raise UsageError(f"target '{target.name}' is registered twice; choose another name")
-    _rows[target.name] = target
-    return target
-
-
-def all_targets() -> Iterator[Target]:
-    """Every target, `host` first, in the order of registration."""
-    from subbyte.tvm_kernels.machines.host import host_target
-
-    yield host_target()
-    yield from tuple(_rows.values())
-
-
-def get_target(name: str) -> Target:
-    """The target of that name; raises UnknownNameError with the nearest name."""
-    if name == "host":
-        from subbyte.tvm_kernels.machines.host import host_target
-
-        return host_target()
-    if name not in _rows:
-        raise UnknownNameError("target", name, ["host", *_rows])
-    return _rows[name]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from subbyte.tvm_kernels.machines.architecture import Architecture, Tool, register_architecture
-from subbyte.tvm_kernels.machines.target import Target
+from subbyte.tvm_kernels.machines.architecture import Architecture, Processor, Tool, register_architecture
 
 V2 = frozenset({"ssse3", "sse41", "sse42", "popcnt"})
 V3 = V2 | {"avx", "f16c", "avx2", "fma", "bmi1", "bmi2", "abm", "movbe"}
@@ -16,7 +15,7 @@ AMX = frozenset({"amxtile", "amxint8"})  # Linux must permit their use
 class X86(Architecture):
     """The C core is compiled for any x86-64."""
 
-    def llvm_options(self, target: Target) -> dict[str, Any]:
+    def llvm_options(self, target: Processor) -> dict[str, Any]:
         """With AVX-512, vectors of 512 bits."""
         return {"mattr": ["-prefer-256-bit"]} if "avx512f" in target.features else {}
 

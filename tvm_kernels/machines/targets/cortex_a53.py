@@ -1,8 +1,9 @@
 """Cortex-A53: 64-bit Arm in order, of the Raspberry Pi 3."""
 
 from subbyte.tvm_kernels.machines.arm import AARCH64
+from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.running import QemuUser
-from subbyte.tvm_kernels.machines.target import Target, register_target
+from subbyte.tvm_kernels.machines.target import Target
 
 register_target(
     Target(

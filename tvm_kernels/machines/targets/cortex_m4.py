@@ -2,7 +2,8 @@
 
 from subbyte.tvm_kernels.machines.arm_m import THUMBV7EM
 from subbyte.tvm_kernels.machines.boards.mps2 import MPS2
-from subbyte.tvm_kernels.machines.target import Target, register_target
+from subbyte.tvm_kernels.machines.register import register_target
+from subbyte.tvm_kernels.machines.target import Target
 
 register_target(
     Target(

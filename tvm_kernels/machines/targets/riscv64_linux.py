@@ -1,8 +1,9 @@
 """RV64GC: the instruction set of RISC-V that Linux distributions are compiled for."""
 
+from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.riscv import RISCV64
 from subbyte.tvm_kernels.machines.running import QemuUser
-from subbyte.tvm_kernels.machines.target import Target, register_target
+from subbyte.tvm_kernels.machines.target import Target
 
 register_target(
     Target(

@@ -1,8 +1,9 @@
 """RV32I without M: no instruction multiplies. Products are shifts and additions, floats are software."""
 
 from subbyte.tvm_kernels.machines.boards.riscv_virt import riscv_virt
+from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.riscv import RISCV32
-from subbyte.tvm_kernels.machines.target import Target, register_target
+from subbyte.tvm_kernels.machines.target import Target
 
 register_target(
     Target(

@@ -1,7 +1,8 @@
 """x86-64-v3 of the x86-64 ABI: AVX2 and FMA."""
 
+from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.running import QemuUser
-from subbyte.tvm_kernels.machines.target import Target, register_target
+from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.machines.x86 import V3, X86_64
 
 register_target(

@@ -1,7 +1,8 @@
 """x86-64-v4 of the x86-64 ABI: AVX-512."""
 
+from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.running import Native
-from subbyte.tvm_kernels.machines.target import Target, register_target
+from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.machines.x86 import V4, X86_64
 
 register_target(

@@ -1,0 +1,59 @@
+"""docs/targets.md: the targets of tvm_kernels/machines/targets/, and what compiles and runs their programs."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from subbyte.tvm_kernels.machines import Target, all_targets
+
+PATH = "docs/targets.md"
+
+HEAD = """# Targets
+
+Written by `make generate` from `tvm_kernels/machines/`: do not edit. [Adding a target](add-a-target.md) adds a file.
+Target `host` is the machine that compiles, with all its CPU features. `subbyte doctor` shows which tools are installed.
+"""
+
+
+def text() -> str:
+    """The page: a table of the targets, then of the tools."""
+    targets = sorted((target for target in all_targets() if target.name != "host"), key=lambda target: target.name)
+    rows = [
+        (f"`{t.name}`", t.summary, f"`{t.triple}`", ", ".join(sorted(t.features)) or "none", f"`{t.emitter}`")
+        for t in targets
+    ]
+    tools = [(f"`{t.name}`", _compilers(t), _runs(t)) for t in targets]
+    packages = sorted({package for t in targets for package in t.packages})
+    return "\n".join(
+        [
+            HEAD,
+            *_table(("target", "machine", "triple", "CPU features", "emitter"), rows),
+            "",
+            "## Tools",
+            "",
+            *_table(("target", "C compiler", "what runs its programs in `tests/device`"), tools),
+            "",
+            "Debian packages of all of them, which `.ci/run` installs:",
+            "",
+            *(f"    {line}" for line in wrap(f"apt install {' '.join(packages)}", 116, break_on_hyphens=False)),
+            "",
+        ]
+    )
+
+
+def _compilers(target: Target) -> str:
+    own = [f"`{target.compiler.command}`"] if target.compiler else []
+    return ", else ".join([*own, *(["zig"] if target.zig_target else [])])
+
+
+def _runs(target: Target) -> str:
+    return (
+        f"`{' '.join(target.command('PROGRAM'))}`"
+        if target.emulator
+        else "no emulator: a machine that has its CPU features"
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
