@@ -12,8 +12,9 @@ from emulators import emulate_board
 from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import CompileReport, compile
-from subbyte.tvm_kernels.emit.c_source import C_FLAGS
+from subbyte.tvm_kernels.emit.c_source import C_FLAGS, EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.machines import get_target
+from subbyte.tvm_kernels.toolchain import zig_command
 
 pytestmark = pytest.mark.device
 
@@ -128,3 +129,39 @@ def test_a_multiplication_stops_the_program(tmp_path: Path) -> None:
 def test_the_instruction_count_is_the_same_in_every_run(tmp_path: Path) -> None:
     build("mlp", "ternary", tmp_path)
     assert emulate_board(tmp_path / "kept" / "source", "rv32i") == emulate_board(tmp_path / "kept" / "source", "rv32i")
+
+
+# zig has functions for floats and integers that the CPU cannot compute, and memcpy, but no headers of a C library.
+HEADERS = {
+    "math.h": """#define INFINITY __builtin_inff()
+#define HUGE_VAL __builtin_huge_val()
+#define fabsf __builtin_fabsf
+#define fabs __builtin_fabs
+#define copysignf __builtin_copysignf
+""",
+    "string.h": """#include <stddef.h>
+void *memcpy(void *restrict to, const void *restrict from, size_t n);
+void *memset(void *to, int byte, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
+size_t strlen(const char *text);
+""",
+}
+
+
+@pytest.mark.parametrize("scheme", WITHOUT_MULTIPLICATION)
+def test_zig_alone_builds_it_too(scheme: str, tmp_path: Path) -> None:
+    """Another compiler, without a C library: the same golden bits, and no multiplication."""
+    zig = zig_command()
+    assert zig is not None, "pip install ziglang"
+    build("ds_cnn", scheme, tmp_path)
+    folder = tmp_path / "kept" / "source"
+    for name, text in HEADERS.items():
+        (folder / name).write_text(text)
+    flags = ["-target", "riscv32-freestanding-none", *TARGET.architecture.c_flags(TARGET, "zig"), "-I.", *C_FLAGS]
+    files = [*MODEL_FILES, *EXAMPLE_FILES, "startup.c"]
+    command = [*zig, "cc", *flags, "-DSUBBYTE_BOARD", "-Wl,--gc-sections", "-T", "link.ld", "-o", "example.elf", *files]
+    subprocess.run(command, cwd=folder, check=True, timeout=600)
+    command = TARGET.board.command("example.elf")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0
+    assert "golden ok" in done.stdout.splitlines()
