@@ -53,12 +53,10 @@ def states(model: onnx.ModelProto, given: Sequence[str] = ()) -> tuple[State, ..
 
 
 def declare_states(model: onnx.ModelProto, declared: Iterable[State]) -> None:
-    """Write states into the metadata of a model, in place."""
-    helper.set_model_props(
-        model,
-        {entry.key: entry.value for entry in model.metadata_props if entry.key != STATE_KEY}
-        | {STATE_KEY: "\n".join(map(str, declared))},
-    )
+    """Write states into the metadata of a model, in place; nothing where there are none."""
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != STATE_KEY}
+    text = "\n".join(map(str, declared))
+    helper.set_model_props(model, kept | ({STATE_KEY: text} if text else {}))
 
 
 def initial_value(model: onnx.ModelProto, state: State) -> npt.NDArray[Any]:

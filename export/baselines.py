@@ -31,10 +31,12 @@ from subbyte.dialect.graph import GraphView, attribute, view
 from subbyte.dialect.known_operators import QUANTIZERS, full_name
 from subbyte.dialect.layers import Layer, is_integer_product, layers
 from subbyte.dialect.names import DOMAIN
+from subbyte.dialect.state import declare_states, states
 from subbyte.dialect.walk import all_nodes, every_node
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.onnx_file import load_onnx
 from subbyte.export.output_channels import OutputChannels
+from subbyte.export.state import with_float_states
 from subbyte.onnx_files.loader import Source
 from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.onnx_files.saturation import onnxruntime_saturates
@@ -109,7 +111,7 @@ def float_baseline(path: Source) -> onnx.ModelProto:
     Scales and biases after a convolution are folded into it. Raises ModelError for a file that cannot be read or has
     unknown operators, and UsageError if a quantizer or low-bit weights would remain.
     """
-    model = load_onnx(path)
+    model = with_float_states(load_onnx(path))
     baseline = _Baseline(view(model))
     baseline.layers = {layer.product.output[0]: layer for layer in layers(baseline.graph)}
     for node in baseline.graph.nodes:
@@ -146,13 +148,9 @@ def float_baseline(path: Source) -> onnx.ModelProto:
     made = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     called = {node.op_type for node in baseline.nodes if node.domain == DOMAIN}
     made.functions.extend(function for function in model.functions if function.name in called)
+    declare_states(made, states(model))
     _refuse_quantizers(made)
     return made
-
-
-def is_qdq(model: onnx.ModelProto) -> bool:
-    """Whether the file has both QuantizeLinear and DequantizeLinear."""
-    return {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node if not node.domain}
 
 
 def _refuse_quantizers(made: onnx.ModelProto) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from subbyte.dialect.function import Quantizer, function_of
 from subbyte.dialect.graph import GraphView, view
 from subbyte.dialect.layers import copied_from
-from subbyte.dialect.state import State, declare_states
+from subbyte.dialect.state import State, declare_states, initial_value, states
 from subbyte.errors import ExportError
 from subbyte.export.outputs import INPUT, named_outputs
 from subbyte.formats import all_formats
@@ -136,7 +136,7 @@ def in_file(graph: GraphView, state: State, values: Array) -> Array:
     if node.op_type != "QuantizeLinear":
         return values
     zero = graph.constant(node.input[2])
-    return np.asarray(values + zero).astype(np.uint8)
+    return np.clip(np.rint(values + zero), 0, 255).astype(np.uint8)  # codes are integers, but while training
 
 
 def _drop(model: onnx.ModelProto, state: State) -> None:
@@ -166,6 +166,41 @@ def _drop(model: onnx.ModelProto, state: State) -> None:
 
 
 # ---- bytes ----
+
+
+def with_float_states(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with states of float32 where it stores codes as uint8; itself where there are none."""
+    graph, carried = view(model), states(model)
+    stored = {state: graph.producers[state.output] for state in carried if _stored_as_bytes(graph, state)}
+    if not stored:
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for state, last in stored.items():
+        zero = graph.constant(last.input[2])
+        value = initial_value(model, state).astype(np.float32) - zero
+        first = graph.consumers[state.input][0]
+        for node in made.graph.node:
+            if list(node.output) == list(first.output):
+                node.CopyFrom(helper.make_node("Identity", [state.input], first.output, first.name))
+            elif list(node.output) == [state.output]:
+                node.CopyFrom(helper.make_node("Identity", [last.input[0]], [state.output], last.name))
+        for values, name in ((made.graph.input, state.input), (made.graph.output, state.output)):
+            _value(values, name).type.tensor_type.elem_type = TensorProto.FLOAT
+        tensors = [tensor for tensor in made.graph.initializer if tensor.name != state.input]
+        del made.graph.initializer[:]
+        made.graph.initializer.extend(tensors)
+        if value.any():
+            made.graph.initializer.append(numpy_helper.from_array(value, state.input))
+    return made
+
+
+def _stored_as_bytes(graph: GraphView, state: State) -> bool:
+    """Whether a state is codes between DequantizeLinear and QuantizeLinear, as `export` writes it."""
+    last, readers = graph.producers.get(state.output), graph.consumers.get(state.input, [])
+    if last is None or last.op_type != "QuantizeLinear" or [node.op_type for node in readers] != ["DequantizeLinear"]:
+        return False
+    return list(last.input[1:]) == list(readers[0].input[1:]) and graph.constant(last.input[1]) == 1
 
 
 def _zero_points(graph: GraphView, kept: list[State], initial: Mapping[str, Array]) -> dict[State, int]:

@@ -224,6 +224,13 @@ def output_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     }
 
 
+def input_shape(model: onnx.ModelProto) -> tuple[int, ...]:
+    """The shape of a model's first input that is not a state; 0 for a dynamic size."""
+    before = {state.input for state in states(model)}
+    first = next(value for value in model.graph.input if value.name not in before)
+    return tuple(dim.dim_value for dim in first.type.tensor_type.shape.dim)
+
+
 def torch_codes(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple[dict[str, Array], dict[str, Array]]:
     """Outputs and activation codes of a module in eval mode, by their names in the exported file."""
     outputs, observed = torch_observations(module, inputs, model)
@@ -310,9 +317,7 @@ def _observed(module: nn.Module, inputs: Array, model: onnx.ModelProto) -> tuple
     their initial values on, as `run_onnx` does.
     """
     shapes, carried = output_shapes(model), states(model)
-    before = {state.input for state in carried}
-    first = next(value for value in model.graph.input if value.name not in before)
-    batch = int(first.type.tensor_type.shape.dim[0].dim_value)
+    batch = input_shape(model)[0]
     graph = view(model)
     quantized = {graph.shape(name) for name in onnx_codes(model)}
     results = {name: shape for name, shape in shapes.items() if name not in {state.output for state in carried}}

@@ -1,7 +1,7 @@
 """A causal convolution over time that is given a signal piece by piece, as in keyword spotting.
 
-The state `past` holds the last (kernel - 1) x dilation samples, the oldest first: in eval mode of a quantized layer
-their codes, a byte for each in a file. One call appends a piece and drops as many samples at the front: time is the
+The state `past` holds the last (kernel - 1) x dilation samples, the oldest first: of a quantized layer their codes, a
+byte for each in a file. One call appends a piece and drops as many samples at the front: time is the
 first axis, so the window is the past and the piece one after the other in memory, and what is kept is the end of it.
 A buffer with an index that moves would copy less, but a product would then read a window that wraps around.
 """
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from subbyte.errors import QuantizationError
 from subbyte.models.quant.eval_constants import Constants
 from subbyte.models.quant.product import QuantizedProduct
+from subbyte.models.quant.quantizer import ActivationQuantizer
 from subbyte.models.state import register_state
 
 
 class StreamingConv1d(Constants):
     """x [batch, channels, t], any t -> [batch, out, t]: the samples before the first are zeros.
 
-    Train it on whole signals, from `reset_states` on or by `whole`; a change of mode needs a reset, too. Raises
-    QuantizationError for a convolution with padding or a stride.
+    Train it on whole signals, from `reset_states` on or by `whole`. Raises QuantizationError for a convolution with
+    padding or a stride.
     """
 
     past: Tensor
@@ -56,16 +57,25 @@ class StreamingConv1d(Constants):
         return y
 
     def forward(self, x: Tensor) -> Tensor:
-        layer, step = self.convolution, None
+        layer = self.convolution
         if not self.samples:
             return self.whole(x)
-        if self.integer_mode and isinstance(layer, QuantizedProduct):
-            x, _ = layer.activation_quantizer.quantize(x)
-            self.ensure_constants()
-            step = self.step
+        if isinstance(layer, QuantizedProduct):
+            x, step = self.codes(layer.activation_quantizer, x)
         piece = x.transpose(1, 2)
         past = self.past if len(self.past) == len(x) else self.past.expand(len(x), -1, -1)
         window = torch.cat([past, piece], 1)
         self.past = window[:, piece.shape[1] :]
-        y: Tensor = layer((window if step is None else window * step).transpose(1, 2))
+        if isinstance(layer, QuantizedProduct):
+            window = window * step
+        y: Tensor = layer(window.transpose(1, 2))
         return y
+
+    def codes(self, quantizer: ActivationQuantizer, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x in units of the step, and the step: the convolution quantizes their product to the same codes again."""
+        if self.integer_mode:
+            codes, _ = quantizer.quantize(x)
+            self.ensure_constants()
+            return codes, self.step
+        values = quantizer(x)  # the first call of a training starts the step
+        return values / quantizer.scales(), quantizer.scales()

@@ -119,7 +119,8 @@ def check(
 
     `checkpoint`: a folder, or what `load_checkpoint` gives, which makes models that are not of the zoo.
     `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. All outputs are compared;
-    accuracy is scored on the first. Raises UsageError when the three do not belong together (different numbers or
+    accuracy is scored on the first. A model with state begins from its initial state every 64 inputs, which are steps.
+    Raises UsageError when the three do not belong together (different numbers or
     shapes of quantized layers), or the first output holds no logits for the labels.
     """
     import torch
@@ -133,7 +134,7 @@ def check(
     model = loaded.model.eval()
     opened = open_onnx(onnx)
     file = load_onnx(opened)
-    images, labels = _inputs(loaded, data, data_path, limit)
+    images, labels = _inputs(loaded, file, data, data_path, limit)
     shapes = output_shapes(file)
     if labels is not None:
         refuse_unscorable(*next(iter(shapes.items())), labels, str(data))
@@ -241,9 +242,13 @@ def _open(bundle: str | Path | None) -> Any:
     return _NoSession() if bundle is None else subbyte.load(bundle, threads=1)
 
 
-def _inputs(loaded: Any, data: str | None, path: str | Path | None, limit: int | None) -> tuple[Array, Array | None]:
+def _inputs(
+    loaded: Any, file: Any, data: str | None, path: str | Path | None, limit: int | None
+) -> tuple[Array, Array | None]:
+    from subbyte.export.verify import input_shape
+
     if data is None:
-        shape = (limit or CHUNK, *loaded.config.input_shape[1:])
+        shape = (limit or CHUNK, *input_shape(file)[1:])
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
     from subbyte.models.data import load_data
 
@@ -267,6 +272,7 @@ def _later_stages(
     file: Any, names: list[str], session: Any, x: Array
 ) -> Iterator[tuple[str, dict[str, Array], dict[str, Array]]]:
     """Stage, outputs by name and the codes by name, for onnxruntime and, if there is one, the bundle."""
+    from subbyte.dialect.state import states
     from subbyte.export import run_onnx
     from subbyte.export.engine import batches, joined
 
@@ -276,12 +282,16 @@ def _later_stages(
         return
     batch = session.inputs[0].shape[0]
     runs: list[dict[str, Array]] = []
+    session.reset()
+    carried = states(file)
     for part in batches(x, batch):
-        trace = session.trace(part)
+        with session.state.kept():
+            trace = session.trace(part)
         # A value stored before a Flatten or Reshape of the file goes by its name and a number, in the same order.
         trace |= {name.partition(":")[0]: value for name, value in trace.items() if name.partition(":")[0] not in trace}
         results = session.run([part])
         outputs = results if isinstance(results, dict) else {session.outputs[0].name: results}
+        outputs |= {state.output: session.state[state.input] for state in carried}
         runs.append({name: value for name, value in trace.items() if name in names} | outputs)
     # One slice is left as it is, so that a scalar has no axis here if it has none in the file.
     merged = {n: runs[0][n] if len(x) == batch else joined([r[n] for r in runs], batch, len(x)) for n in runs[0]}

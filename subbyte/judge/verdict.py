@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.onnx_files.saturation import onnxruntime_saturates
 
 if TYPE_CHECKING:
+    from subbyte.dialect.state import State
     from subbyte.runtime import Session
 
 Array = npt.NDArray[Any]
@@ -128,6 +130,11 @@ def prepare(
     _refuse_another_model(manifest, floating, source)
     shape = tuple(manifest.inputs[0].shape)
     test: tuple[Array, Array] | None
+    if manifest.states and data:
+        raise UsageError(
+            "the bundle has state: its accuracy is that of sequences, which a data set of single inputs does not say. "
+            "Leave --data out"
+        )
     if data:
         test = _test_arrays(data, data_path, limit)
         if test[0].shape[1:] != shape[1:]:
@@ -136,7 +143,7 @@ def prepare(
         _refuse_unscorable(manifest, floating, test[1], data)
     else:
         metadata = manifest.source.get("metadata")
-        data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) else ""
+        data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) and not manifest.states else ""
         test = _recorded_test_arrays(data, data_path, limit, shape)
         try:
             if test is not None:
@@ -154,7 +161,7 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
     """
     import subbyte
     from subbyte.export import int8_baseline, load_onnx
-    from subbyte.export.baselines import is_qdq
+    from subbyte.export.state import with_float_states
     from subbyte.runtime.benchmark import interleave, pinned
 
     test, batch = ready.test, ready.manifest.inputs[0].shape[0]
@@ -163,7 +170,8 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
     else:
         calibration = [test[0][i : i + batch] for i in range(0, 32 * batch, batch)]
     original = load_onnx(ready.file)
-    itself = is_qdq(original)
+    kinds = {node.op_type for node in with_float_states(original).graph.node if not node.domain}
+    itself = {"QuantizeLinear", "DequantizeLinear"} <= kinds
     integer = original if itself else int8_baseline(ready.floating, calibration)
     name = "onnxruntime QDQ (the file itself)" if itself else "onnxruntime int8"
     models = {"onnxruntime float32": ready.floating, name: integer}
@@ -175,7 +183,7 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
         # Each is bound to its buffers once, as an application does that refills them.
         calls: dict[str, Callable[[], object]] = {
             "subbyte": session.bind([calibration[0]], session.empty_outputs()),
-            **{name: _bound(one, calibration[0]) for name, one in sessions.items()},
+            **{name: _bound(one, calibration[0], _initial(models[name])) for name, one in sessions.items()},
         }
         times = interleave(calls, seconds, turn)
         runs = [partial(_run, session), *(partial(_onnx_run, one) for one in sessions.values())]
@@ -263,18 +271,41 @@ def _run(session: Session, x: Array) -> Array:
     return outputs[0]
 
 
-def _onnx_run(session: Any, x: Array) -> Array:
-    result: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+def _onnx_run(session: Any, x: Array, initial: Mapping[State, Array] | None = None) -> Array:
+    values = {state.input: value for state, value in (initial or {}).items()}
+    result: Array = session.run(None, values | {_input_name(session, values): x})[0]
     return result
 
 
-def _bound(session: Any, x: Array) -> Callable[[], object]:
-    """A call of an onnxruntime session on fixed input and output buffers."""
-    binding = session.io_binding()
-    binding.bind_cpu_input(session.get_inputs()[0].name, x)
-    for output in session.get_outputs():
-        binding.bind_output(output.name, "cpu")
-    return partial(session.run_with_iobinding, binding)
+def _input_name(session: Any, states: Collection[str]) -> str:
+    """The input of a session that is not a state."""
+    return next(str(one.name) for one in session.get_inputs() if one.name not in states)
+
+
+def _initial(model: Any) -> dict[State, Array]:
+    from subbyte.dialect.state import initial_value, states
+
+    return {state: initial_value(model, state) for state in states(model)}
+
+
+def _bound(session: Any, x: Array, initial: Mapping[State, Array]) -> Callable[[], object]:
+    """A call of an onnxruntime session on fixed buffers: of a state two, which calls read and write in turn."""
+    value = onnxruntime().OrtValue.ortvalue_from_numpy
+    buffers = {state: [value(start.copy()), value(start.copy())] for state, start in initial.items()}
+    bindings = [session.io_binding() for _ in range(2 if buffers else 1)]
+    kept = {state.output for state in buffers}
+    for turn, binding in enumerate(bindings):
+        binding.bind_cpu_input(_input_name(session, {state.input for state in buffers}), x)
+        for output in session.get_outputs():
+            if output.name not in kept:
+                binding.bind_output(output.name, "cpu")
+        for state, pair in buffers.items():
+            binding.bind_ortvalue_input(state.input, pair[turn])
+            binding.bind_ortvalue_output(state.output, pair[1 - turn])
+    if not buffers:
+        return partial(session.run_with_iobinding, bindings[0])
+    turns = itertools.cycle(bindings)
+    return lambda: session.run_with_iobinding(next(turns))
 
 
 def _refuse_other_inputs(manifest: Any) -> None:
@@ -292,7 +323,7 @@ def _refuse_another_model(manifest: Any, floating: Any, source: str) -> None:
     zeros = np.zeros(manifest.inputs[0].shape, np.float32)
     session = _onnx_session(floating, 1)
     try:
-        got = list(_onnx_run(session, zeros).shape)
+        got = list(_onnx_run(session, zeros, _initial(floating)).shape)
     except Exception as error:  # onnxruntime has kinds of its own
         raise UsageError(
             f"{source} does not run on the bundle's input, float32 {list(zeros.shape)}: {one_line(error)}. Name the "
