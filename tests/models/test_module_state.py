@@ -109,7 +109,7 @@ def test_gradients_go_through_calls_until_they_are_cut() -> None:
     ("name", "initial", "reason"),
     [
         ("factor", torch.zeros(1, 2), "the name is taken"),
-        ("a b", torch.zeros(1, 2), "is no identifier"),
+        ("a b", torch.zeros(1, 2), "is not an identifier"),
         ("h", torch.zeros(2, 2), r"\[2, 2\], expected float32 \[1, ...\]"),
         ("h", torch.zeros(()), "expected float32"),
         ("h", torch.zeros(1, 0), "expected float32"),
