@@ -117,7 +117,7 @@ class Session:
     @property
     def state(self) -> State:
         """What lives between runs, by name, to read and assign; empty for most models."""
-        return State(self)
+        return State(self.manifest.states, self._between_runs)
 
     @property
     def path(self) -> Path:

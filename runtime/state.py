@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import difflib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,9 @@ import numpy.typing as npt
 from subbyte.errors import InputError
 from subbyte.runtime.manifest import StateInfo
 
-if TYPE_CHECKING:
-    from subbyte.runtime.session import Session
-
 Array = npt.NDArray[Any]
+# Of a session: no run begins meanwhile; gives the address of a state by its index.
+BetweenRuns = Callable[[], AbstractContextManager[Callable[[int], int]]]
 
 
 class State(Mapping[str, Array]):
@@ -30,13 +29,13 @@ class State(Mapping[str, Array]):
     run, which has the value to itself, and after close.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._infos = {info.name: info for info in session.manifest.states}
+    def __init__(self, infos: Sequence[StateInfo], between_runs: BetweenRuns) -> None:
+        self._infos = {info.name: info for info in infos}
+        self._between_runs = between_runs
 
     def __getitem__(self, name: str) -> Array:
         info = self._info(name)
-        with self._session._between_runs() as address:
+        with self._between_runs() as address:
             held = ctypes.string_at(address(self._index(info)), info.nbytes)
         value: Array = np.frombuffer(held, info.dtype).reshape(info.shape).copy()
         return value
@@ -72,7 +71,7 @@ class State(Mapping[str, Array]):
 
     def _write(self, info: StateInfo, array: Array) -> None:
         held = array.tobytes()
-        with self._session._between_runs() as address:
+        with self._between_runs() as address:
             ctypes.memmove(address(self._index(info)), held, len(held))
 
     def _index(self, info: StateInfo) -> int:
