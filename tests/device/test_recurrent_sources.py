@@ -1,4 +1,4 @@
-"""C sources of models with state: a thousand steps give torch's bits, compiled for this machine and on a cortex-m4.
+"""C sources of models with state: a thousand steps give torch's bits, compiled for this machine and on every board.
 
 The expected outputs and states are torch's: no engine of ours or another's takes part in them.
 """
@@ -24,26 +24,26 @@ from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.lowering import lower_graph
+from subbyte.tvm_kernels.machines import all_targets, get_target
 from subbyte.tvm_kernels.states import with_states
-from subbyte.tvm_kernels.targets import get_target
 
 STEPS = 1000
 
 
-def sources(model: str, scheme: str, folder: Path) -> tuple[Path, int]:
+def sources(model: str, scheme: str, folder: Path, target: str = "cortex-m4") -> tuple[Path, int]:
     """C sources whose example runs and compares the steps, and how many elements those are."""
     step, shape = (recurrent_step(scheme), (8,)) if model == "gru" else (keyword_spotter(scheme), (10, 1))
     subbyte.export(step, folder / "m.onnx", example=torch.zeros(1, *shape))
-    target = get_target("cortex-m4")
-    with code_generator(target.code_generator, target.multiplies):
-        plan = assemble(lower_graph(with_states(folder / "m.onnx"), target.features, strict=True), target.features)
+    machine = get_target(target)
+    with code_generator(machine.code_generator, machine.multiplies):
+        plan = assemble(lower_graph(with_states(folder / "m.onnx"), machine.features, strict=True), machine.features)
     xs = np.random.default_rng(0).random((STEPS, 1, *shape), np.float32)
     expected = torch_steps(step, xs)
     graph = view(load_onnx(folder / "m.onnx"))
     last = tuple(in_file(graph, state, expected[state.input][-1]) for state in states(graph.model))
     golden = Golden((xs,), (expected["output"],), states=last)
     assert golden.runs == STEPS
-    unpacked(compile_plan(plan, target, golden).members, folder)
+    unpacked(compile_plan(plan, machine, golden).members, folder)
     return folder / "source", expected["output"].size + sum(value.size for value in last)
 
 
@@ -60,13 +60,14 @@ def test_sources_on_this_machine_give_torchs_bits(model: str, scheme: str, tmp_p
 
 
 @pytest.mark.device
+@pytest.mark.parametrize("target", [target.name for target in all_targets() if target.board is not None])
 @pytest.mark.parametrize(("model", "scheme"), [("gru", "ternary"), ("gru", "int8"), ("convolution", "int8")])
-def test_sources_on_the_board_give_torchs_bits(model: str, scheme: str, tmp_path: Path) -> None:
-    folder, elements = sources(model, scheme, tmp_path)
-    status, lines = emulate_board(folder)
+def test_sources_on_a_board_give_torchs_bits(model: str, scheme: str, target: str, tmp_path: Path) -> None:
+    folder, elements = sources(model, scheme, tmp_path, target)
+    status, lines = emulate_board(folder, target)
     assert status == 0, lines
     equal(lines, model)
-    print(f"{model} {scheme}, cortex-m4: {STEPS:,} steps, {elements:,} elements equal")
+    print(f"{model} {scheme}, {target}: {STEPS:,} steps, {elements:,} elements equal")
 
 
 def equal(lines: list[str], model: str) -> None:
