@@ -16,6 +16,7 @@ from subbyte.errors import ToolchainError
 from subbyte.runtime.golden import MOST_MOVED
 from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import compile_source
+from subbyte.tvm_kernels.emit.board_memory import check_fit
 from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.emitted import (
     Array,
@@ -28,7 +29,6 @@ from subbyte.tvm_kernels.emit.emitted import (
 from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.machines import Target
-from subbyte.tvm_kernels.machines.board import FILES as BOARD_FILES
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import find_toolchain, run
@@ -149,7 +149,7 @@ CFLAGS = {" ".join((*target.architecture.c_flags(target, "gcc"), *C_FLAGS))}
     else:
         link, run = " ".join((*board.link_flags, "-Wl,--gc-sections", "-T", "link.ld")), " ".join(board.command()) + " "
         example += f"""CFLAGS += -DSUBBYTE_BOARD
-example.elf: {sources} startup.c link.ld
+example.elf: {sources} startup.c link.ld memory.ld
 \t$(CC) $(CFLAGS) {link} -o $@ $(filter %.c,$^) -lm
 """
     size = f"size: example.elf\n\t{compiler.removesuffix('gcc')}size $<\n"
@@ -178,7 +178,8 @@ def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> 
 
 
 def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
-    """weights.bin and source/*: raises CompileError for a kernel that cannot be C."""
+    """weights.bin and source/*: raises CompileError for a kernel that cannot be C, or a model that is too large."""
+    check_fit(plan, target)
     made = symbols(plan)
     kernels = compile_source(made.wanted, target.tvm_target()) if made.wanted else None
     signatures = kernels.signatures if kernels else ()
@@ -198,10 +199,11 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
         for name in (*COPIED, *model_files(plan)[len(MODEL_FILES) :])
     }
     if target.board is not None:
-        files |= {f"source/{name}": (target.board.folder / name).read_bytes() for name in BOARD_FILES}
+        files |= {f"source/{name}": data for name, data in target.board.sources().items()}
     files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
     tiles = tuple(signatures[index].tiles for index in made.of_call)
     sizes = _sizes(files, model_files(plan), target)
     if sizes:
+        check_fit(plan, target, sizes, workspace)
         sizes["ram"] = plan.arena_bytes + plan.state_bytes + workspace + sizes["data"] + sizes["bss"]
     return Emitted({"weights.bin": plan.weights, **files}, tiles, workspace, sizes)

@@ -1,4 +1,4 @@
-"""A board without an operating system: what its programs start with, and what runs them."""
+"""A board without an operating system: its memory, what its programs start with, and what runs them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,44 @@ import subbyte.runtime
 from subbyte.errors import RegistrationError
 from subbyte.tvm_kernels.machines.architecture import Tool
 
-FILES = ("board.h", "startup.c", "link.ld")  # text and a clock; from reset to main and from there to the end; memory
+# text and a clock; from reset to main and from there to the end; sections, in the memory that memory.ld describes
+FILES = ("board.h", "startup.c", "link.ld")
+MEMORY_SCRIPT = "memory.ld"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A region of a board's memory."""
+
+    origin: int  # address of its first byte
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class Board:
     """A board, and its emulator. Raises RegistrationError for one with a part missing."""
 
-    name: str  # also of its folder in runtime/c/boards, which has FILES
+    name: str
+    files: str  # folder of runtime/c/boards that has FILES; boards of a family share one
+    flash: Memory  # for code and constants
+    ram: Memory
     link_flags: tuple[str, ...]  # for the C compiler, beside the linker script
     emulator: Tool
     arguments: tuple[str, ...]  # of the emulator, before the program
     instructions_per_tick: int  # of its clock under that emulator
 
     def __post_init__(self) -> None:
-        missing = [name for name in FILES if not (self.folder / name).is_file()]
+        where = f"board '{self.name}'"
+        parts = ("name", "files", "flash", "ram", "emulator", "arguments", "instructions_per_tick")
+        missing = [part for part in parts if not getattr(self, part)]
         if missing:
-            raise RegistrationError(f"board '{self.name}' has no {missing[0]}; add it to {self.folder}")
-        if not self.emulator or not self.arguments or self.instructions_per_tick < 1:
-            raise RegistrationError(
-                f"board '{self.name}': its emulator, arguments, instructions_per_tick must be given"
-            )
+            raise RegistrationError(f"{where} has no {missing[0]}; see docs/add-a-target.md")
+        for kind, memory in (("flash", self.flash), ("ram", self.ram)):
+            if memory.nbytes < 1 or memory.origin < 0:
+                raise RegistrationError(f"{where}: its {kind} has {memory.nbytes} bytes from address {memory.origin}")
+        absent = [name for name in FILES if not (self.folder / name).is_file()]
+        if absent:
+            raise RegistrationError(f"{where} has no {absent[0]}; add it to {self.folder}")
 
     def command(self, program: str = "") -> list[str]:
         """What runs a program under the emulator; without one all words before it."""
@@ -38,4 +55,13 @@ class Board:
     @property
     def folder(self) -> Path:
         """Where its FILES are."""
-        return Path(subbyte.runtime.__file__).parent / "c" / "boards" / self.name
+        return Path(subbyte.runtime.__file__).parent / "c" / "boards" / self.files
+
+    def sources(self) -> dict[str, bytes]:
+        """The files that its programs are built with, by name."""
+        memory = "".join(
+            f"  {kind} (rwx) : ORIGIN = {region.origin:#010x}, LENGTH = {region.nbytes}\n"
+            for kind, region in (("FLASH", self.flash), ("RAM", self.ram))
+        )
+        script = f"/* Memory of board {self.name}. */\nMEMORY\n{{\n{memory}}}\n"
+        return {MEMORY_SCRIPT: script.encode()} | {name: (self.folder / name).read_bytes() for name in FILES}
