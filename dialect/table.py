@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from subbyte.dialect.function import Function, PackedWeights, all_functions
+from subbyte.files.output import write_file
 
 BEGIN, END = "<!-- functions: ", "<!-- end of functions -->"
 
@@ -44,4 +45,4 @@ def _row(name: str, function: Function, summary: str) -> str:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+    write_file(path, written(path.read_text(encoding="utf-8")).encode())

@@ -11,7 +11,7 @@ from collections.abc import Container
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("dialect", "export", "formats", "models", "runtime", "tvm_kernels")
+PACKAGES = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))  # folders, subbyte/ among them
 
 
 def text_of(page: str) -> str:
@@ -69,7 +69,7 @@ def copy_package(folder: Path, without: Container[str] = ()) -> Path:
     package = folder / "subbyte"
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "subbyte", package, ignore=unwanted)
-    for name in PACKAGES:
+    for name in set(PACKAGES) - {"subbyte"}:
         shutil.copytree(ROOT / name, package / name, ignore=unwanted)
     for path in list(package.rglob("*.py")):
         if path.relative_to(package).as_posix() in without:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import PACKAGES
 
 import subbyte
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = tuple(sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
@@ -22,7 +22,7 @@ def sources(folder: Path) -> Path:
     folder.mkdir()
     for name in FILES:
         shutil.copy(ROOT / name, folder)
-    for name in FOLDERS:
+    for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

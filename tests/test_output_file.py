@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import PACKAGES
 from this_machine import with_mount
 
 import subbyte
@@ -338,11 +339,10 @@ PRIVATE = {  # files of a temporary folder, which no user names
 
 def test_nothing_else_writes_files() -> None:
     root = Path(subbyte.__file__).parent.parent
-    stations = ("formats", "models", "export", "tvm_kernels", "runtime", "subbyte")
     found = {
         str(path.relative_to(root)): match[0]
-        for station in stations
-        for path in sorted((root / station).rglob("*.py"))
+        for package in PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
         for match in [WRITES.search(path.read_text())]
         if match
     }

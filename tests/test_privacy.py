@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pages import PACKAGES
 from this_machine import skip_unless_it_runs
 
 from subbyte.onnx_files.onnxruntime import VARIABLE
@@ -146,6 +147,6 @@ print([(w.category.__name__, w.filename == "<string>", str(w.message)) for w in 
 def test_onnxruntime_is_imported_in_one_place() -> None:
     root = Path(__file__).parents[1]
     words = re.compile(r"""^\s*(?:import|from) onnxruntime|import_module\(["']onnxruntime""", re.MULTILINE)
-    folders = ("formats", "models", "export", "tvm_kernels", "runtime", "subbyte", "benchmarks", "examples")
+    folders = (*PACKAGES, "benchmarks", "examples")
     files = [path for folder in folders for path in (root / folder).rglob("*.py") if words.search(path.read_text())]
     assert [str(path.relative_to(root)) for path in files] == ["benchmarks/start_up.py"]  # in a program that it times

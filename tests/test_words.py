@@ -15,11 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import PACKAGES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGES.md", *sorted((ROOT / "docs").glob("*.md"))]
-PACKAGES = ("dialect", "export", "formats", "models", "runtime", "subbyte", "tvm_kernels")
-DOCUMENTED = PACKAGES  # docstrings and comments, too
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+C_CODE = [
+    path
+    for path in sorted((ROOT / "runtime" / "c").rglob("*.[ch]"))
+    if path.name not in ("bench.h", "system_files.h")  # they say what a cgroup lends
+]
 
 INSTEAD = {
     r"lies?|lay|lying": "is stored, is at, is",
@@ -104,6 +108,17 @@ def documentation(source: str) -> Iterator[tuple[int, str]]:
             yield token.start[0], _plain(token.string)
 
 
+def c_text(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of the comments and string literals of C code, without inline code."""
+    for match in C_TEXT.finditer(source):
+        first = source.count("\n", 0, match.start()) + 1
+        yield from enumerate(_without_code(match.group()).splitlines(), first)
+
+
+# A string before a comment: "//" is text in it.
+C_TEXT = re.compile(r""""(?:[^"\\\n]|\\.)*"|/\*(?s:.)*?\*/|//[^\n]*""")
+
+
 def _plain(text: str) -> str:
     return _without_code(re.sub(r'"[^"]*"', _newlines, text))
 
@@ -130,10 +145,17 @@ def test_messages_use_the_words_of_the_field(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("package", DOCUMENTED)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_and_comments_use_the_words_of_the_field(package: str) -> None:
     paths = sorted((ROOT / package).rglob("*.py"))
     wrong = [line for path in paths for line in found(documentation(path.read_text()), path)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", C_CODE, ids=lambda p: p.name)
+def test_c_code_uses_the_words_of_the_field(path: Path) -> None:
+    """Its comments and messages."""
+    wrong = found(c_text(path.read_text()), path)
     assert not wrong, "\n".join(wrong)
 
 
@@ -152,6 +174,8 @@ def test_private_words_are_found_where_they_are_and_plain_words_are_not() -> Non
     code = '"""It stands."""\ndef f(n):\n    """It lies."""\n    raise ValueError(f"{n} stands alone")  # meets\n'
     assert [(line, len(private_words(text))) for line, text in strings(code)] == [(4, 1)]
     assert [line for line, text in documentation(code) if private_words(text)] == [1, 3, 4]
+    code = '/* it\n * stands */\nint lies; // `lies`, it lies\nfail("no // \\" house", \'"\');\n'
+    assert [line for line, text in c_text(code) if private_words(text)] == [2, 3, 4]
     assert not private_words(_plain('"Estimator Meets\nEquilibrium", 2023; see `lies`'))
 
 

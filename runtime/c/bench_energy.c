@@ -1,7 +1,7 @@
 /* Joules of RAPL counters through Linux powercap: package and DRAM domains, as runtime/rapl.py reads them.
  *
  * A counter holds microjoules, wraps at max_energy_range_uj, and moves about once a millisecond (Intel SDM, volume 3,
- * 15.10). Core, uncore and psys are left out: the first two lie inside the package, the last around it. Where Linux shows
+ * 15.10). Core, uncore and psys are left out: the first two are parts of the package, the last includes it. Where Linux shows
  * a zone for each die of a package but the processor has one counter for all of them, it counts once.
  */
 #if !defined(_POSIX_C_SOURCE)
@@ -145,7 +145,7 @@ static int folders(const char *root, char **names) {
   return count;
 }
 
-/* The name of a zone that counts: its own, or "dram" with that of the package it lies in; "" for others. */
+/* The name of a zone that counts: its own, or "dram" with that of its package; "" for others. */
 static int name_of(rapl *r, const char *root, const char *folder, char *name, size_t bytes) {
   char path[600], kind[64];
   snprintf(path, sizeof path, "%.300s/%.200s/name", root, folder);
@@ -153,7 +153,7 @@ static int name_of(rapl *r, const char *root, const char *folder, char *name, si
   if (read_line(r, path, kind, sizeof kind) != 0) return -1;
   if (strncmp(kind, "package", 7) == 0) {
     snprintf(name, bytes, "%s", kind);
-  } else if (strcmp(kind, "dram") == 0) { /* intel-rapl:0:2 lies in intel-rapl:0 */
+  } else if (strcmp(kind, "dram") == 0) { /* intel-rapl:0:2 is a part of intel-rapl:0 */
     snprintf(path, sizeof path, "%.300s/%.*s/name", root, (int)(strrchr(folder, ':') - folder), folder);
     if (read_line(r, path, kind, sizeof kind) != 0) return -1;
     if (strncmp(kind, "package", 7) == 0)
@@ -169,7 +169,7 @@ static size_t package_of(const char *name) {
   return die != NULL ? (size_t)(die - name) : strlen(name);
 }
 
-/* 1: two dies of a package show one counter, as read between two readings of the other it lies between them; -1: failed. */
+/* 1: two dies of a package show one counter, read between two readings of the other, it is between them; -1: failed. */
 static int mirrors(rapl *r, const domain *d, const domain *other) {
   const size_t length = package_of(d->name);
   uint64_t before, between, after;

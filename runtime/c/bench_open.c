@@ -189,7 +189,7 @@ void *bench_member(const bench_bundle *bundle, const subbyte_bench_member *membe
              (unsigned long long)bytes, (unsigned long long)member->bytes);
     refuse("wrong size", bundle, member->name, text);
   }
-  /* The data, after the member's header, lies aligned, whatever the header's size. */
+  /* The data, after the member's header, is aligned, whatever the header's size. */
   if (posix_memalign(&data, SUBBYTE_ALIGNMENT, member->bytes + SUBBYTE_ALIGNMENT) != 0) bench_fail("out of memory", member->name);
   data = (char *)data + (SUBBYTE_ALIGNMENT - member->header % SUBBYTE_ALIGNMENT) % SUBBYTE_ALIGNMENT;
   read_at(bundle, file, member->name, data, member->bytes, at);

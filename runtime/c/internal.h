@@ -7,7 +7,7 @@
 /* Checks what every run relies on: the ABI, counts, and that no buffer the model needs is null. */
 int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers);
 
-/* Whether the CPU has the model's features and the system lends what it needs, asked once: SUBBYTE_OK,
+/* Whether the CPU has the model's features and the system grants what it needs, asked once: SUBBYTE_OK,
  * SUBBYTE_LACKS_FEATURES or SUBBYTE_REFUSED. */
 int32_t subbyte_ask_for(const subbyte_model *model);
 

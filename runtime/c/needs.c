@@ -122,7 +122,7 @@ size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t 
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Linux saves tile registers only for processes that asked; one that did not dies of SIGILL. Asking again is harmless. */
+/* Linux saves tile registers only for processes that asked; one that did not is killed by SIGILL. Asking again is harmless. */
 static int tiles_lent(void) {
   enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM of asm/prctl.h */
   return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;

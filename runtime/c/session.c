@@ -3,8 +3,8 @@
 
 #include "internal.h"
 
-/* Whether an operator is worth sharing out is found out by trying: small ones are faster on one thread. But what one
- * operator costs depends on the others: threads that share all of them find their part of the data in their own caches.
+/* Whether an operator is worth distributing over threads is found out by trying: small ones are faster on one thread.
+ * But what one costs depends on the others: threads that share all of them find their part of the data in their caches.
  * So whole runs are tried next, two at a time in each of two ways, and the faster way stays. Runs with a hook do not count. */
 enum { TRIALS = 6, SURELY_SHARED_NS = 100000 }; /* ns */
 enum { EACH_ITS_OWN_WAY, ALL_SHARED, WAYS, RUNS_A_WAY = 4, TRIAL_RUNS = TRIALS + WAYS * RUNS_A_WAY };

@@ -1,4 +1,4 @@
-/* State: values that live between runs, and the word behind them that says whether a run of them is under way. */
+/* State: values that live between runs, and the word after them that says whether a run of them is under way. */
 #include <string.h>
 
 #include "internal.h"

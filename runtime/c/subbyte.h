@@ -32,14 +32,14 @@ enum {
   SUBBYTE_BAD_ABI = 2,      /* the model was compiled for another version of this header */
   SUBBYTE_NO_MEMORY = 3,
   SUBBYTE_KERNEL_FAILED = 4,
-  SUBBYTE_REFUSED = 5, /* the system does not lend this process what the model needs: SUBBYTE_NEEDS_... */
+  SUBBYTE_REFUSED = 5, /* the system does not grant this process what the model needs: SUBBYTE_NEEDS_... */
   SUBBYTE_LACKS_FEATURES = 6, /* this CPU lacks instructions of the model: subbyte_missing_features names them */
   SUBBYTE_BAD_INDEX = 7, /* an index that an input or an operator gave is out of range: subbyte_failure_text names it */
   SUBBYTE_BUSY = 8,      /* another run of this session, or of this state, is under way */
   SUBBYTE_NOT_RESET = 9  /* the state holds no value yet: call subbyte_reset first */
 };
 
-/* Where an argument of a kernel lies. */
+/* Where an argument of a kernel is. */
 enum {
   SUBBYTE_ARENA = 0,     /* intermediate tensors; offset in bytes */
   SUBBYTE_WEIGHTS = 1,   /* constants; offset in bytes */

@@ -4,7 +4,7 @@
  * itself, in the operator before, and has it in its own cache. It takes them from the front, three quarters of what is left
  * at a time; when none are left it takes half of another's, from the back. So a thread that sleeps, or that the system has put
  * aside, holds up little. A share is one atomic word, changed by compare-and-swap: the number of the job in its high half,
- * then the first unit left and the one behind the last. A unit is one tile, or several where a job has very many.
+ * then the first unit left and the one after the last. A unit is one tile, or several where a job has very many.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* affinity */
@@ -73,7 +73,7 @@ typedef struct {
 } worker;
 
 struct subbyte_pool {
-  share *shares;   /* [threads], behind the workers */
+  share *shares;   /* [threads], after the workers */
   subbyte_job job; /* this and the next three are fixed while tiles of the job run */
   void *context;
   int32_t tiles;

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import PACKAGES
 
 from subbyte import formats
 from subbyte.errors import FormatError, RegistrationError, UnknownNameError
@@ -111,8 +112,7 @@ def test_a_weight_in_nf4_is_within_half_a_step_of_the_weight() -> None:
 def test_a_format_is_one_file() -> None:
     """What a codebook takes: no module but its own knows its name."""
     code = Path(formats.__file__).parents[1]
-    folders = [code / name for name in ("formats", "dialect", "models", "export", "tvm_kernels", "runtime", "subbyte")]
-    files = [file for folder in folders for file in folder.rglob("*.py")]
+    files = [file for name in PACKAGES for file in (code / name).rglob("*.py")]
     assert [file.name for file in files if "nf4" in file.read_text().lower()] == ["nf4.py"]
 
 
