@@ -86,6 +86,7 @@ assert load_checkpoint("runs/ternary").config.scheme == "ternary"
     "docs/benchmarking.md": 'assert subbyte.load("t.subbyte").check_golden().ok',
 }
 SHORTER = {"epochs=15": "epochs=1", "epochs=20": "epochs=1", '"float", 8': '"float", 1', '"ternary", 5': '"ternary", 1'}
+SHORTER |= {'"ternary", 15': '"ternary", 1'}
 SHORTER |= {'"fashion-mnist"': '"digits"', "\n...": "\nmodel(batch)", '"resnet8"': '"mlp"'}
 
 
