@@ -1,4 +1,4 @@
-"""The command line: a table of commands, each in a file of its own, imported only when it is called.
+"""The command line: a list of commands, each in a file of its own, imported only when it is called.
 
 Errors raised on purpose (`SubbyteError`) come out in one line with their exit code (2 usage, 1 failure); `--debug`
 shows the traceback instead.
@@ -19,23 +19,23 @@ from subbyte.runtime.printable import printable
 
 _UNMAPPED = "failed to map segment from shared object"  # what the loader says of a library that memory has no room for
 
-# To add a command: write a file that defines it, and add its row here.
-COMMANDS = {
-    "train": "train",
-    "export": "export",
-    "inspect": "inspect",
-    "compile": "compile",
-    "run": "run",
-    "check": "check",
-    "bench": "bench",
-    "targets": "registries",
-    "schemes": "registries",
-    "models": "registries",
-    "data": "registries",
-    "losses": "registries",
-    "formats": "registries",
-    "doctor": "doctor",
-}
+# To add a command: write a file of its name that defines it, and add its row here.
+COMMANDS = (
+    "train",
+    "export",
+    "inspect",
+    "compile",
+    "run",
+    "check",
+    "bench",
+    "targets",
+    "schemes",
+    "models",
+    "data",
+    "losses",
+    "formats",
+    "doctor",
+)
 
 # Which extra brings a module that a command could not import.
 _EXTRAS = {"torch": "train", "lightning": "train", "safetensors": "train", "sklearn": "train", "tvm": "compile"}
@@ -58,7 +58,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             raise UnknownNameError("command", name, COMMANDS)
-        command = getattr(import_module(f"subbyte.cli.{COMMANDS[name]}"), name)
+        command = getattr(import_module(f"subbyte.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
