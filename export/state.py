@@ -135,8 +135,8 @@ def in_file(graph: GraphView, state: State, values: Array) -> Array:
     node = graph.producers[state.output]
     if node.op_type != "QuantizeLinear":
         return values
-    zero = graph.constant(node.input[2])
-    return np.clip(np.rint(values + zero), 0, 255).astype(np.uint8)  # codes are integers, but while training
+    codes: Array = np.rint(values + _zero_point(graph, node))  # codes are integers, but while training
+    return np.clip(codes, 0, 255).astype(np.uint8)
 
 
 def _drop(model: onnx.ModelProto, state: State) -> None:
@@ -177,7 +177,7 @@ def with_float_states(model: onnx.ModelProto) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     for state, last in stored.items():
-        zero = graph.constant(last.input[2])
+        zero = _zero_point(graph, last)
         value = initial_value(model, state).astype(np.float32) - zero
         first = graph.consumers[state.input][0]
         for node in made.graph.node:
@@ -200,7 +200,15 @@ def _stored_as_bytes(graph: GraphView, state: State) -> bool:
     last, readers = graph.producers.get(state.output), graph.consumers.get(state.input, [])
     if last is None or last.op_type != "QuantizeLinear" or [node.op_type for node in readers] != ["DequantizeLinear"]:
         return False
-    return list(last.input[1:]) == list(readers[0].input[1:]) and graph.constant(last.input[1]) == 1
+    same = len(last.input) == 3 and list(last.input[1:]) == list(readers[0].input[1:])
+    return same and graph.constant(last.input[2]) is not None and graph.constant(last.input[1]) == 1
+
+
+def _zero_point(graph: GraphView, node: onnx.NodeProto) -> Array:
+    """The zero point of a QuantizeLinear that `export` wrote."""
+    zero = graph.constant(node.input[2])
+    assert zero is not None
+    return zero
 
 
 def _zero_points(graph: GraphView, kept: list[State], initial: Mapping[str, Array]) -> dict[State, int]:

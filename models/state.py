@@ -47,7 +47,7 @@ def register_state(module: nn.Module, name: str, initial: Tensor) -> None:
     module.register_buffer(name, initial.detach().clone(), persistent=False)
     if "_states" not in module.__dict__:
         module.__dict__["_states"] = ()
-        module.register_load_state_dict_post_hook(_begin_as_loaded)
+        module.register_load_state_dict_post_hook(_begin_as_loaded)  # type: ignore[no-untyped-call]
     module.__dict__["_states"] += (name,)
 
 
