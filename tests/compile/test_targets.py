@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import pytest
 from subbyte.errors import RegistrationError, ToolchainError, UnknownNameError, UsageError
 from subbyte.runtime.features import FEATURES
 from subbyte.tvm_kernels.machines import Target, all_targets, get_target, host, register_target
+from subbyte.tvm_kernels.machines.architecture import Architecture, Tool, get_architecture, register_architecture
 from subbyte.tvm_kernels.machines.host import host_features
+from subbyte.tvm_kernels.machines.running import QemuUser
+from subbyte.tvm_kernels.machines.x86 import X86_64
 from subbyte.tvm_kernels.toolchain import examine_toolchains, find_static_toolchain, find_toolchain
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +132,40 @@ def test_a_target_without_a_part_is_refused(name: str, part: str) -> None:
     empty = None if part in ("architecture", "run_by") else ""
     with pytest.raises(RegistrationError, match=rf"has no {part}"):
         dataclasses.replace(get_target(name), **{part: empty})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QemuUser(""), "qemu-user: the CPU that it emulates must be given"),
+        (lambda: Tool("", ("gcc",)), "its command and its Debian packages must be given"),
+        (lambda: Tool("gcc", ()), "its command and its Debian packages must be given"),
+        (lambda: Architecture(""), "is of no family of CPU features"),
+        (lambda: Architecture("z80"), "'z80' is of no family of CPU features; add it to FAMILIES"),
+        (lambda: Architecture("riscv32", multiplier="mul"), "its multiplier 'mul' is not one of its CPU features"),
+        (lambda: Architecture("x86_64", multiplier="m"), "its multiplier 'm' is not one of its CPU features"),
+        (lambda: Architecture("riscv64", X86_64.compilers), "it needs a glibc_floor and an emulator"),
+        (lambda: register_architecture(X86_64), "'x86_64' is registered twice"),
+    ],
+)
+def test_an_architecture_or_a_tool_without_a_part_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(RegistrationError, match=message):
+        make()
+
+
+def test_an_architecture_that_has_no_file_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'riscv64'"):
+        get_architecture("riscv65")
+
+
+def test_compilers_are_told_the_cpu_in_their_own_spelling() -> None:
+    """gcc's name of an instruction set, zig's CPU with features, and for LLVM the ABI by name."""
+    rv64, rv32 = get_target("riscv64-linux"), get_target("rv32i")
+    assert rv64.architecture.c_flags(rv64, "gcc") == ("-march=rv64imafdc", "-mabi=lp64d")
+    assert rv64.architecture.c_flags(rv64, "zig") == ("-mcpu=generic_rv64+m+a+f+d+c", "-mabi=lp64d")
+    assert str(rv64.tvm_target().attrs["mabi"]) == "lp64d"
+    assert rv32.architecture.c_flags(rv32, "gcc") == ("-march=rv32i", "-mabi=ilp32", "--specs=picolibc.specs")
+    vector = dataclasses.replace(rv64, features=rv64.features | {"v", "zba", "zbb"})
+    assert vector.architecture.c_flags(vector, "gcc")[0] == "-march=rv64imafdcv_zba_zbb"
+    m4 = get_target("cortex-m4")
+    assert m4.architecture.c_flags(m4, "gcc") == ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard")
