@@ -16,8 +16,8 @@ from subbyte.onnx_files.loader import OnnxFile, open_onnx
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorFacts
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit.emitters import check_archive
 from subbyte.tvm_kernels.emit.names import check_name
-from subbyte.tvm_kernels.emit.program import check_archive
 from subbyte.tvm_kernels.error_context import names_its_errors, working_on
 from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors

@@ -17,8 +17,8 @@ from unpacked import unpacked
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.elf import EXPORTS
-from subbyte.tvm_kernels.emit.emitted import symbols
 from subbyte.tvm_kernels.emit.model_c import c_string
+from subbyte.tvm_kernels.emit.symbols import symbols
 from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.plan import Argument
 

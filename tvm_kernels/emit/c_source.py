@@ -15,19 +15,11 @@ import numpy as np
 from subbyte.errors import ToolchainError
 from subbyte.runtime.golden import MOST_MOVED
 from subbyte.runtime.manifest import MODEL_DTYPES
-from subbyte.tvm_kernels.abi import compile_source
 from subbyte.tvm_kernels.emit.board_memory import check_fit
 from subbyte.tvm_kernels.emit.core import core_folder
-from subbyte.tvm_kernels.emit.emitted import (
-    Array,
-    Emitted,
-    Golden,
-    check_arguments,
-    symbols,
-    workspace_bytes,
-)
-from subbyte.tvm_kernels.emit.model_c import model_c
+from subbyte.tvm_kernels.emit.emitted import Array, Emitted, Golden
 from subbyte.tvm_kernels.emit.names import names_of
+from subbyte.tvm_kernels.emit.program import generate
 from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
@@ -180,20 +172,16 @@ def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> 
 def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
     """weights.bin and source/*: raises CompileError for a kernel that cannot be C, or a model that is too large."""
     check_fit(plan, target)
-    made = symbols(plan)
-    kernels = compile_source(made.wanted, target.tvm_target()) if made.wanted else None
-    signatures = kernels.signatures if kernels else ()
-    check_arguments(plan, made, signatures)
-    workspace = workspace_bytes(plan, signatures)
+    program = generate(plan, target)
     texts = {
-        "model.c": model_c(plan, target, made, signatures),
-        "model.h": _model_h(plan, workspace, golden),
+        "model.c": program.model_c,
+        "model.h": _model_h(plan, program.workspace_bytes, golden),
         "weights.c": _weights_c(plan),
         "golden.c": _golden_c(plan, golden),
         "Makefile": _makefile(plan, target),
     }
     files = {f"source/{name}": text.encode() for name, text in texts.items()}
-    files["source/kernels.c"] = kernels.code if kernels else b""
+    files["source/kernels.c"] = program.kernels
     files |= {
         f"source/{name}": (core_folder() / name).read_bytes()
         for name in (*COPIED, *model_files(plan)[len(MODEL_FILES) :])
@@ -201,9 +189,8 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
     if target.board is not None:
         files |= {f"source/{name}": data for name, data in target.board.sources().items()}
     files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
-    tiles = tuple(signatures[index].tiles for index in made.of_call)
     sizes = _sizes(files, model_files(plan), target)
     if sizes:
-        check_fit(plan, target, sizes, workspace)
-        sizes["ram"] = plan.arena_bytes + plan.state_bytes + workspace + sizes["data"] + sizes["bss"]
-    return Emitted({"weights.bin": plan.weights, **files}, tiles, workspace, sizes)
+        check_fit(plan, target, sizes, program.workspace_bytes)
+        sizes["ram"] = plan.arena_bytes + plan.state_bytes + program.workspace_bytes + sizes["data"] + sizes["bss"]
+    return Emitted({"weights.bin": plan.weights, **files}, program.tiles, program.workspace_bytes, sizes)

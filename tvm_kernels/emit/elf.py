@@ -10,19 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from subbyte.tvm_kernels.abi import compile_objects
 from subbyte.tvm_kernels.emit.bench_program import bench_program
 from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
-from subbyte.tvm_kernels.emit.emitted import (
-    Emitted,
-    Golden,
-    check_arguments,
-    symbols,
-    workspace_bytes,
-)
+from subbyte.tvm_kernels.emit.emitted import Emitted, Golden
 from subbyte.tvm_kernels.emit.glibc import Version, needed_glibc, version_text
-from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.names import names_of
+from subbyte.tvm_kernels.emit.program import generate
 from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import Toolchain, find_toolchain, find_zig
@@ -121,18 +114,15 @@ def _get_model_c(plan: Plan) -> str:
 def emit_library(plan: Plan, target: Target, golden: Golden | None = None, archive: bool = False) -> Emitted:
     """weights.bin, library.so, with `archive` library.a, for Linux bench; raises CompileError or ToolchainError."""
     toolchain = find_toolchain(target)
-    made = symbols(plan)
-    kernels = compile_objects(made.wanted, target.tvm_target()) if made.wanted else None
-    signatures = kernels.signatures if kernels else ()
-    check_arguments(plan, made, signatures)
+    program = generate(plan, target)
     with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
         folder = Path(name)
-        (folder / "model.c").write_text(model_c(plan, target, made, signatures))
+        (folder / "model.c").write_text(program.model_c)
         (folder / "get_model.c").write_text(_get_model_c(plan))
         sources = ["model.c", "get_model.c", *(str(core_folder() / part) for part in CORE)]
         objects = _compile(toolchain, sources, folder)
-        if kernels:
-            (folder / "kernels.o").write_bytes(kernels.code)
+        if program.kernels:
+            (folder / "kernels.o").write_bytes(program.kernels)
             objects.append(folder / "kernels.o")
         shared = _shared(toolchain, target, sources, objects, folder)
         members = {"weights.bin": plan.weights, "library.so": shared.data}
@@ -141,9 +131,8 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None, archi
             members["library.a"] = (folder / "library.a").read_bytes()
         if "linux" in target.triple:
             members["bench"] = bench_program(plan, target, objects, golden, folder)
-    tiles = tuple(signatures[index].tiles for index in made.of_call)
     return Emitted(
-        *(members, tiles, workspace_bytes(plan, signatures)),
+        *(members, program.tiles, program.workspace_bytes),
         compiler=shared.compiler,
         glibc=shared.glibc,
         notes=shared.notes,

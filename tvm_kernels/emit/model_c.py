@@ -9,8 +9,8 @@ import numpy as np
 from subbyte.errors import CompileError
 from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import CFunction
-from subbyte.tvm_kernels.emit.emitted import Symbols, scratch_offset, workspace_bytes
 from subbyte.tvm_kernels.emit.names import names_of
+from subbyte.tvm_kernels.emit.symbols import Symbols, scratch_offset, workspace_bytes
 from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.machines.x86 import AMX
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor

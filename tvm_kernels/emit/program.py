@@ -1,39 +1,36 @@
-"""From a plan to the members of a bundle, by the target's emitter. To add an emitter, add an entry to EMITTERS."""
+"""What every file format of a program has: kernels as objects or C, the table that calls them, their workspace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
-from subbyte.errors import UsageError
-from subbyte.tvm_kernels.emit.c_source import emit_source
-from subbyte.tvm_kernels.emit.elf import emit_library
-from subbyte.tvm_kernels.emit.emitted import Emitted, Golden
-from subbyte.tvm_kernels.error_context import working_on
+from subbyte.tvm_kernels.abi import compile_objects, compile_source
+from subbyte.tvm_kernels.emit.model_c import model_c
+from subbyte.tvm_kernels.emit.symbols import check_arguments, symbols, workspace_bytes
 from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.plan import Plan
 
-EMITTERS: dict[str, Callable[..., Emitted]] = {
-    "library": emit_library,
-    "source": emit_source,
-}
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A plan after code generation."""
+
+    kernels: bytes  # an object file, or C, as the target's code generator makes; empty for a plan without calls
+    model_c: str  # the table of operators, which the plan interpreter executes
+    tiles: tuple[int, ...]  # of each call of the plan
+    workspace_bytes: int  # of a thread: the plan's, and the scratch of kernels after it
 
 
-def compile_plan(plan: Plan, target: Target, golden: Golden | None = None, *, archive: bool = False) -> Emitted:
-    """Generate, compile and link a plan for a target; `archive`: with library.a, which only emitter `library` has.
-
-    Raises UsageError, CompileError or ToolchainError.
-    """
-    check_archive(target, archive)
-    working_on("generating code")
-    emitted = EMITTERS[target.emitter](plan, target, golden, **({"archive": True} if archive else {}))
-    return replace(emitted, members={**emitted.members, **golden.members()}) if golden else emitted
-
-
-def check_archive(target: Target, archive: bool) -> None:
-    """Raise UsageError for an archive that the target's emitter does not make."""
-    if archive and target.emitter != "library":
-        raise UsageError(
-            f"target '{target.name}' has no static archive: its bundle holds C sources, which are compiled into a "
-            f"program as they are. Leave out --archive"
-        )
+def generate(plan: Plan, target: Target) -> Program:
+    """Generate the code of a plan; raises CompileError for a kernel that cannot be generated or called."""
+    made = symbols(plan)
+    compiled = compile_source if target.code_generator == "c" else compile_objects
+    kernels = compiled(made.wanted, target.tvm_target()) if made.wanted else None
+    signatures = kernels.signatures if kernels else ()
+    check_arguments(plan, made, signatures)
+    return Program(
+        kernels=kernels.code if kernels else b"",
+        model_c=model_c(plan, target, made, signatures),
+        tiles=tuple(signatures[index].tiles for index in made.of_call),
+        workspace_bytes=workspace_bytes(plan, signatures),
+    )
