@@ -114,10 +114,10 @@ def _system_compilers(target: Target) -> list[str]:
     return [*own, *([target.compiler.command] if target.compiler else [])]
 
 
-def _archiver_beside(compiler: str) -> str:
+def beside(compiler: str, tool: str) -> str:
+    """The binary utility that goes with a compiler: arm-none-eabi-gcc, size -> arm-none-eabi-size; cc, size -> size."""
     name = os.path.basename(compiler)
-    prefix = name[: -len("gcc")] if name.endswith("-gcc") else ""
-    return shutil.which(f"{prefix}ar") or "ar"
+    return f"{name.removesuffix('gcc')}{tool}" if name.endswith("-gcc") else tool
 
 
 def find_toolchain(target: Target) -> Toolchain:
@@ -127,7 +127,10 @@ def find_toolchain(target: Target) -> Toolchain:
         if path:
             chosen = target.is_native and name == os.environ.get("CC")
             return Toolchain(
-                (path,), (_archiver_beside(path),), target.architecture.c_flags(target, "gcc"), is_chosen=chosen
+                (path,),
+                (shutil.which(beside(path, "ar")) or "ar",),
+                target.architecture.c_flags(target, "gcc"),
+                is_chosen=chosen,
             )
     zig = find_zig(target)
     if zig is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx.parser
 import pytest
+from low_bit_models import small_model
 from plan_of_rows import PlanOfRows
 from row_cases import CASES
 from tvm.script.ir_builder import IRBuilder
@@ -171,3 +173,14 @@ def test_the_cross_compiler_finds_nothing_to_warn_about(sources: Path) -> None:
     built = call(["arm-none-eabi-gcc", *flags, "-c", *MODEL_FILES, *EXAMPLE_FILES], sources)
     assert built.returncode == 0, built.stderr
     assert built.stderr == ""
+
+
+def test_sources_for_a_target_without_a_board_are_plain_c(tmp_path: Path) -> None:
+    """No start-up and no linker script: the Makefile builds a program of this machine, which checks itself."""
+    plain = replace(get_target("host"), name="plain-c", emitter="source", features=frozenset())
+    subbyte.compile(small_model("ds_cnn", "ternary"), tmp_path / "m.subbyte", target=plain, keep=tmp_path, strict=True)
+    folder = tmp_path / "source"
+    assert not {"board.h", "startup.c", "link.ld", "memory.ld"} & {path.name for path in folder.iterdir()}
+    done = call(["make", "-s", "CC=cc", "run"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "golden ok" in done.stdout.splitlines()

@@ -23,7 +23,7 @@ from subbyte.tvm_kernels.emit.program import generate
 from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
-from subbyte.tvm_kernels.toolchain import find_toolchain, run
+from subbyte.tvm_kernels.toolchain import beside, find_toolchain, run
 
 HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
 COPIED = (*HEADERS, "run.c", "needs.c")
@@ -144,7 +144,7 @@ CFLAGS = {" ".join((*target.architecture.c_flags(target, "gcc"), *C_FLAGS))}
 example.elf: {sources} startup.c link.ld memory.ld
 \t$(CC) $(CFLAGS) {link} -o $@ $(filter %.c,$^) -lm
 """
-    size = f"size: example.elf\n\t{compiler.removesuffix('gcc')}size $<\n"
+    size = f"size: example.elf\n\t{beside(compiler, 'size')} $<\n"
     return f"{example}{size}run: example.elf\n\t{run}$<\n"
 
 
@@ -161,7 +161,7 @@ def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> 
         for member, data in files.items():
             (folder / Path(member).name).write_bytes(data)
         toolchain.compile([*toolchain.c_flags, *C_FLAGS, "-c", *compiled], folder)
-        size = toolchain.compiler[0].removesuffix("gcc") + "size"
+        size = beside(toolchain.compiler[0], "size")
         objects = [Path(source).stem + ".o" for source in compiled]
         rows = [line.split() for line in run([size, *objects], folder).splitlines()[1:]]
     total = {key: sum(int(row[i]) for row in rows) for i, key in enumerate(("text", "data", "bss"))}
