@@ -32,9 +32,10 @@ def recurrent_step(scheme: str, hidden: int = 16, inputs: int = 8, **options: An
 def keyword_spotter(scheme: str) -> nn.Sequential:
     """Streaming convolutions in eval mode: x [batch, 10, t] -> logits [batch, 12, t]; states '0.past', '2.past'."""
     torch.manual_seed(0)
+    between = nn.Identity if scheme == "binary" else nn.ReLU  # the sign of what is never negative is always +1
     model = nn.Sequential(
-        *(StreamingConv1d(nn.Conv1d(10, 32, 9)), nn.ReLU()),
-        *(StreamingConv1d(nn.Conv1d(32, 32, 5, dilation=2)), nn.ReLU()),
+        *(StreamingConv1d(nn.Conv1d(10, 32, 9)), between()),
+        *(StreamingConv1d(nn.Conv1d(32, 32, 5, dilation=2)), between()),
         nn.Conv1d(32, 12, 1),
     )
     quantize(model, get_scheme(scheme))
