@@ -113,6 +113,12 @@ def test_the_doctor_names_a_way_to_get_every_tool() -> None:
     rows = examine_toolchains()
     assert all(row.remedy for row in rows)
     assert next(row for row in rows if row.what == "C compiler (host)").found
+    compilers, emulators = (
+        {name for row in rows if row.what.startswith(kind) for name in row.what.split("(")[1].rstrip(")").split(", ")}
+        for kind in ("C compiler", "emulator")
+    )
+    assert {target.name for target in all_targets() if not target.is_native} <= compilers
+    assert {target.name for target in all_targets() if target.emulator} == emulators
 
 
 def test_ci_installs_the_tools_of_every_target() -> None:
