@@ -1,10 +1,10 @@
-"""Latency to trust: warm-up, percentiles, a warning when it is not steady, where the time goes, the machine."""
+"""Latency to trust: what the C core measures (measurement.py), cold start, energy, golden outputs, the machine."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,15 +20,13 @@ from subbyte.runtime.energy_model import ModelledEnergy, model_energy
 from subbyte.runtime.golden import golden_inputs, has_golden
 from subbyte.runtime.host import physical_cpus, why_not_pinned
 from subbyte.runtime.machine import Machine, disturbances, machine
+from subbyte.runtime.manifest import OperatorInfo
+from subbyte.runtime.measurement import LATENCY, MAX_SAMPLES, OPERATORS
 from subbyte.runtime.session import Arrays, Session, load
-from subbyte.runtime.steadiness import Disturbance, unsteadiness
 
 Float64 = npt.NDArray[np.float64]
 
-MAX_SAMPLES = 1_000_000
-WARMUP_SHARE = 0.1  # of the measured seconds, at least, before them
-PROFILE_ITERATIONS = 50
-PROFILE_SECONDS = 1.0  # at most
+WARM_CALLS, WARMUP_SHARE = 3, 0.1  # before interleaved rounds: calls, and a share of their seconds, at least
 
 
 @dataclass(frozen=True)
@@ -165,21 +163,20 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
     inputs = settings.inputs
     if inputs is None:
         inputs = golden_inputs(session.bundle) if golden else session.random_inputs()
-    session.reset()  # every measurement of a model with state begins with the same one
-    call = session.bind(inputs, session.empty_outputs(), check_finite=False)
-    warmed = warm_up(call, settings.warmup, WARMUP_SHARE * (settings.seconds or 0.0))
-    watch = Disturbance()
-    samples = time_calls(call, settings.seconds, settings.iterations)
-    warnings = [*unsteadiness(samples, watch.stop()), *disturbances(here, session.threads)]
+    seconds, iterations = settings.seconds or 0.0, settings.iterations or 0
+    what = LATENCY | OPERATORS if settings.profile else LATENCY
+    found = session.measure(inputs, what, seconds=seconds, iterations=iterations, warmup=settings.warmup)
+    latency = Latency(**found["latency_ms"])
+    warnings = [*found["warnings"], *disturbances(here, session.threads)]
     refused = why_not_pinned() if settings.pin else None
     if refused:
         warnings.append(refused)
     if golden and not golden.ok:
         warnings.insert(0, "the outputs are not the golden ones: these are the figures of a model that is wrong")
-    rows = _operators(session, inputs, float(np.median(samples))) if settings.profile else ()
     measured, missing = None, "not asked for"
     if settings.energy:
-        measured, missing = _energy(call, settings.seconds or float(samples.sum()), settings.meter)
+        as_long = settings.seconds or latency.mean * found["iterations"] / 1e3
+        measured, missing = _energy(session, inputs, as_long, settings.meter)
     return BenchResult(
         name=session.manifest.name,
         target=session.manifest.target.name,
@@ -187,12 +184,12 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
         bundle_bytes=session.bundle.nbytes,
         threads=session.threads,
         pinned_cpus=cpus,
-        warmup=warmed,
-        iterations=len(samples),
-        latency_ms=_latency(samples * 1e3),
-        throughput_per_s=float(1.0 / samples.mean()),
+        warmup=found["warmup"],
+        iterations=found["iterations"],
+        latency_ms=latency,
+        throughput_per_s=found["throughput_per_s"],
         warnings=tuple(warnings),
-        operators=rows,
+        operators=_operators(found["operators"], session.manifest.operators) if settings.profile else (),
         golden_ok=golden.ok if golden else None,
         golden_exact=golden.exact if golden else None,
         golden_differing=golden.differing if golden else None,
@@ -206,37 +203,6 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
     )
 
 
-def _latency(ms: Float64) -> Latency:
-    p50, p90, p99 = (float(value) for value in np.percentile(ms, (50, 90, 99)))
-    return Latency(float(ms.min()), float(ms.mean()), p50, p90, p99, float(ms.std()))
-
-
-def warm_up(call: Callable[[], object], calls: int, seconds: float) -> int:
-    """Call at least `calls` times and for at least `seconds`; returns how many calls it were."""
-    end = time.perf_counter() + seconds
-    done = 0
-    while done < calls or time.perf_counter() < end:
-        call()
-        done += 1
-    return done
-
-
-def time_calls(call: Callable[[], object], seconds: float | None, iterations: int | None) -> Float64:
-    """Seconds of each call, float64 [calls], for `iterations` calls or until `seconds` are over."""
-    limit = MAX_SAMPLES if iterations is None else iterations
-    samples: list[int] = []
-    clock = time.perf_counter_ns
-    end = clock() + int((seconds or 1e9) * 1e9)
-    for _ in range(limit):
-        before = clock()
-        call()
-        after = clock()
-        samples.append(after - before)
-        if iterations is None and after >= end:
-            break
-    return np.array(samples, np.float64) / 1e9
-
-
 def interleave(calls: dict[str, Callable[[], object]], seconds: float, turn: int = 1) -> dict[str, Float64]:
     """Time several calls in turn, about `seconds` each, so that disturbances affect all: seconds of each call by name.
 
@@ -248,7 +214,10 @@ def interleave(calls: dict[str, Callable[[], object]], seconds: float, turn: int
         raise UsageError(f"a turn of {turn} calls was asked for, expected at least 1")
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        warm_up(call, 3, WARMUP_SHARE * seconds)
+        warm, end = 0, time.perf_counter() + WARMUP_SHARE * seconds
+        while warm < WARM_CALLS or time.perf_counter() < end:
+            call()
+            warm += 1
     end = time.perf_counter() + seconds * len(calls)
     while time.perf_counter() < end:
         for name, call in calls.items():
@@ -261,31 +230,30 @@ def interleave(calls: dict[str, Callable[[], object]], seconds: float, turn: int
     return {name: np.array(values) for name, values in samples.items()}
 
 
-def _operators(session: Session, inputs: Arrays, seconds_a_call: float) -> tuple[OperatorResult, ...]:
-    iterations = max(3, min(PROFILE_ITERATIONS, int(PROFILE_SECONDS / max(seconds_a_call, 1e-9))))
-    times = session.profile(inputs, iterations, check_finite=False)
-    total = sum(row.ns for row in times) or 1
+def _operators(times: list[dict[str, Any]], operators: Sequence[OperatorInfo]) -> tuple[OperatorResult, ...]:
+    total = sum(row["ns"] for row in times) or 1
     return tuple(
         OperatorResult(
-            name=row.name,
-            ns=row.ns,
-            ns_median=row.ns_median,
-            share=row.ns / total,
+            **row,
+            share=row["ns"] / total,
             kernel=operator.kernel,
             activation=operator.activation,
             weights=operator.weights,
             macs=operator.macs,
-            gmac_per_s=operator.macs / row.ns if operator.macs and row.ns else None,
+            gmac_per_s=operator.macs / row["ns"] if operator.macs and row["ns"] else None,
             fallback=operator.fallback,
         )
-        for row, operator in zip(times, session.manifest.operators, strict=True)
+        for row, operator in zip(times, operators, strict=True)
     )
 
 
-def _energy(call: Callable[[], None], seconds: float, meter: Meter | None) -> tuple[Energy | None, str]:
+def _energy(session: Session, inputs: Arrays, seconds: float, meter: Meter | None) -> tuple[Energy | None, str]:
+    def window(length: float) -> int:
+        return int(session.measure(inputs, 0, seconds=length)["iterations"])
+
     try:
         chosen = meter or energy_meters.find_meter(energy_meters.PROCESSOR_METERS)
-        return energy_meters.measure(call, seconds, meter=chosen), ""
+        return energy_meters.measure_window(window, seconds, meter=chosen), ""
     except EnergyError as error:
         return None, str(error)
 

@@ -1,4 +1,4 @@
-"""The CPU quota of this process's own cgroup, and how often it ran out: cgroup v1 and v2, the group and all above it.
+"""The CPU quota of this process's own cgroup: cgroup v1 and v2, the group and all above it.
 
 /proc/self/cgroup names the group, /proc/self/mountinfo where its hierarchy is mounted; a container may see a part of it
 alone. `root` is injectable, for tests.
@@ -24,12 +24,6 @@ class CpuGroup:
         """The smallest quota, in CPUs; None without a quota."""
         quotas = [_quota(folder, self.version) for folder in self.folders]
         return min((quota for quota in quotas if quota is not None), default=None)
-
-    def throttled(self) -> int | None:
-        """Periods in which a quota ran out and the group was stopped, since it was made; None where it is not told."""
-        counts = [_throttled(folder) for folder in self.folders]
-        known = [count for count in counts if count is not None]
-        return sum(known) if known else None
 
 
 def cpu_group(root: Path = Path("/")) -> CpuGroup:
@@ -73,11 +67,3 @@ def _quota(folder: Path, version: int) -> float | None:
         lent, period = (text_of(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
     quota, whole = integer(lent), integer(period)  # "max", or -1: no quota
     return quota / whole if quota is not None and whole is not None and quota > 0 and whole > 0 else None
-
-
-def _throttled(folder: Path) -> int | None:
-    for line in (text_of(folder / "cpu.stat") or "").splitlines():
-        key, _, value = line.partition(" ")
-        if key == "nr_throttled":
-            return integer(value)
-    return None

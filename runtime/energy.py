@@ -27,6 +27,7 @@ __all__ = [
     "find_meter",
     "make_meter",
     "measure",
+    "measure_window",
 ]
 
 MIN_TICKS = 100  # counter updates in a window; below, the first and last tick are more than 1% of the figure
@@ -155,18 +156,33 @@ def measure(
     `meter` defaults to `find_meter()`. Raises EnergyError when there is no counter, or when either window holds fewer
     than MIN_TICKS updates of it: measure longer.
     """
+
+    def window(length: float) -> int:
+        end, calls = time.perf_counter() + length, 0
+        while calls == 0 or time.perf_counter() < end:
+            fn()
+            calls += 1
+        return calls
+
+    return measure_window(window, seconds, meter=meter, idle_seconds=idle_seconds)
+
+
+def measure_window(
+    window: Callable[[float], int],
+    seconds: float,
+    *,
+    meter: Meter | None = None,
+    idle_seconds: float | None = None,
+) -> Energy:
+    """As `measure`, of `window(seconds)`: it works for so long, one call at least, and returns how many it made."""
     meter = find_meter() if meter is None else meter
     meter.start()
     time.sleep(seconds if idle_seconds is None else idle_seconds)
     idle = checked(meter.stop(), meter.source, "idle window")
-    fn()  # warm up outside the window
-    calls = 0
+    window(0.0)  # warm up
     meter.start()
-    end = time.perf_counter() + seconds
     try:
-        while calls == 0 or time.perf_counter() < end:
-            fn()
-            calls += 1
+        calls = window(seconds)
     finally:
         reading = meter.stop()
     return energy_of(checked(reading, meter.source, "window"), idle, calls, meter.source)

@@ -16,7 +16,7 @@ from subbyte.runtime.bundle import raise_if_exhausted
 from subbyte.runtime.manifest import MODEL_DTYPES, Manifest
 
 ABI, OLDEST_ABI = 5, 4  # a library of version 4 is one of version 5 without state
-NO_MEMORY, LACKS_FEATURES, BAD_INDEX, BUSY = 3, 6, 7, 8  # SUBBYTE_NO_MEMORY ..
+NO_MEMORY, LACKS_FEATURES, BAD_INDEX, BUSY, STOPPED = 3, 6, 7, 8, 10  # SUBBYTE_NO_MEMORY ..
 DTYPES = tuple(MODEL_DTYPES)  # SUBBYTE_FLOAT32 ..
 _REBUILD = "Build the bundle again with `subbyte compile`."
 
@@ -93,6 +93,22 @@ class _Model(ctypes.Structure):
 
 HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64)
 NO_HOOK = HOOK(0)
+TICK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class MeasureOptions(ctypes.Structure):
+    """subbyte_measure_options."""
+
+    _fields_ = [
+        ("iterations", ctypes.c_int64),
+        ("seconds", ctypes.c_double),
+        ("warmup", ctypes.c_int64),
+        ("tick", TICK),
+        ("user", ctypes.c_void_p),
+        ("go_on", ctypes.c_int32),
+        ("what", ctypes.c_int32),
+    ]
+
 
 # ELF's e_machine of the architectures that a triple can name
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "riscv32": 243, "armv7": 40, "arm": 40, "i386": 3}
@@ -153,6 +169,16 @@ class Library:
             raise BundleError(f"the library does not export {name}. {_REBUILD}") from error
         function.restype, function.argtypes = result, arguments
         return function
+
+    def measure(self) -> tuple[Any, Any]:
+        """`subbyte_measure` and `subbyte_free`; raises BundleError for a library of subbyte 0.1, which has neither."""
+        given = [ctypes.c_void_p] * 3
+        measure = self._function(
+            "subbyte_measure",
+            ctypes.c_int32,
+            [*given, ctypes.POINTER(MeasureOptions), ctypes.POINTER(ctypes.c_void_p)],
+        )
+        return measure, self._function("subbyte_free", None, [ctypes.c_void_p])
 
     def create(self, session: ctypes.c_void_p, weights: int, threads: int) -> None:
         """Make a C session over the weights at that address, for `destroy`; raises SessionError.

@@ -35,7 +35,7 @@ class OperatorTime:
     """Nanoseconds of one operator over the iterations of a profile."""
 
     name: str
-    ns: int  # the fastest, as the C bench gives it
+    ns: int  # the fastest
     ns_median: int
 
 
@@ -236,24 +236,27 @@ class Session:
         """Nanoseconds of each operator over `iterations` runs; `inputs` default to `random_inputs()`.
 
         The clock is read between operators, so a run under the profiler is a little slower than one without. `state` is
-        afterwards as it was.
+        afterwards as it was. Raises BundleError for a bundle of subbyte 0.1.
         """
-        if iterations < 1:
-            raise UsageError(f"iterations is {iterations}, expected at least 1")
+        from subbyte.runtime.measurement import MAX_SAMPLES, OPERATORS
+
+        if not 1 <= iterations <= MAX_SAMPLES:
+            raise UsageError(f"iterations is {iterations}, expected 1 .. {MAX_SAMPLES}")
         arrays = self._checked_inputs(self.random_inputs() if inputs is None else inputs, check_finite)
-        outputs = self.empty_outputs()
-        ns = np.zeros((iterations, len(self.manifest.operators)), np.int64)
         with self.state.kept():
-            for row in ns:
+            found = self.measure(arrays, OPERATORS, iterations=iterations)
+        return tuple(OperatorTime(**row) for row in found["operators"])
 
-                def keep(_: int, index: int, time: int, row: Array = row) -> None:
-                    row[index] = time
+    def measure(self, inputs: Arrays, what: int, **limits: Any) -> dict[str, Any]:
+        """Measure runs as `runtime.measurement.measure` does, from the initial state on: `bench` and `profile` do.
 
-                self._hooked(arrays, outputs, keep)
-        return tuple(
-            OperatorTime(operator.name, int(ns[:, index].min()), int(np.median(ns[:, index])))
-            for index, operator in enumerate(self.manifest.operators)
-        )
+        Raises as `run`, and BundleError for a bundle of subbyte 0.1.
+        """
+        from subbyte.runtime.measurement import measure
+
+        arrays, outputs = self._checked_inputs(inputs, False), self.empty_outputs()
+        with self.bundle.naming():
+            return measure(self._native(), lambda run: self._bound(arrays, outputs, run=run)(), what, **limits)
 
     def check_golden(self) -> GoldenReport:
         """Run the golden inputs and compare with the golden outputs; raises BundleError when the bundle has none.
@@ -358,15 +361,20 @@ class Session:
             )
 
     def _bound(
-        self, inputs: Sequence[Array], outputs: Sequence[Array], hook: Any = native.NO_HOOK
+        self,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        hook: Any = native.NO_HOOK,
+        run: Callable[..., int] | None = None,
     ) -> Callable[[], None]:
-        """A call of the C session on these arrays, which it keeps alive."""
+        """A call of the C session on these arrays, which it keeps alive; `run` is called as the library's own is."""
         input_pointers = (ctypes.c_void_p * max(1, len(inputs)))(*[array.ctypes.data for array in inputs])
         output_pointers = (ctypes.c_void_p * max(1, len(outputs)))(*[array.ctypes.data for array in outputs])
 
         first, second = ctypes.addressof(input_pointers), ctypes.addressof(output_pointers)
         library, lock = self._native(), self._lock
-        run, hooked, has_state = library.run, hook is not native.NO_HOOK, bool(self.manifest.states)
+        run = library.run if run is None else run
+        hooked, has_state = hook is not native.NO_HOOK, bool(self.manifest.states)
         check_weights = None if self._weights is None or self.bundle.holds_weights else self.bundle.check_weights
 
         def call(_alive: object = (inputs, outputs, hook, input_pointers, output_pointers)) -> None:
@@ -380,7 +388,7 @@ class Session:
                     if check_weights is not None:
                         check_weights()
                     if session is None:
-                        return self._run_apart(first, second, hook)
+                        return self._run_apart(run, first, second, hook)
                     status = run(session, first, second, hook, session if hooked else None)
                     if status:
                         raise library.failed(session, status)
@@ -392,14 +400,14 @@ class Session:
 
         return call
 
-    def _run_apart(self, inputs: int, outputs: int, hook: Any) -> None:
+    def _run_apart(self, run: Callable[..., int], inputs: int, outputs: int, hook: Any) -> None:
         """A run within a run of this thread: on a C session of its own, for the arena of the outer one is in use."""
         if self.manifest.states:
             raise self._busy()
         library, session = self._native(), ctypes.c_void_p()
         try:
             library.create(session, self._weights_address, 1)
-            status = library.run(session, inputs, outputs, hook, session)
+            status = run(session, inputs, outputs, hook, session)
             if status:
                 raise library.failed(session, status)
         finally:

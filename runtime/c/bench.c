@@ -18,10 +18,6 @@
 #include "bench_report.h"
 #include "internal.h"
 
-enum { MOST_SAMPLES = 1000000, LEAST_PROFILE_RUNS = 3, MOST_PROFILE_RUNS = 50 };
-static const double PROFILE_SECONDS = 1.0; /* at most */
-static const double WARMUP_SHARE = 0.1;    /* of the measured seconds, at least, before them */
-
 static const char USAGE[] =
     "usage: bench [BUNDLE] [--iterations N] [--duration SECONDS] [--warmup N] [--threads N] [--json] [--dump FOLDER]";
 static const char HELP[] =
@@ -69,7 +65,7 @@ void *bench_allocate(size_t bytes) {
 static double number(int argc, char **argv, int i, double least, double most) {
   double value;
   if (i >= argc) misused("an option lacks its value", argv[argc - 1]);
-  value = bench_number_in(argv[i], 1);
+  value = subbyte_number_in(argv[i], 1);
   if (!(value >= least && value <= most)) misused("not a number that fits here", argv[i]);
   return value;
 }
@@ -85,11 +81,11 @@ static options parse(int argc, char **argv) {
   int i;
   for (i = 1; i < argc; ++i) {
     if (strcmp(argv[i], "--iterations") == 0) {
-      o.iterations = whole(argc, argv, ++i, 1, MOST_SAMPLES);
+      o.iterations = whole(argc, argv, ++i, 1, SUBBYTE_MOST_SAMPLES);
     } else if (strcmp(argv[i], "--duration") == 0) {
       o.seconds = number(argc, argv, ++i, 0, 3600);
     } else if (strcmp(argv[i], "--warmup") == 0) {
-      o.warmup = whole(argc, argv, ++i, 0, MOST_SAMPLES);
+      o.warmup = whole(argc, argv, ++i, 0, SUBBYTE_MOST_SAMPLES);
     } else if (strcmp(argv[i], "--threads") == 0) {
       o.threads = (int32_t)whole(argc, argv, ++i, 1, SUBBYTE_MAX_THREADS);
     } else if (strcmp(argv[i], "--dump") == 0) {
@@ -130,66 +126,18 @@ typedef struct {
   void **outputs;
 } runner;
 
-static void run(const runner *r, subbyte_hook hook, void *user) {
-  const int32_t status = subbyte_session_run(r->session, (const void *const *)r->inputs, r->outputs, hook, user);
+/* Ends the program where a run failed. */
+static void check(const runner *r, int32_t status) {
   char text[512];
   if (status == SUBBYTE_OK) return;
+  if (status == SUBBYTE_NO_MEMORY) bench_fail("out of memory", NULL);
   (void)subbyte_failure_text(subbyte_get_model(), subbyte_session_failure(r->session), text, sizeof text);
   bench_fail("the model failed", text);
 }
 
-static void run_once(void *user) { run((const runner *)user, NULL, NULL); }
-
-static long warm_up(const runner *r, long calls, double seconds) {
-  const uint64_t start = subbyte_now();
-  long done = 0;
-  while (done < calls || (double)(subbyte_now() - start) / 1e9 < seconds) {
-    run(r, NULL, NULL);
-    ++done;
-  }
-  return done;
-}
-
-/* Milliseconds of each call, for `iterations` calls or until `seconds` are over; returns how many. */
-static long time_calls(const runner *r, double seconds, long iterations, double *samples) {
-  const long room = iterations ? iterations : MOST_SAMPLES;
-  const uint64_t start = subbyte_now();
-  long count = 0;
-  while (count < room) {
-    const uint64_t before = subbyte_now();
-    uint64_t after;
-    run(r, NULL, NULL);
-    after = subbyte_now();
-    samples[count++] = (double)(after - before) / 1e6;
-    if (!iterations && (double)(after - start) / 1e9 >= seconds) break;
-  }
-  return count;
-}
-
-typedef struct {
-  double *ns; /* [operators][MOST_PROFILE_RUNS] */
-  int run;
-} profile;
-
-static void keep(void *user, int32_t index, uint64_t ns) {
-  const profile *p = (const profile *)user;
-  p->ns[(size_t)index * MOST_PROFILE_RUNS + (size_t)p->run] = (double)ns;
-}
-
-static void profile_operators(const runner *r, int32_t count, double seconds_a_call, bench_times *times) {
-  const double fit = PROFILE_SECONDS / (seconds_a_call > 1e-9 ? seconds_a_call : 1e-9);
-  const int runs = fit > MOST_PROFILE_RUNS ? MOST_PROFILE_RUNS : fit < LEAST_PROFILE_RUNS ? LEAST_PROFILE_RUNS : (int)fit;
-  profile p;
-  int32_t i;
-  p.ns = (double *)bench_allocate(sizeof(double) * MOST_PROFILE_RUNS * (size_t)count);
-  for (p.run = 0; p.run < runs; ++p.run) run(r, keep, &p);
-  for (i = 0; i < count; ++i) {
-    double *ns = p.ns + (size_t)i * MOST_PROFILE_RUNS;
-    bench_sort(ns, runs);
-    times[i].ns = (long long)ns[0];
-    times[i].ns_median = (long long)bench_percentile(ns, runs, 50);
-  }
-  free(p.ns);
+static void run_once(void *user) {
+  const runner *r = (const runner *)user;
+  check(r, subbyte_session_run(r->session, (const void *const *)r->inputs, r->outputs, NULL, NULL));
 }
 
 /* Before an instruction of the model runs: the system would end the program with SIGILL. */
@@ -222,19 +170,50 @@ static void **tensors(int32_t count, const subbyte_tensor *kinds, const bench_bu
   return made;
 }
 
+/* Compares the outputs of the first run with the golden ones. */
+static void check_golden(const subbyte_model *model, const bench_bundle *bundle, const runner *r, subbyte_comparison *found) {
+  void **golden;
+  int32_t i;
+  found->ok = 1;
+  if (subbyte_bench_data.outputs == NULL) return;
+  golden = tensors(model->output_count, model->outputs, bundle, subbyte_bench_data.outputs);
+  for (i = 0; i < model->output_count; ++i)
+    subbyte_compare(&model->outputs[i], r->outputs[i], golden[i], &subbyte_bench_data.tolerance, subbyte_bench_data.ties[i],
+                    found);
+}
+
+static void measure(const options *o, const runner *r, bench_result *result) {
+  subbyte_measure_options measured = {0};
+  int i;
+  measured.iterations = o->iterations;
+  measured.seconds = o->seconds;
+  measured.warmup = o->warmup;
+  measured.what = SUBBYTE_MEASURE_LATENCY | SUBBYTE_MEASURE_OPERATORS;
+  check(r, subbyte_measure_session(r->session, (const void *const *)r->inputs, r->outputs, &measured, &result->measured));
+  if (!result->golden.ok)
+    subbyte_warn(&result->warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");
+  for (i = 0; i < result->measured.warnings.count; ++i) subbyte_warn(&result->warnings, "%s", result->measured.warnings.text[i]);
+  bench_disturbances(&result->warnings, result->machine, o->threads);
+  if (!bench_may_pin())
+    subbyte_warn(&result->warnings,
+                 "the system does not let this process choose its cores (sched_setaffinity): threads move between them; "
+                 "allow it in the container's seccomp profile");
+  result->has_energy =
+      bench_energy_measure(BENCH_POWERCAP, run_once, (void *)(uintptr_t)r,
+                           o->iterations ? result->measured.latency.mean * (double)o->iterations / 1e3 : o->seconds,
+                           &result->energy, result->energy_missing, sizeof result->energy_missing) == 0;
+}
+
 int main(int argc, char **argv) {
   const uint64_t began = subbyte_now();
   const subbyte_model *model = subbyte_get_model();
   static bench_result result; /* large */
   static bench_machine machine;
-  bench_watch watch;
   options o;
   runner r;
   bench_bundle bundle;
-  char beside[BENCH_PATH];
-  void **golden;
-  double *samples;
-  int32_t i, status;
+  char beside[SUBBYTE_PATH];
+  int32_t status;
 
   if (argc == 5 && strcmp(argv[1], BENCH_CHILD) == 0) { /* from bench_start.c; its clock began before this process */
     const unsigned long long from = strtoull(argv[2], NULL, 10);
@@ -249,7 +228,7 @@ int main(int argc, char **argv) {
     snprintf(result.path, sizeof result.path, "%s", argv[0]);
   folder_of(result.path, beside, sizeof beside);
   bench_open(&bundle, o.bundle ? o.bundle : beside);
-  result.bundle_bytes = bundle.file < 0 ? BENCH_UNKNOWN : (double)bundle.bytes;
+  result.bundle_bytes = bundle.file < 0 ? SUBBYTE_UNKNOWN : (double)bundle.bytes;
   result.pinned_count = bench_pin(o.threads, result.pinned);
   status = subbyte_session_create(model, bench_member(&bundle, subbyte_bench_data.weights), model->weights_bytes, o.threads,
                                   &r.session);
@@ -257,36 +236,10 @@ int main(int argc, char **argv) {
   r.inputs = tensors(model->input_count, model->inputs, &bundle, subbyte_bench_data.inputs);
   r.outputs = tensors(model->output_count, model->outputs, &bundle, NULL);
 
-  run(&r, NULL, NULL);
-  result.golden.ok = 1;
-  if (subbyte_bench_data.outputs != NULL) {
-    golden = tensors(model->output_count, model->outputs, &bundle, subbyte_bench_data.outputs);
-    for (i = 0; i < model->output_count; ++i)
-      subbyte_compare(&model->outputs[i], r.outputs[i], golden[i], &subbyte_bench_data.tolerance, subbyte_bench_data.ties[i],
-                      &result.golden);
-  }
+  run_once(&r);
+  check_golden(model, &bundle, &r, &result.golden);
   if (o.dump) dump_outputs(model, r.outputs, o.dump);
-
-  result.warmup = warm_up(&r, o.warmup, o.iterations ? 0.0 : WARMUP_SHARE * o.seconds);
-  samples = (double *)bench_allocate(sizeof(double) * (size_t)(o.iterations ? o.iterations : MOST_SAMPLES));
-  bench_watch_start(&watch, "");
-  result.iterations = time_calls(&r, o.seconds, o.iterations, samples);
-  if (!result.golden.ok)
-    bench_warn(&result.warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");
-  bench_unsteadiness(&result.warnings, samples, result.iterations, &watch);
-  bench_disturbances(&result.warnings, &machine, o.threads);
-  if (!bench_may_pin())
-    bench_warn(&result.warnings,
-               "the system does not let this process choose its cores (sched_setaffinity): threads move between them; "
-               "allow it in the container's seccomp profile");
-  bench_latency(&result, samples);
-
-  result.times = (bench_times *)bench_allocate(sizeof(bench_times) * (size_t)model->operator_count);
-  profile_operators(&r, model->operator_count, result.p50 / 1e3, result.times);
-  result.has_energy =
-      bench_energy_measure(BENCH_POWERCAP, run_once, &r,
-                           o.iterations ? result.mean * (double)result.iterations / 1e3 : o.seconds, &result.energy,
-                           result.energy_missing, sizeof result.energy_missing) == 0;
+  measure(&o, &r, &result);
   subbyte_session_destroy(r.session);
   bench_unpin();
   bench_start_measure(&result.start, bundle.path, o.threads);
@@ -295,7 +248,5 @@ int main(int argc, char **argv) {
     bench_print_json(model, &result);
   else
     bench_print_table(model, &result);
-  free(samples);
-  free(result.times);
   return result.golden.ok ? 0 : 1;
 }

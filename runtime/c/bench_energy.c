@@ -334,26 +334,26 @@ int bench_energy_measure(const char *powercap, void (*call)(void *), void *conte
   return 0;
 }
 
-void bench_energy_json(const char *key, const bench_energy *e) {
+void bench_energy_json(subbyte_json *j, const char *key, const bench_energy *e) {
   int i;
   if (e == NULL) {
-    bench_json_null(key);
+    subbyte_json_null(j, key);
     return;
   }
-  bench_json_open(key, '{');
-  bench_json_real("joules_gross", e->gross);
-  bench_json_real("joules_net", e->net);
-  bench_json_real("window_s", e->window_s);
-  bench_json_real("idle_w", e->idle_w);
-  bench_json_real("idle_window_s", e->idle_window_s);
-  bench_json_whole("calls", e->calls);
-  bench_json_whole("ticks", e->ticks);
-  bench_json_open("domains", '{');
-  for (i = 0; i < e->domain_count; ++i) bench_json_real(e->domains[i].name, e->domains[i].joules);
-  bench_json_close('}');
-  bench_json_text("source", e->source);
-  bench_json_text("provenance", "measured");
-  bench_json_real("joules_per_call_gross", e->gross / (double)e->calls);
-  bench_json_real("joules_per_call_net", e->net / (double)e->calls);
-  bench_json_close('}');
+  subbyte_json_open(j, key, '{');
+  subbyte_json_real(j, "joules_gross", e->gross);
+  subbyte_json_real(j, "joules_net", e->net);
+  subbyte_json_real(j, "window_s", e->window_s);
+  subbyte_json_real(j, "idle_w", e->idle_w);
+  subbyte_json_real(j, "idle_window_s", e->idle_window_s);
+  subbyte_json_whole(j, "calls", e->calls);
+  subbyte_json_whole(j, "ticks", e->ticks);
+  subbyte_json_open(j, "domains", '{');
+  for (i = 0; i < e->domain_count; ++i) subbyte_json_real(j, e->domains[i].name, e->domains[i].joules);
+  subbyte_json_close(j, '}');
+  subbyte_json_text(j, "source", e->source);
+  subbyte_json_text(j, "provenance", "measured");
+  subbyte_json_real(j, "joules_per_call_gross", e->gross / (double)e->calls);
+  subbyte_json_real(j, "joules_per_call_net", e->net / (double)e->calls);
+  subbyte_json_close(j, '}');
 }

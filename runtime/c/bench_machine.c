@@ -1,4 +1,5 @@
-/* What a figure was measured on: processor, clock, load, memory, system; and the cores that the process is kept on.
+/* What a figure was measured on: processor, clock, load, memory, system; what disturbs it; and the
+ * cores that the process is kept on.
  *
  * The rules and names are those of runtime/machine.py and runtime/host.py. What is allocated here stays until the end.
  */
@@ -23,33 +24,6 @@
 
 /* ---- files ---- */
 
-/* All of a file, without white space at its ends; NULL when it cannot be read or is empty. */
-char *bench_text_of(const char *root, const char *path) {
-  char name[3 * BENCH_PATH + 64], *text = NULL, *begin;
-  size_t size = 0, room = 0, got = 1;
-  FILE *file;
-  if (snprintf(name, sizeof name, "%s%s", root, path) >= (int)sizeof name) return NULL;
-  file = fopen(name, "r");
-  if (file == NULL) return NULL;
-  while (got > 0) {
-    if (size + 1 >= room) {
-      room = room ? 2 * room : 4096;
-      text = (char *)realloc(text, room);
-      if (text == NULL) bench_fail("out of memory", NULL);
-    }
-    got = fread(text + size, 1, room - size - 1, file);
-    size += got;
-  }
-  fclose(file);
-  while (size > 0 && isspace((unsigned char)text[size - 1])) --size;
-  text[size] = '\0';
-  for (begin = text; isspace((unsigned char)*begin); ++begin) continue;
-  memmove(text, begin, strlen(begin) + 1);
-  if (*text) return text;
-  free(text);
-  return NULL;
-}
-
 static void copy_text(char *to, const char *text) {
   size_t length = text ? strlen(text) : 0;
   if (length >= BENCH_TEXT) length = BENCH_TEXT - 1;
@@ -57,26 +31,12 @@ static void copy_text(char *to, const char *text) {
   to[length] = '\0';
 }
 
-double bench_number_in(const char *text, int fraction) {
-  const char *digits = text, *rest;
-  if (text == NULL) return BENCH_UNKNOWN;
-  digits += *digits == '-';
-  rest = digits + strspn(digits, "0123456789");
-  if (rest == digits || rest - digits > 20) return BENCH_UNKNOWN;
-  if (fraction && *rest == '.') {
-    digits = rest + 1;
-    rest = digits + strspn(digits, "0123456789");
-    if (rest == digits || rest - digits > 20) return BENCH_UNKNOWN;
-  }
-  return *rest == '\0' ? strtod(text, NULL) : BENCH_UNKNOWN;
-}
-
 /* A file's number over `unit`; unknown also when it is 0 and `zero` does not count. */
 static double number_of(const char *root, const char *path, double unit, int zero) {
-  char *text = bench_text_of(root, path);
-  const double value = bench_number_in(text, 1);
+  char *text = subbyte_text_of(root, path);
+  const double value = subbyte_number_in(text, 1);
   free(text);
-  if (value == 0.0 && !zero) return BENCH_UNKNOWN;
+  if (value == 0.0 && !zero) return SUBBYTE_UNKNOWN;
   return value / unit;
 }
 
@@ -185,7 +145,7 @@ static void read_features(bench_machine *m, const char *cpuinfo) {
 static char *siblings_of(const char *root, int cpu) {
   char path[128];
   snprintf(path, sizeof path, CPUS "/cpu%d/topology/thread_siblings_list", cpu);
-  return bench_text_of(root, path);
+  return subbyte_text_of(root, path);
 }
 
 /* One logical CPU of each physical core that this process may run on, in order; returns how many. */
@@ -243,9 +203,9 @@ static int usable_cores(const char *root) {
   int cpus[BENCH_MOST_CPUS];
   int count = physical_cpus(root, cpus);
   double quota, throttled;
-  bench_group group;
-  bench_group_find(&group, root);
-  bench_group_read(&group, &quota, &throttled);
+  subbyte_group group;
+  subbyte_group_find(&group, root);
+  subbyte_group_read(&group, &quota, &throttled);
   if (quota + 0.5 < (double)count) count = (int)(quota + 0.5);
   return count > 1 ? count : 1;
 }
@@ -281,7 +241,7 @@ void bench_unpin(void) {
 
 static double hottest(const char *root) {
   char folder[512], path[600];
-  double most = BENCH_UNKNOWN;
+  double most = SUBBYTE_UNKNOWN;
   struct dirent *entry;
   DIR *zones;
   snprintf(folder, sizeof folder, "%s/sys/class/thermal", root);
@@ -291,7 +251,7 @@ static double hottest(const char *root) {
     if (strncmp(entry->d_name, "thermal_zone", 12) != 0) continue;
     snprintf(path, sizeof path, "/sys/class/thermal/%s/temp", entry->d_name);
     found = number_of(root, path, 1000, 1);
-    if (found < BENCH_UNKNOWN && (most == BENCH_UNKNOWN || found > most)) most = found;
+    if (found < SUBBYTE_UNKNOWN && (most == SUBBYTE_UNKNOWN || found > most)) most = found;
   }
   if (zones != NULL) closedir(zones);
   return most;
@@ -302,17 +262,17 @@ static double kilobytes(const char *meminfo, const char *key) {
   const size_t length = row ? strlen(row) : 0;
   double value;
   if (length > 3 && strcmp(row + length - 3, " kB") == 0) row[length - 3] = '\0';
-  value = bench_number_in(row, 0);
+  value = subbyte_number_in(row, 0);
   free(row);
-  return value < BENCH_UNKNOWN ? 1024.0 * value : BENCH_UNKNOWN;
+  return value < SUBBYTE_UNKNOWN ? 1024.0 * value : SUBBYTE_UNKNOWN;
 }
 
 static int boost(const char *root) {
-  char *text = bench_text_of(root, CPUS "/intel_pstate/no_turbo");
+  char *text = subbyte_text_of(root, CPUS "/intel_pstate/no_turbo");
   int found = text == NULL ? -1 : strcmp(text, "0") == 0;
   free(text);
   if (found >= 0) return found;
-  text = bench_text_of(root, CPUS "/cpufreq/boost");
+  text = subbyte_text_of(root, CPUS "/cpufreq/boost");
   found = text == NULL ? -1 : strcmp(text, "1") == 0;
   free(text);
   return found;
@@ -328,7 +288,7 @@ static int hypervisor(const char *root) {
   if (access(path, F_OK) == 0) return 1;
   snprintf(path, sizeof path, "%s/proc/device-tree/hypervisor", root);
   if (access(path, F_OK) == 0) return 1;
-  vendor = bench_text_of(root, "/sys/class/dmi/id/sys_vendor");
+  vendor = subbyte_text_of(root, "/sys/class/dmi/id/sys_vendor");
   if (vendor == NULL) return -1;
   for (i = 0; i < sizeof vendors / sizeof *vendors; ++i) found |= strstr(vendor, vendors[i]) != NULL;
   free(vendor);
@@ -346,8 +306,8 @@ static const char *architecture(const char *name) {
 
 void bench_machine_read(bench_machine *m, const char *root) {
   static const char *const names[] = {"model name", "Model", "Hardware", "uarch", "CPU part"};
-  char *cpuinfo = bench_text_of(root, "/proc/cpuinfo"), *meminfo = bench_text_of(root, "/proc/meminfo");
-  char *release = bench_text_of(root, "/etc/os-release"), *text = NULL, *flags = row_of(cpuinfo, ':', "flags");
+  char *cpuinfo = subbyte_text_of(root, "/proc/cpuinfo"), *meminfo = subbyte_text_of(root, "/proc/meminfo");
+  char *release = subbyte_text_of(root, "/etc/os-release"), *text = NULL, *flags = row_of(cpuinfo, ':', "flags");
   struct utsname here;
   const long online = sysconf(_SC_NPROCESSORS_ONLN);
   size_t i;
@@ -365,22 +325,22 @@ void bench_machine_read(bench_machine *m, const char *root) {
   m->logical_cpus = online > 0 ? (int)online : 1;
   m->physical_cores = physical_cores(root, m->logical_cpus);
   m->usable_cores = usable_cores(root);
-  text = bench_text_of(root, CPUS "/cpu0/cpufreq/scaling_governor");
+  text = subbyte_text_of(root, CPUS "/cpu0/cpufreq/scaling_governor");
   copy_text(m->governor, text);
   free(text);
   m->mhz = number_of(root, CPUS "/cpu0/cpufreq/scaling_cur_freq", 1000, 0);
-  if (m->mhz == BENCH_UNKNOWN) {
+  if (m->mhz == SUBBYTE_UNKNOWN) {
     text = row_of(cpuinfo, ':', "cpu MHz");
-    m->mhz = bench_number_in(text, 1);
+    m->mhz = subbyte_number_in(text, 1);
     free(text);
   }
   m->mhz_min = number_of(root, CPUS "/cpu0/cpufreq/cpuinfo_min_freq", 1000, 0);
   m->mhz_max = number_of(root, CPUS "/cpu0/cpufreq/cpuinfo_max_freq", 1000, 0);
   m->boost = boost(root);
   m->temperature_c = hottest(root);
-  text = bench_text_of(root, "/proc/loadavg");
+  text = subbyte_text_of(root, "/proc/loadavg");
   if (text != NULL) text[strcspn(text, " ")] = '\0';
-  m->load_1min = bench_number_in(text, 1);
+  m->load_1min = subbyte_number_in(text, 1);
   free(text);
   m->memory_bytes = kilobytes(meminfo, "MemTotal");
   m->memory_available_bytes = kilobytes(meminfo, "MemAvailable");
@@ -392,7 +352,7 @@ void bench_machine_read(bench_machine *m, const char *root) {
   }
   if (m->system[0] == '\0') copy_text(m->system, here.sysname);
   free(text);
-  text = bench_text_of(root, "/proc/sys/kernel/osrelease");
+  text = subbyte_text_of(root, "/proc/sys/kernel/osrelease");
   copy_text(m->kernel, text != NULL ? text : here.release);
   free(text);
   if (flags == NULL) {
@@ -407,38 +367,50 @@ void bench_machine_read(bench_machine *m, const char *root) {
   free(release);
 }
 
-static void known_whole(const char *key, double value) {
-  if (value < BENCH_UNKNOWN)
-    bench_json_whole(key, (long long)value);
+static void known_whole(subbyte_json *j, const char *key, double value) {
+  if (value < SUBBYTE_UNKNOWN)
+    subbyte_json_whole(j, key, (long long)value);
   else
-    bench_json_null(key);
+    subbyte_json_null(j, key);
 }
 
-void bench_machine_json(const char *key, const bench_machine *m) {
+void bench_machine_json(subbyte_json *j, const char *key, const bench_machine *m) {
   int i;
-  bench_json_open(key, '{');
-  bench_json_text("cpu", m->cpu);
-  bench_json_text("architecture", m->architecture);
-  bench_json_open("features", '[');
-  for (i = 0; i < m->feature_count; ++i) bench_json_text(NULL, m->features[i]);
-  bench_json_close(']');
-  bench_json_whole("logical_cpus", m->logical_cpus);
-  bench_json_whole("physical_cores", m->physical_cores);
-  bench_json_whole("usable_cores", m->usable_cores);
-  bench_json_text("governor", m->governor[0] ? m->governor : NULL);
-  bench_json_real("mhz", m->mhz);
-  bench_json_real("mhz_min", m->mhz_min);
-  bench_json_real("mhz_max", m->mhz_max);
-  bench_json_flag("boost", m->boost);
-  bench_json_real("temperature_c", m->temperature_c);
-  bench_json_real("load_1min", m->load_1min);
-  known_whole("memory_bytes", m->memory_bytes);
-  known_whole("memory_available_bytes", m->memory_available_bytes);
-  bench_json_text("system", m->system);
-  bench_json_text("kernel", m->kernel);
-  bench_json_flag("virtualised", m->virtualised);
-  bench_json_null("python"); /* there is none in this program */
-  bench_json_null("numpy");
-  bench_json_text("subbyte", subbyte_bench_data.version);
-  bench_json_close('}');
+  subbyte_json_open(j, key, '{');
+  subbyte_json_text(j, "cpu", m->cpu);
+  subbyte_json_text(j, "architecture", m->architecture);
+  subbyte_json_open(j, "features", '[');
+  for (i = 0; i < m->feature_count; ++i) subbyte_json_text(j, NULL, m->features[i]);
+  subbyte_json_close(j, ']');
+  subbyte_json_whole(j, "logical_cpus", m->logical_cpus);
+  subbyte_json_whole(j, "physical_cores", m->physical_cores);
+  subbyte_json_whole(j, "usable_cores", m->usable_cores);
+  subbyte_json_text(j, "governor", m->governor[0] ? m->governor : NULL);
+  subbyte_json_real(j, "mhz", m->mhz);
+  subbyte_json_real(j, "mhz_min", m->mhz_min);
+  subbyte_json_real(j, "mhz_max", m->mhz_max);
+  subbyte_json_flag(j, "boost", m->boost);
+  subbyte_json_real(j, "temperature_c", m->temperature_c);
+  subbyte_json_real(j, "load_1min", m->load_1min);
+  known_whole(j, "memory_bytes", m->memory_bytes);
+  known_whole(j, "memory_available_bytes", m->memory_available_bytes);
+  subbyte_json_text(j, "system", m->system);
+  subbyte_json_text(j, "kernel", m->kernel);
+  subbyte_json_flag(j, "virtualised", m->virtualised);
+  subbyte_json_null(j, "python"); /* there is none in this program */
+  subbyte_json_null(j, "numpy");
+  subbyte_json_text(j, "subbyte", subbyte_bench_data.version);
+  subbyte_json_close(j, '}');
+}
+
+void bench_disturbances(subbyte_warnings *w, const bench_machine *m, int threads) {
+  if (m->load_1min < SUBBYTE_UNKNOWN && m->load_1min > fmax(0.5, (double)(m->logical_cpus - threads)))
+    subbyte_warn(w, "other programs load this machine (load %.1f on %d CPUs): stop them", m->load_1min, m->logical_cpus);
+  if (m->governor[0] && strcmp(m->governor, "performance") != 0)
+    subbyte_warn(w, "the clock follows the load (governor '%.60s'): cpupower frequency-set -g performance", m->governor);
+  if (m->virtualised > 0) subbyte_warn(w, "this is a virtual machine: its host may take the CPU away unseen");
+  if (m->temperature_c < SUBBYTE_UNKNOWN && m->temperature_c > 85)
+    subbyte_warn(w, "the CPU is at %.0f C and may throttle: cool it", m->temperature_c);
+  if (m->usable_cores < threads)
+    subbyte_warn(w, "%d threads share %d cores: use fewer threads", threads, m->usable_cores);
 }

@@ -73,8 +73,8 @@ void bench_sha256(const void *data, size_t bytes, char digits[65]) {
 
 /* Ends the program: "WHAT: PATH[/NAME]: REASON". */
 static void refuse(const char *what, const bench_bundle *bundle, const char *name, const char *reason) {
-  char text[BENCH_PATH + 1024];
-  snprintf(text, sizeof text, "%.*s%s%s: %s", BENCH_PATH, bundle->path, name ? "/" : "", name ? name : "", reason);
+  char text[SUBBYTE_PATH + 1024];
+  snprintf(text, sizeof text, "%.*s%s%s: %s", SUBBYTE_PATH, bundle->path, name ? "/" : "", name ? name : "", reason);
   bench_fail(what, text);
 }
 
@@ -165,7 +165,7 @@ static uint64_t place_in_zip(const bench_bundle *bundle, const char *name, uint6
 }
 
 void *bench_member(const bench_bundle *bundle, const subbyte_bench_member *member) {
-  char name[BENCH_PATH + 64], digits[65], text[256];
+  char name[SUBBYTE_PATH + 64], digits[65], text[256];
   uint64_t at = 0, bytes = 0;
   void *data = NULL;
   int file = bundle->file;

@@ -87,7 +87,7 @@ void bench_start_measure(bench_start *s, const char *bundle, int threads) {
     if (once(bundle, threads, found) != 0) return;
     for (i = 0; i < 5; ++i) rows[i][run] = found[i];
   }
-  for (i = 0; i < 5; ++i) bench_sort(rows[i], RUNS);
+  for (i = 0; i < 5; ++i) subbyte_sort(rows[i], RUNS);
   s->load_ms = rows[0][RUNS / 2] / 1e6;
   s->first_result_ms = rows[1][RUNS / 2] / 1e6;
   s->total_ms = rows[2][RUNS / 2] / 1e6;
@@ -96,25 +96,25 @@ void bench_start_measure(bench_start *s, const char *bundle, int threads) {
   s->runs = RUNS;
 }
 
-void bench_start_json(const char *key, const bench_start *s) {
+void bench_start_json(subbyte_json *j, const char *key, const bench_start *s) {
   if (s->runs == 0) {
-    bench_json_null(key);
+    subbyte_json_null(j, key);
     return;
   }
-  bench_json_open(key, '{');
-  bench_json_null("python_ms"); /* there is none to start, and nothing to import */
-  bench_json_null("import_ms");
-  bench_json_real("load_ms", s->load_ms);
-  bench_json_real("first_result_ms", s->first_result_ms);
-  bench_json_real("total_ms", s->total_ms);
+  subbyte_json_open(j, key, '{');
+  subbyte_json_null(j, "python_ms"); /* there is none to start, and nothing to import */
+  subbyte_json_null(j, "import_ms");
+  subbyte_json_real(j, "load_ms", s->load_ms);
+  subbyte_json_real(j, "first_result_ms", s->first_result_ms);
+  subbyte_json_real(j, "total_ms", s->total_ms);
   if (s->resident_bytes > 0)
-    bench_json_whole("resident_bytes", (long long)s->resident_bytes);
+    subbyte_json_whole(j, "resident_bytes", (long long)s->resident_bytes);
   else
-    bench_json_null("resident_bytes");
+    subbyte_json_null(j, "resident_bytes");
   if (s->peak_bytes > 0)
-    bench_json_whole("peak_bytes", (long long)s->peak_bytes);
+    subbyte_json_whole(j, "peak_bytes", (long long)s->peak_bytes);
   else
-    bench_json_null("peak_bytes");
-  bench_json_whole("runs", s->runs);
-  bench_json_close('}');
+    subbyte_json_null(j, "peak_bytes");
+  subbyte_json_whole(j, "runs", s->runs);
+  subbyte_json_close(j, '}');
 }

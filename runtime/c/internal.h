@@ -32,6 +32,9 @@ static inline int32_t subbyte_end(const subbyte_model *model, const subbyte_buff
 /* Nanoseconds of a monotonic clock; 0 where there is none. */
 uint64_t subbyte_now(void);
 
+/* What the session runs. */
+const subbyte_model *subbyte_session_model(const subbyte_session *session);
+
 /* ---- threads.c ---- */
 
 typedef struct subbyte_pool subbyte_pool;

@@ -44,6 +44,7 @@ const char *subbyte_status_text(int32_t status) {
     case SUBBYTE_NOT_RESET: return "the state was not reset";
 #if HOSTED /* flash is dear where none of these can happen */
     case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
+    case SUBBYTE_STOPPED: return "the caller ended the measurement";
     case SUBBYTE_REFUSED:
       return "the system refuses AMX's tile registers to this process (arch_prctl); compile the model again where it "
              "runs, with --target host";

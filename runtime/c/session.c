@@ -199,6 +199,8 @@ void *subbyte_session_state(subbyte_session *session, int32_t index) {
   return (uint8_t *)session->state + states->states[index].offset;
 }
 
+const subbyte_model *subbyte_session_model(const subbyte_session *session) { return session->model; }
+
 const subbyte_failure *subbyte_session_failure(const subbyte_session *session) { return session ? &session->failure : NULL; }
 
 const void *subbyte_session_arena(const subbyte_session *session) { return session ? session->arena : NULL; }

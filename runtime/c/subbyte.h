@@ -36,7 +36,8 @@ enum {
   SUBBYTE_LACKS_FEATURES = 6, /* this CPU lacks instructions of the model: subbyte_missing_features names them */
   SUBBYTE_BAD_INDEX = 7, /* an index that an input or an operator gave is out of range: subbyte_failure_text names it */
   SUBBYTE_BUSY = 8,      /* another run of this session, or of this state, is under way */
-  SUBBYTE_NOT_RESET = 9  /* the state holds no value yet: call subbyte_reset first */
+  SUBBYTE_NOT_RESET = 9, /* the state holds no value yet: call subbyte_reset first */
+  SUBBYTE_STOPPED = 10   /* the caller ended the measurement */
 };
 
 /* Where an argument of a kernel is. */
@@ -203,6 +204,32 @@ SUBBYTE_API void *subbyte_session_state(subbyte_session *session, int32_t index)
 
 /* Not in the middle of a run. In a forked child, whose threads are not there, it frees the child's copy of the memory. */
 SUBBYTE_API void subbyte_session_destroy(subbyte_session *session);
+
+/* ---- measuring: in the library of a bundle for Linux ---- */
+
+#define SUBBYTE_MOST_SAMPLES 1000000
+
+enum { SUBBYTE_MEASURE_LATENCY = 1, SUBBYTE_MEASURE_OPERATORS = 2 };
+
+typedef struct {
+  int64_t iterations; /* runs, up to SUBBYTE_MOST_SAMPLES; 0: as many as `seconds` take */
+  double seconds;
+  int64_t warmup; /* runs before, at least; before a latency of `seconds` also a tenth of them */
+  /* Called about ten times a second, between runs, never within a sample; NULL: not. Sets go_on, which is 0 whenever it is
+   * called, or the measurement ends with SUBBYTE_STOPPED. */
+  void (*tick)(void *user);
+  void *user;
+  int32_t go_on;
+  int32_t what; /* SUBBYTE_MEASURE_...; 0: runs alone, for a meter that brackets the call */
+} subbyte_measure_options;
+
+/* Resets the state, warms up, then measures: latency first, operators in a pass of their own (with latency as many runs as fit
+ * into a second, 3 to 50). `*json` becomes a JSON object, to be freed with subbyte_free: warmup and iterations (runs), start_ns
+ * and end_ns (monotonic clock) of the runs after the warm-up; latency_ms, throughput_per_s, warnings; operators, with the
+ * least and the median ns. docs/benchmarking.md says what each is. */
+SUBBYTE_API int32_t subbyte_measure(subbyte_session *session, const void *const *inputs, void *const *outputs,
+                                    subbyte_measure_options *options, char **json);
+SUBBYTE_API void subbyte_free(void *memory);
 
 #ifdef __cplusplus
 }

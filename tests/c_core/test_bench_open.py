@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bench_parts import PARTS
+from test_bench_parts import program_of_parts
 
 import subbyte.runtime
 
@@ -25,11 +25,7 @@ OTHERS = {"weights.bin": b"w" * 64, NAME: DATA, "manifest.json": b"{}"}
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("open") / "bench_parts"
-    flags = ["-g", "-O1", "-std=c99", f"-I{CORE}", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sources = [HERE / "bench_parts.c", *(CORE / name for name in PARTS)]
-    subprocess.run(["gcc", *flags, *sources, "-lm", "-o", made], check=True, timeout=600)
-    return made
+    return program_of_parts(tmp_path_factory.mktemp("open"))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the bench program says, in C, of machine, energy and steadiness is what Python says of the same trees."""
+"""What the C core and the bench program say of machine, energy and cgroups is what Python says of the same trees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import subbyte.runtime
@@ -21,19 +20,16 @@ from subbyte.runtime.energy import Energy
 from subbyte.runtime.features import FEATURES
 from subbyte.runtime.machine import disturbances, machine
 from subbyte.runtime.rapl import Rapl
-from subbyte.runtime.steadiness import Disturbance, Observed, unsteadiness
+from subbyte.tvm_kernels.emit.core import MEASURE
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "runtime"))
-from cgroup_trees import GROUP, V2, planted, stat  # noqa: E402
+from cgroup_trees import GROUP, V2, planted, stat  # noqa: E402, F401
 from cgroup_trees import TREES as CGROUPS  # noqa: E402
 from fake_meters import powerless  # noqa: E402
 
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-PARTS = (
-    *("bench_open.c", "bench_json.c", "bench_machine.c", "bench_cgroup.c"),
-    *("bench_steady.c", "bench_energy.c", "run.c", "needs.c"),
-)
+PARTS = (*MEASURE, "bench_open.c", "bench_machine.c", "bench_energy.c", "run.c", "needs.c")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
 CPU = "sys/devices/system/cpu"
 
@@ -99,13 +95,18 @@ TREES = {
 }
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("bench") / "bench_parts"
+def program_of_parts(folder: Path) -> Path:
+    """bench_parts, under the sanitizers."""
+    program = folder / "bench_parts"
     sources = [HERE / "bench_parts.c", *(CORE / name for name in PARTS)]
     flags = ["-g", "-O1", *STRICT, "-DBENCH_POLL_S=0.002", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run(["gcc", *flags, *sources, "-lm", "-o", program], check=True, timeout=600)
     return program
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return program_of_parts(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.mark.parametrize("name", CGROUPS)
@@ -113,13 +114,6 @@ def test_quota_and_throttling_are_those_of_the_own_cgroup(parts: Path, name: str
     files, quota, throttled = CGROUPS[name]
     found = said_by(parts, "cgroup", str(planted(tmp_path, files)))
     assert found == {"quota": quota, "throttled": throttled}
-
-
-def test_throttling_within_the_window_is_the_first_warning(parts: Path, tmp_path: Path) -> None:
-    files = {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": V2, f"{GROUP}/cpu.stat": stat(40), "later": stat(52)}
-    samples = np.where(np.arange(99) % 9 == 0, 9.0, 1.0)
-    found = said_by(parts, "steady", str(planted(tmp_path, files)), *map(repr, samples.tolist()))
-    assert found == unsteadiness(samples, Observed(500.0, None, 12))
 
 
 def said_by(parts: Path, *arguments: str | bytes, user: int | None = None) -> Any:
@@ -202,28 +196,6 @@ def test_a_counter_that_holds_no_number(parts: Path, tmp_path: Path) -> None:
     assert "'n/a', expected a number of microjoules" in found["energy_measured_missing"]
 
 
-@pytest.mark.parametrize(
-    ("later", "steal"),
-    [
-        ("cpu  160 0 0 120 0 0 0 30 5 5\ncpu0 1\n", 0.2),
-        ("cpu  160 0 0 120 0 0 0 nan 5 5\n", None),
-        ("cpu  160 0 0 120 0 0 0x1e 30\n", None),
-        ("cpu  160 0 0 120\n30 0 0 9", None),
-        ("intr 160 0 0 120 0 0 0 30", None),
-        ("cpu  160 0 0 120 0 0 0 110\n", 0.56),
-    ],
-)
-def test_steal_is_read_as_python_reads_it(parts: Path, later: str, steal: float | None, tmp_path: Path) -> None:
-    root = planted(tmp_path, {"proc/stat": "cpu  100 0 0 100 0 0 0 10 0 0\n", "later_stat": later})
-    watch = Disturbance(root)
-    samples = np.full(50, 1.0)
-    found = said_by(parts, "steady", str(root), *map(repr, samples.tolist()))
-    observed = watch.stop()
-    assert observed.steal == (None if steal is None else pytest.approx(steal, abs=0.005))
-    assert found == unsteadiness(samples, observed)
-    assert len(found) == (steal is not None)
-
-
 @pytest.mark.parametrize("text", ["", "0x10", "-3", "5 6", "1001", "99999999999999999999999"])
 def test_a_counter_beyond_its_range_is_refused(parts: Path, text: str, tmp_path: Path) -> None:
     domain(tmp_path, "intel-rapl:0", "package-0", 1)
@@ -297,22 +269,3 @@ def test_any_bytes_become_json_strings(parts: Path) -> None:
 def test_numbers_keep_every_bit(parts: Path) -> None:
     numbers = [0.1, 1 / 3, 2995.2, 1e300, -5e-324, 3.0, 0.0, 123456789.123456789, math.pi * 1e-9]
     assert said_by(parts, "reals", *map(repr, numbers), "inf", "nan") == [*numbers, None, None]
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [
-        np.full(50, 1.0),
-        np.full(7, 1.0),
-        np.linspace(1.0, 1.2, 60),
-        np.linspace(1.4, 1.0, 60),
-        np.where(np.arange(200) % 50 == 49, 1.8, 1.0),
-        np.where(np.arange(99) % 9 == 0, 9.0, 1.0),
-    ],
-)
-def test_unsteadiness_has_the_same_words(parts: Path, samples: np.ndarray, tmp_path: Path) -> None:
-    def without_reason(warnings: list[str]) -> list[str]:
-        return [text.split(": other ")[0] for text in warnings]
-
-    found = said_by(parts, "steady", str(tmp_path), *map(repr, samples.tolist()))
-    assert without_reason(found) == without_reason(unsteadiness(samples, Observed(None, None)))

@@ -18,6 +18,7 @@ from subbyte.tvm_kernels.toolchain import zig_command
 HERE = Path(__file__).parent
 CORE = Path(subbyte.runtime.__file__).parent / "c"
 HOSTED = [CORE / name for name in core.CORE]
+MEASURE = [CORE / name for name in core.MEASURE]
 BENCH = [CORE / name for name in bench_program.BENCH]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-Wcast-align"]
 STRICT = ["-std=c99", *WARNINGS, f"-I{CORE}"]
@@ -45,19 +46,23 @@ def test_core_passes_under(sanitizer: list[str], tmp_path: Path) -> None:
 
 
 def test_every_file_compiles_without_a_warning_at_the_optimisation_that_bundles_use(tmp_path: Path) -> None:
-    call(["gcc", "-O2", *STRICT, "-Wmissing-prototypes", "-c", *HOSTED, *BENCH], tmp_path)
+    call(["gcc", "-O2", *STRICT, "-Wmissing-prototypes", "-c", *HOSTED, *MEASURE, *BENCH], tmp_path)
 
 
 @pytest.mark.device
 def test_zig_finds_nothing_to_warn_about(tmp_path: Path) -> None:
     zig = zig_command()
     assert zig is not None, "pip install ziglang"
-    call([*zig, "cc", "-O2", "-fno-sanitize=all", *STRICT, "-Wmissing-prototypes", "-c", *HOSTED, *BENCH], tmp_path)
+    call(
+        [*zig, "cc", "-O2", "-fno-sanitize=all", *STRICT, "-Wmissing-prototypes", "-c", *HOSTED, *MEASURE, *BENCH],
+        tmp_path,
+    )
 
 
 @pytest.mark.device
 @pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "riscv64-linux-gnu-gcc", "arm-none-eabi-gcc"])
 def test_cross_compilers_find_nothing_to_warn_about(compiler: str, tmp_path: Path) -> None:
     assert shutil.which(compiler), f"apt install {compiler.removesuffix('-gcc')}"
-    hosted = [*HOSTED, *BENCH] if "linux" in compiler else [CORE / "run.c", CORE / "needs.c", CORE / "state.c"]
+    board = [CORE / "run.c", CORE / "needs.c", CORE / "state.c"]
+    hosted = [*HOSTED, *MEASURE, *BENCH] if "linux" in compiler else board
     call([compiler, "-Os", *STRICT, "-Wmissing-prototypes", "-c", *hosted], tmp_path)

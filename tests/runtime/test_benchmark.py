@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from tiny_bundle import example, npy, tiny_manifest, tiny_members
 
 from subbyte.errors import InputError, SessionError, UsageError
 from subbyte.runtime import BenchResult, bench, load, open_bundle, write_bundle
-from subbyte.runtime.benchmark import interleave, pinned, time_calls, warm_up
+from subbyte.runtime.benchmark import interleave, pinned
 from subbyte.runtime.cold_start import measure_cold_start
 from subbyte.runtime.energy import Reading
+from subbyte.runtime.measurement import LATENCY, MAX_SAMPLES, OPERATORS
 from subbyte.runtime.report import print_bench, print_energy_model, print_manifest
-from subbyte.runtime.steadiness import Disturbance, Observed, drift_of, unsteadiness
 
 
 class Counter:
@@ -121,14 +119,43 @@ def test_wrong_settings(bundle_path: Path, settings: dict[str, Any]) -> None:
         bench(bundle_path, **settings)
 
 
-def test_the_number_of_calls() -> None:
-    calls: list[int] = []
-    assert warm_up(lambda: calls.append(1), 7, 0.0) == len(calls) == 7
-    assert len(time_calls(lambda: calls.append(1), None, 25)) == 25
-    assert len(calls) == 32
-    timed = time_calls(lambda: calls.append(1), 0.01, None)
-    assert len(calls) == 32 + len(timed)
-    assert timed.sum() <= 0.011 + timed[-1]
+def test_the_number_of_calls(bundle_path: Path) -> None:
+    with load(bundle_path, threads=1) as session:
+        found = session.measure(example(), 0, iterations=7, warmup=5)
+        assert (found["warmup"], found["iterations"], found["operators"]) == (5, 7, [])
+        found = session.measure(example(), LATENCY, seconds=0.01)
+        assert found["iterations"] > 1
+        assert found["latency_ms"]["mean"] * found["iterations"] <= 1e-6 * (found["end_ns"] - found["start_ns"])
+        assert found["end_ns"] - found["start_ns"] >= 10_000_000
+
+
+@pytest.mark.parametrize("what", [0, LATENCY, OPERATORS, LATENCY | OPERATORS])
+def test_a_signal_handler_ends_a_measurement(bundle_path: Path, what: int) -> None:
+    def handler(*_: object) -> None:
+        raise RuntimeError("enough")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with load(bundle_path, threads=1) as session:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(RuntimeError, match="enough"):
+                session.measure(example(), what, seconds=600.0, iterations=MAX_SAMPLES if what == OPERATORS else 0)
+            session.run(example())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_measurement_within_a_run_has_memory_of_its_own(bundle_path: Path) -> None:
+    found: list[int] = []
+    inner = example(2)
+    with load(bundle_path, threads=1) as session:
+        want = session.run(example())
+        outputs = session.watch(
+            example(), lambda *_: found.append(session.measure(inner, 0, iterations=3)["iterations"])
+        )
+    assert found == [3] * 4
+    for info, array in zip(session.outputs, outputs, strict=True):
+        assert np.array_equal(want[info.name], array)
 
 
 def test_interleaved_calls_take_turns() -> None:
@@ -157,58 +184,6 @@ def test_pinning_is_undone() -> None:
     assert os.sched_getaffinity(0) == before
     with pinned(0) as cpus, pinned(10_000) as more:
         assert (cpus, more, os.sched_getaffinity(0)) == ((), (), before)
-
-
-# ---- steadiness ----
-
-QUIET = Observed(0.0, 0.0)
-
-
-def test_a_steady_series_has_no_warning() -> None:
-    noise = np.random.default_rng(0).normal(1.0, 0.01, 900)
-    assert unsteadiness(noise * 1e-3, QUIET) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "observed", "match"),
-    [
-        (
-            lambda x: x * np.linspace(1.0, 1.2, len(x)),
-            QUIET,
-            r"rose by 1\d% from the first third to the last: the processor heats",
-        ),
-        (lambda x: x * np.linspace(1.2, 1.0, len(x)), QUIET, r"fell by 1\d% .*warm up for longer"),
-        (
-            lambda x: np.where(np.arange(len(x)) % 10 == 0, 2 * x, x),
-            Observed(500.0, 0.0),
-            "other programs took the core 500",
-        ),
-        (lambda x: np.where(np.arange(len(x)) % 80 == 0, 1.7 * x, x), QUIET, r"one call in a hundred takes 1\.7"),
-        (lambda x: x, Observed(0.0, 0.07), "host took 7% of the CPU"),
-        (lambda x: x[:10], QUIET, "only 10 calls"),
-    ],
-)
-def test_an_unsteady_series_says_why(change: Any, observed: Observed, match: str) -> None:
-    noise = np.random.default_rng(0).normal(1.0, 0.005, 900) * 1e-3
-    assert re.search(match, " ".join(unsteadiness(change(noise), observed)))
-
-
-@given(st.floats(0.5, 2.0), st.integers(9, 300))
-def test_drift_is_the_ratio_of_the_ends(factor: float, count: int) -> None:
-    series = np.ones(count)
-    series[-(count // 3) :] = factor
-    assert drift_of(series) == pytest.approx(factor - 1)
-    assert drift_of(series[:8]) == 0.0
-
-
-def test_steal_is_read_from_proc_stat(tmp_path: Path) -> None:
-    stat = tmp_path / "proc" / "stat"
-    stat.parent.mkdir()
-    stat.write_text("cpu 100 0 0 100 0 0 0 10 0 0\n")
-    watch = Disturbance(tmp_path)
-    stat.write_text("cpu 160 0 0 120 0 0 0 30 0 0\n")
-    assert watch.stop().steal == pytest.approx(0.2)
-    assert Disturbance(tmp_path / "none").stop().steal is None
 
 
 # ---- cold start and imports ----

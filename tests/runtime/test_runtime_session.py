@@ -235,8 +235,8 @@ def test_wrong_threads(bundle_path: Path, threads: Any) -> None:
         (lambda data: data[:16] + b"\x02\x00" + data[18:], "ELF type 2"),
         (lambda data: data[:64], "cannot be loaded here"),
         (
-            lambda data: data.replace(b"subbyte_session_run\0", b"subbyte_session_ran\0"),
-            "does not export subbyte_session_run",
+            lambda data: data.replace(b"subbyte_session_arena\0", b"subbyte_session_arenb\0"),
+            "does not export subbyte_session_arena",
         ),
     ],
     ids=["text", "other machine", "a program", "cut", "no symbol"],

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 from subbyte import __version__
 from subbyte.runtime.bundle import WEIGHTS
 from subbyte.runtime.energy_model import model_operators
 from subbyte.runtime.golden import MOST_MOVED
-from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
+from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, MEASURE, cached_objects, core_folder
 from subbyte.tvm_kernels.emit.emitted import Golden
 from subbyte.tvm_kernels.emit.model_c import c_string
 from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.plan import Plan
-from subbyte.tvm_kernels.toolchain import Toolchain, find_static_toolchain
+from subbyte.tvm_kernels.toolchain import find_static_toolchain
 
-BENCH = (
-    *("bench.c", "bench_open.c", "bench_report.c", "bench_json.c", "bench_machine.c", "bench_cgroup.c"),
-    *("bench_steady.c", "bench_energy.c", "bench_start.c"),
-)
+BENCH = ("bench.c", "bench_open.c", "bench_report.c", "bench_machine.c", "bench_energy.c", "bench_start.c")
 BENCH_FLAGS = tuple(flag for flag in C_FLAGS if flag != "-fPIC")
 
 
@@ -32,10 +27,11 @@ def bench_program(plan: Plan, target: Target, objects: list[Path], golden: Golde
     (folder / "content.c").write_text(_content(plan, golden))
     sources: list[str | Path] = ["content.c"]
     if toolchain.is_zig:  # which keeps object files itself
-        sources += ["model.c", "get_model.c", *(core_folder() / name for name in (*CORE, *BENCH))]
+        sources += ["model.c", "get_model.c", *(core_folder() / name for name in (*CORE, *MEASURE, *BENCH))]
         objects = [path for path in objects if path.name == "kernels.o"]
     else:
-        for name, data in _objects(toolchain).items():
+        # It calls the model and prints, so -O1 serves, and compiles in two thirds of the time.
+        for name, data in cached_objects(toolchain, BENCH, (*BENCH_FLAGS, "-O1")).items():
             (folder / name).write_bytes(data)
             sources.append(name)
     link = ["-Wl,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-s", "-Wl,--build-id=none", "-lm", "-lpthread"]
@@ -47,16 +43,6 @@ def bench_program(plan: Plan, target: Target, objects: list[Path], golden: Golde
         folder,
     )
     return (folder / "bench").read_bytes()
-
-
-@functools.cache
-def _objects(toolchain: Toolchain) -> dict[str, bytes]:
-    """The program's own object files by name: the same for every model, so compiled once. It calls the model and
-    prints, so -O1 serves, and compiles in two thirds of the time."""
-    with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
-        sources = [core_folder() / source for source in BENCH]
-        toolchain.compile([*BENCH_FLAGS, "-O1", *toolchain.c_flags, f"-I{core_folder()}", "-c", *sources], Path(name))
-        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
 
 
 def _content(plan: Plan, golden: Golden | None) -> str:

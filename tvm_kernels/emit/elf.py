@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subbyte.tvm_kernels.emit.bench_program import bench_program
-from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
+from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, MEASURE, cached_objects, core_folder
 from subbyte.tvm_kernels.emit.emitted import Emitted, Golden
 from subbyte.tvm_kernels.emit.glibc import Version, needed_glibc, version_text
 from subbyte.tvm_kernels.emit.names import names_of
@@ -34,6 +34,8 @@ EXPORTS = (
     "subbyte_session_reset",
     "subbyte_session_state",
     "subbyte_session_destroy",
+    "subbyte_measure",
+    "subbyte_free",
 )
 
 
@@ -42,6 +44,16 @@ def _compile(toolchain: Toolchain, sources: list[str], folder: Path) -> list[Pat
     for group in [[source] for source in sources] if toolchain.is_zig else [sources]:
         toolchain.compile([*C_FLAGS, *toolchain.c_flags, f"-I{core_folder()}", "-c", *group], folder)
     return [folder / f"{Path(source).stem}.o" for source in sources]
+
+
+def _measuring(toolchain: Toolchain, folder: Path) -> list[Path]:
+    """Object files of what measures a session, small rather than fast: it waits for the model."""
+    folder = folder / ("measure-zig" if toolchain.is_zig else "measure")
+    folder.mkdir(exist_ok=True)
+    made = cached_objects(toolchain, MEASURE, (*C_FLAGS, "-Os"))
+    for name, code in made.items():
+        (folder / name).write_bytes(code)
+    return [folder / name for name in made]
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ def _shared(toolchain: Toolchain, target: Target, sources: list[str], objects: l
         note = f"library.so does not load on older systems: {why}; to link for {version_text(floor)}, {remedy}"
         return _Shared(data, str(toolchain), _newest(needed), (note,))
     kernels = [path for path in objects if path.name == "kernels.o"]
-    data = _link_shared(zig, target, [*sources, *kernels], folder)
+    data = _link_shared(zig, target, [*sources, *_measuring(zig, folder), *kernels], folder)
     needed = needed_glibc(data)
     still = _needs_newer(zig, needed, floor)
     if still is not None:
@@ -121,6 +133,8 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None, archi
         (folder / "get_model.c").write_text(_get_model_c(plan))
         sources = ["model.c", "get_model.c", *(str(core_folder() / part) for part in CORE)]
         objects = _compile(toolchain, sources, folder)
+        if "linux" in target.triple:
+            objects += _measuring(toolchain, folder)
         if program.kernels:
             (folder / "kernels.o").write_bytes(program.kernels)
             objects.append(folder / "kernels.o")

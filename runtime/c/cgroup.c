@@ -1,16 +1,16 @@
 /* The CPU quota of this process's own cgroup, and how often it ran out: v1 and v2, the group and all above it.
  *
- * The rules are those of runtime/cgroup.py.
+ * The rules of the quota are those of runtime/cgroup.py.
  */
 #if !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
 
+#include "system_files.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "bench.h"
 
 /* Whether `word` is one of a list with commas. */
 static int is_in(const char *list, const char *word) {
@@ -37,7 +37,7 @@ static void unescape(char *text) {
 
 /* The path of our group in the hierarchy that has the cpu controller; its version, 0: not told. */
 static int path_of(const char *root, char *path, size_t bytes) {
-  char *text = bench_text_of(root, "/proc/self/cgroup"), *line, *rest = NULL;
+  char *text = subbyte_text_of(root, "/proc/self/cgroup"), *line, *rest = NULL;
   int version = 0;
   for (line = text ? strtok_r(text, "\n", &rest) : NULL; line != NULL; line = strtok_r(NULL, "\n", &rest)) {
     char *controllers = strchr(line, ':'), *where = controllers ? strchr(controllers + 1, ':') : NULL;
@@ -57,13 +57,13 @@ static int path_of(const char *root, char *path, size_t bytes) {
   return version;
 }
 
-void bench_group_find(bench_group *g, const char *root) {
-  char path[BENCH_PATH], *text, *line, *rest = NULL;
+void subbyte_group_find(subbyte_group *g, const char *root) {
+  char path[SUBBYTE_PATH], *text, *line, *rest = NULL;
   const int version = path_of(root, path, sizeof path);
   memset(g, 0, sizeof *g);
-  text = version ? bench_text_of(root, "/proc/self/mountinfo") : NULL;
+  text = version ? subbyte_text_of(root, "/proc/self/mountinfo") : NULL;
   for (line = text ? strtok_r(text, "\n", &rest) : NULL; line != NULL; line = strtok_r(NULL, "\n", &rest)) {
-    char shown[BENCH_PATH], mount[BENCH_PATH], kind[64], options[512];
+    char shown[SUBBYTE_PATH], mount[SUBBYTE_PATH], kind[64], options[512];
     const char *after = strstr(line, " - "), *inside = "";
     if (after == NULL || sscanf(line, "%*s %*s %*s %1023s %1023s", shown, mount) != 2) continue;
     if (sscanf(after, " - %63s %*s %511s", kind, options) != 2) continue;
@@ -82,40 +82,40 @@ void bench_group_find(bench_group *g, const char *root) {
 }
 
 static double quota_in(const char *folder, int version) {
-  char *lent = bench_text_of(folder, version == 2 ? "/cpu.max" : "/cpu.cfs_quota_us");
-  char *period = version == 2 ? NULL : bench_text_of(folder, "/cpu.cfs_period_us");
+  char *lent = subbyte_text_of(folder, version == 2 ? "/cpu.max" : "/cpu.cfs_quota_us");
+  char *period = version == 2 ? NULL : subbyte_text_of(folder, "/cpu.cfs_period_us");
   char *between = version == 2 && lent ? strchr(lent, ' ') : NULL;
   double quota, whole;
   if (between != NULL) *between = '\0';
-  quota = bench_number_in(lent, 0); /* "max", or -1: no quota */
-  whole = bench_number_in(between ? between + 1 : period, 0);
+  quota = subbyte_number_in(lent, 0); /* "max", or -1: no quota */
+  whole = subbyte_number_in(between ? between + 1 : period, 0);
   free(lent);
   free(period);
-  return quota > 0 && quota < BENCH_UNKNOWN && whole > 0 && whole < BENCH_UNKNOWN ? quota / whole : BENCH_UNKNOWN;
+  return quota > 0 && quota < SUBBYTE_UNKNOWN && whole > 0 && whole < SUBBYTE_UNKNOWN ? quota / whole : SUBBYTE_UNKNOWN;
 }
 
 static double throttled_in(const char *folder) {
-  char *text = bench_text_of(folder, "/cpu.stat"), *line, *rest = NULL;
-  double found = BENCH_UNKNOWN;
+  char *text = subbyte_text_of(folder, "/cpu.stat"), *line, *rest = NULL;
+  double found = SUBBYTE_UNKNOWN;
   for (line = text ? strtok_r(text, "\n", &rest) : NULL; line != NULL; line = strtok_r(NULL, "\n", &rest))
     if (strncmp(line, "nr_throttled ", 13) == 0) {
-      found = bench_number_in(line + 13, 0);
+      found = subbyte_number_in(line + 13, 0);
       break;
     }
   free(text);
   return found;
 }
 
-void bench_group_read(const bench_group *g, double *quota, double *throttled) {
-  char folder[3 * BENCH_PATH];
+void subbyte_group_read(const subbyte_group *g, double *quota, double *throttled) {
+  char folder[3 * SUBBYTE_PATH];
   size_t top = strlen(g->mount);
-  *quota = *throttled = BENCH_UNKNOWN;
+  *quota = *throttled = SUBBYTE_UNKNOWN;
   if (g->version == 0) return;
   snprintf(folder, sizeof folder, "%s%s", g->mount, g->inside);
   for (;;) {
     const double lent = quota_in(folder, g->version), count = throttled_in(folder);
     if (lent < *quota) *quota = lent;
-    if (count < BENCH_UNKNOWN) *throttled = count + (*throttled < BENCH_UNKNOWN ? *throttled : 0.0);
+    if (count < SUBBYTE_UNKNOWN) *throttled = count + (*throttled < SUBBYTE_UNKNOWN ? *throttled : 0.0);
     if (strlen(folder) <= top) return;
     *strrchr(folder, '/') = '\0';
   }
