@@ -7,14 +7,14 @@ import json
 from collections.abc import Callable, Generator
 from typing import Any
 
-from subbyte.runtime.native import STOPPED, TICK, Library, MeasureOptions
+from subbyte.runtime.native import STOPPED, TICK, MeasureFunctions, MeasureOptions
 
 MAX_SAMPLES = 1_000_000  # SUBBYTE_MOST_SAMPLES
 LATENCY, OPERATORS = 1, 2  # SUBBYTE_MEASURE_LATENCY ..
 
 
 def measure(
-    library: Library,
+    functions: MeasureFunctions,
     run_as: Callable[[Callable[..., int]], None],
     what: int,
     *,
@@ -24,9 +24,9 @@ def measure(
 ) -> dict[str, Any]:
     """The JSON object of `subbyte_measure` (runtime/c/subbyte.h) for `iterations` runs, or as many as `seconds` take.
 
-    `run_as` calls what it is given in place of the library's `run`, with its arguments (Session.measure). `what` is
-    LATENCY, OPERATORS, both, or 0 for runs alone. Signal handlers run about ten times a second; an exception of one
-    ends the measurement.
+    `functions` are those of `native.Library.measure`; `run_as` calls what it is given in place of the library's `run`.
+    `what` is LATENCY, OPERATORS, both, or 0 for runs alone. Signal handlers run about ten times a second; an exception
+    of one ends the measurement.
     """
     failures: list[BaseException] = []
     options = MeasureOptions(iterations=iterations, seconds=seconds, warmup=warmup, what=what)
@@ -46,18 +46,19 @@ def measure(
     tick = ticks()
     next(tick)
     options.tick = TICK(tick.send)
-    run, free = library.measure()
-    text = ctypes.c_void_p()
+    run, free = functions
+    texts: list[bytes] = []
 
     def measured(handle: ctypes.c_void_p, first: int, second: int, _hook: object, _user: object) -> int:
+        text = ctypes.c_void_p()
         status: int = run(handle, first, second, ctypes.byref(options), ctypes.byref(text))
         if status == STOPPED:
             raise failures[0]
+        if text.value:  # freed here: a signal handler may have closed the session, whose library goes with this run
+            texts.append(ctypes.string_at(text.value))
+            free(text)
         return status
 
-    try:
-        run_as(measured)
-        found: dict[str, Any] = json.loads(ctypes.string_at(text.value or 0))
-    finally:
-        free(text)
+    run_as(measured)
+    found: dict[str, Any] = json.loads(texts[0])
     return found

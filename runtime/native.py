@@ -115,6 +115,9 @@ _ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "riscv32": 243, "
 _ELF_SHARED = 3
 
 
+MeasureFunctions = tuple[Any, Any]  # subbyte_measure, subbyte_free
+
+
 class Library:
     """A loaded library; `close` unloads it. Raises BundleError when it is not what the manifest describes."""
 
@@ -170,8 +173,8 @@ class Library:
         function.restype, function.argtypes = result, arguments
         return function
 
-    def measure(self) -> tuple[Any, Any]:
-        """`subbyte_measure` and `subbyte_free`; raises BundleError for a library of subbyte 0.1, which has neither."""
+    def measure(self) -> MeasureFunctions:
+        """Raises BundleError for a library of subbyte 0.1, which has no such functions."""
         given = [ctypes.c_void_p] * 3
         measure = self._function(
             "subbyte_measure",

@@ -248,15 +248,13 @@ class Session:
         return tuple(OperatorTime(**row) for row in found["operators"])
 
     def measure(self, inputs: Arrays, what: int, **limits: Any) -> dict[str, Any]:
-        """Measure runs as `runtime.measurement.measure` does, from the initial state on: `bench` and `profile` do.
-
-        Raises as `run`, and BundleError for a bundle of subbyte 0.1.
-        """
+        """What `runtime.measurement.measure` finds, from the initial state on. Raises as `run` and `profile`."""
         from subbyte.runtime.measurement import measure
 
         arrays, outputs = self._checked_inputs(inputs, False), self.empty_outputs()
         with self.bundle.naming():
-            return measure(self._native(), lambda run: self._bound(arrays, outputs, run=run)(), what, **limits)
+            functions = self._native().measure()
+        return measure(functions, lambda run: self._bound(arrays, outputs, run=run)(), what, **limits)
 
     def check_golden(self) -> GoldenReport:
         """Run the golden inputs and compare with the golden outputs; raises BundleError when the bundle has none.

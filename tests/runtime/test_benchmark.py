@@ -145,6 +145,20 @@ def test_a_signal_handler_ends_a_measurement(bundle_path: Path, what: int) -> No
         signal.signal(signal.SIGALRM, before)
 
 
+def test_a_session_that_is_closed_while_it_is_measured_ends_with_its_figures(bundle_path: Path) -> None:
+    session = load(bundle_path, threads=1)
+    before = signal.signal(signal.SIGALRM, lambda *_: session.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        found = session.measure(example(), LATENCY, seconds=0.3)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert found["end_ns"] - found["start_ns"] >= 300_000_000
+    assert session.closed
+    with pytest.raises(SessionError, match="closed"):
+        session.measure(example(), LATENCY, seconds=0.1)
+
+
 def test_a_measurement_within_a_run_has_memory_of_its_own(bundle_path: Path) -> None:
     found: list[int] = []
     inner = example(2)
