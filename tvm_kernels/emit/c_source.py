@@ -21,6 +21,7 @@ from subbyte.tvm_kernels.emit.emitted import Array, Emitted, Golden
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.emit.program import generate
 from subbyte.tvm_kernels.machines import Target
+from subbyte.tvm_kernels.machines.board import DEFINE
 from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import beside, find_toolchain, run
@@ -129,23 +130,24 @@ def model_files(plan: Plan) -> tuple[str, ...]:
 
 
 def _makefile(plan: Plan, target: Target) -> str:
-    compiler = target.compiler.command if target.compiler else "cc"
-    sources, board = " ".join((*model_files(plan), *EXAMPLE_FILES)), target.board
-    example = f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` runs it.
+    compiler, board = target.compiler.command if target.compiler else "cc", target.board
+    flags, sources = [*target.architecture.c_flags(target, "gcc"), *C_FLAGS], [*model_files(plan), *EXAMPLE_FILES]
+    link: tuple[str, ...] = ()
+    if board is not None:
+        flags.append(DEFINE)
+        link = board.link_options
+        sources += sorted(name for name in board.sources() if not name.endswith(".h"))
+    run = board.command("$<") if board else ["./$<"]
+    return f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` runs it.
 CC = {compiler}
-CFLAGS = {" ".join((*target.architecture.c_flags(target, "gcc"), *C_FLAGS))}
+CFLAGS = {" ".join(flags)}
+example.elf: {" ".join(sources)}
+\t{" ".join(("$(CC) $(CFLAGS)", *link))} -o $@ $(filter %.c,$^) -lm
+size: example.elf
+\t{beside(compiler, "size")} $<
+run: example.elf
+\t{" ".join(run)}
 """
-    run = "./"
-    if board is None:
-        example += f"example.elf: {sources}\n\t$(CC) $(CFLAGS) -o $@ $^ -lm\n"
-    else:
-        link, run = " ".join((*board.link_flags, "-Wl,--gc-sections", "-T", "link.ld")), " ".join(board.command()) + " "
-        example += f"""CFLAGS += -DSUBBYTE_BOARD
-example.elf: {sources} startup.c link.ld memory.ld
-\t$(CC) $(CFLAGS) {link} -o $@ $(filter %.c,$^) -lm
-"""
-    size = f"size: example.elf\n\t{beside(compiler, 'size')} $<\n"
-    return f"{example}{size}run: example.elf\n\t{run}$<\n"
 
 
 def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> dict[str, int]:

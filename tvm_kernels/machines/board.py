@@ -12,6 +12,7 @@ from subbyte.tvm_kernels.machines.architecture import Tool
 # text and a clock; from reset to main and from there to the end; sections, in the memory that memory.ld describes
 FILES = ("board.h", "startup.c", "link.ld")
 MEMORY_SCRIPT = "memory.ld"
+DEFINE = "-DSUBBYTE_BOARD"  # for console.h, which includes board.h
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Board:
     flash: Memory  # for code and constants
     ram: Memory
     link_flags: tuple[str, ...]  # for the C compiler, beside the linker script
-    emulator: Tool
+    emulator: Tool  # that runs its programs
     arguments: tuple[str, ...]  # of the emulator, before the program
     instructions_per_tick: int  # of its clock under that emulator
 
@@ -47,6 +48,11 @@ class Board:
         absent = [name for name in FILES if not (self.folder / name).is_file()]
         if absent:
             raise RegistrationError(f"{where} has no {absent[0]}; add it to {self.folder}")
+
+    @property
+    def link_options(self) -> tuple[str, ...]:
+        """Options of the C compiler where it links a program."""
+        return (*self.link_flags, "-Wl,--gc-sections", "-T", "link.ld")
 
     def command(self, program: str = "") -> list[str]:
         """What runs a program under the emulator; without one all words before it."""
