@@ -1,11 +1,11 @@
 """Time single kernels beside onnxruntime's float and int8 on the same layer, interleaved, on one pinned thread.
 
-    python benchmarks/kernels.py [--only TEXT] [--repeats N] [--features avx2] [--json FILE]
+    python benchmarks/kernels.py [--only TEXT] [--seconds S] [--features avx2] [--json FILE]
 
-Every round runs each engine, once to warm the caches and then timed, so that a change of clock or a neighbour hits all
-alike; judge by the minimum. Our kernels end in scale, bias and requantization to codes, as onnxruntime's QLinear
-operators do. Binary times include packing the float input into bits. On a CPU with AMX both use it;
-`--features avx512vnni,avx512bw,avx512vpopcntdq` keeps ours to vectors.
+Every round runs each engine, once to warm the caches and then TURN times, each timed, so that a change of clock or a
+neighbour hits all alike; judge by the minimum. Our kernels end in scale, bias and requantization to codes, as
+onnxruntime's QLinear operators do. Binary times include packing the float input into bits. On a CPU with AMX both use
+it; `--features avx512vnni,avx512bw,avx512vpopcntdq` keeps ours to vectors.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ os.environ.update(TVM_NUM_THREADS="1", OMP_NUM_THREADS="1")
 import argparse
 import json
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from subbyte.files.output import write_file
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.onnx_files.onnxruntime import onnxruntime
+from subbyte.runtime.benchmark import interleave
 from subbyte.tvm_kernels.kernels.tir.execute import compile_kernel
 from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.operators import (
@@ -48,7 +47,8 @@ from subbyte.tvm_kernels.operators import (
     constant,
 )
 
-Run = Callable[[], None]
+Run = Callable[[], object]
+TURN = 10  # timed calls of an engine in a round
 Geometry = MatMul | Conv2d
 ORT = onnxruntime()
 
@@ -201,26 +201,7 @@ def onnxruntime_layer(geometry: Geometry, quantized: bool) -> Run:
 # ---- measuring ----
 
 
-def interleaved(runs: dict[str, Run], repeats: int) -> dict[str, list[float]]:
-    """Microseconds of each run: `repeats` rounds over all of them; short runs are repeated inside a round."""
-    inner = {}
-    for name, run in runs.items():
-        run()
-        start = time.perf_counter()
-        run()
-        inner[name] = max(1, min(20, int(2e-4 / max(1e-9, time.perf_counter() - start))))
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            run()  # the others have taken the caches
-            start = time.perf_counter()
-            for _ in range(inner[name]):
-                run()
-            times[name].append((time.perf_counter() - start) / inner[name] * 1e6)
-    return times
-
-
-def measure(name: str, geometry: Geometry, formats: list[str], repeats: int, features: Any) -> list[dict[str, Any]]:
+def measure(name: str, geometry: Geometry, formats: list[str], seconds: float, features: Any) -> list[dict[str, Any]]:
     """One row of the report for each engine and format of a layer."""
     runs: dict[str, Run] = {
         "onnxruntime float": onnxruntime_layer(geometry, False),
@@ -232,21 +213,21 @@ def measure(name: str, geometry: Geometry, formats: list[str], repeats: int, fea
             runs[fmt], kernels[fmt] = ours(geometry, fmt, features)
         except Exception as error:
             print(f"  {name} {fmt}: {error}")
-    times = interleaved(runs, repeats)
-    base, eight = min(times["onnxruntime float"]), min(times["onnxruntime int8"])
+    times = {engine: found * 1e6 for engine, found in interleave(runs, seconds, TURN).items()}
+    base, eight = times["onnxruntime float"].min(), times["onnxruntime int8"].min()
     rows = []
     for engine, values in times.items():
-        least = min(values)
+        least = float(values.min())
         rows.append(
             {
                 "layer": name,
                 "engine": engine,
                 "kernel": kernels.get(engine, ""),
                 "min_us": least,
-                "median_us": statistics.median(values),
+                "median_us": float(np.median(values)),
                 "gop_s": 2 * geometry.macs / least / 1e3,
-                "vs_float": base / least,
-                "vs_int8": eight / least,
+                "vs_float": float(base / least),
+                "vs_int8": float(eight / least),
             }
         )
     return rows
@@ -256,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="layers, formats or 'dot' / 'binary' whose name contains this")
     parser.add_argument("--formats", default="", help="comma-separated, of: " + ", ".join(FORMATS))
-    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0.2, help="for each engine and layer")
     parser.add_argument("--cpu", type=int, default=None, help="pin to this CPU (default: the last one allowed)")
     parser.add_argument("--features", default="", help="kernels for these CPU features only, e.g. avx2")
     parser.add_argument("--json", type=Path, default=None)
@@ -271,7 +252,7 @@ def main() -> None:
     print(f"{'layer':28}{'engine':20}{'kernel':24}{'min us':>9}{'median':>9}{'GOP/s':>8}{'x float':>9}{'x int8':>8}")
     report: list[dict[str, Any]] = []
     for name, geometry in layers.items():
-        for row in measure(name, geometry, formats, options.repeats, features):
+        for row in measure(name, geometry, formats, options.seconds, features):
             report.append(row)
             print(
                 f"{row['layer']:28}{row['engine']:20}{row['kernel']:24}{row['min_us']:9.1f}{row['median_us']:9.1f}"
