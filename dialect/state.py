@@ -106,7 +106,10 @@ def _state(model: onnx.ModelProto, line: str, kind: type[SubbyteError]) -> State
 def _refuse(line: str, inputs: list[str], outputs: list[str], kind: type[SubbyteError]) -> None:
     before, equals, after = line.partition("=")
     if not equals or not before or not after:
-        raise kind(f"state '{line}' is not a pair 'input=output' of the graph")
+        raise kind(
+            f"state '{line}' is not a pair 'input=output' of the graph; "
+            f"inputs: {', '.join(inputs)}; outputs: {', '.join(outputs)}"
+        )
     side, name, known = ("input", before, inputs) if before not in inputs else ("output", after, outputs)
     if kind is UsageError:
         raise UnknownNameError(f"{side} of state '{line}':", name, known)

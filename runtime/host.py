@@ -155,7 +155,7 @@ def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
         why = f"this CPU lacks {', '.join(missing)}" if have else f"{cpuinfo} does not tell what this CPU has"
         raise BundleError(
             f"the bundle for target '{target.name}' needs CPU features {', '.join(target.features)}: {why}. "
-            f"{recompile}, or with a smaller target such as `--target x86-64-v2`."
+            f"{recompile}, or with a target that needs fewer features (`subbyte targets`)."
         )
 
 

@@ -45,7 +45,7 @@ class State(Mapping[str, Array]):
         array = np.asarray(value)
         if array.dtype != np.dtype(info.dtype) or array.shape != info.shape:
             got, want = f"{array.dtype} {list(array.shape)}", f"{info.dtype} {list(info.shape)}"
-            raise InputError(f"state '{name}' is given {got}, expected {want}: convert it first")
+            raise InputError(f"state '{name}' is given {got}, expected {want}: assign an array of this dtype and shape")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"state '{name}' is given NaN or infinity, which every later run would read: correct it")
         self._write(info, array)

@@ -150,7 +150,7 @@ static void check_features(const subbyte_model *model) {
   }
   snprintf(text, sizeof text,
            "%s, which target '%.64s' has. Compile the model again for this machine: `subbyte compile model.onnx --target "
-           "host` on it, or with a smaller target such as `--target x86-64-v2`.",
+           "host` on it, or with a target that needs fewer features (`subbyte targets`).",
            listed, model->target);
   bench_fail("this CPU lacks", text);
 }

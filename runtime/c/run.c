@@ -50,7 +50,7 @@ const char *subbyte_status_text(int32_t status) {
              "runs, with --target host";
     case SUBBYTE_LACKS_FEATURES:
       return "this CPU lacks features that the model was compiled for (subbyte_missing_features names them); compile the "
-             "model again for this machine, with --target host, or with a smaller target such as x86-64-v2";
+             "model again for this machine, with --target host, or with a target that needs fewer features";
 #endif
     default: return "unknown status";
   }

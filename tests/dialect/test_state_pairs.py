@@ -51,7 +51,7 @@ def test_the_initial_value_is_an_initializer_or_zeros() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("h", "is not a pair 'input=output'"),
+        ("h", r"is not a pair 'input=output' of the graph; inputs: .*\bh\b.*; outputs: .*\bh_next\b"),
         ("=h_next", "is not a pair 'input=output'"),
         ("hh=h_next", "hh"),
         ("h=h_nxt", "h_nxt"),
