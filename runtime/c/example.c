@@ -1,7 +1,8 @@
 /* How to call the model: run it on the golden inputs, compare the outputs, count instructions where a timer allows.
  *
- * Your own program needs kernels.c, model.c, weights.c, run.c, needs.c, state.c where there is one, and the headers; this file, golden.c, startup.c and the
- * linker script are for trying it out, e.g. in an emulator:
+ * Your own program needs kernels.c, model.c, weights.c, run.c, needs.c, state.c where there is one, and the headers; failure.c if
+ * it calls subbyte_failure_text or subbyte_status_text; this file, golden.c, startup.c and the linker script are for trying it out,
+ * e.g. in an emulator:
  *
  *   make run
  */

@@ -4,6 +4,19 @@
 
 #include "subbyte.h"
 
+#if defined(_WIN32) || defined(__unix__) || defined(__APPLE__)
+#define HOSTED 1
+#else
+#define HOSTED 0 /* a bare microcontroller */
+#endif
+
+/* Of what only a run that fails calls: small, not fast. */
+#if defined(__GNUC__)
+#define SUBBYTE_COLD __attribute__((cold))
+#else
+#define SUBBYTE_COLD
+#endif
+
 /* Checks what every run relies on: the ABI, counts, and that no buffer the model needs is null. */
 int32_t subbyte_check_buffers(const subbyte_model *model, const subbyte_buffers *buffers);
 

@@ -142,7 +142,7 @@ int32_t subbyte_ask_for(const subbyte_model *model) {
 }
 
 #else /* a CPU that cannot be asked */
-size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes) {
+SUBBYTE_COLD size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t bytes) {
   const char *name = model != NULL && model->abi == SUBBYTE_ABI && model->features != NULL ? model->features : "";
   size_t count = *name != '\0';
   for (; *name; ++name) {
@@ -153,7 +153,7 @@ size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t 
   return count;
 }
 
-int32_t subbyte_ask_for(const subbyte_model *model) {
+SUBBYTE_COLD int32_t subbyte_ask_for(const subbyte_model *model) {
   if (model->needs) return SUBBYTE_REFUSED;
   return model->features != NULL && *model->features ? SUBBYTE_LACKS_FEATURES : SUBBYTE_OK;
 }

@@ -29,7 +29,7 @@ from cgroup_trees import TREES as CGROUPS  # noqa: E402
 from fake_meters import powerless  # noqa: E402
 
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-PARTS = (*MEASURE, "bench_open.c", "bench_machine.c", "bench_energy.c", "run.c", "needs.c")
+PARTS = (*MEASURE, "bench_open.c", "bench_machine.c", "bench_energy.c", "run.c", "failure.c", "needs.c")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
 CPU = "sys/devices/system/cpu"
 

@@ -63,6 +63,6 @@ def test_zig_finds_nothing_to_warn_about(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compiler", ["aarch64-linux-gnu-gcc", "riscv64-linux-gnu-gcc", "arm-none-eabi-gcc"])
 def test_cross_compilers_find_nothing_to_warn_about(compiler: str, tmp_path: Path) -> None:
     assert shutil.which(compiler), f"apt install {compiler.removesuffix('-gcc')}"
-    board = [CORE / "run.c", CORE / "needs.c", CORE / "state.c"]
+    board = [CORE / "run.c", CORE / "failure.c", CORE / "needs.c", CORE / "state.c"]
     hosted = [*HOSTED, *MEASURE, *BENCH] if "linux" in compiler else board
     call([compiler, "-Os", *STRICT, "-Wmissing-prototypes", "-c", *hosted], tmp_path)

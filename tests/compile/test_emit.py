@@ -149,7 +149,7 @@ def test_sources_run_on_this_machine_too(example: Example, tmp_path: Path) -> No
     assert made.tiles == (7, 7, 1)
     for name, data in made.members.items():
         (tmp_path / Path(name).name).write_bytes(data)
-    files = ["kernels.c", "model.c", "weights.c", "run.c", "needs.c", "golden.c", "example.c"]
+    files = ["kernels.c", "model.c", "weights.c", "run.c", "failure.c", "needs.c", "golden.c", "example.c"]
     flags = ["-std=c99", "-O1", "-g", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wno-unused"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run(["gcc", *flags, *sanitize, *files, "-o", "example", "-lm"], cwd=tmp_path, check=True, timeout=600)

@@ -132,7 +132,7 @@ def test_programs_name_the_operator_and_the_index(tmp_path: Path) -> None:
 
     for name, data in compile_plan(plan, get_target("cortex-m4"), golden).members.items():
         (tmp_path / Path(name).name).write_bytes(data)
-    files = ["kernels.c", "model.c", "weights.c", "run.c", "needs.c", "golden.c", "example.c"]
+    files = ["kernels.c", "model.c", "weights.c", "run.c", "failure.c", "needs.c", "golden.c", "example.c"]
     flags = ["-std=c99", "-O1", "-fno-strict-aliasing", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run(["gcc", *flags, *files, "-o", "example", "-lm"], cwd=tmp_path, check=True, timeout=600)
     done = subprocess.run([tmp_path / "example"], capture_output=True, text=True, timeout=600, check=False)

@@ -78,7 +78,7 @@ def test_python_and_both_c_programs_compare_alike(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     folder = tmp_path / "source"
-    names = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c", "golden.c", "example.c")
+    names = ("kernels.c", "model.c", "weights.c", "run.c", "failure.c", "needs.c", "golden.c", "example.c")
     subprocess.run(["gcc", *FLAGS, "-o", "example", *names, "-lm"], cwd=folder, check=True)
     done = subprocess.run([folder / "example"], capture_output=True, text=True)
     assert f"output 0 differing {row.differing}" in done.stdout.splitlines()

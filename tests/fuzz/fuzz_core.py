@@ -16,7 +16,7 @@ import subbyte.runtime
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-CORE_FILES = ("run.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c")
+CORE_FILES = ("run.c", "failure.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c")
 
 
 class Program:

@@ -14,7 +14,7 @@ import numpy as np
 HERE = Path(__file__).parent
 CORE = HERE.parents[1] / "runtime" / "c"
 CORE_FILES = (
-    *("run.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c"),
+    *("run.c", "failure.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c"),
     *("measure.c", "steadiness.c", "json.c", "system_files.c", "cgroup.c"),
 )
 SCALES = np.array([0.5, -0.25, 3.0], np.float32)

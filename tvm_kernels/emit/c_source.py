@@ -27,10 +27,11 @@ from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import beside, find_toolchain, run
 
 HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
-COPIED = (*HEADERS, "run.c", "needs.c")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
 STATE_FILE = "state.c"  # of a model with state
-EXAMPLE_FILES = ("golden.c", "example.c")
+TEXT_FILE = "failure.c"  # failures in words: only of a program that asks for them
+COPIED = (*HEADERS, "run.c", "needs.c", TEXT_FILE)
+EXAMPLE_FILES = ("golden.c", "example.c", TEXT_FILE)
 # Contraction to fused multiply-add would change bits; views of workspaces have other types than their buffers. Against
 # -Os, -O2 takes 40% fewer instructions for 2% more flash (ds_cnn, ternary, gcc 12, cortex-m4: `make run`).
 C_FLAGS = ("-std=c99", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections")
@@ -125,7 +126,7 @@ extern const double {symbol("golden_ties")}[];
 
 
 def model_files(plan: Plan) -> tuple[str, ...]:
-    """The C files that a program with this model needs."""
+    """The C files that a program needs to run this model."""
     return (*MODEL_FILES, STATE_FILE) if plan.states else MODEL_FILES
 
 
