@@ -10,7 +10,7 @@ const char *subbyte_status_text(int32_t status) {
     case SUBBYTE_BAD_INDEX: return "an index is out of range";
     case SUBBYTE_BUSY: return "another run is under way";
     case SUBBYTE_NOT_RESET: return "the state was not reset";
-#if HOSTED /* flash is dear where none of these can happen */
+#if SUBBYTE_HOSTED /* flash is dear where none of these can happen */
     case SUBBYTE_NO_MEMORY: return "out of memory, or threads could not be started";
     case SUBBYTE_STOPPED: return "the caller ended the measurement";
     case SUBBYTE_REFUSED:

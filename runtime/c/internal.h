@@ -5,9 +5,9 @@
 #include "subbyte.h"
 
 #if defined(_WIN32) || defined(__unix__) || defined(__APPLE__)
-#define HOSTED 1
+#define SUBBYTE_HOSTED 1
 #else
-#define HOSTED 0 /* a bare microcontroller */
+#define SUBBYTE_HOSTED 0 /* a bare microcontroller */
 #endif
 
 /* Of what only a run that fails calls: small, not fast. */

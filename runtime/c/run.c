@@ -15,7 +15,7 @@ uint64_t subbyte_now(void) {
   QueryPerformanceFrequency(&frequency);
   return (uint64_t)((double)ticks.QuadPart * 1e9 / (double)frequency.QuadPart);
 }
-#elif HOSTED
+#elif SUBBYTE_HOSTED
 #include <time.h>
 
 uint64_t subbyte_now(void) {
