@@ -92,7 +92,10 @@ def _state(model: onnx.ModelProto, line: str, kind: type[SubbyteError]) -> State
     before, after = _type_of(model.graph.input, state.input), _type_of(model.graph.output, state.output)
     for (dtype, shape), name in ((before, state.input), (after, state.output)):
         if shape is None:
-            raise kind(f"state '{line}': '{name}' has a dynamic shape; a state has a static one (compile: --shape)")
+            raise kind(
+                f"state '{line}': '{name}' has a dynamic shape; a state has a static one. Export with a fixed shape, "
+                "or fix it with: python -m onnxruntime.tools.make_dynamic_shape_fixed"
+            )
         if not dtype:
             raise kind(f"state '{line}': '{name}' is not a tensor of a known type")
     if before != after:
