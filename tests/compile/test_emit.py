@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import pytest
 from hand_plan import Example, call, matmul
 from unpacked import unpacked
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, UsageError
+from subbyte.runtime import manifest, native
+from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.elf import EXPORTS
 from subbyte.tvm_kernels.emit.model_c import c_string
-from subbyte.tvm_kernels.emit.symbols import symbols
-from subbyte.tvm_kernels.machines import get_target
-from subbyte.tvm_kernels.plan import Argument
+from subbyte.tvm_kernels.emit.symbols import MAX_ARGUMENTS, symbols
+from subbyte.tvm_kernels.machines import all_targets, get_target
+from subbyte.tvm_kernels.plan import SPACES, Argument
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,27 @@ def test_the_library_gives_the_bits_of_numpy(example: Example, emitted: Emitted,
 def test_tiles_and_workspace_are_known_after_code_generation(example: Example, emitted: Emitted) -> None:
     assert emitted.tiles == (7, 7, 1)
     assert emitted.workspace_bytes > example.plan.workspace_bytes  # the scratch of the last kernel is behind it
+
+
+def test_python_repeats_the_header_as_it_is() -> None:
+    """Exported functions, memory spaces in order, the version, and the limit of arguments."""
+    header = (core_folder() / "subbyte.h").read_text()
+    assert set(re.findall(r"^SUBBYTE_API .*?(subbyte_\w+)\(", header, re.MULTILINE)) == set(EXPORTS)
+    spaces = header[header.index("SUBBYTE_ARENA = 0") :].split("}", 1)[0]
+    listed = [(name.lower(), int(number)) for name, number in re.findall(r"SUBBYTE_(\w+) = (\d+)", spaces)]
+    assert listed == [(name, index) for index, name in enumerate(SPACES)]
+    assert tuple(SPACES) == manifest.SPACES
+    constants = dict(re.findall(r"^#define SUBBYTE_(\w+) (\d+)", header, re.MULTILINE))
+    assert (int(constants["ABI"]), int(constants["MAX_ARGUMENTS"])) == (native.ABI, MAX_ARGUMENTS)
+
+
+@pytest.mark.parametrize("target", [target.name for target in all_targets() if target.emitter == "source"])
+def test_c_sources_have_no_archive(target: str, example: Example, tmp_path: Path) -> None:
+    reason = f"'{target}' has no static archive.*Leave out --archive"
+    with pytest.raises(UsageError, match=reason):
+        compile_plan(example.plan, get_target(target), archive=True)
+    with pytest.raises(UsageError, match=reason):  # before the file is read
+        compile(tmp_path / "none.onnx", tmp_path / "m.subbyte", target=target, archive=True)
 
 
 def test_the_library_exports_only_the_header(emitted: Emitted, tmp_path: Path) -> None:
