@@ -1,4 +1,4 @@
-"""What runs a target's program where another machine compiles it. Boards are the third kind: boards/board.py."""
+"""What runs a target's program where another machine compiles it. Boards are the third kind: board.py."""
 
 from __future__ import annotations
 
