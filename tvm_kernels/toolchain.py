@@ -24,6 +24,7 @@ from subbyte.tvm_kernels.machines import Target, all_targets
 from subbyte.tvm_kernels.machines.architecture import Tool
 
 TIMEOUT_SECONDS = 900  # zig's first build for a target included
+LINE = 300  # characters of a tool's line that an error repeats; gcc's list of CPUs has thousands
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,15 @@ def run(command: Sequence[str | Path], folder: Path, cache: str | None = None) -
         if known is not None:
             place = f"a file in the folder of temporary files, '{tempfile.gettempdir()}'"
             raise WriteError(f"{words[0]} could not write {place}: {known}")
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
+        said = _shortened(done.stderr or done.stdout)
         raise ToolchainError(f"'{' '.join(words[:4])} ...' failed with status {done.returncode}:\n{said}")
     return done.stdout
+
+
+def _shortened(said: str) -> str:
+    """The last lines, each once: a compiler repeats for every source file what is wrong with its options."""
+    lines = [line if len(line) <= LINE else f"{line[:LINE]} ..." for line in said.strip().splitlines()]
+    return "\n".join([*dict.fromkeys(lines)][-20:])
 
 
 def zig_command() -> tuple[str, ...] | None:
