@@ -169,6 +169,7 @@ def compile(
     if name is not None:
         check_name(name)
     chosen = get_target(target) if isinstance(target, str) else target
+    chosen.check_cpu()
     check_archive(chosen, archive)
     path = model.path if isinstance(model, OnnxFile) else model
     if output is None and isinstance(path, (str, Path)):

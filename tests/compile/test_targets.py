@@ -17,7 +17,7 @@ from subbyte.tvm_kernels.machines.architecture import Architecture, Tool, get_ar
 from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.machines.running import QemuUser
 from subbyte.tvm_kernels.machines.x86 import X86_64
-from subbyte.tvm_kernels.toolchain import examine_toolchains, find_static_toolchain, find_toolchain
+from subbyte.tvm_kernels.toolchain import LINE, examine_toolchains, find_static_toolchain, find_toolchain
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,6 +143,7 @@ def test_a_target_without_a_part_is_refused(name: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: QemuUser(" "), "qemu-user: the CPU that it emulates must be given"),
         (lambda: QemuUser(""), "qemu-user: the CPU that it emulates must be given"),
         (lambda: Tool("", ("gcc",)), "its command and its Debian packages must be given"),
         (lambda: Tool("gcc", ()), "its command and its Debian packages must be given"),
@@ -175,3 +176,48 @@ def test_compilers_are_told_the_cpu_in_their_own_spelling() -> None:
     assert vector.architecture.c_flags(vector, "gcc")[0] == "-march=rv64imafdcv_zba_zbb"
     m4 = get_target("cortex-m4")
     assert m4.architecture.c_flags(m4, "gcc") == ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard")
+
+
+def test_a_cpu_that_llvm_does_not_know_is_refused_with_the_nearest_name() -> None:
+    for name, cpu, near in (
+        ("cortex-a53", "cortex-a53x", "cortex-a53"),
+        ("cortex-m4", "cortex-m4x", "cortex-m4"),
+        ("riscv64-linux", "sifive-u74x", "sifive-u74"),
+    ):
+        target = dataclasses.replace(get_target(name), cpu=cpu)
+        with pytest.raises(UnknownNameError, match=rf"unknown CPU of .* '{cpu}'\. Did you mean '{near}"):
+            target.tvm_target()
+    for target in all_targets():
+        target.check_cpu()
+
+
+def test_a_cpu_that_changes_no_option_of_the_c_compiler_is_refused() -> None:
+    with pytest.raises(RegistrationError, match="'rv32i': cpu 'sifive-e31' would change nothing"):
+        dataclasses.replace(get_target("rv32i"), cpu="sifive-e31")
+
+
+@pytest.mark.parametrize("name", ["my board", "Cortex", "a/b", "x_y", "a\n"])
+def test_a_name_of_other_characters_is_refused(name: str) -> None:
+    with pytest.raises(RegistrationError, match="lower-case letters, digits"):
+        dataclasses.replace(get_target("cortex-a53"), name=name)
+
+
+def test_a_system_without_a_compiler_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(RegistrationError, match=r"aarch64 with system 'none-eabi'.* apple-darwin, linux-gnu, windows-"):
+        dataclasses.replace(get_target("cortex-a53"), system="none-eabi")
+    with pytest.raises(RegistrationError, match="Systems of thumbv7em: none-eabi, none-eabihf;"):
+        dataclasses.replace(get_target("cortex-m4"), system="linux-gnu")
+    with pytest.raises(RegistrationError, match="thumbv7em has no qemu-user"):
+        dataclasses.replace(get_target("cortex-m4"), run_by=QemuUser("cortex-m4"))
+
+
+def test_what_a_compiler_repeats_is_said_once_and_long_lines_are_cut(tmp_path: Path) -> None:
+    arguments = ["-mcpu=nothing", "-c"]
+    for index in range(3):
+        (tmp_path / f"{index}.c").write_text("int x;\n")
+        arguments.append(f"{index}.c")
+    with pytest.raises(ToolchainError, match="nothing") as failed:
+        find_toolchain(get_target("cortex-a53")).compile(arguments, tmp_path)
+    said = str(failed.value).splitlines()[1:]
+    assert len(said) == len(set(said))
+    assert max(map(len, said)) <= LINE + 4

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from unpacked import unpacked
 
+from subbyte.errors import UnknownNameError
 from subbyte.runtime.bundle import open_bundle
 from subbyte.tvm_kernels.machines import Target, all_targets, get_target
 from subbyte.tvm_kernels.machines.host import host_features
+from subbyte.tvm_kernels.machines.running import QemuUser
 
 
 def member_of(bundle: Path, name: str) -> Path:
@@ -49,7 +51,17 @@ def emulate_board(folder: Path, target: str) -> tuple[int, list[str]]:
 def _command(target: Target, program: str) -> list[str]:
     if target.emulator is not None:
         assert shutil.which(target.emulator.command), target.emulator.remedy
+    if isinstance(target.run_by, QemuUser) and target.emulator is not None:
+        _check_cpu(target.emulator.command, target.run_by.cpu)
     return target.command(program)
+
+
+def _check_cpu(emulator: str, cpu: str) -> None:
+    """Raises UnknownNameError for a CPU that the emulator does not list; after a comma come properties: rv64,v=true."""
+    listed = subprocess.run([emulator, "-cpu", "help"], capture_output=True, text=True, timeout=60, check=False).stdout
+    known = {word for line in listed.splitlines() for word in line.split()[:2] if not word.endswith(":")}
+    if cpu.split(",")[0] not in known:
+        raise UnknownNameError(f"CPU of {emulator}", cpu, known)
 
 
 Outcome = tuple[bool, list[int]]  # whether all outputs are as golden says, and how many elements of each differ

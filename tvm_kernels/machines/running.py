@@ -19,7 +19,7 @@ class QemuUser:
     cpu: str  # as `-cpu` names it
 
     def __post_init__(self) -> None:
-        if not self.cpu:
+        if not self.cpu.strip():
             raise RegistrationError(
                 "qemu-user: the CPU that it emulates must be given; `qemu-<machine> -cpu help` lists them"
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from subbyte.errors import RegistrationError, UnknownNameError
@@ -14,6 +15,7 @@ from subbyte.tvm_kernels.machines.board import Board
 from subbyte.tvm_kernels.machines.running import Native, QemuUser
 
 Emitter = Literal["library", "source"]
+_NAME = re.compile(r"[a-z0-9.-]+")
 # system of a triple -> what `zig cc -target` calls it
 ZIG_SYSTEMS = {"linux-gnu": "linux-gnu", "windows-gnu": "windows-gnu", "apple-darwin": "macos"}
 
@@ -23,6 +25,7 @@ class Target:
     """A machine: how code is generated for it, and how that code is compiled and linked.
 
     Raises RegistrationError for a part that is missing or does not fit the others, UnknownNameError for a CPU feature.
+    `check_cpu` refuses an unknown CPU when a model is compiled: LLVM's list needs TVM, which takes seconds to import.
     """
 
     name: str
@@ -45,8 +48,50 @@ class Target:
             raise RegistrationError(f"{where} has no {missing[0]}; see docs/add-a-target.md")
         if self.emitter not in ("library", "source"):
             raise RegistrationError(f"{where} has emitter '{self.emitter}', expected 'library' or 'source'")
+        if not _NAME.fullmatch(self.name):
+            raise RegistrationError(f"{where}: a name has lower-case letters, digits, '.' and '-' only")
+        self._check_system()
         for name in sorted(self.features):
             self._check_feature(name)
+        self._check_cpu_is_used()
+
+    def _check_system(self) -> None:
+        known = {*self.architecture.compilers}
+        if self.architecture.glibc_floor:
+            known |= ZIG_SYSTEMS.keys()
+        if self.system not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise RegistrationError(
+                f"target '{self.name}': no compiler is known for {self.architecture.machine} with system "
+                f"'{self.system}'. Systems of {self.architecture.machine}: {listed}; to add one, name its compiler in "
+                f"the architecture's file in tvm_kernels/machines/"
+            )
+        if isinstance(self.run_by, QemuUser) and self.architecture.emulator is None:
+            raise RegistrationError(
+                f"target '{self.name}': {self.architecture.machine} has no qemu-user; use a board, or Native()"
+            )
+
+    def _check_cpu_is_used(self) -> None:
+        """Of C sources only the C compiler's options can depend on the CPU."""
+        if self.emitter != "source" or not self.cpu:
+            return
+        options = self.architecture.c_flags
+        if options(self, "gcc") == options(replace(self, cpu=""), "gcc"):
+            raise RegistrationError(
+                f"target '{self.name}': cpu '{self.cpu}' would change nothing: options of a C compiler for "
+                f"{self.architecture.machine} follow from the features. Leave cpu out"
+            )
+
+    def check_cpu(self) -> None:
+        """Raises UnknownNameError, with the nearest names, for a CPU that LLVM does not know; imports TVM."""
+        if not self.cpu:
+            return
+        import tvm
+
+        triple = tvm.target.Target({"kind": "llvm", "mtriple": self.triple})
+        known = [str(name) for name in tvm.get_global_func("target.llvm_get_cpu_archlist")(triple)]
+        if self.cpu not in known:
+            raise UnknownNameError(f"CPU of {self.architecture.machine}", self.cpu, known)
 
     def _check_feature(self, name: str) -> None:
         if name not in FEATURES:
@@ -130,9 +175,10 @@ class Target:
         return self.architecture.machine == machine() and ("linux" in self.triple) == (platform.system() == "Linux")
 
     def tvm_target(self) -> Any:
-        """The `tvm.target.Target` for code generation."""
+        """The `tvm.target.Target` for code generation; raises UnknownNameError for a CPU that LLVM does not know."""
         import tvm
 
+        self.check_cpu()
         if self.code_generator == "c":
             return tvm.target.Target({"kind": "c"})
         options = self.architecture.llvm_options(self)
