@@ -222,6 +222,7 @@ int main(int argc, char **argv) {
   o = parse(argc, argv);
   check_features(model);
   bench_machine_read(&machine, ""); /* before our own load shows */
+  bench_emulation(&machine);
   result.machine = &machine;
   result.threads = o.threads;
   if (readlink("/proc/self/exe", result.path, sizeof result.path - 1) < 0)

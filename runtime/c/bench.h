@@ -67,21 +67,24 @@ void bench_sha256(const void *data, size_t bytes, char digits[65]);
 /* ---- bench_machine.c: what runtime/machine.py and runtime/host.py say of this machine ---- */
 
 typedef struct {
-  char cpu[BENCH_TEXT];
+  char cpu[BENCH_TEXT]; /* "": not told */
   char architecture[BENCH_TEXT];
   char **features; /* [feature_count], sorted */
-  int feature_count;
+  int feature_count; /* negative: not told */
   int logical_cpus, physical_cores, usable_cores;
   char governor[BENCH_TEXT];                           /* "": not told */
   double mhz, mhz_min, mhz_max, temperature_c, load_1min; /* SUBBYTE_UNKNOWN: not told */
   double memory_bytes, memory_available_bytes;            /* the same */
   int boost, virtualised;                                 /* negative: not told */
+  int emulated;
   char system[BENCH_TEXT];
   char kernel[BENCH_TEXT];
 } bench_machine;
 
 /* `root` is "" but in tests, which make a tree up. */
 void bench_machine_read(bench_machine *m, const char *root);
+/* Looks for an emulator: a CPU that says so, or /proc/cpuinfo of another architecture. Forgets what then is its host's. */
+void bench_emulation(bench_machine *m);
 void bench_machine_json(subbyte_json *j, const char *key, const bench_machine *m);
 void bench_disturbances(subbyte_warnings *w, const bench_machine *m, int threads);
 

@@ -17,6 +17,10 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "bench.h"
 #include "cpu_features.h"
 
@@ -367,6 +371,60 @@ void bench_machine_read(bench_machine *m, const char *root) {
   free(release);
 }
 
+/* ---- emulators ---- */
+
+/* The architecture that Linux writes such a /proc/cpuinfo for; NULL: not told. */
+static const char *family_of(const char *cpuinfo) {
+  static const char *const keys[][2] = {{"vendor_id", "x86"}, {"CPU implementer", "arm"}, {"hart", "riscv"}};
+  size_t i;
+  for (i = 0; i < sizeof keys / sizeof *keys; ++i) {
+    char *row = row_of(cpuinfo, ':', keys[i][0]);
+    const int found = row != NULL;
+    free(row);
+    if (found) return keys[i][1];
+  }
+  return NULL;
+}
+
+/* Of this program; NULL: one of another. */
+static const char *own_family(void) {
+#if defined(__x86_64__)
+  return "x86";
+#elif defined(__aarch64__) || defined(__arm__)
+  return "arm";
+#elif defined(__riscv)
+  return "riscv";
+#else
+  return NULL;
+#endif
+}
+
+/* Whether the CPU itself says that qemu translates its code (TCG), not KVM. */
+static int says_tcg(void) {
+#if defined(__x86_64__)
+  unsigned int most, words[3];
+  char name[13] = "";
+  __cpuid(0x40000000U, most, words[0], words[1], words[2]);
+  memcpy(name, words, sizeof words);
+  return strcmp(name, "TCGTCGTCGTCG") == 0;
+#else
+  return 0;
+#endif
+}
+
+void bench_emulation(bench_machine *m) {
+  char *cpuinfo = subbyte_text_of("", "/proc/cpuinfo");
+  const char *told = family_of(cpuinfo), *own = own_family();
+  m->emulated = says_tcg() || (told != NULL && own != NULL && strcmp(told, own) != 0);
+  free(cpuinfo);
+  if (!m->emulated) return;
+  m->cpu[0] = '\0';
+  m->feature_count = -1;
+  m->governor[0] = '\0';
+  m->mhz = m->mhz_min = m->mhz_max = m->temperature_c = SUBBYTE_UNKNOWN;
+  m->boost = m->virtualised = -1;
+}
+
 static void known_whole(subbyte_json *j, const char *key, double value) {
   if (value < SUBBYTE_UNKNOWN)
     subbyte_json_whole(j, key, (long long)value);
@@ -377,11 +435,15 @@ static void known_whole(subbyte_json *j, const char *key, double value) {
 void bench_machine_json(subbyte_json *j, const char *key, const bench_machine *m) {
   int i;
   subbyte_json_open(j, key, '{');
-  subbyte_json_text(j, "cpu", m->cpu);
+  subbyte_json_text(j, "cpu", m->cpu[0] ? m->cpu : NULL);
   subbyte_json_text(j, "architecture", m->architecture);
-  subbyte_json_open(j, "features", '[');
-  for (i = 0; i < m->feature_count; ++i) subbyte_json_text(j, NULL, m->features[i]);
-  subbyte_json_close(j, ']');
+  if (m->feature_count < 0) {
+    subbyte_json_null(j, "features");
+  } else {
+    subbyte_json_open(j, "features", '[');
+    for (i = 0; i < m->feature_count; ++i) subbyte_json_text(j, NULL, m->features[i]);
+    subbyte_json_close(j, ']');
+  }
   subbyte_json_whole(j, "logical_cpus", m->logical_cpus);
   subbyte_json_whole(j, "physical_cores", m->physical_cores);
   subbyte_json_whole(j, "usable_cores", m->usable_cores);
@@ -404,6 +466,7 @@ void bench_machine_json(subbyte_json *j, const char *key, const bench_machine *m
 }
 
 void bench_disturbances(subbyte_warnings *w, const bench_machine *m, int threads) {
+  if (m->emulated) subbyte_warn(w, "this program runs under an emulator: its times are not those of the machine");
   if (m->load_1min < SUBBYTE_UNKNOWN && m->load_1min > fmax(0.5, (double)(m->logical_cpus - threads)))
     subbyte_warn(w, "other programs load this machine (load %.1f on %d CPUs): stop them", m->load_1min, m->logical_cpus);
   if (m->governor[0] && strcmp(m->governor, "performance") != 0)

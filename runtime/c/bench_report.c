@@ -107,6 +107,6 @@ void bench_print_table(const subbyte_model *model, const bench_result *result) {
            1e3 * result->energy.net / (double)result->energy.calls, result->energy.idle_w);
   else
     printf("energy, measured: none. %s\n", result->energy_missing);
-  printf("machine: %s, %d of %d cores, %s\n", m->cpu, m->usable_cores, m->physical_cores, m->system);
+  printf("machine: %s, %d of %d cores, %s\n", m->cpu[0] ? m->cpu : m->architecture, m->usable_cores, m->physical_cores, m->system);
   for (i = 0; i < result->warnings.count; ++i) printf("warning: %s\n", result->warnings.text[i]);
 }

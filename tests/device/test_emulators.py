@@ -1,14 +1,19 @@
-"""What runs a target's program is asked for its CPUs before it is used."""
+"""What runs a target's program: it is asked for its CPUs, and the program says that its times are an emulator's."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
-from emulators import on_linux
+from emulators import member_of, on_linux
+from low_bit_models import small_model
 
 from subbyte.errors import UnknownNameError
+from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.machines.running import QemuUser
 
@@ -21,3 +26,23 @@ def test_a_cpu_that_the_emulator_does_not_have_is_refused(name: str, cpu: str, t
     target = dataclasses.replace(get_target(name), run_by=QemuUser(cpu))
     with pytest.raises(UnknownNameError, match=f"unknown CPU of qemu-.* '{cpu}'"):
         on_linux(target, {"bench": b""}, [], tmp_path)
+
+
+@pytest.mark.device
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what is emulated here depends on the machine")
+@pytest.mark.parametrize(
+    ("name", "emulated"), [("cortex-a53", True), ("riscv64-linux", True), ("x86-64-v2", True), ("host", False)]
+)
+def test_the_bench_program_says_that_it_is_emulated(name: str, emulated: bool, tmp_path: Path) -> None:
+    target = get_target(name)
+    compile(small_model("ds_cnn", "ternary"), tmp_path / "model.subbyte", target=target)
+    program = member_of(tmp_path / "model.subbyte", "bench")
+    options = ["--iterations", "3", "--warmup", "0", "--json"]
+    command = [*target.command(str(program)), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    found = json.loads(done.stdout)
+    said = "this program runs under an emulator: its times are not those of the machine"
+    assert (said in found["warnings"]) == emulated
+    for key in ("cpu", "features", "mhz"):
+        assert (found["machine"][key] is None) == emulated, key
+    assert found["machine"]["architecture"] == target.architecture.machine
