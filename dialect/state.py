@@ -75,11 +75,13 @@ def initial_value(model: onnx.ModelProto, state: State) -> npt.NDArray[Any]:
 
 def _declared(model: onnx.ModelProto) -> list[str]:
     text = next((entry.value for entry in model.metadata_props if entry.key == STATE_KEY), "")
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]  # a name may hold other breaks
 
 
 def _state(model: onnx.ModelProto, line: str, kind: type[SubbyteError]) -> State:
     """The pair of a line; a name may hold '=', so it is split where both sides are names of the graph."""
+    if "\n" in line:
+        raise kind(f"state {line!r} holds a line break, which ends a pair in the file; rename the value")
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
     places = [at for at, letter in enumerate(line) if letter == "="]

@@ -42,7 +42,11 @@ class State(Mapping[str, Array]):
 
     def __setitem__(self, name: str, value: Array) -> None:
         info = self._info(name)
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except Exception as error:  # whatever the __array__ of a foreign type raises
+            got = type(value).__name__
+            raise InputError(f"state '{name}' is given a {got} that is not an array: {error}") from error
         if array.dtype != np.dtype(info.dtype) or array.shape != info.shape:
             got, want = f"{array.dtype} {list(array.shape)}", f"{info.dtype} {list(info.shape)}"
             raise InputError(f"state '{name}' is given {got}, expected {want}: assign an array of this dtype and shape")
@@ -63,7 +67,7 @@ class State(Mapping[str, Array]):
         return f"State({', '.join(f'{i.name}: {i.dtype} {list(i.shape)}' for i in self._infos.values())})"
 
     def _info(self, name: str) -> StateInfo:
-        if name in self._infos:
+        if isinstance(name, str) and name in self._infos:
             return self._infos[name]
         near = difflib.get_close_matches(str(name), list(self._infos), n=1, cutoff=0.4)
         hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -39,6 +39,20 @@ def test_declared_and_given_pairs_are_read_once_each() -> None:
     assert {entry.key for entry in written.metadata_props} == {"kept", "subbyte.state"}
 
 
+@pytest.mark.parametrize("name", ["a\u2028b", "a\rb", "a\x0bb", "größe", " h", "a=b"])
+def test_a_name_may_hold_anything_but_a_line_feed(name: str) -> None:
+    def renamed(to: str) -> onnx.ModelProto:
+        made = model()
+        made.graph.input[1].name = made.graph.node[1].input[0] = to
+        return made
+
+    made = renamed(name)
+    declare_states(made, states(made, [f"{name}=h_next"]))
+    assert states(made) == (State(name, "h_next"),)
+    with pytest.raises(UsageError, match="holds a line break"):
+        states(renamed("a\nb"), ["a\nb=h_next"])
+
+
 def test_the_initial_value_is_an_initializer_or_zeros() -> None:
     ones = np.ones((1, 3), np.float32)
     np.testing.assert_array_equal(initial_value(model(initial=ones), State("h", "h_next")), ones)

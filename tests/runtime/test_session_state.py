@@ -84,6 +84,8 @@ def test_state_is_a_mapping_of_copies(session: Session) -> None:
         ("h", X[0], r"float32 \[3\], expected float32 \[1, 3\]: assign an array of this dtype and shape"),
         ("h", X.astype(np.float64), r"float64 \[1, 3\], expected float32 \[1, 3\]"),
         ("h", X * np.nan, "NaN or infinity"),
+        ("h", [[1], [1, 2]], "given a list that is not an array: .*inhomogeneous"),
+        (["h"], X, r"no state '\['h'\]'"),
         ("k", np.array([1], np.int64), r"int64 \[1\], expected int32 \[1\]"),
     ],
 )
