@@ -22,7 +22,6 @@ NETWORKS = [
 
 
 def test_an_emulator_runs_every_target_but_those_that_say_so() -> None:
-    assert {t.name for t in all_targets() if t.emulator} <= RUN.keys()
     assert {t.name for t in all_targets() if not t.emulator} == {"host", "x86-64-v4"}
 
 
