@@ -16,13 +16,13 @@ from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit.board_memory import check_fit, live_tensors
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.lowering import lower_graph
-from subbyte.tvm_kernels.machines import Target, get_target
+from subbyte.tvm_kernels.machines import Target, all_targets, get_target
 from subbyte.tvm_kernels.machines.board import Board, Memory
 from subbyte.tvm_kernels.memory import aligned
 from subbyte.tvm_kernels.plan import Plan
 
 M4 = get_target("cortex-m4")
-BOARDS = ["cortex-m4", "rv32i"]
+BOARDS = [target.name for target in all_targets() if target.board]
 
 
 def file_of(name: str, folder: Path) -> Path:
