@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,9 +21,11 @@ from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.elf import EXPORTS
+from subbyte.tvm_kernels.emit.emitters import EMITTERS
 from subbyte.tvm_kernels.emit.model_c import c_string
 from subbyte.tvm_kernels.emit.symbols import MAX_ARGUMENTS, symbols
 from subbyte.tvm_kernels.machines import all_targets, get_target
+from subbyte.tvm_kernels.machines.target import Emitter
 from subbyte.tvm_kernels.plan import SPACES, Argument
 
 
@@ -84,6 +86,11 @@ def test_python_repeats_the_header_as_it_is() -> None:
     assert tuple(SPACES) == manifest.SPACES
     constants = dict(re.findall(r"^#define SUBBYTE_(\w+) (\d+)", header, re.MULTILINE))
     assert (int(constants["ABI"]), int(constants["MAX_ARGUMENTS"])) == (native.ABI, MAX_ARGUMENTS)
+
+
+def test_targets_and_the_manifest_know_the_emitters() -> None:
+    assert EMITTERS.keys() == set(get_args(Emitter)) == {target.emitter for target in all_targets()}
+    assert EMITTERS.keys() <= set(manifest.EMITTERS)
 
 
 @pytest.mark.parametrize("target", [target.name for target in all_targets() if target.emitter == "source"])

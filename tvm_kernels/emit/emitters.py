@@ -1,4 +1,8 @@
-"""From a plan to the members of a bundle, by the target's emitter. To add an emitter, add an entry to EMITTERS."""
+"""From a plan to the members of a bundle, by the target's emitter.
+
+To add an emitter: an entry in EMITTERS, and its name in `Emitter` of machines/target.py and EMITTERS of
+runtime/manifest.py.
+"""
 
 from __future__ import annotations
 
