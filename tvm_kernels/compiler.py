@@ -155,8 +155,8 @@ def compile(
     `golden_inputs`: arrays or .npy files in a list, arrays by name in a dict or an .npz file; random ones from `seed`
     that the model accepts if None. `keep`: a folder that gets the generated files, to look at. With `replay` a bundle
     that this machine can run must give its golden outputs, in a process of its own, before it is put in place.
-    `archive`: with library.a, which links the model into a C program. `explain` records which rules and kernel rows
-    declined, and why, also where this raises; it is part of the report.
+    `archive`: with library.a and subbyte.h, to link the model into a C program. `explain` records which rules and
+    kernel rows declined, and why, also where this raises; it is part of the report.
     `state`: pairs `in=out` of a graph input and the output that is its value in the next run, beside those that the
     file declares; they are not among the inputs and outputs of the bundle.
     Nothing is written at `output` unless all went well. Raises UsageError, ModelError, ToolchainError; CompileError

@@ -47,7 +47,9 @@ def explaining(asked: bool) -> Iterator[Explanation | None]:
     help="A graph input whose value in the next run is that of a graph output, beside those that MODEL declares.",
 )
 @click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is written.")
-@click.option("--archive", is_flag=True, help="With library.a, to link the model into a C program (Linux targets).")
+@click.option(
+    "--archive", is_flag=True, help="With library.a and subbyte.h, to link the model into a C program (Linux targets)."
+)
 @click.option(
     "--explain",
     is_flag=True,

@@ -124,7 +124,10 @@ def _get_model_c(plan: Plan) -> str:
 
 
 def emit_library(plan: Plan, target: Target, golden: Golden | None = None, archive: bool = False) -> Emitted:
-    """weights.bin, library.so, with `archive` library.a, for Linux bench; raises CompileError or ToolchainError."""
+    """weights.bin, library.so, with `archive` library.a and subbyte.h, for Linux bench.
+
+    Raises CompileError or ToolchainError.
+    """
     toolchain = find_toolchain(target)
     program = generate(plan, target)
     with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
@@ -143,6 +146,7 @@ def emit_library(plan: Plan, target: Target, golden: Golden | None = None, archi
         if archive:
             toolchain.archive(folder / "library.a", objects)
             members["library.a"] = (folder / "library.a").read_bytes()
+            members["subbyte.h"] = (core_folder() / "subbyte.h").read_bytes()
         if "linux" in target.triple:
             members["bench"] = bench_program(plan, target, objects, golden, folder)
     return Emitted(
