@@ -105,6 +105,10 @@ def test_a_board_with_a_file_or_memory_missing_is_refused() -> None:
         replace(M4.board, files="no-such-folder")
     with pytest.raises(RegistrationError, match="its ram has 0 bytes"):
         replace(M4.board, ram=Memory(0, 0))
+    flash = M4.board.flash
+    with pytest.raises(RegistrationError, match=r"its flash and its RAM overlap: .* and 16 from 0x3fffff"):
+        replace(M4.board, ram=Memory(flash.origin + flash.nbytes - 1, 16))
+    replace(M4.board, ram=Memory(flash.origin + flash.nbytes, 16))
 
 
 @pytest.mark.parametrize("target", BOARDS)

@@ -209,6 +209,8 @@ def test_a_system_without_a_compiler_is_refused_with_those_that_are_known() -> N
         dataclasses.replace(get_target("cortex-m4"), system="linux-gnu")
     with pytest.raises(RegistrationError, match="thumbv7em has no qemu-user"):
         dataclasses.replace(get_target("cortex-m4"), run_by=QemuUser("cortex-m4"))
+    with pytest.raises(RegistrationError, match="board 'mps2-an386' runs programs without an operating system"):
+        dataclasses.replace(get_target("cortex-a53"), run_by=get_target("cortex-m4").board)
 
 
 def test_what_a_compiler_repeats_is_said_once_and_long_lines_are_cut(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ class Board:
         for kind, memory in (("flash", self.flash), ("ram", self.ram)):
             if memory.nbytes < 1 or memory.origin < 0:
                 raise RegistrationError(f"{where}: its {kind} has {memory.nbytes} bytes from address {memory.origin}")
+        first, second = sorted((self.flash, self.ram), key=lambda memory: memory.origin)
+        if first.origin + first.nbytes > second.origin:
+            raise RegistrationError(
+                f"{where}: its flash and its RAM overlap: {first.nbytes} bytes from address {first.origin:#x}, and "
+                f"{second.nbytes} from {second.origin:#x}; correct the addresses or sizes"
+            )
         absent = [name for name in FILES if not (self.folder / name).is_file()]
         if absent:
             raise RegistrationError(f"{where} has no {absent[0]}; add it to {self.folder}")

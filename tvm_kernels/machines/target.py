@@ -70,6 +70,11 @@ class Target:
             raise RegistrationError(
                 f"target '{self.name}': {self.architecture.machine} has no qemu-user; use a board, or Native()"
             )
+        if isinstance(self.run_by, Board) and self.system in ZIG_SYSTEMS:
+            raise RegistrationError(
+                f"target '{self.name}': board '{self.run_by.name}' runs programs without an operating system, not "
+                f"those for '{self.system}'; use QemuUser or Native()"
+            )
 
     def _check_cpu_is_used(self) -> None:
         """Of C sources only the C compiler's options can depend on the CPU."""
