@@ -65,6 +65,9 @@ assert done.returncode == 0, done.stderr
 assert subbyte.load("theirs.subbyte").check_golden().ok
 """,
     "docs/state.md": """
+assert {path: tuple(value.shape) for path, value in named_states(step).items()} == {"h": (1, 16)}
+subbyte.compile("trained.onnx", "trained.subbyte")
+assert list(subbyte.load("trained.subbyte").state) == ["h"]
 with torch.no_grad():
     subbyte.models.state.reset_states(model.step)
     for row in rows:
