@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from subbyte.errors import BundleError
+from subbyte.errors import BundleError, UsageError
+from subbyte.files.plain import open_plain
 from subbyte.runtime.cgroup import cpu_group
 from subbyte.runtime.features import canonical, features_of
 from subbyte.runtime.manifest import TargetInfo
@@ -45,11 +47,13 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
 
     Cores of different kinds (big.LITTLE) have the features they share. Without `cpuinfo`, Linux on Arm and RISC-V is
     asked by getauxval; on x86 the CPU itself tells, which the C core asks (CPUID) before a kernel runs.
+    Raises UsageError if the file that SUBBYTE_CPUINFO names is not one of that form.
     """
     shared: frozenset[str] | None = None
     seen: set[str] = set()
+    is_named = str(cpuinfo) == os.environ.get("SUBBYTE_CPUINFO")
     try:
-        with open(cpuinfo, encoding="utf-8", errors="replace") as file:
+        with io.TextIOWrapper(open_plain(cpuinfo), encoding="utf-8", errors="replace") as file:
             for line in file:
                 key, _, value = line.partition(":")
                 key = key.strip()
@@ -61,8 +65,15 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
                 shared = found if shared is None else shared & found
                 if key == "flags":
                     break  # x86 cores are alike, and the file is long on a large server
-    except OSError:
+    except OSError as error:
+        if is_named:
+            raise UsageError(f"SUBBYTE_CPUINFO names '{cpuinfo}', which cannot be read: {error}") from error
         return _auxiliary_features()
+    if is_named and shared is None:
+        raise UsageError(
+            f"SUBBYTE_CPUINFO names '{cpuinfo}', which has no line 'flags', 'Features' or 'isa'; expected a file of "
+            "the form of /proc/cpuinfo"
+        )
     return shared or frozenset()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from subbyte.errors import BundleError
+from subbyte.errors import BundleError, UsageError
 from subbyte.runtime import host
 from subbyte.runtime.benchmark import pinned
 from subbyte.runtime.features import canonical
@@ -70,6 +70,23 @@ def test_a_target_that_fits(tmp_path: Path) -> None:
     path = cpuinfo(tmp_path, X86)
     host.check_target(target(features=("avx2", "sse41", "sse4.2", "avx512vnni", "abm")), path)
     host.check_target(target(), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nowhere", "No such file"), ("folder", "not a plain file"), ("empty", "no line 'flags'")]
+)
+def test_a_named_description_of_the_cpu_that_says_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """A CPU without any feature would be the result, and slow code for it."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").write_text("import numpy\n")
+    path = tmp_path / name
+    if name != "empty":
+        assert host.cpu_features(path) == host._auxiliary_features()  # of the system, which may hide it
+    monkeypatch.setenv("SUBBYTE_CPUINFO", str(path))
+    with pytest.raises(UsageError, match=f"^SUBBYTE_CPUINFO names '.*{name}'.*{said}"):
+        host.cpu_features(path)
 
 
 def test_missing_features_are_named(tmp_path: Path) -> None:
