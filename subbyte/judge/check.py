@@ -101,7 +101,7 @@ class _Difference:
             self.example = f"at {list(where)} torch has {expected[where]:g}, it has {got[where]:g}"
         if scaled is not None:
             distance = np.abs(np.abs(scaled[wrong] - np.floor(scaled[wrong])) - 0.5)
-            self.worst_distance = max(self.worst_distance, float(distance.max()))
+            self.worst_distance = float(np.maximum(self.worst_distance, distance.max()))  # NaN stays NaN
         else:
             self.worst_distance = np.inf
 
@@ -175,13 +175,14 @@ class _Tally:
         self.errors, self.largest = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0.0)
 
     def add(self, expected: Mapping[str, Array], got: Mapping[str, Array], labels: Array | None) -> None:
+        from subbyte.dialect.exactness import largest_of
         from subbyte.export.verify import largest_error
 
         for name in self.shapes:
             a, b = expected[name], got[name]
             error = largest_error(a, b) if a.shape == b.shape else np.inf
             self.errors[name] = float(np.maximum(self.errors[name], error))  # NaN stays NaN
-            self.largest[name] = max(self.largest[name], float(np.abs(a.astype(np.float64)).max(initial=0)))
+            self.largest[name] = max(self.largest[name], largest_of(a))
         first = next(iter(self.shapes))
         before, after = (_predictions(arrays[first]) for arrays in (expected, got))
         self.changed += int((before != after).sum()) if before.shape == after.shape else before.size

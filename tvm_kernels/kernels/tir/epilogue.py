@@ -249,7 +249,7 @@ def never_nan(steps: Sequence[Step]) -> bool:
         elif isinstance(step, Bias):
             bound += float(np.max(np.abs(step.values)))
         elif isinstance(step, PRelu):
-            bound *= max(1.0, float(np.max(np.abs(step.values))))
+            bound *= float(np.max(np.abs(step.values), initial=1.0))  # Python's max(1.0, NaN) is 1.0
         elif not (isinstance(step, Activate) and step.function == "relu"):
             return False
         if not bound < LARGEST:  # NaN is not, too
