@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from subbyte.errors import UsageError
 from subbyte.files.plain import open_plain, size_of
@@ -55,8 +55,7 @@ def kind_of(path: Path) -> str | None:
     return next((kind for read in _READERS for kind in [read(whole)] if kind), None)
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """What the readers look at: both ends of a file, its size in bytes, and how its name ends."""
 
     start: bytes

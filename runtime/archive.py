@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from subbyte.errors import BundleError
 
@@ -40,8 +39,7 @@ _DATE = (0 << 9) | (1 << 5) | 1  # 1980-01-01: the same members give the same fi
 REBUILD = "Copy the original file again, or build it with `subbyte compile`."
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A member: the offset of its bytes in the file, and their CRC-32."""
 
     name: str
@@ -50,8 +48,7 @@ class Entry:
     crc: int
 
 
-@dataclass(frozen=True)
-class _Span:
+class _Span(NamedTuple):
     """A directory row: a member before its local header has been read."""
 
     name: str
@@ -199,8 +196,7 @@ def _local(file: BinaryIO, row: _Span, size: int) -> tuple[Entry, int]:
 # ---- writing ----
 
 
-@dataclass(frozen=True)
-class NewMember:
+class NewMember(NamedTuple):
     """A member to write: `chunks()` yields its `size` bytes, whose CRC-32 is `crc`."""
 
     name: str

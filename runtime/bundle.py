@@ -14,9 +14,8 @@ import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, SupportsIndex
+from typing import Any, BinaryIO, NamedTuple, NoReturn, SupportsIndex
 
 from subbyte.errors import BundleError, SessionError, UsageError
 from subbyte.files.kinds import ONNX, kind_of
@@ -193,8 +192,7 @@ class Bundle:
         return f"Bundle('{self.path}', model '{self.manifest.name}', target '{target.name}' ({target.emitter}))"
 
 
-@dataclass(frozen=True)
-class _State:
+class _State(NamedTuple):
     """What the system says of a file; another after it was written to."""
 
     size: int

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from subbyte.errors import BundleError
 
@@ -138,8 +138,7 @@ class TargetInfo:
     glibc: str | None = None  # the oldest that the library loads on, as "2.17"; None where it does not say
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """What the manifest says of a member."""
 
     bytes: int

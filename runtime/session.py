@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import math
 import os
 import threading
@@ -451,6 +450,8 @@ class Session:
         if isinstance(given, Mapping):
             for name in given:
                 if name not in names:
+                    import difflib  # here: whoever makes no mistake does not wait for it
+
                     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
                     hint = f" Did you mean '{near[0]}'?" if near else ""
                     raise InputError(f"the model has no {side} '{name}'.{hint} It has: {', '.join(names)}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -69,6 +68,8 @@ class State(Mapping[str, Array]):
     def _info(self, name: str) -> StateInfo:
         if isinstance(name, str) and name in self._infos:
             return self._infos[name]
+        import difflib  # here: whoever makes no mistake does not wait for it
+
         near = difflib.get_close_matches(str(name), list(self._infos), n=1, cutoff=0.4)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise InputError(f"the model has no state '{name}'.{hint} It has: {', '.join(self._infos) or 'none'}.")

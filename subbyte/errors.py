@@ -6,7 +6,6 @@ Every error that subbyte raises on purpose is a `SubbyteError`. The command line
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 MORE_MEMORY = "give the process more, or take a smaller model"  # what to do where memory runs out
@@ -45,6 +44,8 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
+        import difflib  # here: whoever makes no mistake does not wait for it
+
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         super().__init__(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")
