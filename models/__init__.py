@@ -4,7 +4,7 @@ from subbyte.models.checkpoint import Checkpoint, Config, load_checkpoint, read_
 from subbyte.models.data import Data, Normalization, from_datasets, list_data, load_data
 from subbyte.models.losses import create_loss, list_losses
 from subbyte.models.quant import all_schemes, get_scheme, quantize
-from subbyte.models.training import TrainResult, train
+from subbyte.models.train import Run, TrainResult, train
 from subbyte.models.untrained import untrained
 from subbyte.models.zoo import create, create_for_scheme, list_models, register_model
 
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "Data",
     "Normalization",
+    "Run",
     "TrainResult",
     "all_schemes",
     "create",

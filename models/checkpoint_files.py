@@ -30,7 +30,8 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-DESCRIPTION, STATE = "checkpoint.json", "training.safetensors"  # STATE: what a training resumes from
+DESCRIPTION = "checkpoint.json"
+STATE, LOG = "training.safetensors", "log.csv"  # what a run resumes from, and a row of numbers for each epoch
 _WEIGHTS = re.compile(r"model(-[0-9a-f]{16})?\.safetensors")  # without a hash up to version 2
 _DTYPES = {
     "F64": torch.float64,

@@ -20,7 +20,7 @@ from subbyte.errors import CheckpointError, DataError, EnergyError, UsageError
 from subbyte.files.kinds import kind_of
 from subbyte.files.plain import open_plain, read_plain, size_of
 from subbyte.models.data import ImageFolder, read_idx
-from subbyte.models.training_state import TrainingStateIO
+from subbyte.models.train.state import TrainingStateIO
 from subbyte.runtime.meter_csv import read_csv
 from subbyte.tvm_kernels.golden_inputs import read_inputs
 from subbyte.tvm_kernels.plan import Tensor

@@ -16,8 +16,8 @@ from subbyte.errors import UsageError
 from subbyte.export import float_baseline, run_onnx
 from subbyte.judge.check import check
 from subbyte.judge.verdict import compare, prepare
+from subbyte.models import train
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
-from subbyte.models.training import train
 
 
 @pytest.fixture(scope="module")

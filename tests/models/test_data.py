@@ -17,7 +17,6 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from subbyte.errors import DataError, UnknownNameError, UsageError
 from subbyte.models import data as data_module
-from subbyte.models.batches import EpochBatches, batch_loader
 from subbyte.models.data import (
     Data,
     ImageTensors,
@@ -28,6 +27,7 @@ from subbyte.models.data import (
     read_idx,
     shift_and_flip,
 )
+from subbyte.models.train.batches import EpochBatches, batch_loader
 
 IMAGES, LABELS = 0x803, 0x801
 

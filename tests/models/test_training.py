@@ -19,13 +19,14 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from subbyte.errors import CheckpointError, UnknownNameError, UsageError, WriteError
-from subbyte.models import Data, from_datasets, load_checkpoint, load_data, train
+from subbyte.models import Data, Run, from_datasets, load_checkpoint, load_data, train
 from subbyte.models.checkpoint import weights_file
-from subbyte.models.checkpoint_files import STATE
+from subbyte.models.checkpoint_files import LOG, STATE
 from subbyte.models.data import ImageTensors
-from subbyte.models.learner import LOG, Recipe, parameter_groups, warmup_cosine
 from subbyte.models.quant import quantize, quantized_layers
-from subbyte.models.training_state import TrainingStateIO
+from subbyte.models.train.optimizers import parameter_groups
+from subbyte.models.train.schedules import warmup_cosine
+from subbyte.models.train.state import TrainingStateIO
 
 
 class StopAt(Callback):
@@ -383,15 +384,15 @@ def test_progress_prints_the_accuracy_of_every_epoch(
     assert f"accuracy {100 * result.accuracy:.2f}%" in lines[-1]
 
 
-# ---- recipe ----
+# ---- the numbers of a run ----
 
 
 def test_only_weights_of_products_decay() -> None:
-    recipe = Recipe(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.1)
+    run = Run(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.1)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(144, 3))
     for name in ("float", "int4", "binary"):
         quantized = quantize(nn.Sequential(*model) if name == "float" else _copy(model), name)
-        groups = parameter_groups(quantized, recipe)
+        groups = parameter_groups(quantized, run)
         shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
         assert shapes[0] == [(3, 144), (4, 1, 3, 3)]
         assert [group["weight_decay"] for group in groups] == [0.1] + [0.0] * (len(groups) - 1)
@@ -456,9 +457,9 @@ def test_a_model_with_several_outputs_is_refused_in_words(tmp_path: Path, few_di
         train(TwoHeads(), few_digits, "int8", 1, tmp_path / "run", progress=False, accelerator="cpu")
 
 
-def test_recipe_refuses_a_warmup_of_the_whole_run() -> None:
+def test_a_run_refuses_a_warmup_of_the_whole_run() -> None:
     with pytest.raises(UsageError, match="share of all steps"):
-        Recipe(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, warmup=1.0)
+        Run(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, warmup=1.0)
 
 
 def test_importing_models_does_not_import_lightning_or_sklearn() -> None:

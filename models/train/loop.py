@@ -29,7 +29,6 @@ from subbyte.errors import (
 )
 from subbyte.files.output import check_output_folder, make_folder
 from subbyte.files.plain import open_plain
-from subbyte.models.batches import batch_loader
 from subbyte.models.checkpoint import (
     Checkpoint,
     Config,
@@ -40,13 +39,15 @@ from subbyte.models.checkpoint import (
     scheme_of,
     versions,
 )
-from subbyte.models.checkpoint_files import DESCRIPTION, STATE, files_of
+from subbyte.models.checkpoint_files import DESCRIPTION, LOG, STATE, files_of
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import create_loss, get_loss
+from subbyte.models.train.batches import batch_loader
+from subbyte.models.train.run import Run
 from subbyte.models.zoo import create, options_for_scheme
 
 if TYPE_CHECKING:
-    from subbyte.models.learner import EpochReport
+    from subbyte.models.train.log import EpochReport
 
 EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
 
@@ -115,9 +116,11 @@ def train(
         from lightning.pytorch import Trainer
     except ImportError as error:
         raise MissingDependencyError("lightning", "train") from error
-    from subbyte.models.learner import LOG, EpochReport, Learner, ProgressBar, Recipe
     from subbyte.models.quant import get_scheme, quantize, set_progress
-    from subbyte.models.training_state import TrainingStateIO
+    from subbyte.models.train.learner import Learner
+    from subbyte.models.train.log import EpochReport
+    from subbyte.models.train.progress import ProgressBar
+    from subbyte.models.train.state import TrainingStateIO
 
     if resume and overwrite:
         raise UsageError("resume goes on with the run in out, overwrite replaces it: ask for one of them.")
@@ -135,7 +138,7 @@ def train(
         raise UsageError(f"loss '{loss}' learns nothing from a teacher; leave it out, or choose a loss such as 'kd'.")
     criterion = create_loss(loss, **(loss_options or {}))
     size = len(source.train)  # type: ignore[arg-type]
-    recipe = Recipe(
+    run = Run(
         epochs=epochs,
         batch_size=batch_size if batch_size is not None else (32 if size < 10_000 else 128),
         learning_rate=learning_rate if learning_rate is not None else {"adamw": 2e-3, "sgd": 0.05}.get(optimizer, 1.0),
@@ -149,7 +152,7 @@ def train(
     )
     start = None if init is None else _float_checkpoint(init)
     taught_by = _teacher(teacher)
-    config = _config(model, source, scheme, scheme_options, model_options, start, recipe, loss, loss_options)
+    config = _config(model, source, scheme, scheme_options, model_options, start, run, loss, loss_options)
     folder = Path(out) if out is not None else Path("runs") / f"{config.model or 'custom'}-{source.name}-{scheme}"
     check_output_folder(folder, "out")
     _refuse_replacing(folder, init=init, teacher=teacher)
@@ -200,7 +203,7 @@ def train(
             make_folder(folder)
             if not going_on:
                 state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
-        learner = Learner(module, source, criterion, recipe, taught_by)
+        learner = Learner(module, source, criterion, run, taught_by)
         with _blaming(state if going_on else None, report):
             trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
@@ -263,7 +266,7 @@ def _config(
     scheme_options: Mapping[str, Any] | None,
     model_options: Mapping[str, Any] | None,
     start: Checkpoint | None,
-    recipe: Any,
+    run: Run,
     loss: str,
     loss_options: Mapping[str, Any] | None,
 ) -> Config:
@@ -286,8 +289,8 @@ def _config(
         data=data.name,
         normalization=data.normalization,
         class_names=data.class_names,
-        seed=recipe.seed,
-        training={**asdict(recipe), "loss": loss, "loss_options": dict(loss_options or {})},
+        seed=run.seed,
+        training={**asdict(run), "loss": loss, "loss_options": dict(loss_options or {})},
         versions=versions(),
     )
 
