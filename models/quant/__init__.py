@@ -4,6 +4,7 @@ from subbyte.models.quant import primitives, schemes
 from subbyte.models.quant.binary import Sign, Threshold
 from subbyte.models.quant.eval_constants import exporting, fake_quantized, refresh
 from subbyte.models.quant.learned_step import LearnedStep
+from subbyte.models.quant.parameter_groups import HasParameterGroups, ParameterGroup, parameter_groups
 from subbyte.models.quant.per_token import DynamicPerToken
 from subbyte.models.quant.power_of_two import DeepShiftQ
 from subbyte.models.quant.product import QuantizedProduct
@@ -18,7 +19,9 @@ __all__ = [
     "DeepShiftQ",
     "DynamicPerToken",
     "FirstAndLast",
+    "HasParameterGroups",
     "LearnedStep",
+    "ParameterGroup",
     "QuantizedProduct",
     "ReportRow",
     "Scheme",
@@ -29,6 +32,7 @@ __all__ = [
     "exporting",
     "fake_quantized",
     "get_scheme",
+    "parameter_groups",
     "primitives",
     "quantize",
     "quantized_layers",

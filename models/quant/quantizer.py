@@ -15,10 +15,11 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, LowBitTensor, PerTensor
 from subbyte.models.quant.estimators import straight_through
 from subbyte.models.quant.eval_constants import Constants
+from subbyte.models.quant.parameter_groups import HasParameterGroups, ParameterGroup
 from subbyte.models.quant.primitives import expand_scale
 
 
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(HasParameterGroups):
     """Turns a float32 weight [rows, ...] into levels and scales; used as a parametrization of a layer's weight.
 
     A subclass gives `format`, `granularity`, `scale(w)` and `levels(w, scale)`; and its own `fake_quantize` when the
@@ -81,6 +82,12 @@ class WeightQuantizer(nn.Module):
         levels = self.codes(w).cpu().numpy().astype(self.format.levels.values.dtype)
         return LowBitTensor.from_levels(self.format, levels, self.scales().cpu().numpy(), self.granularity)
 
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """The latent weight, which decays, and the quantizer's own parameters, which do not."""
+        latent = self.latent()
+        weight = (ParameterGroup((latent,), decays=True),) if isinstance(latent, nn.Parameter) else ()
+        return (*weight, *super().parameter_groups())
+
     def set_progress(self, fraction: float) -> None:
         """Training is this far, 0 to 1; for estimators that change on the way."""
 
@@ -88,7 +95,7 @@ class WeightQuantizer(nn.Module):
         return self.fake_quantize(w)
 
 
-class ActivationQuantizer(Constants):
+class ActivationQuantizer(HasParameterGroups, Constants):
     """Turns float32 activations into codes; a submodule of the quantized layer.
 
     `pad_value` is the level of padding: 0, but +1 for binary values, which have no zero.
