@@ -1,7 +1,9 @@
 # Two commands for a newcomer: `make demo` and `make test`. Needs Python 3.10+, make and a C compiler.
-# `make test PYTHON=python3.12` takes another Python, with an environment of its own: .venv-python3.12.
+# `make test PYTHON=python3.12` takes another Python, with an environment of its own: .venv-3.12.
 PYTHON ?= python3
-VENV ?= .venv$(if $(filter file,$(origin PYTHON)),,-$(notdir $(PYTHON)))
+ifndef VENV
+VENV := .venv$(if $(filter file,$(origin PYTHON)),,-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+endif
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
@@ -16,7 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "make setup: $(PYTHON) cannot make a venv; install its venv module (Debian: apt install python3-venv)"; exit 1; } >&2
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]' || \
+	  { echo "make setup: pip, above, cannot install the versions of constraints.txt for $$($(BIN)/python -V): take a Python" \
+	    "that they are built for (make setup PYTHON=python3.11) or an index that has them (PIP_EXTRA_INDEX_URL)"; exit 1; } >&2
 	@touch $@
 
 demo: setup
@@ -67,11 +71,13 @@ types: wheel
 arrows: wheel
 	@cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/lint-imports --config ../../../.importlinter
 
-# Wheel and source distribution in dist/, each installed into empty environments and used from another folder.
+# Wheel and source distribution in dist/, each installed into empty environments and used from another folder. The wheel
+# again, without torch, by other Pythons: make release PYTHONS="python3.10 python3.13".
+PYTHONS ?=
 release: setup
 	@rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python .ci/try_release.py dist
+	$(BIN)/python .ci/try_release.py dist $(PYTHONS)
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,93 +1,158 @@
-"""Install what `make release` built into empty environments and use it from another folder: try_release.py DIST.
+"""Install what `make release` built into empty environments and use it from another folder.
 
-Wheel and source distribution, each twice: with every extra (train, export, compile, run, check, bench), and alone, as
-on a device (run, check and bench of the bundle that the other made).
+try_release.py DIST [PYTHON...]: the wheel and the source distribution of DIST, by the Python that runs this file, each
+
+- with every extra: its files are those of the repository, and it trains, exports, compiles, runs, checks and benches;
+- alone, as on a device: it brings nothing heavy, and runs, checks and benches the bundle that the other made.
+
+Then the wheel by every other PYTHON, without torch: alone, and with what compiling needs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "onnx", "onnxruntime", "apache-tvm", "lightning"}
+WITH_BOARDS = ("cortex-m4", "rv32i")  # targets whose bundles hold the C files of a board
+INPUT = "import numpy; numpy.save('x.npy', numpy.random.default_rng(0).random((1, 1, 8, 8), 'float32'))"
 
 
-def install(folder: Path, what: str) -> Path:
-    """A new environment with `what`; the folder of its programs."""
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    options = ["--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
-    subprocess.run([python, "-m", "pip", "install", *options, what], check=True)
-    return python.parent
-
-
-def use(programs: Path, folder: Path, *words: str) -> str:
-    """The output of `subbyte WORDS` in `folder`, which is not the repository."""
-    done = subprocess.run([programs / "subbyte", *words], cwd=folder, capture_output=True, text=True, check=False)
+def run(*command: str | Path, folder: Path | None = None) -> str:
+    """The output of a command that sees no other Python's packages; its failure ends the trial."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"subbyte {' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
 
 
-def check_version(programs: Path, folder: Path, expected: str) -> None:
-    """The version that the file's name has is the one that the program says."""
-    said = use(programs, folder, "--version").split()[-1]
-    if said != expected:
-        raise SystemExit(f"the program says version {said}, the file is of {expected}")
+class Installed:
+    """An environment of its own with what is built, used from `folder`, which is not the repository."""
+
+    def __init__(self, python: str, environment: Path, what: str, folder: Path) -> None:
+        run(python, "-m", "venv", environment)
+        self.programs = environment / "bin"
+        self.folder = folder
+        self.install(what)
+
+    def install(self, what: str) -> None:
+        """pip's own words where it fails."""
+        options = ("--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"))
+        run(self.programs / "python", "-m", "pip", "install", *options, what, folder=self.folder)
+
+    def use(self, *words: str) -> str:
+        """The output of `subbyte WORDS`."""
+        return run(self.programs / "subbyte", *words, folder=self.folder)
+
+    def python(self, code: str) -> str:
+        """What a program prints."""
+        return run(self.programs / "python", "-c", code, folder=self.folder).strip()
+
+    def check_version(self, expected: str) -> None:
+        """The program says the version that the file's name has."""
+        said = self.use("--version").split()[-1]
+        if said != expected:
+            raise SystemExit(f"the program says version {said}, the file is of {expected}")
+
+    def check_files(self) -> None:
+        """The files of the installed package are those of the repository's packages: none missing, none left over."""
+        place = Path(self.python("import subbyte; print(subbyte.__path__[0])"))
+        files = (path.relative_to(place) for path in place.rglob("*") if path.is_file())
+        found = {path.as_posix() for path in files if "__pycache__" not in path.parts}
+        expected = packaged_files()
+        if found != expected:
+            raise SystemExit(
+                f"missing from the package: {sorted(expected - found)}; only in it: {sorted(found - expected)}"
+            )
+
+    def check_light(self) -> None:
+        """Nothing heavy came with the runtime."""
+        listed = run(self.programs / "python", "-m", "pip", "list", "--format=json", folder=self.folder)
+        found = HEAVY & {row["name"].lower() for row in json.loads(listed)}
+        if found:
+            raise SystemExit(f"the runtime alone brings {sorted(found)}")
+
+    def compile(self) -> None:
+        """m.onnx for this machine, and as C sources with the files of each board."""
+        self.use("compile", "m.onnx", "-o", "m.subbyte")
+        for target in WITH_BOARDS:
+            self.use("compile", "m.onnx", "--target", target, "-o", f"{target}.subbyte")
+
+    def run_and_bench(self) -> bytes:
+        """What a device does with m.subbyte; the file of outputs."""
+        self.use("check", "m.subbyte")
+        self.use("run", "m.subbyte", "--input", "x.npy", "--output", "y.npy")
+        self.use("bench", "m.subbyte", "--seconds", "0.2", "--json", "bench.json")
+        result = json.loads((self.folder / "bench.json").read_text())
+        if not (result["golden_exact"] and result["iterations"] and result["latency_ms"]["min"] > 0):
+            raise SystemExit(f"bench measured nothing, or something else: {result}")
+        return (self.folder / "y.npy").read_bytes()
 
 
-def check_light(programs: Path) -> None:
-    """Nothing heavy came with the runtime."""
-    listed = subprocess.run(
-        [programs / "python", "-m", "pip", "list", "--format=json"], capture_output=True, check=True
-    )
-    found = HEAVY & {row["name"].lower() for row in json.loads(listed.stdout)}
-    if found:
-        raise SystemExit(f"the runtime alone brings {sorted(found)}")
+def packaged_files() -> set[str]:
+    """Files that git tracks in the packages, by their path in the installed package."""
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    tracked = run("git", "-C", ROOT, "ls-files", "-z", "--", *sorted(packages)).split("\0")
+    return {name.removeprefix("subbyte/") for name in tracked if name}
 
 
-def run_and_bench(programs: Path, folder: Path) -> None:
-    """What a device does."""
-    use(programs, folder, "check", "m.subbyte")
-    code = "import numpy; numpy.save('x.npy', numpy.zeros((1, 1, 8, 8), 'float32'))"
-    subprocess.run([programs / "python", "-c", code], cwd=folder, check=True)
-    use(programs, folder, "run", "m.subbyte", "--input", "x.npy", "--output", "y.npy")
-    use(programs, folder, "bench", "m.subbyte", "--seconds", "0.2", "--json", "bench.json")
-
-
-def try_file(file: Path, folder: Path) -> None:
-    """Both installations of one file."""
+def try_file(file: Path, folder: Path) -> bytes:
+    """Both installations of one file by this Python; the outputs, which are the same."""
     version = file.name.removesuffix(".tar.gz").split("-")[1]
-    began = time.monotonic()
-    everything = install(folder / "all", f"subbyte[all] @ {file.as_uri()}")
-    check_version(everything, folder, version)
-    use(everything, folder, "train", "mlp", "--data", "digits", "--scheme", "ternary", "--epochs", "1", "--out", "run")
-    use(everything, folder, "export", "run", "-o", "m.onnx")
-    use(everything, folder, "compile", "m.onnx", "-o", "m.subbyte")
-    run_and_bench(everything, folder)
-    alone = install(folder / "runtime", str(file))
-    check_version(alone, folder, version)
-    check_light(alone)
-    run_and_bench(alone, folder)
-    seconds = time.monotonic() - began
-    print(f"{file.name}: installs with [all] and alone; exports, compiles, runs, benches ({seconds:.0f} s)")
+    everything = Installed(sys.executable, folder / "all", f"subbyte[all] @ {file.as_uri()}", folder)
+    everything.check_version(version)
+    everything.check_files()
+    words = ("mlp", "--data", "digits", "--scheme", "ternary", "--epochs", "1", "--out", "run")
+    everything.use("train", *words)
+    everything.use("export", "run", "-o", "m.onnx")
+    everything.python(INPUT)
+    everything.compile()
+    outputs = everything.run_and_bench()
+    alone = Installed(sys.executable, folder / "runtime", str(file), folder)
+    alone.check_version(version)
+    try_alone(alone, outputs)
+    return outputs
 
 
-def main(dist: Path) -> None:
+def try_alone(alone: Installed, outputs: bytes) -> None:
+    """The runtime and nothing else gives these outputs."""
+    alone.check_light()
+    if alone.run_and_bench() != outputs:
+        raise SystemExit("the runtime alone gives other outputs than the installation that compiled the bundle")
+
+
+def try_python(python: str, file: Path, folder: Path, outputs: bytes) -> None:
+    """The runtime alone by another Python, then with the extra that messages name to compile what was exported here."""
+    installed = Installed(python, folder / python.strip("/").replace("/", "-"), str(file), folder)
+    try_alone(installed, outputs)
+    installed.install("subbyte[compile]")
+    installed.compile()
+    if installed.run_and_bench() != outputs:
+        raise SystemExit(f"{python}: a bundle that it compiled gives other outputs")
+
+
+def main(dist: Path, *pythons: str) -> None:
     """Every file of `dist`; the first failure ends it."""
     files = sorted((*dist.glob("*.whl"), *dist.glob("*.tar.gz")))
-    if len(files) != 2:
+    if [file.suffix for file in files] != [".whl", ".gz"]:
         raise SystemExit(f"{dist} has {[file.name for file in files]}, expected a wheel and a source distribution")
     for file in files:
-        with tempfile.TemporaryDirectory(prefix="subbyte-release-") as folder:
-            try_file(file.resolve(), Path(folder))
+        with tempfile.TemporaryDirectory(prefix="subbyte-release-") as name:
+            began = time.monotonic()
+            outputs = try_file(file.resolve(), Path(name))
+            print(f"{file.name}: with [all] and alone ({time.monotonic() - began:.0f} s)", flush=True)
+            for python in pythons if file.suffix == ".whl" else ():
+                began = time.monotonic()
+                try_python(python, file.resolve(), Path(name), outputs)
+                print(f"{file.name}: {python}, alone and with [compile] ({time.monotonic() - began:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

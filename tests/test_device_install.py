@@ -1,5 +1,6 @@
 """A device needs only `pip install subbyte` (NumPy, click, rich) and the bundle: shown in a venv of its own."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,6 +15,11 @@ from pages import PACKAGES
 import subbyte
 
 ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("try_release", ROOT / ".ci" / "try_release.py")
+assert spec is not None
+assert spec.loader is not None
+try_release = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(try_release)
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
@@ -61,6 +67,13 @@ def test_the_venv_has_none_of_the_heavy_libraries(device: Path) -> None:
     names = {package["name"].lower() for package in json.loads(listed.stdout)}
     assert "subbyte" in names
     assert not names & {"torch", "onnx", "onnxruntime", "apache-tvm", "lightning", "scipy"}
+
+
+def test_every_file_of_the_packages_is_installed(device: Path) -> None:
+    (place,) = device.parent.glob("lib/python*/site-packages/subbyte")
+    expected = try_release.packaged_files()
+    assert {"py.typed", "runtime/c/boards/mps2/link.ld", "formats/__init__.py"} < expected
+    assert [name for name in sorted(expected) if not (place / name).is_file()] == []
 
 
 def test_it_runs_the_bundle_to_the_same_bits(device: Path, bundle: Path, tmp_path: Path) -> None:
