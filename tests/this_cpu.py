@@ -36,10 +36,9 @@ def needs(features: Iterable[str]) -> pytest.MarkDecorator:
 
 
 def not_run(reasons: Iterable[str]) -> list[str]:
-    """A line for each thing that tests were skipped for the lack of: how many tests, what."""
-    found = (re.search(r"this (?:CPU|machine) lacks (.*)", reason) for reason in reasons)
-    counted = Counter(match[1] for match in found if match)
-    return [f"{count:5} {features}" for features, count in sorted(counted.items())]
+    """A line for each reason that tests were skipped for: how many tests, what the CPU or the machine lacks."""
+    counted = Counter(re.sub(r"^(Skipped: )?(this (CPU|machine) lacks )?", "", reason) for reason in reasons)
+    return [f"{count:5} {lacks}" for lacks, count in sorted(counted.items())]
 
 
 def hold_down(names: Sequence[str]) -> IO[str]:

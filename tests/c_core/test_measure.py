@@ -129,12 +129,12 @@ def little_cpu() -> Iterator[Path]:
     """A cgroup of this machine below our own that lends a fiftieth of a CPU: less than a loaded machine leaves us."""
     own = cpu_group()
     if not own.folders:
-        pytest.skip("this machine tells no cgroup with a cpu controller")
+        pytest.skip("this machine lacks a cgroup with a cpu controller")
     folder = own.folders[0] / f"subbyte-test-{os.getpid()}"
     try:
         folder.mkdir()
     except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
+        pytest.skip(f"this machine lacks the right to make a cgroup: {error.strerror}")
     try:
         if own.version == 2:
             (folder / "cpu.max").write_text("2000 100000")
@@ -143,7 +143,7 @@ def little_cpu() -> Iterator[Path]:
             (folder / "cpu.cfs_quota_us").write_text("2000")
         yield folder
     except OSError as error:
-        pytest.skip(f"this cgroup takes no quota: {error}")
+        pytest.skip(f"this machine lacks quotas of cgroups: {error.strerror}")
     finally:
         folder.rmdir()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hand_plan import Example
+from this_machine import with_mount
 
 from subbyte.errors import BundleError, ToolchainError
 from subbyte.runtime.host import check_target, system_glibc
@@ -164,21 +165,12 @@ def test_compiles_and_loads_with_a_noexec_tmpdir_and_a_read_only_home(tmp_path: 
     home.mkdir()
     temporary.mkdir()
     mounts = f"mount -t tmpfs -o ro tmpfs {home} && mount -t tmpfs -o noexec tmpfs {temporary}"
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*unshare, mounts], capture_output=True, check=False).returncode:
-        pytest.skip("this system does not let a process mount in a namespace of its own")
     names = ("ZIG_GLOBAL_CACHE_DIR", "XDG_CACHE_HOME", "CC")
     environment = {key: value for key, value in os.environ.items() if key not in names}
     environment |= {"HOME": str(home), "TMPDIR": str(temporary)}
     words = [sys.executable, "-c", NO_PLACE_TO_WRITE + COMPILE, str(Path(__file__).parent), str(tmp_path / "m.subbyte")]
-    done = subprocess.run(
-        [*unshare, f'{mounts} && exec "$@"', "sh", *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    inside = with_mount(mounts, *words)
+    done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert "library.so" in done.stdout
 

@@ -372,7 +372,7 @@ def test_what_computes_in_float16_has_no_reference_in_onnxruntime(text: str, rea
     assert found is None if reason is None else reason in (found or "")
 
 
-@pytest.mark.skipif(machine() != "x86_64", reason="what x86 CPUs have")
+@pytest.mark.skipif(machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
 def test_the_probe_finds_what_the_cpu_says() -> None:
     assert onnxruntime_saturates() is not bool(cpu_features(Path("/proc/cpuinfo")) & {"avx512vnni", "avxvnni"})
 

@@ -114,7 +114,7 @@ UNIT_ROUNDOFF = {"float64": 2.0**-23, "float16": 2.0**-11}
 def test_arithmetic_between_casts_is_computed_in_float32(op, dtype):
     opset = OPSETS.get(op, 21)
     if opset > onnx.defs.onnx_opset_version():
-        pytest.skip(f"the installed onnx has no opset {opset}")
+        pytest.skip(f"this machine lacks an onnx with opset {opset}")
     model = between_casts(dtype, op, ARITHMETIC[op], ATTRIBUTES.get(op), opset)
     inputs = inputs_of(model)
     graph = lower_graph(model, host_features())

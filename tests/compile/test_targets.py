@@ -53,7 +53,7 @@ def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path, monkeypatch:
     assert host_features(path) == {"neon"}  # cores of two kinds: what both have, as the runtime asks
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the kernel is asked")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
 def test_without_cpuinfo_the_cpu_itself_is_asked(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     assert host_features(tmp_path / "none") == host_features(Path("/proc/cpuinfo")) != frozenset()

@@ -29,7 +29,7 @@ def test_a_cpu_that_the_emulator_does_not_have_is_refused(name: str, cpu: str, t
 
 
 @pytest.mark.device
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="what is emulated here depends on the machine")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
 @pytest.mark.parametrize(
     ("name", "emulated"), [("cortex-a53", True), ("riscv64-linux", True), ("x86-64-v2", True), ("host", False)]
 )

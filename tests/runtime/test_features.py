@@ -116,7 +116,7 @@ def test_the_register_needs_no_other_module_of_ours_but_the_errors() -> None:
 
 
 @pytest.mark.skipif(
-    platform.system() != "Linux" or platform.machine() != "x86_64", reason="compares with /proc/cpuinfo"
+    platform.system() != "Linux" or platform.machine() != "x86_64", reason="this machine lacks Linux on an x86-64 CPU"
 )
 def test_the_c_core_asks_the_cpu_what_cpuinfo_says(tmp_path: Path) -> None:
     from subbyte.runtime.host import cpu_features

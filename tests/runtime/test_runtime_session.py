@@ -266,7 +266,8 @@ def test_an_open_bundle_is_not_needed_for_a_session(bundle_path: Path) -> None:
         assert session.threads >= 1
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="elsewhere the kernel is asked before the library is loaded")
+# Elsewhere the kernel is asked, before the library is loaded.
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="this CPU lacks the x86-64 instructions")
 def test_without_cpuinfo_the_library_asks_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     has = host.cpu_features()
     lacking = [name for name in ("amxint8", "avxvnni", "avx512vbmi2", "gfni", "avx512f", "avx2") if name not in has]
