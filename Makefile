@@ -47,7 +47,7 @@ soak: setup
 
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup
-	$(BIN)/python -m pytest -m device
+	$(BIN)/python -m pytest -m device -n 2
 
 # Files that programs write: runtime/c/cpu_features.h from runtime/features.py, tables of measured figures from their JSON.
 generate: setup
