@@ -1,33 +1,40 @@
-"""docs/targets.md: the targets of tvm_kernels/machines/targets/, and what compiles and runs their programs."""
+"""docs/targets.md: the targets of tvm_kernels/machines/targets/, what writes, compiles and runs their programs."""
 
 from __future__ import annotations
 
 from textwrap import wrap
 
+from subbyte.tvm_kernels.emit.emitter import all_emitters
 from subbyte.tvm_kernels.machines import Target, all_targets
 
 PATH = "docs/targets.md"
 
 HEAD = """# Targets
 
-Written by `make generate` from `tvm_kernels/machines/`: do not edit. [Adding a target](add-a-target.md) adds a file.
+Written by `make generate` from `tvm_kernels/machines/` and `tvm_kernels/emit/`: do not edit.
+[Adding a target](add-a-target.md) adds a file.
 Target `host` is the machine that compiles, with all its CPU features. `subbyte doctor` shows which tools are installed.
 """
 
 
 def text() -> str:
-    """The page: a table of the targets, then of the tools."""
+    """The page: tables of the targets, of the emitters and of the tools."""
     targets = sorted((target for target in all_targets() if target.name != "host"), key=lambda target: target.name)
     rows = [
-        (f"`{t.name}`", t.summary, f"`{t.triple}`", ", ".join(sorted(t.features)) or "none", f"`{t.emitter}`")
+        (f"`{t.name}`", t.summary, f"`{t.triple}`", ", ".join(sorted(t.features)) or "none", f"`{t.emitter.name}`")
         for t in targets
     ]
+    emitters = [(f"`{e.name}`", e.summary, f"`{e.form.word}`") for e in sorted(all_emitters(), key=lambda e: e.name)]
     tools = [(f"`{t.name}`", _compilers(t), _runs(t)) for t in targets]
     packages = sorted({package for t in targets for package in t.packages})
     return "\n".join(
         [
             HEAD,
             *_table(("target", "machine", "triple", "CPU features", "emitter"), rows),
+            "",
+            "## Emitters",
+            "",
+            *_table(("emitter", "writes", "`target.emitter` of the manifest"), emitters),
             "",
             "## Tools",
             "",

@@ -25,6 +25,7 @@ from subbyte.runtime import archive
 from subbyte.runtime import manifest as checks
 from subbyte.runtime.archive import ALIGNMENT, MAX_BUNDLE_BYTES, MAX_MEMBERS, REBUILD, NewMember
 from subbyte.runtime.manifest import MAX_MANIFEST_BYTES, SCHEMA, Manifest
+from subbyte.runtime.program_form import LIBRARY
 
 __all__ = [
     "ALIGNMENT",
@@ -42,7 +43,6 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
-LIBRARY = "library.so"
 BENCH = "bench"
 ALIGNED = (WEIGHTS, LIBRARY)
 EXECUTABLE = (BENCH, LIBRARY)
@@ -284,10 +284,12 @@ def _check_members(checked: Manifest, entries: Mapping[str, archive.Entry]) -> N
                 f"member '{name}' starts at byte {entries[name].offset}, not at a multiple of {ALIGNMENT}: the bundle "
                 f"was re-zipped. {REBUILD}"
             )
-    if checked.target.emitter == "library" and LIBRARY not in named:
-        raise BundleError(f"member '{LIBRARY}' is missing from a bundle of emitter 'library'. {REBUILD}")
+    form = checked.target.form
+    for name in form.members:
+        if name not in named:
+            raise BundleError(f"member '{name}' is missing from a bundle that holds {form.holds}. {REBUILD}")
     weights = checked.members[WEIGHTS].bytes if WEIGHTS in named else 0
-    if weights != checked.weights_bytes and (WEIGHTS in named or checked.target.emitter == "library"):
+    if weights != checked.weights_bytes and (WEIGHTS in named or form.is_loaded):
         raise BundleError(f"{WEIGHTS} has {weights} bytes, the manifest says {checked.weights_bytes}. {REBUILD}")
 
 

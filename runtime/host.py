@@ -133,14 +133,11 @@ def _version(text: str) -> tuple[int, ...]:
 def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
     """Raise BundleError unless native code for `target` can run here: operating system, processor, CPU features."""
     recompile = "Compile the model again for this machine: `subbyte compile model.onnx --target host`"
-    if target.emitter == "source":
+    if not target.form.is_loaded:
         raise BundleError(
-            f"the bundle for '{target.name}' holds C source, which has to be built first: unpack it (it is a zip) and "
-            f"run `make` in source/, or add source/*.c to your firmware, compiled with -ffp-contract=off. To run the "
-            f"model on this machine, use `subbyte compile model.onnx --target host`."
+            f"the bundle for '{target.name}' holds {target.form.holds}, which must be built first: "
+            f"{target.form.build}. To run the model on this machine, use `subbyte compile model.onnx --target host`."
         )
-    if target.emitter != "library":
-        raise BundleError(f"a bundle of emitter '{target.emitter}' cannot be loaded by this runtime. {recompile}.")
     parts = target.triple.lower().split("-")
     wanted_machine = _MACHINES.get(parts[0], parts[0])
     systems = [_SYSTEMS[s] for part in parts[1:] for s in _SYSTEMS if part.startswith(s)]

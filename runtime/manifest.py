@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from subbyte.errors import BundleError
+from subbyte.runtime.program_form import FORMS, ProgramForm
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 << 20
@@ -34,7 +35,6 @@ DTYPES = {
     **MODEL_DTYPES,
     **{"bool": 1, "uint16": 2, "int16": 2, "uint32": 4, "uint64": 8},
 }
-EMITTERS = ("library", "source", "relax-vm")
 STORAGES = ("float", "codes", "bits")
 LAYOUTS = ("as-is", "NHWC")
 SPACES = ("arena", "weights", "input", "output", "workspace", "state")
@@ -133,9 +133,14 @@ class TargetInfo:
 
     name: str
     triple: str
-    emitter: str
+    emitter: str  # a word of FORMS
     features: tuple[str, ...]
     glibc: str | None = None  # the oldest that the library loads on, as "2.17"; None where it does not say
+
+    @property
+    def form(self) -> ProgramForm:
+        """How the bundle holds its program."""
+        return FORMS[self.emitter]
 
 
 class Member(NamedTuple):
@@ -247,7 +252,7 @@ def _target(d: Mapping[str, Any]) -> TargetInfo:
     return TargetInfo(
         _text(d, "name", "target"),
         _text(d, "triple", "target"),
-        _one_of(d, "emitter", "target", EMITTERS),
+        _one_of(d, "emitter", "target", tuple(FORMS)),
         tuple(features),
         glibc,
     )

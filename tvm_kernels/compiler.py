@@ -16,7 +16,7 @@ from subbyte.onnx_files.loader import OnnxFile, open_onnx
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorFacts
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
-from subbyte.tvm_kernels.emit.emitters import check_archive
+from subbyte.tvm_kernels.emit.members import check_archive
 from subbyte.tvm_kernels.emit.names import check_name
 from subbyte.tvm_kernels.error_context import names_its_errors, working_on
 from subbyte.tvm_kernels.explanation import Explanation
@@ -183,7 +183,7 @@ def compile(
         called = name_of(model) if name is None else name
 
         def lowered(explanation: Explanation | None = None) -> tuple[Graph, Plan]:
-            with code_generator(chosen.code_generator, chosen.multiplies):
+            with code_generator(chosen.emitter.code_generator, chosen.multiplies):
                 graph = lower_graph(file, chosen.features, strict=strict, name=called, explanation=explanation)
                 return graph, assemble(graph, chosen.features)
 
@@ -306,7 +306,7 @@ def _manifest(plan: Plan, target: Target, emitted: Emitted) -> dict[str, Any]:
         "target": {
             "name": target.name,
             "triple": target.triple,
-            "emitter": target.emitter,
+            "emitter": target.emitter.form.word,
             "features": sorted(target.features),
             **({"glibc": emitted.glibc} if emitted.glibc else {}),
         },

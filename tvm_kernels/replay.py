@@ -54,8 +54,8 @@ def reason_not_to_replay(target: Target, golden: Golden | None) -> str | None:
     """Why a bundle for this target cannot be replayed here; None if it can."""
     if golden is None:
         return "there is no golden run"
-    if target.emitter != "library":
-        return "the bundle holds C sources"
+    if not target.emitter.form.is_loaded:
+        return f"the bundle holds {target.emitter.form.holds}"
     if not target.is_native:
         return f"this machine does not run code for {target.triple}"
     missing = sorted(target.features - host_features())

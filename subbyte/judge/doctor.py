@@ -76,7 +76,7 @@ def cpu() -> list[Finding]:
 def toolchains() -> list[Finding]:
     """Compilers and emulators for every target."""
     try:
-        from subbyte.tvm_kernels.toolchain import examine_toolchains
+        from subbyte.tvm_kernels.installed_tools import examine_toolchains
     except ModuleNotFoundError:
         return [Finding("compiler (apache-tvm)", None, "pip install 'subbyte[compile]'")]
     return [Finding(row.what, row.found, row.remedy) for row in examine_toolchains()]

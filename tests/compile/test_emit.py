@@ -8,25 +8,29 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from hand_plan import Example, call, matmul
 from unpacked import unpacked
 
-from subbyte.errors import CompileError, UsageError
-from subbyte.runtime import manifest, native
-from subbyte.tvm_kernels.compiler import compile
+from subbyte.errors import BundleError, CompileError, RegistrationError, UsageError
+from subbyte.runtime import host, manifest, native
+from subbyte.runtime.bundle import open_bundle
+from subbyte.runtime.program_form import FORMS, ProgramForm
+from subbyte.tvm_kernels.compiler import bundle_plan, compile
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit import emitter as emitters
 from subbyte.tvm_kernels.emit.core import core_folder
-from subbyte.tvm_kernels.emit.elf import EXPORTS
-from subbyte.tvm_kernels.emit.emitters import EMITTERS
+from subbyte.tvm_kernels.emit.elf import ELF
+from subbyte.tvm_kernels.emit.emitter import Emitter, all_emitters, register_emitter
 from subbyte.tvm_kernels.emit.model_c import c_string
+from subbyte.tvm_kernels.emit.shared_library import EXPORTS
 from subbyte.tvm_kernels.emit.symbols import MAX_ARGUMENTS, symbols
 from subbyte.tvm_kernels.machines import all_targets, get_target
-from subbyte.tvm_kernels.machines.target import Emitter
-from subbyte.tvm_kernels.plan import SPACES, Argument
+from subbyte.tvm_kernels.machines.target import Target
+from subbyte.tvm_kernels.plan import SPACES, Argument, Plan
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +92,86 @@ def test_python_repeats_the_header_as_it_is() -> None:
     assert (int(constants["ABI"]), int(constants["MAX_ARGUMENTS"])) == (native.ABI, MAX_ARGUMENTS)
 
 
-def test_targets_and_the_manifest_know_the_emitters() -> None:
-    assert EMITTERS.keys() == set(get_args(Emitter)) == {target.emitter for target in all_targets()}
-    assert EMITTERS.keys() <= set(manifest.EMITTERS)
+def test_every_emitter_has_a_target_and_every_form_an_emitter() -> None:
+    assert {target.emitter.name for target in all_targets()} == {emitter.name for emitter in all_emitters()}
+    assert {emitter.form.word for emitter in all_emitters()} == set(FORMS)
+    assert all(FORMS[word].word == word for word in FORMS)
 
 
-@pytest.mark.parametrize("target", [target.name for target in all_targets() if target.emitter == "source"])
+@pytest.mark.parametrize("target", [target.name for target in all_targets() if not target.emitter.makes_archive])
 def test_c_sources_have_no_archive(target: str, example: Example, tmp_path: Path) -> None:
     reason = f"'{target}' has no static archive.*Leave out --archive"
     with pytest.raises(UsageError, match=reason):
         compile_plan(example.plan, get_target(target), archive=True)
     with pytest.raises(UsageError, match=reason):  # before the file is read
         compile(tmp_path / "none.onnx", tmp_path / "m.subbyte", target=target, archive=True)
+
+
+LISTING = ProgramForm("listing", "a listing", members=("calls.txt",), build="read it")
+
+
+def list_calls(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
+    lines = "".join(f"{call.name} by {call.kernel}\n" for call in plan.calls)
+    return Emitted({"weights.bin": plan.weights, "calls.txt": lines.encode()}, (1,) * len(plan.calls), 0)
+
+
+@pytest.fixture
+def lister(monkeypatch: pytest.MonkeyPatch) -> Emitter:
+    """An emitter in a file of its own, and the row of its form."""
+    monkeypatch.setattr(emitters, "_rows", dict(emitters._rows))
+    monkeypatch.setitem(FORMS, "listing", LISTING)
+    return register_emitter(Emitter("lister", "the calls of the plan", LISTING, "c", False, False, list_calls))
+
+
+def test_an_emitter_is_one_file_and_the_row_of_its_form(lister: Emitter, example: Example, tmp_path: Path) -> None:
+    """Its bundle is written, read and refused to run, by what the two say."""
+    target = dataclasses.replace(get_target("cortex-m4"), name="paper", emitter=lister)
+    report = bundle_plan(example.plan, target, tmp_path / "m.subbyte", Golden(example.inputs, example.outputs))
+    assert report.not_replayed == "the bundle holds a listing"
+    with open_bundle(tmp_path / "m.subbyte") as bundle:
+        assert bundle.manifest.target.form is LISTING
+        assert bundle.read("calls.txt") == b"/first by dot\n/second by dot\n/scale by scale-rows\n"
+        with pytest.raises(BundleError, match="for 'paper' holds a listing, which must be built first: read it"):
+            host.check_target(bundle.manifest.target)
+    with pytest.raises(UsageError, match="'paper' has no static archive: its emitter 'lister'"):
+        compile_plan(example.plan, target, archive=True)
+
+
+def test_a_bundle_lacks_no_member_of_its_form(lister: Emitter, example: Example, tmp_path: Path) -> None:
+    forgets = dataclasses.replace(lister, emit=lambda plan, *rest: Emitted({"weights.bin": plan.weights}, (1,) * 3, 0))
+    target = dataclasses.replace(get_target("cortex-m4"), emitter=forgets)
+    with pytest.raises(BundleError, match=r"member 'calls\.txt' is missing from a bundle that holds a listing"):
+        bundle_plan(example.plan, target, tmp_path / "m.subbyte")
+    assert not (tmp_path / "m.subbyte").exists()
+
+
+@pytest.mark.parametrize("part", [field.name for field in dataclasses.fields(Emitter)])
+def test_an_emitter_without_a_part_is_refused(part: str) -> None:
+    with pytest.raises(RegistrationError, match=f"has no {part}; see docs/add-a-target.md"):
+        dataclasses.replace(ELF, **{part: None})
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("name", 7, r"its name is 7 \(int\), expected str"),
+        ("code_generator", "cuda", "its code_generator is 'cuda' .*, expected 'llvm' or 'c'"),
+        ("form", "library", "its form is 'library' .*, expected ProgramForm"),
+        ("form", LISTING, "the runtime does not know its form 'listing', expected a row of FORMS"),
+        ("asks_cpu", 1, r"its asks_cpu is 1 \(int\), expected bool"),
+        ("emit", "elf", "its emit is 'elf' .*, expected a function"),
+    ],
+)
+def test_an_emitter_with_a_wrong_part_is_refused(part: str, value: object, message: str) -> None:
+    with pytest.raises(RegistrationError, match=message):
+        dataclasses.replace(ELF, **{part: value})
+
+
+def test_an_emitter_is_registered_once() -> None:
+    with pytest.raises(RegistrationError, match="emitter 'elf' is registered twice"):
+        register_emitter(ELF)
+    with pytest.raises(RegistrationError, match="expects an Emitter, got 'elf'"):
+        register_emitter("elf")
 
 
 def test_the_library_exports_only_the_header(emitted: Emitted, tmp_path: Path) -> None:

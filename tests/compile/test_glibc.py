@@ -18,6 +18,7 @@ from subbyte.runtime.manifest import TargetInfo
 from subbyte.tvm_kernels import toolchain as toolchains
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
 from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, core_folder
+from subbyte.tvm_kernels.emit.elf import ELF
 from subbyte.tvm_kernels.emit.glibc import needed_glibc
 from subbyte.tvm_kernels.machines import Target, get_target
 from subbyte.tvm_kernels.machines.architecture import get_architecture
@@ -56,7 +57,7 @@ def test_no_symbol_is_newer_than_the_oldest_glibc(name: str, example: Example, t
 @pytest.mark.parametrize(("architecture", "floor"), [("x86_64", (2, 17)), ("aarch64", (2, 17)), ("riscv64", (2, 27))])
 def test_zig_links_the_core_for_each_architecture(architecture: str, floor: tuple[int, int], tmp_path: Path) -> None:
     features = frozenset("imafdc" if architecture == "riscv64" else ())
-    mine = Target("mine", get_architecture(architecture), "linux-gnu", "library", features, "a machine", Native())
+    mine = Target("mine", get_architecture(architecture), "linux-gnu", ELF, features, "a machine", Native())
     zig = find_zig(mine)
     assert zig is not None, "pip install ziglang"
     zig.compile([*C_FLAGS, "-shared", "-o", "core.so", *(core_folder() / name for name in CORE), "-lpthread"], tmp_path)

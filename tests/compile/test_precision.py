@@ -19,7 +19,7 @@ from run_plan import run_plan
 import subbyte
 from subbyte.errors import CompileError, InputError
 from subbyte.tvm_kernels import precision, reference_engine
-from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES
+from subbyte.tvm_kernels.emit.source_files import EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.interpret import interpret
 from subbyte.tvm_kernels.lowering import lower, lower_graph
 from subbyte.tvm_kernels.machines.host import host_features

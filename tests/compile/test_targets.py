@@ -12,12 +12,14 @@ import pytest
 
 from subbyte.errors import RegistrationError, ToolchainError, UnknownNameError, UsageError
 from subbyte.runtime.features import FEATURES
+from subbyte.tvm_kernels.emit.elf import ELF
+from subbyte.tvm_kernels.installed_tools import examine_toolchains
 from subbyte.tvm_kernels.machines import Target, all_targets, get_target, host, register_target
 from subbyte.tvm_kernels.machines.architecture import Architecture, Tool, get_architecture, register_architecture
 from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.machines.running import QemuUser
 from subbyte.tvm_kernels.machines.x86 import X86_64
-from subbyte.tvm_kernels.toolchain import LINE, examine_toolchains, find_static_toolchain, find_toolchain
+from subbyte.tvm_kernels.toolchain import LINE, find_static_toolchain, find_toolchain
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +81,7 @@ def test_features_of_another_architecture_are_refused() -> None:
 def test_a_library_with_a_feature_that_no_cpu_tells_of_is_refused() -> None:
     assert get_target("cortex-m4").features == {"dsp"}
     with pytest.raises(RegistrationError, match="'cortex-m4': a CPU cannot be asked whether it has 'dsp'"):
-        dataclasses.replace(get_target("cortex-m4"), emitter="library")
+        dataclasses.replace(get_target("cortex-m4"), emitter=ELF)
 
 
 def test_a_user_can_add_a_target_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +137,7 @@ PARTS = [field.name for field in dataclasses.fields(Target) if field.default is 
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "features"])
 @pytest.mark.parametrize("name", [target.name for target in all_targets() if target.name != "host"])
 def test_a_target_without_a_part_is_refused(name: str, part: str) -> None:
-    empty = None if part in ("architecture", "run_by") else ""
+    empty = None if part in ("architecture", "emitter", "run_by") else ""
     with pytest.raises(RegistrationError, match=rf"has no {part}"):
         dataclasses.replace(get_target(name), **{part: empty})
 

@@ -70,7 +70,7 @@ Outcome = tuple[bool, list[int]]  # whether all outputs are as golden says, and 
 def on_linux(
     target: Target, members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path
 ) -> Outcome:
-    """Runs the bench program of a `library` target; the test is skipped where only a CPU with its features would do."""
+    """Runs the bench program of a Linux target; the test is skipped where only a CPU with its features would do."""
     if target.emulator is None:
         skip_unless_it_has(target.features)
     program = unpacked(members, folder)
@@ -89,7 +89,7 @@ def on_linux(
 def on_board(
     target: Target, members: Mapping[str, bytes], golden: Sequence[npt.NDArray[np.generic]], folder: Path
 ) -> Outcome:
-    """Runs the example of a `source` target on the board, which compares with its golden outputs itself."""
+    """Runs the example of C sources on the target's board, which compares with its golden outputs itself."""
     unpacked(members, folder)
     status, lines = emulate_board(folder / "source", target.name)
     words = [line.split() for line in lines]

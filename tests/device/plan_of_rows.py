@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 def rows_of(target: Target, op: Any = None) -> list[KernelRow]:
     """Rows for the target's CPU; of one operator those that do not refuse it."""
-    with code_generator(target.code_generator, target.multiplies):
+    with code_generator(target.emitter.code_generator, target.multiplies):
         found = [row for row in rows(op) if row.lacks_of_cpu(target.features) is None]
         return [row for row in found if op is None or row.refuses(op) is None]
 
@@ -65,7 +65,7 @@ class PlanOfRows:
         return tensor
 
     def _call(self, name: str, case: Case, row: KernelRow, places: dict[str, Argument], results: list[Tensor]) -> None:
-        with code_generator(self.target.code_generator, self.target.multiplies):
+        with code_generator(self.target.emitter.code_generator, self.target.multiplies):
             built = row.build(case.op)
         arguments: list[Argument] = []
         scratch = 0

@@ -21,7 +21,8 @@ from tvm.script.ir_builder import tirx as T
 import subbyte
 from subbyte.tvm_kernels.abi import Wanted, compile_source
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
-from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES
+from subbyte.tvm_kernels.emit.c_source import C_SOURCE
+from subbyte.tvm_kernels.emit.source_files import EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.toolchain import find_toolchain, zig_command
 
@@ -177,7 +178,7 @@ def test_the_cross_compiler_finds_nothing_to_warn_about(sources: Path) -> None:
 
 def test_sources_for_a_target_without_a_board_are_plain_c(tmp_path: Path) -> None:
     """No start-up and no linker script: the Makefile builds a program of this machine, which checks itself."""
-    plain = replace(get_target("host"), name="plain-c", emitter="source", features=frozenset(), cpu="")
+    plain = replace(get_target("host"), name="plain-c", emitter=C_SOURCE, features=frozenset(), cpu="")
     subbyte.compile(small_model("ds_cnn", "ternary"), tmp_path / "m.subbyte", target=plain, keep=tmp_path, strict=True)
     folder = tmp_path / "source"
     assert not {"board.h", "startup.c", "link.ld", "memory.ld"} & {path.name for path in folder.iterdir()}

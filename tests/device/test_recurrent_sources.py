@@ -35,7 +35,7 @@ def sources(model: str, scheme: str, folder: Path, target: str = "cortex-m4") ->
     step, shape = (recurrent_step(scheme), (8,)) if model == "gru" else (keyword_spotter(scheme), (10, 1))
     subbyte.export(step, folder / "m.onnx", example=torch.zeros(1, *shape))
     machine = get_target(target)
-    with code_generator(machine.code_generator, machine.multiplies):
+    with code_generator(machine.emitter.code_generator, machine.multiplies):
         plan = assemble(lower_graph(with_states(folder / "m.onnx"), machine.features, strict=True), machine.features)
     xs = np.random.default_rng(0).random((STEPS, 1, *shape), np.float32)
     expected = torch_steps(step, xs)

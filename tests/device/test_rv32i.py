@@ -12,7 +12,7 @@ from emulators import emulate_board
 from low_bit_models import small_model
 
 from subbyte.tvm_kernels.compiler import CompileReport, compile
-from subbyte.tvm_kernels.emit.c_source import C_FLAGS, EXAMPLE_FILES, MODEL_FILES
+from subbyte.tvm_kernels.emit.source_files import C_FLAGS, EXAMPLE_FILES, MODEL_FILES
 from subbyte.tvm_kernels.machines import get_target
 from subbyte.tvm_kernels.toolchain import zig_command
 

@@ -13,7 +13,7 @@ from state_models import integer_cell
 
 import subbyte
 from subbyte.tvm_kernels import golden
-from subbyte.tvm_kernels.emit.c_source import EXAMPLE_FILES, MODEL_FILES, STATE_FILE
+from subbyte.tvm_kernels.emit.source_files import EXAMPLE_FILES, MODEL_FILES, STATE_FILE
 from subbyte.tvm_kernels.machines import all_targets
 
 RUNS = 1000

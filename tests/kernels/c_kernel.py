@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.tvm_kernels.abi import Wanted, compile_source
-from subbyte.tvm_kernels.emit.c_source import C_FLAGS
+from subbyte.tvm_kernels.emit.source_files import C_FLAGS
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import Constant, Input, KernelRow, Output
 from subbyte.tvm_kernels.kernels.tir.execute import aligned

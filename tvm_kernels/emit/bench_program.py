@@ -13,7 +13,7 @@ from subbyte.runtime.golden import MOST_MOVED
 from subbyte.tvm_kernels.emit.core import C_FLAGS, CORE, MEASURE, cached_objects, core_folder
 from subbyte.tvm_kernels.emit.emitted import Golden
 from subbyte.tvm_kernels.emit.model_c import c_string
-from subbyte.tvm_kernels.machines import Target
+from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import find_static_toolchain
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.abi import buffer_bytes
-from subbyte.tvm_kernels.machines import Target
 from subbyte.tvm_kernels.machines.board import Memory
+from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.memory import Buffer, aligned
 from subbyte.tvm_kernels.plan import Plan
 

@@ -11,7 +11,7 @@ from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import CFunction
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.emit.symbols import Symbols, scratch_offset, workspace_bytes
-from subbyte.tvm_kernels.machines import Target
+from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.machines.x86 import AMX
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
 
@@ -68,8 +68,8 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[CFun
     names = names_of(plan.name)
     scratch = Argument("workspace", scratch_offset(plan))
     needs = "SUBBYTE_NEEDS_TILES" if any(call.needs & AMX for call in plan.calls) else "0"
-    # C sources ask the compiler that builds them.
-    features = c_string(" ".join(sorted(target.features))) if target.emitter == "library" and target.features else "0"
+    asked = target.features if target.emitter.asks_cpu else ()
+    features = c_string(" ".join(sorted(asked))) if asked else "0"
     lines = [
         f"/* A model for target {target.name}, written by subbyte: do not edit. */",
         '#include "subbyte.h"',

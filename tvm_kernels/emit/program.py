@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from subbyte.tvm_kernels.abi import compile_objects, compile_source
 from subbyte.tvm_kernels.emit.model_c import model_c
 from subbyte.tvm_kernels.emit.symbols import check_arguments, symbols, workspace_bytes
-from subbyte.tvm_kernels.machines import Target
+from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.plan import Plan
 
 
@@ -24,7 +24,7 @@ class Program:
 def generate(plan: Plan, target: Target) -> Program:
     """Generate the code of a plan; raises CompileError for a kernel that cannot be generated or called."""
     made = symbols(plan)
-    compiled = compile_source if target.code_generator == "c" else compile_objects
+    compiled = compile_source if target.emitter.code_generator == "c" else compile_objects
     kernels = compiled(made.wanted, target.tvm_target()) if made.wanted else None
     signatures = kernels.signatures if kernels else ()
     check_arguments(plan, made, signatures)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from subbyte.runtime.features import features_of
 from subbyte.runtime.host import CPUINFO, cpu_features, machine, permits_amx
+from subbyte.tvm_kernels.emit.elf import ELF
 from subbyte.tvm_kernels.machines.architecture import get_architecture
 from subbyte.tvm_kernels.machines.running import Native
 from subbyte.tvm_kernels.machines.target import Target
@@ -37,7 +38,7 @@ def host_target() -> Target:
         name="host",
         architecture=get_architecture(machine()),
         system=_SYSTEMS.get(platform.system(), "linux-gnu"),
-        emitter="library",
+        emitter=ELF,
         features=host_features(),
         summary="this machine, with all its CPU features",
         run_by=Native(),

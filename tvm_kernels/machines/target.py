@@ -5,16 +5,17 @@ from __future__ import annotations
 import platform
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from subbyte.errors import RegistrationError, UnknownNameError
 from subbyte.runtime.features import FEATURES, features_of
 from subbyte.runtime.host import machine
+from subbyte.tvm_kernels.emit.emitter import Emitter
 from subbyte.tvm_kernels.machines.architecture import Architecture, Tool
 from subbyte.tvm_kernels.machines.board import Board
 from subbyte.tvm_kernels.machines.running import Native, QemuUser
+from subbyte.tvm_kernels.record import check_fields
 
-Emitter = Literal["library", "source"]
 _NAME = re.compile(r"[a-z0-9.-]+")
 # system of a triple -> what `zig cc -target` calls it
 ZIG_SYSTEMS = {"linux-gnu": "linux-gnu", "windows-gnu": "windows-gnu", "apple-darwin": "macos"}
@@ -31,7 +32,7 @@ class Target:
     name: str
     architecture: Architecture
     system: str  # and ABI: the triple without the architecture, e.g. linux-gnu
-    emitter: Emitter  # `library`: LLVM objects in a shared library; `source`: C
+    emitter: Emitter  # what writes its bundles
     features: frozenset[str]
     summary: str
     run_by: Native | QemuUser | Board  # what its tests run it by
@@ -39,15 +40,7 @@ class Target:
 
     def __post_init__(self) -> None:
         where = f"target '{self.name}'"
-        missing = [
-            part
-            for part in ("name", "architecture", "system", "emitter", "summary", "run_by")
-            if not getattr(self, part)
-        ]
-        if missing:
-            raise RegistrationError(f"{where} has no {missing[0]}; see docs/add-a-target.md")
-        if self.emitter not in ("library", "source"):
-            raise RegistrationError(f"{where} has emitter '{self.emitter}', expected 'library' or 'source'")
+        check_fields(self, where, "docs/add-a-target.md", empty=("features",))
         if not _NAME.fullmatch(self.name):
             raise RegistrationError(f"{where}: a name has lower-case letters, digits, '.' and '-' only")
         self._check_system()
@@ -78,7 +71,7 @@ class Target:
 
     def _check_cpu_is_used(self) -> None:
         """Of C sources only the C compiler's options can depend on the CPU."""
-        if self.emitter != "source" or not self.cpu:
+        if self.emitter.code_generator != "c" or not self.cpu:
             return
         options = self.architecture.c_flags
         if options(self, "gcc") == options(replace(self, cpu=""), "gcc"):
@@ -106,21 +99,17 @@ class Target:
                 f"target '{self.name}': {self.triple} cannot have the CPU feature '{name}', which is one of "
                 f"family '{FEATURES[name].family}'; see FAMILIES in runtime/features.py"
             )
-        if self.emitter == "library" and FEATURES[name].bit is None:
+        if self.emitter.asks_cpu and FEATURES[name].bit is None:
             raise RegistrationError(
-                f"target '{self.name}': a CPU cannot be asked whether it has '{name}', so a library for it may run "
-                f"into an illegal instruction; leave the feature out, or use the emitter 'source'"
+                f"target '{self.name}': a CPU cannot be asked whether it has '{name}', so what emitter "
+                f"'{self.emitter.name}' writes may run into an illegal instruction; leave the feature out, or use an "
+                f"emitter whose C compiler knows the feature, such as 'c_source'"
             )
 
     @property
     def triple(self) -> str:
         """LLVM's: architecture-system-abi, e.g. x86_64-linux-gnu."""
         return f"{self.architecture.machine}-{self.system}"
-
-    @property
-    def code_generator(self) -> Literal["llvm", "c"]:
-        """TVM's, which makes the kernels."""
-        return "c" if self.emitter == "source" else "llvm"
 
     @property
     def multiplies(self) -> bool:
@@ -184,7 +173,7 @@ class Target:
         import tvm
 
         self.check_cpu()
-        if self.code_generator == "c":
+        if self.emitter.code_generator == "c":
             return tvm.target.Target({"kind": "c"})
         options = self.architecture.llvm_options(self)
         attributes = [f"+{feature.llvm}" for feature in FEATURES.values() if feature.name in self.features]

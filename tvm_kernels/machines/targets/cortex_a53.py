@@ -1,5 +1,6 @@
 """Cortex-A53: 64-bit Arm in order, of the Raspberry Pi 3."""
 
+from subbyte.tvm_kernels.emit.elf import ELF
 from subbyte.tvm_kernels.machines.arm import AARCH64
 from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.running import QemuUser
@@ -10,7 +11,7 @@ register_target(
         name="cortex-a53",
         architecture=AARCH64,
         system="linux-gnu",
-        emitter="library",
+        emitter=ELF,
         features=frozenset({"neon"}),
         summary="Linux on 64-bit Arm (Raspberry Pi 3 and later)",
         run_by=QemuUser("cortex-a53"),

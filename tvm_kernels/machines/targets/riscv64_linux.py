@@ -1,5 +1,6 @@
 """RV64GC: the instruction set of RISC-V that Linux distributions are compiled for."""
 
+from subbyte.tvm_kernels.emit.elf import ELF
 from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.riscv import RISCV64
 from subbyte.tvm_kernels.machines.running import QemuUser
@@ -10,7 +11,7 @@ register_target(
         name="riscv64-linux",
         architecture=RISCV64,
         system="linux-gnu",
-        emitter="library",
+        emitter=ELF,
         features=frozenset("imafdc"),
         summary="Linux on 64-bit RISC-V (RV64GC)",
         run_by=QemuUser("rv64"),

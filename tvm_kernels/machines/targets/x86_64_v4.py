@@ -1,5 +1,6 @@
 """x86-64-v4 of the x86-64 ABI: AVX-512."""
 
+from subbyte.tvm_kernels.emit.elf import ELF
 from subbyte.tvm_kernels.machines.register import register_target
 from subbyte.tvm_kernels.machines.running import Native
 from subbyte.tvm_kernels.machines.target import Target
@@ -10,7 +11,7 @@ register_target(
         name="x86-64-v4",
         architecture=X86_64,
         system="linux-gnu",
-        emitter="library",
+        emitter=ELF,
         features=V4,
         summary="Linux on x86-64 with AVX-512 F, BW, CD, DQ, VL (Skylake-X, Zen 4, and later)",
         run_by=Native(),
