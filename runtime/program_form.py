@@ -5,13 +5,12 @@ To add one: a row of FORMS. An emitter (tvm_kernels/emit/) refers to the row of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LIBRARY = "library.so"
 
 
-@dataclass(frozen=True)
-class ProgramForm:
+class ProgramForm(NamedTuple):
     """What the runtime does with a bundle of this form."""
 
     word: str  # in the manifest

@@ -23,6 +23,7 @@ from subbyte.tvm_kernels.explanation import Explanation
 from subbyte.tvm_kernels.golden import golden_tensors
 from subbyte.tvm_kernels.golden_inputs import Given
 from subbyte.tvm_kernels.graph import Graph
+from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.machines import Target, get_target
 from subbyte.tvm_kernels.plan import KernelCall, Plan, Tensor
 from subbyte.tvm_kernels.replay import Child, Origin, reason_not_to_replay
@@ -163,12 +164,11 @@ def compile(
     also for a bundle that differs from its golden outputs, and with `strict` for a layer that would fall back to float.
     """
     from subbyte.tvm_kernels.assembly import assemble
-    from subbyte.tvm_kernels.kernels.code_generator import code_generator
     from subbyte.tvm_kernels.lowering import lower_graph, name_of
 
     if name is not None:
         check_name(name)
-    chosen = get_target(target) if isinstance(target, str) else target
+    chosen = target if isinstance(target, Target) else get_target(target)
     chosen.check_cpu()
     check_archive(chosen, archive)
     path = model.path if isinstance(model, OnnxFile) else model

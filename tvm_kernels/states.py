@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from subbyte.dialect.state import State, declare_states, initial_value, states
-from subbyte.errors import ModelError
+from subbyte.errors import ModelError, UsageError
 from subbyte.onnx_files.loader import OnnxFile, Source, naming, open_onnx
 from subbyte.tvm_kernels.graph import Graph
 
@@ -20,6 +20,8 @@ def with_states(source: Source, given: Sequence[str] = ()) -> OnnxFile:
     To ONNX an initializer of an input's name is a default, and to whatever folds constants a constant. Raises
     UsageError and ModelError for pairs that are none, and for a file without an output besides.
     """
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(pair, str) for pair in given):
+        raise UsageError(f"state is {given!r}, expected a list of pairs 'input=output', such as ['h=h_next']")
     file = open_onnx(source)
     if file.states is not None and not given:
         return file

@@ -89,22 +89,47 @@ def test_the_tensors_that_it_names_are_those_of_the_peak(plan: Plan) -> None:
     assert sum(aligned(size) for size in named.values()) == plan.arena_bytes
 
 
-@pytest.mark.parametrize("part", [field.name for field in fields(Board) if field.name != "link_flags"])
+EMPTY = ("cpus", "features", "link_flags")  # may be
+
+
+@pytest.mark.parametrize("part", [field.name for field in fields(Board) if field.name not in EMPTY])
 @pytest.mark.parametrize("target", BOARDS)
 def test_a_board_without_a_part_is_refused(target: str, part: str) -> None:
     board = get_target(target).board
     assert board is not None
-    empty = {"flash": None, "ram": None, "emulator": None, "arguments": (), "instructions_per_tick": 0}.get(part, "")
-    with pytest.raises(RegistrationError, match=f"has no {part}"):
-        replace(board, **{part: empty})
+    empty = type(getattr(board, part))() if isinstance(getattr(board, part), (str, tuple)) else None
+    for value in (None, empty):
+        with pytest.raises(RegistrationError, match=f"has no {part}"):
+            replace(board, **{part: value})
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("flash", 5, r"its flash is 5 \(int\), expected Memory"),
+        ("runs", ("thumbv7em",), "its runs is .*, expected a tuple of Architecture"),
+        ("features", ["dsp"], "its features is .*, expected a frozenset of str"),
+        ("arguments", "-M virt", r"its arguments is '-M virt' \(str\), expected a tuple of str"),
+        ("instructions_per_tick", True, r"its instructions_per_tick is True \(bool\), expected int"),
+        ("instructions_per_tick", 0, "its instructions_per_tick is 0, expected at least 1"),
+    ],
+)
+def test_a_board_with_a_wrong_part_is_refused(part: str, value: object, message: str) -> None:
+    assert M4.board is not None
+    with pytest.raises(RegistrationError, match=f"board 'mps2-an386': {message}"):
+        replace(M4.board, **{part: value})
 
 
 def test_a_board_with_a_file_or_memory_missing_is_refused() -> None:
     assert M4.board is not None
     with pytest.raises(RegistrationError, match=r"'mps2-an386' has no board\.h; add it to"):
         replace(M4.board, files="no-such-folder")
-    with pytest.raises(RegistrationError, match="its ram has 0 bytes"):
-        replace(M4.board, ram=Memory(0, 0))
+    with pytest.raises(RegistrationError, match="memory of a board has 0 bytes from address 0, expected at least 1"):
+        Memory(0, 0)
+    with pytest.raises(RegistrationError, match="from address -4, expected"):
+        Memory(-4, 16)
+    with pytest.raises(RegistrationError, match=r"its nbytes is 1024\.0 \(float\), expected int"):
+        Memory(0, 1024.0)
     flash = M4.board.flash
     with pytest.raises(RegistrationError, match=r"its flash and its RAM overlap: .* and 16 from 0x3fffff"):
         replace(M4.board, ram=Memory(flash.origin + flash.nbytes - 1, 16))

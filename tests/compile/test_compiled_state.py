@@ -309,6 +309,12 @@ def test_a_state_whose_shape_the_file_states_wrongly_is_refused() -> None:
         lower_graph(with_states(model, ["h=n"]))
 
 
+@pytest.mark.parametrize("state", [[3], "h=n", 3, None, {"h": "n"}])
+def test_pairs_that_are_no_list_of_texts_are_refused(state: object) -> None:
+    with pytest.raises(UsageError, match=r"state is .*, expected a list of pairs 'input=output', such as"):
+        with_states(integer_cell(), state)
+
+
 def test_a_run_returns_something_besides_state() -> None:
     model = parsed("g (float[2] x, float[2] h) => (float[2] n) { n = Add(x, h) }")
     with pytest.raises(ModelError, match=r"every output is the next value of a state \(h=n\)"):

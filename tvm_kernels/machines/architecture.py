@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from subbyte.errors import RegistrationError, UnknownNameError
 from subbyte.runtime.features import FAMILIES, features_of
+from subbyte.tvm_kernels.record import check_fields
 
+PAGE = "docs/add-a-target.md"  # where errors send the reader
 Spelling = Literal["gcc", "zig"]  # whose options; clang takes gcc's
 
 
@@ -40,8 +42,7 @@ class Tool:
     packages: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.command or not self.packages:
-            raise RegistrationError(f"tool '{self.command}': its command and its Debian packages must be given")
+        check_fields(self, f"tool '{self.command}'", PAGE)
 
     @property
     def remedy(self) -> str:
@@ -58,9 +59,11 @@ class Architecture:
     emulator: Tool | None = None  # qemu-user's, which runs a Linux program of another machine
     glibc_floor: tuple[int, int] | None = None  # the oldest glibc on which a library shall load; None: it has none
     multiplier: str | None = None  # the feature that multiplies integers; None: every CPU does
+    needs_cpu: bool = False  # its compilers must be told the CPU by name
 
     def __post_init__(self) -> None:
         where = f"architecture '{self.machine}'"
+        check_fields(self, where, PAGE)
         if not any(self.machine in family.machines for family in FAMILIES.values()):
             raise RegistrationError(
                 f"{where} is of no family of CPU features; add it to FAMILIES in runtime/features.py"

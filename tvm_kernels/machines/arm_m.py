@@ -16,5 +16,7 @@ class ArmM(Architecture):
         return (f"-mcpu={cpu}", "-mthumb", f"-mfloat-abi={'hard' if target.system.endswith('hf') else 'soft'}")
 
 
-THUMBV7M = register_architecture(ArmM("thumbv7m", {"none-eabi": _GCC}))  # Cortex-M3
-THUMBV7EM = register_architecture(ArmM("thumbv7em", {"none-eabi": _GCC, "none-eabihf": _GCC}))  # Cortex-M4, M7
+# Cortex-M3
+THUMBV7M = register_architecture(ArmM("thumbv7m", {"none-eabi": _GCC}, needs_cpu=True))
+# Cortex-M4, M7
+THUMBV7EM = register_architecture(ArmM("thumbv7em", {"none-eabi": _GCC, "none-eabihf": _GCC}, needs_cpu=True))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import subbyte.runtime
 from subbyte.errors import RegistrationError
-from subbyte.tvm_kernels.machines.architecture import Tool
+from subbyte.tvm_kernels.machines.architecture import PAGE, Architecture, Tool
+from subbyte.tvm_kernels.record import check_fields
 
 # text and a clock; from reset to main and from there to the end; sections, in the memory that memory.ld describes
 FILES = ("board.h", "startup.c", "link.ld")
@@ -22,12 +23,23 @@ class Memory:
     origin: int  # address of its first byte
     nbytes: int
 
+    def __post_init__(self) -> None:
+        check_fields(self, "memory of a board", PAGE)
+        if self.nbytes < 1 or self.origin < 0:
+            raise RegistrationError(
+                f"memory of a board has {self.nbytes} bytes from address {self.origin}, expected at least 1, from an "
+                f"address that is not negative"
+            )
+
 
 @dataclass(frozen=True)
 class Board:
-    """A board, and its emulator. Raises RegistrationError for one with a part missing."""
+    """A board, and its emulator. Raises RegistrationError for one with a part missing or wrong."""
 
     name: str
+    runs: tuple[Architecture, ...]  # those whose programs its CPU runs
+    cpus: tuple[str, ...]  # LLVM's names of the CPUs whose programs it runs; empty: features tell CPUs apart
+    features: frozenset[str]  # of its CPU
     files: str  # folder of runtime/c/boards that has FILES; boards of a family share one
     flash: Memory  # for code and constants
     ram: Memory
@@ -38,13 +50,11 @@ class Board:
 
     def __post_init__(self) -> None:
         where = f"board '{self.name}'"
-        parts = ("name", "files", "flash", "ram", "emulator", "arguments", "instructions_per_tick")
-        missing = [part for part in parts if not getattr(self, part)]
-        if missing:
-            raise RegistrationError(f"{where} has no {missing[0]}; see docs/add-a-target.md")
-        for kind, memory in (("flash", self.flash), ("ram", self.ram)):
-            if memory.nbytes < 1 or memory.origin < 0:
-                raise RegistrationError(f"{where}: its {kind} has {memory.nbytes} bytes from address {memory.origin}")
+        check_fields(self, where, PAGE, empty=("cpus", "features", "link_flags"))
+        if self.instructions_per_tick < 1:
+            raise RegistrationError(
+                f"{where}: its instructions_per_tick is {self.instructions_per_tick}, expected at least 1; see {PAGE}"
+            )
         first, second = sorted((self.flash, self.ram), key=lambda memory: memory.origin)
         if first.origin + first.nbytes > second.origin:
             raise RegistrationError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from subbyte.errors import UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.tvm_kernels.machines.host import host_target
 from subbyte.tvm_kernels.machines.target import Target
 
@@ -12,9 +12,11 @@ _rows: dict[str, Target] = {}
 
 
 def register_target(target: Target) -> Target:
-    """Make a target known by its name; raises UsageError when the name is taken."""
+    """Make a target known by its name; raises RegistrationError when it is taken, or for what is no Target."""
+    if not isinstance(target, Target):
+        raise RegistrationError(f"register_target expects a Target, got {target!r}")
     if target.name in _rows or target.name == "host":
-        raise UsageError(f"target '{target.name}' is registered twice; choose another name")
+        raise RegistrationError(f"target '{target.name}' is registered twice; choose another name")
     _rows[target.name] = target
     return target
 
@@ -26,7 +28,9 @@ def all_targets() -> Iterator[Target]:
 
 
 def get_target(name: str) -> Target:
-    """The target of that name; raises UnknownNameError with the nearest name."""
+    """The target of that name; raises UnknownNameError with the nearest name, UsageError for what is no name."""
+    if not isinstance(name, str):
+        raise UsageError(f"target is {name!r}, expected a name that `subbyte targets` lists, or a Target")
     if name == "host":
         return host_target()
     if name not in _rows:

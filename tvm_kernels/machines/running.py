@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from subbyte.errors import RegistrationError
+from subbyte.tvm_kernels.machines.architecture import PAGE
+from subbyte.tvm_kernels.record import check_fields
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,7 @@ class Native:
 class QemuUser:
     """qemu-user of the architecture, on a CPU of its list: the oldest one that has all features of the target."""
 
-    cpu: str  # as `-cpu` names it
+    cpu: str  # as `-cpu` names it; `qemu-<machine> -cpu help` lists them
 
     def __post_init__(self) -> None:
-        if not self.cpu.strip():
-            raise RegistrationError(
-                "qemu-user: the CPU that it emulates must be given; `qemu-<machine> -cpu help` lists them"
-            )
+        check_fields(self, "qemu-user", PAGE)

@@ -11,7 +11,7 @@ from subbyte.errors import RegistrationError, UnknownNameError
 from subbyte.runtime.features import FEATURES, features_of
 from subbyte.runtime.host import machine
 from subbyte.tvm_kernels.emit.emitter import Emitter
-from subbyte.tvm_kernels.machines.architecture import Architecture, Tool
+from subbyte.tvm_kernels.machines.architecture import PAGE, Architecture, Tool
 from subbyte.tvm_kernels.machines.board import Board
 from subbyte.tvm_kernels.machines.running import Native, QemuUser
 from subbyte.tvm_kernels.record import check_fields
@@ -40,13 +40,13 @@ class Target:
 
     def __post_init__(self) -> None:
         where = f"target '{self.name}'"
-        check_fields(self, where, "docs/add-a-target.md", empty=("features",))
+        check_fields(self, where, PAGE, empty=("features",))
         if not _NAME.fullmatch(self.name):
             raise RegistrationError(f"{where}: a name has lower-case letters, digits, '.' and '-' only")
-        self._check_system()
         for name in sorted(self.features):
             self._check_feature(name)
         self._check_cpu_is_used()
+        self._check_system()
 
     def _check_system(self) -> None:
         known = {*self.architecture.compilers}
@@ -63,14 +63,35 @@ class Target:
             raise RegistrationError(
                 f"target '{self.name}': {self.architecture.machine} has no qemu-user; use a board, or Native()"
             )
-        if isinstance(self.run_by, Board) and self.system in ZIG_SYSTEMS:
+        if isinstance(self.run_by, Board):
+            self._check_board(self.run_by)
+
+    def _check_board(self, board: Board) -> None:
+        """Its CPU runs the programs of this target."""
+        where = f"target '{self.name}': board '{board.name}'"
+        if self.system in ZIG_SYSTEMS:
             raise RegistrationError(
-                f"target '{self.name}': board '{self.run_by.name}' runs programs without an operating system, not "
-                f"those for '{self.system}'; use QemuUser or Native()"
+                f"{where} runs programs without an operating system, not those for '{self.system}'; use QemuUser or "
+                f"Native()"
             )
+        if self.architecture not in board.runs:
+            known = ", ".join(architecture.machine for architecture in board.runs)
+            raise RegistrationError(f"{where} runs programs for {known}, not for {self.architecture.machine}")
+        if board.cpus and self.cpu not in board.cpus:
+            raise RegistrationError(f"{where} runs programs for the CPU {', '.join(board.cpus)}, not for '{self.cpu}'")
+        lacking = sorted(self.features - board.features)
+        if lacking:
+            raise RegistrationError(f"{where}: its CPU lacks {', '.join(lacking)}, which the target's programs may use")
 
     def _check_cpu_is_used(self) -> None:
-        """Of C sources only the C compiler's options can depend on the CPU."""
+        """Compilers of some architectures need the CPU; of C sources only their options can depend on it."""
+        if self.architecture.needs_cpu:
+            if self.cpu:
+                return
+            raise RegistrationError(
+                f"target '{self.name}' has no cpu, by which compilers for {self.architecture.machine} know the "
+                f"instructions; give LLVM's name, such as cortex-m4"
+            )
         if self.emitter.code_generator != "c" or not self.cpu:
             return
         options = self.architecture.c_flags

@@ -14,6 +14,6 @@ register_target(
         emitter=C_SOURCE,
         features=frozenset(),
         summary="C sources for RISC-V CPUs that cannot multiply (RV32I): products are shifts and additions",
-        run_by=riscv_virt(32, "rv32,m=false"),
+        run_by=riscv_virt(RISCV32, "rv32,m=false", frozenset()),
     )
 )
