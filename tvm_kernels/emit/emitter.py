@@ -44,7 +44,7 @@ _rows: dict[str, Emitter] = {}
 
 
 def register_emitter(emitter: Emitter) -> Emitter:
-    """Make an emitter known by its name; raises RegistrationError when it is taken, or for what is no Emitter."""
+    """Make an emitter known by its name; raises RegistrationError when it is taken, or for anything but an Emitter."""
     if not isinstance(emitter, Emitter):
         raise RegistrationError(f"register_emitter expects an Emitter, got {emitter!r}")
     if emitter.name in _rows:

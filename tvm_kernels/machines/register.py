@@ -12,7 +12,7 @@ _rows: dict[str, Target] = {}
 
 
 def register_target(target: Target) -> Target:
-    """Make a target known by its name; raises RegistrationError when it is taken, or for what is no Target."""
+    """Make a target known by its name; raises RegistrationError when it is taken, or for anything but a Target."""
     if not isinstance(target, Target):
         raise RegistrationError(f"register_target expects a Target, got {target!r}")
     if target.name in _rows or target.name == "host":
@@ -28,7 +28,7 @@ def all_targets() -> Iterator[Target]:
 
 
 def get_target(name: str) -> Target:
-    """The target of that name; raises UnknownNameError with the nearest name, UsageError for what is no name."""
+    """The target of that name; raises UnknownNameError with the nearest name, UsageError for anything but a text."""
     if not isinstance(name, str):
         raise UsageError(f"target is {name!r}, expected a name that `subbyte targets` lists, or a Target")
     if name == "host":
