@@ -33,6 +33,7 @@ from subbyte.export.verify import Verification, canonical_paths, quantized_layer
 from subbyte.files.output import checked_output
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint
 from subbyte.models.checkpoint_files import files_of
+from subbyte.models.over_time import OverTime, over_time
 from subbyte.models.quant.eval_constants import exporting, named_constants, refresh
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, not_starting
 from subbyte.models.quant.observe import Observation, observe
@@ -73,6 +74,7 @@ def export(
     batch: int = 1,
     check: bool = True,
     inputs: Tensor | Array | None = None,
+    step: bool = False,
 ) -> ExportReport:
     """Write a checkpoint folder, a Checkpoint or a module as ONNX (docs/onnx-dialect.md) with a static batch.
 
@@ -81,6 +83,9 @@ def export(
     with torch; a file that differs is not written. The forward may return one tensor, or a tuple, list or dict of them:
     each is an output (named as in `export/outputs.py`), and each is compared. The model is not changed; the export does
     not initialize quantizers.
+
+    With `step` the file has one step of a model that runs over sequences (`OverTime`), its states as inputs and
+    outputs (docs/state.md). `example` and `inputs` are those of the whole model.
 
     Quantized layers that have only ever seen zeros, that are not executed, or whose output is unused are listed in
     `notes`, with an ExportWarning.
@@ -96,8 +101,11 @@ def export(
         module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
         _refuse_diverged(module)
         shape = _sample_shape(checkpoint, example)
+        sequences = over_time(module) if step else None
+        module = module if sequences is None else sequences.step
+        traced = (batch, *_of_steps(sequences, np.zeros((1, *shape), np.float32)).shape[1:])
         with _eval_mode(module):
-            model, notes = _traced(module, (batch, *shape))
+            model, notes = _traced(module, traced)
             declared = {entry.key: entry.value for entry in model.metadata_props}
             metadata = _metadata(checkpoint, module) | declared
             onnx.helper.set_model_props(model, metadata)
@@ -108,7 +116,7 @@ def export(
             found, checked_on = None, "nothing"
             if check:
                 samples, checked_on = _samples(checkpoint, inputs, shape, batch)
-                found = verify(model, module, samples)
+                found = verify(model, module, _of_steps(sequences, samples))
         written = save_onnx(model, target)
     for note in notes:
         warnings.warn(note, ExportWarning, stacklevel=2)
@@ -116,7 +124,7 @@ def export(
         path=target,
         nbytes=len(written),
         sha256=hashlib.sha256(written).hexdigest(),
-        input_shape=(batch, *shape),
+        input_shape=traced,
         nodes=len(model.graph.node),
         functions=tuple(f.name for f in model.functions),
         metadata=metadata,
@@ -136,6 +144,11 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for name, part in module.named_modules():
             part.training = training.get(name, False)
+
+
+def _of_steps(sequences: OverTime | None, inputs: Array) -> Array:
+    """The inputs of the file: of each step, where the inputs of the model are `sequences`."""
+    return inputs if sequences is None else sequences.inputs_of_steps(torch.from_numpy(inputs)).numpy()
 
 
 def onnx_model(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:

@@ -29,7 +29,7 @@ MEMORIES_PJ: tuple[tuple[str, int | None, float], ...] = (
 
 ASSUMPTIONS = (
     "One memory model for every operator: it reads its weights and inputs once and writes its outputs once. Weights "
-    "live in the smallest memory that holds all weights, activations in the smallest that holds the arena.",
+    "are in the smallest memory that holds all weights, activations in the smallest that holds the arena.",
     "Products of 2 to 8 bit integers: an int8 multiply and an int32 add, whatever the bits (none published for fewer).",
     "Ternary weights, and binary weights with integer activations: an int32 add; zeros are not skipped.",
     "Power-of-two weights: a 32-bit shift (the product is wider than 8 bits) and an int32 add.",

@@ -160,7 +160,7 @@ def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
         return  # the C core asks the CPU, by CPUID, before a kernel runs
     missing = [feature for feature in target.features if canonical(feature) not in have]
     if missing:
-        why = f"this CPU lacks {', '.join(missing)}" if have else f"{cpuinfo} does not tell what this CPU has"
+        why = f"this CPU lacks {', '.join(missing)}" if have else f"{cpuinfo} does not list the features of this CPU"
         raise BundleError(
             f"the bundle for target '{target.name}' needs CPU features {', '.join(target.features)}: {why}. "
             f"{recompile}, or with a target that needs fewer features (`subbyte targets`)."

@@ -291,7 +291,7 @@ def _from_file(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
 def _check_model(model: Any, manifest: Manifest) -> None:
     if not OLDEST_ABI <= model.abi <= ABI:
         raise BundleError(
-            f"the library speaks version {model.abi} of subbyte.h, this runtime {OLDEST_ABI} to {ABI}. {_REBUILD}"
+            f"the library has version {model.abi} of subbyte.h, this runtime reads {OLDEST_ABI} to {ABI}. {_REBUILD}"
         )
     table = model.states.contents if model.abi == ABI and model.states else _States()
     said: dict[str, object] = {

@@ -330,8 +330,8 @@ class Session:
             raise SessionError(f"the session of '{self.manifest.name}' is closed: load the bundle again")
         if self._process is not _process:
             raise SessionError(
-                f"the session of '{self.manifest.name}' was made in another process and its threads did not survive "
-                f"the fork: load the bundle in this process"
+                f"the session of '{self.manifest.name}' was made in another process, and a fork does not copy its "
+                f"threads: load the bundle in this process"
             )
         return self._library
 
@@ -354,7 +354,7 @@ class Session:
         if len(called) < len(self.manifest.operators):
             raise SessionError(
                 f"a signal handler raised an exception while an operator of '{self.manifest.name}' was watched; ctypes "
-                f"printed it and could not hand it on. Run again"
+                f"printed it and did not pass it on. Run again"
             )
 
     def _bound(

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from recurrent import keyword_spotter
 
 import subbyte
+from subbyte.cli import main
 from subbyte.dialect.state import states
 from subbyte.errors import UsageError
 from subbyte.export import float_baseline, run_onnx
@@ -22,17 +25,17 @@ from subbyte.models.checkpoint import Checkpoint, load_checkpoint
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, float, Path]:
-    """The step of a ternary model that was trained on digits, the accuracy after the last row, and its files."""
+    """A ternary model that was trained on digits, the accuracy after the last row, and the files of its step."""
     folder = tmp_path_factory.mktemp("gru")
     options = {"hidden": 16}
     run = train(
         "gru", "digits", "ternary", 6, folder / "run", model_options=options, learning_rate=1e-2, progress=False
     )
-    whole = load_checkpoint(folder / "run")
-    step = replace(whole, model=whole.model.step)
-    subbyte.export(step.model, folder / "m.onnx", example=torch.zeros(1, 8))
+    done = CliRunner().invoke(main, ["export", str(folder / "run"), "--step", "-o", str(folder / "m.onnx")])
+    assert done.exit_code == 0, done.output
+    assert "(test images of digits)" in done.output
     subbyte.compile(folder / "m.onnx", folder / "m.subbyte", target="host", strict=True)
-    return step, run.accuracy, folder
+    return load_checkpoint(folder / "run"), run.accuracy, folder
 
 
 def test_the_bundle_classifies_digits_row_by_row(trained: tuple[Checkpoint, float, Path]) -> None:
@@ -52,12 +55,24 @@ def test_the_bundle_classifies_digits_row_by_row(trained: tuple[Checkpoint, floa
 
 
 def test_every_stage_goes_the_same_steps(trained: tuple[Checkpoint, float, Path]) -> None:
-    step, _, folder = trained
-    report = check(step, folder / "m.onnx", folder / "m.subbyte", limit=100)
+    """Of the rows of the test images, one image after the other."""
+    whole, _, folder = trained
+    report = check(whole, folder / "m.onnx", folder / "m.subbyte", data="digits", limit=12)
     assert not report.diverged, report
+    assert report.samples == 12 * 8
+    assert "it is not scored on single steps" in report.findings[0]
+    assert [stage.accuracy for stage in report.stages] == [None] * 4
     assert [stage.differing_codes for stage in report.stages[1:]] == [0, 0, 0]
     assert [output.name for output in report.stages[3].outputs] == ["logits", "cell.h_next"]
     assert [output.max_error for stage in report.stages[1:] for output in stage.outputs] == [0] * 6
+
+
+def test_the_file_of_a_step_says_what_it_was_made_from(trained: tuple[Checkpoint, float, Path]) -> None:
+    whole, _, folder = trained
+    metadata = {entry.key: entry.value for entry in onnx.load(folder / "m.onnx").metadata_props}
+    assert metadata["subbyte.state"] == "cell.h=cell.h_next"
+    assert (metadata["subbyte.model"], metadata["subbyte.scheme"]) == ("gru", "ternary")
+    assert metadata["subbyte.source"] == whole.sha256
 
 
 def test_a_stream_is_checked_too(tmp_path: Path, trained: tuple[Checkpoint, float, Path]) -> None:

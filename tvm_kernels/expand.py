@@ -1,6 +1,6 @@
 """Replaces nodes by their bodies: operators that TVM does not compute, and dialect functions that no rule rewrites.
 
-The body of an operator is in its ONNX schema, that of a function in `dialect/`.
+The body of an operator is in its ONNX schema or in recurrent.py, that of a function in `dialect/`.
 
 The body is read as the file itself is: shapes are inferred, shape arithmetic folds away, and the rewrite table sees the
 rest, so that an Attention becomes products and a Softmax with kernels.

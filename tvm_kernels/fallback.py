@@ -13,12 +13,12 @@ from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Graph, Node
 from subbyte.tvm_kernels.kernels.registry import choose
+from subbyte.tvm_kernels.recurrent import CELLS
 from subbyte.tvm_kernels.rewrites.code_values import lacks_quantizer, path_from_codes, to_float
 from subbyte.tvm_kernels.rewrites.float_levels import FEW_LEVELS, described, low_bit, trained
 from subbyte.tvm_kernels.rewrites.run_time_products import CODES, INTEGERS, STEPS_AFTER_PRODUCT
 
-RECURRENT = {"LSTM", "GRU", "RNN"}
-PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *RECURRENT}
+PRODUCTS = {"Conv", "ConvTranspose", "DeformConv", "MatMul", "Gemm", "Einsum", "Attention", *CELLS}
 
 
 def name_float_products(graph: Graph) -> None:
@@ -72,7 +72,7 @@ def _float_levels(graph: Graph, node: Node) -> LowBitTensor | None:
     if isinstance(node.operator, ops.Product) and isinstance(node.operator.right, ops.FloatWeight):
         found = low_bit(node.operator.right.values, 0)
         return found if found is not None and trained(found) else None
-    places = slice(1, 3) if node.op in RECURRENT else slice(0, None if node.op == "Einsum" else 2)
+    places = slice(1, 3) if node.op in CELLS else slice(0, None if node.op == "Einsum" else 2)
     for data in [data for name in node.inputs[places] if (data := graph.constant_of(name)) is not None]:
         for axis in dict.fromkeys((0, 1, data.ndim - 1)) if data.ndim > 1 else ():
             found = low_bit(data, axis)

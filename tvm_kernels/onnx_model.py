@@ -26,6 +26,7 @@ from subbyte.errors import ModelError, one_line
 from subbyte.onnx_files.checks import OLDEST_OPSET, unknown_operators
 from subbyte.onnx_files.loader import Source, naming, open_onnx
 from subbyte.runtime.manifest import MAX_RANK, MAX_TENSORS, MODEL_DTYPES
+from subbyte.tvm_kernels import recurrent
 from subbyte.tvm_kernels.foreign_reference import OPERATORS
 
 # Operators of other domains that the rewrite table knows.
@@ -117,10 +118,12 @@ def _normalised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def body_of(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], opset: int) -> list[onnx.NodeProto]:
-    """The nodes that compute a standard node with inputs of these types, by the function body in its ONNX schema.
+    """The nodes that compute a standard node with inputs of these types: the function body in its ONNX schema, or ours.
 
     Empty for an operator that has none in this opset, or none for these types.
     """
+    if node.op_type in recurrent.CELLS:
+        return recurrent.body(node, types)
     schema = onnx.defs.get_schema(node.op_type, opset, "") if onnx.defs.has(node.op_type, opset, "") else None
     if schema is None:
         return []

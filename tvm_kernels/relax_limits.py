@@ -17,7 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from subbyte.dialect.exactness import INTEGER_PRODUCTS
 from subbyte.errors import CompileError
-from subbyte.tvm_kernels import relax_converters
+from subbyte.tvm_kernels import recurrent, relax_converters
 from subbyte.tvm_kernels.graph import Array, Graph, Node
 from subbyte.tvm_kernels.rewrites.pattern import other_than_default
 
@@ -72,12 +72,14 @@ def refuse_unrounded(graph: Graph, node: Node) -> None:
 
 def beyond(graph: Graph, node: Node) -> str:
     """What TVM computes wrongly of a node; empty if nothing, or if `relax_converters` has a converter."""
+    limit = None if node.domain else LIMITS.get(node.op)
+    if limit is not None and (reason := limit.beyond(graph, node)):
+        return reason
     ours = (node.domain, node.op) in relax_converters.CONVERTERS
     if not ours and (node.domain or node.op not in onnx_frontend._get_convert_map()):
         to_do = "; quantize with QuantFormat.QDQ, whose products kernels serve" if node.op in INTEGER_PRODUCTS else ""
         return f"neither a kernel nor TVM can run this operator{to_do}"
-    limit = None if node.domain else LIMITS.get(node.op)
-    return "" if limit is None else limit.beyond(graph, node)
+    return ""
 
 
 def has_body(node: Node) -> bool:
@@ -154,6 +156,10 @@ def _pad(graph: Graph, node: Node) -> str:
     return ""
 
 
+def _recurrent(graph: Graph, node: Node) -> str:
+    return recurrent.unsupported(node.op, node.attributes, graph.values[node.inputs[0]].shape[0])
+
+
 def _max_unpool(graph: Graph, node: Node) -> str:
     return "its output_shape is given; handled: the shape that its windows give" if len(node.inputs) > 2 else ""
 
@@ -177,6 +183,7 @@ LIMITS: dict[str, Limit] = {
     "MaxUnpool": Limit(other=_max_unpool),
     "Dropout": Limit(other=_dropout),
     "LpPool": Limit(attributes={"auto_pad": (), "ceil_mode": (), "dilations": (), "pads": (), "strides": ()}),
+    **dict.fromkeys(recurrent.CELLS, Limit(other=_recurrent)),
     "RoiAlign": Limit(attributes={"mode": ("avg",)}),
     # Without axes each element is reduced by itself: its magnitude, square or logarithm, where TVM hands it on.
     **dict.fromkeys(("ReduceL1", "ReduceSumSquare"), Limit(attributes={"noop_with_empty_axes": ()})),

@@ -54,7 +54,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def trace(model: nn.Module, example: Any, layers: Sequence[str], norms: Sequence[str]) -> Trace:
     """Run `model` in eval mode on `example` (a tensor, a tuple of arguments, or a dict of keyword arguments).
 
-    `layers` and `norms` name the modules to watch. The mode of every module is restored; nothing is changed.
+    `layers` and `norms` name the modules to watch. States begin with their initial values, for the batch of the first
+    tensor. The mode of every module and every state is restored; nothing is changed.
     Raises QuantizationError when the model fails on the example.
     """
     record = _Record()
@@ -68,7 +69,7 @@ def trace(model: nn.Module, example: Any, layers: Sequence[str], norms: Sequence
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), states_kept(model), _Watch(record):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), states_kept(model, _batch(example)), _Watch(record):
             output = _call(model, example)
     except Exception as error:
         raise QuantizationError(f"the model fails on the example given to quantize: {error}") from error
@@ -89,6 +90,11 @@ def _call(model: nn.Module, example: Any) -> Any:
     if isinstance(example, (tuple, list)):
         return model(*example)
     return model(example)
+
+
+def _batch(example: Any) -> int:
+    """The first axis of the first tensor that has axes."""
+    return next((len(leaf) for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()), 1)
 
 
 def _sole_norms(record: _Record, layers: Sequence[str], norms: set[str]) -> dict[str, str]:

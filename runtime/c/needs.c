@@ -123,12 +123,12 @@ size_t subbyte_missing_features(const subbyte_model *model, char *names, size_t 
 #include <unistd.h>
 
 /* Linux saves tile registers only for processes that asked; one that did not is killed by SIGILL. Asking again is harmless. */
-static int tiles_lent(void) {
+static int tiles_granted(void) {
   enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM of asm/prctl.h */
   return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 #else
-static int tiles_lent(void) { return 0; }
+static int tiles_granted(void) { return 0; }
 #endif
 
 int32_t subbyte_ask_for(const subbyte_model *model) {
@@ -136,7 +136,7 @@ int32_t subbyte_ask_for(const subbyte_model *model) {
   if (__atomic_load_n(&granted, __ATOMIC_RELAXED) == model) return SUBBYTE_OK;
   if (model->needs & ~(uint32_t)SUBBYTE_NEEDS_TILES) return SUBBYTE_REFUSED;
   if (subbyte_missing_features(model, NULL, 0) > 0) return SUBBYTE_LACKS_FEATURES;
-  if ((model->needs & SUBBYTE_NEEDS_TILES) && !tiles_lent()) return SUBBYTE_REFUSED;
+  if ((model->needs & SUBBYTE_NEEDS_TILES) && !tiles_granted()) return SUBBYTE_REFUSED;
   __atomic_store_n(&granted, model, __ATOMIC_RELAXED);
   return SUBBYTE_OK;
 }

@@ -13,7 +13,7 @@ char *subbyte_text_of(const char *root, const char *path);
 /* The number that `text` is, with a fraction or without one; SUBBYTE_UNKNOWN for whatever else it holds, or NULL. */
 double subbyte_number_in(const char *text, int fraction);
 
-/* ---- cgroup.c: the cgroup that lends this process CPU time ---- */
+/* ---- cgroup.c: the cgroup that limits the CPU time of this process ---- */
 
 typedef struct {
   char mount[2 * SUBBYTE_PATH]; /* where its hierarchy is mounted */
@@ -22,7 +22,7 @@ typedef struct {
 } subbyte_group;
 
 void subbyte_group_find(subbyte_group *g, const char *root);
-/* CPUs that the tightest quota lends, and periods in which one ran out; SUBBYTE_UNKNOWN: none, or not told. */
+/* CPUs that the tightest quota grants, and periods in which one ran out; SUBBYTE_UNKNOWN: none, or not told. */
 void subbyte_group_read(const subbyte_group *g, double *quota, double *throttled);
 
 #endif

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     help="Float32 ONNX file to compare with.",
 )
 @click.option("--data", help="With --baseline: score the first outputs on this test set. [default: the one trained on]")
-@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data is, if it is not embedded.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Save everything as JSON.")
+@click.option("--data-path", type=click.Path(path_type=Path), help="Its files, for a data set that is not installed.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Save the result as JSON.")
 def bench(
     bundle: Path,
     threads: int,

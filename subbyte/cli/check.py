@@ -10,12 +10,12 @@ import click
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--data", help="Test set to run, its labels scored on the first output; random inputs without it.")
-@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data is, if it is not embedded.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first samples.")
+@click.option("--data-path", type=click.Path(path_type=Path), help="Its files, for a data set that is not installed.")
+@click.option("--limit", type=click.IntRange(1), help="Number of samples, the first ones of the data set.")
 @click.option(
     "--trace",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Of a bundle alone: a folder, made if need be, for the result of every operator of the golden run, as .npy.",
+    help="With a bundle alone: a folder for the result of every operator of the golden run, as .npy files.",
 )
 def check(
     files: tuple[Path, ...], data: str | None, data_path: Path | None, limit: int | None, trace: Path | None
@@ -27,9 +27,10 @@ def check(
     subbyte check runs/t t.onnx                           without a bundle
     subbyte check t.subbyte                               golden inputs and outputs, on a device without torch
 
-    Every output is compared. Exits with 1 when an integer of a quantized layer, or an output beyond tolerance, differs.
-    With float operators between quantized layers (softmax, layer norm), up to 5% of the integers may differ because
-    of rounding ties.
+    Every output is compared. The file of one step of a recurrent model (`subbyte export --step`) is run on the parts of
+    the inputs of the model, without accuracy. Exits with 1 when an integer of a quantized layer, or an output beyond
+    tolerance, differs. With float operators between quantized layers (softmax, layer norm), up to 5% of the integers
+    may differ because of rounding ties.
     """
     from subbyte.errors import UsageError
 

@@ -31,7 +31,9 @@ def explaining(asked: bool) -> Iterator[Explanation | None]:
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.option("--target", default="host", show_default=True, help="Where it will run; see `subbyte targets`.")
+@click.option(
+    "--target", default="host", show_default=True, help="The machine that the bundle is for; see `subbyte targets`."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL with .subbyte instead of .onnx.")
 @click.option("--name", help="A C identifier, part of every C symbol. Default: the name of the file.")
 @click.option("--strict", is_flag=True, help="Refuse a model with a low-bit layer that would be computed in float32.")
@@ -44,16 +46,16 @@ def explaining(asked: bool) -> Iterator[Explanation | None]:
     "--state",
     multiple=True,
     metavar="IN=OUT",
-    help="A graph input whose value in the next run is that of a graph output, beside those that MODEL declares.",
+    help="A state: in the next run, input IN of the graph has the value of output OUT. Adds to the states of MODEL.",
 )
 @click.option("--no-replay", is_flag=True, help="Do not run the golden inputs before the bundle is written.")
 @click.option(
-    "--archive", is_flag=True, help="With library.a and subbyte.h, to link the model into a C program (Linux targets)."
+    "--archive", is_flag=True, help="Add library.a and subbyte.h, to link the model into a C program (Linux targets)."
 )
 @click.option(
     "--explain",
     is_flag=True,
-    help="Print each rewrite rule and kernel that declined a node, and why, on an error, too.",
+    help="Print each rewrite rule and kernel that declined a node, with its reason; also before an error.",
 )
 @click.option("--quiet", is_flag=True, help="Do not print the report (it is stored in the bundle).")
 def compile(

@@ -17,10 +17,10 @@ from subbyte.errors import UsageError, WriteError
 from subbyte.files.output import is_stdout
 
 _UNPRINTED = {
-    errno.EPIPE: "the reader of the output went away",
-    errno.ENOSPC: "standard output cannot be written, the disk is full; free some space, or send it elsewhere",
-    errno.EFBIG: "standard output cannot be written, the file is too large (ulimit -f); send it elsewhere",
-    errno.EIO: "standard output cannot be written, its terminal is gone; send it elsewhere",
+    errno.EPIPE: "the reader of standard output closed it",
+    errno.ENOSPC: "standard output cannot be written, the disk is full; free some space, or redirect it",
+    errno.EFBIG: "standard output cannot be written, the file is too large (ulimit -f); redirect it",
+    errno.EIO: "standard output cannot be written, its terminal was closed; redirect it",
 }
 
 
@@ -53,7 +53,7 @@ def standard_output() -> Iterator[None]:
     """Print any text on any terminal; where nothing can be printed, one error and its exit code, as for a command."""
     _open_what_is_closed()
     if sys.stdout is None:
-        click.echo("error: standard output is closed; send it somewhere, such as > /dev/null", err=True)
+        click.echo("error: standard output is closed; redirect it, such as > /dev/null", err=True)
         sys.exit(UsageError.exit_code)
     with redirect_stdout(_any_text(sys.stdout)):
         try:
@@ -85,7 +85,7 @@ def unprinted(error: BaseException) -> WriteError | None:
     nowhere = os.open(os.devnull, os.O_WRONLY)  # else what is left in the buffer fails again at the end
     os.dup2(nowhere, 1)
     os.close(nowhere)
-    known = _UNPRINTED.get(error.errno or 0, f"standard output cannot be written, {error.strerror}; send it elsewhere")
+    known = _UNPRINTED.get(error.errno or 0, f"standard output cannot be written, {error.strerror}; redirect it")
     return WriteError(known)
 
 

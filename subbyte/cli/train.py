@@ -16,7 +16,7 @@ CHECKPOINT = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command()
 @click.argument("model")
 @click.option("--data", default="digits", show_default=True, help="Data set; see `subbyte data`.")
-@click.option("--data-path", type=click.Path(path_type=Path), help="Where the data is, if it is not embedded.")
+@click.option("--data-path", type=click.Path(path_type=Path), help="Its files, for a data set that is not installed.")
 @click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
 @click.option(
     "--scheme-option",
@@ -32,7 +32,7 @@ CHECKPOINT = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="NAME=VALUE",
     help="An option of the model, e.g. width=32 of resnet8, hidden=64,32 of mlp (one width: hidden=64,).",
 )
-@click.option("--epochs", default=15, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=15, show_default=True, type=click.IntRange(1), help="Passes over the training set.")
 @click.option("--out", required=True, type=FOLDER, help="Folder for the checkpoint and the log.")
 @click.option("--init", type=CHECKPOINT, help="Checkpoint folder to start from, e.g. the float model.")
 @click.option("--loss", default="cross-entropy", show_default=True, help="Objective; see `subbyte losses`.")
@@ -44,15 +44,17 @@ CHECKPOINT = click.Path(exists=True, file_okay=False, path_type=Path)
     help="An option of the loss, e.g. temperature=4 or alpha=0.9 of kd.",
 )
 @click.option("--teacher", type=CHECKPOINT, help="Checkpoint folder of the teacher, for distillation.")
-@click.option("--batch-size", default=None, type=click.IntRange(1))
+@click.option("--batch-size", default=None, type=click.IntRange(1), help="Images of all processes in one step.")
 @click.option("--optimizer", default="adamw", show_default=True, help="adamw or sgd.")
-@click.option("--learning-rate", default=None, type=click.FloatRange(0, min_open=True))
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--learning-rate", default=None, type=click.FloatRange(0, min_open=True), help="The highest of the schedule."
+)
+@click.option("--seed", default=0, show_default=True, help="Of initial weights, order of images and augmentation.")
 @click.option("--devices", default="auto", show_default=True, help="Lightning's devices: auto, or a number.")
 @click.option("--strategy", default="auto", show_default=True, help="Lightning's strategy: auto, ddp, fsdp, ...")
 @click.option("--nodes", default=1, show_default=True, type=click.IntRange(1), help="Hosts that train together.")
-@click.option("--resume", is_flag=True, help="Go on from the last epoch found in --out.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds; refused without this or --resume.")
+@click.option("--resume", is_flag=True, help="Continue after the last complete epoch of --out.")
+@click.option("--overwrite", is_flag=True, help="Train from the start and replace the run in --out.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def train(
     model: str,

@@ -19,7 +19,10 @@ from subbyte.errors import UsageError
 from subbyte.judge.accuracy import refuse_unscorable, scored_on
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from subbyte.models.checkpoint import Checkpoint
+    from subbyte.models.over_time import OverTime
     from subbyte.onnx_files.loader import OnnxFile
     from subbyte.runtime import Session
 
@@ -120,8 +123,9 @@ def check(
     `checkpoint`: a folder, or what `load_checkpoint` gives, which makes models that are not of the zoo.
     `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. All outputs are compared;
     accuracy is scored on the first. A model with state begins from its initial state every 64 inputs, which are steps.
-    Raises UsageError when the three do not belong together (different numbers or
-    shapes of quantized layers), or the first output holds no logits for the labels.
+    A file with states of a model that runs over sequences (`OverTime`) is its step: the inputs are those of the steps,
+    without accuracy. Raises UsageError when the three do not belong together (different numbers or shapes of quantized
+    layers), or the first output holds no logits for the labels.
     """
     import torch
 
@@ -131,10 +135,12 @@ def check(
     from subbyte.onnx_files.loader import open_onnx
 
     loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-    model = loaded.model.eval()
     opened = open_onnx(onnx)
     file = load_onnx(opened)
+    model, sequences = _model_of(loaded, file)
     images, labels = _inputs(loaded, file, data, data_path, limit)
+    if sequences is not None and data is not None:
+        images, labels = sequences.inputs_of_steps(torch.from_numpy(images)).numpy(), None
     shapes = output_shapes(file)
     if labels is not None:
         refuse_unscorable(*next(iter(shapes.items())), labels, str(data))
@@ -164,6 +170,8 @@ def check(
     first = scored_on(list(shapes))
     if first:
         findings = (f"predictions{'' if labels is None else ' and accuracy'} are those of {first}", *findings)
+    if sequences is not None and data is not None:
+        findings = ("accuracy is that of sequences: it is not scored on single steps", *findings)
     return CheckReport(len(images), stages, len(names), largest, (*findings, *wrong), diverged or bool(wrong))
 
 
@@ -202,6 +210,15 @@ def _predictions(output: Array) -> Array:
     if output.dtype.kind != "f":
         return output
     return np.asarray(np.atleast_1d(output).argmax(-1))
+
+
+def _model_of(loaded: Checkpoint, file: Any) -> tuple[nn.Module, OverTime | None]:
+    """The model that a file is of, in eval mode; and, where it is the step of one, the model over sequences."""
+    from subbyte.dialect.state import states
+    from subbyte.models.over_time import OverTime
+
+    model = loaded.model.eval()
+    return (model.step, model) if states(file) and isinstance(model, OverTime) else (model, None)
 
 
 def _refuse_a_stranger(session: Session | None, onnx: OnnxFile) -> None:

@@ -179,7 +179,7 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
     sessions = {name: _onnx_session(model, threads) for name, model in models.items()}
     with pinned(threads), subbyte.load(ready.bundle, threads=threads) as session:
         if session.manifest != ready.manifest:
-            raise UsageError(f"'{ready.bundle}' was replaced while it was made ready to be compared; run again")
+            raise UsageError(f"'{ready.bundle}' was replaced while the comparison was prepared; run again")
         # Each is bound to its buffers once, as an application does that refills them.
         calls: dict[str, Callable[[], object]] = {
             "subbyte": session.bind([calibration[0]], session.empty_outputs()),

@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_full_standard_output_is_one_error(arguments: list[str], unbuffered: str) -> None:
     done = call(*arguments, shell='"$@" > /dev/full', PYTHONUNBUFFERED=unbuffered)
     assert done.stderr == (
-        "error: standard output cannot be written, the disk is full; free some space, or send it elsewhere\n"
+        "error: standard output cannot be written, the disk is full; free some space, or redirect it\n"
     )
     assert done.returncode == 1
 
@@ -59,7 +59,7 @@ def test_a_full_standard_output_is_one_error(arguments: list[str], unbuffered: s
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_closed_standard_output_is_one_error(arguments: list[str]) -> None:
     done = call(*arguments, shell='"$@" >&-')
-    assert done.stderr == "error: standard output is closed; send it somewhere, such as > /dev/null\n"
+    assert done.stderr == "error: standard output is closed; redirect it, such as > /dev/null\n"
     assert done.returncode == 2
 
 
@@ -87,7 +87,7 @@ def test_a_reader_that_went_away_is_one_error() -> None:
         os.close(read)
         done = subprocess.run([*SUBBYTE, *arguments], stdout=write, stderr=subprocess.PIPE, text=True)
         os.close(write)
-        assert (done.returncode, done.stderr) == (1, "error: the reader of the output went away\n")
+        assert (done.returncode, done.stderr) == (1, "error: the reader of standard output closed it\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

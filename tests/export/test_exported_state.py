@@ -13,7 +13,7 @@ from recurrent import recurrent_step
 from torch import Tensor, nn
 
 from subbyte.dialect.state import State, initial_value, states
-from subbyte.errors import ExportError, ExportWarning
+from subbyte.errors import ExportError, ExportWarning, UsageError
 from subbyte.export import export, run_onnx
 from subbyte.export.engine import open_session
 from subbyte.models.over_time import OverTime
@@ -96,6 +96,22 @@ def test_the_sequence_model_has_no_state(tmp_path: Path) -> None:
     file = exported(model, tmp_path, (1, 8, 8), check=True)
     assert states(file) == ()
     assert list(kinds(file)) == ["input", "logits"]
+
+
+def test_a_step_of_a_sequence_model_is_the_model_of_one_step(tmp_path: Path) -> None:
+    """With the shape of its inputs from those of the whole model, which are compared step by step."""
+    step = recurrent_step("int8")
+    report = export(OverTime(step, axis=1), tmp_path / "m.onnx", example=torch.zeros(4, 6, 8), step=True)
+    assert report.input_shape == (1, 8)
+    assert report.verification is not None
+    assert report.verification.exact
+    alone = exported(step, tmp_path, (1, 8))
+    made, wanted = (model.SerializeToString() for model in (onnx.load(tmp_path / "m.onnx"), alone))
+    assert made == wanted
+    with pytest.raises(UsageError, match="Linear is not a model of one step that runs over a sequence"):
+        export(nn.Linear(2, 2), tmp_path / "no.onnx", example=torch.zeros(1, 2), step=True)
+    with pytest.raises(UsageError, match=r"has its steps along axis 1, got an input of shape \[1\]"):
+        export(OverTime(step, axis=1), tmp_path / "no.onnx", example=torch.zeros(4), step=True)
 
 
 # ---- types and initial values ----

@@ -136,6 +136,26 @@ def test_quantize_runs_its_example_beside_the_states() -> None:
     assert named_states(model)["sum.total"].tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: {"x": x}])
+def test_the_example_of_quantize_may_be_several_sequences(form: Any) -> None:
+    """The states are then those of as many; a Concat takes no two batches."""
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.unused, self.last = nn.Linear(5, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+            register_state(self, "h", torch.zeros(1, 3))
+
+        def forward(self, x: Tensor) -> Any:
+            self.h = torch.relu(self.first(torch.cat([x, self.h], 1)))
+            return self.last(self.h)
+
+    model = quantize(Joined(), "ternary", example=form(torch.ones(4, 2)))
+    kinds = {row.layer: row.weights for row in model.quantization_report}
+    assert kinds == {"first": "int8", "unused": "float", "last": "int8"}  # which the example executed
+    assert named_states(model)["h"].shape == (1, 3)
+
+
 # ---- sequences ----
 
 

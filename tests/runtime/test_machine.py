@@ -99,7 +99,7 @@ def test_missing_features_are_named(tmp_path: Path) -> None:
 
 def test_features_that_the_system_hides_are_not_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "machine", lambda: "mips64")
-    with pytest.raises(BundleError, match="does not tell what this CPU has"):
+    with pytest.raises(BundleError, match="does not list the features of this CPU"):
         host.check_target(target("mips64-linux-gnu", features=("msa",)), tmp_path / "none")
 
 
