@@ -20,6 +20,7 @@ from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import (
     low_product,
     odd_bytes,
     pairs_in_word,
+    words_in,
 )
 from subbyte.tvm_kernels.kernels.arm_dsp.product import quad_order, refuses_pairs
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
@@ -68,10 +69,10 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
         scratch = signature.workspace((weight_words + row_words) * 4)
         epilogue = EpilogueEmitter(op.epilogue, shape.pixels, channels, signature)
         source = view(bytes_in, (stored // 4,), "uint32")
-        weights = view(scratch, (weight_words,), "uint32")
+        weights = words_in(scratch, weight_words)
         rows = view(scratch, (row_words,), "uint32", weight_words * 4) if padded else source
         # One tile, as C sources have no threads: weights are decoded once.
-        decode(0, weights)
+        decode(0, weights.one)
         with T.serial(0, shape.batch * shape.out_height) as out_row:
             image = T.bind(out_row // shape.out_height)
             top = T.bind((out_row % shape.out_height) * shape.stride[0] - shape.padding[0])
@@ -89,8 +90,8 @@ def dsp_depthwise(op: Product[Codes, LowBitTensor]) -> Built:
 
                 def tap(index: Any, weight: Any, totals: list[Any] = totals) -> None:
                     word = T.bind(rows[index])
-                    for offset, halves in enumerate((T.bind(even_bytes(word)), T.bind(odd_bytes(word)))):
-                        pair = T.bind(weights[weight + offset])
+                    bytes_of = (T.bind(even_bytes(word)), T.bind(odd_bytes(word)))
+                    for offset, (halves, pair) in enumerate(zip(bytes_of, weights.load(weight, 2), strict=True)):
                         low, high = totals[offset], totals[offset + 2]
                         T.buffer_store(low, low_product(low[0], halves, pair), [0])
                         T.buffer_store(high, high_product(high[0], halves, pair), [0])

@@ -7,7 +7,8 @@ that do not divide 16 leave unused bits: 1 bit in 16 at 3 and 5 bits, 2 at 7, 4 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from subbyte.formats import Format, IntegerLevels
 from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import smallest_integer
-from subbyte.tvm_kernels.kernels.tir.signature import Signature
+from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
 
 EVEN_BYTES = 0x00FF00FF
 
@@ -54,6 +55,30 @@ def even_bytes(word: Any) -> Any:
 def odd_bytes(word: Any) -> Any:
     """Bytes 1 and 3 of four, unsigned."""
     return T.call_pure_extern("uint32", "subbyte_odd_bytes", word)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words in a workspace that are stored one at a time and loaded two at a time, which is one instruction."""
+
+    one: Any  # uint32
+    two: Any  # uint64, the same memory
+
+    def load(self, index: Any, count: int) -> Iterator[Any]:
+        """`count` words from `index` on, which is even where `count` is; each is loaded when it is asked for."""
+        if count % 2:
+            yield from (T.bind(self.one[index + i]) for i in range(count))
+            return
+        for i in range(0, count, 2):
+            both = T.bind(self.two[(index + i) // 2])
+            yield T.bind(T.Cast("uint32", both))
+            yield T.bind(T.Cast("uint32", T.shift_right(both, T.uint64(32))))
+
+
+def words_in(scratch: Any, count: int, byte_offset: int = 0) -> Words:
+    """`count` words of a workspace from `byte_offset` on, a multiple of 8."""
+    sizes = {"uint32": count, "uint64": count // 2}
+    return Words(*(view(scratch, (size,), dtype, byte_offset) for dtype, size in sizes.items()))
 
 
 def pairs_in_word(bits: int) -> int:

@@ -1,10 +1,10 @@
 """Integer products for Arm's DSP extension: two products of 16-bit halves an instruction, sums in int32.
 
 A block of rows (of a convolution: patches) is widened to words of two activations, a panel of columns decoded from its
-own bits to words of two weights; tiles of 4 rows x 2 columns then take six words and eight multiply-accumulates a step
-(with eight sums and two pointers, all of Thumb's registers), and the epilogue follows while their sums are in
-registers. Where the number of channels is a multiple of 4, activations are read as words, and a pair is bytes 0 and 2
-or 1 and 3 of one: weights are in the same order.
+own bits to words of two weights; tiles of 4 rows x 2 columns then take three loads of two words and eight
+multiply-accumulates a step (with eight sums and two pointers, all of Thumb's registers: c_prelude.py keeps gcc from
+needing more), and the epilogue follows while their sums are in registers. Where the number of channels is a multiple of
+4, activations are read as words, and a pair is bytes 0 and 2 or 1 and 3 of one: weights are in the same order.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from subbyte.tvm_kernels.kernels.any_cpu.im2col import Matrices, matrices_of
 from subbyte.tvm_kernels.kernels.any_cpu.portable import bytes_too_many
 from subbyte.tvm_kernels.kernels.any_cpu.weight_panels import smallest_integer
 from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import (
+    Words,
     declare_decoder,
     dot,
     even_bytes,
     odd_bytes,
     pairs_in_word,
+    words_in,
 )
 from subbyte.tvm_kernels.kernels.registry import OWN_INPUTS, Built, kernel
 from subbyte.tvm_kernels.kernels.tir.epilogue import EpilogueEmitter
@@ -111,30 +113,29 @@ def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
         source = signature.input(OWN_INPUTS[0], (stored,), "uint8")
         decode = declare_decoder(op.right.format, _ordered(op, shape, tiling, quads), signature)
         starts = signature.constant("start", _starts(op, shape, tiling, zero_point)) if zero_point else None
-        left_words = tiling.block * tiling.pairs
+        left_words = -(-tiling.block * tiling.pairs // 2) * 2
         right_words = -(-tiling.panel * tiling.pairs // each) * each
         scratch = signature.workspace((left_words + right_words) * 4)
         epilogue = EpilogueEmitter(op.epilogue, shape.rows, shape.columns * shape.groups, signature)
-        left = view(scratch, (left_words,), "uint32")
-        right = view(scratch, (right_words,), "uint32", left_words * 4)
+        left = words_in(scratch, left_words)
+        right = words_in(scratch, right_words, left_words * 4)
         widen = _Widen(conv, shape, tiling, source, zero_point, quads, scratch)
         with T.parallel(0, tiling.blocks) as t:
             first = T.bind(t * tiling.block)
             count = T.bind(T.min(tiling.block, shape.rows - first))
             tiles = T.bind((count + tiling.rows - 1) // tiling.rows)
 
-            def row_of(m: Any, r: int) -> Any:
+            def row_of(m: Any, r: Any) -> Any:
                 """A row of a tile; the last tile, if it is not whole, repeats the last row."""
                 row = m * tiling.rows + r
                 return first + (T.min(row, count - 1) if shape.rows % tiling.rows else row)
 
             with T.serial(0, shape.groups) as group:
-                with T.serial(0, tiles) as m:
-                    for r in range(tiling.rows):
-                        widen.row(T.bind(row_of(m, r)), group, m, r)
+                with T.serial(0, tiles) as m, T.serial(0, tiling.rows) as r:
+                    widen.row(T.bind(row_of(m, r)), group, m, r)
                 with T.serial(0, tiling.panels) as p:
                     panel = T.bind(group * tiling.panels + p)
-                    decode(panel, right)
+                    decode(panel, right.one)
                     wanted = T.min(tiling.panel, shape.columns - p * tiling.panel)
                     with T.serial(0, (wanted + COLUMNS - 1) // COLUMNS) as c:
                         column = T.bind(p * tiling.panel + c * COLUMNS)
@@ -154,7 +155,7 @@ def dsp_product(op: Product[Codes, LowBitTensor]) -> Built:
     return signature.built()
 
 
-def _tile(tiling: _Tiling, left: Any, right: Any, m: Any, c: Any, begins: list[Any]) -> list[list[Any]]:
+def _tile(tiling: _Tiling, left: Words, right: Words, m: Any, c: Any, begins: list[Any]) -> list[list[Any]]:
     """The sums [row][column] of a tile, each a buffer of one."""
     totals = [[T.alloc_buffer((1,), "int32") for _ in range(COLUMNS)] for _ in range(tiling.rows)]
     for of_row in totals:
@@ -164,11 +165,10 @@ def _tile(tiling: _Tiling, left: Any, right: Any, m: Any, c: Any, begins: list[A
     right_at = T.bind(c * (COLUMNS * tiling.pairs))
 
     def step(k: Any) -> None:
-        weights = [T.bind(right[right_at + k * COLUMNS + n]) for n in range(COLUMNS)]
-        for r, of_row in enumerate(totals):
-            activation = T.bind(left[left_at + k * tiling.rows + r])
-            for n, total in enumerate(of_row):
-                T.buffer_store(total, dot(total[0], activation, weights[n]), [0])
+        weights = list(right.load(right_at + k * COLUMNS, COLUMNS))
+        for activation, of_row in zip(left.load(left_at + k * tiling.rows, tiling.rows), totals, strict=True):
+            for total, weight in zip(of_row, weights, strict=True):
+                T.buffer_store(total, dot(total[0], activation, weight), [0])
 
     if tiling.pairs >= UNROLL:
         with T.serial(0, tiling.pairs // UNROLL) as chunk:
@@ -191,7 +191,7 @@ class _Widen:
     quads: bool
     scratch: Any
 
-    def row(self, row: Any, group: Any, m: Any, r: int) -> None:
+    def row(self, row: Any, group: Any, m: Any, r: Any) -> None:
         """Emit the copy of one row (of a convolution: the patch of an output pixel) as row `r` of tile `m`."""
         conv, tiling = self.conv, self.tiling
         run = (conv.channels // conv.groups) // 4 if self.quads else conv.channels // conv.groups
