@@ -14,22 +14,16 @@ Needs riscv64-unknown-elf-gcc, picolibc and qemu-system-riscv32. --json saves th
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from cortex_m4 import SIZES, version_of
+from board_programs import output_of, run, save, sources, untrained_file
 
-from subbyte.files.output import write_file
-from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.machines import get_target
-
+TARGET = "rv32i"
 TOOLS = "riscv64-unknown-elf-"
 SCHEMES = ("int8", "pow2", "ternary", "binary")
 MODELS = (("ds_cnn", "digits"), ("ds_cnn", "keywords"), ("resnet8", "digits"))
@@ -79,65 +73,34 @@ int main(void) {{
 """
 
 
-def make(name: str, scheme: str, size: tuple[int, int], path: Path) -> None:
-    """Write a network of that scheme, untrained, as ONNX."""
-    from subbyte.export.exporter import export
-    from subbyte.models import untrained
-
-    model, examples = untrained(name, scheme, size=size, classes=12)
-    export(model, path, example=examples, check=False)
-
-
 def measure(model: Path) -> dict[str, Any]:
-    """Sizes in bytes and instructions of one inference, in all and of each kind; golden outputs are checked."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        report = compile(model, folder / "m.subbyte", target="rv32i", keep=folder / "kept")
-        source = folder / "kept" / "source"
-        command = shlex.split(_say(source, "make", "-n", "example.elf"))
-        _say(source, *command)
-        whole = _numbers(source, "example.elf")
-        _count_calls(source, command)
-        counted = _numbers(source, "counted.elf")
-    return {
-        "model": model.name,
-        "flash_bytes": report.flash_bytes,
-        "weights_bytes": report.weights_bytes,
-        "ram_bytes": report.ram_bytes,
-        "macs": report.macs,
-        "instructions": whole["ticks"],
-        **{kind: counted[kind] for kind in KINDS},
-    }
-
-
-def _say(folder: Path, *command: str) -> str:
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=600).stdout
-
-
-def _numbers(source: Path, program: str) -> dict[str, int]:
-    """The numbers that a program prints; raises where it fails, or its outputs are not the golden ones."""
-    said = _say(source, *get_target("rv32i").board.command(program))
-    assert "golden ok" in said, said
-    return {word: int(number) for word, number in re.findall(r"^(\w+) (\d+)$", said, re.MULTILINE)}
+    """Sizes in bytes and instructions of one inference, in all and of each kind."""
+    with sources(model, TARGET) as (sizes, folder):
+        command = shlex.split(output_of(folder, "make", "-n", "example.elf"))
+        output_of(folder, *command)
+        whole, _ = run(folder, TARGET)
+        _count_calls(folder, command)
+        counted, _ = run(folder, TARGET, "counted.elf")
+    return {**sizes, "instructions": whole["instructions"], **{kind: counted[kind] for kind in KINDS}}
 
 
 def _count_calls(source: Path, command: Sequence[str]) -> None:
     """Build counted.elf as `command` builds example.elf."""
     files = [word for word in command if word.endswith(".c")]
     rest = [word for word in command[: command.index("-o")] if word not in files]
-    _say(source, *rest, "-c", "kernels.c", "-o", "kernels.o")
-    called = [line.split()[-1] for line in _say(source, f"{TOOLS}nm", "-u", "kernels.o").splitlines()]
+    output_of(source, *rest, "-c", "kernels.c", "-o", "kernels.o")
+    called = [line.split()[-1] for line in output_of(source, f"{TOOLS}nm", "-u", "kernels.o").splitlines()]
     places = {name: 8 * (1 + i) for name in called for i, kind in enumerate(KINDS.values()) if kind.fullmatch(name)}
     renamed = [f"--redefine-sym={name}=counted_{name}" for name in places]
-    _say(source, f"{TOOLS}objcopy", *renamed, "kernels.o", "kernels_counted.o")
-    _say(source, *rest, "-Dmain=example_main", "-c", "example.c", "-o", "example.o")
+    output_of(source, f"{TOOLS}objcopy", *renamed, "kernels.o", "kernels_counted.o")
+    output_of(source, *rest, "-Dmain=example_main", "-c", "example.c", "-o", "example.o")
     parts = [_COUNTED.format(function=name, place=place) for name, place in {"nothing": 0, **places}.items()]
     (source / "counted.S").write_text(".text\nnothing: ret\n" + "".join(parts))
     kinds = ", ".join(['""', *(f'"{kind} "' for kind in KINDS)])
     (source / "counted.c").write_text(_MAIN.format(count=1 + len(KINDS), kinds=kinds))
     unchanged = [name for name in files if name not in ("kernels.c", "example.c")]
     made = ["kernels_counted.o", "example.o", "counted.S", "counted.c"]
-    _say(source, *rest, "-o", "counted.elf", *made, *unchanged, "-lm")
+    output_of(source, *rest, "-o", "counted.elf", *made, *unchanged, "-lm")
 
 
 @click.command()
@@ -147,20 +110,17 @@ def main(schemes: tuple[str, ...], output: Path | None) -> None:
     header = f"{'model':28} {'flash':>8} {'RAM':>7} {'MACs':>10}"
     click.echo(f"{header} {'instructions':>13} {'float':>12} {'multiply':>12} {'the rest':>12}")
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, size in MODELS:
-            for scheme in schemes:
-                path = Path(folder) / f"{name}_{size}_{scheme}.onnx"
-                make(name, scheme, SIZES[size], path)
+    for name, size in MODELS:
+        for scheme in schemes:
+            with untrained_file(name, scheme, size) as path:
                 row = measure(path)
-                rows.append(row)
-                rest = row["instructions"] - sum(row[kind] for kind in KINDS)
-                sizes = f"{row['flash_bytes']:8,} {row['ram_bytes']:7,} {row['macs']:10,} {row['instructions']:13,}"
-                kinds = " ".join(f"{row[kind]:12,}" for kind in KINDS)
-                click.echo(f"{path.stem:28} {sizes} {kinds} {rest:12,}")
+            rows.append(row)
+            rest = row["instructions"] - sum(row[kind] for kind in KINDS)
+            sizes = f"{row['flash_bytes']:8,} {row['ram_bytes']:7,} {row['macs']:10,} {row['instructions']:13,}"
+            kinds = " ".join(f"{row[kind]:12,}" for kind in KINDS)
+            click.echo(f"{path.stem:28} {sizes} {kinds} {rest:12,}")
     if output:
-        tools = {name: version_of(name) for name in (f"{TOOLS}gcc", "qemu-system-riscv32")}
-        write_file(output, (json.dumps({"tools": tools, "rows": rows}, indent=1) + "\n").encode())
+        save(output, (f"{TOOLS}gcc", "qemu-system-riscv32"), rows)
 
 
 if __name__ == "__main__":
