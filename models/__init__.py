@@ -2,7 +2,7 @@
 
 from subbyte.models.checkpoint import Checkpoint, Config, load_checkpoint, read_config, save_checkpoint
 from subbyte.models.data import Data, Normalization, from_datasets, list_data, load_data
-from subbyte.models.losses import create_loss, list_losses
+from subbyte.models.losses import Objective, list_losses
 from subbyte.models.quant import all_schemes, get_scheme, quantize
 from subbyte.models.train import Run, TrainResult, train
 from subbyte.models.untrained import untrained
@@ -13,12 +13,12 @@ __all__ = [
     "Config",
     "Data",
     "Normalization",
+    "Objective",
     "Run",
     "TrainResult",
     "all_schemes",
     "create",
     "create_for_scheme",
-    "create_loss",
     "from_datasets",
     "get_scheme",
     "list_data",

@@ -1,30 +1,29 @@
-"""Losses with one signature: `create_loss("kd", temperature=4.0)(Outputs(...), Targets(...)).value`."""
+"""Losses: one function per sample each, and the `Objective` that sums and reduces them.
 
-from subbyte.models.losses import classification, distillation  # importing a file registers what it defines
-from subbyte.models.losses.loss import (
-    Loss,
-    LossEntry,
-    LossOutput,
-    Outputs,
-    Reduction,
-    Targets,
-    create_loss,
-    get_loss,
-    list_losses,
-    register_loss,
-)
+    Objective("ce + 0.5*kd(temperature=4)")(Outputs(logits, teacher=Outputs(guide)), Targets(label=y)).value
+
+A file of this folder is found by itself: importing the package registers the losses of every one.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from subbyte.models.losses.composition import Summand
+from subbyte.models.losses.objective import LossOutput, Objective, Reduction
+from subbyte.models.losses.outputs import Outputs, Targets
+from subbyte.models.losses.register import get_loss, list_losses, loss
+
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)
 
 __all__ = [
-    "Loss",
-    "LossEntry",
     "LossOutput",
+    "Objective",
     "Outputs",
     "Reduction",
+    "Summand",
     "Targets",
-    "classification",
-    "create_loss",
-    "distillation",
     "get_loss",
     "list_losses",
-    "register_loss",
+    "loss",
 ]

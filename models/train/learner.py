@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subbyte.errors import UsageError
 from subbyte.models.data import Data
-from subbyte.models.losses import Loss, Outputs, Targets
+from subbyte.models.losses import Objective, Outputs, Targets
 from subbyte.models.quant import set_progress
 from subbyte.models.train.batches import batch_loader
 from subbyte.models.train.optimizers import OPTIMIZERS, parameter_groups
@@ -21,7 +21,7 @@ from subbyte.models.train.schedules import warmup_cosine
 class Learner(LightningModule):
     """A model, its data and its loss, as Lightning expects them."""
 
-    def __init__(self, model: nn.Module, data: Data, loss: Loss, run: Run, teacher: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module, data: Data, loss: Objective, run: Run, teacher: nn.Module | None) -> None:
         super().__init__()
         self.model, self.data, self.loss, self.run = model, data, loss, run
         self._teacher = [teacher] if teacher is not None else []  # in a list: no part of the state or of the optimizer
@@ -77,9 +77,9 @@ class Learner(LightningModule):
         guide = None
         for teacher in self._teacher:
             with torch.no_grad():
-                guide = Outputs(logits=teacher(images))
+                guide = Outputs(teacher(images))
         logits = _logits(self.model(images))
-        output = self.loss(Outputs(logits=logits, teacher=guide), Targets(label=labels), step=self.global_step)
+        output = self.loss(Outputs(logits, teacher=guide), Targets(labels))
         self._add("loss", output.value.detach() * len(labels))
         self._add("correct", (logits.detach().argmax(-1) == labels).sum())
         self._add("count", torch.tensor(len(labels), device=labels.device))
@@ -124,6 +124,7 @@ class Learner(LightningModule):
         groups = parameter_groups(self.model, self.run)
         if not groups:
             raise UsageError("the model has no parameters to train.")
+        groups += self.loss.parameter_groups()
         optimizer = OPTIMIZERS[self.run.optimizer](groups, self.run)
         steps = self.total_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(

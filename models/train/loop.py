@@ -41,7 +41,7 @@ from subbyte.models.checkpoint import (
 )
 from subbyte.models.checkpoint_files import DESCRIPTION, LOG, STATE, files_of
 from subbyte.models.data import Data, from_datasets, load_data
-from subbyte.models.losses import create_loss, get_loss
+from subbyte.models.losses import Objective, Outputs
 from subbyte.models.train.batches import batch_loader
 from subbyte.models.train.run import Run
 from subbyte.models.zoo import create, options_for_scheme
@@ -131,12 +131,9 @@ def train(
         get_scheme(scheme, **(scheme_options or {}))
     except (FormatError, QuantizationError) as error:
         raise UsageError(f"scheme '{scheme}': {error}") from error
-    entry = get_loss(loss)
-    if "teacher" in entry.needs and teacher is None:
-        raise UsageError(f"loss '{loss}' needs a teacher; give the folder of a trained checkpoint as teacher.")
-    if teacher is not None and "teacher" not in entry.needs:
-        raise UsageError(f"loss '{loss}' learns nothing from a teacher; leave it out, or choose a loss such as 'kd'.")
-    criterion = create_loss(loss, **(loss_options or {}))
+    objective = Objective(loss, loss_options)
+    read = {"logits", "label"} | (set() if teacher is None else {"teacher.logits"})
+    objective.check(read)
     size = len(source.train)  # type: ignore[arg-type]
     run = Run(
         epochs=epochs,
@@ -171,6 +168,7 @@ def train(
             check_tensors(module, tensors, start.folder)
             module.load_state_dict(tensors)
         module.train()
+        objective.check(read, model=module, teacher=taught_by)
         example = next(iter(batch_loader(source.train, min(EXAMPLE_SAMPLES, size), shuffle=True, seed=seed)))[0]
         _refuse_other_teacher(taught_by, example[:2], source)
         module = quantize(module, scheme_of(config), example=example)
@@ -203,8 +201,10 @@ def train(
             make_folder(folder)
             if not going_on:
                 state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
-        learner = Learner(module, source, criterion, run, taught_by)
-        with _blaming(state if going_on else None, report):
+        learner = Learner(module, source, objective, run, taught_by)
+        with objective.attached(module, taught_by), _blaming(state if going_on else None, report):
+            if objective.has_memory:
+                _prepare(objective, module, taught_by, example[:2], size)
             trainer.fit(learner, ckpt_path=str(state) if going_on else None)
         set_progress(module, 1.0)
         _lay_out(module.to("cpu").eval(), torch.contiguous_format)
@@ -257,6 +257,18 @@ def _refuse_other_teacher(teacher: nn.Module | None, images: torch.Tensor, data:
     found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
     if found != wanted:
         raise UsageError(f"the teacher gives {found} for {len(images)} images, expected logits {wanted}; name another.")
+
+
+def _prepare(
+    objective: Objective, model: nn.Module, teacher: nn.Module | None, images: torch.Tensor, samples: int
+) -> None:
+    """Make the memory of the losses for what the networks give for images; the model stays as it is."""
+    with torch.no_grad():
+        model.eval()
+        logits = model(images)
+        guide = None if teacher is None else Outputs(teacher(images))
+        model.train()
+    objective.prepare(Outputs(logits, teacher=guide), samples)
 
 
 def _config(

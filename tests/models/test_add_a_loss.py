@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from pages import ROOT, copy_package, python_blocks, run, shell, text_of
+from pages import ROOT, commands, copy_package, new_file, python_blocks, run_copy, shell
 
 PAGE = "docs/add-a-loss.md"
 CHECK = """
 import torch
-import subbyte
-from subbyte.models.losses import Outputs, Targets, create_loss, get_loss
+from subbyte.models.losses import Objective, Outputs, Targets, get_loss
 
-assert subbyte.__file__.startswith({folder!r})
-assert get_loss("focal").needs == {{"logits", "label"}}
+assert get_loss("focal").needs == {"logits", "label"}
 logits, label = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]]).double(), torch.tensor([0, 2])
 p = torch.softmax(logits, -1)[torch.arange(2), label]
 for gamma in (0.0, 1.5, 2.0):
-    found = create_loss("focal", gamma=gamma)(Outputs(logits=logits), Targets(label=label))
-    torch.testing.assert_close(found.per_sample, -((1 - p) ** gamma) * torch.log(p))
-    torch.testing.assert_close(found.value, found.per_sample.mean())
+    found = Objective("focal", {"gamma": gamma})(Outputs(logits), Targets(label), "none").value
+    torch.testing.assert_close(found, -((1 - p) ** gamma) * torch.log(p))
 subbyte.train("mlp", data="digits", scheme="ternary", epochs=1, out="from-python", loss="focal",
-              loss_options={{"gamma": 1.5}}, model_options={{"hidden": [16]}}, progress=False)
+              loss_options={"gamma": 1.5}, model_options={"hidden": [16]}, progress=False)
 """
 
 
-def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
+def test_the_page_works_as_it_is_written(tmp_path: Path) -> None:
     (block,) = python_blocks(PAGE)
     package = copy_package(tmp_path)
-    (package / re.match(r"# (models/\S+)\n", block)[1]).write_text(block, encoding="utf-8")
-    (line,) = re.findall(r"`(from subbyte.models.losses import \w+)`", text_of(PAGE))
-    with (package / "models" / "losses" / "__init__.py").open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-    run(CHECK.format(folder=str(tmp_path)), tmp_path, PYTHONPATH=str(tmp_path))
-    (options,) = re.findall(r"`subbyte train ... (--loss focal [^`]+)`", text_of(PAGE))
-    command = f"python -m subbyte train mlp --data digits --epochs 1 --model-option hidden=16, --out run {options}"
-    tests = f"python -m pytest -p no:cacheprovider -c {ROOT}/pyproject.toml {ROOT}/tests/models/test_losses.py -k focal"
+    (package / new_file(PAGE)).write_text(block, encoding="utf-8")
+    run_copy(CHECK, tmp_path)
     path = f"export PYTHONPATH={tmp_path}"
-    assert "focal" in shell(f"{path}; python -m subbyte losses", tmp_path)
-    shell(f"{path}; {command}", tmp_path)
-    assert '"loss": "focal"' in (tmp_path / "run" / "checkpoint.json").read_text()
-    assert '"gamma": 1.5' in (tmp_path / "run" / "checkpoint.json").read_text()
+    listed = shell(f"{path}; python -m subbyte losses", tmp_path)
+    assert "focal " in listed
+    assert "gamma=2.0 (in [0, inf))" in listed
+    trained = commands(PAGE, "subbyte train mlp").replace("subbyte train", "python -m subbyte train")
+    shell(f"{path}; {trained}", tmp_path)
+    for folder, text in (("focal", "focal(gamma=1.5)"), ("sum", "ce + 0.5*focal")):
+        assert f'"loss": "{text}"' in (tmp_path / "runs" / folder / "checkpoint.json").read_text()
+    tests = f"python -m pytest -p no:cacheprovider -c {ROOT}/pyproject.toml {ROOT}/tests/models/test_losses.py -k focal"
     assert "passed" in shell(f"{path}; {tests}", tmp_path)  # those over list_losses()
