@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subbyte.errors import UsageError
 from subbyte.models.data import Data
-from subbyte.models.losses import Objective, Outputs, Targets
+from subbyte.models.losses import LossOutput, Objective, Outputs, Targets
 from subbyte.models.quant import set_progress
 from subbyte.models.train.batches import batch_loader
 from subbyte.models.train.optimizers import OPTIMIZERS, parameter_groups
@@ -79,7 +79,7 @@ class Learner(LightningModule):
             with torch.no_grad():
                 guide = Outputs(teacher(images))
         logits = _logits(self.model(images))
-        output = self.loss(Outputs(logits, teacher=guide), Targets(labels))
+        output: LossOutput = self.loss(Outputs(logits, teacher=guide), Targets(labels))
         self._add("loss", output.value.detach() * len(labels))
         self._add("correct", (logits.detach().argmax(-1) == labels).sum())
         self._add("count", torch.tensor(len(labels), device=labels.device))
