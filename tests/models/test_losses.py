@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subbyte.errors import UsageError
 from subbyte.models.losses import Objective, Outputs, Targets, get_loss, list_losses
 from subbyte.models.losses.example import example_for
 
@@ -185,3 +186,23 @@ def test_a_constant_added_to_the_logits_changes_nothing(name: str, shift: float)
     plain = Objective(name)(Outputs(LOGITS, teacher=teacher), Targets(LABEL)).value.item()
     moved = Objective(name)(Outputs(LOGITS + shift, teacher=teacher), Targets(LABEL)).value.item()
     assert math.isclose(moved, plain, rel_tol=1e-9)
+
+
+def test_supcon_is_equation_2_of_its_paper() -> None:
+    outputs, targets = example_for(get_loss("supcon"), samples=5, seed=3)
+    found = Objective("supcon(temperature=0.5, base_temperature=0.5)")(outputs, targets, "none").value
+    z = [v / v.norm() for sample in outputs.embeddings for v in sample]
+    label = [int(y) for y in targets.label for _ in range(2)]
+    expected = []
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if a != i]
+        total = sum(math.exp(z[i] @ z[a] / 0.5) for a in others)
+        same = [p for p in others if label[p] == label[i]]
+        expected.append(-sum(math.log(math.exp(z[i] @ z[p] / 0.5) / total) for p in same) / len(same))
+    assert found.tolist() == pytest.approx([(a + b) / 2 for a, b in zip(expected[::2], expected[1::2], strict=True)])
+
+
+def test_supcon_needs_two_views_of_each_sample() -> None:
+    one_view = Outputs(embeddings=torch.randn(4, 1, 5))
+    with pytest.raises(UsageError, match=r"embeddings \[4, 1, 5\].*expected embeddings \[N, V, D\] with V >= 2"):
+        Objective("supcon")(one_view, Targets(torch.zeros(4, dtype=torch.int64)))
