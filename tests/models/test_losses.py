@@ -206,3 +206,34 @@ def test_supcon_needs_two_views_of_each_sample() -> None:
     one_view = Outputs(embeddings=torch.randn(4, 1, 5))
     with pytest.raises(UsageError, match=r"embeddings \[4, 1, 5\].*expected embeddings \[N, V, D\] with V >= 2"):
         Objective("supcon")(one_view, Targets(torch.zeros(4, dtype=torch.int64)))
+
+
+@given(errors=st.lists(st.floats(-20, 20), min_size=1, max_size=8), delta=st.floats(0.1, 10))
+def test_huber_equals_torch(errors: list[float], delta: float) -> None:
+    value = torch.linspace(-1, 1, len(errors), dtype=torch.float64)
+    prediction = value + torch.tensor(errors, dtype=torch.float64)
+    found = Objective("huber", {"delta": delta})(Outputs(prediction=prediction), Targets(value=value), "none").value
+    torch.testing.assert_close(found, torch.nn.functional.huber_loss(prediction, value, reduction="none", delta=delta))
+
+
+def test_clip_is_cross_entropy_in_both_directions() -> None:
+    outputs, targets = example_for(get_loss("clip"), samples=5)
+    first, second = torch.nn.functional.normalize(outputs.embeddings, dim=-1).unbind(1)
+    similarity, own = first @ second.T / 0.2, torch.arange(5)
+    both = [torch.nn.functional.cross_entropy(s, own) for s in (similarity, similarity.T)]
+    found = Objective("clip(temperature=0.2)").double()(outputs, targets).value
+    torch.testing.assert_close(found, sum(both) / 2, rtol=1e-6, atol=0)  # the temperature is learned as a float32
+
+
+def test_moco_has_the_keys_of_earlier_steps_as_negatives() -> None:
+    objective = Objective("moco(temperature=0.5, length=6)")
+    batches = [example_for(get_loss("moco"), samples=4, seed=seed)[0] for seed in range(3)]
+    objective.prepare(batches[0])
+    keys: list[Tensor] = []
+    for outputs in batches:
+        q, k = (torch.nn.functional.normalize(t, dim=-1) for t in (outputs.embeddings, outputs.teacher.embeddings))
+        negatives = keys[-6:]
+        scores = torch.stack([(q * k).sum(-1), *(q @ n for n in negatives)], dim=-1) / 0.5
+        expected = torch.nn.functional.cross_entropy(scores, torch.zeros(4, dtype=torch.int64))
+        torch.testing.assert_close(objective(outputs, Targets()).value, expected)
+        keys += list(k)
