@@ -29,7 +29,7 @@ static const char HELP[] =
     "  --warmup N          runs before, at least; with --duration also a tenth of it [20]\n"
     "  --threads N         [1]\n"
     "  --json              print everything as JSON, with the keys of `subbyte bench --json`\n"
-    "  --dump FOLDER       write the outputs of the golden inputs to FOLDER/output_<i>.bin\n"
+    "  --dump FOLDER       write the outputs of the golden runs to FOLDER/output_<i>.bin\n"
     "  --help              print this\n"
     "\n"
     "Exits with 1 when it fails or an output is not the golden one, with 2 for a wrong option.";
@@ -105,39 +105,25 @@ static options parse(int argc, char **argv) {
   return o;
 }
 
-static void dump_outputs(const subbyte_model *model, void *const *outputs, const char *folder) {
-  int32_t i;
-  for (i = 0; i < model->output_count; ++i) {
-    char path[512];
-    FILE *file;
-    snprintf(path, sizeof path, "%s/output_%d.bin", folder, (int)i);
-    file = fopen(path, "wb");
-    if (file == NULL || fwrite(outputs[i], 1, model->outputs[i].nbytes, file) != model->outputs[i].nbytes)
-      bench_fail("cannot write", path);
-    fclose(file);
-  }
-}
-
 /* ---- passes ---- */
 
 typedef struct {
   subbyte_session *session;
-  void **inputs;
+  void **inputs; /* of a model with state: those of all golden runs, of which the first is measured */
   void **outputs;
 } runner;
 
-/* Ends the program where a run failed. */
-static void check(const runner *r, int32_t status) {
+void bench_check(subbyte_session *session, int32_t status) {
   char text[512];
   if (status == SUBBYTE_OK) return;
   if (status == SUBBYTE_NO_MEMORY) bench_fail("out of memory", NULL);
-  (void)subbyte_failure_text(subbyte_get_model(), subbyte_session_failure(r->session), text, sizeof text);
+  (void)subbyte_failure_text(subbyte_get_model(), subbyte_session_failure(session), text, sizeof text);
   bench_fail("the model failed", text);
 }
 
 static void run_once(void *user) {
   const runner *r = (const runner *)user;
-  check(r, subbyte_session_run(r->session, (const void *const *)r->inputs, r->outputs, NULL, NULL));
+  bench_check(r->session, subbyte_session_run(r->session, (const void *const *)r->inputs, r->outputs, NULL, NULL));
 }
 
 /* Before an instruction of the model runs: the system would end the program with SIGILL. */
@@ -161,27 +147,6 @@ static void folder_of(const char *path, char *folder, size_t bytes) {
   snprintf(folder, bytes, "%.*s", last ? (int)(last - path) : 1, last ? path : ".");
 }
 
-static void **tensors(int32_t count, const subbyte_tensor *kinds, const bench_bundle *bundle,
-                      const subbyte_bench_member *members) {
-  void **made = (void **)bench_allocate(sizeof(void *) * (size_t)count);
-  int32_t i;
-  for (i = 0; i < count; ++i)
-    made[i] = members != NULL ? bench_member(bundle, &members[i]) : bench_allocate(kinds[i].nbytes);
-  return made;
-}
-
-/* Compares the outputs of the first run with the golden ones. */
-static void check_golden(const subbyte_model *model, const bench_bundle *bundle, const runner *r, subbyte_comparison *found) {
-  void **golden;
-  int32_t i;
-  found->ok = 1;
-  if (subbyte_bench_data.outputs == NULL) return;
-  golden = tensors(model->output_count, model->outputs, bundle, subbyte_bench_data.outputs);
-  for (i = 0; i < model->output_count; ++i)
-    subbyte_compare(&model->outputs[i], r->outputs[i], golden[i], &subbyte_bench_data.tolerance, subbyte_bench_data.ties[i],
-                    found);
-}
-
 static void measure(const options *o, const runner *r, bench_result *result) {
   subbyte_measure_options measured = {0};
   int i;
@@ -189,7 +154,8 @@ static void measure(const options *o, const runner *r, bench_result *result) {
   measured.seconds = o->seconds;
   measured.warmup = o->warmup;
   measured.what = SUBBYTE_MEASURE_LATENCY | SUBBYTE_MEASURE_OPERATORS;
-  check(r, subbyte_measure_session(r->session, (const void *const *)r->inputs, r->outputs, &measured, &result->measured));
+  bench_check(r->session, subbyte_measure_session(r->session, (const void *const *)r->inputs, r->outputs, &measured,
+                                                  &result->measured));
   if (!result->golden.ok)
     subbyte_warn(&result->warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");
   for (i = 0; i < result->measured.warnings.count; ++i) subbyte_warn(&result->warnings, "%s", result->measured.warnings.text[i]);
@@ -234,12 +200,10 @@ int main(int argc, char **argv) {
   status = subbyte_session_create(model, bench_member(&bundle, subbyte_bench_data.weights), model->weights_bytes, o.threads,
                                   &r.session);
   if (status != SUBBYTE_OK) bench_fail("no session", subbyte_status_text(status));
-  r.inputs = tensors(model->input_count, model->inputs, &bundle, subbyte_bench_data.inputs);
-  r.outputs = tensors(model->output_count, model->outputs, &bundle, NULL);
+  r.inputs = bench_tensors(model->input_count, model->inputs, subbyte_bench_data.runs, &bundle, subbyte_bench_data.inputs);
+  r.outputs = bench_tensors(model->output_count, model->outputs, 1, &bundle, NULL);
 
-  run_once(&r);
-  check_golden(model, &bundle, &r, &result.golden);
-  if (o.dump) dump_outputs(model, r.outputs, o.dump);
+  bench_golden(r.session, &bundle, r.inputs, o.dump, &result.golden);
   measure(&o, &r, &result);
   subbyte_session_destroy(r.session);
   bench_unpin();

@@ -26,10 +26,12 @@ typedef struct {
 
 typedef struct {
   const subbyte_bench_member *weights;
-  const subbyte_bench_member *inputs;  /* [model->input_count], golden; or NULL */
-  const subbyte_bench_member *outputs; /* [model->output_count], golden; or NULL */
+  const subbyte_bench_member *inputs;  /* [model->input_count], golden, each of all runs; or NULL */
+  const subbyte_bench_member *outputs; /* [model->output_count], golden, each of all runs; or NULL */
+  const subbyte_bench_member *states;  /* [model->states->count], golden, after the last run; or NULL */
+  int32_t runs;                        /* golden ones, from the initial state on; 1 without state */
   subbyte_tolerance tolerance;  /* relative and absolute 0: a float32 may not differ by one bit */
-  const double *ties;          /* [model->output_count]: how far a rounding tie may move an element, 0: not at all */
+  const double *ties;          /* of each output, then state: how far a rounding tie may move an element, 0: not at all */
   const subbyte_bench_operator *operators; /* [model->operator_count] */
   const char *modelled;                    /* energy_modelled, as JSON: constant for a model */
   const char *version;                     /* of subbyte, which compiled the model */
@@ -39,6 +41,9 @@ extern const subbyte_bench_content subbyte_bench_data;
 
 /* Prints "error: WHAT: DETAIL" and ends the program with 1; `detail` may be NULL. */
 void bench_fail(const char *what, const char *detail);
+
+/* Ends the program where `status` of the session is a failure, which it tells. */
+void bench_check(subbyte_session *session, int32_t status);
 
 /* Zeroed memory; ends the program when there is none. */
 void *bench_allocate(size_t bytes);
@@ -63,6 +68,17 @@ void *bench_member(const bench_bundle *bundle, const subbyte_bench_member *membe
 
 /* The SHA-256 in hexadecimal. */
 void bench_sha256(const void *data, size_t bytes, char digits[65]);
+
+/* ---- bench_golden.c: the golden runs ---- */
+
+/* Pointers [count] to the members, or, with NULL, to zeros of so many runs. */
+void **bench_tensors(int32_t count, const subbyte_tensor *kinds, int32_t runs, const bench_bundle *bundle,
+                     const subbyte_bench_member *members);
+
+/* Runs the `inputs` of all golden runs, from the initial state on, and compares outputs and the state after them with the golden
+ * ones, where the bundle has them; writes the outputs of all runs to DUMP/output_<i>.bin, unless it is NULL. */
+void bench_golden(subbyte_session *session, const bench_bundle *bundle, void *const *inputs, const char *dump,
+                  subbyte_comparison *found);
 
 /* ---- bench_machine.c: what runtime/machine.py and runtime/host.py say of this machine ---- */
 

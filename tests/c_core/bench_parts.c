@@ -23,7 +23,7 @@
 
 #include "bench_report.h"
 
-const subbyte_bench_content subbyte_bench_data = {0, 0, 0, {0, 0, 1}, 0, 0, 0, "0.0-test"};
+const subbyte_bench_content subbyte_bench_data = {0, 0, 0, 0, 1, {0, 0, 1}, 0, 0, 0, "0.0-test"};
 
 static const char *powercap;
 static int calls;

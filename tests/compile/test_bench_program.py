@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -12,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hand_plan import Example
+from state_models import integer_cell
 from unpacked import unpacked
 
 from subbyte.runtime import bench
 from subbyte.runtime.bundle import open_bundle
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.runtime.host import physical_cpus
-from subbyte.tvm_kernels.compiler import bundle_plan
+from subbyte.tvm_kernels.compiler import bundle_plan, compile
 from subbyte.tvm_kernels.emit import Golden
 from subbyte.tvm_kernels.machines import get_target
 
@@ -164,6 +167,45 @@ def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> N
         status, text, errors = run(tmp_path, "--iterations", "3")
         assert (status, text) == (1, "")
         assert reason in errors
+
+
+@pytest.fixture(scope="module")
+def stateful(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Members of the bundle of a cell with state, whose golden data are of four runs."""
+    path = tmp_path_factory.mktemp("state") / "cell.subbyte"
+    compile(integer_cell(), path, state=["h=h_next"])
+    with open_bundle(path) as opened:
+        assert opened.manifest.golden_runs == 4
+        return {name: opened.read(name) for name in opened.members}
+
+
+def test_the_golden_runs_of_a_model_with_state_are_all_compared(stateful: dict[str, bytes], tmp_path: Path) -> None:
+    unpacked(stateful, tmp_path)
+    status, text, errors = run(tmp_path, "--iterations", "3", "--json", "--dump", str(tmp_path))
+    assert status == 0, errors
+    found = json.loads(text)
+    assert (found["golden_ok"], found["golden_exact"], found["golden_differing"]) == (True, True, 0)
+    golden = np.load(io.BytesIO(stateful["golden/output_0.npy"]))
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "output_0.bin", golden.dtype).reshape(golden.shape), golden)
+
+
+@pytest.mark.parametrize(("member", "at"), [("output_0", (0, 0, 5)), ("output_0", (2, 0, 5)), ("state_0", (0, 5))])
+def test_one_wrong_element_of_any_golden_run_or_state_is_found(
+    stateful: dict[str, bytes], member: str, at: tuple[int, ...], tmp_path: Path
+) -> None:
+    """As of a model that goes wrong in its third run: the program has the hash of the changed file."""
+    name = f"golden/{member}.npy"
+    values, changed = np.load(io.BytesIO(stateful[name])), io.BytesIO()
+    values[at] ^= 64
+    np.save(changed, values)
+    old, new = (hashlib.sha256(data).hexdigest().encode() for data in (stateful[name], changed.getvalue()))
+    assert stateful["bench"].count(old) == 1
+    unpacked({**stateful, name: changed.getvalue(), "bench": stateful["bench"].replace(old, new)}, tmp_path)
+    status, text, errors = run(tmp_path, "--iterations", "3", "--json")
+    assert status == 1, errors
+    found = json.loads(text)
+    assert (found["golden_ok"], found["golden_differing"]) == (False, 1)
+    assert "the outputs are not the golden ones" in found["warnings"][0]
 
 
 def test_no_weights_are_in_the_program(folder: Path) -> None:

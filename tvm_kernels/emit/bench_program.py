@@ -17,7 +17,8 @@ from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import find_static_toolchain
 
-BENCH = ("bench.c", "bench_open.c", "bench_report.c", "bench_machine.c", "bench_energy.c", "bench_start.c")
+PARTS = ("open", "golden", "report", "machine", "energy", "start")
+BENCH = ("bench.c", *(f"bench_{part}.c" for part in PARTS))
 BENCH_FLAGS = tuple(flag for flag in C_FLAGS if flag != "-fPIC")
 
 
@@ -49,7 +50,8 @@ def _content(plan: Plan, golden: Golden | None) -> str:
     """Text of content.c: the members of the bundle that the program reads, their hashes, and the operators' facts."""
     members = golden.members() if golden else {}
     lines = ['#include "bench.h"', f"static const subbyte_bench_member weights = {_member(WEIGHTS, plan.weights, 0)};"]
-    for kind, tensors in (("input", golden.inputs), ("output", golden.outputs)) if golden else ():
+    sides = (("input", golden.inputs), ("output", golden.outputs), ("state", golden.states)) if golden else ()
+    for kind, tensors in sides:
         rows = [f"golden/{kind}_{i}.npy" for i in range(len(tensors))]
         cells = [
             _member(row, members[row], len(members[row]) - tensor.nbytes)
@@ -62,12 +64,12 @@ def _content(plan: Plan, golden: Golden | None) -> str:
         listed = ", ".join("0" if text is None else c_string(text) for text in texts)
         lines.append(f"    {{{listed}, INT64_C({int(call.macs)})}},")
     lines += ["    {0, 0, 0, 0, 0}", "};"]  # an empty table is not C
-    ties = golden.ties if golden and golden.ties else (0.0,) * len(plan.outputs)
+    ties = golden.ties if golden and golden.ties else (0.0,) * (len(plan.outputs) + len(plan.states))
     lines.append(f"static const double ties[] = {{{', '.join(repr(float(tie)) for tie in ties)}}};")
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
     modelled = json.dumps(model_operators(plan.calls, len(plan.weights), plan.arena_bytes + plan.state_bytes).to_json())
     values = (
-        f"&weights, {'inputs, outputs' if golden else '0, 0'}, "
+        f"&weights, {'inputs, outputs, states' if golden else '0, 0, 0'}, {golden.runs if golden else 1}, "
         f"{{{float(relative)!r}, {float(absolute)!r}, {MOST_MOVED}}}, ties, operators, modelled, "
         f"{c_string(__version__)}"
     )
