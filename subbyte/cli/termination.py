@@ -1,4 +1,4 @@
-"""A command leaves no temporary files, also when it is terminated: kill, a stopped service, a closed terminal."""
+"""A command leaves no temporary files, also when it is ended: Ctrl-C, kill, a stopped service, a closed terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from types import FrameType
 import click
 
 _TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
-_SIGNALS = ("SIGTERM", "SIGHUP")  # SIGINT is Python's own KeyboardInterrupt
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @contextmanager
 def cleaned_up_on_termination() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, to the exit code of a shell (143, 129); a second one ends at once.
+    """Let SIGINT, SIGTERM and SIGHUP unwind, to the exit code of a shell (130, 143, 129); a second one ends at once.
 
-    A signal that is ignored (nohup) or has a handler stays as it is.
+    A signal that is ignored (nohup) or has a handler stays as it is: Python's for SIGINT, where it is not `__main__.py`
+    that runs the command.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers

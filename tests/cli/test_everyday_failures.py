@@ -19,7 +19,7 @@ from this_machine import with_mount
 import subbyte
 from subbyte.models.checkpoint import Config, build_model, save_checkpoint
 
-SUBBYTE = [sys.executable, "-c", "from subbyte.cli import main; main(prog_name='subbyte')"]
+SUBBYTE = [sys.executable, "-c", "from subbyte.__main__ import main; main()"]  # as the installed script does
 COMMANDS = (["--help"], ["--version"], ["formats"], ["run", "--help"], ["doctor"])
 
 
@@ -236,7 +236,7 @@ def test_a_full_folder_of_temporary_files_is_one_error(made: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("number", "status", "words"),
     [
-        (signal.SIGINT, 1, "Aborted!"),
+        (signal.SIGINT, 128 + signal.SIGINT, "Ended by SIGINT."),
         (signal.SIGTERM, 128 + signal.SIGTERM, "Ended by SIGTERM."),
         (signal.SIGHUP, 128 + signal.SIGHUP, "Ended by SIGHUP."),
     ],
@@ -307,6 +307,53 @@ def test_a_message_has_a_length_to_read(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert len(done.stderr) < 5000
     assert done.stderr.endswith("model-local function\n")
+
+
+INTERRUPT = """import os, signal, sys
+signal.signal(signal.SIGINT, {handler})
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+from subbyte.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("subbyte.cli", ""),
+        ("click", ""),
+        ("subbyte.runtime.printable", ""),
+        ("subbyte.cli.termination", ""),
+        ("subbyte.cli.formats", "Ended by SIGINT.\n"),  # the command begins with the import of its file
+        ("subbyte.formats", "Ended by SIGINT.\n"),
+        ("subbyte.formats.levels", "Ended by SIGINT.\n"),
+    ],
+)
+def test_an_interrupt_at_any_moment_ends_without_a_traceback(module: str, said: str) -> None:
+    """Sent when a module is about to be imported. A shell shows 130 for an end by the signal, too."""
+    code = INTERRUPT.format(handler="signal.default_int_handler", module=module)
+    command = [sys.executable, "-c", code, "formats"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", said)
+    assert done.returncode == (128 + signal.SIGINT if said else -signal.SIGINT)
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored() -> None:
+    """As in a script's background job."""
+    code = INTERRUPT.format(handler="signal.SIG_IGN", module="click")
+    done = subprocess.run([sys.executable, "-c", code, "formats"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ternary" in done.stdout
+
+
+def test_the_script_is_the_one_that_the_tests_run() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert '\n[project.scripts]\nsubbyte = "subbyte.__main__:main"\n' in project
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
