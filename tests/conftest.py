@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from this_cpu import hold_down, not_run
+from this_cpu import hold_down
+from this_machine import not_run
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before any test imports onnxruntime
 

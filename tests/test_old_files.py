@@ -8,12 +8,12 @@ no feature of the CPU.
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from this_machine import needs_x86_64
 
 import subbyte
 from subbyte.errors import BundleError
@@ -65,7 +65,7 @@ def test_a_checkpoint_its_file_and_its_bundle_agree(tmp_path: Path) -> None:
         np.testing.assert_array_equal(run_onnx(tmp_path / "again.onnx", stored["x"])["logits"], stored["logits"])
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this CPU lacks the x86-64 instructions")
+@needs_x86_64
 @pytest.mark.parametrize("name", ["binary", "ternary"])
 def test_a_bundle_runs_and_gives_its_golden_outputs(name: str) -> None:
     with np.load(FILES / f"{name}.npz") as stored, subbyte.load(FILES / f"{name}-x86-64.subbyte") as session:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from pages import PACKAGES
-from this_machine import with_mount
+from this_machine import needs, with_mount
 
 import subbyte
 from subbyte.errors import SubbyteError, UsageError, WriteError
@@ -77,7 +77,7 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
         write_file(tmp_path / "circle", b"")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="this machine lacks root for its tests, who alone can plant a link")
+@needs(os.geteuid() == 0, "root for its tests, who alone can plant a link")
 def test_a_link_that_another_user_planted_is_refused(tmp_path: Path) -> None:
     shared, victim = tmp_path / "shared", tmp_path / "victim"
     shared.mkdir()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pages import PACKAGES
-from this_machine import skip_unless_it_runs
+from this_machine import skip_for_lack_of, skip_unless_it_runs
 
 from subbyte.onnx_files.onnxruntime import VARIABLE
 
@@ -120,7 +120,7 @@ def test_onnxruntime_alone_writes_at_home_or_has_lost_its_telemetry(tmp_path: Pa
     (tmp_path / "loud").mkdir()
     assert run(ONNXRUNTIME, tmp_path / "silent", **{VARIABLE: "1"}).home == []
     if run(ONNXRUNTIME, tmp_path / "loud").home == []:
-        pytest.skip("this machine lacks an onnxruntime with telemetry")
+        skip_for_lack_of("an onnxruntime with telemetry")
 
 
 def test_an_import_before_ours_is_warned_of_once() -> None:

@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from this_machine import not_run
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("architecture_svg", ROOT / "generate" / "architecture_svg.py")
@@ -95,3 +96,45 @@ def circle(sources: dict[str, str], untyped: Container[str]) -> list[str]:
     except CycleError as error:
         return list(error.args[1])
     return []
+
+
+SKIPS = {"skip", "skipif", "importorskip", "xfail", "skipIf", "skipUnless", "skipTest", "SkipTest", "Skipped"}
+
+
+def skips(text: str) -> list[int]:
+    """Lines that skip a test by pytest or unittest itself."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        taken = [node.attr] if isinstance(node, ast.Attribute) else []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("pytest", "_pytest", "unittest"):
+            taken = [alias.name for alias in node.names]
+        if SKIPS & set(taken):
+            found.append(node.lineno)
+    return found
+
+
+def test_every_skip_says_what_the_machine_lacks_and_is_counted() -> None:
+    """By this_machine.py, whose reasons the summary of a run counts: a test that never runs is seen."""
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    found = {str(path.relative_to(ROOT)): skips(path.read_text()) for path in paths}
+    assert len(found.pop("tests/this_machine.py")) == 2
+    assert {path: lines for path, lines in found.items() if lines} == {}
+    assert not_run(["Skipped: this machine lacks strace", "this CPU lacks amxint8", "this machine lacks strace"]) == [
+        "    1 amxint8",
+        "    2 strace",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pytest.skip('slow')",
+        "import pytest as p\n@p.mark.skipif(True, reason='')\ndef test_x(): pass",
+        "from pytest import importorskip",
+        "from unittest import SkipTest",
+        "raise pytest.skip.Exception('here')",
+    ],
+)
+def test_a_skip_of_its_own_is_found(line: str) -> None:
+    assert skips(line)
+    assert not skips("from this_machine import skip_for_lack_of\nskip_for_lack_of('strace')")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
 import pytest
-
-LACKS = "this CPU lacks "
+import this_machine
 
 
 def lacking(features: Iterable[str]) -> list[str]:
@@ -23,22 +20,16 @@ def lacking(features: Iterable[str]) -> list[str]:
 
 
 def skip_unless_it_has(features: Iterable[str]) -> None:
-    """Skips the test, with the reason that `not_run` counts, unless the CPU has all of the features."""
+    """Skips the test, with a reason that is counted, unless the CPU has all of the features."""
     missing = lacking(features)
     if missing:
-        pytest.skip(f"{LACKS}{', '.join(missing)}")
+        this_machine.skip_for_lack_of(", ".join(missing), of="CPU")
 
 
 def needs(features: Iterable[str]) -> pytest.MarkDecorator:
     """The mark of a test, or of one of its parameters, that is skipped in the same way."""
     missing = lacking(features)
-    return pytest.mark.skipif(bool(missing), reason=f"{LACKS}{', '.join(missing)}")
-
-
-def not_run(reasons: Iterable[str]) -> list[str]:
-    """A line for each reason that tests were skipped for: how many tests, what the CPU or the machine lacks."""
-    counted = Counter(re.sub(r"^(Skipped: )?(this (CPU|machine) lacks )?", "", reason) for reason in reasons)
-    return [f"{count:5} {lacks}" for lacks, count in sorted(counted.items())]
+    return this_machine.needs(not missing, ", ".join(missing), of="CPU")
 
 
 def hold_down(names: Sequence[str]) -> IO[str]:

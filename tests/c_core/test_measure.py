@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bench_parts import GROUP, V2, planted, program_of_parts, said_by, stat
+from this_machine import skip_for_lack_of
 
 from subbyte.runtime.cgroup import cpu_group
 
@@ -129,12 +130,12 @@ def little_cpu() -> Iterator[Path]:
     """A cgroup of this machine below our own that lends a fiftieth of a CPU: less than a loaded machine leaves us."""
     own = cpu_group()
     if not own.folders:
-        pytest.skip("this machine lacks a cgroup with a cpu controller")
+        skip_for_lack_of("a cgroup with a cpu controller")
     folder = own.folders[0] / f"subbyte-test-{os.getpid()}"
     try:
         folder.mkdir()
     except OSError as error:
-        pytest.skip(f"this machine lacks the right to make a cgroup: {error.strerror}")
+        skip_for_lack_of(f"the right to make a cgroup ({error.strerror})")
     try:
         if own.version == 2:
             (folder / "cpu.max").write_text("2000 100000")
@@ -143,7 +144,7 @@ def little_cpu() -> Iterator[Path]:
             (folder / "cpu.cfs_quota_us").write_text("2000")
         yield folder
     except OSError as error:
-        pytest.skip(f"this machine lacks quotas of cgroups: {error.strerror}")
+        skip_for_lack_of(f"a cgroup that takes a CPU quota ({error.strerror})")
     finally:
         folder.rmdir()
 

@@ -170,8 +170,14 @@ def test_compiles_and_loads_with_a_noexec_tmpdir_and_a_read_only_home(tmp_path: 
     environment = {key: value for key, value in os.environ.items() if key not in names}
     environment |= {"HOME": str(home), "TMPDIR": str(temporary)}
     words = [sys.executable, "-c", NO_PLACE_TO_WRITE + COMPILE, str(Path(__file__).parent), str(tmp_path / "m.subbyte")]
-    inside = with_mount(mounts, *words)
-    done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        with_mount(mounts, *words),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "library.so" in done.stdout
 

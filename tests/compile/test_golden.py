@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from this_machine import needs_x86_64
 
 import subbyte
 from subbyte.cli import main
 from subbyte.errors import ModelError, UsageError
 from subbyte.onnx_files.saturation import onnxruntime_saturates
 from subbyte.runtime.golden import golden_inputs, golden_outputs
-from subbyte.runtime.host import cpu_features, machine
+from subbyte.runtime.host import cpu_features
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.foreign_reference import OPERATORS
 from subbyte.tvm_kernels.golden_inputs import index_ranges, random_inputs
@@ -372,7 +373,7 @@ def test_what_computes_in_float16_has_no_reference_in_onnxruntime(text: str, rea
     assert found is None if reason is None else reason in (found or "")
 
 
-@pytest.mark.skipif(machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
+@needs_x86_64
 def test_the_probe_finds_what_the_cpu_says() -> None:
     assert onnxruntime_saturates() is not bool(cpu_features(Path("/proc/cpuinfo")) & {"avx512vnni", "avxvnni"})
 

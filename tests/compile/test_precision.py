@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 from run_plan import run_plan
+from this_machine import skip_for_lack_of
 
 import subbyte
 from subbyte.errors import CompileError, InputError
@@ -114,7 +115,7 @@ UNIT_ROUNDOFF = {"float64": 2.0**-23, "float16": 2.0**-11}
 def test_arithmetic_between_casts_is_computed_in_float32(op, dtype):
     opset = OPSETS.get(op, 21)
     if opset > onnx.defs.onnx_opset_version():
-        pytest.skip(f"this machine lacks an onnx with opset {opset}")
+        skip_for_lack_of(f"an onnx with opset {opset}")
     model = between_casts(dtype, op, ARITHMETIC[op], ATTRIBUTES.get(op), opset)
     inputs = inputs_of(model)
     graph = lower_graph(model, host_features())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from this_machine import needs_x86_64
 
 from subbyte.errors import RegistrationError, ToolchainError, UnknownNameError, UsageError
 from subbyte.runtime.features import FEATURES
@@ -58,7 +58,7 @@ def test_features_come_from_cpuinfo_in_our_spelling(tmp_path: Path, monkeypatch:
     assert host_features(path) == {"neon"}  # cores of two kinds: what both have, as the runtime asks
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
+@needs_x86_64  # elsewhere the kernel is asked
 def test_without_cpuinfo_the_cpu_itself_is_asked(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     assert host_features(tmp_path / "none") == host_features(Path("/proc/cpuinfo")) != frozenset()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import onnx
 import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
+from this_machine import needs, needs_x86_64
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -100,7 +100,7 @@ def plain(name: str) -> Any:
     return builder.get()
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
+@needs_x86_64
 def test_an_intrinsic_that_the_target_lacks_is_an_error_that_names_the_kernel() -> None:
     lesser = replace(get_target("x86-64-v3"), features=frozenset()).tvm_target()
     wanted = [
@@ -126,7 +126,7 @@ class EndsTheProcess:
         library.exit(0)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "on_exit"), reason="this machine lacks glibc")
+@needs(hasattr(ctypes.CDLL(None), "on_exit"), "glibc, whose on_exit this is")
 def test_a_child_that_gives_up_ends_without_destructors_that_may_wait_for_threads_of_the_parent(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match="LLVM failed on kernel 'good'"):
         object_bytes(EndsTheProcess(tmp_path / "destructors ran"), "kernel 'good'")

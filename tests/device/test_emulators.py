@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import subprocess
 from pathlib import Path
 
 import pytest
 from emulators import member_of, on_linux
 from low_bit_models import small_model
+from this_machine import needs_x86_64
 
 from subbyte.errors import UnknownNameError
 from subbyte.tvm_kernels.compiler import compile
@@ -29,7 +29,7 @@ def test_a_cpu_that_the_emulator_does_not_have_is_refused(name: str, cpu: str, t
 
 
 @pytest.mark.device
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="this CPU lacks the x86-64 instructions")
+@needs_x86_64  # what is emulated here depends on the machine
 @pytest.mark.parametrize(
     ("name", "emulated"), [("cortex-a53", True), ("riscv64-linux", True), ("x86-64-v2", True), ("host", False)]
 )

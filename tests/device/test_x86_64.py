@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from emulators import emulate_linux, member_of
 from low_bit_models import small_model
+from this_machine import skip_for_lack_of
 
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit.core import core_folder
@@ -89,7 +90,7 @@ def test_a_c_user_of_the_archive_is_refused_too(name: str, status: int, tmp_path
     (tmp_path / "user.c").write_text(USER)
     toolchain = find_static_toolchain(get_target(name))
     if toolchain.is_zig:
-        pytest.skip("this machine lacks a compiler that links statically with its own C library")
+        skip_for_lack_of("a static C library beside that of zig, which library.a is not for")
     flags = [*toolchain.c_flags, *toolchain.static_flags, "-std=c11", f"-I{core_folder()}"]
     toolchain.compile([*flags, "user.c", "library.a", "-lm", "-lpthread", "-o", "user"], tmp_path)
     done = emulate_linux("x86_64", tmp_path / "user", cpu="Haswell")

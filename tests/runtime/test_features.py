@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import platform
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from this_machine import needs, needs_x86_64
 
 from subbyte.errors import RegistrationError
 from subbyte.runtime import features
@@ -54,7 +54,8 @@ def test_every_name_in_cpuinfo_is_one_of_linux() -> None:
 
 
 def test_llvm_knows_every_feature() -> None:
-    tvm = pytest.importorskip("tvm")
+    import tvm
+
     triples = {"x86": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "riscv": "riscv64-linux-gnu"}
     triples["arm-m"] = "thumbv7em-none-eabihf"
     assert triples.keys() == FAMILIES.keys()
@@ -115,9 +116,8 @@ def test_the_register_needs_no_other_module_of_ours_but_the_errors() -> None:
     assert imported == standard | {"subbyte.errors"}
 
 
-@pytest.mark.skipif(
-    platform.system() != "Linux" or platform.machine() != "x86_64", reason="this machine lacks Linux on an x86-64 CPU"
-)
+@needs(Path("/proc/cpuinfo").exists(), "/proc/cpuinfo")
+@needs_x86_64
 def test_the_c_core_asks_the_cpu_what_cpuinfo_says(tmp_path: Path) -> None:
     from subbyte.runtime.host import cpu_features
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from this_machine import needs_x86_64
 from tiny_bundle import build_library, example, npy, reference, tiny_manifest, tiny_members
 
 from subbyte.errors import BundleError, InputError, SessionError, UsageError
@@ -266,8 +267,7 @@ def test_an_open_bundle_is_not_needed_for_a_session(bundle_path: Path) -> None:
         assert session.threads >= 1
 
 
-# Elsewhere the kernel is asked, before the library is loaded.
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="this CPU lacks the x86-64 instructions")
+@needs_x86_64  # elsewhere the kernel is asked before the library is loaded
 def test_without_cpuinfo_the_library_asks_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     has = host.cpu_features()
     lacking = [name for name in ("amxint8", "avxvnni", "avx512vbmi2", "gfni", "avx512f", "avx2") if name not in has]
