@@ -187,3 +187,6 @@ for _row in (
     Feature("zbs", "riscv", "zbs", Bit("HWPROBE_IMA_EXT_0", 5)),
 ):
     register_feature(_row)
+
+# Those of the tile registers, which a process must ask Linux for.
+TILE_FEATURES = frozenset(row.name for row in _rows.values() if row.bit and row.bit.saved == TILES)

@@ -15,6 +15,7 @@ from subbyte.files.plain import open_plain
 from subbyte.runtime.cgroup import cpu_group
 from subbyte.runtime.features import canonical, features_of
 from subbyte.runtime.manifest import TargetInfo
+from subbyte.runtime.systems import system_of, this_system
 
 # What the CPU has; SUBBYTE_CPUINFO names another file of that form, to compile and test as on a lesser CPU.
 CPUINFO = Path(os.environ.get("SUBBYTE_CPUINFO") or "/proc/cpuinfo")
@@ -24,6 +25,7 @@ _AUXILIARY = {"HWCAP": 16, "HWCAP2": 26}  # words of features.py: keys of getaux
 # linux/arch/x86/include/uapi/asm/prctl.h: ARCH_REQ_XCOMP_PERM for state component XTILE_DATA
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
+# What systems call an architecture -> the first part of a target triple.
 _MACHINES = {
     "amd64": "x86_64",
     "x64": "x86_64",
@@ -31,14 +33,6 @@ _MACHINES = {
     "i686": "i386",
     "armv7l": "armv7",
     "armv8l": "armv7",
-}
-_SYSTEMS = {
-    "linux": "linux",
-    "darwin": "macos",
-    "win32": "windows",
-    "macosx": "macos",
-    "macos": "macos",
-    "windows": "windows",
 }
 
 
@@ -80,7 +74,7 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> frozenset[str]:
 def _auxiliary_features() -> frozenset[str]:
     """What the kernel told this process when it began, of the words in `_AUXILIARY`; nothing on x86."""
     told = [(row.name, row.bit) for row in features_of(machine()) if row.bit and row.bit.word in _AUXILIARY]
-    ask = getattr(ctypes.CDLL(None), "getauxval", None) if told and operating_system() == "linux" else None
+    ask = getattr(ctypes.CDLL(None), "getauxval", None) if told and sys.platform == "linux" else None
     if ask is None:
         return frozenset()
     ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
@@ -112,11 +106,6 @@ def machine() -> str:
     return _MACHINES.get(name.lower(), name.lower())
 
 
-def operating_system() -> str:
-    """linux, macos, windows, or Python's own name for it."""
-    return _SYSTEMS.get(sys.platform, sys.platform)
-
-
 def system_glibc() -> str | None:
     """The version of this system's C library, as "2.36"; None where it is not glibc."""
     try:
@@ -138,11 +127,11 @@ def check_target(target: TargetInfo, cpuinfo: Path = CPUINFO) -> None:
             f"the bundle for '{target.name}' holds {target.form.holds}, which must be built first: "
             f"{target.form.build}. To run the model on this machine, use `subbyte compile model.onnx --target host`."
         )
-    parts = target.triple.lower().split("-")
-    wanted_machine = _MACHINES.get(parts[0], parts[0])
-    systems = [_SYSTEMS[s] for part in parts[1:] for s in _SYSTEMS if part.startswith(s)]
-    here = f"{machine()}-{operating_system()}"
-    if wanted_machine != machine() or operating_system() not in systems:
+    first = target.triple.lower().split("-")[0]
+    wanted_machine = _MACHINES.get(first, first)
+    system = this_system()
+    if wanted_machine != machine() or system is None or system_of(target.triple) != system:
+        here = f"{machine()}-{system.name if system else sys.platform}"
         raise BundleError(
             f"the bundle is for {target.triple} (target '{target.name}'), this machine is {here}. {recompile} "
             f"on this machine, or with the target that fits it (`subbyte targets`)."

@@ -37,6 +37,7 @@ DTYPES = {
 }
 STORAGES = ("float", "codes", "bits")
 LAYOUTS = ("as-is", "NHWC")
+# The names alone, of which plan.SPACES of the compiler says more: a device has no compiler. A test compares them.
 SPACES = ("arena", "weights", "input", "output", "workspace", "state")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

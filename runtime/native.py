@@ -110,8 +110,6 @@ class MeasureOptions(ctypes.Structure):
     ]
 
 
-# ELF's e_machine of the architectures that a triple can name
-_ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "riscv32": 243, "armv7": 40, "arm": 40, "i386": 3}
 _ELF_SHARED = 3
 
 
@@ -122,7 +120,7 @@ class Library:
     """A loaded library; `close` unloads it. Raises BundleError when it is not what the manifest describes."""
 
     def __init__(self, data: bytes, manifest: Manifest) -> None:
-        check_elf(data, manifest.target.triple)
+        _check_elf(data, manifest.target.triple)
         self._release: Callable[[], None] = lambda: None
         self._dll: Any = None
         self._dll, self._release = _load(data)
@@ -222,16 +220,28 @@ class Library:
             self._release()
 
 
-def check_elf(data: bytes, triple: str) -> None:
-    """Raise BundleError unless `data` starts as a shared ELF library for the processor of `triple`."""
+def _check_elf(data: bytes, triple: str) -> None:
+    """Raise BundleError unless `data` starts as a shared ELF library for the processor that runs this process.
+
+    `triple` is the one of a target that `host.check_target` lets run here.
+    """
     if len(data) < 64 or data[:4] != b"\x7fELF":
         raise BundleError(f"library.so is not an ELF library. {_REBUILD}")
     kind, machine = struct.unpack_from("<HH", data, 16)
-    wanted = _ELF_MACHINES.get(triple.split("-")[0])
-    if kind != _ELF_SHARED or (wanted is not None and machine != wanted):
+    if kind != _ELF_SHARED or machine != _own_elf_machine(machine):
         raise BundleError(
             f"library.so is ELF type {kind} for machine {machine}, expected a library for {triple}. {_REBUILD}"
         )
+
+
+def _own_elf_machine(otherwise: int) -> int:
+    """ELF's number of this process's processor, which its own program has; `otherwise` where that cannot be read."""
+    try:
+        with open("/proc/self/exe", "rb") as program:
+            head = program.read(20)
+    except OSError:
+        return otherwise
+    return int(struct.unpack_from("<H", head, 18)[0]) if head[:4] == b"\x7fELF" and len(head) == 20 else otherwise
 
 
 # ---- loading ----

@@ -36,7 +36,7 @@ def call(command: list[str | Path], folder: Path) -> str:
     "sanitizer", [[], ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], ["-fsanitize=thread"]]
 )
 def test_core_passes_under(sanitizer: list[str], tmp_path: Path) -> None:
-    sources = [HERE / "core_test.c", HERE / "tiny_model.c", *HOSTED]
+    sources = [*(HERE / f"{name}.c" for name in ("core_test", "state_test", "tiny_model")), *HOSTED]
     has = host_features()
     lacks = sorted(row.name for row in features_of(machine()) if row.name not in has)
     wanted = {"HAS": " ".join(sorted(has)), "LACKS": " ".join([*lacks[:1], "unheard-of", "dsp"][:2])}

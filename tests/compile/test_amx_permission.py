@@ -12,10 +12,10 @@ import pytest
 from this_cpu import needs
 
 from subbyte.runtime.bundle import open_bundle
+from subbyte.runtime.features import TILE_FEATURES
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.machines.x86 import AMX
 
-needs_tiles = needs(AMX)
+needs_tiles = needs(TILE_FEATURES)
 # With an alternative signal stack too small for the tile registers Linux answers ENOSPC.
 REFUSED = """
 import ctypes, sys
@@ -77,6 +77,7 @@ def test_a_refusal_is_an_error_that_says_what_to_do(bundle: Path) -> None:
 
 @needs_tiles
 def test_where_it_is_refused_the_host_is_a_cpu_without_tiles() -> None:
-    code = "from subbyte.tvm_kernels.machines.x86 import AMX\nprint(len(get_target('host').features & AMX))"
+    code = "from subbyte.runtime.features import TILE_FEATURES\nfrom subbyte.tvm_kernels.machines import get_target\n"
+    code += "print(len(get_target('host').features & TILE_FEATURES))"
     assert python(code).stdout.strip() == "2"
     assert python(REFUSED + code).stdout.strip() == "0"

@@ -12,21 +12,20 @@ from pathlib import Path
 from corruption import Rng
 from kinds import TESTS, Fault
 
-import subbyte.runtime
+from subbyte.tvm_kernels.emit.core import CORE, core_folder
 
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-CORE = Path(subbyte.runtime.__file__).parent / "c"
-CORE_FILES = ("run.c", "failure.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c")
 
 
 class Program:
     """The built program, one process for all cases; another after one that ended."""
 
-    def __init__(self, folder: Path, sanitizers: tuple[str, ...], core: Path = CORE) -> None:
+    def __init__(self, folder: Path, sanitizers: tuple[str, ...], core: Path | None = None) -> None:
         compiler = shutil.which("gcc") or shutil.which("cc")
         assert compiler, "the fuzzer of the C core needs a C compiler"
         self.path, self.errors = folder / "core_fuzz", folder / "errors"
-        sources = [TESTS / "fuzz" / "core_fuzz.c", *(core / name for name in CORE_FILES)]
+        core = core or core_folder()
+        sources = [TESTS / "fuzz" / "core_fuzz.c", *(core / name for name in CORE)]
         options = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", *sanitizers, f"-I{core}"]
         subprocess.run([compiler, *options, *sources, "-lpthread", "-o", self.path], check=True)
         self.process = self._start()

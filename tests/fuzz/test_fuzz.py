@@ -111,8 +111,9 @@ def test_a_fault_of_the_c_core_is_seen_and_the_next_case_runs(tmp_path: Path) ->
     """A case of several threads, where the threads share one workspace: built from a core with that one line wrong."""
     import fuzz_core
 
-    for name in (*fuzz_core.CORE_FILES, *(path.name for path in fuzz_core.CORE.glob("*.h"))):
-        text = (fuzz_core.CORE / name).read_text()
+    core = fuzz_core.core_folder()
+    for name in (*fuzz_core.CORE, *(path.name for path in core.glob("*.h"))):
+        text = (core / name).read_text()
         broken = text.replace("mine.workspace = job->session->workspaces + ", "mine.workspace = job->session->arena + ")
         assert (broken != text) is (name == "session.c")
         (tmp_path / name).write_text(broken)

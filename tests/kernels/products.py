@@ -12,7 +12,19 @@ from agreement import row as row_of
 from subbyte.formats import LowBitTensor, PerChannel, PerGroup, get
 from subbyte.formats.reference import pack_bits
 from subbyte.tvm_kernels.kernels.registry import KernelRow
-from subbyte.tvm_kernels.operators import Bits, Codes, Conv2d, Epilogue, MatMul, Product
+from subbyte.tvm_kernels.operators import (
+    Bias,
+    Bits,
+    Codes,
+    Conv2d,
+    Epilogue,
+    MatMul,
+    Product,
+    Scale,
+    ToBits,
+    ToCodes,
+    ToFloat,
+)
 
 Array = npt.NDArray[Any]
 SIGNED = Codes(-128, 127, 128)
@@ -85,15 +97,43 @@ def stored_input(geometry: MatMul | Conv2d, activation: Codes | Bits, seed: int 
     return rng.integers(low, high + 1, shape).astype(np.uint8)
 
 
+def product(
+    geometry: MatMul | Conv2d, activation: Codes | Bits, weights: LowBitTensor | str, epilogue: Epilogue | None = None
+) -> Product:
+    """A product with these weights, or random ones of the format of that name."""
+    w = weight(geometry, weights) if isinstance(weights, str) else weights
+    return Product("layer", activation, w, geometry, epilogue or Epilogue())
+
+
+def every_store(columns: int) -> Epilogue:
+    """Scales and biases, and every form of output: floats, codes, signs."""
+    rng = np.random.default_rng(19)
+    steps = (
+        Scale(rng.random(columns).astype(np.float32) * np.float32(1e-3)),
+        Bias(rng.standard_normal(columns).astype(np.float32)),
+    )
+    threshold = rng.standard_normal(columns).astype(np.float32)
+    return Epilogue(steps, (ToFloat(), ToCodes(40.0, SIGNED), ToBits(threshold, Bits(columns))))
+
+
+def saturated_differences(
+    kernel: str, geometry: MatMul | Conv2d, activation: Codes, fmt: str, level: int, code: int, by: Generator = "llvm"
+) -> int:
+    """As `differences`, where all weights have one level and all activations one code: the largest sums."""
+    stored = np.full_like(stored_input(geometry, activation), code)
+    weights = weight(geometry, fmt, levels=np.array(level))
+    return differences(kernel, geometry, activation, weights, stored=stored, by=by)
+
+
 def differences(
     kernel: str,
     geometry: MatMul | Conv2d,
     activation: Codes | Bits,
-    weights: LowBitTensor,
+    weights: LowBitTensor | str,
     epilogue: Epilogue | None = None,
     stored: Array | None = None,
     by: Generator = "llvm",
 ) -> int:
     """How many elements of all outputs differ from the reference, in any bit."""
-    op = Product("layer", activation, weights, geometry, epilogue or Epilogue())
+    op = product(geometry, activation, weights, epilogue)
     return differing(op, kernel, [stored_input(geometry, activation) if stored is None else stored], by)

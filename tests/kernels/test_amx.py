@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, row, rows_of, signs, stored_input, weight
+from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, product, row, rows_of, signs, stored_input, weight
 from this_cpu import needs
 
 from subbyte.tvm_kernels import operators
@@ -22,7 +22,6 @@ from subbyte.tvm_kernels.operators import (
     Conv2d,
     Epilogue,
     MatMul,
-    Product,
     Scale,
     ToBits,
     ToCodes,
@@ -66,8 +65,8 @@ def differences(
     epilogue: Epilogue | None = None,
     **tensors: np.ndarray,
 ) -> int:
-    """Elements that differ from the reference, of a product that is built whether its tiles are full or not."""
-    op = Product("layer", activation, weight(geometry, fmt), geometry, epilogue or Epilogue())
+    """As those of products.py, of a product that is built whether its tiles are full or not, for which no row asks."""
+    op = product(geometry, activation, fmt, epilogue)
     if isinstance(activation, Bits):
         assert binary.refusal(op) is None
         operands = binary.bytes_of(op)
@@ -101,7 +100,7 @@ def test_products_of_signs(name: str) -> None:
 @pytest.mark.parametrize("level", [-128, 127])
 def test_extremes(level: int) -> None:
     geometry = MatMul(20, 256, 32)
-    op = Product("layer", UNSIGNED, weight(geometry, "int8", levels=np.array(level)), geometry, Epilogue())
+    op = product(geometry, UNSIGNED, weight(geometry, "int8", levels=np.array(level)))
     stored = np.full((20, 256), 255, np.uint8)
     kernel = Executable(row("dot-amx").build(op), host_target(amx.FEATURES))
     assert (kernel([stored])[0] == 256 * 255 * level).all()
@@ -152,7 +151,7 @@ def test_any_shape(data: st.DataObject) -> None:
 def test_the_shapes_above_take_every_way_through_the_loops() -> None:
     def shape(name: str) -> Shape:
         geometry = SHAPES[name]
-        op = Product("layer", ODD, weight(geometry, "int8"), geometry, Epilogue())
+        op = product(geometry, ODD, "int8")
         return shape_of(dot.operands_of(op, VNNI_512))
 
     found = {name: (s.parts, s.splits, s.flat) for name in SHAPES for s in [shape(name)]}
@@ -168,7 +167,7 @@ def test_the_shapes_above_take_every_way_through_the_loops() -> None:
 def test_rows_leave_to_others_what_would_not_fill_tiles() -> None:
     wide, narrow, small = MatMul(197, 384, 384), MatMul(2, 384, 1024), MatMul(130, 64, 32)
     for name, activation, fmt in (("dot-amx", ODD, "ternary"), ("binary-amx", Bits(384), "binary")):
-        ops = [Product("layer", activation, weight(g, fmt), g, Epilogue()) for g in (wide, narrow, small)]
+        ops = [product(g, activation, fmt) for g in (wide, narrow, small)]
         assert row(name).refuses(ops[0]) is None
         reason = row(name).refuses(ops[1])
         assert reason is not None
@@ -179,7 +178,7 @@ def test_rows_leave_to_others_what_would_not_fill_tiles() -> None:
 def test_a_configuration_says_what_ldtilecfg_reads() -> None:
     """Palette 1; four tiles of sums, two of weights, two of activations, as bytes of a row and rows."""
     geometry = MatMul(20, 96, 40)
-    op = Product("layer", ODD, weight(geometry, "int8"), geometry, Epilogue())
+    op = product(geometry, ODD, "int8")
     table = shape_of(dot.operands_of(op, VNNI_512)).configuration()
     assert table[0] == 1
     assert table[16:32].view(np.uint16).tolist() == [64] * 6 + [48, 48]

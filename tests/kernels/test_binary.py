@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import UNSIGNED, differences, row, runs_here, signs, stored_input, weight
+from products import UNSIGNED, differences, product, row, runs_here, signs, stored_input, weight
 
 from subbyte.tvm_kernels import operators
 from subbyte.tvm_kernels.kernels.tir.execute import run
@@ -15,7 +15,6 @@ from subbyte.tvm_kernels.operators import (
     Conv2d,
     Epilogue,
     MatMul,
-    Product,
     Scale,
     ToBits,
     ToFloat,
@@ -73,7 +72,7 @@ def test_signs_in_and_out(kernel: str, columns: int) -> None:
 def test_a_scale_that_takes_the_factor_two_changes_no_bit(depth: int, steps: tuple[Scale, ...]) -> None:
     """Bytes are compared, so that the sign of zero counts."""
     geometry = MatMul(50, depth, 33)
-    op = Product("layer", Bits(depth), weight(geometry, "binary"), geometry, Epilogue(steps))
+    op = product(geometry, Bits(depth), "binary", Epilogue(steps))
     stored = stored_input(geometry, Bits(depth))
     (got,) = run(op, [stored], row(ROWS[0]))
     (wanted,) = operators.run(op, [stored])
@@ -105,12 +104,10 @@ def test_refusals_say_why() -> None:
     refuses = row("binary-avx2").refuses
 
     def reason(geometry: MatMul | Conv2d, fmt: str, activation: Bits) -> str | None:
-        return refuses(Product("layer", activation, weight(geometry, fmt), geometry, Epilogue()))
+        return refuses(product(geometry, activation, fmt))
 
     assert reason(MatMul(1, 64, 8), "binary", Bits(64)) is None
     assert reason(MatMul(1, 64, 8), "ternary", Bits(64)) == "weights are ternary, not binary"
-    assert not row("binary-avx2").matches(
-        Product("layer", UNSIGNED, weight(MatMul(1, 64, 8), "binary"), MatMul(1, 64, 8), Epilogue())
-    )
+    assert not row("binary-avx2").matches(product(MatMul(1, 64, 8), UNSIGNED, "binary"))
     groups = Conv2d(1, 4, 4, 40, 8, (3, 3), groups=2)
     assert reason(groups, "binary", Bits(40)) == "groups of 20 channels are not whole words of 32"

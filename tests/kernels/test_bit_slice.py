@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import products
 import pytest
-from agreement import Generator, differing, row
+from agreement import Generator, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import columns_of, signs, stored_input, weight
+from products import columns_of, product, signs
 
 from subbyte.tvm_kernels.kernels.any_cpu.sliced_count import Thresholds, thresholds
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
@@ -43,8 +44,7 @@ def epilogue(channels: int, seed: int = 0, steps: tuple[Any, ...] = (Activate("r
 
 
 def differences(kernel: str, shape: Any, by: Generator) -> int:
-    op = Product("layer", signs(shape), weight(shape, "binary"), shape, epilogue(columns_of(shape)))
-    return differing(op, kernel, [stored_input(shape, signs(shape))], by)
+    return products.differences(kernel, shape, signs(shape), "binary", epilogue(columns_of(shape)), by=by)
 
 
 def depthwise(channels: int, kernel: tuple[int, int], **more: Any) -> Conv2d:
@@ -103,9 +103,8 @@ def test_what_it_refuses() -> None:
     assert "not one output of bits" in str(thresholds(Epilogue((), (bits, ToFloat())), 4, 8))
     assert "RowScale" in str(thresholds(Epilogue((RowScale("t"),), (bits,)), 4, 8))
     shape = MatMul(2, 8, 8)
-    w = weight(shape, "binary")
     low_tip = Epilogue((PRelu(np.full(8, -1, np.float32)),), (ToBits(np.full(8, 3, np.float32), Bits(8)),))
-    op = Product("layer", Bits(8), w, shape, low_tip)
+    op = product(shape, Bits(8), "binary", low_tip)
     with code_generator("c"):
         assert "monotonic" in str(row(Product, "bit-slice").refuses(op))
         assert choose(op, frozenset()).kernel.name == "portable-popcount"

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-from agreement import Generator, differing, row, rows_here
-from products import SIGNED, stored_input, weight
+from agreement import Generator, row, rows_here
+from products import SIGNED, differences, every_store, product, weight
 
 from subbyte.formats import LowBitTensor
 from subbyte.tvm_kernels.operators import (
-    Bias,
-    Bits,
     Codes,
     Conv2d,
-    Epilogue,
     Product,
-    Scale,
-    ToBits,
-    ToCodes,
-    ToFloat,
 )
 
 ROWS = rows_here(Product[Codes, LowBitTensor], "depthwise")
@@ -35,29 +27,19 @@ def shape(channels: int, **more: Any) -> Conv2d:
 @pytest.mark.parametrize("fmt", ["binary", "ternary", "int3", "int8", "uint8", "pow2_5"])
 def test_every_format(fmt: str, by: Generator) -> None:
     geometry = shape(13)
-    op = Product("d", SIGNED, weight(geometry, fmt), geometry, Epilogue())
-    assert differing(op, "depthwise-portable", [stored_input(geometry, SIGNED)], by) == 0
+    assert differences("depthwise-portable", geometry, SIGNED, fmt, by=by) == 0
 
 
 @pytest.mark.parametrize(("kernel", "by"), BOTH)
 @pytest.mark.parametrize("geometry", [shape(2), shape(70, stride=(2, 1), dilation=(1, 2))], ids=["2", "70"])
 def test_shapes_and_forms(geometry: Conv2d, kernel: str, by: Generator) -> None:
-    rng = np.random.default_rng(19)
-    columns = geometry.channels
-    steps = (
-        Scale(rng.random(columns).astype(np.float32) * np.float32(1e-3)),
-        Bias(rng.standard_normal(columns).astype(np.float32)),
-    )
-    threshold = rng.standard_normal(columns).astype(np.float32)
-    stores = (ToFloat(), ToCodes(40.0, SIGNED), ToBits(threshold, Bits(columns)))
-    op = Product("d", SIGNED, weight(geometry, "int4"), geometry, Epilogue(steps, stores))
-    assert differing(op, kernel, [stored_input(geometry, SIGNED)], by) == 0
+    assert differences(kernel, geometry, SIGNED, "int4", every_store(geometry.channels), by=by) == 0
 
 
 def test_what_is_not_depthwise_is_refused() -> None:
     refuses = row(Product[Codes, LowBitTensor], "depthwise-portable").refuses
     twice = Conv2d(1, 5, 5, 4, 8, (3, 3), groups=4)
-    assert "not a depthwise" in str(refuses(Product("d", SIGNED, weight(twice, "int4"), twice, Epilogue())))
+    assert "not a depthwise" in str(refuses(product(twice, SIGNED, "int4")))
     geometry = shape(4)
     by_group = weight(geometry, "int4", group=4)
-    assert "by group" in str(refuses(Product("d", SIGNED, by_group, geometry, Epilogue())))
+    assert "by group" in str(refuses(product(geometry, SIGNED, by_group)))

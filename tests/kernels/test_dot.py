@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import CONVOLUTIONS, SIGNED, UNSIGNED, differences, row, runs_here, stored_input, weight
+from products import (
+    CONVOLUTIONS,
+    SIGNED,
+    UNSIGNED,
+    differences,
+    product,
+    row,
+    runs_here,
+    saturated_differences,
+    stored_input,
+    weight,
+)
 
 from subbyte.formats import LowBitTensor, PerChannel, get
 from subbyte.tvm_kernels.operators import (
@@ -16,7 +27,6 @@ from subbyte.tvm_kernels.operators import (
     Conv2d,
     Epilogue,
     MatMul,
-    Product,
     Scale,
     ToBits,
     ToCodes,
@@ -60,11 +70,9 @@ def test_few_and_many_rows(kernel: str, rows: int, fmt: str) -> None:
 def test_extremes_do_not_saturate(kernel: str, level: int) -> None:
     """All activations 255, all weights the same: 16-bit partial sums would saturate."""
     geometry = MatMul(7, 200, 40)
-    stored = np.full((7, 200), 255, np.uint8)
-    weights = weight(geometry, "int8", levels=np.array(level))
-    assert differences(kernel, geometry, UNSIGNED, weights, stored=stored) == 0
+    assert saturated_differences(kernel, geometry, UNSIGNED, "int8", level, code=255) == 0
     if level == 127:
-        assert differences(kernel, geometry, SIGNED, weights, stored=np.zeros_like(stored)) == 0
+        assert saturated_differences(kernel, geometry, SIGNED, "int8", level, code=0) == 0
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -135,12 +143,12 @@ def test_refusals_say_why() -> None:
     matmul = MatMul(1, 64, 8)
 
     def reason(fmt: str, activation: Codes = SIGNED, group: int = 0) -> str | None:
-        return refuses(Product("layer", activation, weight(matmul, fmt, group), matmul, Epilogue()))
+        return refuses(product(matmul, activation, weight(matmul, fmt, group)))
 
     assert reason("int8") is None
     assert reason("pow2_5") == "weight levels -16384..16384 do not fit 8 bits"
     assert reason("uint8") == "weight levels 0..255 do not fit 8 bits"
-    assert not row("dot-avx2").matches(Product("layer", Bits(64), weight(matmul, "int8"), matmul, Epilogue()))
+    assert not row("dot-avx2").matches(product(matmul, Bits(64), "int8"))
     assert reason("int4", SIGNED, 6) == "weight groups of 6 are not a multiple of 4"
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from agreement import differing, row
+from agreement import row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import SIGNED, UNSIGNED, stored_input, weight
+from products import SIGNED, UNSIGNED, differences, product, saturated_differences, weight
 
 from subbyte.tvm_kernels.kernels.arm_dsp.int16_pairs import pack_pairs
 from subbyte.tvm_kernels.kernels.registry import Constant, choose
@@ -33,16 +31,11 @@ FORMATS += ["pow2_2", "pow2_3n", "pow2_4", "pow2_5"]
 DEPTHWISE = Conv2d(1, 5, 4, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=8)
 
 
-def differences(kernel: str, shape: Any, activation: Codes, fmt: str, epilogue: Epilogue | None = None) -> int:
-    op = Product("layer", activation, weight(shape, fmt), shape, epilogue or Epilogue())
-    return differing(op, kernel, [stored_input(shape, activation)], "c")
-
-
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_every_format(fmt: str) -> None:
     shape = Conv2d(1, 3, 5, 3, 11, (3, 3), padding=(1, 1, 1, 1))
-    assert differences("dsp", shape, SIGNED, fmt) == 0
-    assert differences("dsp-depthwise", DEPTHWISE, SIGNED, fmt) == 0
+    assert differences("dsp", shape, SIGNED, fmt, by="c") == 0
+    assert differences("dsp-depthwise", DEPTHWISE, SIGNED, fmt, by="c") == 0
 
 
 GEOMETRIES = {
@@ -64,7 +57,7 @@ GEOMETRIES = {
 @pytest.mark.parametrize("activation", [SIGNED, UNSIGNED], ids=["signed", "unsigned"])
 @pytest.mark.parametrize("shape", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 def test_geometries(shape: MatMul | Conv2d, activation: Codes) -> None:
-    assert differences("dsp", shape, activation, "ternary") == 0
+    assert differences("dsp", shape, activation, "ternary", by="c") == 0
 
 
 DEPTHWISES = {
@@ -77,17 +70,14 @@ DEPTHWISES = {
 @pytest.mark.parametrize("activation", [SIGNED, UNSIGNED], ids=["signed", "unsigned"])
 @pytest.mark.parametrize("shape", DEPTHWISES.values(), ids=DEPTHWISES.keys())
 def test_depthwise(shape: Conv2d, activation: Codes) -> None:
-    assert differences("dsp-depthwise", shape, activation, "int4") == 0
+    assert differences("dsp-depthwise", shape, activation, "int4", by="c") == 0
 
 
 @pytest.mark.parametrize("code", [0, 255])
 @pytest.mark.parametrize("level", [-128, 127])
 def test_saturated_operands(code: int, level: int) -> None:
     for kernel, shape in (("dsp", MatMul(3, 600, 3)), ("dsp-depthwise", DEPTHWISE)):
-        full = (3, 600) if isinstance(shape, MatMul) else (8, 3, 3, 1)
-        op = Product("layer", SIGNED, weight(shape, "int8", levels=np.full(full, level)), shape, Epilogue())
-        stored = np.full((3, 600) if isinstance(shape, MatMul) else (1, 5, 4, 8), code, np.uint8)
-        assert differing(op, kernel, [stored], "c") == 0
+        assert saturated_differences(kernel, shape, SIGNED, "int8", level, code, by="c") == 0
 
 
 @settings(max_examples=8)
@@ -100,7 +90,7 @@ def test_saturated_operands(code: int, level: int) -> None:
 )
 def test_any_matrix(rows: int, depth: int, columns: int, fmt: str, zero_point: int) -> None:
     shape = MatMul(rows, depth, columns)
-    assert differences("dsp", shape, Codes(-zero_point, 255 - zero_point, zero_point), fmt) == 0
+    assert differences("dsp", shape, Codes(-zero_point, 255 - zero_point, zero_point), fmt, by="c") == 0
 
 
 @pytest.mark.parametrize("kernel", ["dsp", "dsp-depthwise"])
@@ -112,13 +102,13 @@ def test_epilogues_round_ties_to_even_and_saturate(kernel: str, low: int) -> Non
         stores = (ToCodes(factor, codes), ToCodes(factor, codes, divide=True), ToBits(np.zeros(1), Bits(36)), ToFloat())
         steps = (Scale(np.ones(36, np.float32)), Bias(np.arange(36, dtype=np.float32)), Activate("relu"))
         for used in (stores, stores[:1], stores[1:3]):
-            assert differences(kernel, shape, UNSIGNED, "int4", Epilogue(steps, used)) == 0
+            assert differences(kernel, shape, UNSIGNED, "int4", Epilogue(steps, used), by="c") == 0
 
 
 def test_weights_keep_their_own_bits() -> None:
     shape = MatMul(8, 64, 64)
     for fmt, nbytes in (("binary", 512), ("ternary", 1024), ("int4", 2048), ("int8", 4096)):
-        op = Product("layer", SIGNED, weight(shape, fmt), shape, Epilogue())
+        op = product(shape, SIGNED, fmt)
         built = row(Product, "dsp").build(op)
         stored = next(p.values for p in built.parameters if isinstance(p, Constant) and p.role == "weight")
         assert stored.nbytes == nbytes
@@ -133,11 +123,11 @@ def test_pairs_lie_sixteen_bits_apart() -> None:
 def test_what_it_refuses_goes_to_the_portable_rows() -> None:
     shape = MatMul(2, 8, 4)
     features = frozenset({"dsp"})
-    by_group = Product("layer", SIGNED, weight(shape, "int4", group=4), shape, Epilogue())
+    by_group = product(shape, SIGNED, weight(shape, "int4", group=4))
     assert choose(by_group, features).kernel.name == "portable"
     assert dict(choose(by_group, features).passed_over)["dsp"] == "scales by group"
-    plain = Product("layer", SIGNED, weight(shape, "int4"), shape, Epilogue())
+    plain = product(shape, SIGNED, "int4")
     assert choose(plain, features).kernel.name == "dsp"
     assert choose(plain, frozenset()).kernel.name == "portable"
-    depthwise = Product("layer", SIGNED, weight(DEPTHWISE, "int4"), DEPTHWISE, Epilogue())
+    depthwise = product(DEPTHWISE, SIGNED, "int4")
     assert choose(depthwise, features).kernel.name == "dsp-depthwise"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 from agreement import Generator, differing
-from products import SIGNED, UNSIGNED, stored_input, weight
+from products import SIGNED, UNSIGNED, product, stored_input, weight
 
 from subbyte.tvm_kernels.abi import Wanted, compile_objects
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import rows
 from subbyte.tvm_kernels.kernels.tir.execute import host_target
 from subbyte.tvm_kernels.machines.host import host_features
-from subbyte.tvm_kernels.operators import Codes, Conv2d, Epilogue, MatMul, Product
+from subbyte.tvm_kernels.operators import Codes, Conv2d, MatMul, Product
 
 UNEVEN = Codes(-3, 252, 3)
 PLAIN = frozenset({"dsp"})  # the feature that C sources have a plain form of
 ANY = MatMul(1, 1, 1)
-ROWS = rows(Product("any", SIGNED, weight(ANY, "int4"), ANY, Epilogue()))  # those for codes and low-bit weights
+ROWS = rows(product(ANY, SIGNED, "int4"))  # those for codes and low-bit weights
 RUN: list[tuple[str, Generator]] = [
     *((r.name, "llvm") for r in ROWS if r.needs <= host_features()),
     *((r.name, "c") for r in ROWS if r.needs <= PLAIN),
@@ -46,7 +46,7 @@ def operators(kernel: str, channels: int) -> list[Product]:
     for number, geometry in enumerate(geometries(channels)):
         weights = weight(geometry, "pow2_4" if kernel == "shift-add-depthwise" else "int4")
         for activation in (UNSIGNED, UNEVEN, SIGNED) if number == channels % 3 else (UNSIGNED,):
-            made.append(Product("layer", activation, weights, geometry, Epilogue()))
+            made.append(product(geometry, activation, weights))
     return made
 
 

@@ -9,7 +9,18 @@ import pytest
 from agreement import Generator, differing, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import SIGNED, UNSIGNED, columns_of, differences, rows_of, signs, stored_input, weight
+from products import (
+    SIGNED,
+    UNSIGNED,
+    columns_of,
+    differences,
+    product,
+    rows_of,
+    saturated_differences,
+    signs,
+    stored_input,
+    weight,
+)
 
 from subbyte.formats import Format, IntegerTable, LowBitTensor, PerChannel, PerGroup, PerTensor, get
 from subbyte.tvm_kernels.kernels.registry import Constant
@@ -34,10 +45,6 @@ from subbyte.tvm_kernels.operators import (
 FORMATS = ["binary", "ternary", "int2", "int3", "int4", "int5", "int6", "int7", "int8", "uint4", "uint8"]
 FORMATS += ["pow2_2", "pow2_3n", "pow2_4", "pow2_5", "pow2_5n"]
 BOTH: list[Generator] = ["llvm", "c"]
-
-
-def product(geometry: Any, activation: Any, w: LowBitTensor, epilogue: Epilogue | None = None) -> Product:
-    return Product("layer", activation, w, geometry, epilogue or Epilogue())
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -94,9 +101,7 @@ def test_any_matrix(rows: int, depth: int, columns: int, fmt: str, zero_point: i
 @pytest.mark.parametrize("level", [-128, 127])
 def test_saturated_operands(code: int, level: int, by: Generator) -> None:
     shape = Conv2d(1, 5, 5, 40, 9, (3, 3), padding=(1, 1, 1, 1))
-    w = weight(shape, "int8", levels=np.full((9, 3, 3, 40), level))
-    stored = np.full((1, 5, 5, 40), code, np.uint8)
-    assert differing(product(shape, SIGNED, w), "portable", [stored], by) == 0
+    assert saturated_differences("portable", shape, SIGNED, "int8", level, code, by) == 0
 
 
 @pytest.mark.parametrize("by", BOTH)
@@ -140,14 +145,12 @@ def test_bits_times_binary(shape: Any, kernel: str, by: Generator) -> None:
 def test_bits_times_other_weights_and_groups(by: Generator) -> None:
     shape = Conv2d(1, 5, 5, 40, 8, (3, 3), padding=(1, 1, 1, 1), groups=2)
     assert differences("portable", shape, Bits(40), weight(shape, "int4"), by=by) == 0
-    assert "grouped" in str(
-        row(Product, "portable-popcount").refuses(product(shape, Bits(40), weight(shape, "binary")))
-    )
+    assert "grouped" in str(row(Product, "portable-popcount").refuses(product(shape, Bits(40), "binary")))
 
 
 def test_sums_of_bytes_that_could_overflow_are_refused() -> None:
     shape = MatMul(1, 70_000, 1)
-    reason = row(Product, "portable").refuses(product(shape, SIGNED, weight(shape, "int8")))
+    reason = row(Product, "portable").refuses(product(shape, SIGNED, "int8"))
     assert "beyond int32" in str(reason)
 
 
@@ -172,7 +175,7 @@ def test_epilogues_with_all_forms(shape: Any, by: Generator) -> None:
         Activate("relu"),
     )
     stores = (ToFloat(), ToBits(numbers(columns), Bits(columns)), ToCodes(37.0, SIGNED), ToCodes(0.03, UNSIGNED, True))
-    op = product(shape, UNSIGNED, weight(shape, "int4"), Epilogue(steps, stores))
+    op = product(shape, UNSIGNED, "int4", Epilogue(steps, stores))
     stored = stored_input(shape, UNSIGNED)
     tensors = {"step": numbers(rows, 1), "residual": numbers(rows, columns)}
     assert differing(op, "portable", [stored], by, **tensors) == 0
@@ -181,7 +184,7 @@ def test_epilogues_with_all_forms(shape: Any, by: Generator) -> None:
 @pytest.mark.parametrize(("fmt", "bits"), [("binary", 1), ("ternary", 2), ("int3", 3), ("int4", 4)])
 def test_weights_stay_packed_at_their_own_bits(fmt: str, bits: int) -> None:
     shape = Conv2d(1, 8, 8, 16, 32, (3, 3), padding=(1, 1, 1, 1))
-    built = row(Product, "portable").build(product(shape, SIGNED, weight(shape, fmt)))
+    built = row(Product, "portable").build(product(shape, SIGNED, fmt))
     stored = [p.values.nbytes for p in built.parameters if isinstance(p, Constant) and p.role == "weight"]
     assert stored == [32 * 9 * 16 * bits // 8]
 

@@ -7,8 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from agreement import Generator, differing, row
-from products import CONVOLUTIONS, SIGNED, UNSIGNED, columns_of, differences, signs, stored_input, weight
+from agreement import Generator, row
+from products import (
+    CONVOLUTIONS,
+    SIGNED,
+    UNSIGNED,
+    columns_of,
+    differences,
+    every_store,
+    product,
+    saturated_differences,
+    signs,
+    weight,
+)
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm
@@ -21,17 +32,10 @@ from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.kernels.registry import choose
 from subbyte.tvm_kernels.kernels.tir.execute import aligned
 from subbyte.tvm_kernels.operators import (
-    Bias,
-    Bits,
     Codes,
     Conv2d,
-    Epilogue,
     MatMul,
     Product,
-    Scale,
-    ToBits,
-    ToCodes,
-    ToFloat,
 )
 
 FORMATS = ["binary", "ternary", "int2", "int3", "int4", "int5", "uint4", "pow2_2", "pow2_3n", "pow2_4", "pow2_5"]
@@ -72,9 +76,7 @@ def test_geometries(shape: MatMul | Conv2d, fmt: str, by: Generator) -> None:
 def test_the_largest_sums(fmt: str, level: int, code: int, by: Generator) -> None:
     """A word of two rows holds sums up to 2^15 - 1 and no larger ones."""
     shape = MatMul(5, 700, 3)
-    w = weight(shape, fmt, levels=np.full((3, 700), level))
-    op = Product("layer", UNSIGNED, w, shape, Epilogue())
-    assert differing(op, "shift-add", [np.full((5, 700), code, np.uint8)], by) == 0
+    assert saturated_differences("shift-add", shape, UNSIGNED, fmt, level, code, by) == 0
 
 
 @pytest.mark.parametrize("by", BOTH)
@@ -105,14 +107,7 @@ def test_depthwise(channels: int, fmt: str, by: Generator) -> None:
     ("kernel", "shape"), [("shift-add", CONVOLUTIONS["groups"]), ("shift-add-depthwise", DEPTHWISE[70])]
 )
 def test_every_store(kernel: str, shape: Conv2d, by: Generator) -> None:
-    rng, columns = np.random.default_rng(23), columns_of(shape)
-    steps = (
-        Scale(rng.random(columns).astype(np.float32) * np.float32(1e-2)),
-        Bias(rng.standard_normal(columns).astype(np.float32)),
-    )
-    stores = (ToFloat(), ToCodes(40.0, SIGNED), ToBits(rng.standard_normal(columns).astype(np.float32), Bits(columns)))
-    op = Product("layer", SIGNED, weight(shape, "ternary"), shape, Epilogue(steps, stores))
-    assert differing(op, kernel, [stored_input(shape, SIGNED)], by) == 0
+    assert differences(kernel, shape, SIGNED, "ternary", every_store(columns_of(shape)), by=by) == 0
 
 
 def test_popcount_without_a_multiplication() -> None:
@@ -179,7 +174,7 @@ def test_a_shift_byte_says_what_the_level_is() -> None:
     ],
 )
 def test_they_are_chosen_only_without_a_multiplier(fmt: str, shape: Any, with_multiplier: str, without: str) -> None:
-    op = Product("layer", SIGNED, weight(shape, fmt), shape, Epilogue())
+    op = product(shape, SIGNED, fmt)
     with code_generator("c"):
         chosen = choose(op, frozenset())
         assert chosen.kernel.name == with_multiplier
@@ -193,7 +188,7 @@ def test_what_they_refuse() -> None:
     shape = MatMul(3, 16, 8)
 
     def reason(kernel: str, fmt: str, geometry: Any = shape, group: int = 0) -> str:
-        op = Product("layer", SIGNED, weight(geometry, fmt, group=group), geometry, Epilogue())
+        op = product(geometry, SIGNED, weight(geometry, fmt, group=group))
         return str(row(Product, kernel).refuses(op))
 
     assert f"more than {WIDEST_CODE} bits" in reason("shift-add", "int8")
@@ -204,5 +199,5 @@ def test_what_they_refuse() -> None:
     scale, zero_points = np.ones(8, np.float32), np.ones(8, np.int32)
     plain = weight(shape, "uint4")
     w = LowBitTensor.from_levels(fmt, np.zeros((8, 16), np.int32), scale, plain.granularity, zero_points)
-    op = Product("layer", SIGNED, w, shape, Epilogue())
+    op = product(shape, SIGNED, w)
     assert row(Product, "shift-add").refuses(op) == "weights have zero points"

@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from subbyte.tvm_kernels.emit.core import CORE, MEASURE, core_folder
+
 HERE = Path(__file__).parent
-CORE = HERE.parents[1] / "runtime" / "c"
-CORE_FILES = (
-    *("run.c", "failure.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c"),
-    *("measure.c", "steadiness.c", "json.c", "system_files.c", "cgroup.c"),
-)
 SCALES = np.array([0.5, -0.25, 3.0], np.float32)
 
 
@@ -126,7 +123,7 @@ def build_library(folder: Path, *options: str) -> bytes:
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "the tests of the session need a C compiler"
     path = folder / "library.so"
-    sources = [str(HERE / "tiny_model.c"), *(str(CORE / name) for name in CORE_FILES)]
-    flags = ["-std=gnu99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden", f"-I{CORE}"]
+    sources = [str(HERE / "tiny_model.c"), *(str(core_folder() / name) for name in (*CORE, *MEASURE))]
+    flags = ["-std=gnu99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden", f"-I{core_folder()}"]
     subprocess.run([compiler, *flags, *options, *sources, "-o", str(path), "-lpthread", "-lm"], check=True)
     return path.read_bytes()

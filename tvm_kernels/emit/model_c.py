@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from subbyte.errors import CompileError
+from subbyte.runtime.features import TILE_FEATURES
 from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import CFunction
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.emit.symbols import Symbols, scratch_offset, workspace_bytes
 from subbyte.tvm_kernels.machines.target import Target
-from subbyte.tvm_kernels.machines.x86 import AMX
 from subbyte.tvm_kernels.plan import Argument, Plan, Tensor
 
 
@@ -67,7 +67,7 @@ def model_c(plan: Plan, target: Target, made: Symbols, signatures: Sequence[CFun
     """The text of model.c."""
     names = names_of(plan.name)
     scratch = Argument("workspace", scratch_offset(plan))
-    needs = "SUBBYTE_NEEDS_TILES" if any(call.needs & AMX for call in plan.calls) else "0"
+    needs = "SUBBYTE_NEEDS_TILES" if any(call.needs & TILE_FEATURES for call in plan.calls) else "0"
     asked = target.features if target.emitter.asks_cpu else ()
     features = c_string(" ".join(sorted(asked))) if asked else "0"
     lines = [

@@ -60,6 +60,7 @@ class Architecture:
     glibc_floor: tuple[int, int] | None = None  # the oldest glibc on which a library shall load; None: it has none
     multiplier: str | None = None  # the feature that multiplies integers; None: every CPU does
     needs_cpu: bool = False  # its compilers must be told the CPU by name
+    any_cpu: str = "generic"  # LLVM's name of a CPU of which nothing else is known
 
     def __post_init__(self) -> None:
         where = f"architecture '{self.machine}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from subbyte.errors import RegistrationError, UnknownNameError
 from subbyte.runtime.features import FEATURES, features_of
 from subbyte.runtime.host import machine
+from subbyte.runtime.systems import SYSTEMS, system_of, this_system
 from subbyte.tvm_kernels.emit.emitter import Emitter
 from subbyte.tvm_kernels.machines.architecture import PAGE, Architecture, Tool
 from subbyte.tvm_kernels.machines.board import Board
@@ -17,8 +17,7 @@ from subbyte.tvm_kernels.machines.running import Native, QemuUser
 from subbyte.tvm_kernels.record import check_fields
 
 _NAME = re.compile(r"[a-z0-9.-]+")
-# system of a triple -> what `zig cc -target` calls it
-ZIG_SYSTEMS = {"linux-gnu": "linux-gnu", "windows-gnu": "windows-gnu", "apple-darwin": "macos"}
+_ZIG_SYSTEMS = {system.triple: system.zig for system in SYSTEMS}
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Target:
     def _check_system(self) -> None:
         known = {*self.architecture.compilers}
         if self.architecture.glibc_floor:
-            known |= ZIG_SYSTEMS.keys()
+            known |= _ZIG_SYSTEMS.keys()
         if self.system not in known:
             listed = ", ".join(sorted(known)) or "none"
             raise RegistrationError(
@@ -69,7 +68,7 @@ class Target:
     def _check_board(self, board: Board) -> None:
         """Its CPU runs the programs of this target."""
         where = f"target '{self.name}': board '{board.name}'"
-        if self.system in ZIG_SYSTEMS:
+        if self.system in _ZIG_SYSTEMS:
             raise RegistrationError(
                 f"{where} runs programs without an operating system, not those for '{self.system}'; use QemuUser or "
                 f"Native()"
@@ -170,7 +169,7 @@ class Target:
     @property
     def zig_target(self) -> str:
         """What `zig cc -target` calls it; empty: zig cannot build for it."""
-        system = ZIG_SYSTEMS.get(self.system)
+        system = _ZIG_SYSTEMS.get(self.system)
         return f"{self.architecture.machine}-{system}" if system else ""
 
     @property
@@ -187,7 +186,8 @@ class Target:
     @property
     def is_native(self) -> bool:
         """Whether this machine and system run its code, features aside."""
-        return self.architecture.machine == machine() and ("linux" in self.triple) == (platform.system() == "Linux")
+        system = system_of(self.triple)
+        return self.architecture.machine == machine() and system is not None and system == this_system()
 
     def tvm_target(self) -> Any:
         """The `tvm.target.Target` for code generation; raises UnknownNameError for a CPU that LLVM does not know."""

@@ -1,4 +1,4 @@
-"""x86-64: the levels of its ABI as far as kernels and LLVM use their features, and the tile registers."""
+"""x86-64: the levels of its ABI as far as kernels and LLVM use their features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from subbyte.tvm_kernels.machines.architecture import Architecture, Processor, T
 V2 = frozenset({"ssse3", "sse41", "sse42", "popcnt"})
 V3 = V2 | {"avx", "f16c", "avx2", "fma", "bmi1", "bmi2", "abm", "movbe"}
 V4 = V3 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
-AMX = frozenset({"amxtile", "amxint8"})  # Linux must permit their use
 
 
 class X86(Architecture):
@@ -26,5 +25,6 @@ X86_64 = register_architecture(
         compilers={"linux-gnu": Tool("x86_64-linux-gnu-gcc", ("gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"))},
         emulator=Tool("qemu-x86_64", ("qemu-user",)),
         glibc_floor=(2, 17),  # manylinux2014's
+        any_cpu="x86-64",
     )
 )

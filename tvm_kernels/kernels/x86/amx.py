@@ -26,13 +26,14 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import IntImm, Ramp
 
+from subbyte.runtime.features import TILE_FEATURES
 from subbyte.tvm_kernels.kernels.tir.signature import Signature, view
 from subbyte.tvm_kernels.kernels.x86.amx_shape import ROW_BYTES, SUMS, TILES, Shape, run_count, shape_of
 from subbyte.tvm_kernels.kernels.x86.instructions import STEP_BYTES, VNNI_512
 from subbyte.tvm_kernels.kernels.x86.product import Cut, PanelTile, ProductBuilder, loop
 from subbyte.tvm_kernels.kernels.x86.tiling import TILE_MACS, Positions
 
-FEATURES = frozenset({"amxtile", "amxint8", "avx512bw"})
+FEATURES = TILE_FEATURES | {"avx512bw"}
 
 
 class AmxProduct(ProductBuilder):
