@@ -72,6 +72,10 @@ class QuantizationError(SubbyteError):
     """A model, layer or configuration that cannot be quantized as asked."""
 
 
+class TrainingError(SubbyteError):
+    """A run that cannot go on: its loss or its weights are not finite."""
+
+
 class ExportError(SubbyteError):
     """A model that cannot be written as ONNX, or an export that does not equal its source."""
 

@@ -6,72 +6,99 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from subbyte.errors import UsageError
+
+
+class Indices(list[int]):
+    """The samples of a batch, and the seed of the random numbers that reading them draws from torch."""
+
+    seed = 0
 
 
 class EpochBatches(Sampler[list[int]]):
     """The index lists of one epoch: shuffled by (seed, epoch), so that a resumed run sees what an unbroken one sees.
 
     `batch_size` counts the samples of all processes together; process `rank` of `world` takes every world-th sample of
-    each batch. All processes get the same number of batches. `shuffle` drops the samples that fill no whole batch.
+    each batch. Each batch is given in `parts` lists, one after the other. All processes get the same number of lists.
+    `shuffle` drops the samples that fill no whole batch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
     ) -> None:
-        if batch_size < 1 or batch_size % world:
+        if batch_size < 1 or batch_size % (world * parts):
+            shared = f"{world} processes" + (f" and {parts} parts" if parts > 1 else "")
             raise UsageError(
-                f"batch size {batch_size} does not divide among {world} processes; use a multiple of {world}."
+                f"batch size {batch_size} does not divide among {shared}; use a multiple of {world * parts}."
             )
         self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self.parts = seed, rank, world, parts
         self.epoch = 0
+        self.begin = (0, 0)  # (epoch, list) that a resumed run goes on with
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each."""
         self.epoch = epoch
 
+    def go_on(self, epoch: int, index: int) -> None:
+        """Leave out the first `index` lists of `epoch`, which a run that is resumed has seen."""
+        self.epoch, self.begin = epoch, (epoch, index)
+
     def __len__(self) -> int:
         if self.shuffle:
-            return max(1, self.length // self.batch_size)
+            return max(1, self.length // self.batch_size) * self.parts
         return -(-self.length // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-            order = order[: len(self) * self.batch_size]
+            order = order[: len(self) // self.parts * self.batch_size]
         else:
             order = np.arange(self.length)
-        for batch in np.array_split(order, len(self)):
-            yield batch[self.rank :: self.world].tolist()
+        done = self.begin[1] if self.begin[0] == self.epoch else 0
+        for index, batch in enumerate(np.array_split(order, len(self))[done:], done):
+            indices = Indices(batch[self.rank :: self.world].tolist())
+            indices.seed = seed_of(self.seed, self.epoch * len(self) + index, self.rank)
+            yield indices
 
 
 class Batched(Dataset[Any]):
-    """A Dataset indexed by lists: in one step where the Dataset offers `batch(indices)`, else sample by sample."""
+    """A Dataset indexed by lists: in one step where the Dataset offers `batch(indices)`, else sample by sample.
+
+    Random numbers that it draws from torch depend on the batch alone, whichever process reads it.
+    """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
     def __getitem__(self, indices: Sequence[int]) -> Any:
         fetch = getattr(self.dataset, "batch", None)
-        return fetch(indices) if fetch is not None else default_collate([self.dataset[index] for index in indices])
+        if fetch is not None:
+            return fetch(list(indices))
+        with torch.random.fork_rng(devices=[]):
+            if isinstance(indices, Indices):
+                torch.manual_seed(indices.seed)
+            return default_collate([self.dataset[index] for index in indices])
 
 
-def batch_loader(
-    dataset: Dataset[Any],
-    batch_size: int,
-    *,
-    shuffle: bool,
-    seed: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-) -> DataLoader[Any]:
+def seed_of(seed: int, batch: int, rank: int) -> int:
+    """The seed of random numbers of a batch, counted from the start of the run, in one process."""
+    return ((seed * 1_000_003 + batch) * 997 + rank) % (1 << 63)
+
+
+def batch_loader(dataset: Dataset[Any], order: EpochBatches, workers: int = 0) -> DataLoader[Any]:
     """A DataLoader of (images float32 [n, C, H, W], labels int64 [n]); `workers` processes read ahead."""
-    length = len(dataset)  # type: ignore[arg-type]
-    order = EpochBatches(length, batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world)
     return DataLoader(
         Batched(dataset), batch_size=None, sampler=order, num_workers=workers, persistent_workers=workers > 0
     )

@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from subbyte.errors import UsageError
-from subbyte.models.data import Data
-from subbyte.models.losses import LossOutput, Objective, Outputs, Targets
-from subbyte.models.quant import set_progress
-from subbyte.models.train.batches import batch_loader
-from subbyte.models.train.optimizers import OPTIMIZERS, parameter_groups
-from subbyte.models.train.run import Run
-from subbyte.models.train.schedules import warmup_cosine
+from subbyte.errors import TrainingError, UsageError
+from subbyte.models.losses import LossOutput, Outputs, Targets
+from subbyte.models.quant import parameter_groups, set_progress
+from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of
+from subbyte.models.train.divergence import origin
+from subbyte.models.train.optimizers import OPTIMIZERS
+from subbyte.models.train.parts import Parts
+from subbyte.models.train.schedules import get_schedule
+
+_PLACE = "subbyte"  # of what the learner keeps in the state of a run
 
 
 class Learner(LightningModule):
     """A model, its data and its loss, as Lightning expects them."""
 
-    def __init__(self, model: nn.Module, data: Data, loss: Objective, run: Run, teacher: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module, parts: Parts) -> None:
         super().__init__()
-        self.model, self.data, self.loss, self.run = model, data, loss, run
-        self._teacher = [teacher] if teacher is not None else []  # in a list: no part of the state or of the optimizer
+        self.model, self.data, self.loss, self.run = model, parts.data, parts.loss, parts.run
+        self._teacher = [parts.teacher] if parts.teacher is not None else []  # in a list: no part of the state
+        self._trained: list[Callable[[Tensor], Any]] = [torch.compile(model) if parts.run.compile else model]
         self._sums: dict[str, Tensor] = {}
+        self._next = (0, 0)  # epoch and batch that come next
         self.results: dict[str, float] = {}
 
     # ---- data ----
 
-    def _loader(self, part: str, batch_size: int) -> Any:
-        training = part == "train"
-        return batch_loader(
-            self.data.train if training else self.data.test,
-            batch_size,
-            shuffle=training,
-            seed=self.run.seed,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            workers=self.run.workers,
-        )
+    def _order(self, length: int, batch_size: int, parts: int, *, shuffle: bool) -> EpochBatches:
+        trainer, seed = self.trainer, self.run.seed
+        rank, world = trainer.global_rank, trainer.world_size
+        return EpochBatches(length, batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, parts=parts)
 
     def train_dataloader(self) -> Any:
-        """Batches of the training set."""
-        length = len(self.data.train)  # type: ignore[arg-type]
-        return self._loader("train", min(self.run.batch_size, length - length % self.trainer.world_size))
+        """Batches of the training set, from the one on that comes next."""
+        assert self.run.batch_size is not None
+        length, share = len(self.data.train), self.trainer.world_size * self.run.accumulate  # type: ignore[arg-type]
+        batch_size = min(self.run.batch_size, length - length % share)
+        order = self._order(length, batch_size, self.run.accumulate, shuffle=True)
+        order.go_on(*self._next)
+        return batch_loader(self.data.train, order, self.run.workers)
 
     def val_dataloader(self) -> Any:
         """Batches of the test set."""
-        return self._loader("test", 4 * self.run.batch_size)
+        assert self.run.batch_size is not None
+        order = self._order(len(self.data.test), 4 * self.run.batch_size, 1, shuffle=False)  # type: ignore[arg-type]
+        return batch_loader(self.data.test, order, self.run.workers)
 
     # ---- steps ----
 
@@ -59,40 +63,51 @@ class Learner(LightningModule):
             teacher.to(self.device).eval()
 
     def on_train_epoch_start(self) -> None:
-        """Make random layers, such as dropout, depend on the seed and the epoch alone."""
-        torch.manual_seed((self.run.seed * 1_000_003 + self.current_epoch) * 997 + self.global_rank)
+        """Begin the sums of the epoch."""
         self._sums = {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch; random numbers, such as those of dropout, depend on the seed and the batch alone."""
+        per_epoch = int(self.trainer.num_training_batches)
+        count = self.current_epoch * per_epoch + batch_idx
+        self._next = (self.current_epoch, batch_idx + 1) if batch_idx + 1 < per_epoch else (self.current_epoch + 1, 0)
         images, labels = batch
         if self.run.augment and self.data.augment is not None:
-            generator = torch.Generator().manual_seed(
-                (self.run.seed << 32) + self.global_step * 4096 + self.global_rank
-            )
-            images = self.data.augment(images, generator)
+            seed = (self.run.seed << 32) + count * 4096 + self.global_rank
+            images = self.data.augment(images, torch.Generator().manual_seed(seed))
         if images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        set_progress(self.model, self.global_step / max(1, self.total_steps))
+        torch.manual_seed(seed_of(self.run.seed, count, self.global_rank))
+        set_progress(self.model, min(1.0, count / (per_epoch * self.run.epochs)))
         guide = None
         for teacher in self._teacher:
             with torch.no_grad():
                 guide = Outputs(teacher(images))
-        logits = _logits(self.model(images))
+        logits = _logits(self._trained[0](images))
         output: LossOutput = self.loss(Outputs(logits, teacher=guide), Targets(labels))
+        if not output.value.isfinite():
+            self._refuse(float(output.value.detach()), images)
         self._add("loss", output.value.detach() * len(labels))
         self._add("correct", (logits.detach().argmax(-1) == labels).sum())
         self._add("count", torch.tensor(len(labels), device=labels.device))
         return output.value
+
+    def _refuse(self, loss: float, images: Tensor) -> None:
+        raise TrainingError(
+            f"the loss is {loss} in step {self.global_step + 1} (epoch {self.current_epoch + 1}): "
+            f"{origin(self.model, images)}. The checkpoint and the state of the run are those before it. Lower the "
+            "learning rate, clip the gradient (clip=1.0), or look at the data."
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Close the sums over the training batches and open those over the test set."""
         self._close("train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count what the model in eval mode, an exact integer graph where it is quantized, gets right."""
+        """Count what the model in eval mode, an exact integer graph where it is quantized, gets right; in float32."""
         images, labels = batch
-        logits = _logits(self.model(images))
+        with torch.autocast(self.device.type, enabled=False):
+            logits = _logits(self.model(images))
         self._add("loss", nn.functional.cross_entropy(logits, labels, reduction="sum"))
         self._add("correct", (logits.argmax(-1) == labels).sum())
         self._add("count", torch.tensor(len(labels), device=labels.device))
@@ -103,7 +118,7 @@ class Learner(LightningModule):
 
     def _add(self, name: str, value: Tensor) -> None:
         total = self._sums.get(name)
-        self._sums[name] = value.double() if total is None else total + value
+        self._sums[name] = value.double() if total is None else total.to(value.device) + value
 
     def _close(self, part: str) -> None:
         if self._sums:
@@ -114,23 +129,32 @@ class Learner(LightningModule):
 
     # ---- optimizer ----
 
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return int(self.trainer.estimated_stepping_batches)
-
     def configure_optimizers(self) -> Any:
-        """The optimizer of the run, with warm-up and a cosine."""
-        groups = parameter_groups(self.model, self.run)
+        """The optimizer of the run, with its schedule."""
+        assert self.run.learning_rate is not None
+        groups = parameter_groups(self.model, learning_rate=self.run.learning_rate, weight_decay=self.run.weight_decay)
         if not groups:
             raise UsageError("the model has no parameters to train.")
         groups += self.loss.parameter_groups()
-        optimizer = OPTIMIZERS[self.run.optimizer](groups, self.run)
-        steps = self.total_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps, self.run.warmup)
+        optimizer = OPTIMIZERS[self.run.optimizer].build(groups, self.run.learning_rate, self.run)
+        steps, schedule = (
+            int(self.trainer.estimated_stepping_batches),
+            get_schedule(self.run.schedule, self.run.schedule_options),
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.at(step, steps, self.run.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---- state ----
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which batch comes next and the sums up to it."""
+        checkpoint[_PLACE] = {"next": list(self._next), "sums": self._sums}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up; raises ValueError where they are not there."""
+        kept = checkpoint[_PLACE]
+        epoch, batch = kept["next"]
+        self._next, self._sums = (int(epoch), int(batch)), dict(kept["sums"])
 
 
 def _logits(output: object) -> Tensor:

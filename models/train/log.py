@@ -1,34 +1,33 @@
-"""The record of a run: after every epoch a row in log.csv, the checkpoint, and the state to resume from."""
+"""The record of a run: after every epoch a row in log.csv and the checkpoint."""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
 
 from subbyte.files.output import write_file
-from subbyte.models.checkpoint import Config, save_checkpoint
-from subbyte.models.checkpoint_files import LOG, STATE
+from subbyte.models.checkpoint import save_checkpoint
+from subbyte.models.checkpoint_files import LOG
+from subbyte.models.train.averaging import Average
+from subbyte.models.train.choice import best_epoch, is_over
+from subbyte.models.train.divergence import refuse_not_finite
 from subbyte.models.train.learner import Learner
+from subbyte.models.train.parts import Parts
 
 
-class EpochReport(Callback):
-    """After every epoch: a line on the screen, a row in log.csv, the checkpoint, and the state to resume from."""
+class EpochLog(Callback):
+    """Records epochs, saves the model that is the result so far, and stops when the run's patience ends."""
 
-    def __init__(self, folder: Path, config: Config, progress: bool) -> None:
-        self.folder, self.config, self.progress = folder, config, progress
+    def __init__(self, folder: Path, parts: Parts, average: Average | None) -> None:
+        self.folder, self.parts, self.average = folder, parts, average
         self.history: list[dict[str, float]] = []
         self._started = 0.0
-
-    @property
-    def begun(self) -> bool:
-        """Whether an epoch of this run has begun."""
-        return self._started > 0
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept to resume."""
@@ -39,12 +38,9 @@ class EpochReport(Callback):
         self.history = list(state_dict["history"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise ValueError where what an optimizer took up of a run is not of the shape of its parameter."""
-        for optimizer in trainer.optimizers:
-            for parameter, kept in optimizer.state.items():
-                for name, value in kept.items():
-                    if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                        raise ValueError(f"{name} of a parameter {list(parameter.shape)} is {list(value.shape)}")
+        """Start the clock; a run that is resumed may be over."""
+        self._started = time.perf_counter()
+        trainer.should_stop = trainer.should_stop or is_over(self.history, self.parts.run.patience)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -53,6 +49,7 @@ class EpochReport(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch."""
         assert isinstance(pl_module, Learner)
+        refuse_not_finite(pl_module.model, f"after epoch {trainer.current_epoch + 1}")
         results = pl_module.results
         row = {
             "epoch": float(trainer.current_epoch + 1),
@@ -61,15 +58,18 @@ class EpochReport(Callback):
             "seconds": time.perf_counter() - self._started,
         }
         self.history.append(row)
+        run = self.parts.run
+        trainer.should_stop = trainer.should_stop or is_over(self.history, run.patience)
         if trainer.is_global_zero:
-            self._write(pl_module.model, row)
-        trainer.save_checkpoint(self.folder / STATE, weights_only=False)
+            self._write_rows()
+            if run.keep == "last" or best_epoch(self.history) == len(self.history) - 1:
+                metrics = {"accuracy": row["test_accuracy"], "loss": row["test_loss"], "epochs": row["epoch"]}
+                with self.average.applied() if self.average else nullcontext():
+                    save_checkpoint(self.folder, pl_module.model, self.parts.config, metrics)
 
-    def _write(self, model: nn.Module, row: dict[str, float]) -> None:
+    def _write_rows(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(row))
+        writer = csv.DictWriter(text, list(self.history[-1]))
         writer.writeheader()
         writer.writerows(self.history)
         write_file(self.folder / LOG, text.getvalue().encode())
-        metrics = {"accuracy": row["test_accuracy"], "loss": row["test_loss"], "epochs": row["epoch"]}
-        save_checkpoint(self.folder, model, self.config, metrics)

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from subbyte.models.train.log import EpochReport
+from subbyte.models.train.log import EpochLog
 
 
 class ProgressBar(Callback):
@@ -36,7 +36,7 @@ class ProgressBar(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch."""
-        report = next((c for c in trainer.callbacks if isinstance(c, EpochReport)), None)  # type: ignore[attr-defined]
+        report = next((c for c in trainer.callbacks if isinstance(c, EpochLog)), None)  # type: ignore[attr-defined]
         if self._bar is None or report is None:
             return
         row = report.history[-1]

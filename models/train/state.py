@@ -21,7 +21,7 @@ from subbyte.files.output import write_file
 from subbyte.files.plain import open_plain
 from subbyte.models.checkpoint_files import check_bools, parse, read_header
 
-_KIND = "subbyte training state 2"  # 1 held steps instead of their change from the start
+_KIND = "subbyte training state 3"  # 1 held steps instead of their change from the start; 2 no batch that comes next
 _REMEDY = "train again without resume"
 
 

@@ -1,120 +1,111 @@
-"""`subbyte train`: train a model of the zoo with a quantization scheme."""
+"""`subbyte train`: train a model of the zoo with a quantization scheme. Its options are the fields of `Run`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import MISSING, Field, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-CHECKPOINT = click.Path(exists=True, file_okay=False, path_type=Path)
+PATHS: dict[str, click.ParamType[Any]] = {
+    "folder": click.Path(file_okay=False),
+    "checkpoint": click.Path(exists=True, file_okay=False),
+    "any": click.Path(),
+}
+NAMES = {"num_nodes": "nodes"}  # options that have a name of their own
 
 
-@click.command()
-@click.argument("model")
-@click.option("--data", default="digits", show_default=True, help="Data set; see `subbyte data`.")
-@click.option("--data-path", type=click.Path(path_type=Path), help="Its files, for a data set that is not installed.")
-@click.option("--scheme", default="ternary", show_default=True, help="How it is quantized; see `subbyte schemes`.")
-@click.option(
-    "--scheme-option",
-    "scheme_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the scheme, e.g. group_size=32 of int4, activations=token of ternary, keep=none.",
-)
-@click.option(
-    "--model-option",
-    "model_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the model, e.g. width=32 of resnet8, hidden=64,32 of mlp (one width: hidden=64,).",
-)
-@click.option("--epochs", default=15, show_default=True, type=click.IntRange(1), help="Passes over the training set.")
-@click.option("--out", required=True, type=FOLDER, help="Folder for the checkpoint and the log.")
-@click.option("--init", type=CHECKPOINT, help="Checkpoint folder to start from, e.g. the float model.")
-@click.option("--loss", default="cross-entropy", show_default=True, help="Objective; see `subbyte losses`.")
-@click.option(
-    "--loss-option",
-    "loss_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option of the loss, e.g. temperature=4 or alpha=0.9 of kd.",
-)
-@click.option("--teacher", type=CHECKPOINT, help="Checkpoint folder of the teacher, for distillation.")
-@click.option("--batch-size", default=None, type=click.IntRange(1), help="Images of all processes in one step.")
-@click.option("--optimizer", default="adamw", show_default=True, help="adamw or sgd.")
-@click.option(
-    "--learning-rate", default=None, type=click.FloatRange(0, min_open=True), help="The highest of the schedule."
-)
-@click.option("--seed", default=0, show_default=True, help="Of initial weights, order of images and augmentation.")
-@click.option("--devices", default="auto", show_default=True, help="Lightning's devices: auto, or a number.")
-@click.option("--strategy", default="auto", show_default=True, help="Lightning's strategy: auto, ddp, fsdp, ...")
-@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1), help="Hosts that train together.")
-@click.option("--resume", is_flag=True, help="Continue after the last complete epoch of --out.")
-@click.option("--overwrite", is_flag=True, help="Train from the start and replace the run in --out.")
+class TrainCommand(click.Command):
+    """A command with an option for each field of `Run`, which are read when they are needed: that imports torch."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from subbyte.models.train.run import Run
+
+        hints = get_type_hints(Run)
+        made = [_option(one, hints[one.name]) for one in fields(Run) if one.name != "model"]
+        return [*self.params[:1], *made, *self.params[1:], *filter(None, [self.get_help_option(ctx)])]
+
+
+@click.command(cls=TrainCommand)
+@click.argument("model", required=False)
+@click.option("--config", type=click.Path(path_type=Path), help="A run.yaml whose fields the other options replace.")
+@click.option("--print-config", is_flag=True, help="Print the configuration that these options make, and stop.")
+@click.option("--resume", is_flag=True, help="Go on with the run found in --out.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds; refused without this or --resume.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
 def train(
-    model: str,
-    data: str,
-    data_path: Path | None,
-    scheme: str,
-    scheme_options: tuple[str, ...],
-    model_options: tuple[str, ...],
-    epochs: int,
-    out: Path,
-    init: Path | None,
-    loss: str,
-    loss_options: tuple[str, ...],
-    teacher: Path | None,
-    batch_size: int | None,
-    optimizer: str,
-    learning_rate: float | None,
-    seed: int,
-    devices: str,
-    strategy: str,
-    nodes: int,
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    print_config: bool,
     resume: bool,
     overwrite: bool,
     quiet: bool,
+    **given: Any,
 ) -> None:
     """Train MODEL (see `subbyte models`) and save a checkpoint: safetensors and JSON, never a pickle.
 
     \b
     subbyte train resnet8 --data digits --scheme ternary --epochs 15 --out runs/t
+    subbyte train --config runs/t/run.yaml --seed 1 --out runs/t1
     """
     import subbyte
+    from subbyte.models.train.run import read_run, run_of
 
-    result = subbyte.train(
-        model,
-        data=data,
-        data_path=data_path,
-        scheme=scheme,
-        scheme_options=_options("--scheme-option", scheme_options),
-        model_options=_options("--model-option", model_options),
-        epochs=epochs,
-        out=out,
-        init=init,
-        loss=loss,
-        loss_options=_options("--loss-option", loss_options),
-        teacher=teacher,
-        seed=seed,
-        devices=devices,
-        strategy=strategy,
-        num_nodes=nodes,
-        resume=resume,
-        overwrite=overwrite,
-        progress=not quiet,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
+    asked = {name: value for name, value in given.items() if _was_given(ctx, name)}
+    for name in [name for name in asked if name.endswith("_options")]:
+        asked[name] = _options(f"--{_flag(name)}", asked[name])
+    if config is None and "model" not in asked:
+        raise click.UsageError("Missing argument 'MODEL'.", ctx)
+    base = {} if config is None else read_run(config).as_dict()
+    run = run_of({**base, **asked})
+    if print_config:
+        click.echo(run.as_text(), nl=False)
+        return
+    if run.out is None:
+        raise click.UsageError("Missing option '--out'.", ctx)
+    result = subbyte.train(run, resume=resume, overwrite=overwrite, progress=not quiet)
+    click.echo(
+        f"{result.folder}: {run.scheme} {run.model}, test accuracy {100 * result.accuracy:.2f}% after "
+        f"{len(result.history)} epochs"
     )
-    click.echo(f"{result.folder}: {scheme} {model}, test accuracy {100 * result.accuracy:.2f}% after {epochs} epochs")
 
 
-def _options(flag: str, given: tuple[str, ...]) -> dict[str, Any]:
+def _option(one: Field[Any], hint: Any) -> click.Option:
+    """The option of a field: its type, default and help are the field's."""
+    name, default, says = _flag(one.name), one.default, one.metadata["help"]
+    if one.name.endswith("_options"):
+        return click.Option([f"--{name}", one.name], multiple=True, metavar="NAME=VALUE", help=says)
+    if hint is bool:
+        return click.Option([f"--{name}/--no-{name}", one.name], default=default, show_default=True, help=says)
+    shown = default is not None and default is not MISSING
+    return click.Option([f"--{name}", one.name], type=_type(one, hint), default=default, show_default=shown, help=says)
+
+
+def _type(one: Field[Any], hint: Any) -> click.ParamType[Any]:
+    if one.metadata["path"]:
+        return PATHS[one.metadata["path"]]
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if get_origin(hint) is Literal:
+        return click.Choice(kinds)
+    numbers: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
+    return numbers.get(kinds[0], click.STRING) if len(kinds) == 1 else click.STRING
+
+
+def _flag(name: str) -> str:
+    return NAMES.get(name, name.removesuffix("s") if name.endswith("_options") else name).replace("_", "-")
+
+
+def _was_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _options(flag: str, given: tuple[str, ...]) -> Mapping[str, Any]:
     """NAME=VALUE pairs as keyword arguments, each value as `_value` reads it."""
     from subbyte.errors import UsageError
 

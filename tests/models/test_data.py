@@ -303,7 +303,7 @@ def test_a_batch_size_that_does_not_divide_is_refused() -> None:
 
 def test_batch_loader_gives_the_same_for_any_dataset() -> None:
     digits = load_data("digits")
-    fast = next(iter(batch_loader(digits.test, 5, shuffle=False)))
+    fast = next(iter(batch_loader(digits.test, EpochBatches(360, 5, shuffle=False))))
 
     class Plain(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         def __len__(self) -> int:
@@ -312,7 +312,7 @@ def test_batch_loader_gives_the_same_for_any_dataset() -> None:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return digits.test[index]
 
-    slow = next(iter(batch_loader(Plain(), 5, shuffle=False)))
+    slow = next(iter(batch_loader(Plain(), EpochBatches(360, 5, shuffle=False))))
     assert torch.equal(fast[0], slow[0])
     assert torch.equal(fast[1], slow[1])
 

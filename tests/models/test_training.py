@@ -19,13 +19,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from subbyte.errors import CheckpointError, UnknownNameError, UsageError, WriteError
-from subbyte.models import Data, Run, from_datasets, load_checkpoint, load_data, train
+from subbyte.models import Data, from_datasets, load_checkpoint, load_data, train
 from subbyte.models.checkpoint import weights_file
 from subbyte.models.checkpoint_files import LOG, STATE
 from subbyte.models.data import ImageTensors
-from subbyte.models.quant import quantize, quantized_layers
-from subbyte.models.train.optimizers import parameter_groups
-from subbyte.models.train.schedules import warmup_cosine
+from subbyte.models.quant import quantized_layers
+from subbyte.models.train.run import CONFIGURATION
 from subbyte.models.train.state import TrainingStateIO
 
 
@@ -371,7 +370,7 @@ def test_the_log_has_a_row_for_every_epoch(tmp_path: Path, few_digits: Data) -> 
     assert [float(row["epoch"]) for row in rows] == [1, 2]
     assert float(rows[-1]["test_accuracy"]) == result.accuracy
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        ["checkpoint.json", weights_file(tmp_path).name, LOG, STATE]
+        ["checkpoint.json", weights_file(tmp_path).name, CONFIGURATION, LOG, STATE]
     )
 
 
@@ -384,35 +383,7 @@ def test_progress_prints_the_accuracy_of_every_epoch(
     assert f"accuracy {100 * result.accuracy:.2f}%" in lines[-1]
 
 
-# ---- the numbers of a run ----
-
-
-def test_only_weights_of_products_decay() -> None:
-    run = Run(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.1)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(144, 3))
-    for name in ("float", "int4", "binary"):
-        quantized = quantize(nn.Sequential(*model) if name == "float" else _copy(model), name)
-        groups = parameter_groups(quantized, run)
-        shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
-        assert shapes[0] == [(3, 144), (4, 1, 3, 3)]
-        assert [group["weight_decay"] for group in groups] == [0.1] + [0.0] * (len(groups) - 1)
-        assert sum(map(len, shapes)) == len(list(quantized.parameters()))
-        assert len(groups) == 2
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model)
-
-
-def test_the_schedule_rises_and_falls() -> None:
-    factors = [warmup_cosine(step, 100, 0.1) for step in range(101)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == factors[10] == 1.0
-    assert factors[55] == pytest.approx(0.5)
-    assert factors[100] == pytest.approx(0.0)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
+# ---- requests that cannot be ----
 
 
 @pytest.mark.parametrize(
@@ -431,6 +402,9 @@ def test_the_schedule_rises_and_falls() -> None:
         ({"model_options": {"wide": 3}}, UsageError, "no option 'wide'"),
         ({"model_options": {"hidden": 32}}, UsageError, "32, expected one of: list of int"),
         ({"model_options": {"hidden": [32, 0]}}, UsageError, "'hidden' is 0; it must be at least 1"),
+        ({"warmup": 1.0}, UsageError, "share of all steps"),
+        ({"precision": "16-true"}, UsageError, "precision"),
+        ({"epoch": 3}, UnknownNameError, "field of a run 'epoch'. Did you mean 'epochs'"),
         ({"strategy": "ddp_spawn"}, UsageError, "use 'ddp'"),
         ({"data": 3}, UsageError, "data must be"),
         ({"init": "/nowhere"}, CheckpointError, "is not a checkpoint"),
@@ -455,11 +429,6 @@ def test_a_model_with_several_outputs_is_refused_in_words(tmp_path: Path, few_di
 
     with pytest.raises(UsageError, match=r"returns a dict, train learns from logits .* loop of your own"):
         train(TwoHeads(), few_digits, "int8", 1, tmp_path / "run", progress=False, accelerator="cpu")
-
-
-def test_a_run_refuses_a_warmup_of_the_whole_run() -> None:
-    with pytest.raises(UsageError, match="share of all steps"):
-        Run(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, warmup=1.0)
 
 
 def test_importing_models_does_not_import_lightning_or_sklearn() -> None:
