@@ -53,7 +53,7 @@ class Objective(nn.Module):
         self.summands = _with_options(summands, options or {})
         entries = [get_loss(summand.name) for summand in self.summands]
         self.terms = nn.ModuleList(Term(e, s.options) for e, s in zip(entries, self.summands, strict=True))
-        self._networks = {who: Taps(who, lambda: self.training) for who in ("model", "teacher")}
+        self._networks = {who: Taps(who) for who in ("model", "teacher")}
 
     def __str__(self) -> str:
         return written(self.summands)
@@ -97,7 +97,7 @@ class Objective(nn.Module):
 
     @contextmanager
     def attached(self, model: nn.Module, teacher: nn.Module | None = None) -> Iterator[None]:
-        """Within this context the modules that the losses read are recorded in training; raises UnknownNameError."""
+        """Within this context the modules that the losses read are recorded; raises UnknownNameError."""
         try:
             for who, network in (("model", model), ("teacher", teacher)):
                 if network is not None:

@@ -90,19 +90,25 @@ def _positions(entry: LossEntry, outputs: Outputs, targets: Targets) -> torch.Si
 
 
 def _refuse_other_shapes(entry: LossEntry, outputs: Outputs, targets: Targets, positions: torch.Size) -> None:
+    shapes = {path: list(tensor.shape) for path, tensor in (*outputs.tensors(), *targets.tensors())}
+    expected = _expected_instead(shapes, list(positions), views="views" in entry.needs)
+    if expected:
+        found = ", ".join(f"{path} {shape}" for path, shape in shapes.items())
+        raise UsageError(f"loss '{entry.name}': the shapes do not fit one another: {found}; expected {expected}.")
+
+
+def _expected_instead(shapes: dict[str, list[int]], positions: list[int], *, views: bool) -> str:
+    """What is expected where a shape is wrong; nothing where all are right."""
     axes = len(positions)
-    shapes = {path: tuple(tensor.shape) for path, tensor in (*outputs.tensors(), *targets.tensors())}
-    fits = {path: shape[:axes] == tuple(positions) or path == "ids" for path, shape in shapes.items()}
-    student, teacher = shapes.get("logits"), shapes.get("teacher.logits")
-    views = "views" not in entry.needs or (len(shapes["embeddings"]) == axes + 2 and shapes["embeddings"][axes] >= 2)
-    if all(fits.values()) and views and (student is None or teacher is None or student == teacher):
-        return
-    found = ", ".join(f"{path} {list(shape)}" for path, shape in shapes.items())
-    needs = "embeddings [N, V, D] with V >= 2" if not views else f"{list(positions)} in front of each"
-    raise UsageError(
-        f"loss '{entry.name}': the shapes do not fit one another: {found}; expected {needs}"
-        + ("." if student == teacher or None in (student, teacher) else ", and logits of one shape from both networks.")
-    )
+    for path, shape in shapes.items():
+        if shape[:axes] != positions and path != "ids":
+            return f"{positions} in front of each"
+        if path.endswith("embeddings") and len(shape) != axes + (2 if views else 1):
+            return f"embeddings {'[N, V, D]' if views else '[N, D]'}"
+        if path == "embeddings" and views and shape[axes] < 2:
+            return "embeddings [N, V, D] with V >= 2"
+    same = shapes.get("logits") == shapes.get("teacher.logits") or not {"logits", "teacher.logits"} <= shapes.keys()
+    return "" if same else "logits of one shape from both networks"
 
 
 def _index(entry: LossEntry, positions: torch.Size, mask: Tensor | None, label: Tensor | None) -> Tensor | None:

@@ -21,14 +21,14 @@ def check_modules(network: nn.Module, names: Collection[str], who: str) -> None:
     known = {name for name, _ in network.named_modules() if name}
     for name in names:
         if name.removesuffix(INPUT) not in known:
-            raise UnknownNameError(f"module of the {who}", name, known)
+            raise UnknownNameError(f"module of the {who}", name.removesuffix(INPUT), known)
 
 
 class Taps:
-    """What the named modules of one network gave in its last forward, while `active()`."""
+    """What the named modules of one network gave in its last forward."""
 
-    def __init__(self, who: str, active: Callable[[], bool]) -> None:
-        self.who, self.active = who, active
+    def __init__(self, who: str) -> None:
+        self.who = who
         self._recorded: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -48,7 +48,7 @@ class Taps:
 
     def _hook(self, name: str, attached: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
-            if module is not attached or not self.active():  # a copy of the network has this hook too
+            if module is not attached:  # a copy of the network has this hook too
                 return
             value = (arguments[0] if arguments else None) if name.endswith(INPUT) else result
             if not isinstance(value, Tensor):

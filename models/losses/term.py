@@ -30,13 +30,14 @@ class Term(nn.Module):
         options = dict(options or {})
         self.entry = entry
         self.modules_named = {
-            need: _names(entry, option, options.pop(option))
+            need: _names(entry, option, options[option])
             for need, option in entry.taps.items()
             if options.get(option) is not None
         }
-        known = (*entry.options, *sorted(set(entry.taps.values())))
-        check_options(f"loss '{entry.name}'", entry.function, known, options)
-        self.options = {**entry.options, **options}
+        check_options(
+            f"loss '{entry.name}'", entry.function, (*entry.options, *sorted(set(entry.taps.values()))), options
+        )
+        self.options = {name: options.get(name, default) for name, default in entry.options.items()}
         self._hints = get_type_hints(entry.function, include_extras=True)
         self.learned = nn.ParameterDict(
             {name: torch.tensor(self._raw(name, float(self.options[name]))) for name in entry.learned}

@@ -204,7 +204,7 @@ def test_supcon_is_equation_2_of_its_paper() -> None:
 
 def test_supcon_needs_two_views_of_each_sample() -> None:
     one_view = Outputs(embeddings=torch.randn(4, 1, 5))
-    with pytest.raises(UsageError, match=r"embeddings \[4, 1, 5\].*expected embeddings \[N, V, D\] with V >= 2"):
+    with pytest.raises(UsageError, match=r"embeddings \[4, 1, 5\], .*expected embeddings \[N, V, D\] with V >= 2"):
         Objective("supcon")(one_view, Targets(torch.zeros(4, dtype=torch.int64)))
 
 
