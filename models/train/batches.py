@@ -76,13 +76,18 @@ class EpochBatches(Sampler[list[int]]):
 class Batched(Dataset[Any]):
     """A Dataset indexed by lists: in one step where the Dataset offers `batch(indices)`, else sample by sample.
 
-    Random numbers that it draws from torch depend on the batch alone, whichever process reads it.
+    Random numbers that it draws from torch depend on the batch alone, whichever process reads it. `numbered` adds the
+    indices, int64 [n], to each batch.
     """
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset[Any], numbered: bool = False) -> None:
+        self.dataset, self.numbered = dataset, numbered
 
     def __getitem__(self, indices: Sequence[int]) -> Any:
+        batch = self._read(indices)
+        return (*batch, torch.tensor(indices)) if self.numbered else batch
+
+    def _read(self, indices: Sequence[int]) -> Any:
         fetch = getattr(self.dataset, "batch", None)
         if fetch is not None:
             return fetch(list(indices))
@@ -97,8 +102,12 @@ def seed_of(seed: int, batch: int, rank: int) -> int:
     return ((seed * 1_000_003 + batch) * 997 + rank) % (1 << 63)
 
 
-def batch_loader(dataset: Dataset[Any], order: EpochBatches, workers: int = 0) -> DataLoader[Any]:
-    """A DataLoader of (images float32 [n, C, H, W], labels int64 [n]); `workers` processes read ahead."""
-    return DataLoader(
-        Batched(dataset), batch_size=None, sampler=order, num_workers=workers, persistent_workers=workers > 0
-    )
+def batch_loader(
+    dataset: Dataset[Any], order: EpochBatches, workers: int = 0, *, numbered: bool = False
+) -> DataLoader[Any]:
+    """A DataLoader of (images float32 [n, C, H, W], labels int64 [n]), `numbered` with the samples' numbers int64 [n].
+
+    `workers` processes read ahead.
+    """
+    batches = Batched(dataset, numbered)
+    return DataLoader(batches, batch_size=None, sampler=order, num_workers=workers, persistent_workers=workers > 0)

@@ -47,7 +47,7 @@ class Learner(LightningModule):
         batch_size = min(self.run.batch_size, length - length % share)
         order = self._order(length, batch_size, self.run.accumulate, shuffle=True)
         order.go_on(*self._next)
-        return batch_loader(self.data.train, order, self.run.workers)
+        return batch_loader(self.data.train, order, self.run.workers, numbered="ids" in self.loss.needs)
 
     def val_dataloader(self) -> Any:
         """Batches of the test set."""
@@ -66,12 +66,12 @@ class Learner(LightningModule):
         """Begin the sums of the epoch."""
         self._sums = {}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The loss of one batch; random numbers, such as those of dropout, depend on the seed and the batch alone."""
         per_epoch = int(self.trainer.num_training_batches)
         count = self.current_epoch * per_epoch + batch_idx
         self._next = (self.current_epoch, batch_idx + 1) if batch_idx + 1 < per_epoch else (self.current_epoch + 1, 0)
-        images, labels = batch
+        images, labels, *numbers = batch
         if self.run.augment and self.data.augment is not None:
             seed = (self.run.seed << 32) + count * 4096 + self.global_rank
             images = self.data.augment(images, torch.Generator().manual_seed(seed))
@@ -84,7 +84,8 @@ class Learner(LightningModule):
             with torch.no_grad():
                 guide = Outputs(teacher(images))
         logits = _logits(self._trained[0](images))
-        output: LossOutput = self.loss(Outputs(logits, teacher=guide), Targets(labels))
+        targets = Targets(labels, ids=numbers[0] if numbers else None)
+        output: LossOutput = self.loss(Outputs(logits, teacher=guide), targets)
         if not output.value.isfinite():
             self._refuse(float(output.value.detach()), images)
         self._add("loss", output.value.detach() * len(labels))

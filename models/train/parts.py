@@ -22,7 +22,7 @@ from subbyte.models.zoo import create, options_for_scheme
 
 EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
 FEW_SAMPLES = 10_000  # a data set below this gets small batches
-GIVEN, TAUGHT = frozenset({"logits", "label"}), frozenset({"teacher.logits"})  # what losses may read of a batch
+GIVEN, TAUGHT = frozenset({"logits", "label", "ids"}), frozenset({"teacher.logits"})  # what losses may read of a batch
 _ORDER = ("data", "scheme", "epochs", "out")
 
 
