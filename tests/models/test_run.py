@@ -279,16 +279,19 @@ def test_of_equal_epochs_the_first_is_the_best() -> None:
 # ---- resume ----
 
 EVERYTHING = {
+    "loss": "cross-entropy + 0.5*moco(embeddings='1', teacher_embeddings='1', length=20)",
     "ema": 0.9, "accumulate": 2, "clip": 0.5, "schedule": "one-cycle", "optimizer": "sgd", "epochs": 3, "keep": "best",
 }  # fmt: skip
 
 
 def test_a_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_path: Path) -> None:
-    """With dropout, augmentation, an average, and steps in parts; the crash is two steps after the last save."""
-    whole = quick(tmp_path / "whole", net(0.3), **EVERYTHING)
+    """With dropout, augmentation, an average, the queue of a loss, and steps in parts; the crash is two steps after the
+    last save."""
+    options = {**EVERYTHING, "teacher": net()}
+    whole = quick(tmp_path / "whole", net(0.3), **options)
     with pytest.raises(RuntimeError, match="power"):
-        quick(tmp_path / "broken", net(0.3), save_every=3, callbacks=[Steps(stop=2 * STEPS + 10)], **EVERYTHING)
-    resumed = quick(tmp_path / "broken", net(0.3), save_every=3, resume=True, **EVERYTHING)
+        quick(tmp_path / "broken", net(0.3), save_every=3, callbacks=[Steps(stop=2 * STEPS + 10)], **options)
+    resumed = quick(tmp_path / "broken", net(0.3), save_every=3, resume=True, **options)
     assert same_bits(whole.folder, resumed.folder)
     for before, after in zip(whole.history, resumed.history, strict=True):
         assert {**before, "seconds": 0} == {**after, "seconds": 0}
