@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from subbyte.errors import TrainingError, UsageError
 from subbyte.models.losses import LossOutput, Outputs, Targets
-from subbyte.models.quant import parameter_groups, set_progress
+from subbyte.models.quant import parameter_groups
 from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of
 from subbyte.models.train.divergence import origin
 from subbyte.models.train.optimizers import OPTIMIZERS
@@ -78,7 +78,6 @@ class Learner(LightningModule):
         if images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
         torch.manual_seed(seed_of(self.run.seed, count, self.global_rank))
-        set_progress(self.model, min(1.0, count / (per_epoch * self.run.epochs)))
         guide = None
         for teacher in self._teacher:
             with torch.no_grad():

@@ -15,6 +15,7 @@ from subbyte.files.output import write_file
 from subbyte.models.checkpoint import save_checkpoint
 from subbyte.models.checkpoint_files import LOG
 from subbyte.models.train.averaging import Average
+from subbyte.models.train.callbacks import QuantizationCallback
 from subbyte.models.train.choice import best_epoch, is_over
 from subbyte.models.train.divergence import refuse_not_finite
 from subbyte.models.train.learner import Learner
@@ -24,8 +25,8 @@ from subbyte.models.train.parts import Parts
 class EpochLog(Callback):
     """Records epochs, saves the model that is the result so far, and stops when the run's patience ends."""
 
-    def __init__(self, folder: Path, parts: Parts, average: Average | None) -> None:
-        self.folder, self.parts, self.average = folder, parts, average
+    def __init__(self, folder: Path, parts: Parts, quantization: QuantizationCallback, average: Average | None) -> None:
+        self.folder, self.parts, self.quantization, self.average = folder, parts, quantization, average
         self.history: list[dict[str, float]] = []
         self._started = 0.0
 
@@ -55,6 +56,7 @@ class EpochLog(Callback):
             "epoch": float(trainer.current_epoch + 1),
             **{name: results[name] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")},
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            **self.quantization.reported,
             "seconds": time.perf_counter() - self._started,
         }
         self.history.append(row)

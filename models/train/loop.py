@@ -101,6 +101,7 @@ def _fit(
 ) -> None:
     """Let Lightning train the module, with our callbacks and then those of the caller."""
     from subbyte.models.train.averaging import Average
+    from subbyte.models.train.callbacks import QuantizationCallback
     from subbyte.models.train.learner import Learner
     from subbyte.models.train.log import EpochLog
     from subbyte.models.train.progress import ProgressBar
@@ -109,11 +110,12 @@ def _fit(
 
     run, state = parts.run, folder / STATE
     average = None if run.ema is None else Average(module, run.ema)
-    log, saver = EpochLog(folder, parts, average), StateSaver(folder, run, interrupt)
+    quantization = QuantizationCallback(freeze=run.freeze)
+    log, saver = EpochLog(folder, parts, quantization, average), StateSaver(folder, run, interrupt)
     bars = [ProgressBar()] if shown[0] else []
     ours = [average] if average is not None else []
     with quiet_lightning():
-        trainer = make_trainer(run, folder, [*ours, log, *bars, *shown[1], saver])
+        trainer = make_trainer(run, folder, [quantization, *ours, log, *bars, *shown[1], saver])
         if trainer.is_global_zero:
             make_folder(folder)
             if not going_on:

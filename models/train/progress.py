@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -42,7 +44,8 @@ class ProgressBar(Callback):
         row = report.history[-1]
         self._bar.console.print(
             f"epoch {row['epoch']:.0f}/{trainer.max_epochs}  loss {row['train_loss']:.4f}  "
-            f"test loss {row['test_loss']:.4f}  accuracy {100 * row['test_accuracy']:.2f}%  {row['seconds']:.1f} s",
+            f"test loss {row['test_loss']:.4f}  accuracy {100 * row['test_accuracy']:.2f}%  {row['seconds']:.1f} s"
+            f"{_left(report.history, trainer.max_epochs)}",
             highlight=False,
         )
 
@@ -58,3 +61,10 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _left(history: Sequence[Mapping[str, float]], epochs: int | None) -> str:
+    """The time left, by the median of the epochs so far."""
+    rest = (epochs or 0) - int(history[-1]["epoch"])
+    seconds = round(rest * median(row["seconds"] for row in history))
+    return f", {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" if rest > 0 else ""

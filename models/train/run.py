@@ -89,6 +89,9 @@ class Run:
     ema: float | None = _setting(
         None, "Decay of an average of the weights, e.g. 0.999: it is the result.", within="share"
     )
+    freeze: float | None = _setting(
+        None, "Share of the steps after which learned steps and thresholds stay, e.g. 0.8.", within="share of all steps"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = _setting("32-true", "Of training; tests are in float32.")
     compile: bool = _setting(False, "Train through torch.compile.")
     seed: int = _setting(0, "Of weights, order of samples, augmentation and dropout.", within="not negative")
