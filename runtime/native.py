@@ -268,9 +268,8 @@ def _from_memory(data: bytes) -> tuple[ctypes.CDLL, Callable[[], None]]:
         raise OSError("no memfd on this system")
     fd = os.memfd_create("subbyte-library", os.MFD_CLOEXEC)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
         # The loader takes a path that it knows for the library it knows, even when the descriptor's number has been
         # given to another file since. So every path is spelled differently: the count in slashes and dots.
         spelling = bin(next(_count))[2:].replace("1", "./").replace("0", "/")
