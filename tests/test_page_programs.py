@@ -41,6 +41,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 MyNet = lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
 train_set, test_set = (TensorDataset(torch.rand(64, 1, 8, 8), torch.arange(64) % 10) for _ in range(2))
+logits, teacher_logits, labels = torch.randn(4, 10, requires_grad=True), torch.randn(4, 10), torch.arange(4)
+weights = torch.ones(4)
 """,
     "docs/bundle.md": """
 import json

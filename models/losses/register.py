@@ -108,9 +108,13 @@ def _wrong_parameter(entry: LossEntry) -> str:
     parameters = list(inspect.signature(entry.function).parameters)
     if parameters[:2] != ["outputs", "targets"]:
         return f"the function takes ({', '.join(parameters)}), expected (outputs, targets, ...)"
-    absent = sorted(set(entry.memory) - set(parameters))
-    if absent:
-        return f"the function has no parameter '{absent[0]}' for its memory"
+    for name, declared in entry.memory.items():
+        if name not in parameters:
+            return f"the function has no parameter '{name}' for its memory"
+        if declared.of not in entry.needs:
+            return f"memory '{name}' is of '{declared.of}', expected one of its needs: {', '.join(sorted(entry.needs))}"
+        if isinstance(declared, QueueOf) and not isinstance(entry.options.get(declared.length), int):
+            return f"memory '{name}' is as long as option '{declared.length}' says, expected an option that is an int"
     hints = get_type_hints(entry.function, include_extras=True)
     for name, default in entry.options.items():
         if default is inspect.Parameter.empty:

@@ -73,8 +73,11 @@ class Term(nn.Module):
 
     def _values(self, outputs: Outputs, targets: Targets) -> Tensor:
         learned = {name: self._learned(name) for name in self.entry.learned}
-        values = self.entry.function(outputs, targets, **{**self.options, **learned, **dict(self.memory.items())})
-        rows = next(tensor for _, tensor in (*outputs.tensors(), *targets.tensors())).shape[:1]
+        given = {**self.options, **learned, **dict(self.memory.items())}
+        one = next(tensor for _, tensor in (*outputs.tensors(), *targets.tensors()))
+        rows = one.shape[:1]
+        with torch.autocast(one.device.type, enabled=False):  # a loss is computed in single precision or more
+            values = self.entry.function(outputs, targets, **given)
         if values.shape != rows:
             raise UsageError(
                 f"loss '{self.entry.name}' gave {list(values.shape)} for {rows[0]} rows, expected {list(rows)}: "

@@ -54,7 +54,7 @@ class Run:
     scheme: str = _setting("ternary", "How it is quantized; see `subbyte schemes`.")
     epochs: int = _setting(15, "Passes over the training set.", within="positive", changes=True)
     out: str | None = _setting(None, "Folder for the checkpoint and the log.", path="folder", changes=True)
-    loss: str = _setting("cross-entropy", "Objective; see `subbyte losses`.")
+    loss: str = _setting("cross-entropy", "Sum of losses, e.g. 'ce + 0.5*kd(temperature=4)'; see `subbyte losses`.")
     loss_options: Mapping[str, Any] = _setting({}, "An option of the loss, e.g. temperature=4 of kd.")
     teacher: str | None = _setting(None, "Checkpoint folder of the teacher, for distillation.", path="checkpoint")
     init: str | None = _setting(None, "Checkpoint folder to start from, e.g. the float model.", path="checkpoint")

@@ -145,6 +145,8 @@ def test_half_precision_is_computed_in_single(name: str) -> None:
     expected = objective(rounded.mapped(torch.Tensor.float), as_targets(targets).mapped(_single)).value
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(objective(rounded, as_targets(targets).mapped(_single)).value, expected)
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.models.losses import Objective, Outputs, Summand, Targets, list_losses, loss, register
 from subbyte.models.losses.composition import parse, written
-from subbyte.models.losses.memory import Table, TableOf
+from subbyte.models.losses.memory import QueueOf, Table, TableOf
 from subbyte.models.options import Positive, Share
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
@@ -432,6 +432,8 @@ def other_arguments(logits: Tensor, label: Tensor) -> Tensor:
         (good, {"needs": ("logits", "lable")}, "unknown need 'lable', expected some of logits, prediction"),
         (good, {"learned": ("temperature",)}, "'temperature' is learned but is not an option"),
         (good, {"memory": {"queue": TableOf("logits")}}, "has no parameter 'queue' for its memory"),
+        (good, {"memory": {"factor": TableOf("value")}}, "memory 'factor' is of 'value', expected one of its needs"),
+        (good, {"memory": {"factor": QueueOf("logits", "size")}}, "as long as option 'size' says, expected an option"),
         (without_summary, {}, "no summary"),
         (without_default, {}, "option 'factor' has no default"),
         (without_annotation, {}, "option 'factor' has no annotation"),

@@ -23,13 +23,13 @@ from subbyte.models.options import Count, Positive
 
 
 class StopAt(Callback):
-    """Break off as a crash would, at the start of an epoch."""
+    """Break off as a crash would, in front of a step."""
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, step: int) -> None:
+        self.step = step
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch == self.epoch:
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
             raise RuntimeError("the power went out")
 
 
@@ -80,12 +80,15 @@ def test_memory_and_what_is_learned_resume_to_the_same_bits(tmp_path: Path, data
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     text = f"ce + 0.1*seen(length=24) + 0.5*moco(length=24, {MODULES})"
-    whole = quick(data, tmp_path / "whole", text, teacher=teacher)
-    for epoch in (seen[:4], seen[4:]):
+    options = {"teacher": teacher, "ema": 0.9, "save_every": 1}
+    whole = quick(data, tmp_path / "whole", text, **options)
+    for epoch in (seen[:4], seen[4:8]):
         assert sorted(chain.from_iterable(epoch)) == list(range(64))
     with pytest.raises(RuntimeError, match="power"):
-        quick(data, tmp_path / "broken", text, teacher=teacher, callbacks=[StopAt(1)])
-    broken = quick(data, tmp_path / "broken", text, teacher=teacher, resume=True)
+        quick(data, tmp_path / "broken", text, **options, callbacks=[StopAt(6)])  # in the middle of the second epoch
+    broken = quick(data, tmp_path / "broken", text, **options, resume=True)
+    assert seen[8:14] == seen[:6]
+    assert seen[14:] == seen[6:8]
     for file in (STATE, weights_file(whole.folder).name):
         expected, found = load_file(whole.folder / file), load_file(broken.folder / file)
         assert expected.keys() == found.keys()
