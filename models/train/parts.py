@@ -15,6 +15,7 @@ from subbyte.models.checkpoint import Checkpoint, Config, check_tensors, load_ch
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import Objective, Outputs
 from subbyte.models.quant import get_scheme, quantize
+from subbyte.models.state import states_kept
 from subbyte.models.train.batches import EpochBatches, batch_loader
 from subbyte.models.train.optimizers import OPTIMIZERS
 from subbyte.models.train.run import Run, run_of
@@ -103,23 +104,21 @@ def build(parts: Parts) -> nn.Module:
     order = EpochBatches(size, min(EXAMPLE_SAMPLES, size), shuffle=True, seed=run.seed)
     example = next(iter(batch_loader(parts.data.train, order)))[0]
     _refuse_other_teacher(teacher, example[:2], parts.data)
-    module = quantize(module, scheme_of(config), example=example)
-    if parts.loss.has_memory:
-        with parts.loss.attached(module, teacher):
-            _make_memory(parts.loss, module, teacher, example[:2], size)
-    return module
+    if parts.loss.has_memory:  # of the float model: a quantizer starts from the first batch that it sees
+        _make_memory(parts.loss, module, teacher, example[:2], size)
+    return quantize(module, scheme_of(config), example=example)
 
 
 def _make_memory(
     loss: Objective, model: nn.Module, teacher: nn.Module | None, images: torch.Tensor, samples: int
 ) -> None:
     """Make the memory of the losses for what the networks give for images; the model stays as it is."""
-    with torch.no_grad():
+    with torch.no_grad(), states_kept(model), loss.attached(model, teacher):
         model.eval()
         logits = model(images)
         guide = None if teacher is None else Outputs(teacher(images))
         model.train()
-    loss.prepare(Outputs(logits, teacher=guide), samples)
+        loss.prepare(Outputs(logits, teacher=guide), samples)
 
 
 # ---- data ----

@@ -102,6 +102,21 @@ def test_memory_and_what_is_learned_resume_to_the_same_bits(tmp_path: Path, data
     assert not any("loss" in name or "memory" in name for name in load_file(weights_file(whole.folder)))
 
 
+def test_making_the_memory_leaves_the_model_as_it_is(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "_LOSSES", dict(register._LOSSES))
+
+    @loss("still", needs=("logits", "ids"), source="test", memory={"table": TableOf("logits")})
+    def still(outputs: Outputs, targets: Targets, table: Table) -> Tensor:
+        """a loss without a gradient"""
+        return 0 * (outputs.logits - table.read(targets.ids)).sum(-1)
+
+    plain, with_memory = (quick(data, tmp_path / text, text, epochs=1) for text in ("ce", "ce + still"))
+    expected, found = (load_file(weights_file(run.folder)) for run in (plain, with_memory))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
