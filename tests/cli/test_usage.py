@@ -59,13 +59,26 @@ def test_debug_shows_the_error_itself() -> None:
     assert type(result.exception).__name__ == "UnknownNameError"
 
 
-@pytest.mark.parametrize("name", ["targets", "schemes", "models", "data", "losses", "formats"])
+@pytest.mark.parametrize("name", ["targets", "schemes", "models", "data", "formats"])
 def test_registries_print_a_line_for_each_entry(name: str) -> None:
     result = call(name)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert len(lines) >= 2
     assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_losses_print_needs_options_and_source_of_each() -> None:
+    lines = [line.split(maxsplit=1) for line in call("losses").output.splitlines()]
+    names, needs, options, sources = (lines[part::4] for part in range(4))
+    assert {name for name, _ in names} >= {"cross-entropy", "kd", "supcon", "moco", "clip", "huber"}
+    assert [word for word, _ in (*needs, *options, *sources)] == sorted(
+        ["needs", "options", "source"] * len(names), key=["needs", "options", "source"].index
+    )
+    of_kd = [name for name, _ in names].index("kd")
+    assert needs[of_kd][1] == "label or soft, logits, teacher.logits"
+    assert options[of_kd][1].startswith("temperature=2.0 (in (0, inf)), alpha=0.5 (in [0, 1])")
+    assert sources[of_kd][1].startswith("Hinton et al.")
 
 
 def test_an_output_in_a_missing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
