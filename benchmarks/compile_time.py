@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from measured_on import measured_on
 from onnx import helper, numpy_helper
 
 import subbyte
 from subbyte.files.output import write_file
-from subbyte.runtime.machine import machine
 
 FLOAT = onnx.TensorProto.FLOAT
 Nodes = list[onnx.NodeProto]
@@ -131,7 +131,7 @@ def main() -> None:
             flush=True,
         )
     if arguments.json:
-        saved = {"machine": machine().to_json(), "cases": rows}
+        saved = {"machine": measured_on(), "cases": rows}
         write_file(arguments.json, json.dumps(saved, indent=1).encode())
 
 

@@ -13,8 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from measured_on import measured_on
+
 from subbyte.files.output import write_file
-from subbyte.runtime.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -42,7 +43,7 @@ def main() -> None:
     done = subprocess.run(
         ["sh", "examples/demo.sh", "runs/demo"], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
-    saved = {"machine": machine().to_json(), "steps": steps(done.stdout)}
+    saved = {"machine": measured_on(), "steps": steps(done.stdout)}
     write_file(output, (json.dumps(saved, indent=1, default=str) + "\n").encode())
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measured_on import measured_on
 
 import subbyte
 from subbyte.files.output import write_file
 from subbyte.judge.verdict import compare, prepare
 from subbyte.models.quant import get_scheme, quantize
-from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels import get_target
 
 # name -> (module, shape of its input)
@@ -82,7 +82,7 @@ def main() -> None:
                         flush=True,
                     )
     if arguments.json:
-        context = machine().to_json()
+        context = measured_on()
         write_file(arguments.json, json.dumps({"machine": context, "rows": rows}, indent=1, default=str).encode())
 
 

@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 
 import torch
+from measured_on import measured_on
 
 import subbyte
 from subbyte.files.output import write_file
 from subbyte.judge.verdict import compare, prepare
 from subbyte.models import untrained
-from subbyte.runtime.machine import machine
 
 SIZES = {"resnet18": (3, 224), "deit_tiny": (3, 224), "resnet8": (3, 32), "ds_cnn": (1, 28), "vit_micro": (1, 28)}
 
@@ -59,7 +59,7 @@ def main() -> None:
             )
         print("  " + " ".join([*found.sentences, *found.warnings]), flush=True)
     if arguments.json:
-        report = {"machine": machine().to_json(), "rows": rows}
+        report = {"machine": measured_on(), "rows": rows}
         write_file(arguments.json, json.dumps(report, indent=1, default=str).encode())
 
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from measured_on import measured_on
 from onnx import helper, numpy_helper
 
 from subbyte import formats
 from subbyte.export.functions import append_functions
 from subbyte.files.output import write_file
-from subbyte.runtime.machine import machine
 from subbyte.tvm_kernels.lowering import lower
 from subbyte.tvm_kernels.machines import get_target
 
@@ -137,7 +137,7 @@ def main() -> None:
             flush=True,
         )
     if arguments.json:
-        saved = {"machine": machine().to_json(), "shape": [ROWS, DEPTH], "cases": rows}
+        saved = {"machine": measured_on(), "shape": [ROWS, DEPTH], "cases": rows}
         write_file(arguments.json, json.dumps(saved, indent=1).encode())
 
 

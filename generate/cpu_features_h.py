@@ -15,8 +15,6 @@ HEAD = """/* Written by `make generate` from runtime/features.py: do not edit. (
  *     word: of the enumeration above it, which needs.c reads from the CPU or the system
  *     bit: of the word, set if the CPU has the feature
  *     saved: bits of XCR0, registers that the system must save for the feature
- * SUBBYTE_FEATURE_ALIASES(ROW): other names of features, in lower case without '_', '-' and '.'.
- *   ROW(alias, name)
  */
 #ifndef SUBBYTE_CPU_FEATURES_H
 #define SUBBYTE_CPU_FEATURES_H
@@ -41,5 +39,4 @@ def text() -> str:
         parts.append(f"#{'elif' if number else 'if'} {family.asked_if}\n")
         parts.append(f"enum {{ {', '.join(family.words)}, WORDS }};\n")
         parts.append(_macro("SUBBYTE_FEATURES", rows))
-    aliases = [f'ROW("{alias}", "{row.name}")' for row in FEATURES.values() for alias in sorted(row.aliases)]
-    return "".join([*parts, "#endif\n\n", _macro("SUBBYTE_FEATURE_ALIASES", aliases), "\n#endif\n"])
+    return "".join([*parts, "#endif\n\n#endif\n"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from subbyte.runtime.energy import Energy, Meter
 from subbyte.runtime.energy_model import ModelledEnergy, model_energy
 from subbyte.runtime.golden import golden_inputs, has_golden
 from subbyte.runtime.host import physical_cpus, why_not_pinned
-from subbyte.runtime.machine import Machine, disturbances, machine
+from subbyte.runtime.machine import Machine
 from subbyte.runtime.manifest import OperatorInfo
 from subbyte.runtime.measurement import LATENCY, MAX_SAMPLES, OPERATORS
 from subbyte.runtime.session import Arrays, Session, load
@@ -128,19 +128,20 @@ def bench(
     if isinstance(meter, str):  # made before anything is measured; "auto" may find none, and the result says why
         energy = energy and meter != "none"
         meter = None if meter == "auto" else energy_meters.make_meter(meter)
-    settings = _Settings(warmup, None if iterations else seconds, iterations, inputs, profile, energy, meter, pin)
-    here = machine()  # before our own load shows
+    settings = _Settings(
+        warmup, None if iterations else seconds, iterations, inputs, profile, energy, meter, pin, _allowed_cpus()
+    )
     if isinstance(bundle, Session):
         if threads not in (None, bundle.threads):
             raise UsageError(
                 f"the session has {bundle.threads} threads, asked for {threads}: load it with threads={threads}"
             )
         with pinned(1 if pin and bundle.threads == 1 else 0) as cpus:  # the workers of more are bound already
-            result = _measure(bundle, settings, here, cpus)
+            result = _measure(bundle, settings, cpus)
     else:
         count = 1 if threads is None else threads
         with pinned(count if pin else 0) as cpus, load(bundle, threads=count) as session:
-            result = _measure(session, settings, here, cpus)
+            result = _measure(session, settings, cpus)
     return replace(result, cold_start=measure_cold_start(result.path, result.threads)) if cold else result
 
 
@@ -156,9 +157,12 @@ class _Settings:
     energy: bool
     meter: Meter | None
     pin: bool
+    allowed_cpus: Collection[int]  # before this process is pinned
 
 
-def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[int, ...]) -> BenchResult:
+def _measure(session: Session, settings: _Settings, cpus: tuple[int, ...]) -> BenchResult:
+    with _on(settings.allowed_cpus):  # the machine is not what this process keeps itself on
+        here, disturbances = session.machine()  # before our own load shows
     golden = session.check_golden() if has_golden(session.bundle) else None
     inputs = settings.inputs
     if inputs is None:
@@ -167,7 +171,7 @@ def _measure(session: Session, settings: _Settings, here: Machine, cpus: tuple[i
     what = LATENCY | OPERATORS if settings.profile else LATENCY
     found = session.measure(inputs, what, seconds=seconds, iterations=iterations, warmup=settings.warmup)
     latency = Latency(**found["latency_ms"])
-    warnings = [*found["warnings"], *disturbances(here, session.threads)]
+    warnings = [*found["warnings"], *disturbances]
     refused = why_not_pinned() if settings.pin else None
     if refused:
         warnings.append(refused)
@@ -262,17 +266,32 @@ def _energy(session: Session, inputs: Arrays, seconds: float, meter: Meter | Non
 def pinned(threads: int) -> Iterator[tuple[int, ...]]:
     """Keep this thread, and those it starts, on `threads` physical cores; with 0, too few, or refused, as it is."""
     cpus = physical_cpus()
-    if not threads or threads > len(cpus) or not hasattr(os, "sched_setaffinity"):
-        yield ()
-        return
-    chosen = tuple(cpus[-threads:])  # the first CPU serves most interrupts
+    chosen = tuple(cpus[-threads:]) if 0 < threads <= len(cpus) else ()  # the first CPU serves most interrupts
+    with _on(chosen) as allowed:
+        yield chosen if allowed else ()
+
+
+@contextmanager
+def _on(cpus: Collection[int]) -> Iterator[bool]:
+    """Whether this thread, and those it starts, are now kept on these CPUs; none, or refused: they are as before."""
+    before = _allowed_cpus()
     try:
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, chosen)
+        if cpus and before:
+            os.sched_setaffinity(0, cpus)
     except OSError:  # `why_not_pinned` tells
-        yield ()
+        before = ()
+    if not cpus or not before:
+        yield False
         return
     try:
-        yield chosen
+        yield True
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _allowed_cpus() -> Collection[int]:
+    """Those on which this thread may run; () where the system does not tell."""
+    try:
+        return os.sched_getaffinity(0)
+    except (AttributeError, OSError):
+        return ()

@@ -1,5 +1,8 @@
 """The CPU quota of this process's own cgroup: cgroup v1 and v2, the group and all above it.
 
+runtime/c/cgroup.c reads it by the same rules, for figures of the C core. The number of a session's threads is chosen
+here, where a library may be older than that code, and for `doctor`, without any; tests compare the two.
+
 /proc/self/cgroup names the group, /proc/self/mountinfo where its hierarchy is mounted; a container may see a part of it
 alone. `root` is injectable, for tests.
 """

@@ -15,6 +15,7 @@ from subbyte.files.plain import open_plain
 from subbyte.runtime.cgroup import cpu_group
 from subbyte.runtime.features import canonical, features_of
 from subbyte.runtime.manifest import TargetInfo
+from subbyte.runtime.sysfs import text_of
 from subbyte.runtime.systems import system_of, this_system
 
 # What the CPU has; SUBBYTE_CPUINFO names another file of that form, to compile and test as on a lesser CPU.
@@ -85,6 +86,15 @@ def _riscv(isa: str) -> list[str]:
     """'rv64imafdc_zicsr_zba' -> ['i', 'm', 'a', 'f', 'd', 'c', 'zicsr', 'zba']."""
     base, *extensions = isa.split("_")
     return [*base[4:], *extensions]
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the system calls this CPU, as runtime/c/machine.c reads it; the architecture where it does not tell."""
+    rows: dict[str, str] = {}
+    for line in (text_of(cpuinfo) or "").splitlines():
+        key, _, value = line.partition(":")
+        rows.setdefault(key.strip(), value.strip())
+    return next(filter(None, map(rows.get, ("model name", "Model", "Hardware", "uarch", "CPU part"))), machine())
 
 
 def permits_amx() -> bool:

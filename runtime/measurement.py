@@ -5,12 +5,22 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from subbyte.runtime.native import STOPPED, TICK, MeasureFunctions, MeasureOptions
 
 MAX_SAMPLES = 1_000_000  # SUBBYTE_MOST_SAMPLES
 LATENCY, OPERATORS = 1, 2  # SUBBYTE_MEASURE_LATENCY ..
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """Nanoseconds of one operator over the iterations of a profile."""
+
+    name: str
+    ns: int  # the fastest
+    ns_median: int
 
 
 def measure(

@@ -113,7 +113,7 @@ class MeasureOptions(ctypes.Structure):
 _ELF_SHARED = 3
 
 
-MeasureFunctions = tuple[Any, Any]  # subbyte_measure, subbyte_free
+MeasureFunctions = tuple[Any, Any]  # subbyte_measure or subbyte_machine, subbyte_free
 
 
 class Library:
@@ -180,6 +180,12 @@ class Library:
             [*given, ctypes.POINTER(MeasureOptions), ctypes.POINTER(ctypes.c_void_p)],
         )
         return measure, self._function("subbyte_free", None, [ctypes.c_void_p])
+
+    def machine(self) -> MeasureFunctions:
+        """The same, of what describes this machine."""
+        given = [ctypes.c_int32, ctypes.POINTER(ctypes.c_void_p)]
+        ask = self._function("subbyte_machine", ctypes.c_int32, given)
+        return ask, self._function("subbyte_free", None, [ctypes.c_void_p])
 
     def create(self, session: ctypes.c_void_p, weights: int, threads: int) -> None:
         """Make a C session over the weights at that address, for `destroy`; raises SessionError.

@@ -37,8 +37,9 @@ def print_bench(result: BenchResult, console: Console) -> None:
     _print_energy(result, console)
     machine = result.machine
     clock = f", {machine.mhz:.0f} MHz now" if machine.mhz else ""
+    name = _safe(machine.cpu or machine.architecture)
     console.print(
-        f"machine: {_safe(machine.cpu)}, {machine.usable_cores} of {machine.physical_cores} cores{clock}, load "
+        f"machine: {name}, {machine.usable_cores} of {machine.physical_cores} cores{clock}, load "
         f"{'?' if machine.load_1min is None else machine.load_1min}, {_safe(machine.system)}"
         f"{', virtual' if machine.virtualised else ''}, Python {machine.python}, NumPy {machine.numpy}"
     )

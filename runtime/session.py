@@ -8,9 +8,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +21,15 @@ from subbyte.runtime.golden import GoldenReport, golden_report, golden_runs
 from subbyte.runtime.manifest import Manifest, TensorInfo
 from subbyte.runtime.state import State
 
+if TYPE_CHECKING:
+    from subbyte.runtime.machine import Machine
+    from subbyte.runtime.measurement import OperatorTime
+
 Array = npt.NDArray[Any]
 Arrays = Array | Mapping[str, Array] | Sequence[Array]
 
 MAX_THREADS = 256  # SUBBYTE_MAX_THREADS
 CACHE_LINE = 64
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """Nanoseconds of one operator over the iterations of a profile."""
-
-    name: str
-    ns: int  # the fastest
-    ns_median: int
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
@@ -237,7 +231,7 @@ class Session:
         The clock is read between operators, so a run under the profiler is a little slower than one without. `state` is
         afterwards as it was. Raises BundleError for a bundle of subbyte 0.1.
         """
-        from subbyte.runtime.measurement import MAX_SAMPLES, OPERATORS
+        from subbyte.runtime.measurement import MAX_SAMPLES, OPERATORS, OperatorTime
 
         if not 1 <= iterations <= MAX_SAMPLES:
             raise UsageError(f"iterations is {iterations}, expected 1 .. {MAX_SAMPLES}")
@@ -254,6 +248,13 @@ class Session:
         with self.bundle.naming():
             functions = self._native().measure()
         return measure(functions, lambda run: self._bound(arrays, outputs, run=run)(), what, **limits)
+
+    def machine(self) -> tuple[Machine, list[str]]:
+        """What figures of this session are measured on, and what disturbs them. Raises BundleError as `profile`."""
+        from subbyte.runtime.machine import described
+
+        with self.bundle.naming():
+            return described(self._native().machine(), self.threads)
 
     def check_golden(self) -> GoldenReport:
         """Run the golden inputs and compare with the golden outputs; raises BundleError when the bundle has none.
@@ -479,8 +480,8 @@ class Session:
         advice = f"use .astype(np.{info.dtype})" if array.dtype != self._dtypes[info.dtype] else "the shapes are fixed"
         if array.shape == info.shape[1:] and info.shape[0] == 1:
             advice = "add the batch axis with x[None]"
-        got, want = f"{array.dtype} {list(array.shape)}", f"{info.dtype} {list(info.shape)}"
-        raise InputError(f"{side} '{info.name}' is {got}, expected {want}: {advice}")
+        got = f"{array.dtype} {list(array.shape)}"
+        raise InputError(f"{side} '{info.name}' is {got}, expected {info.dtype} {list(info.shape)}: {advice}")
 
 
 def _as_array(value: Any, info: TensorInfo, side: str) -> Array:
@@ -493,7 +494,6 @@ def _as_array(value: Any, info: TensorInfo, side: str) -> Array:
 def _at_a_cache_line(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised array whose address is a multiple of 64; NumPy's own are of 16, large ones never of 64."""
     nbytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(nbytes + CACHE_LINE - 1, np.uint8)
+    memory: Array = np.empty(nbytes + CACHE_LINE - 1, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
-    array: Array = memory[start : start + nbytes].view(dtype).reshape(shape)
-    return array
+    return memory[start : start + nbytes].view(dtype).reshape(shape)

@@ -9,7 +9,6 @@ from subbyte.errors import EnergyError
 
 # int() and float() also take what the kernel never writes: "1_000", other alphabets' digits, "nan", "1e3".
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
-_DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
 def text_of(path: Path) -> str | None:
@@ -23,11 +22,6 @@ def text_of(path: Path) -> str | None:
 def integer(text: str | None) -> int | None:
     """The integer that `text` is, as the kernel writes it; None for whatever else it holds."""
     return int(text) if text is not None and _INTEGER.fullmatch(text) else None
-
-
-def decimal(text: str | None) -> float | None:
-    """The number that `text` is, with or without a fraction; None for whatever else it holds."""
-    return float(text) if text is not None and _DECIMAL.fullmatch(text) else None
 
 
 def read_integer(path: Path, unit: str, grant: str) -> int:

@@ -159,7 +159,7 @@ static void measure(const options *o, const runner *r, bench_result *result) {
   if (!result->golden.ok)
     subbyte_warn(&result->warnings, "the outputs are not the golden ones: these are the figures of a model that is wrong");
   for (i = 0; i < result->measured.warnings.count; ++i) subbyte_warn(&result->warnings, "%s", result->measured.warnings.text[i]);
-  bench_disturbances(&result->warnings, result->machine, o->threads);
+  subbyte_disturbances(&result->warnings, result->machine, o->threads);
   if (!bench_may_pin())
     subbyte_warn(&result->warnings,
                  "the system does not let this process choose its cores (sched_setaffinity): threads move between them; "
@@ -174,7 +174,7 @@ int main(int argc, char **argv) {
   const uint64_t began = subbyte_now();
   const subbyte_model *model = subbyte_get_model();
   static bench_result result; /* large */
-  static bench_machine machine;
+  static subbyte_machine_facts machine;
   options o;
   runner r;
   bench_bundle bundle;
@@ -187,8 +187,7 @@ int main(int argc, char **argv) {
   }
   o = parse(argc, argv);
   check_features(model);
-  bench_machine_read(&machine, ""); /* before our own load shows */
-  bench_emulation(&machine);
+  subbyte_machine_read(&machine, ""); /* before our own load shows */
   result.machine = &machine;
   result.threads = o.threads;
   if (readlink("/proc/self/exe", result.path, sizeof result.path - 1) < 0)

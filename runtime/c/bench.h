@@ -3,9 +3,7 @@
 #define SUBBYTE_BENCH_H
 
 #include "compare.h"
-#include "json.h"
-#include "measure.h"
-#include "system_files.h"
+#include "machine.h"
 
 /* What the compiler knows of an operator: the fields of its row in the manifest. */
 typedef struct {
@@ -50,8 +48,6 @@ void *bench_allocate(size_t bytes);
 
 /* ---- bench_open.c: the bundle that the program is a member of ---- */
 
-enum { BENCH_TEXT = 256, BENCH_MOST_CPUS = 1024 };
-
 typedef struct {
   char path[SUBBYTE_PATH]; /* of the .subbyte file, or of the folder into which it was unpacked */
   int file;              /* -1: a folder */
@@ -80,29 +76,7 @@ void **bench_tensors(int32_t count, const subbyte_tensor *kinds, int32_t runs, c
 void bench_golden(subbyte_session *session, const bench_bundle *bundle, void *const *inputs, const char *dump,
                   subbyte_comparison *found);
 
-/* ---- bench_machine.c: what runtime/machine.py and runtime/host.py say of this machine ---- */
-
-typedef struct {
-  char cpu[BENCH_TEXT]; /* "": not told */
-  char architecture[BENCH_TEXT];
-  char **features; /* [feature_count], sorted */
-  int feature_count; /* negative: not told */
-  int logical_cpus, physical_cores, usable_cores;
-  char governor[BENCH_TEXT];                           /* "": not told */
-  double mhz, mhz_min, mhz_max, temperature_c, load_1min; /* SUBBYTE_UNKNOWN: not told */
-  double memory_bytes, memory_available_bytes;            /* the same */
-  int boost, virtualised;                                 /* negative: not told */
-  int emulated;
-  char system[BENCH_TEXT];
-  char kernel[BENCH_TEXT];
-} bench_machine;
-
-/* `root` is "" but in tests, which make a tree up. */
-void bench_machine_read(bench_machine *m, const char *root);
-/* Looks for an emulator: a CPU that says so, or /proc/cpuinfo of another architecture. Forgets what then is its host's. */
-void bench_emulation(bench_machine *m);
-void bench_machine_json(subbyte_json *j, const char *key, const bench_machine *m);
-void bench_disturbances(subbyte_warnings *w, const bench_machine *m, int threads);
+/* ---- bench_pin.c: cores ---- */
 
 /* Keeps the process on `threads` physical cores, not the first, and writes their CPUs; returns how many, 0 where it cannot. */
 int bench_pin(int threads, int *cpus);

@@ -50,9 +50,7 @@ static void write_json(subbyte_json *j, const subbyte_model *model, const bench_
   for (i = 0; i < result->pinned_count; ++i) subbyte_json_whole(j, NULL, result->pinned[i]);
   subbyte_json_close(j, ']');
   subbyte_latency_json(j, &result->measured);
-  subbyte_json_open(j, "warnings", '[');
-  for (i = 0; i < result->warnings.count; ++i) subbyte_json_text(j, NULL, result->warnings.text[i]);
-  subbyte_json_close(j, ']');
+  subbyte_warnings_json(j, &result->warnings);
   print_operators(j, model, result);
   subbyte_json_flag(j, "golden_ok", golden ? result->golden.ok : -1);
   subbyte_json_flag(j, "golden_exact", golden ? result->golden.differing == 0 : -1);
@@ -68,7 +66,7 @@ static void write_json(subbyte_json *j, const subbyte_model *model, const bench_
   bench_energy_json(j, "energy_measured", result->has_energy ? &result->energy : NULL);
   subbyte_json_text(j, "energy_measured_missing", result->has_energy ? "" : result->energy_missing);
   subbyte_json_raw(j, "energy_modelled", subbyte_bench_data.modelled);
-  bench_machine_json(j, "machine", result->machine);
+  subbyte_machine_json(j, "machine", result->machine, subbyte_bench_data.version);
   subbyte_json_close(j, '}');
 }
 
@@ -82,7 +80,7 @@ void bench_print_json(const subbyte_model *model, const bench_result *result) {
 
 void bench_print_table(const subbyte_model *model, const bench_result *result) {
   const double total = total_ns(model, result);
-  const bench_machine *m = result->machine;
+  const subbyte_machine_facts *m = result->machine;
   const subbyte_latency *l = &result->measured.latency;
   int i;
   printf("%s for %s, %d thread%s, %ld runs after %ld to warm up\n", model->name, model->target, result->threads,

@@ -8,7 +8,7 @@ typedef struct {
   char path[4096]; /* of this program */
   double bundle_bytes;
   int threads;
-  int pinned[BENCH_MOST_CPUS], pinned_count;
+  int pinned[SUBBYTE_MOST_CPUS], pinned_count;
   subbyte_measurement measured;
   subbyte_warnings warnings; /* all of them */
   subbyte_comparison golden;
@@ -16,7 +16,7 @@ typedef struct {
   bench_energy energy;
   int has_energy;
   char energy_missing[2048]; /* why there is none */
-  const bench_machine *machine;
+  const subbyte_machine_facts *machine;
 } bench_result;
 
 /* The keys of BenchResult in runtime/benchmark.py, in its order. */

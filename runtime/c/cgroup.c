@@ -1,6 +1,6 @@
 /* The CPU quota of this process's own cgroup, and how often it ran out: v1 and v2, the group and all above it.
  *
- * The rules of the quota are those of runtime/cgroup.py.
+ * The rules of the quota are those of runtime/cgroup.py, which says why there are two.
  */
 #if !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L

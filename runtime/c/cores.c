@@ -34,15 +34,14 @@ int32_t subbyte_cores_allowed(void) {
   return CPU_COUNT(&set);
 }
 
-/* The lowest CPU that shares a physical core with `cpu`; itself where the system does not say. */
-static int32_t first_sibling(int32_t cpu) {
-  char path[96];
-  int first = cpu;
+int32_t subbyte_first_sibling(const char *root, int32_t cpu) {
+  char path[512];
+  int first = -1;
   FILE *file;
-  snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", (int)cpu);
+  snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", root, (int)cpu);
   file = fopen(path, "r");
-  if (file == NULL) return cpu;
-  if (fscanf(file, "%d", &first) != 1) first = cpu;
+  if (file == NULL) return -1;
+  if (fscanf(file, "%d", &first) != 1) first = -1;
   fclose(file);
   return first;
 }
@@ -64,7 +63,8 @@ subbyte_cores *subbyte_cores_create(int32_t workers) {
     if (CPU_ISSET(cpu, &set)) {
       place *p = &cores->places[cores->count++];
       p->cpu = cpu;
-      p->core = first_sibling(cpu);
+      p->core = subbyte_first_sibling("", cpu);
+      if (p->core < 0) p->core = cpu;
       p->worker = -1;
     }
   }

@@ -14,6 +14,9 @@ subbyte_cores *subbyte_cores_create(int32_t workers);
 
 #if defined(__linux__)
 #include <pthread.h>
+/* The lowest CPU that shares a physical core with `cpu`; -1 where the system does not say. `root` is "" but in tests. */
+int32_t subbyte_first_sibling(const char *root, int32_t cpu);
+
 /* Deals the cores anew if the calling thread has moved onto a worker's; returns 1 when workers must be bound again. */
 int subbyte_cores_deal(subbyte_cores *cores);
 

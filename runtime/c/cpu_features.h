@@ -5,8 +5,6 @@
  *     word: of the enumeration above it, which needs.c reads from the CPU or the system
  *     bit: of the word, set if the CPU has the feature
  *     saved: bits of XCR0, registers that the system must save for the feature
- * SUBBYTE_FEATURE_ALIASES(ROW): other names of features, in lower case without '_', '-' and '.'.
- *   ROW(alias, name)
  */
 #ifndef SUBBYTE_CPU_FEATURES_H
 #define SUBBYTE_CPU_FEATURES_H
@@ -62,11 +60,5 @@ enum { HWCAP, HWPROBE_IMA_EXT_0, WORDS };
   ROW("zbb", HWPROBE_IMA_EXT_0, 4, 0x0) \
   ROW("zbs", HWPROBE_IMA_EXT_0, 5, 0x0)
 #endif
-
-#define SUBBYTE_FEATURE_ALIASES(ROW) \
-  ROW("bmi", "bmi1") \
-  ROW("lzcnt", "abm") \
-  ROW("asimd", "neon") \
-  ROW("asimddp", "dotprod")
 
 #endif

@@ -168,9 +168,7 @@ static void write_json(subbyte_json *j, const subbyte_measurement *found, const 
   subbyte_latency_json(j, found);
   subbyte_json_whole(j, "start_ns", (long long)found->timed.start_ns);
   subbyte_json_whole(j, "end_ns", (long long)found->timed.end_ns);
-  subbyte_json_open(j, "warnings", '[');
-  for (i = 0; i < found->warnings.count; ++i) subbyte_json_text(j, NULL, found->warnings.text[i]);
-  subbyte_json_close(j, ']');
+  subbyte_warnings_json(j, &found->warnings);
   subbyte_json_open(j, "operators", '[');
   for (i = 0; found->operators != NULL && i < model->operator_count; ++i) {
     subbyte_json_open(j, NULL, '{');

@@ -36,6 +36,7 @@ void subbyte_sort(double *values, long count);
 void subbyte_latency_of(subbyte_latency *latency, const double *samples, long count, double *sorted);
 
 void subbyte_warn(subbyte_warnings *w, const char *format, ...);
+void subbyte_warnings_json(subbyte_json *j, const subbyte_warnings *w); /* "warnings": [...] */
 void subbyte_watch_start(subbyte_watch *watch, const char *root);
 /* Of samples in the order of time, which were taken since subbyte_watch_start; `scratch` [count] is written to. */
 void subbyte_unsteadiness(subbyte_warnings *w, const double *samples, long count, const subbyte_latency *latency,

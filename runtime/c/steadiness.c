@@ -41,6 +41,13 @@ void subbyte_warn(subbyte_warnings *w, const char *format, ...) {
   va_end(values);
 }
 
+void subbyte_warnings_json(subbyte_json *j, const subbyte_warnings *w) {
+  int i;
+  subbyte_json_open(j, "warnings", '[');
+  for (i = 0; i < w->count; ++i) subbyte_json_text(j, NULL, w->text[i]);
+  subbyte_json_close(j, ']');
+}
+
 static double preemptions(void) {
   struct rusage usage;
   return getrusage(RUSAGE_THREAD, &usage) == 0 ? (double)usage.ru_nivcsw : SUBBYTE_UNKNOWN;

@@ -229,6 +229,11 @@ typedef struct {
  * least and the median ns. docs/benchmarking.md says what each is. */
 SUBBYTE_API int32_t subbyte_measure(subbyte_session *session, const void *const *inputs, void *const *outputs,
                                     subbyte_measure_options *options, char **json);
+
+/* What figures of this machine are measured on. `*json` becomes a JSON object, to be freed with subbyte_free: machine (processor,
+ * clock, cores, memory, system), and warnings, of what disturbs runs of `threads` threads here. */
+SUBBYTE_API int32_t subbyte_machine(int32_t threads, char **json);
+
 SUBBYTE_API void subbyte_free(void *memory);
 
 #ifdef __cplusplus

@@ -57,19 +57,19 @@ def versions() -> list[Finding]:
 
 def cpu() -> list[Finding]:
     """The instruction sets that our kernels ask for."""
-    from subbyte.runtime.machine import machine
+    from subbyte.runtime.host import cpu_features, cpu_name, usable_cores
 
-    here = machine()
+    has = cpu_features()
     wanted = {
         "avx512vnni": "8-bit dot products: int8, int4, ternary, pow2 at full speed",
         "avx512vpopcntdq": "population count on vectors: binary at full speed",
         "avx512bw": "512-bit kernels; without it every format runs on the slower 256-bit ones",
         "avx2": "256-bit kernels; without it every format runs on the portable ones, the slowest",
     }
-    rows = [Finding("CPU", f"{here.cpu}, {here.usable_cores} usable cores")]
+    rows = [Finding("CPU", f"{cpu_name()}, {usable_cores()} usable cores")]
     if platform.machine() in ("x86_64", "AMD64"):
         for name, use in wanted.items():
-            rows.append(Finding(f"{name}: {use}", "yes" if name in here.features else None, "a CPU that has it"))
+            rows.append(Finding(f"{name}: {use}", "yes" if name in has else None, "a CPU that has it"))
     return rows
 
 

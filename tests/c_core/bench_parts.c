@@ -95,13 +95,6 @@ static int printed(subbyte_json *j) {
   return 0;
 }
 
-static void print_warnings(subbyte_json *j, const char *key, const subbyte_warnings *w) {
-  int i;
-  subbyte_json_open(j, key, '[');
-  for (i = 0; i < w->count; ++i) subbyte_json_text(j, NULL, w->text[i]);
-  subbyte_json_close(j, ']');
-}
-
 /* ---- a session to measure ---- */
 
 static long preempted;
@@ -194,7 +187,7 @@ static int steady(int count, char **arguments) {
   subbyte_unsteadiness(&warnings, samples, count, &found.latency, samples + count, &watch);
   subbyte_json_open(&j, NULL, '{');
   subbyte_latency_json(&j, &found);
-  print_warnings(&j, "warnings", &warnings);
+  subbyte_warnings_json(&j, &warnings);
   subbyte_json_close(&j, '}');
   free(samples);
   return printed(&j);
@@ -217,12 +210,12 @@ int main(int argc, char **argv) {
   static subbyte_warnings warnings;
   subbyte_json text = {0}, *j = &text;
   if (argc == 4 && strcmp(argv[1], "machine") == 0) {
-    static bench_machine m;
-    bench_machine_read(&m, argv[2]);
-    bench_disturbances(&warnings, &m, atoi(argv[3]));
+    static subbyte_machine_facts m;
+    subbyte_machine_read(&m, argv[2]);
+    subbyte_disturbances(&warnings, &m, atoi(argv[3]));
     subbyte_json_open(j, NULL, '{');
-    bench_machine_json(j, "machine", &m);
-    print_warnings(j, "disturbances", &warnings);
+    subbyte_machine_json(j, "machine", &m, "0.0-test");
+    subbyte_warnings_json(j, &warnings);
     subbyte_json_close(j, '}');
     return printed(j);
   }

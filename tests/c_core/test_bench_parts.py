@@ -1,7 +1,8 @@
-"""What the C core and the bench program say of machine, energy and cgroups is what Python says of the same trees."""
+"""What the C core and the bench program say of machine, energy and cgroups, on made-up trees; Python says the same."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -12,13 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from this_machine import needs_x86_64
 
+import subbyte
 import subbyte.runtime
 from subbyte.errors import EnergyError
+from subbyte.runtime import host, write_bundle
 from subbyte.runtime.energy import Energy
-from subbyte.runtime.features import FEATURES
-from subbyte.runtime.machine import disturbances, machine
+from subbyte.runtime.features import TILE_FEATURES, features_of
+from subbyte.runtime.machine import Machine
 from subbyte.runtime.rapl import Rapl
 from subbyte.tvm_kernels.emit.core import MEASURE
 
@@ -27,9 +32,10 @@ sys.path.insert(0, str(HERE.parent / "runtime"))
 from cgroup_trees import GROUP, V2, planted, stat  # noqa: E402, F401
 from cgroup_trees import TREES as CGROUPS  # noqa: E402
 from fake_meters import powerless  # noqa: E402
+from tiny_bundle import build_library, tiny_manifest, tiny_members  # noqa: E402
 
 CORE = Path(subbyte.runtime.__file__).parent / "c"
-PARTS = (*MEASURE, "bench_open.c", "bench_machine.c", "bench_energy.c", "run.c", "failure.c", "needs.c")
+PARTS = (*MEASURE, "bench_open.c", "bench_energy.c", "run.c", "failure.c", "needs.c", "cores.c")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{CORE}"]
 CPU = "sys/devices/system/cpu"
 
@@ -70,28 +76,48 @@ LAPTOP = {
     "proc/self/mountinfo": "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
     "sys/fs/cgroup/cpu.max": "100000 100000\n",
 }
-ALIASES = [alias for row in FEATURES.values() for alias in sorted(row.aliases)]
-TREES = {
-    "laptop": LAPTOP,
-    "big-little": {"proc/cpuinfo": BIG_LITTLE, "sys/class/dmi/id/sys_vendor": "Amazon EC2\n"},
-    "risc-v": {"proc/cpuinfo": "processor : 0\nisa : rv64imafdcv_zicsr_zba_zbb\nuarch : sifive,u74\n"},
-    "aliases": {"proc/cpuinfo": f"flags : {' '.join(ALIASES)} +x_y-z.1 SSE\nmodel name :\nHardware : Board\n"},
-    "quiet": {"proc/loadavg": "0.01 0 0", f"{CPU}/cpufreq/boost": "1", "sys/hypervisor/type": "xen"},
-    "odd": {
-        "proc/meminfo": "MemTotal: many kB\n",
-        "proc/loadavg": "busy",
-        "etc/os-release": "PRETTY_NAME=\n",
-        f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "0",
-    },
-    "no numbers": {
-        "proc/cpuinfo": "cpu MHz : nan\n",
-        "proc/meminfo": "MemTotal: 0x10 kB\nMemAvailable: 1_0 kB\n",
-        "proc/loadavg": "inf 1 1",
-        f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "1e6",
-        f"{CPU}/cpu0/cpufreq/cpuinfo_max_freq": "36 00000",
-        "sys/class/thermal/thermal_zone0/temp": "-12500",
-    },
-    "empty": {},
+EMULATED = "this program runs under an emulator: its times are not those of the machine"
+NOTHING = dict.fromkeys(
+    ("governor", "mhz", "mhz_min", "mhz_max", "boost", "temperature_c", "load_1min", "memory_bytes", "virtualised")
+)
+# A tree of files, and what is said of it beside NOTHING.
+TREES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "laptop": (
+        LAPTOP,
+        {"cpu": "Test CPU @ 3.00GHz", "physical_cores": 2, "usable_cores": 1, "governor": "powersave"}
+        | {"mhz": 1800.123, "mhz_min": 400.0, "mhz_max": 3600.0, "boost": False, "temperature_c": 91.5}
+        | {"load_1min": 3.25, "memory_bytes": 2 << 20, "memory_available_bytes": 1 << 20}
+        | {"system": "Test Linux 1 \xe9", "kernel": "6.1.0-test", "virtualised": True},
+    ),
+    "big-little": (
+        {"proc/cpuinfo": BIG_LITTLE, "sys/class/dmi/id/sys_vendor": "Amazon EC2\n"},
+        {"cpu": "0xd4d", "virtualised": True},
+    ),
+    "risc-v": (
+        {"proc/cpuinfo": "processor : 0\nisa : rv64imafdcv_zba\nuarch : sifive,u74\n"},
+        {"cpu": "sifive,u74"},
+    ),
+    "no name": (
+        {"proc/cpuinfo": "flags : x nohypervisor\nmodel name :\nHardware : Board\n"},
+        {"cpu": "Board", "virtualised": False},
+    ),
+    "quiet": (
+        {"proc/loadavg": "0.01 0 0", f"{CPU}/cpufreq/boost": "1", "sys/hypervisor/type": "xen"},
+        {"load_1min": 0.01, "boost": True, "virtualised": True},
+    ),
+    "odd": (
+        {"proc/meminfo": "MemTotal: many kB\n", "proc/loadavg": "busy", "etc/os-release": "PRETTY_NAME=\n"}
+        | {f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "0", "sys/class/dmi/id/sys_vendor": "Dell Inc.\n"},
+        {"system": "Linux", "virtualised": False},
+    ),
+    "no numbers": (
+        {"proc/cpuinfo": "cpu MHz : nan\n", "proc/meminfo": "MemTotal: 0x10 kB\nMemAvailable: 1_0 kB\n"}
+        | {"proc/loadavg": "inf 1 1", f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "1e6"}
+        | {f"{CPU}/cpu0/cpufreq/cpuinfo_max_freq": "36 00000", "sys/class/thermal/thermal_zone0/temp": "-12500"},
+        {"temperature_c": -12.5, "memory_available_bytes": None},
+    ),
+    "only cpuinfo's clock": ({"proc/cpuinfo": "cpu MHz : 2995.2\n"}, {"mhz": 2995.2}),
+    "empty": ({}, {}),
 }
 
 
@@ -100,7 +126,7 @@ def program_of_parts(folder: Path) -> Path:
     program = folder / "bench_parts"
     sources = [HERE / "bench_parts.c", *(CORE / name for name in PARTS)]
     flags = ["-g", "-O1", *STRICT, "-DBENCH_POLL_S=0.002", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(["gcc", *flags, *sources, "-lm", "-o", program], check=True, timeout=600)
+    subprocess.run(["gcc", *flags, *sources, "-lm", "-lpthread", "-o", program], check=True, timeout=600)
     return program
 
 
@@ -117,29 +143,74 @@ def test_quota_and_throttling_are_those_of_the_own_cgroup(parts: Path, name: str
 
 
 def said_by(parts: Path, *arguments: str | bytes, user: int | None = None) -> Any:
-    # What the machine's description allocates stays until the program ends: no leaks are looked for.
     command = [parts, *arguments]
-    environment = {"ASAN_OPTIONS": "detect_leaks=0"}
+    environment = {"ASAN_OPTIONS": "detect_leaks=0"}  # bench allocates until the program ends
     done = subprocess.run(command, capture_output=True, timeout=600, check=False, env=environment, user=user)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.decode("utf-8"))
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_the_machine_is_described_as_python_describes_it(parts: Path, name: str, tmp_path: Path) -> None:
-    for path, text in TREES[name].items():
+def test_the_machine_is_what_its_files_say(parts: Path, name: str, tmp_path: Path) -> None:
+    """What Python reads without a library, too, is the same."""
+    files, said = TREES[name]
+    for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
-    expected = machine(tmp_path)
-    found = said_by(parts, "machine", str(tmp_path), "2")
-    described = json.loads(json.dumps(expected.to_json()))
-    assert list(found["machine"]) == list(described)
-    # Not known in C: Python's version, NumPy's, and the processor's name that `uname -p` may give.
-    other = {"python": None, "numpy": None, "subbyte": "0.0-test"}
-    if "proc/cpuinfo" not in TREES[name]:
-        other["cpu"] = expected.architecture
-    assert found["machine"] == {**described, **other}
-    assert found["disturbances"] == disturbances(expected, threads=2)
+    found = said_by(parts, "machine", str(tmp_path), "2")["machine"]
+    assert list(found) == [field.name for field in dataclasses.fields(Machine)]
+    assert {key: found[key] for key in (*NOTHING, *said)} == {**NOTHING, **said}
+    assert (found["python"], found["numpy"], found["subbyte"]) == (None, None, "0.0-test")
+    assert found["cpu"] == host.cpu_name(tmp_path / "proc/cpuinfo")
+    assert (found["architecture"], found["logical_cpus"]) == (host.machine(), os.cpu_count())
+    assert found["usable_cores"] == host.usable_cores(tmp_path)
+    if Path("/proc/cpuinfo").exists():  # the CPU is asked, whatever the tree says
+        has = host.cpu_features(Path("/proc/cpuinfo"))
+        tiles = set() if host.permits_amx() else TILE_FEATURES
+        assert set(found["features"]) - tiles == {row.name for row in features_of(host.machine())} & has - tiles
+
+
+def test_what_disturbs_is_said_with_what_to_do(parts: Path, tmp_path: Path) -> None:
+    planted(tmp_path, {**LAPTOP, "proc/loadavg": "900.5 1 1"})
+    assert said_by(parts, "machine", str(tmp_path), "2")["warnings"] == [
+        f"other programs load this machine (load 900.5 on {os.cpu_count()} CPUs): stop them",
+        "the clock follows the load (governor 'powersave'): cpupower frequency-set -g performance",
+        "this is a virtual machine: its host may take the CPU away unseen",
+        "the CPU is at 92 C and may throttle: cool it",
+        "2 threads share 1 cores: use fewer threads",
+    ]
+    still = {"proc/loadavg": "0.1 1 1", f"{CPU}/cpu0/cpufreq/scaling_governor": "performance"}
+    quiet = planted(tmp_path / "quiet", still)
+    assert said_by(parts, "machine", str(quiet), "1")["warnings"] == []
+
+
+@needs_x86_64
+@pytest.mark.parametrize("row", ["CPU implementer : 0x41", "hart : 0"])
+def test_the_description_of_another_cpu_is_that_of_an_emulators_host(parts: Path, row: str, tmp_path: Path) -> None:
+    planted(tmp_path, {**LAPTOP, "proc/cpuinfo": f"processor : 0\nmodel name : Neoverse\n{row}\n"})
+    found = said_by(parts, "machine", str(tmp_path), "1")
+    assert found["warnings"][0] == EMULATED
+    of_the_host = ("cpu", "governor", "mhz", "mhz_min", "mhz_max", "boost", "temperature_c", "virtualised")
+    assert [found["machine"][key] for key in of_the_host] == [None] * 8
+    assert found["machine"]["memory_bytes"] == 2 << 20
+    planted(tmp_path, {"proc/cpuinfo": f"vendor_id : GenuineIntel\nmodel name : Xeon\n{row}\n"})
+    found = said_by(parts, "machine", str(tmp_path), "1")
+    assert found["machine"]["cpu"] == "Xeon"
+    assert EMULATED not in found["warnings"]
+
+
+@needs_x86_64
+def test_python_says_so_too(tmp_path: Path) -> None:
+    """The library of a bundle, built for another root of /proc."""
+    root = planted(tmp_path / "root", {"proc/cpuinfo": "CPU implementer : 0x41\nmodel name : Neoverse\n"})
+    library = build_library(tmp_path, f'-DSUBBYTE_ROOT="{root}"')
+    bundle = write_bundle(tmp_path / "tiny.subbyte", tiny_manifest(), tiny_members(library))
+    result = subbyte.bench(bundle, iterations=3, warmup=0, cold=False, energy=False)
+    assert EMULATED in result.warnings
+    assert (result.machine.cpu, result.machine.mhz) == (None, None)
+    assert (result.machine.numpy, result.machine.subbyte) == (np.__version__, subbyte.__version__)
+    assert f"machine: {host.machine()}, " in str(result)
+    assert f"warning: {EMULATED}" in str(result)
 
 
 def domain(root: Path, folder: str, name: str, step: int, start: int = 900, limit: int = 1000) -> None:

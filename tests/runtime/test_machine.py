@@ -1,9 +1,8 @@
-"""What we say of a machine, and which bundles it may run, on fake /proc and /sys trees."""
+"""Which bundles a machine may run, and what Python reads of its CPU without a library, on fake files."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from subbyte.errors import BundleError, UsageError
 from subbyte.runtime import host
 from subbyte.runtime.benchmark import pinned
 from subbyte.runtime.features import canonical
-from subbyte.runtime.machine import disturbances, machine
 from subbyte.runtime.manifest import TargetInfo
 
 X86 = """processor : 0
@@ -147,71 +145,3 @@ def test_another_machine_or_system(triple: str) -> None:
 def test_source_bundles_say_how_to_build_them() -> None:
     with pytest.raises(BundleError, match=r"C source.*unpack it .*source/\*\.c.*-ffp-contract=off"):
         host.check_target(target("thumbv7em-none-eabi", emitter="source"))
-
-
-def fake_root(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def test_machine_from_a_tree(tmp_path: Path) -> None:
-    cpu = "sys/devices/system/cpu"
-    root = fake_root(
-        tmp_path,
-        {
-            "proc/cpuinfo": X86,
-            "proc/loadavg": "3.25 1.0 0.5 2/300 1234\n",
-            "proc/meminfo": "MemTotal: 2048 kB\nMemAvailable: 1024 kB\nHugePages: 0\n",
-            "proc/sys/kernel/osrelease": "6.1.0-test\n",
-            "etc/os-release": 'NAME="X"\nPRETTY_NAME="Test Linux 1"\n',
-            f"{cpu}/cpu0/topology/thread_siblings_list": "0,2\n",
-            f"{cpu}/cpu1/topology/thread_siblings_list": "1,3\n",
-            f"{cpu}/cpu2/topology/thread_siblings_list": "0,2\n",
-            f"{cpu}/cpu3/topology/thread_siblings_list": "1,3\n",
-            f"{cpu}/cpu0/cpufreq/scaling_governor": "powersave\n",
-            f"{cpu}/cpu0/cpufreq/scaling_cur_freq": "1800000\n",
-            f"{cpu}/cpu0/cpufreq/cpuinfo_max_freq": "3600000\n",
-            f"{cpu}/intel_pstate/no_turbo": "1\n",
-            "sys/class/thermal/thermal_zone0/temp": "40000\n",
-            "sys/class/thermal/thermal_zone1/temp": "91000\n",
-            "proc/self/cgroup": "0::/\n",
-            "proc/self/mountinfo": "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
-            "sys/fs/cgroup/cpu.max": "100000 100000\n",
-        },
-    )
-    found = machine(root)
-    assert (found.cpu, found.physical_cores, found.usable_cores) == ("Test CPU @ 3.00GHz", 2, 1)
-    assert (found.governor, found.mhz, found.mhz_max, found.boost) == ("powersave", 1800.0, 3600.0, False)
-    assert (found.memory_bytes, found.memory_available_bytes) == (2 << 20, 1 << 20)
-    assert (found.system, found.kernel, found.virtualised) == ("Test Linux 1", "6.1.0-test", True)
-    assert (found.load_1min, found.temperature_c) == (3.25, 91.0)
-    assert "avx512vnni" in found.features
-    said = " ".join(disturbances(replace(found, logical_cpus=2), threads=2))
-    for word in ("load 3.2", "powersave", "virtual machine", "91 C", "2 threads share 1 cores"):
-        assert word in said
-
-
-def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
-    found = machine(tmp_path)
-    assert (found.mhz, found.governor, found.load_1min, found.memory_bytes, found.virtualised) == (None,) * 5
-    assert found.cpu
-    assert found.usable_cores >= 1
-
-
-@pytest.mark.parametrize("text", ["nan", "inf", "0x10", "1_000", "1e3", "\u0663", "", "5 x"])
-def test_what_is_no_number_is_not_told(tmp_path: Path, text: str) -> None:
-    files = dict.fromkeys(("proc/loadavg", "sys/class/thermal/thermal_zone0/temp"), text)
-    files["proc/meminfo"] = f"MemTotal: {text} kB\n"
-    files["proc/cpuinfo"] = f"cpu MHz : {text}\n"
-    files["sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"] = text
-    found = machine(fake_root(tmp_path, files))
-    assert (found.mhz, found.mhz_max, found.temperature_c, found.memory_bytes) == (None,) * 4
-    assert found.load_1min == (5.0 if text == "5 x" else None)
-
-
-def test_a_quiet_machine_has_nothing_to_say(tmp_path: Path) -> None:
-    quiet = replace(machine(tmp_path), load_1min=0.1, governor="performance", virtualised=False, usable_cores=4)
-    assert disturbances(quiet, threads=2) == []

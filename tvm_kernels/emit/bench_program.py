@@ -17,7 +17,7 @@ from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.plan import Plan
 from subbyte.tvm_kernels.toolchain import find_static_toolchain
 
-PARTS = ("open", "golden", "report", "machine", "energy", "start")
+PARTS = ("open", "golden", "report", "pin", "energy", "start")
 BENCH = ("bench.c", *(f"bench_{part}.c" for part in PARTS))
 BENCH_FLAGS = tuple(flag for flag in C_FLAGS if flag != "-fPIC")
 

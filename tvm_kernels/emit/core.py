@@ -10,7 +10,7 @@ import subbyte.runtime
 from subbyte.tvm_kernels.toolchain import Toolchain
 
 CORE = ("run.c", "failure.c", "needs.c", "state.c", "session.c", "threads.c", "cores.c")
-MEASURE = ("measure.c", "steadiness.c", "json.c", "system_files.c", "cgroup.c")  # for Linux
+MEASURE = ("measure.c", "steadiness.c", "json.c", "system_files.c", "cgroup.c", "machine.c")  # for Linux
 C_FLAGS = ("-std=c99", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections", "-g0")
 
 

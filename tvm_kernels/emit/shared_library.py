@@ -35,6 +35,7 @@ EXPORTS = (
     "subbyte_session_state",
     "subbyte_session_destroy",
     "subbyte_measure",
+    "subbyte_machine",
     "subbyte_free",
 )
 
