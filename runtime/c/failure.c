@@ -35,13 +35,20 @@ SUBBYTE_COLD static void write_text(writer *w, const char *text) {
     if (w->text != NULL && w->length + 1 < w->bytes) w->text[w->length] = *text;
 }
 
+/* Divides in pieces of 16 bits: a division of 64 bits is 0.7 KB of libgcc on a CPU of 32. */
 SUBBYTE_COLD static void write_number(writer *w, int64_t number) {
   char digits[21], *first = digits + sizeof digits - 1;
   uint64_t left = number < 0 ? 0u - (uint64_t)number : (uint64_t)number;
   *first = '\0';
   do {
-    *--first = (char)('0' + left % 10);
-    left /= 10;
+    uint32_t rest = 0;
+    int piece;
+    for (piece = 0; piece < 4; ++piece) {
+      rest = rest << 16 | (uint32_t)(left >> 48);
+      left = left << 16 | rest / 10;
+      rest %= 10;
+    }
+    *--first = (char)('0' + rest);
   } while (left);
   if (number < 0) write_text(w, "-");
   write_text(w, first);
