@@ -106,6 +106,7 @@ def _fit(
     from subbyte.models.train.log import EpochLog
     from subbyte.models.train.progress import ProgressBar
     from subbyte.models.train.saving import StateSaver
+    from subbyte.models.train.tensorboard import TensorBoardLog
     from subbyte.models.train.trainer import make_trainer, quiet_lightning
 
     run, state = parts.run, folder / STATE
@@ -113,9 +114,10 @@ def _fit(
     quantization = QuantizationCallback(freeze=run.freeze)
     log, saver = EpochLog(folder, parts, quantization, average), StateSaver(folder, run, interrupt)
     bars = [ProgressBar()] if shown[0] else []
+    boards = [TensorBoardLog(folder, log)] if run.tensorboard else []
     ours = [average] if average is not None else []
     with quiet_lightning():
-        trainer = make_trainer(run, folder, [quantization, *ours, log, *bars, *shown[1], saver])
+        trainer = make_trainer(run, folder, [quantization, *ours, log, *bars, *boards, *shown[1], saver])
         if trainer.is_global_zero:
             make_folder(folder)
             if not going_on:

@@ -60,6 +60,8 @@ def quiet_lightning() -> Iterator[None]:
         for message in (
             ".*does not have many workers.*",
             ".*LeafSpec.* is deprecated.*",
+            ".*torch.jit.script_method.* is deprecated.*",  # torch's own compiler calls it,
+            ".*autograd.function.Function.* should not be instantiated.*",  # and makes one
             ".*your dataloader is not resumable.*",
         ):
             warnings.filterwarnings("ignore", message=message)

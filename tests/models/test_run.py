@@ -242,6 +242,15 @@ def test_mixed_precision_trains_in_bfloat16_and_tests_in_float32(tmp_path: Path)
     assert loss == pytest.approx(result.history[-1]["test_loss"], rel=1e-6)
 
 
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    plain, compiled = Steps(), Steps()
+    quick(tmp_path / "plain", scheme="float", epochs=1, callbacks=[plain])
+    before = torch._dynamo.utils.counters["frames"]["ok"]
+    quick(tmp_path / "compiled", scheme="float", epochs=1, callbacks=[compiled], compile=True)
+    torch.testing.assert_close(compiled.weights, plain.weights, rtol=1e-5, atol=1e-6)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > before  # else it ran in eager mode
+
+
 # ---- which epoch ----
 
 
