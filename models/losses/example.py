@@ -20,7 +20,7 @@ def example_for(entry: LossEntry, samples: int = SAMPLES, seed: int = 0) -> tupl
 
     def network(teacher: Outputs | None = None) -> Outputs:
         return Outputs(
-            random(CLASSES),
+            random() if "scores" in entry.needs else random(CLASSES),
             prediction=random(),
             embeddings=random(VIEWS, WIDTH) if "views" in entry.needs else random(WIDTH),
             features={"first": random(WIDTH), "second": random(CLASSES)},
@@ -29,7 +29,7 @@ def example_for(entry: LossEntry, samples: int = SAMPLES, seed: int = 0) -> tupl
 
     needs = {name for names in entry.alternatives() for name in names[:1]}  # a label where a soft target would do
     targets = Targets(
-        torch.arange(samples) // 2 % CLASSES,
+        torch.arange(samples) // 2 % (2 if "scores" in entry.needs else CLASSES),
         soft=random(CLASSES).softmax(-1),
         value=random(),
         ids=torch.arange(samples),

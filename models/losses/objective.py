@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from subbyte.errors import UsageError
 from subbyte.models.losses.composition import Summand, parse, written
-from subbyte.models.losses.outputs import Outputs, Targets, missing
+from subbyte.models.losses.outputs import KINDS, Outputs, Targets, missing
 from subbyte.models.losses.processes import mean_over_processes, world_size
 from subbyte.models.losses.register import get_loss
 from subbyte.models.losses.rows import Rows
@@ -177,8 +177,8 @@ class Objective(nn.Module):
 
 def _is_given(name: str, given: Collection[str], modules: Collection[str]) -> bool:
     """Whether a need is in the batches, or a named module gives it."""
-    if name == "views":
-        return name in given and ("embeddings" in given or name in modules)
+    if name in KINDS:  # a fact about the batches
+        return name in given and (KINDS[name] in given or name in modules)
     if name.startswith("teacher.") and name in modules:
         return any(other.startswith("teacher.") for other in given)
     return name in given or name in modules

@@ -16,6 +16,10 @@ from subbyte.errors import UsageError
 # name -> what it is; what to do where it is missing
 NEEDS: dict[str, tuple[str, str]] = {
     "logits": ("logits [N, ..., C]", "train a model that gives one score per class"),
+    "scores": (
+        "scores [N, ...], a logit for each yes or no",
+        "take a task with several labels per sample, or two classes",
+    ),
     "prediction": ("predictions, real values [N, ...]", "take data and a task with real targets"),
     "embeddings": ("embeddings [N, D]", "name the module that gives them, e.g. NAME(embeddings=head:input)"),
     "views": (
@@ -37,6 +41,8 @@ NEEDS: dict[str, tuple[str, str]] = {
     "value": ("real targets [N, ...]", "take data with real targets"),
     "ids": ("the numbers of the samples, int64 [N]", "take data whose batches say them"),
 }
+
+KINDS = {"scores": "logits", "views": "embeddings"}  # need -> the tensor that it is, of another shape
 
 
 def missing(who: str, need: str) -> UsageError:
@@ -79,6 +85,11 @@ class Outputs:
         return _given("logits", self._tensors["logits"])
 
     @property
+    def scores(self) -> Tensor:
+        """The logits where there is one for each yes or no, [N, ...], the shape of the label."""
+        return self.logits
+
+    @property
     def prediction(self) -> Tensor:
         """Real values [N, ...]."""
         return _given("prediction", self._tensors["prediction"])
@@ -112,7 +123,7 @@ class Outputs:
 
     def only(self, needs: Collection[str]) -> Outputs:
         """These outputs without what is not among `needs`."""
-        wanted = {"embeddings" if need == "views" else need for need in needs}
+        wanted = {KINDS.get(need, need) for need in needs}
         of_teacher = {need.removeprefix("teacher.") for need in wanted if need.startswith("teacher.")}
         return Outputs(
             **{name: value for name, value in self._tensors.items() if name in wanted},

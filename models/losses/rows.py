@@ -13,7 +13,7 @@ from torch import Tensor
 
 from subbyte.errors import UsageError
 from subbyte.models.losses.entry import LossEntry
-from subbyte.models.losses.outputs import Outputs, Targets, missing
+from subbyte.models.losses.outputs import KINDS, Outputs, Targets, missing
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -67,8 +67,7 @@ def rows_that_count(entry: LossEntry, outputs: Outputs, targets: Targets) -> Row
 def _used(entry: LossEntry, outputs: Outputs, targets: Targets) -> set[str]:
     given = {path for path, _ in (*outputs.tensors(), *targets.tensors())}
     given |= {path.split("features.")[0] + "features" for path in given if "features." in path}
-    if "embeddings" in given:
-        given |= {"views"}
+    given |= {need for need, tensor in KINDS.items() if tensor in given}
     used: set[str] = set()
     for names in entry.alternatives():
         found = given.intersection(names)
@@ -91,15 +90,15 @@ def _positions(entry: LossEntry, outputs: Outputs, targets: Targets) -> torch.Si
 
 def _refuse_other_shapes(entry: LossEntry, outputs: Outputs, targets: Targets, positions: torch.Size) -> None:
     shapes = {path: list(tensor.shape) for path, tensor in (*outputs.tensors(), *targets.tensors())}
-    expected = _expected_instead(shapes, list(positions), views="views" in entry.needs)
+    expected = _expected_instead(entry, shapes, list(positions))
     if expected:
         found = ", ".join(f"{path} {shape}" for path, shape in shapes.items())
         raise UsageError(f"loss '{entry.name}': the shapes do not fit one another: {found}; expected {expected}.")
 
 
-def _expected_instead(shapes: dict[str, list[int]], positions: list[int], *, views: bool) -> str:
+def _expected_instead(entry: LossEntry, shapes: dict[str, list[int]], positions: list[int]) -> str:
     """What is expected where a shape is wrong; nothing where all are right."""
-    axes = len(positions)
+    axes, views, scores = len(positions), "views" in entry.needs, "scores" in entry.needs
     for path, shape in shapes.items():
         if shape[:axes] != positions and path != "ids":
             return f"{positions} in front of each"
@@ -107,6 +106,10 @@ def _expected_instead(shapes: dict[str, list[int]], positions: list[int], *, vie
             return f"embeddings {'[N, V, D]' if views else '[N, D]'}"
         if path == "embeddings" and views and shape[axes] < 2:
             return "embeddings [N, V, D] with V >= 2"
+        if path == "logits" and entry.per == "position" and len(shape) != axes + (0 if scores else 1):
+            return f"logits {positions}" if scores else f"logits {[*positions, 'C']}".replace("'", "")
+        if path == "prediction" and entry.per == "position" and len(shape) != axes:
+            return f"prediction {positions}"
     same = shapes.get("logits") == shapes.get("teacher.logits") or not {"logits", "teacher.logits"} <= shapes.keys()
     return "" if same else "logits of one shape from both networks"
 

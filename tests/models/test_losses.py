@@ -190,6 +190,17 @@ def test_a_constant_added_to_the_logits_changes_nothing(name: str, shift: float)
     assert math.isclose(moved, plain, rel_tol=1e-9)
 
 
+def test_binary_cross_entropy_equals_torch_for_several_labels_per_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, label = torch.randn(4, 7, generator=generator), torch.randint(-1, 2, (4, 7), generator=generator)
+    found = Objective("bce(positive_weight=3)")(Outputs(scores), Targets(label)).value
+    known = label >= 0
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        scores[known], label[known].float(), pos_weight=torch.tensor(3.0)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_supcon_is_equation_2_of_its_paper() -> None:
     outputs, targets = example_for(get_loss("supcon"), samples=5, seed=3)
     found = Objective("supcon(temperature=0.5, base_temperature=0.5)")(outputs, targets, "none").value

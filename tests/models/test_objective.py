@@ -24,6 +24,12 @@ LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
 LABEL = torch.tensor([0, 2])
 
 
+def moco(seed: int, samples: int = 4) -> Outputs:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.randn(2, samples, 5, generator=generator)
+    return Outputs(embeddings=student, teacher=Outputs(embeddings=teacher))
+
+
 @pytest.fixture(autouse=True)
 def _forgets_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(register, "_LOSSES", dict(register._LOSSES))
@@ -128,6 +134,25 @@ def test_a_language_model_equals_torch() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "outputs", "targets", "message"),
+    [
+        ("ce", Outputs(LOGITS[:, 0]), Targets(LABEL), r"logits \[2\], label \[2\]; expected logits \[2, C\]"),
+        ("bce", Outputs(LOGITS), Targets(LABEL), r"logits \[2, 3\], label \[2\]; expected logits \[2\]"),
+        ("huber", Outputs(prediction=LOGITS), Targets(value=LABEL.double()), r"expected prediction \[2\]"),
+        ("moco", moco(0).replaced(embeddings=torch.randn(4, 2, 5)), Targets(), r"expected embeddings \[N, D\]"),
+    ],
+)
+def test_shapes_that_a_loss_does_not_take_are_refused(
+    text: str, outputs: Outputs, targets: Targets, message: str
+) -> None:
+    objective = Objective(text)
+    if objective.has_memory:
+        objective.prepare(outputs)
+    with pytest.raises(UsageError, match=message):
+        objective(outputs, targets)
+
+
+@pytest.mark.parametrize(
     ("outputs", "targets", "message"),
     [
         (Outputs(), Targets(LABEL), "loss 'kd' needs logits"),
@@ -157,12 +182,6 @@ def test_an_unknown_reduction_and_losses_of_different_positions_are_refused() ->
 
 
 # ---- memory, and what is learned ----
-
-
-def moco(seed: int, samples: int = 4) -> Outputs:
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = torch.randn(2, samples, 5, generator=generator)
-    return Outputs(embeddings=student, teacher=Outputs(embeddings=teacher))
 
 
 def test_memory_is_saved_and_taken_up_exactly() -> None:
@@ -330,6 +349,7 @@ def test_embeddings_of_views_are_rows_next_to_each_other() -> None:
         ("moco(embeddings=head)", {"logits", "teacher.logits"}, "needs a teacher's embeddings"),
         ("moco(embeddings=head, teacher_embeddings=head)", {"logits"}, "needs a teacher's embeddings"),
         ("ce", {"logits", "label", "teacher.logits"}, "loss 'ce' learns nothing from a teacher; leave it out"),
+        ("bce", {"logits", "label"}, "needs scores .* a task with several labels per sample, or two classes"),
         ("ce", {"logits"}, r"needs labels, int64 \[N, \.\.\.\] or soft targets"),
     ],
 )
@@ -429,7 +449,7 @@ def other_arguments(logits: Tensor, label: Tensor) -> Tensor:
         (good, {"alias": "ce"}, "the name 'ce' is registered already"),
         (good, {"source": " "}, "no source: say author, year and equation"),
         (good, {"needs": ()}, "no needs"),
-        (good, {"needs": ("logits", "lable")}, "unknown need 'lable', expected some of logits, prediction"),
+        (good, {"needs": ("logits", "lable")}, "unknown need 'lable', expected some of logits, scores, prediction"),
         (good, {"learned": ("temperature",)}, "'temperature' is learned but is not an option"),
         (good, {"memory": {"queue": TableOf("logits")}}, "has no parameter 'queue' for its memory"),
         (good, {"memory": {"factor": TableOf("value")}}, "memory 'factor' is of 'value', expected one of its needs"),
