@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from subbyte.errors import UsageError
 from subbyte.models.losses.entry import LossEntry
 from subbyte.models.losses.memory import Memory
-from subbyte.models.losses.outputs import Outputs, Targets, missing
+from subbyte.models.losses.outputs import KINDS, Outputs, Targets, missing
 from subbyte.models.losses.processes import AllRows, world_size
 from subbyte.models.losses.rows import Rows, rows_that_count
 from subbyte.models.options import check_options, range_of
@@ -48,9 +48,10 @@ class Term(nn.Module):
         """Make the memory for outputs like these and a training set of `samples`."""
         found = dict(outputs.tensors())
         for name, declared in self.entry.memory.items():
-            if declared.of not in found:
+            path = KINDS.get(declared.of, declared.of)
+            if path not in found:
                 raise missing(f"loss '{self.entry.name}'", declared.of)
-            self.memory[name] = declared.make(found[declared.of], self.options, samples)
+            self.memory[name] = declared.make(found[path], self.options, samples)
 
     def forward(self, outputs: Outputs, targets: Targets) -> tuple[Rows, Tensor]:
         """The rows that count and a value for each, [M]."""

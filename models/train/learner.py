@@ -136,7 +136,7 @@ class Learner(LightningModule):
         if not groups:
             raise UsageError("the model has no parameters to train.")
         groups += self.loss.parameter_groups()
-        optimizer = OPTIMIZERS[self.run.optimizer].build(groups, self.run.learning_rate, self.run)
+        optimizer = OPTIMIZERS[self.run.optimizer].build(groups, self.run.learning_rate, self.run.momentum)
         steps, schedule = (
             int(self.trainer.estimated_stepping_batches),
             get_schedule(self.run.schedule, self.run.schedule_options),
