@@ -255,6 +255,13 @@ def test_a_cpu_that_llvm_does_not_know_is_refused_with_the_nearest_name() -> Non
         target.check_cpu()
 
 
+def test_llvm_knows_the_cpu_of_which_only_the_architecture_is_known() -> None:
+    for name in ("x86-64-v3", "cortex-a53", "riscv64-linux", "host"):
+        target = get_target(name)
+        dataclasses.replace(target, cpu=target.architecture.any_cpu).check_cpu()
+    assert get_target("host").cpu == get_target("host").architecture.any_cpu
+
+
 def test_a_cpu_that_changes_no_option_of_the_c_compiler_is_refused() -> None:
     with pytest.raises(RegistrationError, match="'rv32i': cpu 'sifive-e31' would change nothing"):
         dataclasses.replace(get_target("rv32i"), cpu="sifive-e31")

@@ -13,7 +13,16 @@ from this_machine import needs, needs_x86_64
 
 from subbyte.errors import RegistrationError
 from subbyte.runtime import features
-from subbyte.runtime.features import FAMILIES, FEATURES, Bit, Feature, canonical, features_of, register_feature
+from subbyte.runtime.features import (
+    FAMILIES,
+    FEATURES,
+    TILE_FEATURES,
+    Bit,
+    Feature,
+    canonical,
+    features_of,
+    register_feature,
+)
 
 CORE = Path(features.__file__).parent / "c"
 AES = Feature("aes", "x86", "aes", Bit("LEAF_1_ECX", 25))
@@ -51,6 +60,10 @@ def test_every_name_in_cpuinfo_is_one_of_linux() -> None:
     )
     linux += " avx512vl avx512_vnni avx512vbmi avx512_vbmi2 avx512ifma avx512_bitalg avx512_vpopcntdq amx_tile amx_int8"
     assert {canonical(name) for name in f"{linux} gfni".split()} == {row.name for row in features_of("x86_64")}
+
+
+def test_tile_features_are_those_whose_registers_linux_must_permit() -> None:
+    assert {"amxtile", "amxint8"} == TILE_FEATURES
 
 
 def test_llvm_knows_every_feature() -> None:

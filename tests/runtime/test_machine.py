@@ -12,6 +12,7 @@ from subbyte.runtime import host
 from subbyte.runtime.benchmark import pinned
 from subbyte.runtime.features import canonical
 from subbyte.runtime.manifest import TargetInfo
+from subbyte.runtime.systems import system_of
 
 X86 = """processor : 0
 vendor_id : GenuineIntel
@@ -140,6 +141,24 @@ def test_a_system_that_hides_and_forbids_cores(monkeypatch: pytest.MonkeyPatch) 
 def test_another_machine_or_system(triple: str) -> None:
     with pytest.raises(BundleError, match=r"this machine is .*-linux.*subbyte compile"):
         host.check_target(TargetInfo("t", triple, "library", ()))
+
+
+@pytest.mark.parametrize(
+    ("triple", "name"),
+    [
+        ("x86_64-unknown-linux-gnu", "linux"),
+        ("aarch64-linux-android", "linux"),
+        ("aarch64-apple-darwin", "macos"),
+        ("arm64-apple-macosx14.0", "macos"),
+        ("x86_64-pc-windows-msvc", "windows"),
+        ("thumbv7em-none-eabihf", None),
+        ("x86_64-unknown-freebsd", None),
+        ("linux", None),
+    ],
+)
+def test_the_system_of_a_triple(triple: str, name: str | None) -> None:
+    found = system_of(triple)
+    assert (found.name if found else None) == name
 
 
 def test_source_bundles_say_how_to_build_them() -> None:

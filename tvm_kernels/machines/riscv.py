@@ -40,7 +40,7 @@ class RiscV(Architecture):
 
 _BARE = Tool("riscv64-unknown-elf-gcc", ("gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf"))
 
-RISCV32 = register_architecture(RiscV("riscv32", {"none-elf": _BARE}, multiplier="m", any_cpu="generic-rv32"))
+RISCV32 = register_architecture(RiscV("riscv32", {"none-elf": _BARE}, multiplier="m"))
 RISCV64 = register_architecture(
     RiscV(
         machine="riscv64",
