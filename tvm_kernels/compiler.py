@@ -16,6 +16,7 @@ from subbyte.onnx_files.loader import OnnxFile, open_onnx
 from subbyte.runtime.bundle import BENCH, write_bundle
 from subbyte.runtime.manifest import OperatorFacts
 from subbyte.tvm_kernels.emit import Emitted, Golden, compile_plan
+from subbyte.tvm_kernels.emit.board_memory import ram_of
 from subbyte.tvm_kernels.emit.members import check_archive
 from subbyte.tvm_kernels.emit.names import check_name
 from subbyte.tvm_kernels.error_context import names_its_errors, working_on
@@ -60,7 +61,8 @@ class CompileReport:
     not_replayed: str | None  # why the bundle was not run on them; None: it was, and gave them
     compiler: str | None = None  # what compiled the library's C and linked it, and why not another
     glibc: str | None = None  # the oldest that the library loads on; None where it needs none
-    sizes: dict[str, int] = field(default_factory=dict)  # of a microcontroller: text, data, bss, weights, ram
+    sizes: dict[str, int] = field(default_factory=dict)  # of C sources by section: text, data, bss, weights
+    ram: dict[str, int] = field(default_factory=dict)  # of a program by what it holds (emit/board_memory.py: ram_of)
     notes: tuple[str, ...] = ()  # about the file as a whole
     path: Path | None = None
     explanation: Explanation | None = None  # where `compile` was given one
@@ -82,8 +84,8 @@ class CompileReport:
 
     @property
     def ram_bytes(self) -> int:
-        """Arena, state, one workspace, on a microcontroller the variables; inputs, outputs and stack come on top."""
-        return self.sizes.get("ram", self.arena_bytes + self.state_bytes + self.workspace_bytes)
+        """Of a program that runs the model in one thread; on a board with its stack and, as linked, its variables."""
+        return sum(self.ram.values())
 
     @property
     def replay(self) -> str:
@@ -254,6 +256,7 @@ def _report(
         compiler=emitted.compiler,
         glibc=emitted.glibc,
         sizes=emitted.sizes,
+        ram=ram_of(plan, emitted.workspace_bytes, target.board, emitted.linked_ram),
         notes=(*plan.notes, *emitted.notes),
         path=path,
         explanation=plan.explanation,

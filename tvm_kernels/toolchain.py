@@ -20,6 +20,7 @@ from pathlib import Path
 
 from subbyte.errors import ToolchainError, WriteError
 from subbyte.files.output import what_to_do_of_tool
+from subbyte.tvm_kernels.machines.architecture import beside
 from subbyte.tvm_kernels.machines.target import Target
 
 TIMEOUT_SECONDS = 900  # zig's first build for a target included
@@ -118,12 +119,6 @@ def _zig_cache() -> str | None:
 def _system_compilers(target: Target) -> list[str]:
     own = [os.environ.get("CC", ""), "cc", "gcc", "clang"] if target.is_native else []
     return [*own, *([target.compiler.command] if target.compiler else [])]
-
-
-def beside(compiler: str, tool: str) -> str:
-    """The binary utility that goes with a compiler: arm-none-eabi-gcc, size -> arm-none-eabi-size; cc, size -> size."""
-    name = os.path.basename(compiler)
-    return f"{name.removesuffix('gcc')}{tool}" if name.endswith("-gcc") else tool
 
 
 def find_toolchain(target: Target) -> Toolchain:

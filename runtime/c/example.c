@@ -6,14 +6,18 @@
  *
  *   make run
  */
+#include <string.h>
+
 #include "compare.h"
 #include "console.h"
 #include "model.h"
 
-/* The only memory the model needs beside its constants. */
-static uint8_t arena[SUBBYTE_EXAMPLE_ARENA_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
-static uint8_t workspace[SUBBYTE_EXAMPLE_WORKSPACE_BYTES + 1] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
-static uint8_t results[SUBBYTE_EXAMPLE_OUTPUT_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+/* The only memory the model needs beside its constants; an array of C has an element. */
+#define ROOM(bytes) ((bytes) ? (bytes) : 1)
+static uint8_t arena[ROOM(SUBBYTE_EXAMPLE_ARENA_BYTES)] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t workspace[ROOM(SUBBYTE_EXAMPLE_WORKSPACE_BYTES)] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t given[ROOM(SUBBYTE_EXAMPLE_INPUT_BYTES)] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
+static uint8_t results[ROOM(SUBBYTE_EXAMPLE_OUTPUT_BYTES)] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
 
 #if SUBBYTE_EXAMPLE_STATE_COUNT
 static uint8_t state[SUBBYTE_EXAMPLE_STATE_BYTES] __attribute__((aligned(SUBBYTE_ALIGNMENT)));
@@ -85,6 +89,23 @@ static void compare(int32_t run, void *const *outputs, unsigned long *differing)
 #endif
 }
 
+/* Bytes from the start of a buffer to that of the next one. */
+static size_t aligned_bytes(size_t nbytes) {
+  return (nbytes + SUBBYTE_ALIGNMENT - 1) / SUBBYTE_ALIGNMENT * SUBBYTE_ALIGNMENT;
+}
+
+/* Fills the inputs with those of the golden run `run`, as your program would with what a sensor measured. */
+static void fill_inputs(int32_t run) {
+  const subbyte_model *model = subbyte_get_example_model();
+  uint8_t *to = given;
+  int32_t i;
+  for (i = 0; i < model->input_count; ++i) {
+    const size_t nbytes = model->inputs[i].nbytes;
+    memcpy(to, (const uint8_t *)subbyte_example_golden_inputs[i] + (size_t)run * nbytes, nbytes);
+    to += aligned_bytes(nbytes);
+  }
+}
+
 static void report(const char *kind, int32_t index, unsigned long differing) {
   console_text(kind);
   console_number((uint32_t)index);
@@ -103,17 +124,22 @@ int main(void) {
   size_t place = 0;
   int32_t i, run, status;
 
-  for (i = 0; i < model->output_count; ++i) {
+  for (i = 0; i < model->input_count; ++i) {
+    inputs[i] = given + place;
+    place += aligned_bytes(model->inputs[i].nbytes);
+  }
+  for (i = 0, place = 0; i < model->output_count; ++i) {
     outputs[i] = results + place;
-    place += (model->outputs[i].nbytes + SUBBYTE_ALIGNMENT - 1) / SUBBYTE_ALIGNMENT * SUBBYTE_ALIGNMENT;
+    place += aligned_bytes(model->outputs[i].nbytes);
   }
   buffers.weights = subbyte_example_weights;
   buffers.arena = arena;
   buffers.workspace = workspace;
-  buffers.inputs = subbyte_example_golden_inputs;
+  buffers.inputs = inputs;
   buffers.outputs = outputs;
 
   console_start();
+  fill_inputs(0);
   if (failed(begin_sequence(&buffers), &buffers)) return 1;
   ticks = console_ticks();
   status = subbyte_run(model, &buffers, NULL, NULL);
@@ -124,10 +150,8 @@ int main(void) {
   console_text("\n");
 
   if (failed(begin_sequence(&buffers), &buffers)) return 1;
-  buffers.inputs = inputs;
   for (run = 0; run < SUBBYTE_EXAMPLE_GOLDEN_RUNS; ++run) {
-    for (i = 0; i < model->input_count; ++i)
-      inputs[i] = (const uint8_t *)subbyte_example_golden_inputs[i] + (size_t)run * model->inputs[i].nbytes;
+    fill_inputs(run);
     started = console_ticks();
     status = subbyte_run(model, &buffers, run ? NULL : after_operator, (void *)(uintptr_t)model);
     if (failed(status, &buffers)) return 1;

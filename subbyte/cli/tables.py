@@ -121,7 +121,8 @@ def print_compile_report(report: CompileReport) -> None:
         + f"workspace {report.workspace_bytes:,} bytes per thread"
     )
     if report.flash_bytes is not None:
-        console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes")
+        parts = ", ".join(f"{what} {nbytes:,}" for what, nbytes in report.ram.items() if nbytes)
+        console.print(f"flash {report.flash_bytes:,} bytes, RAM {report.ram_bytes:,} bytes: {parts}")
     if report.library is not None:
         console.print(report.library)
     console.print(report.replay)

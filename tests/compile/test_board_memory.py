@@ -13,7 +13,7 @@ from subbyte.export.exporter import export
 from subbyte.models import untrained
 from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.compiler import compile
-from subbyte.tvm_kernels.emit.board_memory import check_fit, live_tensors
+from subbyte.tvm_kernels.emit.board_memory import check_fit, live_tensors, ram_of
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
 from subbyte.tvm_kernels.lowering import lower_graph
 from subbyte.tvm_kernels.machines import Target, all_targets, get_target
@@ -63,17 +63,26 @@ def test_a_network_of_eleven_million_weights_does_not_fit_a_microcontroller(tmp_
 
 
 def test_it_fits_to_the_byte(plan: Plan) -> None:
-    ram = plan.arena_bytes + plan.workspace_bytes + sum(aligned(tensor.nbytes) for tensor in plan.outputs)
-    check_fit(plan, with_memory(len(plan.weights), ram))
-    with pytest.raises(CompileError, match=rf"flash: {len(plan.weights):,} bytes needed, .* 1 missing\. Largest"):
-        check_fit(plan, with_memory(len(plan.weights) - 1, ram))
+    need = ram_of(plan, plan.workspace_bytes, M4.board)
+    assert need["inputs"] == aligned(plan.inputs[0].nbytes) == 256
+    assert need["outputs"] == aligned(plan.outputs[0].nbytes) == 64
+    ram = sum(need.values())
+    assert ram == plan.arena_bytes + plan.workspace_bytes + 256 + 64 + M4.board.stack
+    flash = len(plan.weights)
+    check_fit(plan, with_memory(flash, ram))
+    with pytest.raises(CompileError, match=rf"flash: {flash:,} bytes needed, .* 1 missing\. Largest"):
+        check_fit(plan, with_memory(flash - 1, ram))
     with pytest.raises(CompileError, match=rf"RAM: {ram:,} bytes needed, {ram - 1:,} there, 1 missing: intermediate"):
-        check_fit(plan, with_memory(len(plan.weights), ram - 1))
-    sizes = {"text": len(plan.weights) + 5, "data": 7, "bss": 11}
-    check_fit(plan, with_memory(len(plan.weights) + 12, ram + 18 + 100), sizes, plan.workspace_bytes + 100)
-    with pytest.raises(CompileError, match=r"flash: .* 1 missing.* RAM: .* 1 missing: .* variables 18\."):
-        check_fit(plan, with_memory(len(plan.weights) + 11, ram + 18 + 99), sizes, plan.workspace_bytes + 100)
+        check_fit(plan, with_memory(flash, ram - 1))
     check_fit(plan, get_target("cortex-a53"))
+
+
+def test_it_fits_to_the_byte_as_compiled_and_linked(plan: Plan) -> None:
+    workspace = plan.workspace_bytes + 100  # with the scratch of kernels
+    linked = sum(ram_of(plan, workspace, M4.board).values()) + 18
+    check_fit(plan, with_memory(len(plan.weights) + 12, linked), workspace, linked, len(plan.weights) + 12)
+    with pytest.raises(CompileError, match=r"flash: .* 1 missing.* RAM: .* 1 missing: .* variables 18\."):
+        check_fit(plan, with_memory(len(plan.weights) + 11, linked - 1), workspace, linked, len(plan.weights) + 12)
 
 
 def test_the_tensors_that_it_names_are_those_of_the_peak(plan: Plan) -> None:
@@ -112,6 +121,7 @@ def test_a_board_without_a_part_is_refused(target: str, part: str) -> None:
         ("arguments", "-M virt", r"its arguments is '-M virt' \(str\), expected a tuple of str"),
         ("instructions_per_tick", True, r"its instructions_per_tick is True \(bool\), expected int"),
         ("instructions_per_tick", 0, "its instructions_per_tick is 0, expected at least 1"),
+        ("stack", -4096, "its stack is -4096, expected at least 1"),
     ],
 )
 def test_a_board_with_a_wrong_part_is_refused(part: str, value: object, message: str) -> None:
@@ -141,6 +151,7 @@ def test_the_linker_script_has_the_memory_of_the_board(target: str) -> None:
     board = get_target(target).board
     assert board is not None
     script = board.sources()["memory.ld"].decode()
+    assert f"image_stack_bytes = {board.stack};" in script
     found = re.findall(r"(\w+) \(rwx\) : ORIGIN = (0x\w+), LENGTH = (\d+)", script)
     regions = (("FLASH", board.flash), ("RAM", board.ram))
     assert [(kind, int(origin, 16), int(size)) for kind, origin, size in found] == [

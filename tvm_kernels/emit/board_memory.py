@@ -1,38 +1,77 @@
-"""Whether a model fits the board of its target; what takes most of the memory where it does not."""
+"""How much memory a program of a model needs, whether its target's board has it, and what takes most of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
-from subbyte.errors import CompileError
+from subbyte.errors import CompileError, ToolchainError
+from subbyte.runtime.manifest import MODEL_DTYPES
 from subbyte.tvm_kernels.abi import buffer_bytes
-from subbyte.tvm_kernels.machines.board import Memory
+from subbyte.tvm_kernels.machines.board import MEMORY_SCRIPT, Board, Memory
 from subbyte.tvm_kernels.machines.target import Target
 from subbyte.tvm_kernels.memory import Buffer, aligned
-from subbyte.tvm_kernels.plan import Plan
+from subbyte.tvm_kernels.plan import Plan, Tensor
+from subbyte.tvm_kernels.toolchain import Toolchain, run
 
 LISTED = 5  # of the largest tensors
+MORE = 1 << 30  # bytes of flash and RAM, where the linker is asked what it needs
 
 
-def check_fit(plan: Plan, target: Target, sizes: Mapping[str, int] | None = None, workspace: int = 0) -> None:
+def buffers_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the inputs, or outputs, of a model, each aligned."""
+    return sum(aligned(prod(tensor.shape) * MODEL_DTYPES[tensor.dtype]) for tensor in tensors)
+
+
+def ram_of(plan: Plan, workspace: int, board: Board | None = None, linked: int | None = None) -> dict[str, int]:
+    """Bytes of RAM that a program of the model needs, by what they hold: it has one model and runs it in one thread.
+
+    `workspace`: with the scratch of the kernels. On a board also its stack and, where its linker could be asked,
+    variables: all else that is `linked`, of the model, the C core, the example and the C library.
+    """
+    parts = {
+        "intermediate tensors": plan.arena_bytes,
+        "workspace": workspace,
+        "states": plan.state_bytes,
+        "inputs": buffers_bytes(plan.inputs),
+        "outputs": buffers_bytes(plan.outputs),
+        "stack": board.stack if board else 0,
+    }
+    return parts if linked is None else {**parts, "variables": linked - sum(parts.values())}
+
+
+def linked_ram(board: Board, toolchain: Toolchain, arguments: Sequence[str], folder: Path) -> int:
+    """Bytes of RAM of the example of C sources, as the linker places it in a folder that has all of them.
+
+    It is linked for a board with more memory, so that it says how much is missing. `arguments`: of the C compiler.
+    """
+    (folder / MEMORY_SCRIPT).write_text(board.memory_script(MORE))
+    command = [*toolchain.compiler, *toolchain.c_flags, *board.c_flags, *arguments]
+    sources = [name for name in board.needed if name.endswith(".c")]
+    link = [*board.link_options, "-Wl,--no-check-sections", "-Wl,--print-memory-usage"]
+    said = run([*command, *sources, *link, "-o", "example.elf", "-lm"], folder)
+    used = re.search(r"^ *RAM: *(\d+) (B|KB|MB)", said, re.MULTILINE)
+    if used is None:
+        raise ToolchainError(f"{toolchain} does not say how much RAM a program takes: {said[:200]!r}")
+    return int(used[1]) * {"B": 1, "KB": 1 << 10, "MB": 1 << 20}[used[2]]
+
+
+def check_fit(
+    plan: Plan, target: Target, workspace: int = 0, linked: int | None = None, flash: int | None = None
+) -> None:
     """Raise CompileError for a model that needs more flash or RAM than the target's board has; do nothing without one.
 
-    `sizes`: bytes of the compiled model by section, and `workspace` with the scratch of its kernels; before they are
-    known, what the plan alone needs. The stack, inputs and all else of a firmware are additional.
+    RAM: `ram_of`. `flash`: code and constants of the model; a program's own and golden data are additional. Before
+    they are known, what the plan alone needs.
     """
     board = target.board
     if board is None:
         return
-    section = {"text": len(plan.weights), "data": 0, "bss": 0} | dict(sizes or {})
-    flash = section["text"] + section["data"]
-    ram = {
-        "intermediate tensors": plan.arena_bytes,
-        "workspace": max(workspace, plan.workspace_bytes),
-        "states": plan.state_bytes,
-        "outputs": sum(aligned(tensor.nbytes) for tensor in plan.outputs),
-        "variables": section["data"] + section["bss"],
-    }
+    flash = len(plan.weights) if flash is None else flash
+    ram = ram_of(plan, max(workspace, plan.workspace_bytes), board, linked)
     lacking = []
     if flash > board.flash.nbytes:
         lacking.append(f"{_lack('flash', flash, board.flash)}. Largest weights: {_largest(_weights(plan))}.")

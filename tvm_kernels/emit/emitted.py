@@ -46,7 +46,8 @@ class Emitted:
     members: dict[str, bytes]
     tiles: tuple[int, ...]  # of each call of the plan
     workspace_bytes: int  # the plan's, and the scratch of kernels after it
-    sizes: dict[str, int] = field(default_factory=dict)  # bytes by section, where a linker could tell
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of the model by section, where a compiler could tell
+    linked_ram: int | None = None  # bytes of its program on a board, where a linker could tell
     compiler: str | None = None  # what compiled the library's C and linked it, and why not another
     glibc: str | None = None  # the oldest that the library loads on, as "2.17"; None where it needs none
     notes: tuple[str, ...] = ()

@@ -14,17 +14,17 @@ import numpy as np
 
 from subbyte.errors import ToolchainError
 from subbyte.runtime.golden import MOST_MOVED
-from subbyte.runtime.manifest import MODEL_DTYPES
-from subbyte.tvm_kernels.emit.board_memory import check_fit
+from subbyte.tvm_kernels.emit.board_memory import buffers_bytes, check_fit, linked_ram
 from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.emitted import Array, Emitted, Golden
 from subbyte.tvm_kernels.emit.names import names_of
 from subbyte.tvm_kernels.emit.program import generate
-from subbyte.tvm_kernels.machines.board import DEFINE
+from subbyte.tvm_kernels.machines.architecture import beside
+from subbyte.tvm_kernels.machines.makefile import makefile
 from subbyte.tvm_kernels.machines.target import Target
-from subbyte.tvm_kernels.memory import ALIGNMENT, aligned
+from subbyte.tvm_kernels.memory import ALIGNMENT
 from subbyte.tvm_kernels.plan import Plan
-from subbyte.tvm_kernels.toolchain import beside, find_toolchain, run
+from subbyte.tvm_kernels.toolchain import find_toolchain, run
 
 HEADERS = ("subbyte.h", "internal.h", "cpu_features.h", "elements.h", "compare.h", "console.h")
 MODEL_FILES = ("kernels.c", "model.c", "weights.c", "run.c", "needs.c")
@@ -79,10 +79,6 @@ def _golden_c(plan: Plan, golden: Golden | None) -> str:
 
 def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
     relative, absolute = (golden.relative, golden.absolute) if golden else (0.0, 0.0)
-    output_bytes = 0
-    for tensor in plan.outputs:
-        nbytes = int(np.prod(tensor.shape, dtype=np.int64)) * MODEL_DTYPES[tensor.dtype]
-        output_bytes += aligned(nbytes)
     names = names_of(plan.name)
     macro, symbol = names.macro, names.symbol
     return f"""/* The memory this model needs and its constants. */
@@ -99,7 +95,8 @@ def _model_h(plan: Plan, workspace: int, golden: Golden | None) -> str:
 #define {macro("WORKSPACE_BYTES")} {workspace}
 #define {macro("INPUT_COUNT")} {len(plan.inputs)}
 #define {macro("OUTPUT_COUNT")} {len(plan.outputs)}
-#define {macro("OUTPUT_BYTES")} {output_bytes} /* of all outputs, each aligned */
+#define {macro("INPUT_BYTES")} {buffers_bytes(plan.inputs)} /* of all inputs, each aligned */
+#define {macro("OUTPUT_BYTES")} {buffers_bytes(plan.outputs)} /* of all outputs, each aligned */
 #define {macro("STATE_BYTES")} {plan.state_bytes} /* of what lives between runs; 0: nothing does */
 #define {macro("STATE_COUNT")} {len(plan.states)}
 #define {macro("GOLDEN_RUNS")} {golden.runs if golden else 1} /* one after the other, from the initial state on */
@@ -130,35 +127,15 @@ def model_files(plan: Plan) -> tuple[str, ...]:
     return (*MODEL_FILES, STATE_FILE) if plan.states else MODEL_FILES
 
 
-def _makefile(plan: Plan, target: Target) -> str:
-    compiler, board = target.compiler.command if target.compiler else "cc", target.board
-    flags, sources = [*target.architecture.c_flags(target, "gcc"), *C_FLAGS], [*model_files(plan), *EXAMPLE_FILES]
-    link: tuple[str, ...] = ()
-    if board is not None:
-        flags.append(DEFINE)
-        link = board.link_options
-        sources += sorted(name for name in board.sources() if not name.endswith(".h"))
-    run = board.command("$<") if board else ["./$<"]
-    return f"""# Builds the example for {target.name}; `make size` tells flash and RAM, `make run` runs it.
-CC = {compiler}
-CFLAGS = {" ".join(flags)}
-example.elf: {" ".join(sources)}
-\t{" ".join(("$(CC) $(CFLAGS)", *link))} -o $@ $(filter %.c,$^) -lm
-size: example.elf
-\t{beside(compiler, "size")} $<
-run: example.elf
-\t{" ".join(run)}
-"""
-
-
-def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> dict[str, int]:
-    """Bytes of code and constants, data and zeroed data of the model alone; empty without the cross-compiler."""
+def _sizes(plan: Plan, files: dict[str, bytes], target: Target) -> tuple[dict[str, int], int | None]:
+    """Bytes of the model by section, and of the RAM of its example on the board; nothing without a cross-compiler."""
     try:
         toolchain = find_toolchain(target)
     except ToolchainError:
-        return {}
+        return {}, None
     if toolchain.is_zig:
-        return {}
+        return {}, None
+    compiled = model_files(plan)
     with tempfile.TemporaryDirectory(prefix="subbyte-") as name:
         folder = Path(name)
         for member, data in files.items():
@@ -167,9 +144,12 @@ def _sizes(files: dict[str, bytes], compiled: Sequence[str], target: Target) -> 
         size = beside(toolchain.compiler[0], "size")
         objects = [Path(source).stem + ".o" for source in compiled]
         rows = [line.split() for line in run([size, *objects], folder).splitlines()[1:]]
+        linked = None
+        if target.board is not None:
+            linked = linked_ram(target.board, toolchain, [*C_FLAGS, *objects, *EXAMPLE_FILES], folder)
     total = {key: sum(int(row[i]) for row in rows) for i, key in enumerate(("text", "data", "bss"))}
     weights = next(row for row in rows if row[-1].startswith("weights"))
-    return {**total, "weights": int(weights[0])}
+    return {**total, "weights": int(weights[0])}, linked
 
 
 def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emitted:
@@ -181,7 +161,7 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
         "model.h": _model_h(plan, program.workspace_bytes, golden),
         "weights.c": _weights_c(plan),
         "golden.c": _golden_c(plan, golden),
-        "Makefile": _makefile(plan, target),
+        "Makefile": makefile(target, C_FLAGS, [*model_files(plan), *EXAMPLE_FILES]),
     }
     files = {f"source/{name}": text.encode() for name, text in texts.items()}
     files["source/kernels.c"] = program.kernels
@@ -192,8 +172,8 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
     if target.board is not None:
         files |= {f"source/{name}": data for name, data in target.board.sources().items()}
     files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
-    sizes = _sizes(files, model_files(plan), target)
+    sizes, linked = _sizes(plan, files, target)
     if sizes:
-        check_fit(plan, target, sizes, program.workspace_bytes)
-        sizes["ram"] = plan.arena_bytes + plan.state_bytes + program.workspace_bytes + sizes["data"] + sizes["bss"]
-    return Emitted({"weights.bin": plan.weights, **files}, program.tiles, program.workspace_bytes, sizes)
+        check_fit(plan, target, program.workspace_bytes, linked, sizes["text"] + sizes["data"])
+    members = {"weights.bin": plan.weights, **files}
+    return Emitted(members, program.tiles, program.workspace_bytes, sizes, linked)

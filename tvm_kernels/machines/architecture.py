@@ -6,6 +6,7 @@ whose compilers need options is a subclass that overrides `c_flags` or `llvm_opt
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -48,6 +49,12 @@ class Tool:
     def remedy(self) -> str:
         """How to get it."""
         return f"apt install {' '.join(self.packages)}"
+
+
+def beside(compiler: str, tool: str) -> str:
+    """The binary utility that goes with a compiler: arm-none-eabi-gcc, size -> arm-none-eabi-size; cc, size -> size."""
+    name = os.path.basename(compiler)
+    return f"{name.removesuffix('gcc')}{tool}" if name.endswith("-gcc") else tool
 
 
 @dataclass(frozen=True, eq=False)

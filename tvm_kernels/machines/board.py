@@ -43,6 +43,7 @@ class Board:
     files: str  # folder of runtime/c/boards that has FILES; boards of a family share one
     flash: Memory  # for code and constants
     ram: Memory
+    stack: int  # bytes of the RAM that the linker keeps for it
     link_flags: tuple[str, ...]  # for the C compiler, beside the linker script
     emulator: Tool  # that runs its programs
     arguments: tuple[str, ...]  # of the emulator, before the program
@@ -51,10 +52,9 @@ class Board:
     def __post_init__(self) -> None:
         where = f"board '{self.name}'"
         check_fields(self, where, PAGE, empty=("cpus", "features", "link_flags"))
-        if self.instructions_per_tick < 1:
-            raise RegistrationError(
-                f"{where}: its instructions_per_tick is {self.instructions_per_tick}, expected at least 1; see {PAGE}"
-            )
+        for part, value in (("stack", self.stack), ("instructions_per_tick", self.instructions_per_tick)):
+            if value < 1:
+                raise RegistrationError(f"{where}: its {part} is {value}, expected at least 1; see {PAGE}")
         first, second = sorted((self.flash, self.ram), key=lambda memory: memory.origin)
         if first.origin + first.nbytes > second.origin:
             raise RegistrationError(
@@ -64,6 +64,16 @@ class Board:
         absent = [name for name in FILES if not (self.folder / name).is_file()]
         if absent:
             raise RegistrationError(f"{where} has no {absent[0]}; add it to {self.folder}")
+
+    @property
+    def c_flags(self) -> tuple[str, ...]:
+        """Options of the C compiler for sources that use the board."""
+        return (DEFINE,)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Files that a program is built of beside its own; headers are included."""
+        return tuple(sorted(name for name in (*FILES, MEMORY_SCRIPT) if not name.endswith(".h")))
 
     @property
     def link_options(self) -> tuple[str, ...]:
@@ -81,9 +91,13 @@ class Board:
 
     def sources(self) -> dict[str, bytes]:
         """The files that its programs are built with, by name."""
+        memory = {MEMORY_SCRIPT: self.memory_script().encode()}
+        return memory | {name: (self.folder / name).read_bytes() for name in FILES}
+
+    def memory_script(self, nbytes: int | None = None) -> str:
+        """What `link.ld` includes: the memory of the board; `nbytes`: of each region in place of the board's own."""
         memory = "".join(
-            f"  {kind} (rwx) : ORIGIN = {region.origin:#010x}, LENGTH = {region.nbytes}\n"
+            f"  {kind} (rwx) : ORIGIN = {region.origin:#010x}, LENGTH = {nbytes or region.nbytes}\n"
             for kind, region in (("FLASH", self.flash), ("RAM", self.ram))
         )
-        script = f"/* Memory of board {self.name}. */\nMEMORY\n{{\n{memory}}}\n"
-        return {MEMORY_SCRIPT: script.encode()} | {name: (self.folder / name).read_bytes() for name in FILES}
+        return f"/* Memory of board {self.name}. */\nimage_stack_bytes = {self.stack};\nMEMORY\n{{\n{memory}}}\n"

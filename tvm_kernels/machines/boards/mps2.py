@@ -14,6 +14,7 @@ def mps2(image: str, runs: tuple[Architecture, ...], cpus: tuple[str, ...], feat
         files="mps2",
         flash=Memory(0x00000000, 4 << 20),
         ram=Memory(0x20000000, 4 << 20),
+        stack=4096,
         link_flags=("--specs=nosys.specs", "-nostartfiles"),
         # An instruction takes 1 ns of virtual time: a tick is 40.
         emulator=Tool("qemu-system-arm", ("qemu-system-arm",)),

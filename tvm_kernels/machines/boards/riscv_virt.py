@@ -17,6 +17,7 @@ def riscv_virt(architecture: RiscV, cpu: str, features: frozenset[str]) -> Board
         files="riscv_virt",
         flash=Memory(0x80000000, 8 << 20),
         ram=Memory(0x80800000, 8 << 20),
+        stack=4096,
         link_flags=("-nostartfiles",),
         emulator=Tool(f"qemu-system-riscv{bits}", ("qemu-system-misc",)),
         arguments=(*machine, "-kernel"),
