@@ -28,7 +28,6 @@ class Average(Callback):
         self.model, self.decay = model, decay
         self.updates = 0
         self._tensors: dict[str, Tensor] = {}
-        self._applied = False
 
     @torch.no_grad()
     def update(self) -> None:

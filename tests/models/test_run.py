@@ -23,6 +23,7 @@ from subbyte.models import Data, Run, from_datasets, load_checkpoint, train
 from subbyte.models.checkpoint import weights_file
 from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import shift_and_flip
+from subbyte.models.quant import HasParameterGroups, ParameterGroup
 from subbyte.models.train.averaging import averaged_decay
 from subbyte.models.train.choice import best_epoch, is_over
 from subbyte.models.train.run import CONFIGURATION, read_run
@@ -184,6 +185,32 @@ def test_the_optimizer_learns_at_the_rates_of_the_schedule(tmp_path: Path) -> No
 
 
 # ---- steps ----
+
+
+def test_modules_say_which_parameters_learn_at_which_rate(tmp_path: Path) -> None:
+    """SGD's first step is rate x factor x gradient, and the decay where a module says so."""
+
+    class Slow(nn.Linear, HasParameterGroups):
+        def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+            return (ParameterGroup((self.weight,), decays=True, rate=0.1), ParameterGroup((self.bias,), rate=0.0))
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), Slow(16, 3))
+
+    first = {name: tensor.clone() for name, tensor in make().state_dict().items()}
+    gradients: dict[str, torch.Tensor] = {}
+
+    class First(Callback):
+        def on_before_optimizer_step(self, trainer: Any, learner: Any, optimizer: Any) -> None:
+            gradients.update({name: p.grad.clone() for name, p in learner.model.named_parameters()})
+
+    options = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.5, "learning_rate": 0.2, "schedule": "constant"}
+    quick(tmp_path, make(), scheme="float", epochs=1, batch_size=64, warmup=0.0, callbacks=[First()], **options)
+    saved = load_file(weights_file(tmp_path))
+    expected = first["1.weight"] - 0.2 * 0.1 * (gradients["1.weight"] + 0.5 * first["1.weight"])
+    torch.testing.assert_close(saved["1.weight"], expected)
+    assert torch.equal(saved["1.bias"], first["1.bias"])
 
 
 def test_a_step_in_parts_is_the_step(tmp_path: Path) -> None:
