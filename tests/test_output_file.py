@@ -330,6 +330,7 @@ PRIVATE = {  # files of a temporary folder, which no user names
     "files/output.py",
     "tvm_kernels/emit/shared_library.py",
     "tvm_kernels/emit/bench_program.py",
+    "tvm_kernels/emit/board_memory.py",
     "tvm_kernels/emit/source_files.py",
     "runtime/native.py",
     "export/baselines.py",
