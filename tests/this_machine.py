@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 import pytest
@@ -29,6 +30,10 @@ def needs(has: bool, what: str, of: str = "machine") -> pytest.MarkDecorator:
 
 
 needs_x86_64 = needs(platform.machine() in ("x86_64", "AMD64"), "an x86-64 CPU")
+
+# 1.23 is the last for Python 3.10: it fails in what newer ones compute.
+_ONNXRUNTIME = tuple(int(part) for part in version("onnxruntime").split(".")[:2])
+needs_newer_onnxruntime = needs(_ONNXRUNTIME > (1, 23), "an onnxruntime newer than 1.23")
 
 
 def skip_unless_it_runs(name: str, command: Sequence[str]) -> None:

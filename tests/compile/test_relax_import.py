@@ -9,6 +9,7 @@ import onnx.parser
 import pytest
 from hand_graphs import Builder
 from run_plan import onnxruntime_outputs, random_inputs, run_plan
+from this_machine import needs_newer_onnxruntime
 
 from subbyte.errors import CompileError
 from subbyte.tvm_kernels.lowering import lower
@@ -249,6 +250,7 @@ def test_functions_of_one_value_in_vectors_and_alone(op, size):
     compare(b.model(b.node(op, b.node("Mul", b.node("Tanh", b.input(2, size)), b.constant(0.9)))))
 
 
+@needs_newer_onnxruntime
 @pytest.mark.parametrize("op", ["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "ReduceSum", "ReduceMax"])
 def test_a_reduction_of_no_axes_is_of_each_element(op):
     b = Builder()
