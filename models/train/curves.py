@@ -41,7 +41,7 @@ def draw_curves(runs: Sequence[str | Path], out: str | Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError("matplotlib", "train") from error
+        raise MissingDependencyError("matplotlib", "curves") from error
     figure = _figure(Figure, logs)
     content = io.BytesIO()
     figure.savefig(content, format="png" if path.suffix == ".png" else "svg", dpi=120)

@@ -43,7 +43,7 @@ def test_curves_are_the_columns_of_the_logs(tmp_path: Path) -> None:
     for suffix in (".png", ".html"):
         out = tmp_path / f"curves{suffix}"
         if not INSTALLED["matplotlib"]:
-            with pytest.raises(MissingDependencyError, match=r"'matplotlib' is not installed.*subbyte\[train\]"):
+            with pytest.raises(MissingDependencyError, match=r"'matplotlib' is not installed.*subbyte\[curves\]"):
                 draw_curves([new, tmp_path / "old"], out)
             assert not out.exists()
             continue
