@@ -11,10 +11,10 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from subbyte.errors import CheckpointError, DataError, SubbyteError, UsageError
+from subbyte.errors import CheckpointError, DataError, QuantizationError, SubbyteError, UsageError
 from subbyte.files import limits
 from subbyte.files.output import make_folder
 from subbyte.models.checkpoint_files import (
@@ -42,7 +42,11 @@ from subbyte.models.options import mistyped
 from subbyte.models.quant.state_dict_versions import upgraded
 from subbyte.models.zoo import create, get_model
 
-VERSION = 3  # 1 held steps instead of their change from the start; 1 and 2 named all tensors alike; they are read, too
+if TYPE_CHECKING:
+    from subbyte.models.quant import Recipe
+
+# 1 held steps instead of their change from the start; 1 and 2 named all tensors alike; 1 to 3 had no `recipe`.
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,13 @@ class Config:
     """Everything about a trained model but its tensors."""
 
     model: str | None  # a name of the zoo; None for a module of the caller's own
-    scheme: str
+    scheme: str  # the name of the recipe: a scheme's where it is one
     classes: int
     channels: int
     size: tuple[int, int]  # height, width
     model_options: Mapping[str, Any] = field(default_factory=dict)
     scheme_options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Sequence[Mapping[str, Any]] = ()  # its rules as plain data; without any it is that of the scheme
     data: str = "custom"
     normalization: Normalization | None = None
     class_names: tuple[str, ...] = ()
@@ -170,10 +175,11 @@ def build_model(config: Config, model: nn.Module | None = None, source: Path | N
 
     if model is None:
         model = _float_model(config, source)
-    if config.scheme == "float" and not config.scheme_options:
+    if config.scheme == "float" and not config.scheme_options and not config.recipe:
         return model
+    recipe = recipe_of(config, source)
     # The example only gives quantizer state its shapes; every value is then replaced by the file's.
-    return quantize(model, scheme_of(config), example=torch.zeros(config.input_shape))
+    return quantize(model, recipe, example=torch.zeros(config.input_shape))
 
 
 def _float_model(config: Config, source: Path | None) -> nn.Module:
@@ -196,13 +202,19 @@ def _float_model(config: Config, source: Path | None) -> nn.Module:
         raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {error}") from error
 
 
-def scheme_of(config: Config) -> Any:
-    """What `quantize` takes for the scheme of `config`: its name, or the scheme with its options."""
-    if not config.scheme_options:
-        return config.scheme
-    from subbyte.models.quant import get_scheme
+def recipe_of(config: Config, source: Path | None = None) -> Recipe:
+    """The recipe of `config`: its rules, else that of its scheme.
 
-    return get_scheme(config.scheme, **config.scheme_options)
+    Raises CheckpointError for rules that are none, UnknownNameError or QuantizationError for the scheme.
+    """
+    from subbyte.models.quant import as_recipe, get_scheme, recipe_from_data
+
+    if not config.recipe:
+        return as_recipe(get_scheme(config.scheme, **config.scheme_options))
+    try:
+        return dataclasses.replace(recipe_from_data(config.recipe), name=config.scheme)
+    except QuantizationError as error:
+        raise CheckpointError(f"{f'{source}: ' if source else ''}the recipe of the checkpoint: {error}") from error
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -299,6 +311,7 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
             size=(int(height), int(width)),
             model_options=_field(raw, "model_options", dict, file),
             scheme_options=_field(raw, "scheme_options", dict, file),
+            recipe=tuple(_field(raw, "recipe", list, file)) if "recipe" in raw else (),
             data=_field(raw, "data", str, file),
             normalization=normalization,
             class_names=tuple(str(name) for name in _field(raw, "class_names", list, file)),

@@ -1,4 +1,4 @@
-"""Quantization-aware training for any nn.Module: schemes, quantizers, and `quantize(model, scheme)`."""
+"""Quantization-aware training for any nn.Module: schemes, quantizers, and recipes, and `quantize(model, recipe)`."""
 
 from subbyte.models.quant import primitives, schemes
 from subbyte.models.quant.binary import Sign, Threshold
@@ -9,8 +9,11 @@ from subbyte.models.quant.per_token import DynamicPerToken
 from subbyte.models.quant.power_of_two import DeepShiftQ
 from subbyte.models.quant.product import QuantizedProduct
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.recipe import Recipe, Rule, as_recipe
+from subbyte.models.quant.recipe_data import read_recipe, recipe_data, recipe_from_data
+from subbyte.models.quant.register import register_activations, register_weights
 from subbyte.models.quant.replace_layers import ReportRow, quantize, quantized_layers, set_progress
-from subbyte.models.quant.scheme import FirstAndLast, Scheme, all_schemes, get_scheme, register_scheme
+from subbyte.models.quant.scheme import Scheme, all_schemes, combine, get_scheme, register_scheme
 from subbyte.models.quant.ternary import AbsMean
 
 __all__ = [
@@ -18,17 +21,20 @@ __all__ = [
     "ActivationQuantizer",
     "DeepShiftQ",
     "DynamicPerToken",
-    "FirstAndLast",
     "HasParameterGroups",
     "LearnedStep",
     "ParameterGroup",
     "QuantizedProduct",
+    "Recipe",
     "ReportRow",
+    "Rule",
     "Scheme",
     "Sign",
     "Threshold",
     "WeightQuantizer",
     "all_schemes",
+    "as_recipe",
+    "combine",
     "exporting",
     "fake_quantized",
     "get_scheme",
@@ -36,8 +42,13 @@ __all__ = [
     "primitives",
     "quantize",
     "quantized_layers",
+    "read_recipe",
+    "recipe_data",
+    "recipe_from_data",
     "refresh",
+    "register_activations",
     "register_scheme",
+    "register_weights",
     "schemes",
     "set_progress",
 ]

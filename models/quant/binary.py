@@ -18,7 +18,8 @@ from subbyte.formats.binary import BINARY
 from subbyte.models.quant import primitives
 from subbyte.models.quant.estimators import SMALLEST_STEP, reste_order, reste_sign
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
-from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.quantizer import ActivationConfig, ActivationQuantizer, WeightConfig, WeightQuantizer
+from subbyte.models.quant.register import register_activations, register_weights
 from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
 
 
@@ -122,3 +123,15 @@ class ThresholdActivation(FirstBatchQuantizer):
 
     def set_progress(self, fraction: float) -> None:
         self.order = reste_order(fraction)
+
+
+@register_weights("binary")
+def binary_weights() -> WeightConfig:
+    """signs times mean |w| per channel, ReSTE gradient"""
+    return Sign()
+
+
+@register_activations("binary")
+def binary_activations() -> ActivationConfig:
+    """signs beyond a learned threshold of each channel (ReActNet), ReSTE gradient"""
+    return Threshold()

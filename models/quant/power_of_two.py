@@ -20,7 +20,8 @@ from torch import Tensor
 from subbyte.formats import PerChannel
 from subbyte.formats.power_of_two import POW2
 from subbyte.models.quant.estimators import SMALLEST_STEP
-from subbyte.models.quant.quantizer import WeightQuantizer
+from subbyte.models.quant.quantizer import WeightConfig, WeightQuantizer
+from subbyte.models.quant.register import register_weights
 
 _HALFWAY = math.sqrt(0.5)
 
@@ -66,3 +67,9 @@ class DeepShiftQWeight(WeightQuantizer):
         size = (w / scale).abs()
         exponent = rounded_log2(size.clamp_min(0.25)).clamp(0, self.largest_exponent)
         return torch.where(size > 0.5, torch.exp2(exponent), 0.0) * torch.sign(w)
+
+
+@register_weights("pow2")
+def pow2() -> WeightConfig:
+    """zero or a power of two, seven exponents per channel (DeepShift-Q)"""
+    return DeepShiftQ()

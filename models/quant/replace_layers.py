@@ -1,4 +1,4 @@
-"""`quantize(model, scheme)`: turn the layers of any nn.Module into quantized ones, in place.
+"""`quantize(model, recipe)`: turn the layers of any nn.Module into quantized ones, in place.
 
 What each kind of module becomes is the table PRODUCTS, POOLS, NORMS, FLOAT_ONLY below; what cannot be quantized stays
 in float and is listed with the reason in `model.quantization_report`.
@@ -6,7 +6,7 @@ in float and is listed with the reason in `model.quantization_report`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from subbyte.errors import QuantizationError
-from subbyte.formats import PerChannel
+from subbyte.errors import FormatError, QuantizationError
 from subbyte.models.quant.batch_norm import QuantizedBatchNorm, link
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, Forward
 from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.pooling import QuantizedAveragePool, QuantizedGlobalPool, QuantizedWindowPool
 from subbyte.models.quant.product import QuantizedConv, QuantizedLinear, QuantizedProduct
-from subbyte.models.quant.scheme import Scheme, get_scheme
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
+from subbyte.models.quant.recipe import Layer, Recipe, Rule, as_recipe
+from subbyte.models.quant.scheme import Scheme
 from subbyte.models.quant.trace import Trace, trace
 
 POOL_BITS = 8
@@ -66,54 +67,60 @@ FLOAT_ONLY: tuple[tuple[type[nn.Module], str], ...] = (
 )
 
 
-def quantize(model: nn.Module, scheme: str | Scheme, example: Any = None) -> nn.Module:
-    """Prepare `model` in place for quantization-aware training with `scheme` (a name or a Scheme), and return it.
+def quantize(model: nn.Module, recipe: str | Scheme | Recipe | Sequence[Rule], example: Any = None) -> nn.Module:
+    """Prepare `model` in place for quantization-aware training with `recipe`, and return it.
 
-    Linear, Conv1d and Conv2d layers get quantized weights and inputs; average pools over one or two axes become exact;
-    batch norms are computed with constants in eval mode. With `example` (a tensor, a tuple of arguments or a dict of
-    keyword arguments) the model is run once in eval mode: first and last layer are then those that execute first and
-    last, layers that never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of
-    that layer's scale and bias. `model.quantization_report` lists what became of every layer. Activation quantizers
-    start from the first batch that is not zero, a layer that is called several times in a forward from all its calls.
+    A recipe may be the name of a scheme, a Scheme, or rules. Linear, Conv1d and Conv2d layers get quantized weights and
+    inputs; average pools over one or two axes become exact; batch norms are computed with constants in eval mode. With
+    `example` (a tensor, a tuple of arguments or a dict of keyword arguments) the model is run once in eval mode: first
+    and last layer are then those that execute first and last, layers that never execute stay in float, and a batch norm
+    that alone consumes a layer's output becomes part of that layer's scale and bias. `model.quantization_report` lists
+    what became of every layer. Activation quantizers start from the first batch that is not zero, a layer that is
+    called several times in a forward from all its calls.
 
     Convert batch norms for several processes (nn.SyncBatchNorm) before this call; they are then not linked.
 
-    Raises QuantizationError for a layer or model that cannot be quantized, UnknownNameError for an unknown scheme.
+    Raises QuantizationError for a layer or model that cannot be quantized and for a recipe that does not fit it,
+    UnknownNameError for an unknown scheme.
     """
-    chosen = get_scheme(scheme) if isinstance(scheme, str) else scheme
+    chosen = as_recipe(recipe)
     modules = dict(model.named_modules())
     if any(isinstance(m, (QuantizedProduct, QuantizedAveragePool)) for m in modules.values()):
         raise QuantizationError("this model is quantized already; quantize a fresh copy of the float model")
-    report = list(_float_rows(modules))
-    if chosen.is_float:
-        report += [ReportRow(n, type(modules[n]).__name__, "float", "float", "float scheme") for n in _find(modules)]
-        _tell_of_forwards(model)  # a Lookup has a quantizer of its own
-        model.__dict__["quantization_report"] = report
-        return model
 
-    # All that can be refused is refused before anything is changed.
-    reasons = {name: _why_not(name, modules) for name in _find(modules)}
-    able = [name for name, reason in reasons.items() if reason is None]
-    norms = [n for n, m in modules.items() if isinstance(m, NORMS) and m.running_mean is not None]
-    pools = [name for name, m in modules.items() if isinstance(m, tuple(kind for kind, _ in POOLS))]
-    seen = None if example is None else trace(model, example, [*able, *pools], norms)
-    if seen is not None:
-        for name in set(able) - set(seen.order):
-            reasons[name] = "it is not executed by the example"
-        able = [name for name in seen.order if name in set(able)]
-    report += [
-        ReportRow(name, type(modules[name]).__name__, "float", "float", reason)
-        for name, reason in reasons.items()
-        if reason is not None
-    ]
-    report += [_quantize_layer(modules[name], name, note, chosen) for name, note in _places(able, chosen)]
-    report += list(_quantize_pools(modules, pools, seen))
-    report += list(_other_names(model, report))
-    _quantize_norms(modules, norms, seen)
-    _forbid_fast_paths(modules)
-    _tell_of_forwards(model)
+    if chosen.is_float:
+        names = _find(modules)
+        layers = [*_never(modules), *(Layer(name, modules[name]) for name in names)]
+        report = [_row(layer, chosen, chosen.decide(layers).get(layer.name), None) for layer in layers]
+    else:
+        report = _quantized(model, modules, chosen, example)
+    _tell_of_forwards(model)  # a Lookup has a quantizer of its own
     model.__dict__["quantization_report"] = report
     return model
+
+
+def _quantized(model: nn.Module, modules: dict[str, nn.Module], recipe: Recipe, example: Any) -> list[ReportRow]:
+    """Change the modules as the recipe says. All that can be refused is refused before anything is changed."""
+    pools = [name for name, m in modules.items() if isinstance(m, tuple(kind for kind, _ in POOLS))]
+    norms = _norms(modules)
+    survey = _survey(model, modules, example, pools)
+    decided = recipe.decide(survey.layers)
+    plans: dict[str, _Plan] = {}
+    for layer in survey.layers:
+        scheme = recipe.rules[decided[layer.name]].scheme if layer.reason is None else Scheme()
+        if not scheme.is_float and layer.name in survey.errors:
+            raise survey.errors[layer.name]
+        plan = _plan(layer, scheme)
+        if plan is not None:
+            plans[layer.name] = plan
+    report = [_row(layer, recipe, decided.get(layer.name), plans.get(layer.name)) for layer in survey.layers]
+    for name, plan in plans.items():
+        _install(modules[name], plan)
+    report += list(_quantize_pools(modules, pools, survey.seen))
+    report += list(_other_names(model, report))
+    _quantize_norms(modules, norms, survey.seen)
+    _forbid_fast_paths(modules)
+    return report
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedProduct]:
@@ -134,16 +141,53 @@ def set_progress(model: nn.Module, fraction: float) -> None:
 # ---- which layers ----
 
 
+@dataclass(frozen=True)
+class _Survey:
+    """The layers of a model as rules see them, what a run of the example showed, and who would be quantized wrongly."""
+
+    layers: list[Layer]
+    seen: Trace | None
+    errors: dict[str, QuantizationError]
+
+
+def _survey(model: nn.Module, modules: dict[str, nn.Module], example: Any, pools: list[str]) -> _Survey:
+    reasons: dict[str, str | None] = {}
+    errors: dict[str, QuantizationError] = {}
+    found = _find(modules)
+    for name in found:
+        if isinstance(modules[name].weight, nn.parameter.UninitializedParameter):
+            raise QuantizationError(f"'{name}' is lazy and has no weight yet; run the model once before quantize")
+    for name in found:
+        try:
+            reasons[name] = _why_not(name, modules)
+        except QuantizationError as error:
+            reasons[name], errors[name] = None, error
+    able = [name for name, reason in reasons.items() if reason is None]
+    seen = None if example is None else trace(model, example, [*able, *pools], _norms(modules))
+    if seen is not None:
+        for name in set(able) - set(seen.order):
+            reasons[name] = "it is not executed by the example"
+        able = [name for name in seen.order if name in set(able)]
+    unable = [Layer(name, modules[name], reason) for name, reason in reasons.items() if reason is not None]
+    placed = [Layer(n, modules[n], first=i == 0, last=i == len(able) - 1) for i, n in enumerate(able)]
+    return _Survey([*_never(modules), *unable, *placed], seen, errors)
+
+
 def _find(modules: dict[str, nn.Module]) -> list[str]:
     kinds = tuple(kind for kind, _ in PRODUCTS)
     return [name for name, m in modules.items() if isinstance(m, kinds)]
 
 
-def _float_rows(modules: dict[str, nn.Module]) -> Iterator[ReportRow]:
+def _norms(modules: dict[str, nn.Module]) -> list[str]:
+    return [n for n, m in modules.items() if isinstance(m, NORMS) and m.running_mean is not None]
+
+
+def _never(modules: dict[str, nn.Module]) -> Iterator[Layer]:
+    """Layers of a kind that has no quantized form."""
     for name, module in modules.items():
         for kind, reason in FLOAT_ONLY:
             if isinstance(module, kind):
-                yield ReportRow(name, type(module).__name__, "float", "float", reason)
+                yield Layer(name, module, reason)
 
 
 def _why_not(name: str, modules: dict[str, nn.Module]) -> str | None:
@@ -158,8 +202,6 @@ def _why_not(name: str, modules: dict[str, nn.Module]) -> str | None:
         return "torch's attention reads its weights itself"
     if parametrize.is_parametrized(module, "weight"):
         return "its weight is parametrized already; remove the parametrization to quantize it"
-    if isinstance(module.weight, nn.parameter.UninitializedParameter):
-        raise QuantizationError(f"'{name}' is lazy and has no weight yet; run the model once before quantize")
     if module.weight.dtype != torch.float32:
         raise QuantizationError(f"'{name}' has {module.weight.dtype} weights; quantize expects float32")
     if not bool(torch.isfinite(module.weight).all()):
@@ -175,16 +217,6 @@ def _why_not(name: str, modules: dict[str, nn.Module]) -> str | None:
     return None
 
 
-def _places(able: list[str], scheme: Scheme) -> Iterator[tuple[str, str]]:
-    """Each layer's name, and a note where its place in the model matters."""
-    for place, name in enumerate(able):
-        first, last = place == 0, place == len(able) - 1
-        if scheme.keep is None or not (first or last):
-            yield name, ""
-        else:
-            yield name, f"{'first' if first else 'last'} layer, kept at {scheme.keep.bits} bits"
-
-
 def _other_names(model: nn.Module, rows: list[ReportRow]) -> Iterator[ReportRow]:
     """A row for every further name of a layer that the model holds under several."""
     first = dict(model.named_modules())
@@ -197,23 +229,53 @@ def _other_names(model: nn.Module, rows: list[ReportRow]) -> Iterator[ReportRow]
 # ---- how ----
 
 
-def _quantize_layer(module: nn.Module, name: str, note: str, scheme: Scheme) -> ReportRow:
-    kind = type(module).__name__
-    weights, activations = scheme.weights, scheme.activations
-    if scheme.keep is not None and note:
-        weights = LearnedStep(scheme.keep.bits, PerChannel(0))
-        activations = LearnedStep(scheme.keep.bits)
-    activations = module.__dict__.get("input_quantizer", activations)  # the owner knows the range, as of a state
-    if weights is None or activations is None:
-        raise QuantizationError(f"'{name}': scheme '{scheme.name}' says nothing about this layer")
-    weight = cast(Tensor, module.weight)
-    weight_quantizer = weights.weight_quantizer(weight)
-    activation_quantizer = activations.activation_quantizer(module)
-    mixin = next(mixin for kind_, mixin in PRODUCTS if isinstance(module, kind_))
+@dataclass(frozen=True)
+class _Plan:
+    """The quantizers of a layer, made before any layer is changed."""
+
+    weights: WeightQuantizer
+    activations: ActivationQuantizer
+    formats: tuple[str, str]
+
+
+def _plan(layer: Layer, scheme: Scheme) -> _Plan | None:
+    """What the scheme makes of a layer, None where it stays in float; raises QuantizationError."""
+    if scheme.is_float:
+        return None
+    # The owner of a layer may know the range of its input, as of a state.
+    activations = layer.module.__dict__.get("input_quantizer", scheme.activations)
+    if scheme.weights is None or activations is None:
+        raise QuantizationError(
+            f"'{layer.name}': scheme '{scheme.label}' quantizes only one of weights and activations; integer products "
+            "need both"
+        )
+    weight = cast(Tensor, layer.module.weight)
+    try:
+        made = scheme.weights.weight_quantizer(weight), activations.activation_quantizer(layer.module)
+    except (QuantizationError, FormatError) as error:
+        raise QuantizationError(f"'{layer.name}' cannot take the scheme '{scheme.label}': {error}") from error
+    formats = scheme.weights.format_name, activations.format_name
+    return _Plan(made[0].to(weight.device), made[1].to(weight.device), formats)
+
+
+def _install(module: nn.Module, plan: _Plan) -> None:
+    mixin = next(mixin for kind, mixin in PRODUCTS if isinstance(module, kind))
     layer = cast(QuantizedProduct, _become(module, mixin))
-    layer.install(weight_quantizer.to(weight.device), activation_quantizer.to(weight.device))
+    layer.install(plan.weights, plan.activations)
     layer.train(layer.training)
-    return ReportRow(name, kind, weights.format_name, activations.format_name, note)
+
+
+def _row(layer: Layer, recipe: Recipe, number: int | None, plan: _Plan | None) -> ReportRow:
+    kind = type(layer.module).__name__
+    if layer.reason is not None or number is None:
+        return ReportRow(layer.name, kind, "float", "float", layer.reason or "")
+    rule = recipe.rules[number]
+    place = "first layer" if layer.first else "last layer"
+    said = f"{place}, {rule.scheme.label}" if rule.match is not None else f"by {recipe.called(number)}"
+    note = "" if rule.is_rest else said
+    if plan is None:
+        return ReportRow(layer.name, kind, "float", "float", note or "float scheme")
+    return ReportRow(layer.name, kind, *plan.formats, note)
 
 
 def _quantize_pools(modules: dict[str, nn.Module], pools: list[str], seen: Trace | None) -> Iterator[ReportRow]:

@@ -18,7 +18,8 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import PerTensor
 from subbyte.formats.ternary import TERNARY
 from subbyte.models.quant.estimators import SMALLEST_STEP
-from subbyte.models.quant.quantizer import WeightQuantizer
+from subbyte.models.quant.quantizer import WeightConfig, WeightQuantizer
+from subbyte.models.quant.register import register_weights
 from subbyte.models.quant.statistics import mean_size
 
 
@@ -57,3 +58,9 @@ class AbsMeanWeight(WeightQuantizer):
 
     def levels(self, w: Tensor, scale: Tensor) -> Tensor:
         return torch.clamp(torch.round(w / scale), -1.0, 1.0)
+
+
+@register_weights("ternary")
+def ternary(statistic: Literal["mean", "median"] = "mean") -> WeightConfig:
+    """-1, 0, +1 times the mean (or lower median) of |w| (BitNet b1.58)"""
+    return AbsMean(statistic)

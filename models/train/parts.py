@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from subbyte.errors import CheckpointError, FormatError, QuantizationError, UsageError, one_line
-from subbyte.models.checkpoint import Checkpoint, Config, check_tensors, load_checkpoint, scheme_of, versions
+from subbyte.models.checkpoint import Checkpoint, Config, check_tensors, load_checkpoint, recipe_of, versions
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import Objective, Outputs
 from subbyte.models.quant import get_scheme, quantize
@@ -106,7 +106,7 @@ def build(parts: Parts) -> nn.Module:
     _refuse_other_teacher(teacher, example[:2], parts.data)
     if parts.loss.has_memory:  # of the float model: a quantizer starts from the first batch that it sees
         _make_memory(parts.loss, module, teacher, example[:2], size)
-    return quantize(module, scheme_of(config), example=example)
+    return quantize(module, recipe_of(config), example=example)
 
 
 def _make_memory(

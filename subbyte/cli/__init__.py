@@ -39,7 +39,14 @@ COMMANDS = (
 )
 
 # Which extra brings a module that a command could not import.
-_EXTRAS = {"torch": "train", "lightning": "train", "safetensors": "train", "sklearn": "train", "tvm": "compile"}
+_EXTRAS = {
+    "torch": "train",
+    "lightning": "train",
+    "safetensors": "train",
+    "sklearn": "train",
+    "yaml": "train",
+    "tvm": "compile",
+}
 _EXTRAS_BY_COMMAND = {("compile", "onnx"): "compile"}  # where another extra than the usual one brings it
 
 

@@ -174,7 +174,7 @@ class RealWeights:
 def test_a_sum_of_real_levels_is_not_rounded(tmp_path, module, shape):
     """Codes times real levels: the file computes torch's floats, and counts their scales."""
     torch.manual_seed(0)
-    model = quantize(copy.deepcopy(module), Scheme(RealWeights(), LearnedStep(8), None), example=torch.zeros(1, *shape))
+    model = quantize(copy.deepcopy(module), Scheme(RealWeights(), LearnedStep(8)), example=torch.zeros(1, *shape))
     model(torch.randn(8, *shape))
     report, file = export_small(tmp_path, model.eval(), shape)
     (output,) = report.verification.outputs

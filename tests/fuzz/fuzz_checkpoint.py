@@ -16,7 +16,7 @@ from kinds import Fault
 from safetensors.torch import load as load_tensors
 
 from subbyte.models import Config, Normalization, load_checkpoint, quantize, save_checkpoint
-from subbyte.models.checkpoint import scheme_of
+from subbyte.models.checkpoint import recipe_of
 from subbyte.models.zoo import create_for_scheme
 
 SCHEMES = ("ternary", "float", "int8", "binary")
@@ -48,7 +48,7 @@ def prepare(folder: Path) -> list[Saved]:
         torch.manual_seed(0)
         model = create_for_scheme("mlp", scheme, classes=3, channels=1, size=(4, 4), hidden=[5])
         if scheme != "float":
-            model = quantize(model, scheme_of(config), example=torch.randn(4, 1, 4, 4))
+            model = quantize(model, recipe_of(config), example=torch.randn(4, 1, 4, 4))
         path = save_checkpoint(folder / scheme, model.eval(), config, {"accuracy": 0.5})
         description = json.loads((path / "checkpoint.json").read_text())
         made.append(Saved(description, (path / description["weights"]["file"]).read_bytes()))

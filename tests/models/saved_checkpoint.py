@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from subbyte.models import Config, Normalization, create_for_scheme, quantize
-from subbyte.models.checkpoint import scheme_of, weights_file
+from subbyte.models.checkpoint import recipe_of, weights_file
 from subbyte.models.checkpoint_files import DESCRIPTION
 from subbyte.models.zoo import options_for_scheme
 
@@ -41,7 +41,7 @@ def trained_a_little(config: Config) -> nn.Module:
     assert config.model is not None
     options = {"classes": 10, "channels": 1, "size": (8, 8), **config.model_options}
     model = create_for_scheme(config.model, config.scheme, **options).train()
-    model = quantize(model, scheme_of(config), example=torch.randn(16, 1, 8, 8))
+    model = quantize(model, recipe_of(config), example=torch.randn(16, 1, 8, 8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()

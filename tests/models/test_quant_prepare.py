@@ -20,8 +20,6 @@ from subbyte.dialect.function import output_shapes
 from subbyte.errors import QuantizationError, UnknownNameError, UsageError
 from subbyte.formats import PerGroup
 from subbyte.models.quant import (
-    AbsMean,
-    FirstAndLast,
     LearnedStep,
     Scheme,
     all_schemes,
@@ -65,7 +63,7 @@ def test_schemes_are_registered_with_a_summary() -> None:
     found = {scheme.name: scheme for scheme in all_schemes()}
     assert list(found)[:7] == NAMES
     assert all(scheme.summary for scheme in found.values())
-    assert found["ternary"].keep == FirstAndLast(8)
+    assert found["ternary"].keep == 8
 
 
 def test_a_scheme_is_made_again_from_its_name_and_options() -> None:
@@ -89,8 +87,6 @@ def test_unknown_names_options_and_values_say_what_there_is() -> None:
         get_scheme("int4", keep=True)
     with pytest.raises(QuantizationError, match="2 to 8 bits"):
         get_scheme("int8", keep=16)
-    with pytest.raises(QuantizationError, match="only one of"):
-        Scheme(weights=AbsMean())
     with pytest.raises(QuantizationError, match="makes no quantizer"):
         Scheme(weights="ternary", activations=LearnedStep(8))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="registered twice"):
@@ -103,9 +99,9 @@ def test_unknown_names_options_and_values_say_what_there_is() -> None:
 def test_first_and_last_are_those_that_execute_first_and_last() -> None:
     model = quantize(Backwards(), "ternary", example=torch.zeros(1, 4))
     assert rows(model) == {
-        "a": ("int8", "int8", "first layer, kept at 8 bits"),
+        "a": ("int8", "int8", "first layer, int8"),
         "b": ("ternary", "int8", ""),
-        "c": ("int8", "int8", "last layer, kept at 8 bits"),
+        "c": ("int8", "int8", "last layer, int8"),
         "never": ("float", "float", "it is not executed by the example"),
         "unused": ("-", "float", "it is not executed by the example"),
     }
@@ -114,8 +110,8 @@ def test_first_and_last_are_those_that_execute_first_and_last() -> None:
 
 def test_without_an_example_the_order_of_the_modules_counts() -> None:
     found = rows(quantize(Backwards(), "ternary"))
-    assert found["c"][2] == "first layer, kept at 8 bits"
-    assert found["never"][2] == "last layer, kept at 8 bits"
+    assert found["c"][2] == "first layer, int8"
+    assert found["never"][2] == "last layer, int8"
 
 
 def test_keep_none_treats_all_layers_alike() -> None:
