@@ -43,18 +43,20 @@ class LearnedStepFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, gamma: Tensor) -> Tensor:
         scaled = x * (1.0 / step)
-        codes = torch.clamp(torch.round(scaled), low, high)
         ctx.save_for_backward(scaled, low, high, gamma)
         ctx.step_shape = step.shape
-        return codes * step
+        return torch.round(scaled).clamp_(low, high).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        # Activations are large: few passes over them, few temporaries, laid out as the gradient is. `inside` is 0 or
+        # 1 in float32, since torch copies a bool before it multiplies. Bounds are integers: round(clipped) keeps them.
         scaled, low, high, gamma = ctx.saved_tensors
         grad = grads[0]
-        inside = (scaled >= low) & (scaled <= high)
-        slope = torch.where(inside, torch.round(scaled) - scaled, torch.clamp(scaled, low, high))
-        return grad * inside, (grad * slope * gamma).sum_to_size(ctx.step_shape), None, None, None
+        clipped = torch.clamp(scaled, low, high, out=torch.empty_like(grad))
+        inside = torch.eq(clipped, scaled, out=torch.empty_like(grad))
+        slope = torch.round(clipped).addcmul_(clipped, inside, value=-1)
+        return inside.mul_(grad), slope.mul_(grad).mul_(gamma).sum_to_size(ctx.step_shape), None, None, None
 
 
 def learned_step(x: Tensor, step: Tensor, low: Tensor, high: Tensor, sharing: int) -> Tensor:
@@ -75,7 +77,7 @@ class ReSTESign(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, order: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.order = order
-        return torch.where(x >= 0, 1.0, -1.0)
+        return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2.0).sub_(1.0)  # torch.where takes ten times as long
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
@@ -92,9 +94,9 @@ def reste_sign(x: Tensor, order: float) -> Tensor:
 def reste_slope(x: Tensor, order: float) -> Tensor:
     """(1/o) |x|^((1-o)/o) for 0.1 < |x| <= 1.5; 0.1^(1/o) / 0.1 for |x| <= 0.1; 0 beyond 1.5."""
     size = x.abs()
-    power = size.clamp_min(RESTE_FLAT).pow((1 - order) / order) / order
-    slope = torch.where(size <= RESTE_FLAT, RESTE_FLAT ** (1 / order) / RESTE_FLAT, power)
-    return slope * (size <= RESTE_CLIP)
+    slope = size.clamp_min(RESTE_FLAT).pow_((1 - order) / order).div_(order)
+    slope.masked_fill_(size <= RESTE_FLAT, RESTE_FLAT ** (1 / order) / RESTE_FLAT)
+    return slope.mul_(torch.le(size, RESTE_CLIP, out=size))
 
 
 def reste_order(progress: float) -> float:

@@ -35,10 +35,9 @@ class PositiveStepFunction(torch.autograd.Function):
     def forward(ctx: Any, change: Tensor, first: Tensor, rate: Tensor, gain: Tensor) -> Tensor:
         exact = torch.float32 if first.device.type == "mps" else torch.float64  # mps has no float64
         t = (change.to(exact) * rate.to(exact)).clamp(SMALLEST, LARGEST)
-        below = torch.exp(t.clamp_max(0.0))  # f where t <= 0, and f' everywhere
-        step = first.to(exact) * torch.where(t > 0, 1.0 + t, below)
-        ctx.save_for_backward((first.to(exact) * below * rate * gain).to(first.dtype))
-        return step.to(first.dtype).clamp_min(SMALLEST_STEP)
+        start, below = first.to(exact), torch.exp(t.clamp_max(0.0))  # below: f where t <= 0, and f' everywhere
+        ctx.save_for_backward((start * below * rate * gain).to(first.dtype))
+        return (start * (below + t.clamp_min(0.0))).to(first.dtype).clamp_min(SMALLEST_STEP)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:

@@ -261,6 +261,28 @@ def test_learned_step_gradients(granularity: PerTensor | PerChannel | PerGroup) 
     torch.testing.assert_close(quantizer.change.grad, sums * chain)
 
 
+@pytest.mark.parametrize("grad_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("bounds", [(-128.0, 127.0), (-2.0, 1.0), (0.0, 15.0)], ids=str)
+def test_learned_step_in_few_passes_has_the_bits_of_its_formula(
+    bounds: tuple[float, float], grad_format: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(4, 3, 5, 5, generator=generator).mul_(bounds[1]).contiguous(memory_format=torch.channels_last)
+    x[0, 0, 0, :4] = torch.tensor([0.0, -0.0, bounds[0] * 0.75, bounds[1] * 0.75])
+    grad = torch.randn(4, 3, 5, 5, generator=generator).contiguous(memory_format=grad_format)
+    step, low, high = torch.tensor(0.75, requires_grad=True), torch.tensor(bounds[0]), torch.tensor(bounds[1])
+    y = learned_step(x.requires_grad_(), step, low, high, x.numel())
+    y.backward(grad)
+    v = x.detach() * (1.0 / step.detach())
+    inside = (v >= low) & (v <= high)
+    slope = torch.where(inside, torch.round(v) - v, torch.clamp(v, low, high))
+    assert inside.any()
+    assert not inside.all()
+    assert torch.equal(y, torch.clamp(torch.round(v), low, high) * step.detach())
+    assert torch.equal(x.grad, grad * inside)  # type: ignore[arg-type]
+    assert torch.equal(step.grad, (grad * slope * torch.rsqrt(high * x.numel())).sum())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("config", [AbsMean(), AbsMean("median"), DeepShiftQ()], ids=str)
 def test_straight_through_gradients(config: AbsMean) -> None:
     w = W0.clone().requires_grad_()
