@@ -6,7 +6,7 @@ from subbyte.models.losses import Objective, list_losses
 from subbyte.models.quant import all_schemes, get_scheme, quantize
 from subbyte.models.train import Run, TrainResult, train
 from subbyte.models.untrained import untrained
-from subbyte.models.zoo import create, create_for_scheme, list_models, register_model
+from subbyte.models.zoo import create, create_for, create_for_scheme, list_models, register_model
 
 __all__ = [
     "Checkpoint",
@@ -18,6 +18,7 @@ __all__ = [
     "TrainResult",
     "all_schemes",
     "create",
+    "create_for",
     "create_for_scheme",
     "from_datasets",
     "get_scheme",

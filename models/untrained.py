@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.models.quant import quantize
-from subbyte.models.zoo import create_for_scheme
-from subbyte.models.zoo.registry import Size, as_size
+from subbyte.models.zoo import create_for_scheme, get_model
+from subbyte.models.zoo.registry import Size
 
 BATCHES = 2  # that the activation quantizers and the batch norms see
 
@@ -22,17 +22,21 @@ def untrained(
     batch: int = 8,
     seed: int = 0,
 ) -> tuple[nn.Module, Tensor]:
-    """A model of the zoo with random weights, quantized and in eval mode, and random images float32 [batch, C, H, W].
+    """A model of the zoo with random weights, quantized and in eval mode, and random inputs [batch, ...].
 
-    Quantizers and batch norms have seen such images. The random state of torch is left as it was. Raises
-    UnknownNameError for the model or the scheme, UsageError for a size that cannot be.
+    Inputs are float32 [batch, C, H, W], or what else the model takes: series of `channels` and length `size`, or
+    `size` tokens, of which `classes` is the vocabulary. Quantizers and batch norms have seen such inputs. The random
+    state of torch is left as it was. Raises UnknownNameError for the model or the scheme, UsageError for a size that
+    cannot be.
     """
+    entry = get_model(name)
+    shape = entry.shape(channels, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        images = torch.randn(batch, channels, *as_size(size))
-        model = create_for_scheme(name, scheme, channels=channels, size=size, classes=classes)
-        quantize(model, scheme, example=images[:1]).train()
+        inputs = entry.example(shape, classes, batch)
+        model = create_for_scheme(name, scheme, shape=shape, outputs=classes)
+        quantize(model, scheme, example=inputs[:1]).train()
         with torch.no_grad():
             for _ in range(BATCHES):
-                model(torch.randn_like(images))
-    return model.eval(), images
+                model(entry.example(shape, classes, batch))
+    return model.eval(), inputs

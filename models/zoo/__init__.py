@@ -2,9 +2,12 @@
 
 from subbyte.models.zoo import ds_cnn, gru, mlp, resnet, vit  # importing a file registers what it defines
 from subbyte.models.zoo.registry import (
+    INPUTS,
+    InputKind,
     ModelEntry,
     as_size,
     create,
+    create_for,
     create_for_scheme,
     get_model,
     list_models,
@@ -13,9 +16,12 @@ from subbyte.models.zoo.registry import (
 )
 
 __all__ = [
+    "INPUTS",
+    "InputKind",
     "ModelEntry",
     "as_size",
     "create",
+    "create_for",
     "create_for_scheme",
     "ds_cnn",
     "get_model",

@@ -1,4 +1,4 @@
-"""`subbyte models`: the models of the zoo, one line each."""
+"""`subbyte models`: the models of the zoo, one line each, with what an input of it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from subbyte.cli.listing import print_entries
 
 @click.command()
 def models() -> None:
-    """List the models of the zoo."""
+    """List the models of the zoo and what they take: images, series or tokens."""
     from subbyte.models.zoo import get_model, list_models
 
-    print_entries((name, get_model(name).summary) for name in list_models())
+    entries = [get_model(name) for name in list_models()]
+    print_entries((entry.name, f"{entry.takes:<{len('series')}}  {entry.summary}") for entry in entries)

@@ -9,7 +9,7 @@ from torch import nn
 from subbyte.errors import UnknownNameError, UsageError
 from subbyte.models.quant import quantized_layers
 from subbyte.models.untrained import untrained
-from subbyte.models.zoo import create, create_for_scheme, get_model, list_models, register_model, registry
+from subbyte.models.zoo import create, create_for, create_for_scheme, get_model, list_models, register_model, registry
 
 SIZES = {
     "mlp": [8, (3, 5)],
@@ -114,6 +114,10 @@ def test_register_refuses_a_name_taken_or_misspelt() -> None:
         register_model("mlp", summary="")
     with pytest.raises(UsageError, match="lower case"):
         register_model("My Net", summary="")
+    with pytest.raises(UsageError, match="takes 'sound'; expected one of: image, series, tokens"):
+        register_model("net", summary="", takes="sound")
+    with pytest.raises(UsageError, match=r"its usual size must be \(length\), got \(8, 8\)"):
+        register_model("net", summary="", takes="series", size=(8, 8))
 
 
 def test_a_registered_model_is_created_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +129,42 @@ def test_a_registered_model_is_created_by_name(monkeypatch: pytest.MonkeyPatch) 
 
     assert create("one_layer", classes=3, channels=1)(torch.zeros(1, 1, 2, 2)).shape == (1, 3)
     assert get_model("one_layer").options == ("bias",)
+
+
+def test_data_makes_a_model_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+
+    @register_model("bag", summary="sum of embeddings", size=(5,), takes="tokens")
+    def bag(*, shape: tuple[int], outputs: int, width: int = 4) -> nn.Module:
+        return nn.Sequential(nn.Embedding(outputs, width), nn.Flatten(), nn.Linear(shape[0] * width, outputs))
+
+    entry = get_model("bag")
+    tokens = entry.example((6,), 11, batch=3)
+    assert tokens.dtype == torch.int64
+    assert torch.equal(tokens, tokens.clamp(0, 10))
+    assert create_for("bag", shape=(6,), outputs=11, width=2)(tokens).shape == (3, 11)
+    assert entry.options == ("width",)
+    assert list_models(takes="tokens") == ["bag"]
+    model, inputs = untrained("bag", "int8", size=6, classes=11)
+    assert model(inputs).shape == (8, 11)
+    with pytest.raises(UsageError, match=r"takes tokens \[length\] of int64, no images"):
+        create("bag")
+    with pytest.raises(UsageError, match=r"takes tokens .* the data has \[6\] of float32; models for such data: none"):
+        create_for("bag", shape=(6,), outputs=11, dtype="float32")
+    with pytest.raises(UsageError, match="no option 'wdith'"):
+        create_for("bag", shape=(6,), outputs=11, wdith=2)
+    with pytest.raises(UsageError, match=r"positive sizes and outputs, got \[6\] and 0"):
+        create_for("bag", shape=(6,), outputs=0)
+
+
+def test_data_of_an_image_makes_what_create_does() -> None:
+    torch.manual_seed(0)
+    made = create_for("resnet8", shape=(2, 8, 9), outputs=7, width=4)
+    torch.manual_seed(0)
+    other = create("resnet8", channels=2, size=(8, 9), classes=7, width=4)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), other.parameters(), strict=True))
+    with pytest.raises(UsageError, match=r"takes image \[channels, height, width\] of float32, the data has \[2, 8\]"):
+        create_for("resnet8", shape=(2, 8), outputs=7)
 
 
 @pytest.mark.parametrize("scheme", ["float", "int4", "binary"])
