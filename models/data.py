@@ -1,4 +1,4 @@
-"""Data sets for training and checking: images float32 [channels, height, width], normalised, and integer labels.
+"""Data sets for training and checking: samples (input, target), whose target has the form that a task says.
 
 `load_data("digits")` comes with scikit-learn; `fashion-mnist` is read from IDX files; `imagefolder` from folders of
 images, one a class. To add a data set: write a function that returns a `Data` and register it with `@register_data`.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +50,82 @@ class Normalization:
         return (pixels.to(torch.float32) / self.largest - mean) / deviation
 
 
+INPUT_TYPES = ("float32", "int64")  # of an input: real values, or tokens
+
+
 @dataclass(frozen=True)
 class Data:
-    """A training set and a test set, and what a model must know of them."""
+    """A training set and a test set of samples (input Tensor, target), and what a model must know of them.
+
+    Raises DataError for a set without samples or without a length, and for a shape, a number of outputs or a type of
+    input that there cannot be.
+    """
 
     name: str
-    train: Dataset[tuple[Tensor, int]]
-    test: Dataset[tuple[Tensor, int]]
-    classes: int
-    channels: int
-    size: tuple[int, int]  # height, width
+    train: Dataset[tuple[Tensor, Any]]
+    test: Dataset[tuple[Tensor, Any]]
+    shape: tuple[int, ...]  # of one input: [C, H, W] of an image, [C, L] of a series, [T] of tokens
+    outputs: int  # classes, labels, values or tokens of the vocabulary
+    dtype: str = "float32"  # of an input: one of INPUT_TYPES
+    task: str = "classification"  # what it is for, unless a run says another
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     normalization: Normalization | None = None  # None: not known
-    augment: Augment | None = None  # of a batch [N, C, H, W] in training
-    class_names: tuple[str, ...] = ()
+    augment: Augment | None = None  # of a batch of inputs [N, ...] in training
+    class_names: tuple[str, ...] = ()  # of the outputs
 
     def __post_init__(self) -> None:
         _refuse_empty(self.name, self.train, self.test)
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if min(self.shape, default=0) < 1 or self.outputs < 1 or self.dtype not in INPUT_TYPES:
+            raise DataError(
+                f"data set '{self.name}': inputs {self.dtype} {list(self.shape)} and {self.outputs} outputs, expected "
+                f"sizes of at least 1, at least one output, and {' or '.join(INPUT_TYPES)}."
+            )
 
-    def test_arrays(self, limit: int | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The first `limit` (all) test samples: images float32 [N, C, H, W], labels int64 [N]."""
+    @property
+    def classes(self) -> int:
+        """The outputs, where they are classes."""
+        return self.outputs
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image; raises DataError for another input."""
+        return self._of_image()[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image; raises DataError for another input."""
+        _, height, width = self._of_image()
+        return height, width
+
+    def _of_image(self) -> tuple[int, ...]:
+        if len(self.shape) != 3:
+            raise DataError(
+                f"data set '{self.name}': inputs are {self.dtype} {list(self.shape)}, expected images [C, H, W]; "
+                "take a model for such inputs, or data of images."
+            )
+        return self.shape
+
+    def test_arrays(self, limit: int | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """The first `limit` (all) test samples: inputs [N, ...] of the data's type, targets [N, ...], int64 or float32.
+
+        Raises DataError for samples of several shapes, and for a target that is no number and no array of them.
+        """
         count = len(self.test)  # type: ignore[arg-type]
         pairs = [self.test[index] for index in range(count if limit is None else min(limit, count))]
-        images = np.stack([np.asarray(image, np.float32) for image, _ in pairs])
-        return images, np.array([int(label) for _, label in pairs], np.int64)
+        inputs = _stacked(self.name, "inputs", [sample for sample, _ in pairs]).astype(self.dtype, copy=False)
+        targets = _stacked(self.name, "targets", [target for _, target in pairs])
+        return inputs, targets.astype(np.float32 if targets.dtype.kind == "f" else np.int64, copy=False)
+
+
+def _stacked(name: str, what: str, values: Sequence[Any]) -> npt.NDArray[Any]:
+    try:
+        stacked = np.stack([np.asarray(value) for value in values])
+    except ValueError as error:
+        raise DataError(f"data set '{name}': its {what} have several shapes ({error}); give all one shape.") from error
+    if stacked.dtype.kind not in "biuf":
+        raise DataError(f"data set '{name}': its {what} are {stacked.dtype}, expected numbers.")
+    return stacked
 
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
@@ -154,8 +207,7 @@ def from_datasets(
         )
     if classes is None:
         classes = 1 + max(int(train[index][1]) for index in range(len(train)))  # type: ignore[arg-type]
-    channels, height, width = image.shape
-    return Data(name, train, test, classes, channels, (height, width), normalization, augment)
+    return Data(name, train, test, tuple(image.shape), classes, normalization=normalization, augment=augment)
 
 
 def _refuse_empty(name: str, train: Dataset[Any], test: Dataset[Any]) -> None:
@@ -213,9 +265,8 @@ def digits(path: Path | None = None) -> Data:
         "digits",
         ImageTensors(pixels[360:], labels[360:], normalization),
         ImageTensors(pixels[:360], labels[:360], normalization),
-        classes=10,
-        channels=1,
-        size=(8, 8),
+        shape=(1, 8, 8),
+        outputs=10,
         normalization=normalization,
         augment=None,
         class_names=tuple(str(digit) for digit in range(10)),
@@ -258,9 +309,8 @@ def fashion_mnist(path: Path | None = None) -> Data:
         "fashion-mnist",
         parts["train"],
         parts["test"],
-        classes=10,
-        channels=1,
-        size=(28, 28),
+        shape=(1, 28, 28),
+        outputs=10,
         normalization=normalization,
         augment=shift_and_flip(1),
         class_names=FASHION_MNIST_CLASSES,
@@ -373,9 +423,8 @@ def imagefolder(path: Path | None = None, size: int | tuple[int, int] = 224) -> 
         "imagefolder",
         ImageFolder(path / "train", names, shape, random_crop=True),
         ImageFolder(path / "test", names, shape, random_crop=False),
-        classes=len(names),
-        channels=3,
-        size=shape,
+        shape=(3, *shape),
+        outputs=len(names),
         normalization=IMAGENET,
         augment=shift_and_flip(0),
         class_names=names,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from subbyte.errors import DataError, UnknownNameError, UsageError
 from subbyte.models import data as data_module
@@ -324,9 +324,58 @@ def test_a_data_set_without_samples_is_refused(part: str) -> None:
     with pytest.raises(DataError, match=f"data set 'custom': the {part} set is empty"):
         from_datasets(train, test)
     with pytest.raises(DataError, match=f"data set 'mine': the {part} set is empty"):
-        Data("mine", train, test, classes=2, channels=1, size=(4, 4))
+        Data("mine", train, test, (1, 4, 4), 2)
     with pytest.raises(DataError, match="the training set has no length"):
         from_datasets(Endless(), some)
+
+
+class Tokens(Dataset[Any]):
+    """Five windows of eight tokens, and the numbers that belong to each."""
+
+    def __init__(self, targets: Any) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
+        return torch.arange(8) + index, self.targets[index]
+
+
+def test_inputs_and_targets_of_any_form_come_as_arrays() -> None:
+    data = Data("t", Tokens(range(5)), Tokens([[0.5, index] for index in range(5)]), (8,), 20, "int64")
+    inputs, targets = data.test_arrays(3)
+    assert inputs.dtype == np.int64
+    assert inputs.tolist() == [list(range(i, i + 8)) for i in range(3)]
+    assert targets.dtype == np.float32
+    assert targets.tolist() == [[0.5, 0.0], [0.5, 1.0], [0.5, 2.0]]
+    labels = Data("t", Tokens(range(5)), Tokens(torch.arange(5)), (8,), 20, "int64").test_arrays()[1]
+    assert labels.dtype == np.int64
+    assert labels.tolist() == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        ([[0], [0, 1]], "data set 't': its targets have several shapes"),
+        (["a", "b"], "data set 't': its targets are <U1, expected numbers"),
+    ],
+)
+def test_targets_that_are_no_array_are_refused(targets: list[Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        Data("t", Tokens(targets), Tokens(targets), (8,), 20, "int64").test_arrays()
+
+
+@pytest.mark.parametrize("wrong", [{"shape": (0,)}, {"outputs": 0}, {"dtype": "float16"}])
+def test_data_that_no_model_can_take_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"data set 't': inputs .*, expected sizes of at least 1"):
+        Data("t", Tokens(range(5)), Tokens(range(5)), **{"shape": (8,), "outputs": 20, "dtype": "int64", **wrong})
+
+
+def test_tokens_have_no_channels() -> None:
+    data = Data("t", Tokens(range(5)), Tokens(range(5)), (8,), 20, "int64")
+    with pytest.raises(DataError, match=r"inputs are int64 \[8\], expected images \[C, H, W\]"):
+        _ = data.size
 
 
 class Endless(IterableDataset[Any]):

@@ -47,7 +47,8 @@ def few_digits() -> Data:
     from subbyte.models.data import shift_and_flip
 
     part = ImageTensors(digits.train.pixels[:256], digits.train.labels[:256], digits.train.normalization)
-    return Data("digits", part, digits.test, 10, 1, (8, 8), digits.normalization, shift_and_flip(1, flip=False))
+    augment = shift_and_flip(1, flip=False)
+    return Data("digits", part, digits.test, (1, 8, 8), 10, normalization=digits.normalization, augment=augment)
 
 
 def quick(data: Any, folder: Path, scheme: str = "ternary", epochs: int = 3, **options: Any) -> Any:
