@@ -16,7 +16,6 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from subbyte.errors import DataError, UnknownNameError, UsageError
-from subbyte.models import data as data_module
 from subbyte.models.data import (
     Data,
     ImageTensors,
@@ -27,6 +26,7 @@ from subbyte.models.data import (
     read_idx,
     shift_and_flip,
 )
+from subbyte.models.data import fashion_mnist as fashion_mnist_module
 from subbyte.models.train.batches import EpochBatches, batch_loader
 
 IMAGES, LABELS = 0x803, 0x801
@@ -94,7 +94,7 @@ def test_fashion_mnist_is_read_plain_and_gzipped(fashion_folder: Path) -> None:
 def test_fashion_mnist_absent_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
         load_data("fashion-mnist", tmp_path / "nowhere")
-    monkeypatch.setattr(data_module, "FASHION_MNIST_FOLDERS", (tmp_path / "a", tmp_path / "b"))
+    monkeypatch.setattr(fashion_mnist_module, "FASHION_MNIST_FOLDERS", (tmp_path / "a", tmp_path / "b"))
     with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
         load_data("fashion-mnist")
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte.*missing"):

@@ -1,0 +1,37 @@
+"""Data sets for training and checking: samples (input, target), whose target has the form that a task says.
+
+    load_data("digits")
+    load_data("imagefolder", "photos", size=32)
+
+A file of this folder is found by itself: importing the package registers the data sets of every one.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from subbyte.models.data.augmentation import shift_and_flip
+from subbyte.models.data.data_set import INPUT_TYPES, Augment, Data
+from subbyte.models.data.datasets import from_datasets
+from subbyte.models.data.idx import read_idx
+from subbyte.models.data.image_folder import ImageFolder
+from subbyte.models.data.in_memory import ImageTensors
+from subbyte.models.data.normalization import Normalization
+from subbyte.models.data.register import list_data, load_data, register_data
+
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)
+
+__all__ = [
+    "INPUT_TYPES",
+    "Augment",
+    "Data",
+    "ImageFolder",
+    "ImageTensors",
+    "Normalization",
+    "from_datasets",
+    "list_data",
+    "load_data",
+    "read_idx",
+    "register_data",
+    "shift_and_flip",
+]

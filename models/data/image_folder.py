@@ -1,0 +1,92 @@
+"""Folders of images, one a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from subbyte.errors import DataError, MissingDependencyError, UsageError, one_line
+from subbyte.files import limits
+from subbyte.files.plain import open_plain
+from subbyte.models.data.augmentation import shift_and_flip
+from subbyte.models.data.data_set import Data
+from subbyte.models.data.normalization import Normalization
+from subbyte.models.data.register import register_data
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; for EPS Pillow runs Ghostscript
+IMAGENET = Normalization(255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class ImageFolder(Dataset[tuple[Tensor, int]]):
+    """Images below `folder`/<class>/, decoded when asked for: resized so that they cover `size`, and cropped to it."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str], size: tuple[int, int], *, random_crop: bool) -> None:
+        self.size, self.random_crop = size, random_crop
+        self.files: list[tuple[Path, int]] = []
+        for label, name in enumerate(class_names):
+            found = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+            self.files += [(file, label) for file in found]
+        if not self.files:
+            raise DataError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in folders named after classes.")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        file, label = self.files[index]
+        height, width = self.size
+        room = float(torch.empty(()).uniform_(1.0, 1.4)) if self.random_crop else 1.15
+        try:
+            with open_plain(file) as stream, Image.open(stream, formats=IMAGE_FORMATS) as opened:
+                factor = room * max(height / opened.height, width / opened.width)
+                covering = (max(width, round(opened.width * factor)), max(height, round(opened.height * factor)))
+                for size, what in ((opened.size, "it has"), (covering, "to cover the crop it needs")):
+                    if math.prod(size) > limits.IMAGE_PIXELS:
+                        raise ValueError(
+                            f"{what} {size[0]}x{size[1]} pixels, at most {limits.IMAGE_PIXELS} are decoded"
+                        )
+                image = opened.convert("RGB").resize(covering)
+        except Exception as error:  # a decoder raises whatever it likes on a damaged file
+            raise DataError(f"{file}: cannot be decoded ({one_line(error)}); remove the file or replace it.") from error
+        spare = (image.height - height, image.width - width)
+        top, left = (int(torch.randint(n + 1, ())) if self.random_crop else n // 2 for n in spare)
+        pixels = np.asarray(image, np.uint8)[top : top + height, left : left + width]
+        return IMAGENET(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), label
+
+
+@register_data("imagefolder", summary="your own images: PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg")
+def imagefolder(path: Path | None = None, size: int | tuple[int, int] = 224) -> Data:
+    """RGB images from `path`/train and `path`/test with one folder a class, cropped to `size`; needs Pillow."""
+    try:
+        import PIL  # noqa: F401  (a missing decoder is found here, not in the middle of training)
+    except ImportError as error:
+        raise MissingDependencyError("pillow", "train") from error
+    if path is None:
+        raise UsageError("data set 'imagefolder' needs a path with the folders train/ and test/.")
+    for part in ("train", "test"):
+        if not (path / part).is_dir():
+            raise DataError(f"{path}: there is no folder '{part}'; expected {path}/{part}/<class>/<image>.")
+    names = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
+    unseen = sorted(f.name for f in (path / "test").iterdir() if f.is_dir() and f.name not in names)
+    if unseen:
+        raise DataError(f"{path}/test: class '{unseen[0]}' has no folder in {path}/train.")
+    shape = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return Data(
+        "imagefolder",
+        ImageFolder(path / "train", names, shape, random_crop=True),
+        ImageFolder(path / "test", names, shape, random_crop=False),
+        shape=(3, *shape),
+        outputs=len(names),
+        normalization=IMAGENET,
+        augment=shift_and_flip(0),
+        class_names=names,
+    )
