@@ -65,9 +65,17 @@ def _written(value: Any) -> str:
     return repr(value)
 
 
+def parse_call(text: str, kind: str, example: str) -> Summand:
+    """What is named, with its options: "percentile(percent=99.9)"; raises UsageError that names `kind`."""
+    terms = _Parser(text, kind, example).sum()
+    if len(terms) != 1 or terms[0].coefficient != 1:
+        raise UsageError(f"{kind} '{text}': expected one name with its options; write for example '{example}'.")
+    return terms[0]
+
+
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text, self.place = text, 0
+    def __init__(self, text: str, kind: str = "loss", example: str = "cross-entropy + 0.5*kd(temperature=4)") -> None:
+        self.text, self.place, self.of, self.example = text, 0, kind, example
         self.kind, self.token, self.start = "", "", 0
         self._next()
 
@@ -81,15 +89,15 @@ class _Parser:
             return before
         match = _TOKEN.match(self.text, self.place)
         if match is None:
-            raise self._fault("a loss, a number or a sign", self.text[self.start :].split()[0])
+            raise self._fault(f"a {self.of}, a number or a sign", self.text[self.start :].split()[0])
         self.kind, self.token, self.place = match.lastgroup or "", match[match.lastgroup or 0], match.end()
         return before
 
     def _fault(self, expected: str, found: str | None = None) -> UsageError:
         found = (f"'{self.token}'" if self.token else "the end") if found is None else f"'{found}'"
         return UsageError(
-            f"loss '{self.text}': found {found} at column {self.start + 1}, expected {expected}; write for example "
-            "'cross-entropy + 0.5*kd(temperature=4)'."
+            f"{self.of} '{self.text}': found {found} at column {self.start + 1}, expected {expected}; write for "
+            f"example '{self.example}'."
         )
 
     def _take(self, sign: str) -> None:
@@ -120,7 +128,7 @@ class _Parser:
             self._next()
             self._take("*")
         if self.kind != "word":
-            raise self._fault("the name of a loss")
+            raise self._fault(f"the name of a {self.of}")
         name = self._next()
         return Summand(name, coefficient, self._options() if self._skip("(") else {})
 

@@ -20,7 +20,7 @@ from subbyte.models.quant.estimators import SMALLEST_STEP, reste_order, reste_si
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
 from subbyte.models.quant.quantizer import ActivationConfig, ActivationQuantizer, WeightConfig, WeightQuantizer
 from subbyte.models.quant.register import register_activations, register_weights
-from subbyte.models.quant.statistics import mean_over_processes, mean_size, smallest_over_processes
+from subbyte.models.quant.statistics import StepOf, mean_over_processes, mean_size, smallest_over_processes
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ThresholdActivation(FirstBatchQuantizer):
     def rows(self, x: Tensor) -> Tensor:
         return x.movedim(1 if self.threshold.dim() > 1 else -1, 0).flatten(1)
 
-    def initialize(self, rows: Tensor) -> None:
+    def initialize(self, rows: Tensor, step_of: StepOf | None = None) -> None:
         """Choose the first thresholds."""
         means = mean_over_processes(rows.mean(dim=1)).reshape(self.threshold.shape)
         positive = float(smallest_over_processes(rows.min())) >= 0

@@ -19,7 +19,7 @@ from subbyte.errors import QuantizationError
 from subbyte.models.quant.primitives import is_exporting
 from subbyte.models.quant.quantizer import ActivationQuantizer
 from subbyte.models.quant.state_dict_versions import Upgraded
-from subbyte.models.quant.statistics import SAMPLED, largest_over_processes, mean_over_processes
+from subbyte.models.quant.statistics import SAMPLED, StepOf, largest_over_processes, mean_over_processes
 
 _held: ContextVar[list[ActivationQuantizer] | None] = ContextVar("subbyte_held", default=None)
 
@@ -88,9 +88,19 @@ class FirstBatchQuantizer(Upgraded, ActivationQuantizer):
         """A batch as [rows, elements], each row with a statistic of its own."""
         return x.reshape(1, -1)
 
-    def initialize(self, rows: Tensor) -> None:
-        """Set the parameters from float32 [rows, elements] (statistics over all processes)."""
+    def initialize(self, rows: Tensor, step_of: StepOf | None = None) -> None:
+        """Set the parameters from float32 [rows, elements] (statistics over all processes).
+
+        `step_of` chooses the step, where there is one; by default the config does.
+        """
         raise NotImplementedError
+
+    def calibrate(self, rows: Tensor, step_of: StepOf) -> None:
+        """Start anew from float32 [rows, elements], a sample of all that it will quantize; zeros start nothing."""
+        with torch.no_grad():
+            if not self._is_called_with_zeros(rows):
+                self._initialize(rows, step_of)
+        self.forget_constants()
 
     def see(self, x: Tensor) -> None:
         """Start from x if nothing but zeros was seen before this forward.
@@ -118,15 +128,21 @@ class FirstBatchQuantizer(Upgraded, ActivationQuantizer):
         # The mean is NaN or infinite if any element is, on any process.
         if not bool(torch.isfinite(mean_over_processes(x.abs().mean()))):
             raise QuantizationError("the first batch of an activation quantizer is empty, or holds NaN or infinity")
-        self._called = True
-        self.called.fill_(True)
-        if not bool(largest_over_processes(x.abs().amax())):
+        if self._is_called_with_zeros(x):
             return
         rows = self.rows(x)
         before = [] if forward.seen is None else forward.seen.setdefault(self, [])
-        self.initialize(torch.cat([*before, rows], dim=1) if before else rows)
+        self._initialize(torch.cat([*before, rows], dim=1) if before else rows)
         if forward.seen is not None:
             before.append(_sample(rows))
+
+    def _is_called_with_zeros(self, x: Tensor) -> bool:
+        self._called = True
+        self.called.fill_(True)
+        return not bool(largest_over_processes(x.abs().amax()))
+
+    def _initialize(self, rows: Tensor, step_of: StepOf | None = None) -> None:
+        self.initialize(rows, step_of)
         self.initialized.fill_(True)
         self._started = True
 

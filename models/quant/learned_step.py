@@ -31,6 +31,7 @@ from subbyte.models.quant.positive_step import PositiveStep
 from subbyte.models.quant.quantizer import ActivationConfig, ActivationQuantizer, WeightConfig, WeightQuantizer
 from subbyte.models.quant.register import register_activations, register_weights
 from subbyte.models.quant.statistics import (
+    StepOf,
     least_error_step,
     mean_over_processes,
     mean_size,
@@ -90,9 +91,17 @@ class LearnedStepWeight(PositiveStep, WeightQuantizer):
         if initial == "mean":
             step = 2 * mean_size(weight.detach(), granularity) / math.sqrt(self.high)
         else:
-            step = least_error_step(parts(weight.detach(), granularity), self.low, self.high)
-            step = step.reshape(granularity.scale_shape((weight.shape[0], depth)))
+            step = self._steps(weight.detach(), least_error_step)
         self.make_step(_of_zeros(step, depth, self.high))
+
+    def _steps(self, w: Tensor, step_of: StepOf) -> Tensor:
+        step = step_of(parts(w, self.granularity), self.low, self.high)
+        return step.reshape(self.granularity.scale_shape((w.shape[0], w[0].numel())))
+
+    def calibrate(self, step_of: StepOf) -> None:
+        w = self.latent().detach()
+        with torch.no_grad():
+            self.start_step(_of_zeros(self._steps(w, step_of), w[0].numel(), self.high))
 
     def unit(self) -> Tensor:
         return self.first_step * self.high
@@ -142,13 +151,15 @@ class LearnedStepActivation(PositiveStep, FirstBatchQuantizer):
         """int<b>, or uint<b> where the first batch had no negative value."""
         return (INT if self.signed else UINT)[self.bits]
 
-    def initialize(self, rows: Tensor) -> None:
+    def initialize(self, rows: Tensor, step_of: StepOf | None = None) -> None:
         """Choose sign and step."""
         signed = float(smallest_over_processes(rows.min())) < 0
         low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
         self.low.fill_(float(low))
         self.high.fill_(float(high))
-        if self.initial == "mean":
+        if step_of is not None:
+            self.start_step(step_of(rows, low, high)[0])
+        elif self.initial == "mean":
             mean = float(mean_over_processes(rows.abs().mean()))
             self.start_step(mean * (2 if signed else 4) / math.sqrt(high))
         else:

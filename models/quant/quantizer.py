@@ -17,6 +17,7 @@ from subbyte.models.quant.estimators import straight_through
 from subbyte.models.quant.eval_constants import Constants
 from subbyte.models.quant.parameter_groups import HasParameterGroups, ParameterGroup
 from subbyte.models.quant.primitives import expand_scale
+from subbyte.models.quant.statistics import StepOf
 
 
 class WeightQuantizer(HasParameterGroups):
@@ -87,6 +88,9 @@ class WeightQuantizer(HasParameterGroups):
         latent = self.latent()
         weight = (ParameterGroup((latent,), decays=True),) if isinstance(latent, nn.Parameter) else ()
         return (*weight, *super().parameter_groups())
+
+    def calibrate(self, step_of: StepOf) -> None:
+        """Choose the steps of the attached weight by `step_of`; nothing where the scale follows from the weight."""
 
     def set_progress(self, fraction: float) -> None:
         """Training is this far, 0 to 1; for estimators that change on the way."""
