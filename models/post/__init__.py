@@ -1,4 +1,4 @@
-"""Post-training quantization: steps from calibration data, without training, and steps that mend what rounding lost."""
+"""Post-training quantization: steps from calibration data, without training."""
 
 from subbyte.models.post.calibration import Batches, Calibration
 from subbyte.models.post.calibrators import calibrator, list_calibrators
