@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import UsageError
-from subbyte.models.quant.fixed_step import Codes, FixedStep
+from subbyte.models.quant.estimators.fixed_step import Codes, FixedStep
 from subbyte.models.quant.lookup import Lookup
 from subbyte.models.state import register_state
 

@@ -20,11 +20,10 @@ from subbyte.models.post.calibrators import get_calibrator
 from subbyte.models.post.float_values import in_float
 from subbyte.models.post.reporting import note, tracked
 from subbyte.models.post.sample import Sample
-from subbyte.models.quant.estimators import SMALLEST_STEP
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
 from subbyte.models.quant.positive_step import PositiveStep
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
-from subbyte.models.quant.statistics import StepOf
+from subbyte.models.quant.statistics import SMALLEST_STEP, StepOf
 from subbyte.models.state import states_kept
 
 Batches: TypeAlias = Sequence[Tensor]  # of inputs [N, ...], held in memory: they are run through the model many times

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from subbyte.models.quant.binary import ThresholdActivation
+from subbyte.models.quant.estimators.reste import ThresholdActivation
 from subbyte.models.quant.primitives import integer_sum
 
 

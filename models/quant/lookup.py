@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from subbyte.models.quant.estimators.learned_step import LearnedStep
 from subbyte.models.quant.eval_constants import Constants
-from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.primitives import call, is_exporting
 from subbyte.models.quant.quantizer import ActivationConfig
 

@@ -8,11 +8,12 @@ however large it is. `unit` sets that against the step: what an update adds to `
 codes, where that is `unit` at the start. For weights `unit` is their range, the largest weight that has a code, so that
 it moves as the weights themselves can. Activations have no such measure; theirs is 1, whatever their own unit.
 
-The gradient is scaled by 1 / sqrt(n), where n elements share the step: LSQ's 1 / sqrt(n high) (estimators.learned_step)
-times sqrt(high). LSQ's own is made for a start at which |x| / step is about sqrt(high), and all but few x have codes.
-Our start has |x| / step near high; at 8 bits LSQ's scale then makes clipped weights, which have the slope high, move a
-step much farther than weights move: in a network of three convolutions for 8x8 digits, int8, SGD with learning rate 0.1
-and momentum 0.9, steps changed by factors of 0.004 to 380 in 8 epochs, to an accuracy of 97.5% instead of 98.3%.
+The gradient is scaled by 1 / sqrt(n), where n elements share the step: LSQ's 1 / sqrt(n high)
+(estimators/learned_step.py) times sqrt(high). LSQ's own is made for a start at which |x| / step is about sqrt(high),
+and all but few x have codes. Our start has |x| / step near high; at 8 bits LSQ's scale then makes clipped weights,
+which have the slope high, move a step much farther than weights move: in a network of three convolutions for 8x8
+digits, int8, SGD with learning rate 0.1 and momentum 0.9, steps changed by factors of 0.004 to 380 in 8 epochs, to an
+accuracy of 97.5% instead of 98.3%.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from subbyte.models.quant.estimators import SMALLEST_STEP
 from subbyte.models.quant.state_dict_versions import Upgraded
+from subbyte.models.quant.statistics import SMALLEST_STEP
 
 SMALLEST, LARGEST = -16.0, 2.0**20  # of t: a step is never infinite, and comes back from a tiny one
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, LowBitTensor, PerTensor
-from subbyte.models.quant.estimators import straight_through
 from subbyte.models.quant.eval_constants import Constants
 from subbyte.models.quant.parameter_groups import HasParameterGroups, ParameterGroup
 from subbyte.models.quant.primitives import expand_scale
 from subbyte.models.quant.statistics import StepOf
+from subbyte.models.quant.straight_through import straight_through
 
 
 class WeightQuantizer(HasParameterGroups):

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from subbyte.errors import FormatError, QuantizationError
 from subbyte.models.quant.batch_norm import QuantizedBatchNorm, link
+from subbyte.models.quant.estimators.learned_step import LearnedStep
 from subbyte.models.quant.first_batch import FirstBatchQuantizer, Forward
-from subbyte.models.quant.learned_step import LearnedStep
 from subbyte.models.quant.pooling import QuantizedAveragePool, QuantizedGlobalPool, QuantizedWindowPool
 from subbyte.models.quant.product import QuantizedConv, QuantizedLinear, QuantizedProduct
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer

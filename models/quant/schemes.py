@@ -10,13 +10,13 @@ from typing import Literal
 
 from subbyte.errors import QuantizationError
 from subbyte.formats import Granularity, PerChannel, PerGroup
-from subbyte.models.quant.binary import Sign, Threshold
-from subbyte.models.quant.learned_step import LearnedStep
-from subbyte.models.quant.per_token import DynamicPerToken
-from subbyte.models.quant.power_of_two import DeepShiftQ
+from subbyte.models.quant.estimators.absmean import AbsMean
+from subbyte.models.quant.estimators.deepshift import DeepShiftQ
+from subbyte.models.quant.estimators.learned_step import LearnedStep
+from subbyte.models.quant.estimators.per_token import DynamicPerToken
+from subbyte.models.quant.estimators.reste import Sign, Threshold
 from subbyte.models.quant.quantizer import ActivationConfig
 from subbyte.models.quant.scheme import Scheme, register_scheme
-from subbyte.models.quant.ternary import AbsMean
 
 Activations = Literal["tensor", "token"]
 

@@ -14,6 +14,7 @@ from subbyte.formats import Granularity, PerChannel, PerGroup
 # (x [rows, elements], smallest code, largest code) -> a step for each row [rows]; 0 for a row of zeros
 StepOf: TypeAlias = Callable[[Tensor, float, float], Tensor]
 
+SMALLEST_STEP = 1e-5  # a step or scale is never smaller, so that x / step stays finite
 SHRINK = tuple(1 - 0.05 * i for i in range(15))  # of the range, tried for the least error: 1.0 down to 0.3
 SAMPLED = 1 << 18  # elements of a batch that are enough to judge a step by
 

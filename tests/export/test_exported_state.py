@@ -17,7 +17,7 @@ from subbyte.errors import ExportError, ExportWarning, UsageError
 from subbyte.export import export, run_onnx
 from subbyte.export.engine import open_session
 from subbyte.models.over_time import OverTime
-from subbyte.models.quant.fixed_step import Codes
+from subbyte.models.quant.estimators.fixed_step import Codes
 from subbyte.models.state import named_states, register_state, reset_states
 
 STEPS = 1000

@@ -14,7 +14,7 @@ from subbyte.errors import QuantizationError, UsageError
 from subbyte.models.layers.gru import GRUCell
 from subbyte.models.over_time import OverTime
 from subbyte.models.quant import fake_quantized, get_scheme, quantize
-from subbyte.models.quant.fixed_step import Codes, FixedStep
+from subbyte.models.quant.estimators.fixed_step import Codes, FixedStep
 from subbyte.models.state import (
     detach_states,
     named_states,

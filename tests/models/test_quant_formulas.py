@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from subbyte.errors import QuantizationError
 from subbyte.formats import PerChannel, PerGroup, PerTensor, reference
 from subbyte.models.quant import AbsMean, DeepShiftQ, DynamicPerToken, LearnedStep, Sign, Threshold, primitives
-from subbyte.models.quant.estimators import learned_step, reste_order, reste_sign, reste_slope
+from subbyte.models.quant.estimators.learned_step import learned_step
+from subbyte.models.quant.estimators.reste import reste_order, reste_sign, reste_slope
 
 W0 = torch.tensor([[0.9, -0.3, 0.05, -1.2], [0.2, 0.1, -0.1, -0.4]])
 WEIGHTS = [

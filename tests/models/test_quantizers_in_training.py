@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from subbyte.errors import UsageError
 from subbyte.models import from_datasets, quantize, train
 from subbyte.models.quant import get_scheme, quantized_layers
-from subbyte.models.quant.estimators import reste_order
+from subbyte.models.quant.estimators.reste import reste_order
 from subbyte.models.train.callbacks import QuantizationCallback
 from subbyte.models.train.hugging_face import QuantizationTrainerCallback
 from subbyte.models.train.quantizers import Quantizers, own_parameters

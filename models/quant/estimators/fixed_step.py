@@ -14,7 +14,7 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import Format
 from subbyte.formats.integer import INT, UINT
 from subbyte.models.quant import primitives
-from subbyte.models.quant.estimators import learned_step
+from subbyte.models.quant.estimators.learned_step import learned_step
 from subbyte.models.quant.quantizer import ActivationQuantizer
 
 

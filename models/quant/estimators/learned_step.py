@@ -1,7 +1,7 @@
 """Integers with a learnable step: LSQ. Esser et al., "Learned Step Size Quantization", 2020.
 
 value = code x step, code = clip(round(x / step), low, high). The gradient of the step is scaled by
-1 / sqrt(n high), where n elements share the step (estimators.LearnedStepFunction). The paper's parameter is the step
+1 / sqrt(n high), where n elements share the step. The paper's parameter is the step
 itself, which an update may make negative; ours is positive, and its gradient is scaled by 1 / sqrt(n) in all:
 positive_step.py says why, with what the paper's scale did.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import Format, Granularity, PerChannel, PerGroup, PerTensor
 from subbyte.formats.integer import INT, UINT
 from subbyte.models.quant import primitives
-from subbyte.models.quant.estimators import learned_step
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
 from subbyte.models.quant.positive_step import PositiveStep
 from subbyte.models.quant.quantizer import ActivationConfig, ActivationQuantizer, WeightConfig, WeightQuantizer
@@ -40,6 +39,45 @@ from subbyte.models.quant.statistics import (
 )
 
 PER_TENSOR = PerTensor()
+
+
+# ---- gradient ----
+
+
+class LearnedStepFunction(torch.autograd.Function):
+    """clip(round(x / s), low, high) * s. Esser et al., "Learned Step Size Quantization", 2020.
+
+    With v = x / s: d/dx = 1 where low <= v <= high, else 0; d/ds = low or high where v is beyond them, else round(v)
+    - v, times gamma. The step that comes in is positive and has x's shape (or broadcasts).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, gamma: Tensor) -> Tensor:
+        scaled = x * (1.0 / step)
+        ctx.save_for_backward(scaled, low, high, gamma)
+        ctx.step_shape = step.shape
+        return torch.round(scaled).clamp_(low, high).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        # Activations are large: few passes over them, few temporaries, laid out as the gradient is. `inside` is 0 or
+        # 1 in float32, since torch copies a bool before it multiplies. Bounds are integers: round(clipped) keeps them.
+        scaled, low, high, gamma = ctx.saved_tensors
+        grad = grads[0]
+        clipped = torch.clamp(scaled, low, high, out=torch.empty_like(grad))
+        inside = torch.eq(clipped, scaled, out=torch.empty_like(grad))
+        slope = torch.round(clipped).addcmul_(clipped, inside, value=-1)
+        return inside.mul_(grad), slope.mul_(grad).mul_(gamma).sum_to_size(ctx.step_shape), None, None, None
+
+
+def learned_step(x: Tensor, step: Tensor, low: Tensor, high: Tensor, sharing: int) -> Tensor:
+    """Fake-quantize with a learnable step; gamma = 1 / sqrt(sharing * high), `sharing` elements have one step."""
+    gamma = torch.rsqrt(high * sharing)
+    result: Tensor = LearnedStepFunction.apply(x, step, low, high, gamma)  # type: ignore[no-untyped-call]
+    return result
+
+
+# ---- quantizers ----
 
 
 @dataclass(frozen=True)
@@ -202,7 +240,7 @@ def _register(bits: int) -> None:
             return LearnedStep(bits)
         if bits != 8:
             raise QuantizationError(f"activations per token have 8 bits, got int{bits}; take int8 or per: tensor")
-        from subbyte.models.quant.per_token import DynamicPerToken
+        from subbyte.models.quant.estimators.per_token import DynamicPerToken
 
         return DynamicPerToken()
 

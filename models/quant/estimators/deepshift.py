@@ -19,9 +19,9 @@ from torch import Tensor
 
 from subbyte.formats import PerChannel
 from subbyte.formats.power_of_two import POW2
-from subbyte.models.quant.estimators import SMALLEST_STEP
 from subbyte.models.quant.quantizer import WeightConfig, WeightQuantizer
 from subbyte.models.quant.register import register_weights
+from subbyte.models.quant.statistics import SMALLEST_STEP
 
 _HALFWAY = math.sqrt(0.5)
 

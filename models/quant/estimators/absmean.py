@@ -17,10 +17,9 @@ from torch import Tensor
 from subbyte.errors import QuantizationError
 from subbyte.formats import PerTensor
 from subbyte.formats.ternary import TERNARY
-from subbyte.models.quant.estimators import SMALLEST_STEP
 from subbyte.models.quant.quantizer import WeightConfig, WeightQuantizer
 from subbyte.models.quant.register import register_weights
-from subbyte.models.quant.statistics import mean_size
+from subbyte.models.quant.statistics import SMALLEST_STEP, mean_size
 
 
 @dataclass(frozen=True)

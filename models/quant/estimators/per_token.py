@@ -14,9 +14,9 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import PerToken
 from subbyte.formats.integer import INT
 from subbyte.models.quant import primitives
-from subbyte.models.quant.estimators import straight_through
-from subbyte.models.quant.learned_step import LearnedStep
+from subbyte.models.quant.estimators.learned_step import LearnedStep
 from subbyte.models.quant.quantizer import ActivationQuantizer
+from subbyte.models.quant.straight_through import straight_through
 
 
 @dataclass(frozen=True)
