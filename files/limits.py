@@ -26,6 +26,7 @@ FOLDED_STEPS = _limit("FOLDED_STEPS", 1 << 38, "steps of that: multiply-adds of 
 METER_LOG_BYTES = _limit("METER_LOG_BYTES", 1 << 30, "bytes of a meter's log in CSV")
 NPY_HEADER_BYTES = _limit("NPY_HEADER_BYTES", 10_000, "bytes of the header of a `.npy` array")
 DESCRIPTION_BYTES = _limit("DESCRIPTION_BYTES", 16 << 20, "bytes of a checkpoint's `checkpoint.json`")
+RUN_BYTES = _limit("RUN_BYTES", 4 << 20, "bytes of the configuration of a run in YAML or JSON")
 RECIPE_BYTES = _limit("RECIPE_BYTES", 1 << 20, "bytes of a recipe in YAML or JSON")
 RECIPE_RULES = _limit("RECIPE_RULES", 1_000, "rules of a recipe")
 TENSORS_HEADER_BYTES = _limit("TENSORS_HEADER_BYTES", 16 << 20, "bytes of the header of a `.safetensors` file")

@@ -1,11 +1,14 @@
 """Reads plain data that a user wrote: lists, mappings, texts and numbers in YAML, or in JSON (a file named .json).
 
-Nothing in it makes an object or refers to another part; a key is given once; the whole file is of a stated size.
+Nothing in it makes an object or refers to another part; a key is given once; the whole file is of a stated size. A
+number may be written as 1e-3, which YAML 1.1 takes for a text.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,21 @@ def read_plain_data(path: str | Path, largest: int, what: str) -> Any:
         raise UsageError(f"'{path}' is not {what}: {one_line(error)}.") from error
 
 
-def plain_data_text(data: Any) -> str:
-    """YAML of plain data, which `read_plain_data` reads."""
+def plain_data_line(data: Any) -> str:
+    """YAML of plain data in one line, which `read_plain_data` reads."""
     yaml = _module()
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined]
+        """Which quotes the texts that `_yaml` takes for numbers."""
+
+    Dumper.add_implicit_resolver(*_NUMBERS)
+    text = str(
+        yaml.dump(data, Dumper=Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    )
+    return text.removesuffix("...\n").strip()
+
+
+_NUMBERS = ("tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+\Z"), "-+.0123456789")
 
 
 def _module() -> Any:
@@ -74,6 +88,7 @@ def _yaml(text: str) -> Any:
             values = [self.construct_object(value, deep=True) for _, value in node.value]
             return _once(list(zip(keys, values, strict=True)))
 
+    Loader.add_implicit_resolver(*_NUMBERS)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:

@@ -212,7 +212,7 @@ def recipe_of(config: Config, source: Path | None = None) -> Recipe:
     if not config.recipe:
         return as_recipe(get_scheme(config.scheme, **config.scheme_options))
     try:
-        return dataclasses.replace(recipe_from_data(config.recipe), name=config.scheme)
+        return dataclasses.replace(recipe_from_data(config.recipe), name=config.scheme, source=str(source or ""))
     except QuantizationError as error:
         raise CheckpointError(f"{f'{source}: ' if source else ''}the recipe of the checkpoint: {error}") from error
 

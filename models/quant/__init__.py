@@ -14,7 +14,7 @@ from subbyte.models.quant.parameter_groups import HasParameterGroups, ParameterG
 from subbyte.models.quant.product import QuantizedProduct
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 from subbyte.models.quant.recipe import Recipe, Rule, as_recipe
-from subbyte.models.quant.recipe_data import read_recipe, recipe_data, recipe_from_data
+from subbyte.models.quant.recipe_data import read_recipe, recipe_data, recipe_from_data, recipe_text
 from subbyte.models.quant.register import register_activations, register_weights
 from subbyte.models.quant.replace_layers import ReportRow, quantize, quantized_layers, set_progress
 from subbyte.models.quant.scheme import Scheme, all_schemes, combine, get_scheme, register_scheme
@@ -52,6 +52,7 @@ __all__ = [
     "read_recipe",
     "recipe_data",
     "recipe_from_data",
+    "recipe_text",
     "refresh",
     "register_activations",
     "register_scheme",

@@ -14,7 +14,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -23,6 +24,7 @@ from torch import nn
 from subbyte.errors import QuantizationError, UnknownNameError
 from subbyte.models.quant.scheme import Scheme, combine, get_scheme
 
+RULES = "recipe"  # the name of a recipe that is more than a scheme
 Match = Literal["first", "last", "first-and-last"]
 
 
@@ -71,8 +73,8 @@ class Rule:
             )
         table = None if sensitivity is None else tuple(sorted(dict(sensitivity).items()))
         given = {"name": name, "type": type, "match": match, "sensitivity": table, "above": above}
-        for field, value in {"scheme": replace(made, keep=None), **given}.items():
-            object.__setattr__(self, field, value)
+        for name_, value in {"scheme": replace(made, keep=None), **given}.items():
+            object.__setattr__(self, name_, value)
         if match is not None and match not in get_args(Match):
             raise UnknownNameError("place", str(match), get_args(Match))
         if (table is None) != (above is None):
@@ -115,10 +117,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rules in the order in which they are asked. `name` is a scheme's where the recipe is one, else "recipe"."""
+    """Rules in the order in which they are asked. `name` is a scheme's where the recipe is one, else RULES.
+
+    `source` is the file that it was read from, which messages name.
+    """
 
     rules: tuple[Rule, ...]
-    name: str = "recipe"
+    name: str = RULES
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not self.rules:
@@ -138,6 +144,11 @@ class Recipe:
         """Whether it quantizes nothing."""
         return all(rule.scheme.is_float for rule in self.rules)
 
+    @property
+    def main(self) -> Scheme:
+        """The scheme of the rule for the rest; float where there is none."""
+        return self.rules[-1].scheme if self.rules[-1].is_rest else Scheme()
+
     def called(self, number: int) -> str:
         """How messages name the rule of this index: `rule 2 (name blocks.*: ternary)`."""
         return f"rule {number + 1} ({self.rules[number]})"
@@ -148,6 +159,20 @@ class Recipe:
         Raises QuantizationError for a rule that matches nothing, two that contradict each other, a scheme on a layer
         that cannot take it, and a layer that no rule is for.
         """
+        with self.blamed():
+            return self._decided(layers)
+
+    @contextmanager
+    def blamed(self, number: int | None = None) -> Iterator[None]:
+        """QuantizationErrors that are raised within this name the file of the recipe, and the rule of this index."""
+        try:
+            yield
+        except QuantizationError as error:
+            rule = f"{self.called(number)}: " if number is not None and self.name == RULES else ""
+            place = f"'{self.source}': " if self.source else ""
+            raise QuantizationError(f"{place}{rule}{error}") from error
+
+    def _decided(self, layers: Sequence[Layer]) -> dict[str, int]:
         decided: dict[str, int] = {}
         for number, rule in enumerate(self.rules):
             self._refuse_unknown(number, layers)

@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from subbyte.errors import QuantizationError, SubbyteError, UnknownNameError, UsageError
 from subbyte.files import limits
-from subbyte.files.plain_data import read_plain_data
+from subbyte.files.plain_data import plain_data_line, read_plain_data
 from subbyte.models.quant.recipe import Recipe, Rule
 from subbyte.models.quant.scheme import Scheme, combine, get_scheme
 
@@ -30,7 +31,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     data = read_plain_data(path, limits.RECIPE_BYTES, "a recipe: a list of rules")
     try:
-        return recipe_from_data(data)
+        return replace(recipe_from_data(data), source=str(path))
     except QuantizationError as error:
         raise UsageError(f"'{path}': {error}") from error
 
@@ -56,6 +57,11 @@ def recipe_data(recipe: Recipe) -> list[dict[str, Any]]:
     A scheme made of objects, Scheme(MyWeights(), ...), has no name by which it could be made again.
     """
     return [_rule_data(rule) for rule in recipe.rules]
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The content of a YAML file of the recipe, a rule in each line; raises QuantizationError as `recipe_data`."""
+    return "".join(f"- {plain_data_line(rule)}\n" for rule in recipe_data(recipe))
 
 
 def _rule(data: Any) -> Rule:

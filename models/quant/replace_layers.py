@@ -108,9 +108,10 @@ def _quantized(model: nn.Module, modules: dict[str, nn.Module], recipe: Recipe, 
     plans: dict[str, _Plan] = {}
     for layer in survey.layers:
         scheme = recipe.rules[decided[layer.name]].scheme if layer.reason is None else Scheme()
-        if not scheme.is_float and layer.name in survey.errors:
-            raise survey.errors[layer.name]
-        plan = _plan(layer, scheme)
+        with recipe.blamed(decided.get(layer.name)):
+            if not scheme.is_float and layer.name in survey.errors:
+                raise survey.errors[layer.name]
+            plan = _plan(layer, scheme)
         if plan is not None:
             plans[layer.name] = plan
     report = [_row(layer, recipe, decided.get(layer.name), plans.get(layer.name)) for layer in survey.layers]

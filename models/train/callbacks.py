@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from subbyte.errors import UsageError
-from subbyte.models.quant import get_scheme, quantize, quantized_layers
+from subbyte.models.quant import Recipe, Rule, Scheme, quantize, quantized_layers
 from subbyte.models.train.quantizers import Quantizers
 
 
@@ -17,16 +18,22 @@ class QuantizationCallback(Callback):
 
         Trainer(callbacks=[QuantizationCallback("int4", example=images, freeze=0.8)]).fit(MyModule())
 
-    `scheme`: quantize the module before the optimizer is made; None: it is quantized already, or stays in float.
+    `recipe`, as for `quantize`: quantize the module before the optimizer is made; None: it is quantized already, or
+    stays in float.
     `freeze`: the share of the steps after which learned steps and thresholds keep their values. After every epoch it
     logs what `Quantizers.report` gives, as "quantizers/flipped" and so on. Raises UsageError where there is nothing of
     that name.
     """
 
     def __init__(
-        self, scheme: str | None = None, *, of: str = "model", example: Any = None, freeze: float | None = None
+        self,
+        recipe: str | Scheme | Recipe | Sequence[Rule] | None = None,
+        *,
+        of: str = "model",
+        example: Any = None,
+        freeze: float | None = None,
     ) -> None:
-        self.scheme, self.of, self.example, self.freeze = scheme, of, example, freeze
+        self.recipe, self.of, self.example, self.freeze = recipe, of, example, freeze
         self.reported: dict[str, float] = {}
         self._quantizers: Quantizers | None = None
         self._kept: dict[str, Any] = {}
@@ -38,8 +45,8 @@ class QuantizationCallback(Callback):
         model = getattr(pl_module, self.of, None) if self.of else pl_module
         if not isinstance(model, nn.Module):
             raise UsageError(f"{type(pl_module).__name__} has no module '{self.of}'; name its network with of=.")
-        if self.scheme is not None and not quantized_layers(model):
-            quantized = quantize(model, get_scheme(self.scheme), example=self.example)
+        if self.recipe is not None and not quantized_layers(model):
+            quantized = quantize(model, self.recipe, example=self.example)
             if quantized is not model and self.of:
                 setattr(pl_module, self.of, quantized)
             model = quantized

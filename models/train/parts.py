@@ -14,11 +14,11 @@ from subbyte.errors import CheckpointError, FormatError, QuantizationError, Usag
 from subbyte.models.checkpoint import Checkpoint, Config, check_tensors, load_checkpoint, recipe_of, versions
 from subbyte.models.data import Data, from_datasets, load_data
 from subbyte.models.losses import Objective, Outputs
-from subbyte.models.quant import get_scheme, quantize
+from subbyte.models.quant import Recipe, as_recipe, get_scheme, quantize, read_recipe, recipe_data, recipe_from_data
 from subbyte.models.state import states_kept
 from subbyte.models.train.batches import EpochBatches, batch_loader
 from subbyte.models.train.optimizers import OPTIMIZERS
-from subbyte.models.train.run import Run, run_of
+from subbyte.models.train.run import Run, changed, run_of
 from subbyte.models.zoo import create, options_for_scheme
 
 EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
@@ -46,6 +46,7 @@ class Parts:
     start: Checkpoint | None
     teacher: nn.Module | None
     loss: Objective
+    recipe: Recipe
     config: Config
 
 
@@ -56,7 +57,7 @@ def asked(first: Run | str | nn.Module | None, more: tuple[Any, ...], given: Map
         fields["model"] = first
     if len(more) > len(_ORDER):
         raise UsageError(f"train takes model, {', '.join(_ORDER)} by position; give the rest by name.")
-    fields |= {**dict(zip(_ORDER, more, strict=False)), **given}
+    fields = changed(fields, {**dict(zip(_ORDER, more, strict=False)), **given})
     own_model = fields["model"] if isinstance(fields.get("model"), nn.Module) else None
     teacher = fields["teacher"] if isinstance(fields.get("teacher"), nn.Module) else None
     data = _own_data(fields.get("data"), fields.get("data_options"))
@@ -76,18 +77,15 @@ def gather(run: Run, own: Own) -> Parts:
     if run.model is None and own.model is None:
         raise UsageError("the run's model was an object of a program; give it as model, or name one of the zoo.")
     data = own.data or _named_data(run)
-    try:  # an unknown name, or an option that cannot be, is found before any work
-        get_scheme(run.scheme, **run.scheme_options)
-    except (FormatError, QuantizationError) as error:
-        raise UsageError(f"scheme '{run.scheme}': {error}") from error
+    recipe = _recipe(run)
     loss, taught = Objective(run.loss, run.loss_options), run.teacher is not None or own.teacher is not None
     loss.check(GIVEN | TAUGHT if taught else GIVEN)
-    run = _decided(run, data)
+    run = _decided(run, data, recipe)
     start = None if run.init is None else _float_checkpoint(run.init)
     teacher = own.teacher if run.teacher is None else load_checkpoint(run.teacher).model
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    return Parts(run, own.model, data, start, teacher, loss, _config(run, data, own.model, start))
+    return Parts(run, own.model, data, start, teacher, loss, recipe, _config(run, data, own.model, start, recipe))
 
 
 def build(parts: Parts) -> nn.Module:
@@ -106,7 +104,7 @@ def build(parts: Parts) -> nn.Module:
     _refuse_other_teacher(teacher, example[:2], parts.data)
     if parts.loss.has_memory:  # of the float model: a quantizer starts from the first batch that it sees
         _make_memory(parts.loss, module, teacher, example[:2], size)
-    return quantize(module, recipe_of(config), example=example)
+    return quantize(module, parts.recipe, example=example)
 
 
 def _make_memory(
@@ -140,14 +138,28 @@ def _named_data(run: Run) -> Data:
     return load_data(run.data, run.data_path, **run.data_options)
 
 
-def _decided(run: Run, data: Data) -> Run:
-    """The run with the numbers that depend on the data and on the optimizer, and its folder."""
+def _recipe(run: Run) -> Recipe:
+    """The recipe of the run: an unknown name, or an option that cannot be, is found before any work."""
+    if isinstance(run.recipe, str):
+        return read_recipe(run.recipe)
+    if run.recipe is not None:
+        return recipe_from_data(run.recipe)
+    try:
+        return as_recipe(get_scheme(str(run.scheme), **run.scheme_options))
+    except (FormatError, QuantizationError) as error:
+        raise UsageError(f"scheme '{run.scheme}': {error}") from error
+
+
+def _decided(run: Run, data: Data, recipe: Recipe) -> Run:
+    """The run with its rules, its folder, and the numbers that depend on the data and on the optimizer."""
     few = len(data.train) < FEW_SAMPLES  # type: ignore[arg-type]
+    named = f"{run.model or 'custom'}-{data.name}-{recipe.name}"
     return replace(
         run,
         batch_size=run.batch_size if run.batch_size is not None else (32 if few else 128),
         learning_rate=run.learning_rate if run.learning_rate is not None else OPTIMIZERS[run.optimizer].learning_rate,
-        out=run.out if run.out is not None else str(Path("runs") / f"{run.model or 'custom'}-{data.name}-{run.scheme}"),
+        out=run.out if run.out is not None else str(Path("runs") / named),
+        recipe=None if run.recipe is None else recipe_data(recipe),
     )
 
 
@@ -156,7 +168,7 @@ def _decided(run: Run, data: Data) -> Run:
 
 def _float_checkpoint(folder: str) -> Checkpoint:
     checkpoint = load_checkpoint(folder)
-    if checkpoint.config.scheme != "float":
+    if not recipe_of(checkpoint.config).is_float:
         raise CheckpointError(
             f"{folder} is a '{checkpoint.config.scheme}' checkpoint; init needs one trained with scheme 'float'."
         )
@@ -181,24 +193,28 @@ def _refuse_other_teacher(teacher: nn.Module | None, images: torch.Tensor, data:
         raise UsageError(f"the teacher gives {found} for {len(images)} images, expected logits {wanted}; name another.")
 
 
-def _config(run: Run, data: Data, own: nn.Module | None, start: Checkpoint | None) -> Config:
-    """The description of the run. The model's form: the options given, else those of `init`, else the scheme's."""
+def _config(run: Run, data: Data, own: nn.Module | None, start: Checkpoint | None, recipe: Recipe) -> Config:
+    """The description of the run. The model's form: the options given, else those of `init`, else what the scheme of
+    the rest of the layers prefers."""
     options: dict[str, Any] = {}
     name = None if own is not None else run.model
     if name is not None:
         same = start is not None and start.config.model == name
-        preferred = start.config.model_options if start is not None and same else options_for_scheme(name, run.scheme)
+        preferred = (
+            start.config.model_options if start is not None and same else options_for_scheme(name, recipe.main.name)
+        )
         options = {**preferred, **run.model_options}
     elif run.model_options:
         raise UsageError("model_options are for a model given by name; make the module as you want it.")
     return Config(
         model=name,
-        scheme=run.scheme,
+        scheme=recipe.name,
         classes=data.classes,
         channels=data.channels,
         size=data.size,
         model_options=options,
         scheme_options=run.scheme_options,
+        recipe=tuple(recipe_data(recipe)) if run.recipe is not None else (),
         data=data.name,
         normalization=data.normalization,
         class_names=data.class_names,

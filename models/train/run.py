@@ -13,16 +13,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from subbyte.errors import UnknownNameError, UsageError, one_line
+from subbyte.errors import SubbyteError, UnknownNameError, UsageError
 from subbyte.files import limits
-from subbyte.files.plain import open_plain
+from subbyte.files.plain_data import plain_data_line, read_plain_data
 from subbyte.models.options import mistyped
+from subbyte.models.quant.recipe import Recipe, Rule, as_recipe
+from subbyte.models.quant.recipe_data import recipe_data, recipe_from_data
 from subbyte.models.train.optimizers import OPTIMIZERS
 from subbyte.models.train.schedules import get_schedule
 
 CONFIGURATION = "run.yaml"
+SCHEME = "ternary"  # of a run that says neither scheme nor recipe
 
 
 def _setting(default: Any, says: str, *, within: str = "", path: str = "", changes: bool = False) -> Any:
@@ -51,7 +52,7 @@ class Run:
 
     model: str | None = _setting("resnet8", "Model of the zoo; see `subbyte models`.")
     data: str | None = _setting("digits", "Data set; see `subbyte data`.")
-    scheme: str = _setting("ternary", "How it is quantized; see `subbyte schemes`.")
+    scheme: str | None = _setting(None, f"How it is quantized; see `subbyte schemes`. Without a recipe: {SCHEME}.")
     epochs: int = _setting(15, "Passes over the training set.", within="positive", changes=True)
     out: str | None = _setting(None, "Folder for the checkpoint and the log.", path="folder", changes=True)
     loss: str = _setting("cross-entropy", "Sum of losses, e.g. 'ce + 0.5*kd(temperature=4)'; see `subbyte losses`.")
@@ -63,6 +64,9 @@ class Run:
     )
     scheme_options: Mapping[str, Any] = _setting(
         {}, "An option of the scheme, e.g. group_size=32 of int4, activations=token of ternary, keep=none."
+    )
+    recipe: str | Sequence[Mapping[str, Any]] | None = _setting(
+        None, "In place of a scheme: rules that choose that of each layer, or a YAML or JSON file of them.", path="any"
     )
     data_path: str | None = _setting(None, "Its files, for a data set that is not installed.", path="any", changes=True)
     data_options: Mapping[str, Any] = _setting({}, "An option of the data set, e.g. size=224 of imagefolder.")
@@ -115,8 +119,14 @@ class Run:
     workers: int = _setting(0, "Processes that read ahead.", within="not negative", changes=True)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", _rules(self.recipe))
         for one in fields(self):
             object.__setattr__(self, one.name, _as_json(one.name, getattr(self, one.name)))
+        if self.recipe is None and self.scheme is None:
+            object.__setattr__(self, "scheme", SCHEME)
+        if self.recipe is not None and (self.scheme is not None or self.scheme_options):
+            given = "scheme_options" if self.scheme is None else f"scheme '{self.scheme}'"
+            raise UsageError(f"a run with a recipe has no scheme of its own, got {given}; leave one of the two out.")
         wrong = mistyped(Run, {one.name: getattr(self, one.name) for one in fields(self)})
         if wrong:
             raise UsageError(f"run: {wrong}.")
@@ -140,10 +150,15 @@ class Run:
 
     def as_text(self) -> str:
         """The content of `run.yaml`: a line for each field, with its help."""
-        lines = [f"{name}: {_yaml(value)}" for name, value in self.as_dict().items()]
-        width = max(len(line) for line in lines if len(line) < 40)
-        helps = (one.metadata["help"] for one in fields(self))
-        return "".join(f"{line:<{width}}  # {says}\n" for line, says in zip(lines, helps, strict=True))
+        lines = {one.name: f"{one.name}: {plain_data_line(getattr(self, one.name))}" for one in fields(self)}
+        rules = () if isinstance(self.recipe, str) else self.recipe or ()
+        below = {"recipe": "".join(f"- {plain_data_line(rule)}\n" for rule in rules)}
+        if rules:
+            lines["recipe"] = "recipe:"
+        width = max(len(line) for line in lines.values() if len(line) < 40)
+        return "".join(
+            f"{lines[one.name]:<{width}}  # {one.metadata['help']}\n{below.get(one.name, '')}" for one in fields(self)
+        )
 
 
 def read_run(file: str | Path) -> Run:
@@ -151,19 +166,20 @@ def read_run(file: str | Path) -> Run:
 
     Raises UsageError for a file that is missing or no YAML, a field that there is none of, and a value that is none.
     """
-    try:
-        with open_plain(Path(file)) as stream:
-            content = stream.read(limits.DESCRIPTION_BYTES + 1)
-        if len(content) > limits.DESCRIPTION_BYTES:
-            raise ValueError(f"over {limits.DESCRIPTION_BYTES} bytes")
-        given = yaml.safe_load(content)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"{file}: no configuration of a run ({one_line(error)}); see `subbyte train --print-config`."
-        ) from error
+    given = read_plain_data(file, limits.RUN_BYTES, "the configuration of a run (see `subbyte train --print-config`)")
     if not isinstance(given, dict):
         raise UsageError(f"{file}: it holds a {type(given).__name__}, expected fields such as `epochs: 15`.")
     return run_of(given, f"{file}: ")
+
+
+def changed(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run with the given ones in their place: a recipe replaces a scheme, and the other way around."""
+    kept = dict(fields)
+    if given.get("recipe") is not None:
+        kept |= {"scheme": None, "scheme_options": {}}
+    elif given.get("scheme") is not None:
+        kept |= {"recipe": None}
+    return {**kept, **given}
 
 
 def run_of(given: Mapping[str, Any], place: str = "") -> Run:
@@ -192,18 +208,24 @@ def may_change(name: str) -> bool:
 
 
 def _as_json(name: str, value: Any) -> Any:
-    """The value as JSON gives it again: paths as text, tuples as lists, `1e-3` of YAML as the number that it is."""
+    """The value as JSON gives it again: paths as text, tuples as lists."""
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, str) and name in ("learning_rate", "weight_decay", "clip", "ema", "warmup", "momentum"):
-        try:
-            return float(value)
-        except ValueError:
-            return value
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise UsageError(f"run: {name} is {value!r}, expected numbers, text, lists and mappings of them.") from error
+
+
+def _rules(given: Any) -> Any:
+    """The rules of a recipe as plain data; None, and the name of a file, as they are."""
+    if given is None or isinstance(given, (str, Path)):
+        return given
+    try:
+        own = isinstance(given, Recipe) or (isinstance(given, Sequence) and any(isinstance(r, Rule) for r in given))
+        return recipe_data(as_recipe(given) if own else recipe_from_data(given))
+    except SubbyteError as error:
+        raise UsageError(f"recipe: {error}") from error
 
 
 def _check_number(name: str, value: Any, within: str) -> None:
@@ -212,8 +234,3 @@ def _check_number(name: str, value: Any, within: str) -> None:
     holds, words = _WITHIN[within]
     if not holds(value):
         raise UsageError(f"{name} {words}, got {value}.")
-
-
-def _yaml(value: Any) -> str:
-    dump: Any = yaml.safe_dump
-    return str(dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)).removesuffix("...\n").strip()

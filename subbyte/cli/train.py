@@ -55,7 +55,7 @@ def train(
     subbyte train --config runs/t/run.yaml --seed 1 --out runs/t1
     """
     import subbyte
-    from subbyte.models.train.run import read_run, run_of
+    from subbyte.models.train.run import changed, read_run, run_of
 
     asked = {name: value for name, value in given.items() if _was_given(ctx, name)}
     for name in [name for name in asked if name.endswith("_options")]:
@@ -63,7 +63,7 @@ def train(
     if config is None and "model" not in asked:
         raise click.UsageError("Missing argument 'MODEL'.", ctx)
     base = {} if config is None else read_run(config).as_dict()
-    run = run_of({**base, **asked})
+    run = run_of(changed(base, asked))
     if print_config:
         click.echo(run.as_text(), nl=False)
         return
@@ -71,7 +71,7 @@ def train(
         raise click.UsageError("Missing option '--out'.", ctx)
     result = subbyte.train(run, resume=resume, overwrite=overwrite, progress=not quiet)
     click.echo(
-        f"{result.folder}: {run.scheme} {run.model}, test accuracy {100 * result.accuracy:.2f}% after "
+        f"{result.folder}: {run.scheme or 'recipe'} {run.model}, test accuracy {100 * result.accuracy:.2f}% after "
         f"{len(result.history)} epochs"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from subbyte.errors import QuantizationError, RegistrationError, SubbyteError, UnknownNameError, UsageError
 from subbyte.files import limits
-from subbyte.files.plain_data import plain_data_text
 from subbyte.models import Config, load_checkpoint, save_checkpoint
 from subbyte.models.quant import (
     AbsMean,
@@ -29,6 +27,7 @@ from subbyte.models.quant import (
     read_recipe,
     recipe_data,
     recipe_from_data,
+    recipe_text,
     register_activations,
     register_weights,
 )
@@ -227,9 +226,8 @@ WRITTEN = Recipe(
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_a_recipe_is_the_same_after_it_was_written_and_read(tmp_path: Path, suffix: str) -> None:
-    write: Callable[[Any], str] = json.dumps if suffix == ".json" else plain_data_text
     file = tmp_path / f"r{suffix}"
-    file.write_text(write(recipe_data(WRITTEN)))
+    file.write_text(json.dumps(recipe_data(WRITTEN)) if suffix == ".json" else recipe_text(WRITTEN))
     assert read_recipe(file) == WRITTEN
 
 

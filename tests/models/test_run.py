@@ -118,8 +118,13 @@ def test_every_field_is_an_option_with_its_help(tmp_path: Path) -> None:
         ("{schedule: one-cycle, warmup: 0.1}", UsageError, "has its own rise"),
         ("learning_rate: .nan", UsageError, "learning_rate must be positive"),
         ("- epochs", UsageError, "holds a list"),
-        ("epochs: [", UsageError, "no configuration of a run"),
-        ("!!python/object/apply:os.abort []", UsageError, "no configuration of a run"),
+        ("epochs: [", UsageError, "is not the configuration of a run"),
+        ("!!python/object/apply:os.abort []", UsageError, "is not the configuration of a run"),
+        ("{epochs: 3, epochs: 4}", UsageError, "'epochs' is given twice"),
+        ("learning_rate: one", UsageError, "'learning_rate' is 'one'"),
+        ("{recipe: [{rest: true, scheme: int8}], scheme: int4}", UsageError, "no scheme of its own, got scheme 'int4'"),
+        ("{recipe: [{rest: true, scheme: ternery}]}", UsageError, r"r\.yaml: recipe: rule 1: .*Did you mean 'ternary'"),
+        ("recipe: {rest: true}", UsageError, "a recipe is a list of rules"),
     ],
 )
 def test_a_configuration_that_cannot_be(tmp_path: Path, text: str, kind: type[Exception], message: str) -> None:

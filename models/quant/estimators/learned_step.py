@@ -27,8 +27,7 @@ from subbyte.formats.integer import INT, UINT
 from subbyte.models.quant import primitives
 from subbyte.models.quant.first_batch import FirstBatchQuantizer
 from subbyte.models.quant.positive_step import PositiveStep
-from subbyte.models.quant.quantizer import ActivationConfig, ActivationQuantizer, WeightConfig, WeightQuantizer
-from subbyte.models.quant.register import register_activations, register_weights
+from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 from subbyte.models.quant.statistics import (
     StepOf,
     least_error_step,
@@ -225,25 +224,3 @@ class LearnedStepActivation(PositiveStep, FirstBatchQuantizer):
         self.see(x)
         # Copies, for the backward pass: a later call within the first forward may change the bounds.
         return learned_step(x, self.step, self.low.clone(), self.high.clone(), x.numel())
-
-
-def _register(bits: int) -> None:
-    @register_weights(f"int{bits}")
-    def weights(group_size: int | None = None) -> WeightConfig:
-        """integers, a learned step per output channel, or per group of `group_size` (LSQ)"""
-        return LearnedStep(bits, PerChannel(0) if group_size is None else PerGroup(group_size))
-
-    @register_activations(f"int{bits}")
-    def activations(per: Literal["tensor", "token"] = "tensor") -> ActivationConfig:
-        """integers, one learned step (LSQ); at 8 bits also `per: token`, a step for each token found at run time"""
-        if per == "tensor":
-            return LearnedStep(bits)
-        if bits != 8:
-            raise QuantizationError(f"activations per token have 8 bits, got int{bits}; take int8 or per: tensor")
-        from subbyte.models.quant.estimators.per_token import DynamicPerToken
-
-        return DynamicPerToken()
-
-
-for _bits in INT:
-    _register(_bits)
