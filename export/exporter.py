@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte import __version__
+from subbyte.dialect.example_inputs import InputOfFile, index_ranges, random_inputs
 from subbyte.dialect.function import output_shapes
 from subbyte.dialect.names import OPSET
 from subbyte.errors import DataError, ExportError, ExportWarning, QuantizationError, SubbyteError, UsageError
@@ -43,6 +44,7 @@ from subbyte.models.state import states_kept
 Array = npt.NDArray[Any]
 
 CHECKED_SAMPLES = 8
+INPUT_DTYPES = ("float32", "int64", "int32", "uint8", "int8")  # that a bundle takes, and torch's layers
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class ExportReport:
     nbytes: int
     sha256: str  # of the file
     input_shape: tuple[int, ...]
+    input_dtype: str
     nodes: int
     functions: tuple[str, ...]
     metadata: dict[str, str]
@@ -61,7 +64,8 @@ class ExportReport:
     notes: tuple[str, ...] = ()  # quantized layers that are not in the file, or were never trained
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.nbytes:,} bytes, {self.nodes} nodes, input {list(self.input_shape)}"
+        dtype = "" if self.input_dtype == "float32" else f" of {self.input_dtype}"
+        text = f"{self.path}: {self.nbytes:,} bytes, {self.nodes} nodes, input {list(self.input_shape)}{dtype}"
         checked = f"{self.verification} ({self.checked_on})" if self.verification else "not checked"
         return "\n".join([text, checked, *self.notes])
 
@@ -78,11 +82,11 @@ def export(
 ) -> ExportReport:
     """Write a checkpoint folder, a Checkpoint or a module as ONNX (docs/onnx-dialect.md) with a static batch.
 
-    A module needs an `example` input [any, ...], float32, of which only the shape is used. With `check` the file is run
-    in onnxruntime on `inputs` [N, ...] (by default test images of the checkpoint's data, else random ones) and compared
-    with torch; a file that differs is not written. The forward may return one tensor, or a tuple, list or dict of them:
-    each is an output (named as in `export/outputs.py`), and each is compared. The model is not changed; the export does
-    not initialize quantizers.
+    A module needs an `example` input [any, ...], of which only shape and dtype are used: float32 or integers, such as
+    tokens. With `check` the file is run in onnxruntime on `inputs` [N, ...] (by default test inputs of the checkpoint's
+    data, else random ones) and compared with torch; a file that differs is not written. The forward may return one
+    tensor, or a tuple, list or dict of them: each is an output (named as in `export/outputs.py`), and each is compared.
+    The model is not changed; the export does not initialize quantizers.
 
     With `step` the file has one step of a model that runs over sequences (`OverTime`), its states as inputs and
     outputs (docs/state.md). `example` and `inputs` are those of the whole model.
@@ -100,10 +104,10 @@ def export(
         checkpoint = _checkpoint(source)
         module = source if isinstance(source, nn.Module) else checkpoint.model  # type: ignore[union-attr]
         _refuse_diverged(module)
-        shape = _sample_shape(checkpoint, example)
+        one = _one_input(checkpoint, example)
         sequences = over_time(module) if step else None
         module = module if sequences is None else sequences.step
-        traced = (batch, *_of_steps(sequences, np.zeros((1, *shape), np.float32)).shape[1:])
+        traced = np.repeat(_of_steps(sequences, one)[:1], batch, axis=0)
         with _eval_mode(module):
             model, notes = _traced(module, traced)
             declared = {entry.key: entry.value for entry in model.metadata_props}
@@ -115,7 +119,8 @@ def export(
                 raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
             found, checked_on = None, "nothing"
             if check:
-                samples, checked_on = _samples(checkpoint, inputs, shape, batch)
+                samples, checked_on = _samples(checkpoint, inputs, one, batch)
+                samples = _random(model, one, _count(one, batch)) if samples is None else samples
                 found = verify(model, module, _of_steps(sequences, samples))
         written = save_onnx(model, target)
     for note in notes:
@@ -124,7 +129,8 @@ def export(
         path=target,
         nbytes=len(written),
         sha256=hashlib.sha256(written).hexdigest(),
-        input_shape=traced,
+        input_shape=traced.shape,
+        input_dtype=str(traced.dtype),
         nodes=len(model.graph.node),
         functions=tuple(f.name for f in model.functions),
         metadata=metadata,
@@ -151,11 +157,6 @@ def _of_steps(sequences: OverTime | None, inputs: Array) -> Array:
     return inputs if sequences is None else sequences.inputs_of_steps(torch.from_numpy(inputs)).numpy()
 
 
-def onnx_model(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """The ONNX model of a module in eval mode for float32 inputs of `shape`, unchecked and in memory."""
-    return _traced(module, shape)[0]
-
-
 def _refuse_diverged(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if not bool(parameter.isfinite().all()):
@@ -171,26 +172,29 @@ def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Chec
     return source if isinstance(source, Checkpoint) else load_checkpoint(Path(source))
 
 
-def _sample_shape(checkpoint: Checkpoint | None, example: Tensor | Array | None) -> tuple[int, ...]:
+def _one_input(checkpoint: Checkpoint | None, example: Tensor | Array | None) -> Array:
+    """One input [1, ...] of zeros, in the shape and dtype of the model's; tokens of 0 are in every vocabulary."""
     if example is not None:
-        if len(example.shape) < 1 or str(example.dtype).removeprefix("torch.") != "float32":
-            raise UsageError(f"the example must be a float32 batch, got {example.dtype} {tuple(example.shape)}")
-        return tuple(int(size) for size in example.shape[1:])
+        dtype = str(example.dtype).removeprefix("torch.")
+        if len(example.shape) < 1 or dtype not in INPUT_DTYPES:
+            raise UsageError(
+                f"the example must be a batch of {', '.join(INPUT_DTYPES)}, got {dtype} {tuple(example.shape)}"
+            )
+        return np.zeros((1, *(int(size) for size in example.shape[1:])), dtype)
     if checkpoint is None:
         raise UsageError(
             "the input shape of a module is unknown; give an example input: export(module, file, example=x)"
         )
-    return tuple(checkpoint.config.input_shape[1:])
+    return np.zeros(checkpoint.config.input_shape, np.float32)
 
 
-def _traced(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def _traced(module: nn.Module, example: Array) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The model of a module in eval mode, and notes on its states and quantized layers."""
-    with states_kept(module, shape[0]):
-        return _from_initial_states(module, shape)
+    with states_kept(module, len(example)):
+        return _from_initial_states(module, torch.from_numpy(example))
 
 
-def _from_initial_states(module: nn.Module, shape: tuple[int, ...]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    example = torch.zeros(shape)
+def _from_initial_states(module: nn.Module, example: Tensor) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     quantizers = {
         name.rpartition(".")[0]: part for name, part in module.named_modules() if isinstance(part, ActivationQuantizer)
     }
@@ -220,8 +224,9 @@ def _from_initial_states(module: nn.Module, shape: tuple[int, ...]) -> tuple[onn
         raise
     except Exception as error:  # torch's exporter passes on any exception of the model's code
         raise ExportError(
-            f"torch cannot trace the model on an input of shape {list(shape)}: {_cause(error)}. It must accept "
-            f"one tensor of this shape, and must not branch on its values"
+            f"torch cannot trace the model on an input of shape {list(example.shape)}: {_cause(error)}. It must accept "
+            f"one tensor of this shape, of {str(example.dtype).removeprefix('torch.')}, and must not branch on its "
+            "values"
         ) from error
     if program is None or len(program.model.graph.inputs) != 1 + len(pairs):
         raise ExportError("the model must have one input tensor")
@@ -276,28 +281,42 @@ def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str
 
 
 def _samples(
-    checkpoint: Checkpoint | None, inputs: Tensor | Array | None, shape: tuple[int, ...], batch: int
-) -> tuple[Array, str]:
-    """Inputs for the comparison with torch, and their source."""
+    checkpoint: Checkpoint | None, inputs: Tensor | Array | None, one: Array, batch: int
+) -> tuple[Array | None, str]:
+    """Inputs for the comparison with torch, of the shape and dtype of `one`, and their source; None of random ones."""
+    shape = one.shape[1:]
     if inputs is not None:
-        given = np.ascontiguousarray(torch.as_tensor(inputs).detach().cpu().numpy(), np.float32)
+        given = torch.as_tensor(inputs).detach().cpu().numpy()
+        if one.dtype.kind != "f" and given.dtype != one.dtype:
+            raise UsageError(f"inputs are {given.dtype}, the model takes {one.dtype}: convert them")
+        given = np.ascontiguousarray(given, one.dtype)
         if given.shape[1:] != shape or not len(given):
             raise UsageError(f"inputs have shape {list(given.shape)}, expected [N, {', '.join(map(str, shape))}]")
         if not np.isfinite(given).all():
             raise UsageError("inputs contain NaN or infinite values; give finite ones")
         return given, "given inputs"
-    count = max(batch, CHECKED_SAMPLES if int(np.prod(shape)) < 50_000 else 2)
     if checkpoint is not None:
         try:
             from subbyte.models.data import load_data
 
             data = load_data(checkpoint.config.data)
-            images = np.stack([np.asarray(data.test[i][0]) for i in range(min(count, len(data.test)))])  # type: ignore[arg-type]
-            if images.shape[1:] == shape:
-                return images.astype(np.float32), f"test images of {data.name}"
+            known = data.test_arrays(_count(one, batch))[0]
+            if known.shape[1:] == shape and known.dtype == one.dtype:
+                return known, f"test {'images' if len(shape) == 3 else 'inputs'} of {data.name}"
         except (DataError, UsageError):
             pass  # the data set is not on this machine: random inputs check the arithmetic, too
-    return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32), "random inputs"
+    return None, "random inputs"
+
+
+def _random(model: onnx.ModelProto, one: Array, count: int) -> Array:
+    """Random inputs of the shape and dtype of `one`, which index what the model looks up."""
+    spec = InputOfFile(INPUT, str(one.dtype), (count, *one.shape[1:]))
+    return random_inputs([spec], ranges=index_ranges(model))[0]
+
+
+def _count(one: Array, batch: int) -> int:
+    """How many inputs the file is compared with torch on."""
+    return max(batch, CHECKED_SAMPLES if one.size < 50_000 else 2)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ import onnx
 import onnx.numpy_helper
 
 from subbyte.dialect.exactness import PRODUCTS, RoundingTies, holds_integers, largest_of
+from subbyte.dialect.example_inputs import random_inputs
 from subbyte.errors import ModelError
 from subbyte.onnx_files.loader import OnnxFile, Source
 from subbyte.runtime.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.emit import Golden
-from subbyte.tvm_kernels.golden_inputs import Given, index_ranges, random_inputs, read_inputs
+from subbyte.tvm_kernels.golden_inputs import Given, golden_ranges, read_inputs
 from subbyte.tvm_kernels.plan import Plan, Tensor
 from subbyte.tvm_kernels.states import with_states
 
@@ -52,7 +53,7 @@ def _runs(file: OnnxFile, plan: Plan, given: Given | None, seed: int) -> list[li
     count = RUNS if plan.states else 1
     if given is not None:
         return [read_inputs(given, plan.inputs)] * count
-    ranges = index_ranges(file)
+    ranges = golden_ranges(file)
     return [random_inputs(plan.inputs, seed + run, ranges) for run in range(count)]
 
 

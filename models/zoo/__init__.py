@@ -1,6 +1,15 @@
 """Model architectures, one file each: `create("resnet8", channels=1, size=28)`, `list_models("resnet*")`."""
 
-from subbyte.models.zoo import ds_cnn, gru, mlp, resnet, vit  # importing a file registers what it defines
+from subbyte.models.zoo import (
+    conv1d,
+    decoder,
+    ds_cnn,
+    gru,
+    mlp,
+    resnet,
+    unet,
+    vit,
+)  # importing a file registers what it defines
 from subbyte.models.zoo.registry import (
     INPUTS,
     InputKind,
@@ -20,9 +29,11 @@ __all__ = [
     "InputKind",
     "ModelEntry",
     "as_size",
+    "conv1d",
     "create",
     "create_for",
     "create_for_scheme",
+    "decoder",
     "ds_cnn",
     "get_model",
     "gru",
@@ -31,5 +42,6 @@ __all__ = [
     "options_for_scheme",
     "register_model",
     "resnet",
+    "unet",
     "vit",
 ]

@@ -17,13 +17,14 @@ from this_machine import needs_x86_64
 
 import subbyte
 from subbyte.cli import main
+from subbyte.dialect.example_inputs import random_inputs
 from subbyte.errors import ModelError, UsageError
 from subbyte.onnx_files.saturation import onnxruntime_saturates
 from subbyte.runtime.golden import golden_inputs, golden_outputs
 from subbyte.runtime.host import cpu_features
 from subbyte.tvm_kernels import reference_engine
 from subbyte.tvm_kernels.foreign_reference import OPERATORS
-from subbyte.tvm_kernels.golden_inputs import index_ranges, random_inputs
+from subbyte.tvm_kernels.golden_inputs import golden_ranges
 from subbyte.tvm_kernels.plan import Tensor
 
 Array = npt.NDArray[Any]
@@ -75,7 +76,7 @@ def test_an_index_is_followed_to_the_input_that_it_is_made_of(body: str, expecte
     tensors["ends"] = np.array([0, 1], np.float32)
     used = {name: array for name, array in tensors.items() if f"{name}," in body.replace(")", ",")}
     made = model(f"g (int64[4] i) => (float y) {{ {body} }}", used)
-    assert index_ranges(made) == ({} if expected is None else {"i": expected})
+    assert golden_ranges(made) == ({} if expected is None else {"i": expected})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_indices_of_whole_outputs_and_of_images(text: str, images: tuple[int, in
     made = model(
         f"g (float[2, 3, 2, 2] x, float[4, 4] rois, int64[{shape}] i) => (float[a, b, c, d] y) {{ {text} }}", {}
     )
-    assert index_ranges(made) == {"i": images}
+    assert golden_ranges(made) == {"i": images}
 
 
 @pytest.mark.parametrize(
@@ -110,13 +111,13 @@ def test_indices_that_the_body_of_a_schema_reads(text: str, opset: int, high: in
     made.graph.initializer.append(
         numpy_helper.from_array(np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2), "table")
     )
-    assert index_ranges(made) == {"i": (0, high)}
+    assert golden_ranges(made) == {"i": (0, high)}
     subbyte.compile(made, tmp_path / "m.subbyte")  # which runs the golden inputs
 
 
 def test_two_tables_leave_the_indices_of_both() -> None:
     made = model("g (int64[3] i) => (float a, float b) { a = Gather(w, i) b = Gather<axis = 1>(w, i) }", TABLE)
-    assert index_ranges(made) == {"i": (0, 3)}
+    assert golden_ranges(made) == {"i": (0, 3)}
 
 
 def test_random_golden_inputs_name_rows_of_their_table(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_a_truth_value_that_is_none_is_refused(saved: Path) -> None:
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models(takes="image"))
 def test_every_model_of_the_zoo_is_compared_without_memory(name: str, tmp_path: Path) -> None:
     """Its float form has as many parameters as it registers, and runs on the meta device."""
     config = config_for("int4", name, size=(32, 32), channels=3)

@@ -9,7 +9,16 @@ from torch import nn
 from subbyte.errors import UnknownNameError, UsageError
 from subbyte.models.quant import quantized_layers
 from subbyte.models.untrained import untrained
-from subbyte.models.zoo import create, create_for, create_for_scheme, get_model, list_models, register_model, registry
+from subbyte.models.zoo import (
+    create,
+    create_for,
+    create_for_scheme,
+    decoder,
+    get_model,
+    list_models,
+    register_model,
+    registry,
+)
 
 SIZES = {
     "mlp": [8, (3, 5)],
@@ -19,19 +28,22 @@ SIZES = {
     "vit_micro": [8, 28],
     "deit_tiny": [32],
     "gru": [8, (3, 5)],
+    "unet": [8, (12, 4)],
+    "conv1d": [1, 13],
+    "decoder": [1, 12],
 }
-
-
-def shape_of(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+LOGITS = {"unet": "nchw", "decoder": "ntc"}  # of each pixel, of each token; of the other models one for each input
 
 
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name, sizes in SIZES.items() for size in sizes])
 def test_every_model_gives_logits(name: str, size: int | tuple[int, int]) -> None:
-    model = create(name, classes=7, channels=2, size=size).eval()
+    entry = get_model(name)
+    shape = entry.shape(2, size)
+    model = create_for(name, shape=shape, outputs=7).eval()
     with torch.no_grad():
-        logits = model(torch.randn(3, 2, *shape_of(size)))
-    assert logits.shape == (3, 7)
+        logits = model(entry.example(shape, 7, batch=3))
+    expected = {"nchw": (3, 7, *shape[1:]), "ntc": (3, *shape, 7)}
+    assert logits.shape == expected.get(LOGITS.get(name, ""), (3, 7))
     assert torch.isfinite(logits).all()
 
 
@@ -89,6 +101,87 @@ def test_the_shortcut_for_binary_networks_is_exact() -> None:
     assert torch.isin(y, x).all()
 
 
+def test_a_position_of_a_series_sees_its_neighbours_alone() -> None:
+    model = create_for("conv1d", shape=(3, 40), outputs=5, depth=1, per_position=True).eval()
+    x = torch.randn(1, 3, 40)
+    changed = x.clone()
+    changed[..., 20] += 1
+    seen = (model(x) != model(changed)).any(1).flatten().nonzero().flatten().tolist()
+    assert seen == list(range(15, 26))  # 3 of the stem's kernel of 7, and 1 of each kernel of 3
+
+
+def test_a_segmentation_sees_details_and_surroundings() -> None:
+    torch.manual_seed(0)
+    model = create("unet", channels=1, size=16, classes=3).eval()
+    x = torch.randn(1, 1, 16, 16)
+    (by_pixel,) = torch.autograd.grad(model(x.requires_grad_())[0, 0, 8, 8], x)
+    assert by_pixel[0, 0, 8, 8] != 0
+    assert by_pixel[0, 0, 0, 0] != 0  # through the coarse levels
+    with pytest.raises(UsageError, match="images of 6x16 cannot be halved 2 times"):
+        create("unet", channels=1, size=(6, 16))
+
+
+def test_logits_of_a_token_depend_on_it_and_on_those_before_alone() -> None:
+    model = create_for("decoder", shape=(9,), outputs=20, width=16, depth=2).eval()
+    tokens = torch.randint(20, (1, 9))
+    changed = tokens.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 20
+    seen = (model(tokens) != model(changed)).any(-1)[0]
+    assert seen.tolist() == [False] * 5 + [True] * 4
+    torch.testing.assert_close(model(tokens[:, :6]), model(tokens)[:, :6])  # shorter windows, too
+
+
+def test_attention_is_that_of_torch_with_shared_keys() -> None:
+    attention = decoder.Attention(24, 6, 2, context=5)
+    x = torch.randn(3, 5, 24)
+
+    def heads(layer: nn.Module) -> torch.Tensor:
+        values: torch.Tensor = layer(x)
+        return values.reshape(3, 5, -1, 4).transpose(1, 2)
+
+    query, key = (attention.rotary(heads(layer)) for layer in (attention.query, attention.key))
+    mixed = nn.functional.scaled_dot_product_attention(
+        query, key, heads(attention.value), is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(attention(x), attention.out(mixed.transpose(1, 2).reshape(3, 5, 24)))
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    rotary = decoder.Rotary(8, 30)
+    query, key = torch.randn(2, 8, dtype=torch.float64)
+    products = rotary(query.expand(30, 8)) @ rotary(key.expand(30, 8)).T
+    for distance in range(-29, 30):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-5)
+    torch.testing.assert_close(products[0, 0], query @ key)
+    assert products.diagonal(1)[0] != products.diagonal(2)[0]
+
+
+def test_a_tied_head_stays_float_with_its_embedding_and_says_why() -> None:
+    for tied in (True, False):
+        model, _ = untrained("decoder", "ternary", size=4, width=16, depth=1, tied=tied)
+        rows = {row.layer: row for row in model.quantization_report}
+        assert rows["embedding"].note == "a table look-up is not a product"
+        assert ("head" in quantized_layers(model)) != tied
+        if tied:
+            assert model.head.weight is model.embedding.weight
+            assert rows["head"].note == "its weight is shared with 'embedding'"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 20}, "width 20 does not divide into 4 heads of an even number"),
+        ({"kv_heads": 3}, "4 query heads do not divide among 3 key and value heads"),
+        ({"context": 8}, "a window of 9 tokens is longer than the model's context of 8"),
+        ({"depth": 0}, "option 'depth' is 0"),
+    ],
+)
+def test_a_decoder_that_cannot_be_is_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_for("decoder", shape=(9,), outputs=20, **options)
+
+
 def test_list_models_takes_a_pattern() -> None:
     assert list_models("resnet*") == ["resnet18", "resnet8"]
     assert list_models("no such*") == []
@@ -144,7 +237,7 @@ def test_data_makes_a_model_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(tokens, tokens.clamp(0, 10))
     assert create_for("bag", shape=(6,), outputs=11, width=2)(tokens).shape == (3, 11)
     assert entry.options == ("width",)
-    assert list_models(takes="tokens") == ["bag"]
+    assert list_models(takes="tokens") == ["bag", "decoder"]
     model, inputs = untrained("bag", "int8", size=6, classes=11)
     assert model(inputs).shape == (8, 11)
     with pytest.raises(UsageError, match=r"takes tokens \[length\] of int64, no images"):
