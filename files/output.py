@@ -152,6 +152,7 @@ _OF_ZIG = {
     errno.EDQUOT: "DiskQuota",
     errno.EFBIG: "FileTooBig",
     errno.ENOMEM: "OutOfMemory",
+    errno.EMFILE: "ProcessFdQuotaExceeded",
 }
 
 

@@ -104,7 +104,7 @@ _registry: dict[str, Format] = {}
 def register(fmt: Format) -> Format:
     """Register a format by its name.
 
-    Raises RegistrationError for a field that is missing or wrong, FormatError when the name is taken.
+    Raises RegistrationError for a field that is missing or wrong, and when the name is taken.
     """
     if not isinstance(fmt, Format):
         raise RegistrationError(f"register expects a Format, got {fmt!r}: docs/add-a-format.md")
@@ -122,7 +122,7 @@ def register(fmt: Format) -> Format:
             f"format '{fmt.name}': expected a name of lower-case letters, digits and underscores, such as pow2_4"
         )
     if fmt.name in _registry:
-        raise FormatError(f"format '{fmt.name}' is registered twice")
+        raise RegistrationError(f"format '{fmt.name}' is registered twice; choose another name")
     _registry[fmt.name] = fmt
     return fmt
 

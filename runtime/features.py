@@ -82,6 +82,11 @@ class Feature:
 
     def __post_init__(self) -> None:
         where = f"CPU feature '{self.name}'"
+        for part, value in vars(self).items():
+            if not isinstance(value, str if part != "bit" else (Bit, type(None))):
+                raise RegistrationError(
+                    f"{where}: its {part} is {value!r}, expected {'a Bit' if part == 'bit' else 'str'}"
+                )
         if not self.name or self.name != _plain(self.name) or len(self.name) > LONGEST_NAME:
             raise RegistrationError(
                 f"{where}: its name has to be 1 to {LONGEST_NAME} lower-case characters without '_', '-', '.' and '+'"
@@ -95,7 +100,7 @@ class Feature:
             raise RegistrationError(
                 f"{where}: CPUs of family '{self.family}' cannot be asked; give the macro of the C compiler, and no bit"
             )
-        if words and (self.bit is None or self.bit.word not in words or not 0 <= self.bit.number < 32):
+        if words and (self.bit is None or self.bit.word not in words or self.bit.number not in range(32)):
             raise RegistrationError(
                 f"{where}: expected the bit that tells whether a CPU has it, of one of {', '.join(words)}; "
                 f"got {self.bit}"
@@ -117,7 +122,9 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(_rows)
 
 
 def register_feature(feature: Feature) -> Feature:
-    """Make a feature known; raises RegistrationError if another one has its name, or one of its aliases."""
+    """Make a feature known; raises RegistrationError for one of a known name or alias, and anything but a Feature."""
+    if not isinstance(feature, Feature):
+        raise RegistrationError(f"register_feature expects a Feature, got {feature!r}")
     aliases = sorted(feature.aliases)
     for name in (feature.name, *aliases):
         if name in _rows or name in _aliases:

@@ -46,7 +46,7 @@ class UnknownNameError(UsageError):
         names = sorted(known)
         import difflib  # here: whoever makes no mistake does not wait for it
 
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         super().__init__(f"unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")
         self.kind, self.name, self.known = kind, name, names

@@ -1,6 +1,6 @@
 """Finds a C compiler for a target, and runs it: a system compiler if there is one, else Zig's from PyPI (`ziglang`).
 
-Zig links for the oldest glibc of a target whatever glibc this system has; emit/elf.py asks for it where the
+Zig links for the oldest glibc of a target whatever glibc this system has; emit/shared_library.py asks for it where the
 system's compiler cannot. It builds its C library on first use for a target: seconds for glibc, minutes for musl.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from this_machine import needs_x86_64
 
-from subbyte.errors import RegistrationError, ToolchainError, UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, ToolchainError, UnknownNameError, UsageError, WriteError
 from subbyte.runtime.features import FEATURES
 from subbyte.tvm_kernels.compiler import compile
 from subbyte.tvm_kernels.emit.elf import ELF
@@ -22,7 +22,7 @@ from subbyte.tvm_kernels.machines.host import host_features
 from subbyte.tvm_kernels.machines.riscv import RISCV32, RISCV64
 from subbyte.tvm_kernels.machines.running import QemuUser
 from subbyte.tvm_kernels.machines.x86 import X86_64
-from subbyte.tvm_kernels.toolchain import LINE, find_static_toolchain, find_toolchain
+from subbyte.tvm_kernels.toolchain import LINE, find_static_toolchain, find_toolchain, run, zig_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,7 +217,9 @@ def test_a_microcontroller_without_its_cpu_is_refused(name: str) -> None:
         (lambda: Architecture("riscv32", multiplier="mul"), "its multiplier 'mul' is not one of its CPU features"),
         (lambda: Architecture("x86_64", multiplier="m"), "its multiplier 'm' is not one of its CPU features"),
         (lambda: Architecture("riscv64", X86_64.compilers), "it needs a glibc_floor and an emulator"),
+        (lambda: Architecture("x86_64", any_cpu=""), "'x86_64' has no any_cpu, expected LLVM's name"),
         (lambda: register_architecture(X86_64), "'x86_64' is registered twice"),
+        (lambda: register_architecture("x86_64"), "expects an Architecture, got 'x86_64'"),
     ],
 )
 def test_an_architecture_or_a_tool_without_a_part_is_refused(make: Callable[[], object], message: str) -> None:
@@ -228,6 +230,8 @@ def test_an_architecture_or_a_tool_without_a_part_is_refused(make: Callable[[], 
 def test_an_architecture_that_has_no_file_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'riscv64'"):
         get_architecture("riscv65")
+    with pytest.raises(UnknownNameError, match="unknown architecture 'None'"):
+        get_architecture(None)  # type: ignore[arg-type]
 
 
 def test_compilers_are_told_the_cpu_in_their_own_spelling() -> None:
@@ -294,3 +298,11 @@ def test_what_a_compiler_repeats_is_said_once_and_long_lines_are_cut(tmp_path: P
     said = str(failed.value).splitlines()[1:]
     assert len(said) == len(set(said))
     assert max(map(len, said)) <= LINE + 4
+
+
+def test_a_compiler_that_runs_out_of_descriptors_says_what_to_raise(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("int x;\n")
+    zig = zig_command()
+    assert zig is not None
+    with pytest.raises(WriteError, match="too many files are open; raise the limit"):
+        run(["sh", "-c", 'ulimit -n 12 && exec "$@"', "sh", *zig, "cc", "-c", "a.c"], tmp_path)

@@ -203,7 +203,7 @@ def test_an_impossible_code_is_refused() -> None:
 def test_the_registry_suggests_and_refuses_a_second_name() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'ternary'"):
         get("ternery")
-    with pytest.raises(FormatError, match="twice"):
+    with pytest.raises(RegistrationError, match="format 'binary' is registered twice"):
         register(get("binary"))
 
 

@@ -96,6 +96,9 @@ def test_a_family_that_can_be_asked_is_asked_about_every_feature() -> None:
         ({"family": "x87"}, "family 'x87', expected one of x86, aarch64"),
         ({"family": "arm-m"}, "'arm-m' cannot be asked; give the macro"),
         ({"family": "arm-m", "bit": None}, "'arm-m' cannot be asked; give the macro"),
+        ({"bit": Bit("LEAF_1_ECX", "25")}, "number='25'"),
+        ({"bit": 25}, "its bit is 25, expected a Bit"),
+        ({"llvm": None}, "its llvm is None, expected str"),
         ({"name": ""}, "1 to 15 lower-case"),
         ({"name": "avx512_vnni"}, "without '_'"),
         ({"name": "a" * 16}, "1 to 15 lower-case"),
@@ -111,6 +114,8 @@ def test_two_features_with_one_name_are_refused() -> None:
     assert register_feature(AES) is FEATURES["aes"]
     with pytest.raises(RegistrationError, match="'aes': 'aes' is a name of feature 'aes' already"):
         register_feature(AES)
+    with pytest.raises(RegistrationError, match="expects a Feature, got 'aes'"):
+        register_feature("aes")  # type: ignore[arg-type]
     for taken in (
         replace(AES, name="vaes", llvm="aes"),
         replace(AES, name="bmi"),

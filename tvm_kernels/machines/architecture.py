@@ -72,6 +72,8 @@ class Architecture:
     def __post_init__(self) -> None:
         where = f"architecture '{self.machine}'"
         check_fields(self, where, PAGE)
+        if not self.any_cpu:
+            raise RegistrationError(f"{where} has no any_cpu, expected LLVM's name of a CPU, such as generic")
         if not any(self.machine in family.machines for family in FAMILIES.values()):
             raise RegistrationError(
                 f"{where} is of no family of CPU features; add it to FAMILIES in runtime/features.py"
@@ -95,7 +97,9 @@ _Kind = TypeVar("_Kind", bound=Architecture)
 
 
 def register_architecture(architecture: _Kind) -> _Kind:
-    """Make an architecture known by its machine; raises RegistrationError when it is known already."""
+    """Make an architecture known by its machine; raises RegistrationError for a known one, or no Architecture."""
+    if not isinstance(architecture, Architecture):
+        raise RegistrationError(f"register_architecture expects an Architecture, got {architecture!r}")
     if architecture.machine in _rows:
         raise RegistrationError(f"architecture '{architecture.machine}' is registered twice")
     _rows[architecture.machine] = architecture
