@@ -26,7 +26,7 @@ from subbyte.models.quant import (
 
 Float32 = npt.NDArray[np.float32]
 
-SCHEMES = ["int8", "int4", "ternary", "ternary-median", "binary", "pow2"]
+SCHEMES = ["int8", "int4", "ternary", "ternary-median", "binary", "pow2", "dorefa"]
 
 
 class Small(nn.Module):
@@ -85,8 +85,9 @@ def codes_of(module: nn.Module, x: Float32) -> tuple[npt.NDArray[np.int32], np.f
         codes, steps = reference.quantize_per_token(x)
         return codes, np.float32(1), steps
     step = np.float32(quantizer.step.item())
-    low, high = (-128, 127) if quantizer.signed else (0, 255)
-    return reference.quantize(x, np.float32(1) / step, low, high), step, None
+    low, high = quantizer.format.levels.values[[0, -1]]
+    inverse = np.float32(1) / step if hasattr(quantizer, "change") else np.float32(high)  # DoReFa's step is 1 / high
+    return reference.quantize(x, inverse, low, high), step, None
 
 
 def sums(layer: QuantizedProduct, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

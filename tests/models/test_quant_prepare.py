@@ -32,7 +32,7 @@ from subbyte.models.quant import (
     set_progress,
 )
 
-NAMES = ["float", "int8", "int4", "ternary", "ternary-median", "binary", "pow2"]
+NAMES = ["float", "int8", "int4", "ternary", "ternary-median", "binary", "pow2", "dorefa"]
 
 
 def rows(model: nn.Module) -> dict[str, tuple[str, str, str]]:
@@ -61,7 +61,7 @@ class Backwards(nn.Module):
 
 def test_schemes_are_registered_with_a_summary() -> None:
     found = {scheme.name: scheme for scheme in all_schemes()}
-    assert list(found)[:7] == NAMES
+    assert list(found)[: len(NAMES)] == NAMES
     assert all(scheme.summary for scheme in found.values())
     assert found["ternary"].keep == 8
 

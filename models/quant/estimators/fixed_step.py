@@ -14,8 +14,8 @@ from subbyte.errors import QuantizationError
 from subbyte.formats import Format
 from subbyte.formats.integer import INT, UINT
 from subbyte.models.quant import primitives
-from subbyte.models.quant.estimators.learned_step import learned_step
 from subbyte.models.quant.quantizer import ActivationQuantizer
+from subbyte.models.quant.straight_through import straight_through
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ class FixedStepActivation(ActivationQuantizer):
         self.register_buffer("step", torch.tensor(config.step, dtype=torch.float32), persistent=False)
         self.register_buffer("low", torch.tensor(float(values.min())), persistent=False)
         self.register_buffer("high", torch.tensor(float(values.max())), persistent=False)
-        self.inverse_step = torch.empty(())
+        # Rounded once: 1 / float32(1 / 7) is not 7 in float32.
+        self.register_buffer("inverse_step", torch.tensor(1.0 / config.step, dtype=torch.float32), persistent=False)
 
     step: Tensor
+    inverse_step: Tensor
     low: Tensor
     high: Tensor
 
@@ -64,15 +66,13 @@ class FixedStepActivation(ActivationQuantizer):
     def scales(self) -> Tensor:
         return self.step
 
-    def compute_constants(self) -> None:
-        self.inverse_step = 1.0 / self.step
-
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        self.ensure_constants()
         return primitives.quantize(x, self.inverse_step, self.low, self.high), None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        return learned_step(x, self.step, self.low, self.high, x.numel())
+        with torch.no_grad():
+            value = primitives.quantize(x, self.inverse_step, self.low, self.high) * self.step
+        return straight_through(torch.clamp(x, self.low * self.step, self.high * self.step), value)
 
 
 class Codes(nn.Module):
