@@ -93,13 +93,24 @@ class Batched(Dataset[Any]):
             return fetch(list(indices))
         with torch.random.fork_rng(devices=[]):
             if isinstance(indices, Indices):
-                torch.manual_seed(indices.seed)
+                seed_torch(indices.seed)
             return default_collate([self.dataset[index] for index in indices])
 
 
 def seed_of(seed: int, batch: int, rank: int) -> int:
     """The seed of random numbers of a batch, counted from the start of the run, in one process."""
     return ((seed * 1_000_003 + batch) * 997 + rank) % (1 << 63)
+
+
+def seed_torch(seed: int, device: torch.device | None = None) -> None:
+    """Seed torch's random numbers of the CPU, and those of the accelerators where `device` is one.
+
+    torch.manual_seed also queues a call, with a stack trace, for each kind of accelerator that is not in use: 0.3 ms.
+    """
+    if device is None or device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def batch_loader(

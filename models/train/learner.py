@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from subbyte.errors import TrainingError, UsageError
 from subbyte.models.losses import LossOutput, Outputs, Targets
 from subbyte.models.quant import parameter_groups
-from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of
+from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of, seed_torch
 from subbyte.models.train.divergence import origin
 from subbyte.models.train.optimizers import OPTIMIZERS
 from subbyte.models.train.parts import Parts
@@ -77,12 +77,14 @@ class Learner(LightningModule):
             images = self.data.augment(images, torch.Generator().manual_seed(seed))
         if images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(seed_of(self.run.seed, count, self.global_rank))
+        seed_torch(seed_of(self.run.seed, count, self.global_rank), self.device)
         guide = None
         for teacher in self._teacher:
             with torch.no_grad():
                 guide = Outputs(teacher(images))
-        logits = _logits(self._trained[0](images))
+        # Quantizers start in the first forward, by numbers that a compiler does not see.
+        forward = self.model if count == 0 else self._trained[0]
+        logits = _logits(forward(images))
         targets = Targets(labels, ids=numbers[0] if numbers else None)
         output: LossOutput = self.loss(Outputs(logits, teacher=guide), targets)
         if not output.value.isfinite():

@@ -23,7 +23,7 @@ from subbyte.models import Data, Run, from_datasets, load_checkpoint, train
 from subbyte.models.checkpoint import weights_file
 from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import shift_and_flip
-from subbyte.models.quant import HasParameterGroups, ParameterGroup
+from subbyte.models.quant import HasParameterGroups, ParameterGroup, quantize
 from subbyte.models.train.averaging import averaged_decay
 from subbyte.models.train.choice import best_epoch, is_over
 from subbyte.models.train.run import CONFIGURATION, read_run
@@ -274,13 +274,31 @@ def test_mixed_precision_trains_in_bfloat16_and_tests_in_float32(tmp_path: Path)
     assert loss == pytest.approx(result.history[-1]["test_loss"], rel=1e-6)
 
 
-def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+def test_a_compiled_model_learns_the_same_in_one_graph(tmp_path: Path) -> None:
     plain, compiled = Steps(), Steps()
-    quick(tmp_path / "plain", scheme="float", epochs=1, callbacks=[plain])
-    before = torch._dynamo.utils.counters["frames"]["ok"]
-    quick(tmp_path / "compiled", scheme="float", epochs=1, callbacks=[compiled], compile=True)
+    quick(tmp_path / "plain", epochs=1, callbacks=[plain])
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    quick(tmp_path / "compiled", epochs=1, callbacks=[compiled], compile=True)
     torch.testing.assert_close(compiled.weights, plain.weights, rtol=1e-5, atol=1e-6)
-    assert torch._dynamo.utils.counters["frames"]["ok"] > before  # else it ran in eager mode
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1  # none: it ran in eager mode
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*autograd.function.Function.* should not be instantiated"
+)  # torch's own tracer does
+@pytest.mark.parametrize("scheme", ["pow2", "binary"])
+def test_a_started_network_is_one_graph_in_training(scheme: str) -> None:
+    example = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model.extend([nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)])
+    quantize(model, scheme, example=example).train()
+    model(example)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(model)(example)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
 # ---- which epoch ----

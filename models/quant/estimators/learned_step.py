@@ -63,8 +63,10 @@ class LearnedStepFunction(torch.autograd.Function):
         # 1 in float32, since torch copies a bool before it multiplies. Bounds are integers: round(clipped) keeps them.
         scaled, low, high, gamma = ctx.saved_tensors
         grad = grads[0]
-        clipped = torch.clamp(scaled, low, high, out=torch.empty_like(grad))
-        inside = torch.eq(clipped, scaled, out=torch.empty_like(grad))
+        if scaled.stride() != grad.stride():
+            scaled = torch.empty_like(grad).copy_(scaled)
+        clipped = torch.clamp(scaled, low, high)
+        inside = clipped.clone().eq_(scaled)
         slope = torch.round(clipped).addcmul_(clipped, inside, value=-1)
         return inside.mul_(grad), slope.mul_(grad).mul_(gamma).sum_to_size(ctx.step_shape), None, None, None
 

@@ -47,7 +47,7 @@ class ReSTESign(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, order: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.order = order
-        return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2.0).sub_(1.0)  # torch.where takes ten times as long
+        return x.clone().ge_(0).mul_(2.0).sub_(1.0)  # torch.where takes ten times as long
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
@@ -66,7 +66,7 @@ def reste_slope(x: Tensor, order: float) -> Tensor:
     size = x.abs()
     slope = size.clamp_min(RESTE_FLAT).pow_((1 - order) / order).div_(order)
     slope.masked_fill_(size <= RESTE_FLAT, RESTE_FLAT ** (1 / order) / RESTE_FLAT)
-    return slope.mul_(torch.le(size, RESTE_CLIP, out=size))
+    return slope.mul_(size.le_(RESTE_CLIP))
 
 
 def reste_order(progress: float) -> float:
