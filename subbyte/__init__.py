@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subbyte.export import export as export
     from subbyte.judge.check import check as check
-    from subbyte.models import quantize as quantize
     from subbyte.models import train as train
+    from subbyte.models.post import quantize as quantize
     from subbyte.runtime import bench as bench
     from subbyte.runtime import load as load
     from subbyte.tvm_kernels import compile as compile
@@ -32,7 +32,7 @@ __version__ = "0.2.0"
 # name -> (module, extra that installs what it needs)
 _PUBLIC = {
     "train": ("subbyte.models", "train"),
-    "quantize": ("subbyte.models", "train"),
+    "quantize": ("subbyte.models.post", "train"),
     "export": ("subbyte.export", "export"),
     "compile": ("subbyte.tvm_kernels", "compile"),
     "load": ("subbyte.runtime", ""),

@@ -22,6 +22,7 @@ _UNMAPPED = "failed to map segment from shared object"  # what the loader says o
 # To add a command: write a file of its name that defines it, and add its row here.
 COMMANDS = (
     "train",
+    "quantize",
     "curves",
     "export",
     "inspect",

@@ -59,7 +59,7 @@ def train(
 
     asked = {name: value for name, value in given.items() if _was_given(ctx, name)}
     for name in [name for name in asked if name.endswith("_options")]:
-        asked[name] = _options(f"--{_flag(name)}", asked[name])
+        asked[name] = named_values(f"--{_flag(name)}", asked[name])
     if config is None and "model" not in asked:
         raise click.UsageError("Missing argument 'MODEL'.", ctx)
     base = {} if config is None else read_run(config).as_dict()
@@ -105,7 +105,7 @@ def _was_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
-def _options(flag: str, given: tuple[str, ...]) -> Mapping[str, Any]:
+def named_values(flag: str, given: tuple[str, ...]) -> Mapping[str, Any]:
     """NAME=VALUE pairs as keyword arguments, each value as `_value` reads it."""
     from subbyte.errors import UsageError
 
