@@ -25,6 +25,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from subbyte.dialect.example_inputs import inputs_of
 from subbyte.dialect.function import Dequantized, Rescale, function_of
 from subbyte.dialect.function_calls import opset_of
 from subbyte.dialect.graph import GraphView, attribute, view
@@ -456,8 +457,8 @@ def int8_baseline(float_model: onnx.ModelProto, calibration: Iterable[Array | Ma
     """
     float_model = load_onnx(float_model)
     tools = onnxruntime("quantization")
-    name = float_model.graph.input[0].name
-    batches = [dict(b) if isinstance(b, Mapping) else {name: np.asarray(b, np.float32)} for b in calibration]
+    first = inputs_of(float_model)[0]
+    batches = [dict(b) if isinstance(b, Mapping) else {first.name: np.asarray(b, first.dtype)} for b in calibration]
 
     class Batches(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

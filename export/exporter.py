@@ -107,6 +107,7 @@ def export(
         one = _one_input(checkpoint, example)
         sequences = over_time(module) if step else None
         module = module if sequences is None else sequences.step
+        samples, checked_on = _samples(checkpoint, inputs, one, batch) if check else (None, "nothing")
         traced = np.repeat(_of_steps(sequences, one)[:1], batch, axis=0)
         with _eval_mode(module):
             model, notes = _traced(module, traced)
@@ -117,9 +118,8 @@ def export(
                 onnx.checker.check_model(model, full_check=True)
             except onnx.checker.ValidationError as error:
                 raise ExportError(f"the export is not valid ONNX: {str(error).splitlines()[0]}") from error
-            found, checked_on = None, "nothing"
+            found = None
             if check:
-                samples, checked_on = _samples(checkpoint, inputs, one, batch)
                 samples = _random(model, one, _count(one, batch)) if samples is None else samples
                 found = verify(model, module, _of_steps(sequences, samples))
         written = save_onnx(model, target)

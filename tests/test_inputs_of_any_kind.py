@@ -15,6 +15,7 @@ import subbyte
 from subbyte.dialect.example_inputs import example_inputs
 from subbyte.errors import InputError, UsageError
 from subbyte.export import ExportReport, export, run_onnx
+from subbyte.judge.verdict import compare, prepare
 from subbyte.models import untrained
 
 # What is exported: model, scheme, options. Convolutions alone are exact: no float sum depends on an order.
@@ -59,7 +60,7 @@ def test_every_kind_exports_as_torch_computes_it(exported: Callable[[str], Made]
     assert found.max_error <= 1e-3 * found.largest_output
 
 
-@pytest.mark.parametrize("kind", ["positions", "pixels", "tokens"])
+@pytest.mark.parametrize("kind", ["pixels", "tokens"])
 def test_every_kind_compiles_to_what_the_file_computes(exported: Callable[[str], Made], kind: str) -> None:
     report, model, inputs = exported(kind)
     path = report.path.with_suffix(".subbyte")
@@ -74,6 +75,8 @@ def test_every_kind_compiles_to_what_the_file_computes(exported: Callable[[str],
             np.testing.assert_allclose(got, model(one).numpy(), atol=1e-3 * np.abs(wanted).max())
         if kind == "tokens":
             refuses_what_is_no_token(session, inputs[:1].numpy())
+    assert subbyte.bench(path, seconds=0.01, energy=False, cold=False).golden_ok
+    assert [one.accuracy for one in compare(prepare(path), seconds=0.01).contenders] == [None] * 3
 
 
 def refuses_what_is_no_token(session: subbyte.Session, good: np.ndarray[Any, Any]) -> None:

@@ -82,14 +82,27 @@ def test_a_bundle_that_is_replaced_before_it_is_timed_is_refused(tmp_path: Path)
         compare(ready, seconds=0.01)
 
 
-def test_inputs_that_are_no_float_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+def test_a_model_of_indices_is_compared_on_indices(tmp_path: Path) -> None:
     node = helper.make_node("Gather", ["w", "x"], ["y"])
     file = saved(tmp_path / "m.onnx", [node], {"w": np.ones((9, 1), np.float32)}, 1)
     model = onnx.load(file)
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.INT64, [1]))
     onnx.save(model, file)
     subbyte.compile(file, tmp_path / "m.subbyte")
-    with pytest.raises(UsageError, match=r"inputs are 'x' int64; .* one float32 input"):
+    found = compare(prepare(tmp_path / "m.subbyte"), seconds=0.01)
+    assert [one.accuracy for one in found.contenders] == [None] * 3
+    with pytest.raises(UsageError, match=r"data set 'digits' has inputs of float32 \[1, 8, 8\], .* int64 \[\]"):
+        prepare(tmp_path / "m.subbyte", data="digits")
+
+
+def test_a_model_of_several_inputs_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["x", "z"], ["y"])
+    file = saved(tmp_path / "m.onnx", [node], {"w": np.ones((9, 1), np.float32)}, 4)
+    model = onnx.load(file)
+    model.graph.input.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1]))
+    onnx.save(model, file)
+    subbyte.compile(file, tmp_path / "m.subbyte")
+    with pytest.raises(UsageError, match=r"inputs are 'x' float32, 'z' float32; .* one input"):
         prepare(tmp_path / "m.subbyte")
 
 

@@ -1,4 +1,4 @@
-"""What accuracy is scored on: the first output of a model, which must be logits [N, classes]."""
+"""What accuracy is scored on: inputs that the model takes, and its first output, which must be logits [N, classes]."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def refuse_unscorable(name: str, shape: Sequence[int], labels: Array, data: str,
         f"accuracy is scored on the first output of {where}, and '{name}' of shape {list(shape)} holds no logits "
         f"[N, {classes}] for the {classes} classes of data set '{data}': return the logits first, or leave the data out"
     )
+
+
+def refuse_other_samples(samples: Array, shape: Sequence[int], dtype: str, data: str) -> None:
+    """Raise UsageError unless the inputs [N, ...] of a data set are of `shape` (without N) and `dtype`."""
+    if samples.shape[1:] != tuple(shape) or samples.dtype != dtype:
+        raise UsageError(
+            f"data set '{data}' has inputs of {samples.dtype} {list(samples.shape[1:])}, the model expects {dtype} "
+            f"{list(shape)}"
+        )
 
 
 def scored_on(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import UsageError
-from subbyte.judge.accuracy import refuse_unscorable, scored_on
+from subbyte.judge.accuracy import refuse_other_samples, refuse_unscorable, scored_on
 
 if TYPE_CHECKING:
     from torch import nn
@@ -263,17 +263,14 @@ def _open(bundle: str | Path | None) -> Any:
 def _inputs(
     loaded: Any, file: Any, data: str | None, path: str | Path | None, limit: int | None
 ) -> tuple[Array, Array | None]:
-    from subbyte.export.verify import input_shape
+    from subbyte.dialect.example_inputs import example_inputs, inputs_of
 
     if data is None:
-        shape = (limit or CHUNK, *input_shape(file)[1:])
-        return np.random.default_rng(0).standard_normal(shape).astype(np.float32), None
+        return next(iter(example_inputs(file, samples=limit or CHUNK).values())), None
     from subbyte.models.data import load_data
 
     images, labels = load_data(data, path).test_arrays(limit)
-    wanted = loaded.config.input_shape[1:]
-    if images.shape[1:] != tuple(wanted):
-        raise UsageError(f"data set '{data}' has inputs of {list(images.shape[1:])}, the model expects {list(wanted)}")
+    refuse_other_samples(images, loaded.config.input_shape[1:], inputs_of(file)[0].dtype, data)
     return images, labels
 
 

@@ -23,13 +23,14 @@ import numpy.typing as npt
 from subbyte.errors import DataError, UnknownNameError, UsageError, one_line
 from subbyte.files import limits
 from subbyte.files.plain import read_plain
-from subbyte.judge.accuracy import refuse_unscorable, scored_on
+from subbyte.judge.accuracy import refuse_other_samples, refuse_unscorable, scored_on
 from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.onnx_files.saturation import onnxruntime_saturates
 
 if TYPE_CHECKING:
     from subbyte.dialect.state import State
     from subbyte.runtime import Session
+    from subbyte.runtime.manifest import TensorInfo
 
 Array = npt.NDArray[Any]
 
@@ -93,7 +94,7 @@ class Comparison:
     floating: Any  # onnx.ModelProto
     float_source: str
     data: str | None
-    test: tuple[Array, Array] | None  # images float32 [N, ...], labels int64 [N]
+    test: tuple[Array, Array] | None  # inputs [N, ...], labels int64 [N]
 
 
 def prepare(
@@ -109,7 +110,7 @@ def prepare(
 
     Without `data` the test set is that of the data the model was trained on, if the bundle names it and it is here.
     Accuracy is scored on the first output. Raises UsageError when the ONNX file cannot be found or is another, when the
-    model has other inputs than one of float32, when no float model can be made of it and none is given, when that does
+    model has several inputs, when no float model can be made of it and none is given, when that does
     not run or has other inputs or outputs, or when the images or labels of `data` do not fit the model; DataError;
     ModelError for a damaged `float_model`.
     """
@@ -128,7 +129,6 @@ def prepare(
     source = str(float_model) if float_model else "float baseline of the same file (its weights, no quantizers)"
     _refuse_other_inputs(manifest)
     _refuse_another_model(manifest, floating, source)
-    shape = tuple(manifest.inputs[0].shape)
     test: tuple[Array, Array] | None
     if manifest.states and data:
         raise UsageError(
@@ -137,14 +137,12 @@ def prepare(
         )
     if data:
         test = _test_arrays(data, data_path, limit)
-        if test[0].shape[1:] != shape[1:]:
-            given, wanted = list(test[0].shape[1:]), list(shape[1:])
-            raise UsageError(f"data set '{data}' has inputs of {given}, the model expects {wanted}")
+        refuse_other_samples(test[0], manifest.inputs[0].shape[1:], manifest.inputs[0].dtype, data)
         _refuse_unscorable(manifest, floating, test[1], data)
     else:
         metadata = manifest.source.get("metadata")
         data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) and not manifest.states else ""
-        test = _recorded_test_arrays(data, data_path, limit, shape)
+        test = _recorded_test_arrays(data, data_path, limit, manifest.inputs[0])
         try:
             if test is not None:
                 _refuse_unscorable(manifest, floating, test[1], data)
@@ -160,13 +158,14 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
     that was replaced since `prepare`, and MissingDependencyError without the `export` extra.
     """
     import subbyte
+    from subbyte.dialect.example_inputs import example_inputs
     from subbyte.export import int8_baseline, load_onnx
     from subbyte.export.state import with_float_states
     from subbyte.runtime.benchmark import interleave, pinned
 
     test, batch = ready.test, ready.manifest.inputs[0].shape[0]
     if test is None:
-        calibration = [np.random.default_rng(0).standard_normal(ready.manifest.inputs[0].shape).astype(np.float32)]
+        calibration = [*example_inputs(load_onnx(ready.file)).values()]
     else:
         calibration = [test[0][i : i + batch] for i in range(0, 32 * batch, batch)]
     original = load_onnx(ready.file)
@@ -309,25 +308,25 @@ def _bound(session: Any, x: Array, initial: Mapping[State, Array]) -> Callable[[
 
 
 def _refuse_other_inputs(manifest: Any) -> None:
-    """Raise UsageError unless the bundle has one input of float32, which all versions of the model are run on."""
-    if [tensor.dtype for tensor in manifest.inputs] != ["float32"]:
+    """Raise UsageError unless the bundle has one input, which all versions of the model are run on."""
+    if len(manifest.inputs) != 1:
         given = ", ".join(f"'{tensor.name}' {tensor.dtype}" for tensor in manifest.inputs)
         raise UsageError(
-            f"the bundle's inputs are {given}; the comparison runs models of one float32 input. Leave --baseline out"
+            f"the bundle's inputs are {given or 'none'}; the comparison runs models of one input. Leave --baseline out"
         )
 
 
 def _refuse_another_model(manifest: Any, floating: Any, source: str) -> None:
     """Raise UsageError unless the float model runs on the bundle's input, to a first output of the bundle's shape."""
     wanted = list(manifest.outputs[0].shape)
-    zeros = np.zeros(manifest.inputs[0].shape, np.float32)
+    zeros = np.zeros(manifest.inputs[0].shape, manifest.inputs[0].dtype)
     session = _onnx_session(floating, 1)
     try:
         got = list(_onnx_run(session, zeros, _initial(floating)).shape)
     except Exception as error:  # onnxruntime has kinds of its own
         raise UsageError(
-            f"{source} does not run on the bundle's input, float32 {list(zeros.shape)}: {one_line(error)}. Name the "
-            "float version of the same model with --float-model"
+            f"{source} does not run on the bundle's input, {zeros.dtype} {list(zeros.shape)}: {one_line(error)}. Name "
+            "the float version of the same model with --float-model"
         ) from error
     if got != wanted:
         raise UsageError(
@@ -353,16 +352,17 @@ def _refuse_unscorable(manifest: Any, floating: Any, labels: Array, data: str) -
 
 
 def _recorded_test_arrays(
-    name: str, path: str | Path | None, limit: int | None, shape: tuple[int, ...]
+    name: str, path: str | Path | None, limit: int | None, wanted: TensorInfo
 ) -> tuple[Array, Array] | None:
     """The test set that a bundle names; None if it names none, or one that is not on this machine or does not fit."""
     if not name:
         return None
     try:
         test = _test_arrays(name, path, limit)
+        refuse_other_samples(test[0], wanted.shape[1:], wanted.dtype, name)
     except (DataError, UnknownNameError, UsageError, ImportError):
         return None
-    return test if test[0].shape[1:] == shape[1:] else None
+    return test
 
 
 def _accuracy(run: Callable[[Array], Array], images: Array, labels: Array, batch: int) -> float:
