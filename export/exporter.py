@@ -185,7 +185,7 @@ def _one_input(checkpoint: Checkpoint | None, example: Tensor | Array | None) ->
         raise UsageError(
             "the input shape of a module is unknown; give an example input: export(module, file, example=x)"
         )
-    return np.zeros(checkpoint.config.input_shape, np.float32)
+    return checkpoint.config.example().numpy()
 
 
 def _traced(module: nn.Module, example: Array) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -36,17 +36,18 @@ from subbyte.models.checkpoint_files import (
     read_header,
     weights_name,
 )
-from subbyte.models.data import Normalization
+from subbyte.models.data import INPUT_TYPES, Normalization
 from subbyte.models.on_meta import refuse_other_shapes
 from subbyte.models.options import mistyped
 from subbyte.models.quant.state_dict_versions import upgraded
-from subbyte.models.zoo import create, get_model
+from subbyte.models.zoo import create_for, get_model
 
 if TYPE_CHECKING:
     from subbyte.models.quant import Recipe
 
-# 1 held steps instead of their change from the start; 1 and 2 named all tensors alike; 1 to 3 had no `recipe`.
-VERSION = 4
+# 1 held steps instead of their change from the start; 1 and 2 named all tensors alike; 1 to 3 had no `recipe`; 1 to 4
+# had `classes`, `channels` and `size` of an image, and no task.
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ class Config:
 
     model: str | None  # a name of the zoo; None for a module of the caller's own
     scheme: str  # the name of the recipe: a scheme's where it is one
-    classes: int
-    channels: int
-    size: tuple[int, int]  # height, width
+    shape: tuple[int, ...]  # of one input without the batch, as `Data` has it
+    outputs: int  # classes, labels, values, tokens, or the length of an embedding
     model_options: Mapping[str, Any] = field(default_factory=dict)
     scheme_options: Mapping[str, Any] = field(default_factory=dict)
     recipe: Sequence[Mapping[str, Any]] = ()  # its rules as plain data; without any it is that of the scheme
@@ -67,11 +67,18 @@ class Config:
     seed: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)  # epochs, loss, optimizer: how it was trained
     versions: Mapping[str, str] = field(default_factory=dict)
+    input_dtype: str = "float32"  # one of `data.INPUT_TYPES`
+    task: str = "classification"
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """(1, channels, height, width): the input of one image."""
-        return (1, self.channels, *self.size)
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, *shape): a batch of one input."""
+        return (1, *self.shape)
+
+    def example(self, device: str = "cpu") -> Tensor:
+        """A batch of one input, all zeros; a token of 0 is in every vocabulary."""
+        return torch.zeros(self.input_shape, dtype=getattr(torch, self.input_dtype), device=device)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
         header = read_header(file, path)
         if model is None:
             config = description.config
-            refuse_other_shapes(lambda: _float_model(config, source), config.input_shape, header, path)
+            refuse_other_shapes(lambda: _float_model(config, source), config.example("meta"), header, path)
         made = build_model(description.config, model, source)
         check_tensors(made, upgraded(made, header), path)
         file.seek(0)
@@ -179,7 +186,7 @@ def build_model(config: Config, model: nn.Module | None = None, source: Path | N
         return model
     recipe = recipe_of(config, source)
     # The example only gives quantizer state its shapes; every value is then replaced by the file's.
-    return quantize(model, recipe, example=torch.zeros(config.input_shape))
+    return quantize(model, recipe, example=config.example())
 
 
 def _float_model(config: Config, source: Path | None) -> nn.Module:
@@ -193,11 +200,15 @@ def _float_model(config: Config, source: Path | None) -> nn.Module:
     if wrong:
         raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {wrong}.")
     try:
-        return create(
-            config.model, classes=config.classes, channels=config.channels, size=config.size, **config.model_options
+        return create_for(
+            config.model,
+            shape=config.shape,
+            outputs=config.outputs,
+            dtype=config.input_dtype,
+            **config.model_options,
         )
     except UsageError:
-        raise  # an unknown name or option: the message says which
+        raise  # an unknown name or option, inputs of another kind: the message says which
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{place}model '{config.model}' cannot be made from its options: {error}") from error
 
@@ -277,7 +288,7 @@ def _read_description(folder: Path) -> Description:
         raise CheckpointError(
             f"{file}: version {raw.get('version')}, this subbyte reads 1 to {VERSION}; use its own version."
         )
-    config = _read_config(_field(raw, "config", dict, file), file)
+    config = _read_config(_upgraded_config(raw, file), file)
     metrics = _field(raw, "metrics", dict, file)
     weights = _field(raw, "weights", dict, file)
     name = _field(weights, "file", str, file)
@@ -288,6 +299,17 @@ def _read_description(folder: Path) -> Description:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: metrics are malformed ({error}).") from error
     return Description(config, numbers, name, _field(weights, "sha256", str, file))
+
+
+def _upgraded_config(raw: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The fields of the configuration as this version names them."""
+    config: dict[str, Any] = _field(raw, "config", dict, file)
+    if raw["version"] > 4:
+        return config
+    size = _field(config, "size", list, file)
+    shape = [_field(config, "channels", int, file), *size]
+    rest = {name: value for name, value in config.items() if name not in ("classes", "channels", "size")}
+    return {**rest, "shape": shape, "outputs": _field(config, "classes", int, file)}
 
 
 def _read_config(raw: dict[str, Any], file: Path) -> Config:
@@ -302,13 +324,11 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
                 tuple(float(v) for v in normalization["mean"]),
                 tuple(float(v) for v in normalization["deviation"]),
             )
-        height, width = _field(raw, "size", list, file)
         config = Config(
             model=None if raw.get("model") is None else _field(raw, "model", str, file),
             scheme=_field(raw, "scheme", str, file),
-            classes=_field(raw, "classes", int, file),
-            channels=_field(raw, "channels", int, file),
-            size=(int(height), int(width)),
+            shape=tuple(int(size) for size in _field(raw, "shape", list, file)),
+            outputs=_field(raw, "outputs", int, file),
             model_options=_field(raw, "model_options", dict, file),
             scheme_options=_field(raw, "scheme_options", dict, file),
             recipe=tuple(_field(raw, "recipe", list, file)) if "recipe" in raw else (),
@@ -318,6 +338,7 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
             seed=_field(raw, "seed", int, file),
             training=_field(raw, "training", dict, file),
             versions=_field(raw, "versions", dict, file),
+            **{name: _field(raw, name, kind, file) for name, kind in _OF_TASKS.items() if name in raw},
         )
     except DataError as error:
         raise CheckpointError(f"{file}: {error}") from error
@@ -329,18 +350,25 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
     return config
 
 
+_OF_TASKS = {"input_dtype": str, "task": str, "task_options": dict}  # fields that the first versions had not
+
+
 def _refuse_sizes(config: Config, file: Path) -> None:
-    for name, number in (("classes", config.classes), ("channels", config.channels), ("size", min(config.size))):
+    for name, number in (("outputs", config.outputs), ("shape", min(config.shape, default=0))):
         if number < 1:
             raise CheckpointError(f"{file}: '{name}' is {number}, expected at least 1.")
+    if config.input_dtype not in INPUT_TYPES:
+        raise CheckpointError(
+            f"{file}: 'input_dtype' is '{config.input_dtype[:80]}', expected one of {', '.join(INPUT_TYPES)}."
+        )
     values = math.prod(config.input_shape)
     if values > limits.IMAGE_VALUES:
-        raise CheckpointError(f"{file}: an image has {values} values, at most {limits.IMAGE_VALUES} are accepted.")
+        raise CheckpointError(f"{file}: an input has {values} values, at most {limits.IMAGE_VALUES} are accepted.")
     for name in ("mean", "deviation") if config.normalization else ():
         length = len(getattr(config.normalization, name))
-        if length not in (1, config.channels):
+        if length not in (1, config.shape[0]):
             raise CheckpointError(
-                f"{file}: the normalisation has {length} values of {name}, expected 1 or {config.channels}."
+                f"{file}: the normalisation has {length} values of {name}, expected 1 or {config.shape[0]}."
             )
 
 

@@ -21,12 +21,12 @@ MOST_PARAMETERS = 1000  # beyond those of the file: a model of another kind stil
 
 
 def refuse_other_shapes(
-    make: Callable[[], nn.Module], input_shape: tuple[int, ...], stored: Mapping[str, Tensor], file: Path
+    make: Callable[[], nn.Module], example: Tensor, stored: Mapping[str, Tensor], file: Path
 ) -> None:
     """Raise CheckpointError unless each tensor of the float model is `stored`, in its shape, quantized or not.
 
     `make` makes the float model; it is stopped once it has many more parameters than the file. Raises CheckpointError
-    also where an image of `input_shape` would take more memory than `limits.RESULT_BYTES`.
+    also where an input such as `example`, on the meta device, would take more memory than `limits.RESULT_BYTES`.
     """
     with torch.device("meta"), _stopped_beyond(stored, file):
         model = make().eval()
@@ -41,8 +41,8 @@ def refuse_other_shapes(
                 "it is a checkpoint of another model."
             )
     try:
-        with torch.no_grad(), _Measured(input_shape, file):
-            model(torch.zeros(input_shape, device="meta"))
+        with torch.no_grad(), _Measured(tuple(example.shape), file):
+            model(example)
     except (RuntimeError, TypeError):  # a registered model that reads its data; else it fails alike on the CPU
         return
 

@@ -55,7 +55,7 @@ def made(folder: Path, boxes_first: bool) -> Files:
     for _ in range(3):
         model(torch.randn(16, 1, 8, 8))
     options = {"boxes_first": boxes_first}
-    config = Config("detector", "ternary", 10, 1, (8, 8), model_options=options, data="digits")
+    config = Config("detector", "ternary", (1, 8, 8), 10, model_options=options, data="digits")
     save_checkpoint(folder / "run", model.eval(), config)
     files = Files(model, folder / "run", folder / "m.onnx", folder / "m.subbyte")
     subbyte.export(files.checkpoint, files.onnx)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from subbyte.errors import UsageError
 from subbyte.models.losses.composition import Summand, parse, written
-from subbyte.models.losses.outputs import KINDS, Outputs, Targets, missing
+from subbyte.models.losses.outputs import Outputs, Targets, missing
 from subbyte.models.losses.processes import mean_over_processes, world_size
 from subbyte.models.losses.register import get_loss
 from subbyte.models.losses.rows import Rows
@@ -80,14 +80,14 @@ class Objective(nn.Module):
     ) -> None:
         """Raise UsageError unless all that the losses need is in `given`, or is read of a module.
 
-        `given` has names of `outputs.NEEDS`; "views" says that batches have several views of each sample. With the
-        networks, the names of modules are checked too: UnknownNameError.
+        `given` has names of `outputs.NEEDS`; "views" says that batches have several views of each sample, "teacher"
+        that there is one. With the networks, the names of modules are checked too: UnknownNameError.
         """
         for term in self._each():
             for names in term.entry.alternatives():
                 if not any(_is_given(name, given, term.modules_named) for name in names):
                     raise missing(f"loss '{term.entry.name}'", "|".join(names))
-        if any(name.startswith("teacher.") for name in given) and not self.needs_teacher:
+        if any(name.startswith("teacher") for name in given) and not self.needs_teacher:
             raise UsageError(
                 f"loss '{self}' learns nothing from a teacher; leave it out, or choose a loss such as 'kd'."
             )
@@ -177,10 +177,10 @@ class Objective(nn.Module):
 
 def _is_given(name: str, given: Collection[str], modules: Collection[str]) -> bool:
     """Whether a need is in the batches, or a named module gives it."""
-    if name in KINDS:  # a fact about the batches
-        return name in given and (KINDS[name] in given or name in modules)
+    if name == "views":  # a fact about the batches; the embeddings are the result or read of a module
+        return name in given and ("embeddings" in given or name in modules)
     if name.startswith("teacher.") and name in modules:
-        return any(other.startswith("teacher.") for other in given)
+        return any(other.startswith("teacher") for other in given)
     return name in given or name in modules
 
 

@@ -23,6 +23,15 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / world_size()
 
 
+def from_all_processes(value: Any) -> list[Any]:
+    """The value of each process, such as arrays, of any sizes."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 class AllRows:
     """Which rows of a gathered batch are of this process.
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from subbyte.errors import UsageError
+from subbyte.errors import DataError, UsageError
+from subbyte.models.tasks import Episode, Task
 
 
 class Indices(list[int]):
@@ -73,6 +75,62 @@ class EpochBatches(Sampler[list[int]]):
             yield indices
 
 
+class Episodes(EpochBatches):
+    """Index lists that are episodes: classes drawn by (seed, epoch, number), samples class by class.
+
+    `labels` int64 [N] of the training set. Every process takes episodes of its own, as many in an epoch as use about
+    each sample once. Raises DataError where too few classes have enough samples.
+    """
+
+    def __init__(
+        self, labels: npt.NDArray[np.int64], episode: Episode, *, seed: int = 0, rank: int = 0, world: int = 1,
+        parts: int = 1,
+    ) -> None:  # fmt: skip
+        size = episode.classes * episode.per_class
+        super().__init__(
+            len(labels), size * world * parts, shuffle=True, seed=seed, rank=rank, world=world, parts=parts
+        )
+        members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+        self.episode, self.members = episode, [one for one in members if len(one) >= episode.per_class]
+        if len(self.members) < episode.classes:
+            raise DataError(
+                f"an episode has {episode.per_class} samples of {episode.classes} classes, but {len(self.members)} of "
+                f"{len(members)} classes have so many: take fewer classes or samples, or other data."
+            )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done = self.begin[1] if self.begin[0] == self.epoch else 0
+        for index in range(done, len(self)):
+            rng = np.random.default_rng((self.seed, self.epoch, index * self.world + self.rank))
+            chosen = rng.choice(len(self.members), self.episode.classes, replace=False)
+            drawn = [rng.choice(self.members[one], self.episode.per_class, replace=False) for one in chosen]
+            indices = Indices(np.concatenate(drawn).tolist())
+            indices.seed = seed_of(self.seed, self.epoch * len(self) + index, self.rank)
+            yield indices
+
+
+def labels_of(dataset: Dataset[Any]) -> npt.NDArray[np.int64]:
+    """The label of every sample, int64 [N]: what the Dataset has as `labels`, else read sample by sample."""
+    labels = getattr(dataset, "labels", None)
+    if labels is None:
+        labels = [int(dataset[index][1]) for index in range(len(dataset))]  # type: ignore[arg-type]
+    return np.asarray(labels, np.int64)
+
+
+def training_order(
+    dataset: Dataset[Any], task: Task, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, parts: int = 1
+) -> EpochBatches:
+    """The index lists of training: episodes where the task has them, else shuffled samples, in batches as asked for.
+
+    A batch is at most the whole set.
+    """
+    if task.episode is not None:
+        return Episodes(labels_of(dataset), task.episode, seed=seed, rank=rank, world=world, parts=parts)
+    length = len(dataset)  # type: ignore[arg-type]
+    batch_size = min(batch_size, length - length % (world * parts))
+    return EpochBatches(length, batch_size, shuffle=True, seed=seed, rank=rank, world=world, parts=parts)
+
+
 class Batched(Dataset[Any]):
     """A Dataset indexed by lists: in one step where the Dataset offers `batch(indices)`, else sample by sample.
 
@@ -116,7 +174,7 @@ def seed_torch(seed: int, device: torch.device | None = None) -> None:
 def batch_loader(
     dataset: Dataset[Any], order: EpochBatches, workers: int = 0, *, numbered: bool = False
 ) -> DataLoader[Any]:
-    """A DataLoader of (images float32 [n, C, H, W], labels int64 [n]), `numbered` with the samples' numbers int64 [n].
+    """A DataLoader of (inputs [n, ...], targets [n, ...]), `numbered` with the samples' numbers int64 [n].
 
     `workers` processes read ahead.
     """

@@ -15,9 +15,9 @@ from subbyte.models.train.folder import read_log
 Logs = Mapping[str, Sequence[Mapping[str, float]]]  # rows of each run
 Line = tuple[str, str, list[float], list[float]]  # run, column, epochs, values
 
-# To add a panel: its title, and the columns of log.csv that it shows, each with the style of its line.
+# To add a panel: its title, and the columns of log.csv that it shows, each with the style of its line. The metric of a
+# task has one in front of these.
 PANELS: dict[str, Mapping[str, str]] = {
-    "accuracy": {"test_accuracy": "-", "train_accuracy": ":"},
     "loss": {"test_loss": "-", "train_loss": ":"},
     "learned steps, over their first values": {"step_ratio": "-"},
     "share of flipped weights": {"flipped": "-"},
@@ -59,9 +59,17 @@ def shown(logs: Logs) -> dict[str, list[Line]]:
             for column in columns
             if rows and all(column in row for row in rows)
         ]
-        for title, columns in PANELS.items()
+        for title, columns in _panels(logs).items()
     }
     return {title: lines for title, lines in panels.items() if lines}
+
+
+def _panels(logs: Logs) -> dict[str, Mapping[str, str]]:
+    """All panels: first those of the metrics of tasks, by the columns of the logs."""
+    columns = [column for rows in logs.values() for row in rows[:1] for column in row]
+    metrics = [column.removeprefix("test_") for column in columns if column.startswith("test_")]
+    scores = {name.replace("_", " "): {f"test_{name}": "-", f"train_{name}": ":"} for name in metrics if name != "loss"}
+    return {**scores, **PANELS}
 
 
 def _log(folder: Path) -> tuple[dict[str, float], ...]:
@@ -77,7 +85,7 @@ def _log(folder: Path) -> tuple[dict[str, float], ...]:
 
 
 def _figure(make: Any, logs: Logs) -> Any:
-    panels = shown(logs)
+    panels, styles = shown(logs), _panels(logs)
     rows = -(-len(panels) // 2)
     figure = make(figsize=(11, 3.2 * rows), layout="constrained")
     colors = {run: f"C{index % 10}" for index, run in enumerate(logs)}
@@ -87,7 +95,7 @@ def _figure(make: Any, logs: Logs) -> Any:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         for run, column, epochs, values in lines:
-            style = PANELS[title][column]
+            style = styles[title][column]
             label = run if style == "-" else f"{run} (training)"
             axes.plot(epochs, values, style, color=colors[run], label=label, marker="." if len(epochs) < 30 else "")
         if index == 1:

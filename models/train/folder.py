@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from subbyte.errors import CheckpointError, UsageError
 from subbyte.files.output import check_output_folder
 from subbyte.files.plain import open_plain
-from subbyte.models.checkpoint import read_config, read_metrics
+from subbyte.models.checkpoint import Config, read_config, read_metrics
 from subbyte.models.checkpoint_files import STATE, files_of
+from subbyte.models.tasks import get_task
 from subbyte.models.train.run import CONFIGURATION, Run, differences, may_change, read_run
 
 
@@ -57,13 +59,21 @@ def _refuse_taken(folder: Path, resume: bool) -> None:
     try:
         config, metrics = read_config(folder), read_metrics(folder)
         what = f"a {config.scheme} {config.model or 'model'}"
-        what += f" (after epoch {metrics['epochs']:.0f}, test accuracy {metrics['accuracy']:.2%})" if metrics else ""
+        what += f" (after epoch {metrics['epochs']:.0f}, {_score(config, metrics)})" if metrics else ""
     except (CheckpointError, KeyError):
         what = "a checkpoint, damaged or unfinished"
     go_on = f"without the {STATE} to go on from" if resume else "which resume=True (--resume) goes on with"
     raise UsageError(
         f"{folder} holds {what}, {go_on}. Replace it with overwrite=True (--overwrite), or choose another out (--out)."
     )
+
+
+def _score(config: Config, metrics: Mapping[str, float]) -> str:
+    try:
+        metric = get_task(config.task, **config.task_options).metric
+    except UsageError:  # a task that this program has not
+        return f"task '{config.task}'"
+    return f"test {metric.title} {metric.words(metrics[metric.name])}"
 
 
 def read_log(file: Path) -> tuple[dict[str, float], ...]:

@@ -1,4 +1,4 @@
-"""What Lightning trains: a classifier with its loss, its optimizer and schedule."""
+"""What Lightning trains: a model with its task and loss, its optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from subbyte.errors import TrainingError, UsageError
-from subbyte.models.losses import LossOutput, Outputs, Targets
+from subbyte.models.losses import LossOutput, Objective
+from subbyte.models.losses.processes import from_all_processes
 from subbyte.models.quant import parameter_groups
-from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of, seed_torch
+from subbyte.models.tasks import Batch
+from subbyte.models.tasks.score import Array
+from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of, seed_torch, training_order
 from subbyte.models.train.divergence import origin
 from subbyte.models.train.optimizers import OPTIMIZERS
-from subbyte.models.train.parts import Parts
+from subbyte.models.train.parts import Parts, one_tensor
 from subbyte.models.train.schedules import get_schedule
 
 _PLACE = "subbyte"  # of what the learner keeps in the state of a run
@@ -26,33 +29,39 @@ class Learner(LightningModule):
 
     def __init__(self, model: nn.Module, parts: Parts) -> None:
         super().__init__()
-        self.model, self.data, self.loss, self.run = model, parts.data, parts.loss, parts.run
+        self.model, self.data, self.loss, self.run, self.task = model, parts.data, parts.loss, parts.run, parts.task
         self._teacher = [parts.teacher] if parts.teacher is not None else []  # in a list: no part of the state
         self._trained: list[Callable[[Tensor], Any]] = [torch.compile(model) if parts.run.compile else model]
+        # The loss of tests is the task's, whatever is trained with: of one kind for all runs. In a list as the teacher.
+        self._tested = [Objective(self.task.loss).eval()] if self.task.tested_by_loss else []
         self._sums: dict[str, Tensor] = {}
+        self._score = self.task.score(self.data.shape)
         self._next = (0, 0)  # epoch and batch that come next
         self.results: dict[str, float] = {}
 
     # ---- data ----
 
-    def _order(self, length: int, batch_size: int, parts: int, *, shuffle: bool) -> EpochBatches:
-        trainer, seed = self.trainer, self.run.seed
-        rank, world = trainer.global_rank, trainer.world_size
-        return EpochBatches(length, batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, parts=parts)
-
     def train_dataloader(self) -> Any:
         """Batches of the training set, from the one on that comes next."""
         assert self.run.batch_size is not None
-        length, share = len(self.data.train), self.trainer.world_size * self.run.accumulate  # type: ignore[arg-type]
-        batch_size = min(self.run.batch_size, length - length % share)
-        order = self._order(length, batch_size, self.run.accumulate, shuffle=True)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        order = training_order(
+            self.data.train, self.task, self.run.batch_size, seed=self.run.seed, rank=rank, world=world,
+            parts=self.run.accumulate,
+        )  # fmt: skip
         order.go_on(*self._next)
         return batch_loader(self.data.train, order, self.run.workers, numbered="ids" in self.loss.needs)
 
     def val_dataloader(self) -> Any:
         """Batches of the test set."""
         assert self.run.batch_size is not None
-        order = self._order(len(self.data.test), 4 * self.run.batch_size, 1, shuffle=False)  # type: ignore[arg-type]
+        order = EpochBatches(
+            len(self.data.test),  # type: ignore[arg-type]
+            4 * self.run.batch_size,
+            shuffle=False,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+        )
         return batch_loader(self.data.test, order, self.run.workers)
 
     # ---- steps ----
@@ -64,40 +73,43 @@ class Learner(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin the sums of the epoch."""
-        self._sums = {}
+        self._begin()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The loss of one batch; random numbers, such as those of dropout, depend on the seed and the batch alone."""
         per_epoch = int(self.trainer.num_training_batches)
         count = self.current_epoch * per_epoch + batch_idx
         self._next = (self.current_epoch, batch_idx + 1) if batch_idx + 1 < per_epoch else (self.current_epoch + 1, 0)
-        images, labels, *numbers = batch
-        if self.run.augment and self.data.augment is not None:
-            seed = (self.run.seed << 32) + count * 4096 + self.global_rank
-            images = self.data.augment(images, torch.Generator().manual_seed(seed))
-        if images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        given = Batch(batch[0], batch[1], batch[2] if len(batch) > 2 else None)
+        rows = self._rows(given.inputs, (self.run.seed << 32) + count * 4096 + self.global_rank)
         seed_torch(seed_of(self.run.seed, count, self.global_rank), self.device)
         guide = None
         for teacher in self._teacher:
             with torch.no_grad():
-                guide = Outputs(teacher(images))
+                guide = self.task.outputs(teacher(rows), given)
         # Quantizers start in the first forward, by numbers that a compiler does not see.
         forward = self.model if count == 0 else self._trained[0]
-        logits = _logits(forward(images))
-        targets = Targets(labels, ids=numbers[0] if numbers else None)
-        output: LossOutput = self.loss(Outputs(logits, teacher=guide), targets)
+        result = one_tensor(forward(rows))
+        outputs = self.task.outputs(result, given).replaced(teacher=guide)
+        output: LossOutput = self.loss(outputs, self.task.targets(given))
         if not output.value.isfinite():
-            self._refuse(float(output.value.detach()), images)
-        self._add("loss", output.value.detach() * len(labels))
-        self._add("correct", (logits.detach().argmax(-1) == labels).sum())
-        self._add("count", torch.tensor(len(labels), device=labels.device))
+            self._refuse(float(output.value.detach()), rows)
+        self._count(output.value.detach(), given)
+        if self.task.measured_in_training:
+            self._score.add(_array(result), _array(given.target))
         return output.value
 
-    def _refuse(self, loss: float, images: Tensor) -> None:
+    def _rows(self, inputs: Tensor, seed: int) -> Tensor:
+        """The rows of the network's batch: each sample once, or once for each of its views, augmented."""
+        rows = inputs if self.task.views == 1 else inputs.repeat_interleave(self.task.views, dim=0)
+        if self.run.augment and self.data.augment is not None:
+            rows = self.data.augment(rows, torch.Generator().manual_seed(seed))
+        return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
+
+    def _refuse(self, loss: float, rows: Tensor) -> None:
         raise TrainingError(
             f"the loss is {loss} in step {self.global_step + 1} (epoch {self.current_epoch + 1}): "
-            f"{origin(self.model, images)}. The checkpoint and the state of the run are those before it. Lower the "
+            f"{origin(self.model, rows)}. The checkpoint and the state of the run are those before it. Lower the "
             "learning rate, clip the gradient (clip=1.0), or look at the data."
         )
 
@@ -106,28 +118,40 @@ class Learner(LightningModule):
         self._close("train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count what the model in eval mode, an exact integer graph where it is quantized, gets right; in float32."""
-        images, labels = batch
+        """Score what the model in eval mode, an exact integer graph where it is quantized, gives; in float32."""
+        given = Batch(*batch)
         with torch.autocast(self.device.type, enabled=False):
-            logits = _logits(self.model(images))
-        self._add("loss", nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        self._add("correct", (logits.argmax(-1) == labels).sum())
-        self._add("count", torch.tensor(len(labels), device=labels.device))
+            result = one_tensor(self.model(given.inputs))
+        self._score.add(_array(result), _array(given.target))
+        for objective in self._tested:
+            value: Tensor = objective(self.task.outputs(result, given), self.task.targets(given)).value
+            self._count(value, given)
 
     def on_validation_epoch_end(self) -> None:
-        """Sum the counts of all processes."""
+        """Join what all processes counted."""
         self._close("test")
 
-    def _add(self, name: str, value: Tensor) -> None:
-        total = self._sums.get(name)
-        self._sums[name] = value.double() if total is None else total.to(value.device) + value
+    def _count(self, loss: Tensor, given: Batch) -> None:
+        """Add the loss of a batch to the sums."""
+        samples = torch.tensor(len(given.target), device=loss.device)
+        for name, value in (("loss", loss * samples), ("count", samples)):
+            total = self._sums.get(name)
+            self._sums[name] = value.double() if total is None else total.to(value.device) + value
+
+    def _begin(self) -> None:
+        self._sums, self._score = {}, self.task.score(self.data.shape)
 
     def _close(self, part: str) -> None:
+        """The mean loss and the score of a part over all processes, where they were counted."""
         if self._sums:
             sums = {name: float(self.trainer.strategy.reduce(v, reduce_op="sum")) for name, v in self._sums.items()}
             self.results[f"{part}_loss"] = sums["loss"] / sums["count"]
-            self.results[f"{part}_accuracy"] = sums["correct"] / sums["count"]
-        self._sums = {}
+        if part == "test" or self.task.measured_in_training:
+            whole = self.task.score(self.data.shape)
+            for state in from_all_processes(self._score.state()):
+                whole.merge(state)
+            self.results[f"{part}_{self.task.metric.name}"] = whole.result()
+        self._begin()
 
     # ---- optimizer ----
 
@@ -150,20 +174,19 @@ class Learner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which batch comes next and the sums up to it."""
-        checkpoint[_PLACE] = {"next": list(self._next), "sums": self._sums}
+        score = [torch.from_numpy(array) for array in self._score.state()]
+        checkpoint[_PLACE] = {"next": list(self._next), "sums": self._sums, "score": score}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up; raises ValueError where they are not there."""
         kept = checkpoint[_PLACE]
         epoch, batch = kept["next"]
         self._next, self._sums = (int(epoch), int(batch)), dict(kept["sums"])
+        self._score = self.task.score(self.data.shape)
+        self._score.merge([array.numpy() for array in kept["score"]])
 
 
-def _logits(output: object) -> Tensor:
-    """What the model gave, where that is one tensor; raises UsageError."""
-    if isinstance(output, Tensor):
-        return output
-    raise UsageError(
-        f"the model's forward returns a {type(output).__name__}, train learns from logits [N, classes] alone: train it "
-        "with a loop of your own around quantize(), then export the model"
-    )
+def _array(tensor: Tensor) -> Array:
+    """A tensor in NumPy; half precision, which NumPy has not all of, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -16,7 +16,7 @@ from subbyte.models.checkpoint import save_checkpoint
 from subbyte.models.checkpoint_files import LOG
 from subbyte.models.train.averaging import Average
 from subbyte.models.train.callbacks import QuantizationCallback
-from subbyte.models.train.choice import best_epoch, is_over
+from subbyte.models.train.choice import best_epoch, is_over, tested
 from subbyte.models.train.divergence import refuse_not_finite
 from subbyte.models.train.learner import Learner
 from subbyte.models.train.parts import Parts
@@ -41,7 +41,7 @@ class EpochLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; a run that is resumed may be over."""
         self._started = time.perf_counter()
-        trainer.should_stop = trainer.should_stop or is_over(self.history, self.parts.run.patience)
+        trainer.should_stop = trainer.should_stop or self._is_over()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -51,23 +51,26 @@ class EpochLog(Callback):
         """Record the epoch."""
         assert isinstance(pl_module, Learner)
         refuse_not_finite(pl_module.model, f"after epoch {trainer.current_epoch + 1}")
-        results = pl_module.results
         row = {
             "epoch": float(trainer.current_epoch + 1),
-            **{name: results[name] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")},
+            **pl_module.results,
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             **self.quantization.reported,
             "seconds": time.perf_counter() - self._started,
         }
         self.history.append(row)
-        run = self.parts.run
-        trainer.should_stop = trainer.should_stop or is_over(self.history, run.patience)
+        run, metric = self.parts.run, self.parts.task.metric
+        trainer.should_stop = trainer.should_stop or self._is_over()
         if trainer.is_global_zero:
             self._write_rows()
-            if run.keep == "last" or best_epoch(self.history) == len(self.history) - 1:
-                metrics = {"accuracy": row["test_accuracy"], "loss": row["test_loss"], "epochs": row["epoch"]}
+            if run.keep == "last" or best_epoch(self.history, metric) == len(self.history) - 1:
+                loss = {"loss": row["test_loss"]} if "test_loss" in row else {}
+                metrics = {metric.name: tested(row, metric), **loss, "epochs": row["epoch"]}
                 with self.average.applied() if self.average else nullcontext():
                     save_checkpoint(self.folder, pl_module.model, self.parts.config, metrics)
+
+    def _is_over(self) -> bool:
+        return is_over(self.history, self.parts.task.metric, self.parts.run.patience)
 
     def _write_rows(self) -> None:
         text = io.StringIO()

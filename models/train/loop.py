@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from subbyte.errors import CheckpointError, MissingDependencyError, SubbyteError, one_line
+from subbyte.errors import CheckpointError, MissingDependencyError, SubbyteError, UsageError, one_line
 from subbyte.files.output import make_folder
 from subbyte.models.checkpoint import Checkpoint, load_checkpoint, weights_file
 from subbyte.models.checkpoint_files import LOG, STATE
 from subbyte.models.quant import set_progress
-from subbyte.models.train.choice import best_epoch
+from subbyte.models.tasks import Metric
+from subbyte.models.train.choice import best_epoch, tested
 from subbyte.models.train.folder import prepare, read_log
 from subbyte.models.train.interrupt import interruptible
 from subbyte.models.train.parts import Parts, asked, build, gather
@@ -31,11 +32,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the checkpoint is, its accuracy on the test set (0 to 1), and one row of numbers for every epoch."""
+    """Where the checkpoint is, its score on the test set by the task's metric, and a row of numbers for every epoch."""
 
     folder: Path
-    accuracy: float
+    score: float
+    metric: Metric
     history: tuple[dict[str, float], ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The score, 0 to 1, where the task's metric is an accuracy; raises UsageError for another."""
+        if self.metric.name != "accuracy":
+            raise UsageError(f"the task is scored by {self.metric.title}, not by accuracy: read `score`.")
+        return self.score
 
     def load(self, model: nn.Module | None = None) -> Checkpoint:
         """The checkpoint with its model; `model` as for `load_checkpoint`."""
@@ -61,9 +70,9 @@ def train(
     they replace its fields. `model` may also be an `nn.Module`, which is quantized in place, `teacher` a module, `data`
     a `Data`, or a pair (train, test) of torch Datasets of (float32 image [C, H, W], label). `callbacks`: Lightning's.
 
-    Each epoch ends with the accuracy on the test set, a row in log.csv, a checkpoint, and the state that `resume=True`
-    goes on from; Ctrl-C saves the state, too. The result is the model of the last epoch, or with `keep="best"` that of
-    the best. A folder that holds a checkpoint is only written to with `resume` or `overwrite`.
+    Each epoch ends with the score on the test set by the task's metric, a row in log.csv, a checkpoint, and the state
+    that `resume=True` goes on from; Ctrl-C saves the state, too. The result is the model of the last epoch, or with
+    `keep="best"` that of the best. A folder that holds a checkpoint is only written to with `resume` or `overwrite`.
 
     Raises `UsageError` for names and options that do not fit and for an `out` that is taken, `DataError` for data,
     `CheckpointError` for `init`, `teacher`, or a run to resume that was another, `TrainingError` for a loss or weights
@@ -86,9 +95,9 @@ def train(
         module.load_state_dict(load_file(weights_file(folder)))
         set_progress(module, 1.0)
         _lay_out(module.to("cpu").eval(), torch.contiguous_format)
-    history = read_log(folder / LOG)
-    chosen = history[best_epoch(history)] if parts.run.keep == "best" else history[-1]
-    return TrainResult(folder, chosen["test_accuracy"], history)
+    history, metric = read_log(folder / LOG), parts.task.metric
+    chosen = history[best_epoch(history, metric)] if parts.run.keep == "best" else history[-1]
+    return TrainResult(folder, tested(chosen, metric), metric, history)
 
 
 def _fit(

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subbyte.errors import CheckpointError, FormatError, QuantizationError, UsageError, one_line
 from subbyte.models.checkpoint import Checkpoint, Config, check_tensors, load_checkpoint, recipe_of, versions
 from subbyte.models.data import Data, from_datasets, load_data
-from subbyte.models.losses import Objective, Outputs
+from subbyte.models.losses import Objective
 from subbyte.models.quant import Recipe, as_recipe, get_scheme, quantize, read_recipe, recipe_data, recipe_from_data
 from subbyte.models.state import states_kept
-from subbyte.models.train.batches import EpochBatches, batch_loader
+from subbyte.models.tasks import Batch, Task, get_task
+from subbyte.models.train.batches import EpochBatches, batch_loader, training_order
 from subbyte.models.train.optimizers import OPTIMIZERS
 from subbyte.models.train.run import Run, changed, run_of
-from subbyte.models.zoo import create, options_for_scheme
+from subbyte.models.zoo import create_for, options_for_scheme
 
-EXAMPLE_SAMPLES = 256  # images of the example that `quantize` runs the float model on
+EXAMPLE_SAMPLES = 256  # samples of the example that `quantize` runs the float model on
 FEW_SAMPLES = 10_000  # a data set below this gets small batches
-GIVEN, TAUGHT = frozenset({"logits", "label", "ids"}), frozenset({"teacher.logits"})  # what losses may read of a batch
 _ORDER = ("data", "scheme", "epochs", "out")
 
 
@@ -45,9 +45,15 @@ class Parts:
     data: Data
     start: Checkpoint | None
     teacher: nn.Module | None
+    task: Task
     loss: Objective
     recipe: Recipe
     config: Config
+
+    @property
+    def given(self) -> frozenset[str]:
+        """What losses may read, of `losses.outputs.NEEDS`."""
+        return _given(self.task, self.teacher is not None)
 
 
 def asked(first: Run | str | nn.Module | None, more: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[Run, Own]:
@@ -67,7 +73,7 @@ def asked(first: Run | str | nn.Module | None, more: tuple[Any, ...], given: Map
         fields["teacher"] = None
     if data is not None:
         fields |= {"data": None, "data_options": {}}
-    for name in ("model_options", "scheme_options", "loss_options", "data_options", "schedule_options"):
+    for name in ("model_options", "scheme_options", "loss_options", "task_options", "data_options", "schedule_options"):
         fields[name] = fields.get(name) or {}
     return run_of(fields), Own(own_model, data, teacher)
 
@@ -77,46 +83,103 @@ def gather(run: Run, own: Own) -> Parts:
     if run.model is None and own.model is None:
         raise UsageError("the run's model was an object of a program; give it as model, or name one of the zoo.")
     data = own.data or _named_data(run)
-    recipe = _recipe(run)
-    loss, taught = Objective(run.loss, run.loss_options), run.teacher is not None or own.teacher is not None
-    loss.check(GIVEN | TAUGHT if taught else GIVEN)
-    run = _decided(run, data, recipe)
+    recipe, task = _recipe(run), _task(run, data)
+    run = _decided(run, data, task, recipe)
+    assert run.loss is not None
+    loss = Objective(run.loss, run.loss_options)
+    loss.check(_given(task, run.teacher is not None or own.teacher is not None))
+    task.check(data)
     start = None if run.init is None else _float_checkpoint(run.init)
     teacher = own.teacher if run.teacher is None else load_checkpoint(run.teacher).model
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    return Parts(run, own.model, data, start, teacher, loss, recipe, _config(run, data, own.model, start, recipe))
+    config = _config(run, data, task, own.model, start, recipe)
+    return Parts(run, own.model, data, start, teacher, task, loss, recipe, config)
 
 
 def build(parts: Parts) -> nn.Module:
     """The quantized model at the start of the run, in training mode, with the memory of the losses made for it."""
-    run, config, teacher = parts.run, parts.config, parts.teacher
+    run, config, teacher, data = parts.run, parts.config, parts.teacher, parts.data
     module = parts.model if parts.model is not None else _create(config)
     if parts.start is not None:
         tensors = parts.start.model.state_dict()
         check_tensors(module, tensors, parts.start.folder)
         module.load_state_dict(tensors)
     module.train()
-    parts.loss.check(GIVEN | TAUGHT if teacher is not None else GIVEN, model=module, teacher=teacher)
-    size = len(parts.data.train)  # type: ignore[arg-type]
+    parts.loss.check(parts.given, model=module, teacher=teacher)
+    size = len(data.train)  # type: ignore[arg-type]
     order = EpochBatches(size, min(EXAMPLE_SAMPLES, size), shuffle=True, seed=run.seed)
-    example = next(iter(batch_loader(parts.data.train, order)))[0]
-    _refuse_other_teacher(teacher, example[:2], parts.data)
-    if parts.loss.has_memory:  # of the float model: a quantizer starts from the first batch that it sees
-        _make_memory(parts.loss, module, teacher, example[:2], size)
-    return quantize(module, parts.recipe, example=example)
+    example = next(iter(batch_loader(data.train, order)))
+    _try(parts, module, Batch(example[0][:2], example[1][:2]))
+    return quantize(module, parts.recipe, example=example[0])
 
 
-def _make_memory(
-    loss: Objective, model: nn.Module, teacher: nn.Module | None, images: torch.Tensor, samples: int
-) -> None:
-    """Make the memory of the losses for what the networks give for images; the model stays as it is."""
-    with torch.no_grad(), states_kept(model), loss.attached(model, teacher):
+def _try(parts: Parts, model: nn.Module, first: Batch) -> None:
+    """Run the float model and the teacher on a first batch; make the memory of the losses for what they give.
+
+    The model stays as it is: a quantizer starts from the first batch that it sees. Raises UsageError for a network that
+    does not take the inputs or gives none of the outputs of the task.
+    """
+    task, data, loss, teacher = parts.task, parts.data, parts.loss, parts.teacher
+    if task.episode is not None:
+        assert parts.run.batch_size is not None
+        order = training_order(data.train, task, parts.run.batch_size, seed=parts.run.seed)
+        first = Batch(*next(iter(batch_loader(data.train, order))))
+    rows = first.inputs.repeat_interleave(task.views, dim=0)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), states_kept(model), loss.attached(model, teacher):
         model.eval()
-        logits = model(images)
-        guide = None if teacher is None else Outputs(teacher(images))
+        outputs = task.outputs(_result("model", model, rows, parts), first)
+        if teacher is not None:
+            outputs = outputs.replaced(teacher=task.outputs(_result("teacher", teacher, rows, parts), first))
         model.train()
-        loss.prepare(Outputs(logits, teacher=guide), samples)
+        if loss.has_memory:
+            loss.prepare(outputs, len(data.train))  # type: ignore[arg-type]
+
+
+def _result(who: str, network: nn.Module, rows: Tensor, parts: Parts) -> Tensor:
+    """What a network gives for rows; raises UsageError unless that is what the task learns from."""
+    task, data = parts.task, parts.data
+    try:
+        given = one_tensor(network(rows))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"the {who} does not take inputs {list(rows.shape[1:])} of '{data.name}' ({one_line(error)}); name one for "
+            "such data."
+        ) from error
+    if not task.fits(tuple(given.shape[1:]), data) or len(given) != len(rows):
+        wanted = [len(rows), *task.output_shape(data)]
+        raise UsageError(
+            f"the {who} gives {list(given.shape)} for {len(rows)} inputs, expected {wanted} for task '{task.name}'; "
+            "name another."
+        )
+    return given
+
+
+def one_tensor(output: object) -> Tensor:
+    """What a model gave, where that is one tensor; raises UsageError."""
+    if isinstance(output, Tensor):
+        return output
+    raise UsageError(
+        f"the model's forward returns a {type(output).__name__}, train learns from one tensor, such as logits [N, "
+        "classes], alone: train it with a loop of your own around quantize(), then export the model"
+    )
+
+
+# ---- the task ----
+
+
+def _task(run: Run, data: Data) -> Task:
+    """The task that the run names, else that of the data; each with its own options."""
+    if run.task is None or run.task == data.task:
+        return get_task(data.task, **{**data.task_options, **run.task_options})
+    return get_task(run.task, **run.task_options)
+
+
+def _given(task: Task, taught: bool) -> frozenset[str]:
+    """What losses may read, of `losses.outputs.NEEDS`; of a teacher what it gives as the network does."""
+    if not taught:
+        return task.gives
+    return task.gives | {"teacher"} | {f"teacher.{name}" for name in task.gives & {"logits", "embeddings"}}
 
 
 # ---- data ----
@@ -150,17 +213,29 @@ def _recipe(run: Run) -> Recipe:
         raise UsageError(f"scheme '{run.scheme}': {error}") from error
 
 
-def _decided(run: Run, data: Data, recipe: Recipe) -> Run:
-    """The run with its rules, its folder, and the numbers that depend on the data and on the optimizer."""
-    few = len(data.train) < FEW_SAMPLES  # type: ignore[arg-type]
+def _decided(run: Run, data: Data, task: Task, recipe: Recipe) -> Run:
+    """The run with its task, rules and folder, and the numbers that depend on the data and on the optimizer."""
     named = f"{run.model or 'custom'}-{data.name}-{recipe.name}"
     return replace(
         run,
-        batch_size=run.batch_size if run.batch_size is not None else (32 if few else 128),
+        task=task.name,
+        task_options=task.options(),
+        loss=run.loss if run.loss is not None else task.loss,
+        batch_size=_batch_size(run, data, task),
         learning_rate=run.learning_rate if run.learning_rate is not None else OPTIMIZERS[run.optimizer].learning_rate,
         out=run.out if run.out is not None else str(Path("runs") / named),
         recipe=None if run.recipe is None else recipe_data(recipe),
     )
+
+
+def _batch_size(run: Run, data: Data, task: Task) -> int:
+    if task.episode is not None:
+        size = task.episode.classes * task.episode.per_class
+        if run.batch_size not in (None, size):
+            raise UsageError(f"an episode of '{task.name}' has {size} samples; leave batch_size out.")
+        return size
+    few = len(data.train) < FEW_SAMPLES  # type: ignore[arg-type]
+    return run.batch_size if run.batch_size is not None else (32 if few else 128)
 
 
 # ---- models ----
@@ -175,25 +250,9 @@ def _float_checkpoint(folder: str) -> Checkpoint:
     return checkpoint
 
 
-def _refuse_other_teacher(teacher: nn.Module | None, images: torch.Tensor, data: Data) -> None:
-    """Raise UsageError unless the teacher gives logits [N, classes] of the data's images."""
-    if teacher is None:
-        return
-    try:
-        with torch.no_grad():
-            given = teacher(images)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"the teacher does not take images {list(images.shape[1:])} of '{data.name}' ({one_line(error)}); name one "
-            "that was trained on such data."
-        ) from error
-    wanted = [len(images), data.classes]
-    found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-    if found != wanted:
-        raise UsageError(f"the teacher gives {found} for {len(images)} images, expected logits {wanted}; name another.")
-
-
-def _config(run: Run, data: Data, own: nn.Module | None, start: Checkpoint | None, recipe: Recipe) -> Config:
+def _config(
+    run: Run, data: Data, task: Task, own: nn.Module | None, start: Checkpoint | None, recipe: Recipe
+) -> Config:
     """The description of the run. The model's form: the options given, else those of `init`, else what the scheme of
     the rest of the layers prefers."""
     options: dict[str, Any] = {}
@@ -209,9 +268,8 @@ def _config(run: Run, data: Data, own: nn.Module | None, start: Checkpoint | Non
     return Config(
         model=name,
         scheme=recipe.name,
-        classes=data.classes,
-        channels=data.channels,
-        size=data.size,
+        shape=data.shape,
+        outputs=task.outputs_for(data),
         model_options=options,
         scheme_options=run.scheme_options,
         recipe=tuple(recipe_data(recipe)) if run.recipe is not None else (),
@@ -221,11 +279,14 @@ def _config(run: Run, data: Data, own: nn.Module | None, start: Checkpoint | Non
         seed=run.seed,
         training=run.as_dict(),
         versions=versions(),
+        input_dtype=data.dtype,
+        task=task.name,
+        task_options=task.options(),
     )
 
 
 def _create(config: Config) -> nn.Module:
     assert config.model is not None
-    return create(
-        config.model, classes=config.classes, channels=config.channels, size=config.size, **config.model_options
+    return create_for(
+        config.model, shape=config.shape, outputs=config.outputs, dtype=config.input_dtype, **config.model_options
     )

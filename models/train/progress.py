@@ -10,11 +10,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from subbyte.models.train.choice import tested
 from subbyte.models.train.log import EpochLog
 
 
 class ProgressBar(Callback):
-    """A bar that moves with the batches, and a line with loss and accuracy for every epoch."""
+    """A bar that moves with the batches, and a line with loss and score for every epoch."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -41,10 +42,11 @@ class ProgressBar(Callback):
         report = next((c for c in trainer.callbacks if isinstance(c, EpochLog)), None)  # type: ignore[attr-defined]
         if self._bar is None or report is None:
             return
-        row = report.history[-1]
+        row, metric = report.history[-1], report.parts.task.metric
+        loss = f"test loss {row['test_loss']:.4f}  " if "test_loss" in row else ""
         self._bar.console.print(
-            f"epoch {row['epoch']:.0f}/{trainer.max_epochs}  loss {row['train_loss']:.4f}  "
-            f"test loss {row['test_loss']:.4f}  accuracy {100 * row['test_accuracy']:.2f}%  {row['seconds']:.1f} s"
+            f"epoch {row['epoch']:.0f}/{trainer.max_epochs}  loss {row['train_loss']:.4f}  {loss}"
+            f"{metric.title} {metric.words(tested(row, metric))}  {row['seconds']:.1f} s"
             f"{_left(report.history, trainer.max_epochs)}",
             highlight=False,
         )

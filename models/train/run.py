@@ -55,7 +55,11 @@ class Run:
     scheme: str | None = _setting(None, f"How it is quantized; see `subbyte schemes`. Without a recipe: {SCHEME}.")
     epochs: int = _setting(15, "Passes over the training set.", within="positive", changes=True)
     out: str | None = _setting(None, "Folder for the checkpoint and the log.", path="folder", changes=True)
-    loss: str = _setting("cross-entropy", "Sum of losses, e.g. 'ce + 0.5*kd(temperature=4)'; see `subbyte losses`.")
+    task: str | None = _setting(None, "What is learned; that of the data set. See `subbyte tasks`.")
+    task_options: Mapping[str, Any] = _setting({}, "An option of the task, e.g. horizon=8 of forecasting.")
+    loss: str | None = _setting(
+        None, "Sum of losses, e.g. 'ce + 0.5*kd(temperature=4)'; that of the task. See `subbyte losses`."
+    )
     loss_options: Mapping[str, Any] = _setting({}, "An option of the loss, e.g. temperature=4 of kd.")
     teacher: str | None = _setting(None, "Checkpoint folder of the teacher, for distillation.", path="checkpoint")
     init: str | None = _setting(None, "Checkpoint folder to start from, e.g. the float model.", path="checkpoint")
@@ -102,7 +106,7 @@ class Run:
 
     keep: Literal["last", "best"] = _setting("last", "Which epoch's model is the result: the last, or the best tested.")
     patience: int | None = _setting(
-        None, "Epochs without a better test accuracy after which training stops.", within="positive", changes=True
+        None, "Epochs without a better test score after which training stops.", within="positive", changes=True
     )
     save_every: int | None = _setting(
         None,

@@ -34,6 +34,7 @@ COMMANDS = (
     "schemes",
     "models",
     "data",
+    "tasks",
     "losses",
     "formats",
     "doctor",

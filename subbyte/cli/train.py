@@ -71,8 +71,8 @@ def train(
         raise click.UsageError("Missing option '--out'.", ctx)
     result = subbyte.train(run, resume=resume, overwrite=overwrite, progress=not quiet)
     click.echo(
-        f"{result.folder}: {run.scheme or 'recipe'} {run.model}, test accuracy {100 * result.accuracy:.2f}% after "
-        f"{len(result.history)} epochs"
+        f"{result.folder}: {run.scheme or 'recipe'} {run.model}, test {result.metric.title} "
+        f"{result.metric.words(result.score)} after {len(result.history)} epochs"
     )
 
 

@@ -41,7 +41,7 @@ class Good:
 def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     folder = tmp_path_factory.mktemp("good")
     files = Good(folder / "run", folder / "model.onnx", folder / "model.subbyte", folder / "foreign.subbyte")
-    config = Config(model="mlp", scheme="ternary", classes=3, channels=1, size=(4, 4))
+    config = Config(model="mlp", scheme="ternary", shape=(1, 4, 4), outputs=3)
     model = build_model(config).train()
     model(torch.rand(8, *config.input_shape[1:]))  # activation quantizers take their steps from data
     save_checkpoint(files.run, model.eval(), config)
@@ -173,7 +173,7 @@ def checkpoint_of_another_model(good: Good, folder: Path) -> Path:
     shutil.copytree(good.run, folder / "run")
     path = folder / "run" / "checkpoint.json"
     description = json.loads(path.read_text())
-    description["config"]["classes"] = 7
+    description["config"]["outputs"] = 7
     path.write_text(json.dumps(description))
     return folder / "run"
 

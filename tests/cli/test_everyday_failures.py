@@ -33,7 +33,7 @@ def call(*arguments: str, shell: str = '"$@"', **environment: str) -> subprocess
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint, its ONNX file, its bundle and an input."""
     folder = tmp_path_factory.mktemp("made")
-    config = Config(model="mlp", scheme="ternary", classes=3, channels=1, size=(4, 4), model_options={"hidden": [8]})
+    config = Config(model="mlp", scheme="ternary", shape=(1, 4, 4), outputs=3, model_options={"hidden": [8]})
     model = build_model(config).train()
     model(torch.rand(8, 1, 4, 4))
     save_checkpoint(folder / "t", model.eval(), config)

@@ -256,7 +256,7 @@ def test_the_batch_is_static(tmp_path):
 def test_a_checkpoint_brings_its_shape_its_data_and_its_story(tmp_path):
     model = trained("resnet8", "ternary")
     normalization = Normalization(16.0, (0.3,), (0.4,))
-    config = Config("resnet8", "ternary", 10, 1, (8, 8), data="digits", normalization=normalization)
+    config = Config("resnet8", "ternary", (1, 8, 8), 10, data="digits", normalization=normalization)
     folder = save_checkpoint(tmp_path / "run", model, config)
     report = subbyte.export(folder, tmp_path / "m.onnx")
     assert report.checked_on == "test images of digits"

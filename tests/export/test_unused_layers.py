@@ -102,7 +102,7 @@ def test_a_checkpoint_remembers_that_a_layer_has_only_seen_zeros(tmp_path):
     with torch.no_grad():
         quantized_layers(model)["1"].bias.fill_(-100.0)  # so that the layer behind its ReLU sees zeros
     model(torch.rand(4, 1, 8, 8))
-    save_checkpoint(tmp_path / "run", model, Config("mlp", "int8", 10, 1, (8, 8), {"hidden": [4, 4]}))
+    save_checkpoint(tmp_path / "run", model, Config("mlp", "int8", (1, 8, 8), 10, {"hidden": [4, 4]}))
     result = CliRunner().invoke(main, ["export", str(tmp_path / "run"), "-o", str(tmp_path / "m.onnx")])
     assert result.exit_code == 0, result.output
     assert result.output.count("has only ever seen zeros") == 1

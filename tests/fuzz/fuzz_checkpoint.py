@@ -37,9 +37,8 @@ def prepare(folder: Path) -> list[Saved]:
         config = Config(
             model="mlp",
             scheme=scheme,
-            classes=3,
-            channels=1,
-            size=(4, 4),
+            shape=(1, 4, 4),
+            outputs=3,
             model_options={"hidden": [5]},
             data="digits",
             normalization=Normalization(16.0, (0.3,), (0.4,)),
@@ -86,8 +85,8 @@ def case(state: list[Saved], rng: Rng, folder: Path) -> str:
             raise Fault(f"a normalization of {numbers}")
     with torch.no_grad():
         result = loaded.model(torch.zeros(2, *config.input_shape[1:]))
-    if result.shape != (2, config.classes):
-        raise Fault(f"{config.classes} classes, but an output of {tuple(result.shape)}")
+    if result.shape != (2, config.outputs):
+        raise Fault(f"{config.outputs} classes, but an output of {tuple(result.shape)}")
     return "read"
 
 
@@ -104,9 +103,9 @@ def _config(changed: Any, rng: Rng) -> Any:
     config = changed.get("config") if isinstance(changed, dict) else None
     if not isinstance(config, dict) or rng.random() < 0.4:
         return config
-    name = pick(rng, ("classes", "channels", "size", "model_options", "model", "scheme", "normalization", "seed"))
+    name = pick(rng, ("outputs", "shape", "input_dtype", "model_options", "model", "scheme", "normalization", "seed"))
     values: dict[str, Any] = {
-        "size": [number(rng), 4],
+        "shape": [1, number(rng), 4],
         "model_options": {"hidden": [number(rng)]} if rng.random() < 0.5 else {"hidden": [5] * 200, "bias": 1},
         "model": pick(rng, ("resnet8", "mlp", "vit_micro", "os.system", "")),
         "scheme": pick(rng, ("int4", "ternary", "none", "w4a8")),

@@ -23,9 +23,8 @@ def config_for(scheme: str, name: str = "mlp", **changes: Any) -> Config:
     base = Config(
         model=name,
         scheme=scheme,
-        classes=10,
-        channels=1,
-        size=(8, 8),
+        shape=(1, 8, 8),
+        outputs=10,
         model_options=options,
         data="digits",
         normalization=Normalization(16.0, (0.3,), (0.4,)),
@@ -33,6 +32,15 @@ def config_for(scheme: str, name: str = "mlp", **changes: Any) -> Config:
         seed=3,
     )
     return dataclasses.replace(base, **changes)
+
+
+def of_an_image(description: dict[str, Any]) -> dict[str, Any]:
+    """A description as versions 1 to 4 had it."""
+    new = ("shape", "outputs", "input_dtype", "task", "task_options")
+    config = {name: value for name, value in description["config"].items() if name not in new}
+    channels, *size = description["config"]["shape"]
+    config |= {"classes": description["config"]["outputs"], "channels": channels, "size": size}
+    return {**description, "config": config}
 
 
 def trained_a_little(config: Config) -> nn.Module:

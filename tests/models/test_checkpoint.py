@@ -79,7 +79,7 @@ def test_a_module_of_the_callers_own(tmp_path: Path) -> None:
 
 
 def test_other_shapes_name_the_tensor(saved: Path) -> None:
-    text = (saved / DESCRIPTION).read_text().replace('"classes": 10', '"classes": 11')
+    text = (saved / DESCRIPTION).read_text().replace('"outputs": 10', '"outputs": 11')
     (saved / DESCRIPTION).write_text(text)
     with pytest.raises(CheckpointError, match=r"tensor '5\..*' is .*\[10.*\], expected .*\[11.*\].*another model"):
         load_checkpoint(saved)
@@ -164,7 +164,7 @@ def test_a_pickle_is_refused_and_never_run(saved: Path, tmp_path: Path) -> None:
         (lambda d: d.update(version=99), "version 99"),
         (lambda d: d.update(kind="something"), "not the description"),
         (lambda d: d.pop("config"), "'config' is NoneType, expected dict"),
-        (lambda d: d["config"].update(classes="ten"), "'classes' is str, expected int"),
+        (lambda d: d["config"].update(outputs="ten"), "'outputs' is str, expected int"),
         (lambda d: d["config"].update(size=[8]), "malformed"),
         (lambda d: d["config"].update(surprise=1), "unknown field 'surprise'"),
         (lambda d: d["config"].update(normalization={"largest": 1}), "malformed"),

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from saved_checkpoint import config_for, rewrite, trained_a_little
+from saved_checkpoint import config_for, of_an_image, rewrite, trained_a_little
 
 from subbyte.errors import CheckpointError, WriteError
 from subbyte.models import create_for_scheme, load_checkpoint, save_checkpoint
@@ -38,7 +38,7 @@ import torch
 from subbyte.models.checkpoint import Config, build_model, save_checkpoint
 warnings.simplefilter("ignore")  # fork in a process of several threads
 torch.set_num_threads(1)
-config = Config(model="mlp", scheme="float", classes=3, channels=1, size=(4, 4), model_options={"hidden": [5]})
+config = Config(model="mlp", scheme="float", shape=(1, 4, 4), outputs=3, model_options={"hidden": [5]})
 models = []
 for seed in (1, 2):
     torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def test_killed_at_any_step_of_a_save_the_old_or_the_new_model_is_read(tmp_path:
     *killed, last = map(int, done.stdout.split())
     assert (set(killed), last) == ({-signal.SIGKILL}, 0), done.stderr
     assert len(killed) > 8
-    config = config_for("float", classes=3, size=(4, 4), model_options={"hidden": [5]})
+    config = config_for("float", outputs=3, shape=(1, 4, 4), model_options={"hidden": [5]})
     seen = []
     for calls in range(len(killed) + 1):
         folder = tmp_path / str(calls)
@@ -147,12 +147,13 @@ def test_a_save_that_is_interrupted_once_its_tensors_are_in_place_leaves_none(
 
 
 def test_a_checkpoint_of_version_2_is_read(saved: Path) -> None:
-    """Its tensors had one name for all; the next save replaces them by name."""
+    """Its tensors had one name for all, and it was of images; the next save replaces them by name."""
     weights_file(saved).rename(saved / "model.safetensors")
-    description = json.loads((saved / DESCRIPTION).read_text())
+    description = of_an_image(json.loads((saved / DESCRIPTION).read_text()))
     description |= {"version": 2, "weights": {**description["weights"], "file": "model.safetensors"}}
     (saved / DESCRIPTION).write_text(json.dumps(description))
     loaded = load_checkpoint(saved)
+    assert (loaded.config.shape, loaded.config.outputs, loaded.config.task) == ((1, 8, 8), 10, "classification")
     save_checkpoint(saved, loaded.model, loaded.config)
     assert sorted(saved.iterdir()) == [saved / DESCRIPTION, weights_file(saved)]
 
@@ -169,8 +170,8 @@ def test_a_checkpoint_of_version_2_is_read(saved: Path) -> None:
         (lambda c: c.update(model="vit_micro", model_options={"depth": 10**8}), "its model over 1"),
         (lambda c: c.update(size=[10**6, 10**6]), "at most 67108864 are accepted"),
         (lambda c: c.update(size=[0, 8]), "'size' is 0, expected at least 1"),
-        (lambda c: c.update(classes=-1), "'classes' is -1"),
-        (lambda c: c.update(channels=10**30), "at most 67108864 are accepted"),
+        (lambda c: c.update(outputs=-1), "'outputs' is -1"),
+        (lambda c: c.update(shape=[10**30, 8, 8]), "at most 67108864 are accepted"),
         (lambda c: c["normalization"].update(mean=[float("nan")]), "expected finite numbers"),
         (lambda c: c["normalization"].update(deviation=[0.0]), "above 0"),
         (lambda c: c["normalization"].update(largest=float("inf")), "expected finite numbers"),
@@ -212,7 +213,7 @@ def test_an_image_that_takes_too_much_in_a_layer_is_refused(tmp_path: Path) -> N
     config = config_for("float", "ds_cnn", model_options={})
     save_checkpoint(tmp_path, create_for_scheme("ds_cnn", "float", classes=10, channels=1, size=(8, 8)), config)
     text = (tmp_path / DESCRIPTION).read_text()
-    (tmp_path / DESCRIPTION).write_text(re.sub(r'"size": \[[^]]*\]', '"size": [8000, 8000]', text))
+    (tmp_path / DESCRIPTION).write_text(re.sub(r'"shape": \[[^]]*\]', '"shape": [1, 8000, 8000]', text))
     with (
         pytest.raises(CheckpointError, match=r"an image of \[1, 1, 8000, 8000\] its model makes a result of"),
         below(1 << 30),
@@ -285,11 +286,11 @@ def test_a_truth_value_that_is_none_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize("name", list_models(takes="image"))
 def test_every_model_of_the_zoo_is_compared_without_memory(name: str, tmp_path: Path) -> None:
     """Its float form has as many parameters as it registers, and runs on the meta device."""
-    config = config_for("int4", name, size=(32, 32), channels=3)
+    config = config_for("int4", name, shape=(3, 32, 32))
     config = dataclasses.replace(config, model_options=options_for_scheme(name, "int4"))
     save_checkpoint(tmp_path, build_model(config), config)
     stored = load_file(weights_file(tmp_path))
     make = functools.partial(create_for_scheme, name, "int4", classes=10, channels=3, size=(32, 32))
-    refuse_other_shapes(make, config.input_shape, stored, tmp_path)
+    refuse_other_shapes(make, config.example("meta"), stored, tmp_path)
     with pytest.raises(CheckpointError, match="makes a result of"):
-        refuse_other_shapes(make, (1 << 20, *config.input_shape[1:]), stored, tmp_path)
+        refuse_other_shapes(make, torch.zeros(1 << 20, *config.shape, device="meta"), stored, tmp_path)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from saved_checkpoint import of_an_image
 from torch import Tensor, nn
 
 from subbyte.formats import PerChannel
@@ -122,7 +123,7 @@ def test_a_checkpoint_of_version_1_has_the_same_steps(tmp_path: Path) -> None:
             if isinstance(module, PositiveStep):
                 module.change.uniform_(-0.1, 0.1)
         expected = model.eval()(x)
-    folder = save_checkpoint(tmp_path / "new", model, Config("mlp", "int4", 10, 1, (8, 8)))
+    folder = save_checkpoint(tmp_path / "new", model, Config("mlp", "int4", (1, 8, 8), 10))
     # as version 1 wrote it: the steps themselves, and nothing of `called`
     old = {}
     for name, tensor in load_file(weights_file(folder)).items():
@@ -133,7 +134,7 @@ def test_a_checkpoint_of_version_1_has_the_same_steps(tmp_path: Path) -> None:
             old[name] = tensor
     weights_file(folder).unlink()
     save_file(old, folder / "model.safetensors")
-    description = json.loads((folder / "checkpoint.json").read_text())
+    description = of_an_image(json.loads((folder / "checkpoint.json").read_text()))
     description["version"] = 1
     description["weights"]["file"] = "model.safetensors"
     description["weights"]["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

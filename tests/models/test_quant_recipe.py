@@ -281,7 +281,7 @@ def test_a_scheme_made_of_objects_is_not_written() -> None:
 
 def test_a_checkpoint_stores_its_recipe(tmp_path: Path) -> None:
     recipe = [Rule("int8", match="first"), Rule(combine("ternary", "int8", per="token"), name="*")]
-    config = Config("mlp", "recipe", 3, 1, (4, 4), {"hidden": [5]}, recipe=tuple(recipe_data(as_recipe(recipe))))
+    config = Config("mlp", "recipe", (1, 4, 4), 3, {"hidden": [5]}, recipe=tuple(recipe_data(as_recipe(recipe))))
     model = quantize(create("mlp", classes=3, channels=1, size=(4, 4), hidden=[5]), recipe, torch.zeros(1, 1, 4, 4))
     images = torch.randn(6, 1, 4, 4)
     model(images)

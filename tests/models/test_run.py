@@ -24,6 +24,7 @@ from subbyte.models.checkpoint import weights_file
 from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import shift_and_flip
 from subbyte.models.quant import HasParameterGroups, ParameterGroup, quantize
+from subbyte.models.tasks import Metric
 from subbyte.models.train.averaging import averaged_decay
 from subbyte.models.train.choice import best_epoch, is_over
 from subbyte.models.train.run import CONFIGURATION, read_run
@@ -316,7 +317,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(tmp_path: Path) -> None:
     options = {"epochs": 9, "learning_rate": 0.02, "scheme": "float", "callbacks": [Spoil()]}
     result = quick(tmp_path / "best", keep="best", patience=3, **options)
     accuracies = [row["test_accuracy"] for row in result.history]
-    best = best_epoch(result.history)
+    best = best_epoch(result.history, result.metric)
     assert best < 2
     assert len(accuracies) == best + 1 + 3 < 9
     assert result.accuracy == accuracies[best] == load_checkpoint(tmp_path / "best", net()).metrics["accuracy"]
@@ -327,12 +328,13 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(tmp_path: Path) -> None:
 
 
 def test_of_equal_epochs_the_first_is_the_best() -> None:
+    metric = Metric("accuracy")
     rows = [
         {"test_accuracy": a, "test_loss": b} for a, b in ((0.5, 1.0), (0.6, 1.0), (0.6, 0.9), (0.6, 0.9), (0.1, 0.1))
     ]
-    assert best_epoch(rows) == 2
-    assert [is_over(rows, patience) for patience in (1, 2, 3, None)] == [True, True, False, False]
-    assert not is_over([], 1)
+    assert best_epoch(rows, metric) == 2
+    assert [is_over(rows, metric, patience) for patience in (1, 2, 3, None)] == [True, True, False, False]
+    assert not is_over([], metric, 1)
 
 
 # ---- resume ----

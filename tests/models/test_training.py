@@ -306,8 +306,8 @@ def test_distillation_follows_its_teacher(tmp_path: Path, few_digits: Data) -> N
     by_folder = quick(few_digits, tmp_path / "by-folder", epochs=1, teacher=start.folder, **options)
     assert by_folder.load().config.training["loss"] == "kd"
     others: tuple[tuple[Any, str], ...] = (
-        (nn.Sequential(nn.Flatten(), nn.Linear(9, 10)), r"does not take images \[1, 8, 8\]"),
-        (nn.Flatten(), r"gives \[2, 64\] for 2 images, expected logits \[2, 10\]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 10)), r"does not take inputs \[1, 8, 8\]"),
+        (nn.Flatten(), r"gives \[2, 64\] for 2 inputs, expected \[2, 10\]"),
     )
     for teacher, words in others:
         with pytest.raises(UsageError, match=words):
@@ -337,7 +337,7 @@ def test_any_module_and_any_datasets(tmp_path: Path) -> None:
     assert result.accuracy > 0.85
     loaded = result.load(make())
     assert loaded.config.model is None
-    assert loaded.config.size == (4, 4)
+    assert loaded.config.shape[1:] == (4, 4)
     assert torch.equal(loaded.model(images), module(images))
 
 
@@ -436,7 +436,7 @@ def test_a_model_with_several_outputs_is_refused_in_words(tmp_path: Path, few_di
             logits = self.layer(x.flatten(1))
             return {"logits": logits, "auxiliary": logits.relu()}
 
-    with pytest.raises(UsageError, match=r"returns a dict, train learns from logits .* loop of your own"):
+    with pytest.raises(UsageError, match=r"returns a dict, train learns from one tensor, .* loop of your own"):
         train(TwoHeads(), few_digits, "int8", 1, tmp_path / "run", progress=False, accelerator="cpu")
 
 
