@@ -129,7 +129,7 @@ class Task(ABC):
 
 
 def samples(data: Data) -> list[tuple[Array, Array]]:
-    """Some samples of both sets as arrays; raises DataError for what is no pair (input, target) of numbers."""
+    """Some samples of both sets as arrays; raises DataError for what is not a pair (input, target) of numbers."""
     found = []
     with torch.random.fork_rng(devices=[]):  # a data set may draw random numbers
         for part, dataset in (("train", data.train), ("test", data.test)):
@@ -156,7 +156,7 @@ def _refuse_other_input(data: Data, place: str, one: Array) -> None:
 
 
 def refuse_misfit(data: Data, task: Task, expected: str, found: str) -> None:
-    """Raise DataError: the data is none of the task."""
+    """Raise DataError: the data is not that of the task."""
     raise DataError(
         f"data set '{data.name}' does not fit task '{task.name}': expected {expected}, got {found}. Take data of that "
         f"form, or another task; the data says '{data.task}'."

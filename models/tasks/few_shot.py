@@ -59,7 +59,7 @@ class FewShot(Task):
     loss = "cross-entropy"
     metric = Metric("episode_accuracy", percent=True)
     measured_in_training = False
-    tested_by_loss = False  # a batch of tests is no episode
+    tested_by_loss = False  # a batch of tests is not an episode
     ways: Count = 5
     shots: Count = 1
     queries: Count = 5

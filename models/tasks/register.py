@@ -69,12 +69,12 @@ def _named_wrong(name: str, made: type[Task]) -> str:
 
 def _incomplete(name: str, made: type[Task]) -> str:
     if not (inspect.isclass(made) and issubclass(made, Task) and is_dataclass(made)):
-        return "it is no dataclass that derives from Task"
+        return "it is not a dataclass that derives from Task"
     missing = sorted(getattr(made, "__abstractmethods__", ()))
     if missing:
         return f"it does not define {', '.join(missing)}"
     if "__dataclass_params__" not in made.__dict__:
-        return "it is no dataclass of its own: decorate it with @dataclass(frozen=True)"
+        return "it is not a dataclass of its own: decorate it with @dataclass(frozen=True)"
     return "" if _summary(made) else "no summary: it is the first line of the class's docstring"
 
 
@@ -94,7 +94,7 @@ def _wrong_class_variable(name: str, made: type[Task]) -> str:
         return f"gives {unknown or 'nothing'}, expected some of {', '.join(NEEDS)}"
     one = made()
     if not isinstance(one.metric, Metric) or not _METRIC.fullmatch(one.metric.name):
-        return "its metric is no Metric with a name of lower case words and underscores, such as 'mean_iou'"
+        return "its metric is not a Metric with a name of lower case words and underscores, such as 'mean_iou'"
     try:
         Objective(one.loss).check(one.gives)
     except UsageError as error:
