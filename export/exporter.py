@@ -24,7 +24,15 @@ from subbyte import __version__
 from subbyte.dialect.example_inputs import InputOfFile, index_ranges, random_inputs
 from subbyte.dialect.function import output_shapes
 from subbyte.dialect.names import OPSET
-from subbyte.errors import DataError, ExportError, ExportWarning, QuantizationError, SubbyteError, UsageError
+from subbyte.errors import (
+    DataError,
+    ExportError,
+    ExportWarning,
+    MissingDependencyError,
+    QuantizationError,
+    SubbyteError,
+    UsageError,
+)
 from subbyte.export.cleanup import clean
 from subbyte.export.engine import onnx_codes
 from subbyte.export.onnx_file import save_onnx
@@ -303,7 +311,7 @@ def _samples(
             known = data.test_arrays(_count(one, batch))[0]
             if known.shape[1:] == shape and known.dtype == one.dtype:
                 return known, f"test {'images' if len(shape) == 3 else 'inputs'} of {data.name}"
-        except (DataError, UsageError):
+        except (DataError, UsageError, MissingDependencyError):
             pass  # the data set is not on this machine: random inputs check the arithmetic, too
     return None, "random inputs"
 

@@ -34,3 +34,7 @@ NUMBER_CHARACTERS = _limit("NUMBER_CHARACTERS", 40, "characters of a number in a
 IMAGE_VALUES = _limit("IMAGE_VALUES", 1 << 26, "values of the image that a checkpoint's model takes")
 RESULT_BYTES = _limit("RESULT_BYTES", 1 << 30, "bytes that an operator of a checkpoint's model makes of one image")
 IMAGE_PIXELS = _limit("IMAGE_PIXELS", 1 << 26, "pixels of an image file, and of it resized to cover the crop")
+SERIES_BYTES = _limit("SERIES_BYTES", 1 << 28, "bytes of a `.ts` file of series")
+TEXT_BYTES = _limit("TEXT_BYTES", 1 << 28, "bytes of the text files of a data set, all together")
+TOKENIZER_BYTES = _limit("TOKENIZER_BYTES", 1 << 26, "bytes of a `tokenizer.json`")
+DATA_VALUES = _limit("DATA_VALUES", 1 << 28, "values of a data set that is read into memory from a user's files")

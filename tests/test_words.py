@@ -184,5 +184,5 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 
 NOT_HERE = {
-    "manifest.json", "report.json", "checkpoint.json", "kernels.c", "model.c", "model.h", "weights.c",
-}  # files of bundles and checkpoints  # fmt: skip
+    "manifest.json", "report.json", "checkpoint.json", "kernels.c", "model.c", "model.h", "weights.c", "tokenizer.json",
+}  # files of bundles, checkpoints and users  # fmt: skip

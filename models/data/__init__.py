@@ -12,11 +12,12 @@ from pkgutil import iter_modules
 from subbyte.models.data.augmentation import shift_and_flip
 from subbyte.models.data.data_set import INPUT_TYPES, Augment, Data
 from subbyte.models.data.datasets import from_datasets
+from subbyte.models.data.description import describe
 from subbyte.models.data.idx import read_idx
 from subbyte.models.data.image_folder import ImageFolder
-from subbyte.models.data.in_memory import ImageTensors
+from subbyte.models.data.in_memory import ImageTensors, Samples
 from subbyte.models.data.normalization import Normalization
-from subbyte.models.data.register import list_data, load_data, register_data
+from subbyte.models.data.register import DataEntry, get_data, list_data, load_data, register_data
 
 for _module in iter_modules(__path__, f"{__name__}."):
     import_module(_module.name)
@@ -25,10 +26,14 @@ __all__ = [
     "INPUT_TYPES",
     "Augment",
     "Data",
+    "DataEntry",
     "ImageFolder",
     "ImageTensors",
     "Normalization",
+    "Samples",
+    "describe",
     "from_datasets",
+    "get_data",
     "list_data",
     "load_data",
     "read_idx",

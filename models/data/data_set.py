@@ -38,6 +38,7 @@ class Data:
     normalization: Normalization | None = None  # None: not known
     augment: Augment | None = None  # of a batch of inputs [N, ...] in training
     class_names: tuple[str, ...] = ()  # of the outputs
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # JSON: how an input is made before it is normalised
 
     def __post_init__(self) -> None:
         refuse_empty(self.name, self.train, self.test)

@@ -20,7 +20,12 @@ _IDX_IMAGES, _IDX_LABELS = 0x00000803, 0x00000801
 _REINSTALL = "Reinstall it with: apt install --reinstall dataset-fashion-mnist, or download the file again."
 
 
-@register_data("fashion-mnist", summary="70,000 clothes of 28x28; Debian package dataset-fashion-mnist, or a path")
+@register_data(
+    "fashion-mnist",
+    summary="70,000 clothes, in Debian's dataset-fashion-mnist; or the folder of its four IDX files",
+    shape=(1, 28, 28),
+    needs="apt install dataset-fashion-mnist",
+)
 def fashion_mnist(path: Path | None = None) -> Data:
     """60,000 images to train on and 10,000 to test, from IDX files (plain or .gz) in `path` or where Debian puts them.
 

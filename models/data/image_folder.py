@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subbyte.errors import DataError, MissingDependencyError, UsageError, one_line
+from subbyte.errors import DataError, MissingDependencyError, one_line
 from subbyte.files import limits
 from subbyte.files.plain import open_plain
 from subbyte.models.data.augmentation import shift_and_flip
@@ -63,15 +63,17 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return IMAGENET(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), label
 
 
-@register_data("imagefolder", summary="your own images: PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg")
-def imagefolder(path: Path | None = None, size: int | tuple[int, int] = 224) -> Data:
+@register_data(
+    "imagefolder",
+    summary="your own images: PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg",
+    shape=(3, "size", "size"),
+)
+def imagefolder(path: Path, size: int | tuple[int, int] = 224) -> Data:
     """RGB images from `path`/train and `path`/test with one folder a class, cropped to `size`; needs Pillow."""
     try:
         import PIL  # noqa: F401  (a missing decoder is found here, not in the middle of training)
     except ImportError as error:
         raise MissingDependencyError("pillow", "train") from error
-    if path is None:
-        raise UsageError("data set 'imagefolder' needs a path with the folders train/ and test/.")
     for part in ("train", "test"):
         if not (path / part).is_dir():
             raise DataError(f"{path}: there is no folder '{part}'; expected {path}/{part}/<class>/<image>.")

@@ -13,11 +13,12 @@ from subbyte.errors import DataError
 
 @dataclass(frozen=True)
 class Normalization:
-    """How a pixel becomes a network's input: (pixel / largest - mean[channel]) / deviation[channel], in float32."""
+    """How a value becomes a network's input: (value / largest - mean[channel]) / deviation[channel], in float32."""
 
     largest: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (1.0,)
+    axes: int = 2  # after the channel: 2 of an image, 1 of a series
 
     def __post_init__(self) -> None:
         divisors = (self.largest, *self.deviation)
@@ -26,9 +27,23 @@ class Normalization:
                 f"normalisation by largest {self.largest}, mean {self.mean}, deviation {self.deviation}: expected "
                 "finite numbers, largest and deviation above 0."
             )
+        if self.axes not in (1, 2):
+            raise DataError(f"normalisation of channels with {self.axes} axes after them: expected 1 or 2.")
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels [..., channels, height, width] of any dtype to float32."""
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device).reshape(-1, 1, 1)
-        deviation = torch.tensor(self.deviation, dtype=torch.float32, device=pixels.device).reshape(-1, 1, 1)
-        return (pixels.to(torch.float32) / self.largest - mean) / deviation
+    def __call__(self, values: Tensor) -> Tensor:
+        """Normalise pixels [..., channels, height, width], or series [..., channels, length], to float32."""
+        after = (1,) * self.axes
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=values.device).reshape(-1, *after)
+        deviation = torch.tensor(self.deviation, dtype=torch.float32, device=values.device).reshape(-1, *after)
+        return (values.to(torch.float32) / self.largest - mean) / deviation
+
+
+def measured(values: Tensor, axes: int, largest: float = 1.0) -> Normalization:
+    """The normalization that gives each channel of values [N, channels, ...] mean 0 and deviation 1.
+
+    `axes` is how many follow the channel. A channel of one value is only shifted.
+    """
+    channels = values.to(torch.float64).div(largest).transpose(0, 1).flatten(1)
+    mean, deviation = channels.mean(1), channels.std(1, correction=0)
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    return Normalization(largest, tuple(mean.tolist()), tuple(deviation.tolist()), axes)

@@ -48,7 +48,7 @@ def quantize(checkpoint: Path, output: Path, overwrite: bool, quiet: bool, **giv
     subbyte quantize runs/float --recipe r.yaml --step adaround --step bias-correction -o runs/w4
     """
     import subbyte
-    from subbyte.cli.train import named_values
+    from subbyte.cli.named_values import named_values
 
     asked = {name: value for name, value in given.items() if value not in (None, ())}
     for name in [name for name in asked if name.endswith("_options")]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, Field, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
+
+from subbyte.cli.named_values import named_values
 
 PATHS: dict[str, click.ParamType[Any]] = {
     "folder": click.Path(file_okay=False),
@@ -103,32 +102,3 @@ def _flag(name: str) -> str:
 
 def _was_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-
-
-def named_values(flag: str, given: tuple[str, ...]) -> Mapping[str, Any]:
-    """NAME=VALUE pairs as keyword arguments, each value as `_value` reads it."""
-    from subbyte.errors import UsageError
-
-    options: dict[str, Any] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not name or not equals or not value:
-            raise UsageError(f"{flag} takes NAME=VALUE, got '{item}'")
-        options[name] = _value(value)
-    return options
-
-
-def _value(text: str) -> Any:
-    """None, a truth value, a whole number, another finite number, a list where there is a comma, or the text itself."""
-    if "," in text:
-        return [_value(part) for part in text.split(",") if part]
-    if text in _WORDS:
-        return _WORDS[text]
-    for kind in (int, float):
-        with suppress(ValueError):
-            number = kind(text)
-            return number if isfinite(number) else text
-    return text
-
-
-_WORDS = {"none": None, "true": True, "false": False}

@@ -59,7 +59,7 @@ def test_debug_shows_the_error_itself() -> None:
     assert type(result.exception).__name__ == "UnknownNameError"
 
 
-@pytest.mark.parametrize("name", ["targets", "schemes", "models", "data", "formats"])
+@pytest.mark.parametrize("name", ["targets", "schemes", "models", "formats"])
 def test_registries_print_a_line_for_each_entry(name: str) -> None:
     result = call(name)
     assert result.exit_code == 0, result.output

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_files import idx
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
@@ -30,10 +31,6 @@ from subbyte.models.data import fashion_mnist as fashion_mnist_module
 from subbyte.models.train.batches import EpochBatches, batch_loader
 
 IMAGES, LABELS = 0x803, 0x801
-
-
-def idx(values: np.ndarray, magic: int) -> bytes:
-    return struct.pack(f">I{values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes()
 
 
 @pytest.fixture
@@ -141,7 +138,7 @@ def test_other_images_are_not_fashion_mnist(fashion_folder: Path) -> None:
 
 def test_counts_that_differ_are_refused(fashion_folder: Path) -> None:
     (fashion_folder / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(29), LABELS))
-    with pytest.raises(DataError, match="30 images but 29 labels"):
+    with pytest.raises(DataError, match="30 inputs but 29 targets"):
         load_data("fashion-mnist", fashion_folder)
 
 
