@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 from subbyte.errors import CompileError, ToolchainError
 from subbyte.runtime.manifest import MODEL_DTYPES
@@ -43,8 +44,15 @@ def ram_of(plan: Plan, workspace: int, board: Board | None = None, linked: int |
     return parts if linked is None else {**parts, "variables": linked - sum(parts.values())}
 
 
-def linked_ram(board: Board, toolchain: Toolchain, arguments: Sequence[str], folder: Path) -> int:
-    """Bytes of RAM of the example of C sources, as the linker places it in a folder that has all of them.
+class Linked(NamedTuple):
+    """Bytes of a program's memory, as the linker places it."""
+
+    flash: int
+    ram: int
+
+
+def linked_memory(board: Board, toolchain: Toolchain, arguments: Sequence[str], folder: Path) -> Linked:
+    """Memory of the example of C sources, golden data included, linked in a folder that has all of them.
 
     It is linked for a board with more memory, so that it says how much is missing. `arguments`: of the C compiler.
     """
@@ -53,10 +61,21 @@ def linked_ram(board: Board, toolchain: Toolchain, arguments: Sequence[str], fol
     sources = [name for name in board.needed if name.endswith(".c")]
     link = [*board.link_options, "-Wl,--no-check-sections", "-Wl,--print-memory-usage"]
     said = run([*command, *sources, *link, "-o", "example.elf", "-lm"], folder)
-    used = re.search(r"^ *RAM: *(\d+) (B|KB|MB)", said, re.MULTILINE)
-    if used is None:
-        raise ToolchainError(f"{toolchain} does not say how much RAM a program takes: {said[:200]!r}")
-    return int(used[1]) * {"B": 1, "KB": 1 << 10, "MB": 1 << 20}[used[2]]
+    used = {
+        region: int(number) * {"B": 1, "KB": 1 << 10, "MB": 1 << 20}[unit]
+        for region, number, unit in re.findall(r"^ *(FLASH|RAM): *(\d+) (B|KB|MB)", said, re.MULTILINE)
+    }
+    if len(used) != len(Linked._fields):
+        raise ToolchainError(f"{toolchain} does not say how much memory a program takes: {said[:200]!r}")
+    return Linked(used["FLASH"], used["RAM"])
+
+
+def example_notes(board: Board | None, linked: Linked | None) -> tuple[str, ...]:
+    """A line for the report where the model fits and its example does not."""
+    if board is None or linked is None or linked.flash <= board.flash.nbytes:
+        return ()
+    lacks = _lack("flash", linked.flash, board.flash)
+    return (f"the example, which holds golden data, does not fit board '{board.name}', though the model does. {lacks}",)
 
 
 def check_fit(

@@ -14,7 +14,7 @@ import numpy as np
 
 from subbyte.errors import ToolchainError
 from subbyte.runtime.golden import MOST_MOVED
-from subbyte.tvm_kernels.emit.board_memory import buffers_bytes, check_fit, linked_ram
+from subbyte.tvm_kernels.emit.board_memory import Linked, buffers_bytes, check_fit, example_notes, linked_memory
 from subbyte.tvm_kernels.emit.core import core_folder
 from subbyte.tvm_kernels.emit.emitted import Array, Emitted, Golden
 from subbyte.tvm_kernels.emit.names import names_of
@@ -127,8 +127,8 @@ def model_files(plan: Plan) -> tuple[str, ...]:
     return (*MODEL_FILES, STATE_FILE) if plan.states else MODEL_FILES
 
 
-def _sizes(plan: Plan, files: dict[str, bytes], target: Target) -> tuple[dict[str, int], int | None]:
-    """Bytes of the model by section, and of the RAM of its example on the board; nothing without a cross-compiler."""
+def _sizes(plan: Plan, files: dict[str, bytes], target: Target) -> tuple[dict[str, int], Linked | None]:
+    """Bytes of the model by section, and the memory of its example on the board; nothing without a cross-compiler."""
     try:
         toolchain = find_toolchain(target)
     except ToolchainError:
@@ -146,7 +146,7 @@ def _sizes(plan: Plan, files: dict[str, bytes], target: Target) -> tuple[dict[st
         rows = [line.split() for line in run([size, *objects], folder).splitlines()[1:]]
         linked = None
         if target.board is not None:
-            linked = linked_ram(target.board, toolchain, [*C_FLAGS, *objects, *EXAMPLE_FILES], folder)
+            linked = linked_memory(target.board, toolchain, [*C_FLAGS, *objects, *EXAMPLE_FILES], folder)
     total = {key: sum(int(row[i]) for row in rows) for i, key in enumerate(("text", "data", "bss"))}
     weights = next(row for row in rows if row[-1].startswith("weights"))
     return {**total, "weights": int(weights[0])}, linked
@@ -173,7 +173,9 @@ def emit_source(plan: Plan, target: Target, golden: Golden | None = None) -> Emi
         files |= {f"source/{name}": data for name, data in target.board.sources().items()}
     files["source/example.c"] = names_of(plan.name).in_example((core_folder() / "example.c").read_text()).encode()
     sizes, linked = _sizes(plan, files, target)
+    ram = linked.ram if linked else None
     if sizes:
-        check_fit(plan, target, program.workspace_bytes, linked, sizes["text"] + sizes["data"])
+        check_fit(plan, target, program.workspace_bytes, ram, sizes["text"] + sizes["data"])
     members = {"weights.bin": plan.weights, **files}
-    return Emitted(members, program.tiles, program.workspace_bytes, sizes, linked)
+    notes = example_notes(target.board, linked)
+    return Emitted(members, program.tiles, program.workspace_bytes, sizes, ram, notes=notes)
