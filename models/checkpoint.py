@@ -141,7 +141,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module | None = None) -> Check
         header = read_header(file, path)
         if model is None:
             config = description.config
-            refuse_other_shapes(lambda: _float_model(config, source), config.example("meta"), header, path)
+            refuse_other_shapes(lambda: float_model(config, source), config.example("meta"), header, path)
         made = build_model(description.config, model, source)
         check_tensors(made, upgraded(made, header), path)
         file.seek(0)
@@ -181,7 +181,7 @@ def build_model(config: Config, model: nn.Module | None = None, source: Path | N
     from subbyte.models.quant import quantize
 
     if model is None:
-        model = _float_model(config, source)
+        model = float_model(config, source)
     if config.scheme == "float" and not config.scheme_options and not config.recipe:
         return model
     recipe = recipe_of(config, source)
@@ -189,7 +189,11 @@ def build_model(config: Config, model: nn.Module | None = None, source: Path | N
     return quantize(model, recipe, example=config.example())
 
 
-def _float_model(config: Config, source: Path | None) -> nn.Module:
+def float_model(config: Config, source: Path | None = None) -> nn.Module:
+    """The model of `config` before it was quantized, with initial tensors.
+
+    Raises CheckpointError for a module that is not of the zoo and options that it cannot be made from.
+    """
     place = f"{source}: " if source else ""
     if config.model is None:
         raise CheckpointError(

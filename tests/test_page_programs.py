@@ -44,6 +44,11 @@ train_set, test_set = (TensorDataset(torch.rand(64, 1, 8, 8), torch.arange(64) %
 logits, teacher_logits, labels = torch.randn(4, 10, requires_grad=True), torch.randn(4, 10), torch.arange(4)
 weights = torch.ones(4)
 """,
+    "docs/recipes.md": """
+import torch
+from subbyte.models import create
+network, images = create("vit_micro", size=16), torch.randn(2, 3, 16, 16)
+""",
     "docs/bundle.md": """
 import json
 from pathlib import Path
@@ -85,6 +90,9 @@ assert not np.array_equal(session.run(rows[0]), before)
 assert run.folder.name == "mine" and checkpoint.config.scheme == "int4"
 from subbyte.models import load_checkpoint
 assert load_checkpoint("runs/ternary").config.scheme == "ternary"
+""",
+    "docs/recipes.md": """
+assert [row.weights for row in model.quantization_report] == ["int8", *["ternary"] * 16, "int8"]
 """,
     "docs/bundle.md": 'assert bundle.manifest.name == manifest["name"]',
     "docs/lowering.md": "assert not explanation.declined and explanation.kernels",

@@ -104,15 +104,16 @@ class Rule:
             return False
         return self.sensitivity is None or dict(self.sensitivity).get(layer.name, -math.inf) > (self.above or 0.0)
 
-    def _is_placed(self, layer: Layer) -> bool:
-        places = {"first": (layer.first,), "last": (layer.last,), "first-and-last": (layer.first, layer.last)}
-        return any(places[self.match or ""])
-
-    def __str__(self) -> str:
+    @property
+    def condition(self) -> str:
+        """Which layers it is for, in words."""
         said = [f"{key} {value}" for key, value in (("name", self.name), ("type", self.type)) if value is not None]
         said += [self.match] if self.match is not None else []
         said += [f"sensitivity above {self.above:g}"] if self.above is not None else []
-        return f"{', '.join(said) or 'rest'}: {self.scheme.label}"
+        return ", ".join(said) or "rest"
+
+    def __str__(self) -> str:
+        return f"{self.condition}: {self.scheme.label}"
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,17 @@ POOL_BITS = 8
 
 @dataclass(frozen=True)
 class ReportRow:
-    """What became of one layer: formats by name, or "float"; `note` says why it is not what the scheme says."""
+    """What became of one layer: formats by name, or "float"; `note` says why it is not what the scheme says.
+
+    `rule` is the index of the recipe's rule that decided; None where none did.
+    """
 
     layer: str
     kind: str
     weights: str
     activations: str
     note: str = ""
+    rule: int | None = None
 
 
 # ---- what a module can become: (class, mixin). The first row that fits wins. ----
@@ -174,6 +178,12 @@ def _survey(model: nn.Module, modules: dict[str, nn.Module], example: Any, pools
     return _Survey([*_never(modules), *unable, *placed], seen, errors)
 
 
+def product_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that hold a product or a table, whether they can be quantized or not, by name, in module order."""
+    kinds = tuple(kind for kind, _ in (*PRODUCTS, *FLOAT_ONLY))
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
 def _find(modules: dict[str, nn.Module]) -> list[str]:
     kinds = tuple(kind for kind, _ in PRODUCTS)
     return [name for name, m in modules.items() if isinstance(m, kinds)]
@@ -269,14 +279,14 @@ def _install(module: nn.Module, plan: _Plan) -> None:
 def _row(layer: Layer, recipe: Recipe, number: int | None, plan: _Plan | None) -> ReportRow:
     kind = type(layer.module).__name__
     if layer.reason is not None or number is None:
-        return ReportRow(layer.name, kind, "float", "float", layer.reason or "")
+        return ReportRow(layer.name, kind, "float", "float", layer.reason or "", number)
     rule = recipe.rules[number]
     place = "first layer" if layer.first else "last layer"
     said = f"{place}, {rule.scheme.label}" if rule.match is not None else f"by {recipe.called(number)}"
     note = "" if rule.is_rest else said
     if plan is None:
-        return ReportRow(layer.name, kind, "float", "float", note or "float scheme")
-    return ReportRow(layer.name, kind, *plan.formats, note)
+        return ReportRow(layer.name, kind, "float", "float", note or "float scheme", number)
+    return ReportRow(layer.name, kind, *plan.formats, note, number)
 
 
 def _quantize_pools(modules: dict[str, nn.Module], pools: list[str], seen: Trace | None) -> Iterator[ReportRow]:

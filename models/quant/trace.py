@@ -66,22 +66,33 @@ def trace(model: nn.Module, example: Any, layers: Sequence[str], norms: Sequence
     for name in norms:
         handles.append(modules[name].register_forward_pre_hook(_entered(record, name)))
         handles.append(modules[name].register_forward_hook(_left(record)))
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), states_kept(model, _batch(example)), _Watch(record):
-            output = _call(model, example)
-    except Exception as error:
-        raise QuantizationError(f"the model fails on the example given to quantize: {error}") from error
+        with torch.no_grad():
+            output = run_watched(model, example, _Watch(record))
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     for leaf in tree_leaves(output):
         if id(leaf) in record.produced:
             record.users.setdefault(record.produced[id(leaf)], set()).add("")
     return Trace(tuple(record.order), _sole_norms(record, layers, set(norms)))
+
+
+def run_watched(model: nn.Module, example: Any, watch: TorchDispatchMode) -> Any:
+    """What `model` gives in eval mode for the example, within `watch`; modes and states are restored.
+
+    Raises QuantizationError when the model fails on the example.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=[]), states_kept(model, _batch(example)), watch:
+            return _call(model, example)
+    except Exception as error:
+        raise QuantizationError(f"the model fails on the example given to quantize: {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _call(model: nn.Module, example: Any) -> Any:

@@ -24,6 +24,7 @@ COMMANDS = (
     "train",
     "quantize",
     "curves",
+    "recipe",
     "export",
     "inspect",
     "compile",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from subbyte.export import Inspection
     from subbyte.judge.check import CheckReport
     from subbyte.judge.verdict import Verdict
+    from subbyte.models.quant.costs import Costs
     from subbyte.tvm_kernels import CompileReport, Explanation
 
 
@@ -97,6 +98,43 @@ def print_inspection(found: Inspection) -> None:
         console.print(f"state: {printable(before)}, in the next run {printable(after)}")
     for warning in found.warnings:
         console.print(f"warning: {printable(warning)}", style="bold red")
+
+
+def print_costs(title: str, found: Costs) -> None:
+    """What a recipe makes of each layer, and the sums."""
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            " ".join("x".join(map(str, shape)) for shape in layer.shapes),
+            layer.rule or "-",
+            layer.weights,
+            layer.activations,
+            f"{layer.weight_bits}x{layer.activation_bits}",
+            "?" if layer.macs is None else f"{layer.macs:,}",
+            f"{layer.weight_bytes:,}",
+        )
+        for layer in found.layers
+    ]
+    headings = ("layer", "type", "shape", "rule", "weights", "activations", "bits", "MACs", "bytes")
+    console = open_console()
+    console.print(table(title, headings, rows, numbers=6))
+    for layer in found.layers:
+        if layer.why:
+            console.print(printable(f"{layer.name} in float: {layer.why}"), style="dim")
+    kinds = [f"{count:,} of {bits}" for bits, count in found.macs.items()]
+    total = "at least " if found.unknown else ""
+    console.print(f"MACs: {total}{sum(found.macs.values()):,}" + (f": {', '.join(kinds)}" if kinds else ""))
+    if found.other_macs:
+        console.print(f"  {found.other_macs:,} of them multiply activations with each other, in float")
+    for line in found.unknown:
+        console.print(printable(line), style="bold red")
+    console.print(
+        f"weights {found.weight_bytes:,} bytes, other parameters {found.other_bytes:,}; in float all parameters take "
+        f"{found.float_bytes:,}"
+    )
+    if found.average_bits is not None:
+        console.print(f"{found.average_bits:.2f} bits on average of a quantized weight, without scales")
 
 
 def print_compile_report(report: CompileReport) -> None:

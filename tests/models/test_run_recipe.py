@@ -18,7 +18,16 @@ from subbyte.errors import CheckpointError, QuantizationError, UsageError
 from subbyte.export import inspect
 from subbyte.models import Run, from_datasets, load_checkpoint, train
 from subbyte.models.checkpoint import weights_file
-from subbyte.models.quant import Recipe, Rule, combine, quantized_layers, recipe_data, recipe_from_data, recipe_text
+from subbyte.models.quant import (
+    Recipe,
+    Rule,
+    combine,
+    quantize,
+    quantized_layers,
+    recipe_data,
+    recipe_from_data,
+    recipe_text,
+)
 from subbyte.models.train.run import CONFIGURATION, changed, read_run
 
 RULES = Recipe(
@@ -122,4 +131,4 @@ def test_a_layer_that_cannot_take_its_scheme_is_named_with_its_rule() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(32, 2))
     recipe = Recipe((Rule("int4", match="last"), Rule("int8")), source="r.yaml")
     with pytest.raises(QuantizationError, match=r"'r\.yaml': rule 2 \(rest: int8\): '0' pads with 'reflect'"):
-        subbyte.quantize(model, recipe, example=torch.randn(1, 1, 4, 4))
+        quantize(model, recipe, example=torch.randn(1, 1, 4, 4))
