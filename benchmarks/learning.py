@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
 from torch import nn
 
 from subbyte.errors import CheckpointError
@@ -41,6 +40,7 @@ from subbyte.models.post import quantize
 from subbyte.models.quant import parameter_groups
 from subbyte.models.quant import quantize as quantize_module
 from subbyte.models.train.batches import EpochBatches, batch_loader
+from subbyte.models.train.lightning import Callback
 
 RESULTS = Path(__file__).parent / "results" / "learning.json"
 FOLDER = Path("runs/learning")
@@ -61,7 +61,7 @@ BATCH, STEPS, ROUNDS = 128, 20, 5  # of the overhead: images, steps of a turn, t
 
 @dataclass(frozen=True)
 class Cell:
-    """What is measured: `fields` of a Run or of PostTraining, so many images, the cell whose checkpoint it starts from."""
+    """What is measured: `fields` of a Run or of PostTraining, on so many images, from the checkpoint of `start`."""
 
     name: str
     kind: str  # "train", "post" or "overhead"

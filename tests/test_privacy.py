@@ -24,6 +24,7 @@ ALONE = (
 TRACED = ("strace", "--follow-forks", "--seccomp-bpf", "-e", "trace=network")
 PIPELINE = """
 import sys
+from importlib.util import find_spec
 from subbyte.cli import main
 for command in (
     "train mlp --scheme ternary --model-option hidden=32, --epochs 1 --quiet --out t",
@@ -31,9 +32,20 @@ for command in (
     "compile t.onnx -o t.subbyte",
     "check t t.onnx t.subbyte --data digits --limit 8",
     "bench t.subbyte --iterations 20 --seconds 0.01 --baseline onnxruntime --onnx t.onnx",
+    *(["curves t -o t.png"] if find_spec("matplotlib") else []),
 ):
     main(command.split(), standalone_mode=False)
 assert "onnxruntime" in sys.modules
+"""
+MATPLOTLIB = "import matplotlib.font_manager"
+SETTINGS = """
+from pathlib import Path
+file = Path.home() / ".config" / "matplotlib" / "matplotlibrc"
+file.parent.mkdir(parents=True)
+file.write_text("lines.linewidth: 7")
+import subbyte.models.train.callbacks
+import matplotlib
+assert matplotlib.rcParams["lines.linewidth"] == 7
 """
 ONNXRUNTIME = """
 import numpy as np
@@ -121,6 +133,24 @@ def test_onnxruntime_alone_writes_at_home_or_has_lost_its_telemetry(tmp_path: Pa
     assert run(ONNXRUNTIME, tmp_path / "silent", **{VARIABLE: "1"}).home == []
     if run(ONNXRUNTIME, tmp_path / "loud").home == []:
         skip_for_lack_of("an onnxruntime with telemetry")
+
+
+def test_matplotlib_alone_writes_at_home_and_ours_writes_nothing_but_reads_its_settings(tmp_path: Path) -> None:
+    """What subbyte prevents: lightning imports it where it is installed."""
+    skip_unless_it_runs("matplotlib", [sys.executable, "-c", MATPLOTLIB])
+    for name in ("alone", "ours"):
+        (tmp_path / name).mkdir()
+    assert [Path(name).match("fontlist-*.json") for name in run(MATPLOTLIB, tmp_path / "alone").home] == [True]
+    ours = run(SETTINGS, tmp_path / "ours")
+    assert ours.home == [".config/matplotlib/matplotlibrc"]
+    assert [name for name in ours.temporary if "matplotlib" in name] == []
+
+
+def test_lightning_is_imported_in_one_place() -> None:
+    root = Path(__file__).parents[1]
+    words = re.compile(r"^\s*(?:import|from) (?:lightning|torchmetrics)\b", re.MULTILINE)
+    files = [path for folder in PACKAGES for path in (root / folder).rglob("*.py") if words.search(path.read_text())]
+    assert [str(path.relative_to(root)) for path in files] == ["models/train/lightning.py"]
 
 
 def test_an_import_before_ours_is_warned_of_once() -> None:

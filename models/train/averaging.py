@@ -12,8 +12,9 @@ from itertools import chain
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+
+from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 
 
 def averaged_decay(decay: float, updates: int) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from subbyte.errors import UsageError
 from subbyte.models.quant import Recipe, Rule, Scheme, quantize, quantized_layers
+from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 from subbyte.models.train.quantizers import Quantizers
 
 

@@ -11,6 +11,7 @@ from subbyte.errors import CheckpointError, MissingDependencyError, UsageError, 
 from subbyte.files.output import write_file
 from subbyte.models.checkpoint_files import LOG
 from subbyte.models.train.folder import read_log
+from subbyte.models.train.font_list import import_matplotlib
 
 Logs = Mapping[str, Sequence[Mapping[str, float]]]  # rows of each run
 Line = tuple[str, str, list[float], list[float]]  # run, column, epochs, values
@@ -38,6 +39,7 @@ def draw_curves(runs: Sequence[str | Path], out: str | Path) -> Path:
     if not runs:
         raise UsageError("no run: give the folders that `subbyte train --out` made.")
     logs = {str(run): _log(Path(run)) for run in runs}
+    import_matplotlib()
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

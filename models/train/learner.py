@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from subbyte.errors import TrainingError, UsageError
@@ -17,6 +16,7 @@ from subbyte.models.tasks import Batch
 from subbyte.models.tasks.score import Array
 from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of, seed_torch, training_order
 from subbyte.models.train.divergence import origin
+from subbyte.models.train.lightning import LightningModule
 from subbyte.models.train.optimizers import OPTIMIZERS
 from subbyte.models.train.parts import Parts, one_tensor
 from subbyte.models.train.schedules import get_schedule

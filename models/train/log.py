@@ -9,8 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from subbyte.files.output import write_file
 from subbyte.models.checkpoint import save_checkpoint
 from subbyte.models.checkpoint_files import LOG
@@ -19,6 +17,7 @@ from subbyte.models.train.callbacks import QuantizationCallback
 from subbyte.models.train.choice import best_epoch, is_over, tested
 from subbyte.models.train.divergence import refuse_not_finite
 from subbyte.models.train.learner import Learner
+from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 from subbyte.models.train.parts import Parts
 
 

@@ -79,7 +79,7 @@ def train(
     that are not finite.
     """
     try:
-        import lightning.pytorch  # noqa: F401  (a missing one is found here, by its name)
+        import subbyte.models.train.lightning  # noqa: F401  (a missing one is found here, by its name)
     except ImportError as error:
         raise MissingDependencyError("lightning", "train") from error
     parts = gather(*asked(run, more, fields))

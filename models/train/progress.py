@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from subbyte.models.train.choice import tested
+from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 from subbyte.models.train.log import EpochLog
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from subbyte.files.output import write_file
@@ -13,6 +12,7 @@ from subbyte.models.checkpoint_files import STATE
 from subbyte.models.train.divergence import refuse_not_finite
 from subbyte.models.train.interrupt import Interrupt
 from subbyte.models.train.learner import Learner
+from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 from subbyte.models.train.run import CONFIGURATION, Run
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -20,6 +19,7 @@ from subbyte.errors import CheckpointError
 from subbyte.files.output import write_file
 from subbyte.files.plain import open_plain
 from subbyte.models.checkpoint_files import check_bools, parse, read_header
+from subbyte.models.train.lightning import CheckpointIO
 
 _KIND = "subbyte training state 3"  # 1 held steps instead of their change from the start; 2 no batch that comes next
 _REMEDY = "train again without resume"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from subbyte.errors import MissingDependencyError
+from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 from subbyte.models.train.log import EpochLog
 
 FOLDER = "tensorboard"

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
-
 from subbyte.errors import UsageError
+from subbyte.models.train.lightning import Callback, MisconfigurationException, Trainer
 from subbyte.models.train.run import Run
 from subbyte.models.train.state import TrainingStateIO
 
