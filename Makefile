@@ -7,7 +7,7 @@ endif
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lesser fuzz soak device generate lint wheel types arrows release clean
+.PHONY: setup demo test lesser fuzz soak learning device generate lint wheel types arrows release clean
 
 setup: $(VENV)/.installed
 
@@ -44,6 +44,10 @@ fuzz: setup
 CALLS ?= 1000000
 soak: setup
 	nice $(BIN)/python tests/runtime/soak.py --calls $(CALLS)
+
+# Accuracy and overhead of learning: hours; what is made is kept, and the next call goes on there. LEARNING="--list" and so on.
+learning: setup
+	ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/learning.py $(LEARNING)
 
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup

@@ -13,6 +13,7 @@ import argparse
 import collections
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -81,6 +82,58 @@ def stages() -> list[str]:
             assert integers is not None
             rows.append([name, stage["name"], f"{changed}", f"{differing} of {integers[0]}", f"{stage['max_error']:g}"])
     return table(["scheme", "against torch eval", "changed predictions", "differing", "largest error"], rows)
+
+
+# ---- learning ----
+
+LEARNED = {
+    "float": "float",
+    "float-longer": "float, five more epochs",
+    "int8": "int8",
+    "recipe": "recipe: first and last int8, rest ternary",
+    "ternary": "ternary, every layer",
+    "post-min-max": "int8 without training, min-max",
+    "post-percentile": "int8 without training, percentile",
+    "post-mse": "int8 without training, mse",
+    "post-entropy": "int8 without training, entropy",
+}
+
+
+def learning() -> list[str]:
+    """Fashion-MNIST: accuracy by training and without it, and the distance from float, by seeds."""
+    cells = {name: cell["accuracy"] for name, cell in saved("learning").items() if "accuracy" in cell}
+    rows = []
+    for what, words in LEARNED.items():
+        row = [words]
+        for images in ("12k", "60k"):
+            found = {name.rpartition("/")[2]: a for name, a in cells.items() if name.startswith(f"{images}/{what}/")}
+            gaps = [100 * (accuracy - cells[f"{images}/float/{seed}"]) for seed, accuracy in found.items()]
+            row.append(", ".join(f"{100 * accuracy:.2f}%" for accuracy in found.values()) or "not measured")
+            row.append("" if what == "float" else ", ".join(f"{gap:+.2f}" for gap in gaps))
+        rows.append(row)
+    header = ["resnet8", "12,000 images: accuracy by seed", "against float", "60,000 images", "against float"]
+    return table(header, rows)
+
+
+def learning_overhead() -> list[str]:
+    """A step of training beside a loop in plain torch, and where its time goes."""
+    cell = saved("learning").get("overhead")
+    if cell is None:
+        return ["Not measured yet."]
+    plain, floats = (cell["step_seconds"][name] for name in ("plain torch", "float"))
+    rows = []
+    for name, seconds in cell["step_seconds"].items():
+        milliseconds = [f"{1e3 * min(seconds):.0f}", f"{1e3 * statistics.median(seconds):.0f}"]
+        ratios = [
+            "" if base is seconds else f"{statistics.median(a / b for a, b in zip(seconds, base, strict=True)):.2f}"
+            for base in (plain, floats)
+        ]
+        rows.append([name if name == "plain torch" else f"train, {name}", *milliseconds, *ratios])
+    header = ["", "CPU ms a step, min", "median", "times plain torch (median)", "times float train (median)"]
+    kinds = list(next(iter(cell["operators"].values())))
+    shares = [[name, *(f"{times[kind]:.1f}" for kind in kinds)] for name, times in cell["operators"].items()]
+    operators = table(["CPU ms of a step in plain torch, by the profiler", *kinds], shares)
+    return [*table(header, rows), "", *operators, "", f"Other programs: load {cell['load_1min']:.1f} when it ended."]
 
 
 # ---- speed ----
@@ -276,6 +329,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "demo": demo,
     "accuracy": accuracy,
     "stages": stages,
+    "learning": learning,
+    "learning_overhead": learning_overhead,
     "layers": layers("layers"),
     "layers_without_amx": layers("layers_without_amx"),
     "models": models("models"),
