@@ -15,8 +15,9 @@ import subbyte
 from subbyte.dialect.example_inputs import example_inputs
 from subbyte.errors import InputError, UsageError
 from subbyte.export import ExportReport, export, run_onnx
+from subbyte.judge.check import check
 from subbyte.judge.verdict import compare, prepare
-from subbyte.models import untrained
+from subbyte.models import Config, load_checkpoint, save_checkpoint, untrained
 
 # What is exported: model, scheme, options. Convolutions alone are exact: no float sum depends on an order.
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -98,6 +99,21 @@ def test_example_inputs_index_what_the_model_looks_up(exported: Callable[[str], 
     assert tokens.dtype == np.int64
     assert tokens.shape == (200, 6)
     assert set(np.unique(tokens)) == set(range(VOCABULARY))
+
+
+def test_a_checkpoint_of_tokens_is_loaded_exported_and_checked(tmp_path: Path) -> None:
+    model, _ = made("tokens")
+    name, scheme, options = KINDS["tokens"]
+    own = {key: value for key, value in options.items() if key != "size"}
+    config = Config(name, scheme, (6,), VOCABULARY, own, input_dtype="int64", task="language-modelling")
+    loaded = load_checkpoint(save_checkpoint(tmp_path / "run", model, config))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.model.parameters(), strict=True))
+    report = export(loaded, tmp_path / "m.onnx")
+    assert report.input_dtype == "int64"
+    assert report.checked_on == "random inputs"
+    found = check(loaded, report.path, limit=9)
+    assert found.samples == 9
+    assert not found.diverged
 
 
 def test_inputs_of_another_kind_are_refused_at_export(tmp_path: Path) -> None:

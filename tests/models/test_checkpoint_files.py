@@ -28,7 +28,7 @@ from subbyte.models import create_for_scheme, load_checkpoint, save_checkpoint
 from subbyte.models.checkpoint import build_model, weights_file
 from subbyte.models.checkpoint_files import DESCRIPTION
 from subbyte.models.on_meta import refuse_other_shapes
-from subbyte.models.zoo import list_models, options_for_scheme
+from subbyte.models.zoo import get_model, list_models, options_for_scheme
 
 # ---- one commit point ----
 
@@ -168,8 +168,8 @@ def test_a_checkpoint_of_version_2_is_read(saved: Path) -> None:
         (lambda c: c.update(model_options={"hidden": [4] * 10**5}), "its model over 1"),
         (lambda c: c.update(model_options={"hidden": [10**18, 10**18]}), "cannot be made from its options"),
         (lambda c: c.update(model="vit_micro", model_options={"depth": 10**8}), "its model over 1"),
-        (lambda c: c.update(size=[10**6, 10**6]), "at most 67108864 are accepted"),
-        (lambda c: c.update(size=[0, 8]), "'size' is 0, expected at least 1"),
+        (lambda c: c.update(shape=[1, 10**6, 10**6]), "at most 67108864 are accepted"),
+        (lambda c: c.update(shape=[1, 0, 8]), "'shape' is 0, expected at least 1"),
         (lambda c: c.update(outputs=-1), "'outputs' is -1"),
         (lambda c: c.update(shape=[10**30, 8, 8]), "at most 67108864 are accepted"),
         (lambda c: c["normalization"].update(mean=[float("nan")]), "expected finite numbers"),
@@ -283,14 +283,15 @@ def test_a_truth_value_that_is_none_is_refused(saved: Path) -> None:
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize("name", list_models(takes="image"))
+@pytest.mark.parametrize("name", list_models())
 def test_every_model_of_the_zoo_is_compared_without_memory(name: str, tmp_path: Path) -> None:
     """Its float form has as many parameters as it registers, and runs on the meta device."""
-    config = config_for("int4", name, shape=(3, 32, 32))
+    entry = get_model(name)
+    config = config_for("int4", name, shape=entry.shape(3, 32), input_dtype=entry.input.dtype, normalization=None)
     config = dataclasses.replace(config, model_options=options_for_scheme(name, "int4"))
     save_checkpoint(tmp_path, build_model(config), config)
     stored = load_file(weights_file(tmp_path))
-    make = functools.partial(create_for_scheme, name, "int4", classes=10, channels=3, size=(32, 32))
+    make = functools.partial(create_for_scheme, name, "int4", shape=config.shape, outputs=10)
     refuse_other_shapes(make, config.example("meta"), stored, tmp_path)
     with pytest.raises(CheckpointError, match="makes a result of"):
-        refuse_other_shapes(make, torch.zeros(1 << 20, *config.shape, device="meta"), stored, tmp_path)
+        refuse_other_shapes(make, config.example("meta").expand(1 << 22, *config.shape), stored, tmp_path)
