@@ -3,7 +3,7 @@
 from subbyte.models.post.apply import post_train
 from subbyte.models.post.calibration import Batches, Calibration
 from subbyte.models.post.calibrators import calibrator, list_calibrators
-from subbyte.models.post.quantize import PostResult, quantize
+from subbyte.models.post.quantized_checkpoint import PostResult, quantize
 from subbyte.models.post.settings import PostTraining
 from subbyte.models.post.steps import calls_of, list_steps, step
 

@@ -37,7 +37,7 @@ def calibration_batches(data: Data, samples: int | None, batch_size: int, seed: 
 
 def _refuse_one_class(data: Data, targets: Tensor) -> None:
     labels = not targets.is_floating_point() and targets.dim() == 1 and data.outputs > 1
-    if labels and len(targets) > 1 and len(targets.unique()) == 1:
+    if labels and len(targets) > 1 and bool((targets == targets[0]).all()):
         raise DataError(
             f"data set '{data.name}': all {len(targets)} calibration samples are of class {int(targets[0])}, of "
             f"{data.outputs}: the ranges of the others are unknown. Take samples of all classes, more of them "

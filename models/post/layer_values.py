@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -37,7 +37,7 @@ def execution_order(model: nn.Module, batch: Tensor) -> dict[str, int]:
     return calls
 
 
-def see_float(model: nn.Module, batches: Sequence[Tensor], layers: dict[nn.Module, See]) -> None:
+def see_float(model: nn.Module, batches: Sequence[Tensor], layers: Mapping[Any, See]) -> None:
     """Show what the modules give while the model runs in float over the batches."""
     with in_float(model), _watching(layers):
         for batch in batches:
@@ -72,7 +72,7 @@ def _run(model: nn.Module, batch: Tensor) -> None:
 
 
 @contextmanager
-def _watching(modules: dict[nn.Module, See]) -> Iterator[None]:
+def _watching(modules: Mapping[Any, See]) -> Iterator[None]:
     def hook(see: See) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, inputs, output: see(output.detach())
 

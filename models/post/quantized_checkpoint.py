@@ -21,6 +21,7 @@ from subbyte.models.post.calibration_data import calibration_batches
 from subbyte.models.post.reporting import reporting, tracked
 from subbyte.models.post.settings import PostTraining, settings_of
 from subbyte.models.quant import Recipe, recipe_data
+from subbyte.models.tasks import Metric, Task, get_task
 from subbyte.models.train.batches import EpochBatches, batch_loader
 
 TESTED = 256  # samples of a batch that is scored
@@ -28,23 +29,39 @@ TESTED = 256  # samples of a batch that is scored
 
 @dataclass(frozen=True)
 class PostResult:
-    """The quantized model, in eval mode; where its checkpoint is; its accuracy on the test set and the float model's.
+    """The quantized model, in eval mode; where its checkpoint is; its score on the test set and the float model's.
 
     `notes`: what was left as it is, and why.
     """
 
     model: nn.Module
     folder: Path | None
-    accuracy: float
-    float_accuracy: float
-    samples: int
+    score: float
+    float_score: float
+    metric: Metric
+    samples: int  # that it was calibrated on
     notes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The score, 0 to 1, where the task's metric is an accuracy; raises UsageError for another."""
+        return self._accuracy(self.score)
+
+    @property
+    def float_accuracy(self) -> float:
+        """The float model's score, as `accuracy`."""
+        return self._accuracy(self.float_score)
+
+    def _accuracy(self, score: float) -> float:
+        if self.metric.name != "accuracy":
+            raise UsageError(f"the task is scored by {self.metric.title}, not by accuracy: read `score`.")
+        return score
 
     def __str__(self) -> str:
         place = "" if self.folder is None else f"{self.folder}: "
         text = (
-            f"{place}calibrated on {self.samples} samples, test accuracy {100 * self.accuracy:.2f}% "
-            f"(float {100 * self.float_accuracy:.2f}%)"
+            f"{place}calibrated on {self.samples} samples, test {self.metric.title} {self.metric.words(self.score)} "
+            f"(float {self.metric.words(self.float_score)})"
         )
         return "\n".join([text, *self.notes])
 
@@ -80,30 +97,33 @@ def quantize(
         _refuse_taken(Path(out), checkpoint.folder, overwrite)
     found = data if isinstance(data, Data) else _data(settings, checkpoint.config)
     _refuse_other_data(found, checkpoint.config)
+    task = get_task(checkpoint.config.task, **checkpoint.config.task_options)
+    task.check(found)
     batches = calibration_batches(found, settings.samples, settings.batch_size, settings.seed)
     with reporting(progress) as report:
-        before = accuracy(checkpoint.model, found, "float model on the test set")
+        before = scored(checkpoint.model, found, task, "float model on the test set")
         model = post_train(copy.deepcopy(checkpoint.model), batches, recipe, settings.calibration, settings.calls)
-        after = accuracy(model, found, "quantized model on the test set")
+        after = scored(model, found, task, "quantized model on the test set")
     count = sum(len(batch) for batch in batches)
     config = _config(checkpoint, recipe, settings, settings.record(found.name, count))
     if out is not None:
         trained = {name: value for name, value in checkpoint.metrics.items() if name == "epochs"}
-        save_checkpoint(out, model, config, {**trained, "accuracy": after, "float_accuracy": before})
+        save_checkpoint(out, model, config, {**trained, task.metric.name: after, f"float_{task.metric.name}": before})
         (Path(out) / STATE).unlink(missing_ok=True)  # of a run that was replaced: nothing goes on from it
-    return PostResult(model, None if out is None else Path(out), after, before, count, tuple(report.notes))
+    folder = None if out is None else Path(out)
+    return PostResult(model, folder, after, before, task.metric, count, tuple(report.notes))
 
 
-def accuracy(model: nn.Module, data: Data, what: str) -> float:
-    """The share of the test set that a model in eval mode classifies right, 0 to 1."""
+def scored(model: nn.Module, data: Data, task: Task, what: str) -> float:
+    """The score of a model in eval mode on the test set, by the task's metric."""
     size = len(data.test)  # type: ignore[arg-type]
     order = EpochBatches(size, min(TESTED, size), shuffle=False)
-    right = 0
+    score = task.score(data.shape)
     with torch.no_grad():
         for inputs, targets in tracked(batch_loader(data.test, order), what, len(order)):
             output: Tensor = model(inputs)
-            right += int((output.argmax(-1) == targets).sum())
-    return right / size
+            score.add(output.numpy(), targets.numpy())
+    return score.result()
 
 
 def _float_checkpoint(source: str | Path | Checkpoint) -> Checkpoint:
