@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from emulators import emulate_board
@@ -19,15 +22,20 @@ pytestmark = pytest.mark.device
 BOARD = get_target("cortex-m4").board
 
 
-def build(name: str, scheme: str, folder: Path) -> CompileReport:
-    return compile(
-        small_model(name, scheme), folder / "model.subbyte", target="cortex-m4", strict=True, keep=folder / "kept"
-    )
+Build = Callable[[str, str], tuple[CompileReport, Path]]
 
 
-def run(folder: Path) -> tuple[int, list[str]]:
-    """Exit status and lines of the example on the board."""
-    return emulate_board(folder / "kept" / "source", "cortex-m4")
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compiles a network in a scheme, each once: the report and the folder of its sources."""
+
+    @cache
+    def built(name: str, scheme: str) -> tuple[CompileReport, Path]:
+        folder = tmp_path_factory.mktemp(name)
+        model, bundle = small_model(name, scheme), folder / "model.subbyte"
+        return compile(model, bundle, target="cortex-m4", strict=True, keep=folder), folder / "source"
+
+    return built
 
 
 # ds_cnn, by gcc 12.2: bytes of flash and instructions of an inference. Another gcc may need a little more.
@@ -36,12 +44,12 @@ MARGIN = 1.01
 
 
 @pytest.mark.parametrize("scheme", FIGURES)
-def test_flash_and_instructions_do_not_grow(scheme: str, tmp_path: Path) -> None:
-    report = build("ds_cnn", scheme, tmp_path)
+def test_flash_and_instructions_do_not_grow(scheme: str, build: Build) -> None:
+    report, source = build("ds_cnn", scheme)
     flash, instructions = FIGURES[scheme]
     assert report.flash_bytes is not None
     assert report.weights_bytes < report.flash_bytes <= flash * MARGIN
-    status, lines = run(tmp_path)
+    status, lines = emulate_board(source, "cortex-m4")
     assert status == 0, lines
     assert "output 0 differing 0" in lines
     assert "golden ok" in lines
@@ -50,18 +58,18 @@ def test_flash_and_instructions_do_not_grow(scheme: str, tmp_path: Path) -> None
     assert report.macs / 32 < counted <= instructions * MARGIN  # 32 bits to a word: no kernel is faster than that
 
 
-def test_the_instruction_count_is_the_same_in_every_run(tmp_path: Path) -> None:
-    build("mlp", "ternary", tmp_path)
-    assert run(tmp_path) == run(tmp_path)
+def test_the_instruction_count_is_the_same_in_every_run(build: Build) -> None:
+    _, source = build("mlp", "ternary")
+    assert emulate_board(source, "cortex-m4") == emulate_board(source, "cortex-m4")
 
 
-def test_a_wrong_golden_bit_is_found_on_the_board(tmp_path: Path) -> None:
-    build("mlp", "ternary", tmp_path)
-    golden = tmp_path / "kept" / "source" / "golden.c"
+def test_a_wrong_golden_bit_is_found_on_the_board(build: Build, tmp_path: Path) -> None:
+    source = copytree(build("mlp", "ternary")[1], tmp_path / "source")
+    golden = source / "golden.c"
     head, output = golden.read_text().split("output_0[")
     first = output.split("{", 1)[1].split("u,", 1)[0].strip()
     golden.write_text(head + "output_0[" + output.replace(first, f"0x{int(first, 16) ^ 0x40000000:x}", 1))
-    status, lines = run(tmp_path)
+    status, lines = emulate_board(source, "cortex-m4")
     assert status == 1
     assert "output 0 differing 1" in lines
     assert "golden DIFFERENT" in lines
@@ -86,9 +94,8 @@ def kept(folder: Path, *more: str) -> tuple[set[str], int]:
     return undefined, sum(int(size) for size in said("size")[1].split()[:2])
 
 
-def test_the_model_needs_no_heap_no_thread_and_no_texts(tmp_path: Path) -> None:
-    report = build("ds_cnn", "binary", tmp_path)
-    folder = tmp_path / "kept" / "source"
+def test_the_model_needs_no_heap_no_thread_and_no_texts(build: Build) -> None:
+    report, folder = build("ds_cnn", "binary")
     undefined, nbytes = kept(folder)
     assert undefined <= {"memset", "memcpy"}
     assert report.flash_bytes is not None
