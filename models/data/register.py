@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from subbyte.errors import UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.models.data.data_set import Data
 from subbyte.models.options import check_options
 
@@ -54,7 +54,7 @@ def register_data(
 ) -> Callable[[Callable[..., Data]], Callable[..., Data]]:
     """Register the decorated function as the data set `name`; what is said of it is listed without loading it."""
     if name in _DATA:
-        raise UsageError(f"data set '{name}' is registered already; choose another name.")
+        raise RegistrationError(f"data set '{name}' is registered already; choose another name.")
 
     def register(load: Callable[..., Data]) -> Callable[..., Data]:
         _DATA[name] = DataEntry(name, load, summary, task, shape, needs)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from subbyte.errors import QuantizationError, UnknownNameError, UsageError
+from subbyte.errors import QuantizationError, RegistrationError, UnknownNameError
 from subbyte.formats.integer import INT
 from subbyte.models.options import mistyped
 from subbyte.models.quant.quantizer import ActivationConfig, WeightConfig
@@ -78,14 +78,14 @@ def register_scheme(name: str) -> Callable[[Callable[..., Scheme]], Callable[...
     """Decorator: make a function known as the maker of the scheme `name`.
 
     Its parameters are the options, each with a default that JSON can hold; the first line of its docstring is the
-    summary. Every scheme that quantizes has the option `keep` besides. Raises UsageError when the name is taken.
+    summary. Every scheme that quantizes has the option `keep` besides. Raises RegistrationError when the name is taken.
     """
 
     def add(make: Callable[..., Scheme]) -> Callable[..., Scheme]:
         if name in _registry:
-            raise UsageError(f"scheme '{name}' is registered twice; choose another name")
+            raise RegistrationError(f"scheme '{name}' is registered twice; choose another name")
         if "keep" in inspect.signature(make).parameters:
-            raise UsageError(f"scheme '{name}' defines the option 'keep', which every scheme has; remove it")
+            raise RegistrationError(f"scheme '{name}' defines the option 'keep', which every scheme has; remove it")
         _registry[name] = make
         return make
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from subbyte.errors import UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.models.options import check_options
 
 WARMUP = 0.05  # share of the steps, where none is given
@@ -44,7 +44,7 @@ def schedule(name: str, *, rises: bool = False) -> Callable[[Callable[..., float
 
     def register(factor: Callable[..., float]) -> Callable[..., float]:
         if name in _SCHEDULES:
-            raise UsageError(f"schedule '{name}' is registered already; choose another name.")
+            raise RegistrationError(f"schedule '{name}' is registered already; choose another name.")
         _SCHEDULES[name] = Schedule(name, factor, rises)
         return factor
 

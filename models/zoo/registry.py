@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subbyte.errors import UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.models.options import check_options
 
 Size = tuple[int, int]
@@ -94,17 +94,21 @@ def register_model(
 
     `prefers` gives options by scheme, e.g. `{"binary": {"shortcut": "convolution"}}`; `takes` is a name of `INPUTS`;
     `size` is the usual input size: (height, width) of an image, (length,) of a series and of tokens. Raises
-    `UsageError` for a name that is taken or is not lower case with underscores, and for another `takes` or `size`.
+    `RegistrationError` for a name that is taken or not lower case with underscores, and for another `takes` or `size`.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"model name '{name}' must be lower case letters, digits and underscores, such as 'resnet8'.")
+        raise RegistrationError(
+            f"model name '{name}' must be lower case letters, digits and underscores, such as 'resnet8'."
+        )
     if name in _MODELS:
-        raise UsageError(f"model '{name}' is registered already; choose another name.")
+        raise RegistrationError(f"model '{name}' is registered already; choose another name.")
     if takes not in INPUTS:
-        raise UsageError(f"model '{name}' takes '{takes}'; expected one of: {', '.join(INPUTS)}.")
+        raise RegistrationError(f"model '{name}' takes '{takes}'; expected one of: {', '.join(INPUTS)}.")
     sizes = [axis for axis in INPUTS[takes].axes if axis != "channels"]
     if len(size) != len(sizes):
-        raise UsageError(f"model '{name}' takes {takes}: its usual size must be ({', '.join(sizes)}), got {size}.")
+        raise RegistrationError(
+            f"model '{name}' takes {takes}: its usual size must be ({', '.join(sizes)}), got {size}."
+        )
 
     def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         _MODELS[name] = ModelEntry(name, summary, build, prefers or {}, size, takes)

@@ -16,7 +16,7 @@ from own_files import idx
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from subbyte.errors import DataError, UnknownNameError, UsageError
+from subbyte.errors import DataError, RegistrationError, UnknownNameError, UsageError
 from subbyte.models.data import (
     Data,
     ImageTensors,
@@ -25,6 +25,7 @@ from subbyte.models.data import (
     list_data,
     load_data,
     read_idx,
+    register_data,
     shift_and_flip,
 )
 from subbyte.models.data import fashion_mnist as fashion_mnist_module
@@ -67,6 +68,11 @@ def test_digits_are_normalised_and_no_test_image_is_lost_or_doubled() -> None:
     values = digits.normalization(pixels)  # type: ignore[misc]
     assert abs(values.mean().item()) < 1e-3
     assert abs(values.std().item() - 1) < 1e-3
+
+
+def test_a_data_set_is_registered_once() -> None:
+    with pytest.raises(RegistrationError, match="data set 'digits' is registered already"):
+        register_data("digits", summary="")
 
 
 def test_digits_take_no_path() -> None:

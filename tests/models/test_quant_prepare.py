@@ -17,7 +17,7 @@ from pages import python_blocks
 from torch import Tensor, nn
 
 from subbyte.dialect.function import output_shapes
-from subbyte.errors import QuantizationError, UnknownNameError, UsageError
+from subbyte.errors import QuantizationError, RegistrationError, UnknownNameError
 from subbyte.formats import PerGroup
 from subbyte.models.quant import (
     LearnedStep,
@@ -89,7 +89,7 @@ def test_unknown_names_options_and_values_say_what_there_is() -> None:
         get_scheme("int8", keep=16)
     with pytest.raises(QuantizationError, match="makes no quantizer"):
         Scheme(weights="ternary", activations=LearnedStep(8))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="registered twice"):
+    with pytest.raises(RegistrationError, match="registered twice"):
         register_scheme("int8")(lambda: Scheme())
 
 

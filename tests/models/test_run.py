@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from subbyte.cli import main
-from subbyte.errors import CheckpointError, TrainingError, UnknownNameError, UsageError
+from subbyte.errors import CheckpointError, RegistrationError, TrainingError, UnknownNameError, UsageError
 from subbyte.models import Data, Run, from_datasets, load_checkpoint, train
 from subbyte.models.checkpoint import weights_file
 from subbyte.models.checkpoint_files import STATE
@@ -28,7 +28,7 @@ from subbyte.models.tasks import Metric
 from subbyte.models.train.averaging import averaged_decay
 from subbyte.models.train.choice import best_epoch, is_over
 from subbyte.models.train.run import CONFIGURATION, read_run
-from subbyte.models.train.schedules import get_schedule, list_schedules
+from subbyte.models.train.schedules import get_schedule, list_schedules, schedule
 
 STEPS = 8  # of an epoch: 64 samples in batches of 8
 
@@ -150,6 +150,11 @@ def test_a_run_by_name_needs_its_objects_again(tmp_path: Path) -> None:
 def rates(name: str, steps: int = 30, warmup: float | None = 0.0, **options: Any) -> list[float]:
     schedule = get_schedule(name, options)
     return [schedule.at(step, steps, warmup) for step in range(steps + 1)]
+
+
+def test_a_schedule_is_registered_once() -> None:
+    with pytest.raises(RegistrationError, match="schedule 'cosine' is registered already"):
+        schedule("cosine")(float)
 
 
 def torch_rates(make: Any, steps: int = 30) -> list[float]:

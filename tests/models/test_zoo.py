@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from subbyte.errors import UnknownNameError, UsageError
+from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.models.quant import quantized_layers
 from subbyte.models.untrained import untrained
 from subbyte.models.zoo import (
@@ -203,13 +203,13 @@ def test_names_options_and_sizes_that_do_not_fit() -> None:
 
 
 def test_register_refuses_a_name_taken_or_misspelt() -> None:
-    with pytest.raises(UsageError, match="registered already"):
+    with pytest.raises(RegistrationError, match="registered already"):
         register_model("mlp", summary="")
-    with pytest.raises(UsageError, match="lower case"):
+    with pytest.raises(RegistrationError, match="lower case"):
         register_model("My Net", summary="")
-    with pytest.raises(UsageError, match="takes 'sound'; expected one of: image, series, tokens"):
+    with pytest.raises(RegistrationError, match="takes 'sound'; expected one of: image, series, tokens"):
         register_model("net", summary="", takes="sound")
-    with pytest.raises(UsageError, match=r"its usual size must be \(length\), got \(8, 8\)"):
+    with pytest.raises(RegistrationError, match=r"its usual size must be \(length\), got \(8, 8\)"):
         register_model("net", summary="", takes="series", size=(8, 8))
 
 
