@@ -125,7 +125,7 @@ def check_stages(folder: Path, data_path: Path | None) -> None:
     write_file(folder / "stages.json", (json.dumps(dataclasses.asdict(report), indent=2) + "\n").encode())
     for stage in report.stages:
         print(
-            f"{folder.name:17} {stage.name:22} {100 * (stage.accuracy or 0):6.2f}%  changed predictions "
+            f"{folder.name:17} {stage.name:22} {100 * (stage.score or 0):6.2f}%  changed predictions "
             f"{stage.changed_predictions}, differing integers {stage.differing_codes}, max error {stage.max_error:.3g}"
         )
     print("\n".join(report.findings), flush=True)

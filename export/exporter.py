@@ -281,6 +281,9 @@ def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str
     metadata["subbyte.scheme"] = config.scheme
     metadata["subbyte.source"] = checkpoint.sha256
     metadata["subbyte.data"] = config.data
+    metadata["subbyte.task"] = config.task
+    options = {"task_options": config.task_options, "data_options": config.data_options}
+    metadata |= {f"subbyte.{name}": json.dumps(given) for name, given in options.items() if given}
     if config.normalization is not None:
         metadata["subbyte.normalization"] = json.dumps(dataclasses.asdict(config.normalization))
     if config.class_names:
@@ -307,7 +310,7 @@ def _samples(
         try:
             from subbyte.models.data import load_data
 
-            data = load_data(checkpoint.config.data)
+            data = load_data(checkpoint.config.data, **checkpoint.config.data_options)
             known = data.test_arrays(_count(one, batch))[0]
             if known.shape[1:] == shape and known.dtype == one.dtype:
                 return known, f"test {'images' if len(shape) == 3 else 'inputs'} of {data.name}"

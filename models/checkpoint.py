@@ -76,6 +76,12 @@ class Config:
         """(1, *shape): a batch of one input."""
         return (1, *self.shape)
 
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The options of the data set that it was trained on."""
+        given = self.training.get("data_options")
+        return dict(given) if isinstance(given, Mapping) else {}
+
     def example(self, device: str = "cpu") -> Tensor:
         """A batch of one input, all zeros; a token of 0 is in every vocabulary."""
         return torch.zeros(self.input_shape, dtype=getattr(torch, self.input_dtype), device=device)

@@ -77,7 +77,7 @@ def test_every_kind_compiles_to_what_the_file_computes(exported: Callable[[str],
         if kind == "tokens":
             refuses_what_is_no_token(session, inputs[:1].numpy())
     assert subbyte.bench(path, seconds=0.01, energy=False, cold=False).golden_ok
-    assert [one.accuracy for one in compare(prepare(path), seconds=0.01).contenders] == [None] * 3
+    assert [one.score for one in compare(prepare(path), seconds=0.01).contenders] == [None] * 3
 
 
 def refuses_what_is_no_token(session: subbyte.Session, good: np.ndarray[Any, Any]) -> None:

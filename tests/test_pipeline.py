@@ -120,7 +120,7 @@ def test_the_bench_gives_a_verdict_with_provenance(ternary: tuple[Path, Path, Pa
     contenders = {c["name"]: c for c in found["verdict"]["contenders"]}
     assert set(contenders) == {"subbyte", "onnxruntime float32", "onnxruntime int8"}
     assert contenders["onnxruntime float32"]["nbytes"] > contenders["subbyte"]["nbytes"]
-    assert all(c["accuracy"] is not None for c in contenders.values())
+    assert all(c["score"] is not None for c in contenders.values())
     assert found["latency_ms"]["p50"] > 0
     assert "modelled" in json.dumps(found)
 

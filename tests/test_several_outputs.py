@@ -145,7 +145,7 @@ def test_check_compares_every_output_of_every_stage(files: Files, data: str | No
     for stage in report.stages[1:]:
         assert [(output.name, output.max_error) for output in stage.outputs] == [(name, 0.0) for name in NAMES]
         assert stage.changed_predictions == 0
-        assert (stage.accuracy is None) == (data is None)
+        assert (stage.score is None) == (data is None)
     assert all(output.largest > 0 for output in report.stages[1].outputs)
     assert any("'logits', the first of 5 outputs" in line for line in report.findings)
     assert "bundle, output 'boxes': max error 0" in str(report)
@@ -156,7 +156,7 @@ def test_check_scores_the_first_output(files: Files) -> None:
     with torch.no_grad():
         logits = files.model(torch.from_numpy(images))["logits"].numpy()
     report = subbyte.check(files.checkpoint, files.onnx, files.bundle, data="digits", limit=70)
-    assert {stage.accuracy for stage in report.stages[1:]} == {float((logits.argmax(-1) == labels).mean())}
+    assert {stage.score for stage in report.stages[1:]} == {float((logits.argmax(-1) == labels).mean())}
 
 
 def test_check_names_the_output_that_differs(files: Files, tmp_path: Path) -> None:
@@ -193,15 +193,15 @@ def test_bench_gives_a_verdict_and_says_what_it_scored(files: Files, tmp_path: P
     found = json.loads(saved.read_text())
     assert found["golden_exact"] is True
     assert found["verdict"]["scored_on"] == "'logits', the first of 5 outputs"
-    assert all(contender["accuracy"] is not None for contender in found["verdict"]["contenders"])
+    assert all(contender["score"] is not None for contender in found["verdict"]["contenders"])
 
 
 def test_labels_are_refused_where_the_first_output_holds_no_logits(boxes_first: Files, tmp_path: Path) -> None:
-    message = "accuracy is scored on the first output of the model, and 'boxes' of shape [1, 16, 6] holds no logits"
+    message = "accuracy is scored on the first output of the model, and 'boxes' of shape [1, 16, 6] is not the [N, 10]"
     with pytest.raises(UsageError) as refused:
         subbyte.check(boxes_first.checkpoint, boxes_first.onnx, boxes_first.bundle, data="digits", limit=8)
     assert message in str(refused.value)
-    assert "return the logits first" in str(refused.value)
+    assert "return that output first" in str(refused.value)
     status, text = call("bench", boxes_first.bundle, "--baseline", "onnxruntime", "--data", "digits")
     assert status == 2
     assert message in text

@@ -61,7 +61,7 @@ def test_every_stage_goes_the_same_steps(trained: tuple[Checkpoint, float, Path]
     assert not report.diverged, report
     assert report.samples == 12 * 8
     assert "it is not scored on single steps" in report.findings[0]
-    assert [stage.accuracy for stage in report.stages] == [None] * 4
+    assert [stage.score for stage in report.stages] == [None] * 4
     assert [stage.differing_codes for stage in report.stages[1:]] == [0, 0, 0]
     assert [output.name for output in report.stages[3].outputs] == ["logits", "cell.h_next"]
     assert [output.max_error for stage in report.stages[1:] for output in stage.outputs] == [0] * 6

@@ -90,7 +90,7 @@ def test_a_model_of_indices_is_compared_on_indices(tmp_path: Path) -> None:
     onnx.save(model, file)
     subbyte.compile(file, tmp_path / "m.subbyte")
     found = compare(prepare(tmp_path / "m.subbyte"), seconds=0.01)
-    assert [one.accuracy for one in found.contenders] == [None] * 3
+    assert [one.score for one in found.contenders] == [None] * 3
     with pytest.raises(UsageError, match=r"data set 'digits' has inputs of float32 \[1, 8, 8\], .* int64 \[\]"):
         prepare(tmp_path / "m.subbyte", data="digits")
 

@@ -128,9 +128,13 @@ def _try(parts: Parts, model: nn.Module, first: Batch) -> None:
     rows = first.inputs.repeat_interleave(task.views, dim=0)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), states_kept(model), loss.attached(model, teacher):
         model.eval()
-        outputs = task.outputs(_result("model", model, rows, parts), first)
+        result = _result("model", model, rows, parts)
+        outputs = task.outputs(result, first)
         if teacher is not None:
-            outputs = outputs.replaced(teacher=task.outputs(_result("teacher", teacher, rows, parts), first))
+            guide = _result("teacher", teacher, rows, parts)
+            if guide.shape != result.shape:
+                raise _other_outputs("teacher", guide, list(result.shape), task)
+            outputs = outputs.replaced(teacher=task.outputs(guide, first))
         model.train()
         if loss.has_memory:
             loss.prepare(outputs, len(data.train))  # type: ignore[arg-type]
@@ -147,12 +151,15 @@ def _result(who: str, network: nn.Module, rows: Tensor, parts: Parts) -> Tensor:
             "such data."
         ) from error
     if not task.fits(tuple(given.shape[1:]), data) or len(given) != len(rows):
-        wanted = [len(rows), *task.output_shape(data)]
-        raise UsageError(
-            f"the {who} gives {list(given.shape)} for {len(rows)} inputs, expected {wanted} for task '{task.name}'; "
-            "name another."
-        )
+        raise _other_outputs(who, given, [len(rows), *task.output_shape(data)], task)
     return given
+
+
+def _other_outputs(who: str, given: Tensor, wanted: list[int], task: Task) -> UsageError:
+    return UsageError(
+        f"the {who} gives {list(given.shape)} for {wanted[0]} inputs, expected {wanted} for task '{task.name}'; name "
+        "another."
+    )
 
 
 def one_tensor(output: object) -> Tensor:

@@ -49,17 +49,20 @@ def print_verdict(found: Verdict, console: Console) -> None:
             f"{c.latency_median:.3f}",
             f"{c.speedup_median:.2f}x",
             f"{c.nbytes:,}",
-            "-" if c.accuracy is None else f"{100 * c.accuracy:.2f}%",
+            "-" if c.score is None or found.metric is None else found.metric.words(c.score),
         )
         for c in found.contenders
     ]
-    headings = ("model", "min ms", "median ms", "time / ours", "ONNX bytes", "accuracy")
+    metric = "accuracy" if found.metric is None else found.metric.title
+    headings = ("model", "min ms", "median ms", "time / ours", "ONNX bytes", metric)
     title = f"Verdict: {found.threads} thread(s), {found.rounds} interleaved rounds"
     console.print(table(title, headings, rows))
     console.print(f"float model: {found.float_source}", style="dim")
     scored = f"on the test set of {found.data}" if found.data else "not compared: name a test set with --data"
     scored += f", by {printable(found.scored_on)}" if found.scored_on else ""
-    console.print(f"accuracy: {scored}", style="dim")
+    if found.metric is not None and found.chance is not None:
+        scored += f"; chance is {found.metric.words(found.chance)}"
+    console.print(f"{metric}: {scored}", style="dim")
     console.print(
         f"deployed (library and weights) {found.deployed_bytes:,} bytes; the whole bundle (with bench program, golden "
         f"data) {found.bundle_bytes:,}"
@@ -174,18 +177,18 @@ def print_explanation(explanation: Explanation) -> None:
 
 
 def print_check(report: CheckReport, console: Console) -> None:
-    """Stage by stage: accuracy, differences, and the first layer that diverges."""
+    """Stage by stage: score, differences, and the first layer that diverges."""
     rows = [
         (
             stage.name,
-            "-" if stage.accuracy is None else f"{100 * stage.accuracy:.2f}%",
-            f"{stage.changed_predictions:,}",
+            "-" if stage.score is None else report.metric.words(stage.score),
+            "-" if stage.changed_predictions is None else f"{stage.changed_predictions:,}",
             f"{stage.differing_codes:,}",
             f"{stage.max_error:.3g}",
         )
         for stage in report.stages
     ]
-    headings = ("stage", "accuracy", "changed predictions", "differing integers", "max error")
+    headings = ("stage", report.metric.title, "changed predictions", "differing integers", "max error")
     console.print(table(f"{report.samples:,} inputs, each stage against torch eval", headings, rows))
     if len(report.stages[0].outputs) > 1:
         outputs = zip(*(stage.outputs for stage in report.stages), strict=True)
@@ -200,6 +203,8 @@ def print_check(report: CheckReport, console: Console) -> None:
         ]
         columns = ("output", "shape", "largest", *(stage.name for stage in report.stages))
         console.print(table("max error of each output", columns, errors, numbers=2))
+    if report.chance is not None:
+        console.print(f"{report.metric.title} by chance: {report.metric.words(report.chance)}", style="dim")
     console.print(f"largest accumulator seen: {report.largest_accumulator:,} (float32 sums are exact below 16,777,216)")
     for line in report.findings:
         console.print(printable(line), style="bold red" if report.diverged else "")

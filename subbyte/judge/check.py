@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from subbyte.errors import UsageError
-from subbyte.judge.accuracy import refuse_other_samples, refuse_unscorable, scored_on
+from subbyte.judge.scoring import ScoredData, read_test_set, scored_on
 
 if TYPE_CHECKING:
     from torch import nn
 
     from subbyte.models.checkpoint import Checkpoint
     from subbyte.models.over_time import OverTime
+    from subbyte.models.tasks import Metric, Task
     from subbyte.onnx_files.loader import OnnxFile
     from subbyte.runtime import Session
 
@@ -45,14 +46,15 @@ class OutputError:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage against torch eval: accuracy 0..1 (None without labels), and what differs.
+    """One stage against torch eval: its score by the task's metric (None without targets), and what differs.
 
-    Predictions are read from the first output; `max_error` is the largest of all outputs.
+    Predictions are read from the first output (None where the task has real values); `max_error` is the largest of all
+    outputs.
     """
 
     name: str
-    accuracy: float | None
-    changed_predictions: int
+    score: float | None
+    changed_predictions: int | None
     differing_codes: int
     max_error: float
     outputs: tuple[OutputError, ...]
@@ -71,12 +73,14 @@ class CheckReport:
     largest_accumulator: int
     findings: tuple[str, ...]
     diverged: bool
+    metric: Metric
+    chance: float | None  # the score of a guess that does not look at the sample; None without targets
 
     def __str__(self) -> str:
         stages = [
-            f"{stage.name}: {'' if stage.accuracy is None else f'accuracy {stage.accuracy:.2%}, '}"
-            f"{stage.changed_predictions:,} changed predictions, {stage.differing_codes:,} differing integers, "
-            f"max error {stage.max_error:.3g}"
+            f"{stage.name}: {'' if stage.score is None else f'{self.metric.title} {self.metric.words(stage.score)}, '}"
+            + ("" if stage.changed_predictions is None else f"{stage.changed_predictions:,} changed predictions, ")
+            + f"{stage.differing_codes:,} differing integers, max error {stage.max_error:.3g}"
             for stage in self.stages
         ]
         for stage in self.stages if len(self.stages[0].outputs) > 1 else ():
@@ -122,29 +126,33 @@ def check(
 
     `checkpoint`: a folder, or what `load_checkpoint` gives, which makes models that are not of the zoo.
     `data` names a data set (see subbyte.models.data); `limit` takes its first samples only. All outputs are compared;
-    accuracy is scored on the first. A model with state begins from its initial state every 64 inputs, which are steps.
+    the task of the checkpoint scores the first. A model with state begins from its initial state every 64 inputs, which
+    are steps.
     A file with states of a model that runs over sequences (`OverTime`) is its step: the inputs are those of the steps,
-    without accuracy. Raises UsageError when the three do not belong together (different numbers or shapes of quantized
-    layers), or the first output holds no logits for the labels.
+    without a score. Raises UsageError when the three do not belong together (different numbers or shapes of quantized
+    layers), or the first output is not what the task scores on this data; DataError.
     """
     import torch
 
     from subbyte.export import largest_accumulators, load_onnx, torch_observations
     from subbyte.export.verify import inexact_nodes, output_shapes
     from subbyte.models.checkpoint import load_checkpoint
+    from subbyte.models.tasks import get_task
     from subbyte.onnx_files.loader import open_onnx
 
     loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     opened = open_onnx(onnx)
     file = load_onnx(opened)
     model, sequences = _model_of(loaded, file)
-    images, labels = _inputs(loaded, file, data, data_path, limit)
-    if sequences is not None and data is not None:
-        images, labels = sequences.inputs_of_steps(torch.from_numpy(images)).numpy(), None
+    task = get_task(loaded.config.task, **loaded.config.task_options)
+    test = None if data is None else _test_set(loaded, file, task, (data, data_path, limit))
+    images, labels = (_random_inputs(file, limit), None) if test is None else (test.inputs, test.targets)
+    if sequences is not None and test is not None:
+        images, labels, test = sequences.inputs_of_steps(torch.from_numpy(images)).numpy(), None, None
     shapes = output_shapes(file)
-    if labels is not None:
-        refuse_unscorable(*next(iter(shapes.items())), labels, str(data))
-    tally = {name: _Tally(labels is not None, shapes) for name in STAGES}
+    if test is not None:
+        test.refuse_unscorable(*next(iter(shapes.items())))
+    tally = {name: _Tally(task, loaded.config.shape, labels is not None, shapes) for name in STAGES}
     layers: dict[str, dict[str, _Difference]] = {"onnxruntime": {}, "bundle": {}}
     largest = 0
     names: list[str] = []
@@ -169,17 +177,31 @@ def check(
     wrong = _outputs_differ(stages[2:], file)
     first = scored_on(list(shapes))
     if first:
-        findings = (f"predictions{'' if labels is None else ' and accuracy'} are those of {first}", *findings)
+        scored = "" if test is None else f" and {test.metric.title}"
+        findings = (f"predictions{scored} are those of {first}", *findings)
     if sequences is not None and data is not None:
-        findings = ("accuracy is that of sequences: it is not scored on single steps", *findings)
-    return CheckReport(len(images), stages, len(names), largest, (*findings, *wrong), diverged or bool(wrong))
+        findings = (f"{task.metric.title} is that of sequences: it is not scored on single steps", *findings)
+    return CheckReport(
+        samples=len(images),
+        stages=stages,
+        quantized_layers=len(names),
+        largest_accumulator=largest,
+        findings=(*findings, *wrong),
+        diverged=diverged or bool(wrong),
+        metric=task.metric,
+        chance=None if test is None else test.chance(),
+    )
 
 
 class _Tally:
     """Counts of one stage over all samples."""
 
-    def __init__(self, labelled: bool, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.labelled, self.shapes, self.right, self.seen, self.changed = labelled, shapes, 0, 0, 0
+    def __init__(
+        self, task: Task, input_shape: tuple[int, ...], labelled: bool, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self.task, self.input_shape, self.shapes = task, input_shape, shapes
+        self.score = task.score(input_shape) if labelled else None
+        self.changed: int | None = None
         self.errors, self.largest = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0.0)
 
     def add(self, expected: Mapping[str, Array], got: Mapping[str, Array], labels: Array | None) -> None:
@@ -192,24 +214,27 @@ class _Tally:
             self.errors[name] = float(np.maximum(self.errors[name], error))  # NaN stays NaN
             self.largest[name] = max(self.largest[name], largest_of(a))
         first = next(iter(self.shapes))
-        before, after = (_predictions(arrays[first]) for arrays in (expected, got))
-        self.changed += int((before != after).sum()) if before.shape == after.shape else before.size
-        if labels is not None:
-            self.seen += len(labels)
-            self.right += int((got[first].argmax(-1) == labels).sum())
+        before, after = (self._predictions(arrays[first]) for arrays in (expected, got))
+        if before is not None and after is not None:
+            changed = int((before != after).sum()) if before.shape == after.shape else before.size
+            self.changed = changed + (self.changed or 0)
+        if self.score is not None and labels is not None:
+            self.score.add(got[first], labels)
+
+    def _predictions(self, output: Array) -> Array | None:
+        """What an output decides; integers are decisions themselves, as is the largest of an output without classes."""
+        if output.dtype.kind != "f":
+            return output
+        axis = self.task.class_axis(self.input_shape)
+        if axis is not None and output.ndim <= axis + 1:
+            return np.asarray(np.atleast_1d(output).argmax(-1))
+        return self.task.predictions(output, self.input_shape)
 
     def stage(self, name: str, differing: int) -> Stage:
-        accuracy = self.right / max(1, self.seen) if self.labelled else None
+        score = None if self.score is None else self.score.result()
         outputs = tuple(OutputError(o, self.shapes[o], self.largest[o], self.errors[o]) for o in self.shapes)
         error = float(np.max([output.max_error for output in outputs]))
-        return Stage(name, accuracy, self.changed, differing, error, outputs)
-
-
-def _predictions(output: Array) -> Array:
-    """Places of the largest values along the last axis; integers are predictions themselves."""
-    if output.dtype.kind != "f":
-        return output
-    return np.asarray(np.atleast_1d(output).argmax(-1))
+        return Stage(name, score, self.changed, differing, error, outputs)
 
 
 def _model_of(loaded: Checkpoint, file: Any) -> tuple[nn.Module, OverTime | None]:
@@ -260,18 +285,22 @@ def _open(bundle: str | Path | None) -> Any:
     return _NoSession() if bundle is None else subbyte.load(bundle, threads=1)
 
 
-def _inputs(
-    loaded: Any, file: Any, data: str | None, path: str | Path | None, limit: int | None
-) -> tuple[Array, Array | None]:
-    from subbyte.dialect.example_inputs import example_inputs, inputs_of
+def _random_inputs(file: Any, limit: int | None) -> Array:
+    from subbyte.dialect.example_inputs import example_inputs
 
-    if data is None:
-        return next(iter(example_inputs(file, samples=limit or CHUNK).values())), None
-    from subbyte.models.data import load_data
+    return next(iter(example_inputs(file, samples=limit or CHUNK).values()))
 
-    images, labels = load_data(data, path).test_arrays(limit)
-    refuse_other_samples(images, loaded.config.input_shape[1:], inputs_of(file)[0].dtype, data)
-    return images, labels
+
+def _test_set(
+    loaded: Checkpoint, file: Any, task: Task, asked: tuple[str, str | Path | None, int | None]
+) -> ScoredData:
+    """The test set that was asked for, in the form that was trained on where it is that data set."""
+    from subbyte.dialect.example_inputs import inputs_of
+
+    config = loaded.config
+    test = read_test_set(*asked, task, config.data_options if asked[0] == config.data else {})
+    test.refuse_other_model(config.shape, inputs_of(file)[0].dtype)
+    return test
 
 
 def _training_graph(model: Any, x: Array, file: Any) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,21 +23,21 @@ import numpy.typing as npt
 from subbyte.errors import DataError, UnknownNameError, UsageError, one_line
 from subbyte.files import limits
 from subbyte.files.plain import read_plain
-from subbyte.judge.accuracy import refuse_other_samples, refuse_unscorable, scored_on
+from subbyte.judge.scoring import ScoredData, read_test_set, recorded, scored_on
 from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.onnx_files.saturation import onnxruntime_saturates
 
 if TYPE_CHECKING:
     from subbyte.dialect.state import State
+    from subbyte.models.tasks import Metric
     from subbyte.runtime import Session
-    from subbyte.runtime.manifest import TensorInfo
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One version of the model: latency in ms, bytes on disk, test accuracy 0..1 (None where no data was given)."""
+    """One version of the model: latency in ms, bytes on disk, score on the test set (None where no data was given)."""
 
     name: str
     latency_min: float
@@ -45,7 +45,7 @@ class Contender:
     speedup_min: float  # its latency / the bundle's, from the minima; above 1 the bundle is faster
     speedup_median: float  # median over rounds of the ratio within a round
     nbytes: int  # of its ONNX file
-    accuracy: float | None
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,10 @@ class Verdict:
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
     float_source: str
-    data: str | None  # whose test set scored the accuracy
-    scored_on: str  # which output accuracy was scored on, where the model has several; else empty
+    data: str | None  # whose test set they were scored on
+    metric: Metric | None  # by which; None where they were not
+    chance: float | None  # the score of a guess that does not look at the sample
+    scored_on: str  # which output was scored, where the model has several; else empty
     bundle_bytes: int
     deployed_bytes: int  # the library and the weights alone
 
@@ -93,8 +95,7 @@ class Comparison:
     file: Any  # OnnxFile
     floating: Any  # onnx.ModelProto
     float_source: str
-    data: str | None
-    test: tuple[Array, Array] | None  # inputs [N, ...], labels int64 [N]
+    test: ScoredData | None
 
 
 def prepare(
@@ -129,26 +130,13 @@ def prepare(
     source = str(float_model) if float_model else "float baseline of the same file (its weights, no quantizers)"
     _refuse_other_inputs(manifest)
     _refuse_another_model(manifest, floating, source)
-    test: tuple[Array, Array] | None
     if manifest.states and data:
         raise UsageError(
             "the bundle has state: its accuracy is that of sequences, which a data set of single inputs does not say. "
             "Leave --data out"
         )
-    if data:
-        test = _test_arrays(data, data_path, limit)
-        refuse_other_samples(test[0], manifest.inputs[0].shape[1:], manifest.inputs[0].dtype, data)
-        _refuse_unscorable(manifest, floating, test[1], data)
-    else:
-        metadata = manifest.source.get("metadata")
-        data = str(metadata.get("subbyte.data", "")) if isinstance(metadata, dict) and not manifest.states else ""
-        test = _recorded_test_arrays(data, data_path, limit, manifest.inputs[0])
-        try:
-            if test is not None:
-                _refuse_unscorable(manifest, floating, test[1], data)
-        except UsageError:
-            test = None
-    return Comparison(bundle, manifest, file, floating, source, data if test is not None else None, test)
+    test = None if manifest.states else _test_set(manifest, floating, (data, data_path, limit))
+    return Comparison(bundle, manifest, file, floating, source, test)
 
 
 def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int = 1) -> Verdict:
@@ -167,7 +155,8 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
     if test is None:
         calibration = [*example_inputs(load_onnx(ready.file)).values()]
     else:
-        calibration = [test[0][i : i + batch] for i in range(0, 32 * batch, batch)]
+        whole = len(test.inputs) - len(test.inputs) % batch
+        calibration = [test.inputs[i : i + batch] for i in range(0, min(32 * batch, whole), batch)]
     original = load_onnx(ready.file)
     kinds = {node.op_type for node in with_float_states(original).graph.node if not node.domain}
     itself = {"QuantizeLinear", "DequantizeLinear"} <= kinds
@@ -186,10 +175,11 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
         }
         times = interleave(calls, seconds, turn)
         runs = [partial(_run, session), *(partial(_onnx_run, one) for one in sessions.values())]
-        scores = [None if test is None else _accuracy(run, *test, batch) for run in runs]
+        scores = [None if test is None else test.score(_outputs(run, test.inputs, batch)) for run in runs]
     contenders = _contenders(times, sizes, scores)
     deployed = sum(m.bytes for name, m in ready.manifest.members.items() if name in ("library.so", "weights.bin"))
-    sentences, warnings = judge(contenders)
+    metric = None if test is None else test.metric
+    sentences, warnings = judge(contenders, metric)
     if not itself and onnxruntime_saturates():
         text = "onnxruntime int8 has weights of seven bits: on this CPU its products of eight saturate."
         sentences = (*sentences, text)
@@ -203,7 +193,9 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
         sentences=sentences,
         warnings=warnings,
         float_source=ready.float_source,
-        data=ready.data,
+        data=None if test is None else test.data.name,
+        metric=metric,
+        chance=None if test is None else test.chance(),
         scored_on=scored_on([output.name for output in ready.manifest.outputs]) if test is not None else "",
         bundle_bytes=ready.bundle.stat().st_size,
         deployed_bytes=deployed,
@@ -223,14 +215,14 @@ def _contenders(
             float(taken.min() / mine.min()),
             float(np.median(taken / mine)),
             nbytes,
-            accuracy,
+            score,
         )
-        for (name, taken), nbytes, accuracy in zip(times.items(), sizes, scores, strict=True)
+        for (name, taken), nbytes, score in zip(times.items(), sizes, scores, strict=True)
     )
 
 
-def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Plain sentences (faster, smaller, more accurate?), and a warning for each comparison that low-bit loses."""
+def judge(contenders: tuple[Contender, ...], metric: Metric | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plain sentences (faster, smaller, better?), and a warning for each comparison that low-bit loses."""
     ours, *others = contenders
     sentences: list[str] = []
     warnings: list[str] = []
@@ -244,11 +236,14 @@ def judge(contenders: tuple[Contender, ...]) -> tuple[tuple[str, ...], tuple[str
             warnings.append(f"low-bit loses: {other.name} is {1 / faster:.2f}x faster than the bundle on this machine")
         if smaller < 1:
             warnings.append(f"low-bit loses: the file of {other.name} is {1 / smaller:.2f}x smaller")
-        if ours.accuracy is not None and other.accuracy is not None:
-            points = 100 * (ours.accuracy - other.accuracy)
-            parts.append(f"{points:+.2f} points of accuracy")
-            if points < 0:
-                warnings.append(f"low-bit loses {-points:.2f} points of accuracy against {other.name}")
+        if metric is not None and ours.score is not None and other.score is not None:
+            more, unit = ours.score - other.score, metric.title
+            if metric.percent:
+                more, unit = 100 * more, f"points of {metric.title}"
+            parts.append(f"{more:+.2f} {unit}" if metric.percent else f"{more:+.4g} {unit}")
+            if metric.better(more) < 0:
+                size = f"{abs(more):.2f}" if metric.percent else f"{abs(more):.4g}"
+                warnings.append(f"low-bit loses {size} {unit} against {other.name}")
         sentences.append("The bundle is " + ", ".join(parts) + ".")
     return tuple(sentences), tuple(warnings)
 
@@ -335,40 +330,48 @@ def _refuse_another_model(manifest: Any, floating: Any, source: str) -> None:
         )
 
 
-def _test_arrays(data: str, path: str | Path | None, limit: int | None) -> tuple[Array, Array]:
-    from subbyte.models.data import load_data
+def _test_set(
+    manifest: Any, floating: Any, asked: tuple[str | None, str | Path | None, int | None]
+) -> ScoredData | None:
+    """The test set that was asked for, else the one that the bundle names, where that is here and fits.
 
-    return load_data(data, path).test_arrays(limit)
+    The task is the bundle's, else that of the data.
+    """
+    from subbyte.models.tasks import get_task
 
-
-def _refuse_unscorable(manifest: Any, floating: Any, labels: Array, data: str) -> None:
-    """Raise UsageError where the first output of the bundle or of the float model cannot be logits for the labels."""
-    from subbyte.export.verify import output_shapes
-
-    refuse_unscorable(manifest.outputs[0].name, manifest.outputs[0].shape, labels, data)
-    if floating.graph.output[0].type.tensor_type.HasField("shape"):
-        name, shape = next(iter(output_shapes(floating).items()))
-        refuse_unscorable(name, shape, labels, data, "the float model")
-
-
-def _recorded_test_arrays(
-    name: str, path: str | Path | None, limit: int | None, wanted: TensorInfo
-) -> tuple[Array, Array] | None:
-    """The test set that a bundle names; None if it names none, or one that is not on this machine or does not fit."""
-    if not name:
-        return None
+    given = manifest.source.get("metadata")
+    metadata: Mapping[str, Any] = given if isinstance(given, dict) else {}
+    named = str(metadata.get("subbyte.data", ""))
+    name = asked[0] or named
     try:
-        test = _test_arrays(name, path, limit)
-        refuse_other_samples(test[0], wanted.shape[1:], wanted.dtype, name)
+        if not name:
+            return None
+        known = metadata.get("subbyte.task")
+        task = get_task(str(known), **recorded(metadata, "subbyte.task_options")) if known else None
+        options = recorded(metadata, "subbyte.data_options") if name == named else {}
+        test = read_test_set(name, *asked[1:], task, options)
+        _refuse_misfit(manifest, floating, test)
     except (DataError, UnknownNameError, UsageError, ImportError):
+        if asked[0]:
+            raise
         return None
     return test
 
 
-def _accuracy(run: Callable[[Array], Array], images: Array, labels: Array, batch: int) -> float:
-    whole = len(images) - len(images) % batch
-    right = 0
-    for start in range(0, whole, batch):
-        logits = run(np.ascontiguousarray(images[start : start + batch]))
-        right += int((logits.argmax(-1) == labels[start : start + batch]).sum())
-    return right / max(1, whole)
+def _refuse_misfit(manifest: Any, floating: Any, test: ScoredData) -> None:
+    """Raise UsageError where a test set has other inputs, or the bundle or the float model has another first output."""
+    from subbyte.export.verify import output_shapes
+
+    batch, *shape = manifest.inputs[0].shape
+    test.refuse_other_model(shape, manifest.inputs[0].dtype)
+    test.refuse_unscorable(manifest.outputs[0].name, manifest.outputs[0].shape)
+    if floating.graph.output[0].type.tensor_type.HasField("shape"):
+        test.refuse_unscorable(*next(iter(output_shapes(floating).items())), "the float model")
+    if len(test.inputs) < batch:
+        raise UsageError(f"data set '{test.data.name}' gives {len(test.inputs)} samples, a run takes {batch}")
+
+
+def _outputs(run: Callable[[Array], Array], inputs: Array, batch: int) -> Iterator[Array]:
+    """The outputs of all whole batches."""
+    for start in range(0, len(inputs) - len(inputs) % batch, batch):
+        yield run(np.ascontiguousarray(inputs[start : start + batch]))

@@ -3,119 +3,26 @@ data and losses that do not fit are refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import sklearn.metrics
+import sklearn.neighbors
 import torch
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from tiny_tasks import EXAMPLES
+from torch import nn
 
-from subbyte.models import Data, get_task, list_tasks, load_checkpoint, train
+from subbyte.errors import DataError, RegistrationError, UnknownNameError, UsageError
+from subbyte.models import get_task, list_tasks, load_checkpoint, train
 from subbyte.models.checkpoint import weights_file
-
-TRAIN, TEST = 96, 48
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def noise(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    return inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
-
-
-def data_of(name: str, inputs: Tensor, targets: Tensor, outputs: int, **more: Any) -> Data:
-    parts = [
-        TensorDataset(x, y) for x, y in zip(inputs.split([TRAIN, TEST]), targets.split([TRAIN, TEST]), strict=True)
-    ]
-    dtype = str(inputs.dtype).removeprefix("torch.")
-    return Data("made", *parts, tuple(inputs.shape[1:]), outputs, dtype, task=name, **more)
-
-
-def of_classes(name: str, **more: Any) -> Data:
-    """Four classes, each around a point of its own."""
-    label = torch.arange(TRAIN + TEST) % 4
-    return data_of(name, random(4, 6, seed=1)[label] + 0.3 * random(len(label), 6), label, 4, **more)
-
-
-def of_signs(name: str) -> Data:
-    x = random(TRAIN + TEST, 6)
-    return data_of(name, x, (x[:, :3] > 0).long(), 3)
-
-
-def of_values(name: str) -> Data:
-    x = random(TRAIN + TEST, 6)
-    return data_of(name, x, x @ random(6, 2, seed=2), 2)
-
-
-def of_waves(name: str, horizon: int = 2) -> Data:
-    phase = torch.arange(TRAIN + TEST)[:, None] * 0.37 + torch.arange(8 + horizon) * 0.8
-    wave = torch.stack([phase.sin(), phase.cos()], 1)
-    return data_of(name, wave[..., :8], wave[..., 8:], 2 * horizon, task_options={"horizon": horizon})
-
-
-def of_positions(name: str) -> Data:
-    x = random(TRAIN + TEST, 2, 5)
-    label = x.argmax(1)
-    label[:, -1] = -100
-    return data_of(name, x, label, 2)
-
-
-def of_text(name: str) -> Data:
-    tokens = (torch.arange(TRAIN + TEST)[:, None] + torch.arange(7)) * 3 % 7  # each token is followed by one alone
-    return data_of(name, tokens[:, :6], tokens[:, 1:], 7, task_options={"unit": "byte"})
-
-
-def of_pixels(name: str) -> Data:
-    x = random(TRAIN + TEST, 2, 4, 4)
-    return data_of(name, x, (x[:, 0] > x[:, 1]).long() + (x[:, 1] > 1).long(), 3)
-
-
-class Moved(nn.Module):
-    """Linear over the channels [N, C, L] of a series, or from tokens [N, T] to logits [N, T, V]."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.inner(x.movedim(1, -1))
-        return y.movedim(-1, 1)
-
-
-def perceptron(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, outputs))
-
-
-@dataclass(frozen=True)
-class Example:
-    """Tiny data of a task, and a network for it."""
-
-    data: Callable[[str], Data]
-    network: Callable[[], nn.Module]
-    options: Mapping[str, Any]
-    epochs: int = 4
-
-
-EXAMPLES = {
-    "classification": Example(of_classes, lambda: perceptron(6, 4), {}),
-    "multi-label": Example(of_signs, lambda: perceptron(6, 3), {}),
-    "regression": Example(of_values, lambda: perceptron(6, 2), {}),
-    "forecasting": Example(of_waves, lambda: perceptron(16, 4), {}),
-    "sequence-labelling": Example(
-        of_positions, lambda: nn.Sequential(Moved(nn.Linear(2, 8)), nn.ReLU(), Moved(nn.Linear(8, 2))), {}
-    ),
-    "language-modelling": Example(of_text, lambda: nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7)), {}),
-    "segmentation": Example(of_pixels, lambda: nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1)), {}),
-    "metric-learning": Example(of_classes, lambda: perceptron(6, 5), {"width": 5}),
-    "contrastive": Example(lambda name: of_classes(name, augment=noise), lambda: perceptron(6, 5), {"width": 5}),
-    "few-shot": Example(of_classes, lambda: perceptron(6, 5), {"width": 5, "ways": 3, "queries": 3}),
-}
+from subbyte.models.tasks import Batch, Episode, Task, task
+from subbyte.models.train.batches import Episodes
 
 
 class StopAt(Callback):
@@ -166,3 +73,191 @@ def test_a_task_trains_resumes_and_is_read(tmp_path: Path, name: str) -> None:
     assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
     for before, after in zip(whole.history, resumed.history, strict=True):
         assert {**before, "seconds": 0} == {**after, "seconds": 0}
+
+
+# ---- the values of scores ----
+
+
+def score_of(task: Task, outputs: Any, targets: Any, shape: tuple[int, ...] = (4,)) -> float:
+    """In two batches, and merged of two processes: the same."""
+    outputs, targets = np.asarray(outputs, np.float32), np.asarray(targets)
+    whole, parts = task.score(shape), [task.score(shape), task.score(shape)]
+    for part, output, target in zip(parts, np.split(outputs, [1]), np.split(targets, [1]), strict=True):
+        whole.add(output, target)
+        part.add(output, target)
+    merged = task.score(shape)
+    for part in parts:
+        merged.merge(part.state())
+    assert merged.result() == whole.result()
+    return whole.result()
+
+
+def test_scores_have_the_values_of_their_formulas() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, (9, 4))
+    scores = random.normal(0, 1, (9, 4))
+    f1 = sklearn.metrics.f1_score(labels, scores > 0, average="micro")
+    assert score_of(get_task("multi-label"), scores, labels) == pytest.approx(f1)
+    y, guess = random.normal(0, 1, (9, 2)).astype(np.float32), random.normal(0, 1, (9, 2)).astype(np.float32)
+    r2 = sklearn.metrics.r2_score(y, guess, multioutput="variance_weighted")
+    assert score_of(get_task("regression"), guess, y) == pytest.approx(r2)
+    assert score_of(get_task("forecasting"), guess, y) == pytest.approx(((y - guess) ** 2).mean())
+    pixels, logits = random.integers(0, 3, (4, 5, 6)), random.normal(0, 1, (4, 3, 5, 6))
+    iou = sklearn.metrics.jaccard_score(pixels.ravel(), logits.argmax(1).ravel(), average="macro")
+    assert score_of(get_task("segmentation"), logits, pixels, (1, 5, 6)) == pytest.approx(iou)
+    tokens, logits = random.integers(0, 7, (4, 5)), random.normal(0, 3, (4, 5, 7))
+    tokens[0, 1:3] = -100
+    nats = nn.functional.cross_entropy(torch.tensor(logits).flatten(0, 1), torch.tensor(tokens).flatten())
+    assert score_of(get_task("language-modelling"), logits, tokens) == pytest.approx(float(nats) / np.log(2), rel=1e-5)
+    series = logits.swapaxes(1, 2)  # [N, K, L]
+    right = (logits.argmax(-1) == tokens)[tokens >= 0].mean()
+    assert score_of(get_task("sequence-labelling"), series, tokens, (2, 5)) == pytest.approx(right)
+    assert score_of(get_task("sequence-labelling"), logits, tokens, (5,)) == pytest.approx(right)
+    z, label = random.normal(0, 1, (30, 3)), random.integers(0, 4, 30)
+    near = sklearn.neighbors.NearestNeighbors(n_neighbors=2, metric="cosine").fit(z).kneighbors(z)[1][:, 1]
+    for name in ("metric-learning", "contrastive"):
+        assert score_of(get_task(name), z, label) == pytest.approx((label[near] == label).mean())
+
+
+def test_few_shot_episodes_are_those_of_prototypes() -> None:
+    """Embeddings that are one point for a class are told apart; ones that say nothing are not."""
+    label = np.arange(60) % 6
+    few = get_task("few-shot", ways=3, shots=2, queries=4)
+    assert score_of(few, np.eye(6)[label], label) == 1
+    assert score_of(few, np.random.default_rng(0).normal(0, 1, (60, 4)), label) == pytest.approx(1 / 3, abs=0.1)
+    batch = Batch(torch.zeros(18, 1), torch.arange(3).repeat_interleave(6))
+    z = torch.randn(18, 4)
+    logits = few.outputs(z, batch).logits
+    prototypes = torch.stack([z[0:2].mean(0), z[6:8].mean(0), z[12:14].mean(0)])
+    assert torch.allclose(logits[4:8], -(torch.cdist(z[8:12], prototypes) ** 2), atol=1e-5)
+    assert few.targets(batch).label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_chance_is_the_best_that_ignores_the_sample() -> None:
+    random = np.random.default_rng(1)
+    labels = (random.random((50, 3)) < [0.9, 0.5, 0.1]).astype(np.int64)
+    answers = [np.array(yes) for yes in itertools.product([0, 1], repeat=3)]
+    best = max(sklearn.metrics.f1_score(labels, np.tile(a, (50, 1)), average="micro", zero_division=0) for a in answers)
+    nothing = np.zeros((50, 1), np.float32)
+    assert get_task("multi-label").chance(nothing, labels) == pytest.approx(best)
+    assert get_task("classification").chance(nothing, np.array([0, 0, 1, -1])) == pytest.approx(2 / 3)
+    tokens = np.array([[0, 0, 1, 2]])
+    assert get_task("language-modelling").chance(nothing, tokens) == pytest.approx(1.5)  # bits, of 1/2, 1/4, 1/4
+    pixels = random.integers(0, 3, (4, 5, 6))
+    constant = [np.moveaxis(np.eye(3)[np.full_like(pixels, k)], -1, 1) for k in range(3)]
+    iou = max(score_of(get_task("segmentation"), one, pixels, (1, 5, 6)) for one in constant)
+    assert get_task("segmentation").chance(nothing, pixels) == pytest.approx(iou)
+    waves = random.normal(0, 1, (6, 2, 5)).astype(np.float32)
+    ahead = random.normal(0, 1, (6, 2, 3)).astype(np.float32)
+    naive = ((waves[:, :, -1:] - ahead) ** 2).mean()
+    assert get_task("forecasting", horizon=3).chance(waves, ahead) == pytest.approx(naive)
+    label = np.repeat([0, 1], [3, 2])  # (3 * 2 / 4 + 2 * 1 / 4) / 5 of the neighbours are of the same class
+    assert get_task("metric-learning").chance(nothing, label) == pytest.approx(0.4)
+
+
+def test_episodes_have_samples_of_each_class_and_differ_between_processes() -> None:
+    labels = np.arange(40) % 4
+    order = Episodes(labels, Episode(3, 4), seed=1, world=2)
+    drawn = [labels[np.array(one)].reshape(3, 4) for one in order]
+    assert len(drawn) == len(order) == 1
+    for classes in drawn:
+        assert (classes == classes[:, :1]).all()
+        assert len(set(classes[:, 0])) == 3
+    assert (
+        list(order)
+        == list(Episodes(labels, Episode(3, 4), seed=1, world=2))
+        != list(Episodes(labels, Episode(3, 4), seed=1, world=2, rank=1))
+    )
+    with pytest.raises(DataError, match="an episode has 11 samples of 3 classes, but 0 of 4 classes have so many"):
+        Episodes(labels, Episode(3, 11))
+
+
+# ---- what does not fit ----
+
+
+@pytest.mark.parametrize(
+    ("task", "of", "says"),
+    [
+        ("classification", "regression", "expected one label, an integer, for each sample, got targets float32"),
+        ("regression", "classification", "expected real values for each sample .4 in all., got targets int64"),
+        ("multi-label", "classification", "expected 4 labels of 0 and 1, integers, for each sample, got targets int64"),
+        ("segmentation", "classification", r"expected images \[C, H, W\], got inputs \[6\]"),
+        ("language-modelling", "classification", r"expected inputs of tokens, int64 \[T\], got inputs float32"),
+        ("sequence-labelling", "multi-label", r"expected 6 labels, integers: one for each position, got targets int64"),
+        ("forecasting", "regression", r"expected inputs \[C, L\] and targets"),
+        ("contrastive", "classification", "expected an augmentation, which makes the views, got data without one"),
+        ("few-shot", "multi-label", "expected one label, an integer, for each sample, got targets"),
+        ("metric-learning", "segmentation", "expected one label, an integer, for each sample, got targets"),
+    ],
+)
+def test_a_task_refuses_data_of_another(tmp_path: Path, task: str, of: str, says: str) -> None:
+    example = EXAMPLES[of]
+    with pytest.raises(DataError, match=f"data set 'made' does not fit task '{task}': {says}.*the data says '{of}'"):
+        train(example.network(), example.data(of), "int8", 1, tmp_path / "run", task=task, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "says"),
+    [
+        ("classification", "supcon(embeddings=1)", "'supcon' needs embeddings .* views"),
+        ("classification", "bce", "'binary-cross-entropy' needs scores"),
+        ("multi-label", "ce", "'cross-entropy' needs logits"),
+        ("regression", "ce", "'cross-entropy' needs labels"),
+        ("metric-learning", "clip", "'clip' needs embeddings .* views"),
+        ("language-modelling", "huber", "'huber' needs"),
+    ],
+)
+def test_a_loss_that_the_task_cannot_feed_is_refused(tmp_path: Path, task: str, loss: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        run(task, tmp_path / "run", loss=loss)
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_of_other_outputs_are_refused(tmp_path: Path) -> None:
+    data = EXAMPLES["segmentation"].data("segmentation")
+    with pytest.raises(UsageError, match=r"the model gives \[2, 3\] for 2 inputs, expected \[2, 3, 4, 4\] for task"):
+        train(nn.Sequential(nn.Flatten(), nn.Linear(32, 3)), data, "int8", 1, tmp_path / "run", progress=False)
+    with pytest.raises(UsageError, match=r"the teacher gives \[2, 3\] for 2 inputs, expected \[2, 4\] for task"):
+        run("classification", tmp_path / "run", teacher=nn.Linear(6, 3), loss="kd")
+    with pytest.raises(UsageError, match="loss 'huber' learns nothing from a teacher"):
+        run("regression", tmp_path / "run", teacher=nn.Linear(6, 2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_supcon_learns_from_views_and_labels(tmp_path: Path) -> None:
+    result = run("contrastive", tmp_path / "run", loss="supcon")
+    assert result.score > 0.6  # chance is 0.24
+    assert "test_loss" not in result.history[0]
+    with pytest.raises(UsageError, match="scored by neighbour accuracy, not by accuracy: read `score`"):
+        _ = result.accuracy
+
+
+def test_names_and_options_of_tasks_are_checked() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'forecasting'"):
+        get_task("forcasting")
+    with pytest.raises(UsageError, match="task 'forecasting' has no option 'steps'; its options: horizon"):
+        get_task("forecasting", steps=3)
+    with pytest.raises(UsageError, match="option 'horizon' is 0, expected a number in"):
+        get_task("forecasting", horizon=0)
+
+
+def test_an_incomplete_task_is_refused() -> None:
+    complete = type(get_task("classification"))
+    part = {name: getattr(complete, name) for name in ("gives", "loss", "metric", "__doc__")}
+
+    def refused(name: str = "mine", base: type = complete, **changes: Any) -> str:
+        made = dataclass(frozen=True)(type("Mine", (base,), {**part, **changes}))
+        with pytest.raises(RegistrationError, match=r"docs/add-a-task\.md") as error:
+            task(name)(made)
+        return str(error.value)
+
+    assert "must be lower case words" in refused("My task")
+    assert "registered already" in refused("forecasting")
+    assert "does not define chance, check, outputs, score, targets" in refused(base=Task)
+    assert "gives nothing" in refused(gives=frozenset())
+    assert "gives ['label2']" in refused(gives=frozenset({"logits", "label2"}))
+    assert "its loss 'huber' cannot be: loss 'huber' needs" in refused(loss="huber")
+    assert "not a Metric" in refused(metric="accuracy")
+    assert "no summary" in refused(__doc__="")
+    assert "mine" not in list_tasks()
