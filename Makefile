@@ -7,7 +7,7 @@ endif
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lesser fuzz soak learning device generate lint wheel types arrows release clean
+.PHONY: setup demo tasks test lesser fuzz soak learning device generate lint wheel types arrows release clean
 
 setup: $(VENV)/.installed
 
@@ -48,6 +48,10 @@ soak: setup
 # Accuracy and overhead of learning: hours; what is made is kept, and the next call goes on there. LEARNING="--list" and so on.
 learning: setup
 	ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 nice $(BIN)/python benchmarks/learning.py $(LEARNING)
+
+# Every task at int8 and ternary, from training to the verdict: some minutes.
+tasks: setup
+	ORT_DISABLE_TELEMETRY=1 nice $(BIN)/python benchmarks/tasks.py
 
 # Needs the emulators and cross-compilers that .ci/run installs.
 device: setup

@@ -129,6 +129,17 @@ def print_energy_model(result: BenchResult, console: Console) -> None:
         console.print(f"- {assumption}")
 
 
+def meaning(metadata: object) -> str:
+    """What the first output means, by the metadata of an ONNX file: task, data, class names; else empty."""
+    if not isinstance(metadata, dict) or "subbyte.task" not in metadata:
+        return ""
+    known = {name: str(metadata[f"subbyte.{name}"]) for name in _MEANINGS if f"subbyte.{name}" in metadata}
+    return ", ".join(f"{_MEANINGS[name]} {text}" for name, text in known.items())
+
+
+_MEANINGS = {"task": "task", "task_options": "of options", "data": "data", "class_names": "outputs"}
+
+
 def print_manifest(bundle: Bundle, console: Console) -> None:
     """Print what a bundle holds: target, inputs, outputs, operators, sizes."""
     manifest = bundle.manifest
@@ -139,6 +150,8 @@ def print_manifest(bundle: Bundle, console: Console) -> None:
     for side, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
         for tensor in tensors:
             console.print(f"{side} {_safe(tensor.name)}: {tensor.dtype} {_safe(str(list(tensor.shape)))}")
+    if says := meaning(manifest.source.get("metadata")):
+        console.print(_safe(says))
     console.print(
         f"weights {_size(manifest.weights_bytes)}, arena {_size(manifest.arena_bytes)}, workspace "
         f"{_size(manifest.workspace_bytes)} a thread, {manifest.macs / 1e6:.3f} MMAC a call"

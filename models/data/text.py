@@ -18,7 +18,7 @@ from subbyte.files.plain import read_plain
 from subbyte.models.data.data_set import Data
 from subbyte.models.data.register import register_data
 from subbyte.models.data.split import TEST_SHARE, is_held_out
-from subbyte.models.data.tokenizers import Tokenizer, tokenizer_of
+from subbyte.models.data.tokenizers import ByteTokenizer, Tokenizer, tokenizer_of
 from subbyte.models.options import Count, Share
 
 
@@ -72,6 +72,7 @@ def text_data(
         outputs=tokenizer.vocabulary,
         dtype="int64",
         task="language-modelling",
+        task_options={"unit": "byte" if isinstance(tokenizer, ByteTokenizer) else "token"},
         preprocessing={"tokenizer": dict(tokenizer.description()), **(preprocessing or {})},
     )
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from subbyte.runtime.printable import CELL, printable
+from subbyte.runtime.report import meaning
 
 if TYPE_CHECKING:
     from subbyte.export import Inspection
@@ -97,6 +98,8 @@ def print_inspection(found: Inspection) -> None:
     else:
         weights = ", which holds no weights"
     console.print(f"{found.file_bytes:,} bytes in the file{weights}. {found.macs:,} MACs.")
+    if says := meaning(found.metadata):
+        console.print(printable(says))
     for before, after in found.states.items():
         console.print(f"state: {printable(before)}, in the next run {printable(after)}")
     for warning in found.warnings:

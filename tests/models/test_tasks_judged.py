@@ -7,9 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+from click.testing import CliRunner
 from tiny_tasks import EXAMPLES
 
 import subbyte
+from subbyte.cli import main
 from subbyte.export import export
 from subbyte.judge.verdict import compare, prepare
 from subbyte.models import Data, load_checkpoint, train
@@ -43,6 +45,11 @@ def test_check_and_verdict_score_as_training_did(tmp_path: Path, name: str, monk
     assert [stage.score for stage in report.stages[1:]] == pytest.approx([result.score] * 3, rel=1e-5)
     assert (report.stages[1].changed_predictions is None) == (name == "regression")
     assert f"{result.metric.title} {result.metric.words(result.score)}" in str(report)
+
+    for made_file in ("m.onnx", "m.subbyte"):
+        shown = CliRunner().invoke(main, ["inspect", str(tmp_path / made_file)]).output
+        assert f"task {name}, " in shown
+        assert ", data made" in shown
 
     found = compare(prepare(tmp_path / "m.subbyte"), seconds=0.01)
     assert (found.data, found.metric, found.chance) == (data.name, result.metric, report.chance)
