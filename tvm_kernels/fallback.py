@@ -52,7 +52,15 @@ def name_float_products(graph: Graph) -> None:
                 lacks = f"its activation '{node.inputs[0]}' {lacks_quantizer(graph, node.inputs[0])}"
             node.fallback = f"weights are {described(levels)} in float32, but {lacks}"
         elif coded:
-            node.fallback = f"its activation '{coded[0]}' is quantized, but its weights are float32"
+            source = _of_the_file(graph, node, coded[0])
+            node.fallback = f"its activation '{source}' is quantized, but its weights are float32"
+
+
+def _of_the_file(graph: Graph, product: Node, name: str) -> str:
+    """An input of a product before the conversions that were added for it, which have its name."""
+    while (made := graph.producer(name)) is not None and made.name == product.name:
+        name = made.inputs[0]
+    return name
 
 
 def _changed_weights(graph: Graph) -> dict[str, tuple[str, Node]]:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _TABLES: tuple[tuple[Stage, list[Rule]], ...] = (
     ("foreign", [*foreign.RULES, *canonical_form.NORMS]),
     ("canonical form", [*canonical_form.RULES, *integers.RULES, *quantized_values.RULES, *run_time_products.STEPS]),
-    ("products", [*products.RULES, *run_time_products.RULES, *pools.RULES]),
+    ("products", [*products.RULES, *run_time_products.RULES, *pools.RULES, *products.OF_FLOAT_WEIGHTS]),
     ("epilogues", epilogues.RULES),
 )
 

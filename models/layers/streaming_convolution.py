@@ -48,8 +48,13 @@ class StreamingConv1d(Constants):
         return chain(self.convolution.parameters(), self.convolution.buffers())
 
     def compute_constants(self) -> None:
-        if isinstance(self.convolution, QuantizedProduct):
-            self.step = self.convolution.activation_quantizer.scales()
+        quantizer = self.quantizer()
+        if quantizer is not None:
+            self.step = quantizer.scales()
+
+    def quantizer(self) -> ActivationQuantizer | None:
+        """The quantizer of the convolution's input, if it has one."""
+        return self.convolution.activation_quantizer if isinstance(self.convolution, QuantizedProduct) else None
 
     def whole(self, x: Tensor) -> Tensor:
         """The convolution of a whole signal [batch, channels, t], without the state."""
@@ -60,13 +65,14 @@ class StreamingConv1d(Constants):
         layer = self.convolution
         if not self.samples:
             return self.whole(x)
-        if isinstance(layer, QuantizedProduct):
-            x, step = self.codes(layer.activation_quantizer, x)
+        quantizer = self.quantizer()
+        if quantizer is not None:
+            x, step = self.codes(quantizer, x)
         piece = x.transpose(1, 2)
         past = self.past if len(self.past) == len(x) else self.past.expand(len(x), -1, -1)
         window = torch.cat([past, piece], 1)
         self.past = window[:, piece.shape[1] :]
-        if isinstance(layer, QuantizedProduct):
+        if quantizer is not None:
             window = window * step
         y: Tensor = layer(window.transpose(1, 2))
         return y

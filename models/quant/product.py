@@ -1,19 +1,21 @@
 """Quantized Linear and Conv layers: fake-quantized while training, integer-valued products in eval mode.
 
 A layer keeps its class (it becomes an instance of a subclass), its weight is parametrized by a weight quantizer, and
-its input goes through `activation_quantizer`. In eval mode the graph is that of docs/onnx-dialect.md, "A quantized
-layer":
+its input goes through `activation_quantizer`; one of the two may be absent. In eval mode the graph is that of
+docs/onnx-dialect.md, "A quantized layer":
 
     codes -> product of integer-valued floats, no bias -> x step (per token) -> x scale -> + bias
 
 `scale` and `bias` hold everything else, a linked batch norm too; they are computed in float64 and rounded once to
-float32. Weights by group (their product is with the dequantized weights) and real levels are the exception: a sum of
-floats, whose order no engine promises; it agrees between engines within about depth x 2^-24 of the largest term.
+float32. Weights by group (their product is with the dequantized weights), real levels, and an input or weights that
+stay in float are the exception: a sum of floats, whose order no engine promises; it agrees between engines within about
+depth x 2^-24 of the largest term.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from itertools import chain
 from typing import Any, cast
 
@@ -31,9 +33,9 @@ from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 
 
 class QuantizedProduct(Constants):
-    """Mixin of a layer that multiplies quantized activations with quantized weights. Made by `quantize`."""
+    """Mixin of a layer that multiplies activations with weights, either of them quantized. Made by `quantize`."""
 
-    activation_quantizer: ActivationQuantizer
+    activation_quantizer: ActivationQuantizer | None
     bias: Tensor | None
     weight: Tensor
     weight_levels: Tensor
@@ -42,11 +44,12 @@ class QuantizedProduct(Constants):
     output_scale: Tensor | None = None
     output_bias: Tensor | None = None
 
-    def install(self, weights: WeightQuantizer, activations: ActivationQuantizer) -> None:
-        """Put the quantizers in place."""
+    def install(self, weights: WeightQuantizer | None, activations: ActivationQuantizer | None) -> None:
+        """Put the quantizers in place; what has none stays in float."""
         self.activation_quantizer = activations
-        parametrize.register_parametrization(self, "weight", weights)
-        weights.attach(self)
+        if weights is not None:
+            parametrize.register_parametrization(self, "weight", weights)
+            weights.attach(self)
 
     # ---- what differs between the kinds of layer ----
 
@@ -61,8 +64,10 @@ class QuantizedProduct(Constants):
     # ---- what there is to know about a layer ----
 
     @property
-    def weight_quantizer(self) -> WeightQuantizer:
-        """The quantizer of the weight."""
+    def weight_quantizer(self) -> WeightQuantizer | None:
+        """The quantizer of the weight; None where only the input is quantized."""
+        if not parametrize.is_parametrized(self, "weight"):
+            return None
         parametrizations = cast(Any, self.parametrizations)
         return cast(WeightQuantizer, parametrizations.weight[0])
 
@@ -73,46 +78,54 @@ class QuantizedProduct(Constants):
 
     @property
     def sums_integers(self) -> bool:
-        """Whether the product adds up integers: not with weights by group, nor with real levels."""
+        """Whether the product adds up integers: codes by levels, but not by group, nor by real levels."""
         weights = self.weight_quantizer
+        if weights is None or self.activation_quantizer is None:
+            return False
         return weights.format.levels.integer and not isinstance(weights.granularity, PerGroup)
 
     def low_bit_weight(self) -> LowBitTensor:
-        """The weight as packed codes and scales."""
+        """The weight as packed codes and scales; raises QuantizationError where it is float."""
+        if self.weight_quantizer is None:
+            raise QuantizationError("this layer's weights are float32: only its input is quantized")
         return self.weight_quantizer.export()
 
     # ---- eval-mode constants ----
 
     def compute_constants(self) -> None:
         weights, activations = self.weight_quantizer, self.activation_quantizer
-        latent = weights.latent().detach()
-        self.weight_levels = weights.codes(latent)
-        self.weight_scale = weights.scales()
         self.weight_packed = None
-        by_group = isinstance(weights.granularity, PerGroup)
-        scale = torch.full((latent.shape[0],), activations.static_step(), dtype=torch.float64)
-        if by_group:
-            expanded = expand_scale(self.weight_scale, latent.shape, weights.granularity)
-            self.weight_levels = self.weight_levels * expanded
-        else:
-            scale = scale * self.weight_scale.detach().cpu().double()
+        factors = []
+        if activations is not None and activations.granularity.name != "token":
+            factors.append(torch.tensor(activations.static_step(), dtype=torch.float64))
+        if weights is not None:
+            latent = weights.latent().detach()
+            self.weight_levels, self.weight_scale = weights.codes(latent), weights.scales()
+            if isinstance(weights.granularity, PerGroup):
+                expanded = expand_scale(self.weight_scale, latent.shape, weights.granularity)
+                self.weight_levels = self.weight_levels * expanded
+            else:
+                factors.append(self.weight_scale.detach().cpu().double())
         bias = None if self.bias is None else self.bias.detach().cpu().double()
         norm = self.absorbed()
         if norm is not None:
             factor, shift = norm.factor_and_shift()
-            scale = scale * factor
+            factors.append(factor)
             bias = shift if bias is None else bias * factor + shift
-        # With dynamic activations by group there is nothing left to scale.
-        unscaled = by_group and activations.granularity.name == "token" and norm is None
-        self.output_scale = None if unscaled else self._constant(scale)
+        rows = torch.ones(self._latent().shape[0], dtype=torch.float64)
+        self.output_scale = self._constant(reduce(torch.mul, factors, rows)) if factors else None
         self.output_bias = None if bias is None else self._constant(bias)
+
+    def _latent(self) -> Tensor:
+        """The float32 weight that is trained."""
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer.latent()
 
     def sources(self) -> Iterator[Tensor]:
         norm = self.batch_norm
         return chain(super().sources(), () if norm is None else chain(norm.parameters(), norm.buffers()))
 
     def _constant(self, values: Tensor) -> Tensor:
-        return values.float().reshape(self.channel_shape()).to(self.weight_levels.device)
+        return values.float().reshape(self.channel_shape()).to(self._latent().device)
 
     def absorbed(self) -> Any:
         """The linked batch norm, if it takes part in eval mode now."""
@@ -120,17 +133,20 @@ class QuantizedProduct(Constants):
         return None if norm is None or norm.training else norm
 
     def pack_weights(self) -> None:
-        packed = torch.from_numpy(self.low_bit_weight().packed)
-        self.weight_packed = packed.to(self.weight_levels.device)
+        if self.weight_quantizer is not None:
+            packed = torch.from_numpy(self.low_bit_weight().packed)
+            self.weight_packed = packed.to(self.weight_levels.device)
 
     def _eval_weight(self) -> Tensor:
+        quantizer = self.weight_quantizer
+        if quantizer is None:
+            return self.weight
         if not primitives.is_exporting():
             return self.weight_levels
         if self.weight_packed is None:
             raise QuantizationError(
                 "a layer's weights are not packed for the export; use `with exporting(output_shapes, model):`"
             )
-        quantizer = self.weight_quantizer
         shape, granularity = tuple(self.weight_levels.shape), quantizer.granularity
         if isinstance(granularity, PerGroup):
             return primitives.dequantize_grouped(
@@ -142,15 +158,17 @@ class QuantizedProduct(Constants):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.integer_mode:
-            y = self.product(self.activation_quantizer(x.float()), self.weight)
+            quantizer = self.activation_quantizer
+            y = self.product(x if quantizer is None else quantizer(x.float()), self.weight)
             return y if self.bias is None else y + self.bias.reshape(self.channel_shape())
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):  # integers need all of float32's 24 bits
-                return self._integer_forward(x.float())
-        return self._integer_forward(x)
+                return self._eval_forward(x.float())
+        return self._eval_forward(x)
 
-    def _integer_forward(self, x: Tensor) -> Tensor:
-        codes, step = self.activation_quantizer.quantize(x)
+    def _eval_forward(self, x: Tensor) -> Tensor:
+        quantizer = self.activation_quantizer
+        codes, step = (x, None) if quantizer is None else quantizer.quantize(x)
         self.ensure_constants()
         y = self.product(codes, self._eval_weight())
         if self.sums_integers:
@@ -186,7 +204,7 @@ class QuantizedConv(QuantizedProduct):
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         before, after = self.pads()
         convolve = F.conv2d if len(self.kernel_size) == 2 else F.conv1d
-        value = self.activation_quantizer.pad_value
+        value = 0.0 if self.activation_quantizer is None else self.activation_quantizer.pad_value
         if value == 0 and before == after:
             return convolve(x, w, None, self.stride, before, self.dilation, self.groups)
         if any(before) or any(after):

@@ -75,12 +75,12 @@ def quantize(model: nn.Module, recipe: str | Scheme | Recipe | Sequence[Rule], e
     """Prepare `model` in place for quantization-aware training with `recipe`, and return it.
 
     A recipe may be the name of a scheme, a Scheme, or rules. Linear, Conv1d and Conv2d layers get quantized weights and
-    inputs; average pools over one or two axes become exact; batch norms are computed with constants in eval mode. With
-    `example` (a tensor, a tuple of arguments or a dict of keyword arguments) the model is run once in eval mode: first
-    and last layer are then those that execute first and last, layers that never execute stay in float, and a batch norm
-    that alone consumes a layer's output becomes part of that layer's scale and bias. `model.quantization_report` lists
-    what became of every layer. Activation quantizers start from the first batch that is not zero, a layer that is
-    called several times in a forward from all its calls.
+    inputs, or one of them; average pools over one or two axes become exact where inputs are quantized; batch norms are
+    computed with constants in eval mode. With `example` (a tensor, a tuple of arguments or a dict of keyword arguments)
+    the model is run once in eval mode: first and last layer are then those that execute first and last, layers that
+    never execute stay in float, and a batch norm that alone consumes a layer's output becomes part of that layer's
+    scale and bias. `model.quantization_report` lists what became of every layer. Activation quantizers start from the
+    first batch that is not zero, a layer that is called several times in a forward from all its calls.
 
     Convert batch norms for several processes (nn.SyncBatchNorm) before this call; they are then not linked.
 
@@ -121,7 +121,8 @@ def _quantized(model: nn.Module, modules: dict[str, nn.Module], recipe: Recipe, 
     report = [_row(layer, recipe, decided.get(layer.name), plans.get(layer.name)) for layer in survey.layers]
     for name, plan in plans.items():
         _install(modules[name], plan)
-    report += list(_quantize_pools(modules, pools, survey.seen))
+    if any(plan.activations is not None for plan in plans.values()):
+        report += list(_quantize_pools(modules, pools, survey.seen))
     report += list(_other_names(model, report))
     _quantize_norms(modules, norms, survey.seen)
     _forbid_fast_paths(modules)
@@ -138,9 +139,8 @@ def set_progress(model: nn.Module, fraction: float) -> None:
     if not 0 <= fraction <= 1:
         raise QuantizationError(f"progress is a fraction from 0 to 1, got {fraction}")
     for module in model.modules():
-        if isinstance(module, QuantizedProduct):
-            module.weight_quantizer.set_progress(fraction)
-            module.activation_quantizer.set_progress(fraction)
+        if isinstance(module, (WeightQuantizer, ActivationQuantizer)):
+            module.set_progress(fraction)
 
 
 # ---- which layers ----
@@ -242,10 +242,10 @@ def _other_names(model: nn.Module, rows: list[ReportRow]) -> Iterator[ReportRow]
 
 @dataclass(frozen=True)
 class _Plan:
-    """The quantizers of a layer, made before any layer is changed."""
+    """The quantizers of a layer, made before any layer is changed; None for what stays in float."""
 
-    weights: WeightQuantizer
-    activations: ActivationQuantizer
+    weights: WeightQuantizer | None
+    activations: ActivationQuantizer | None
     formats: tuple[str, str]
 
 
@@ -253,20 +253,16 @@ def _plan(layer: Layer, scheme: Scheme) -> _Plan | None:
     """What the scheme makes of a layer, None where it stays in float; raises QuantizationError."""
     if scheme.is_float:
         return None
-    # The owner of a layer may know the range of its input, as of a state.
-    activations = layer.module.__dict__.get("input_quantizer", scheme.activations)
-    if scheme.weights is None or activations is None:
-        raise QuantizationError(
-            f"'{layer.name}': scheme '{scheme.label}' quantizes only one of weights and activations; integer products "
-            "need both"
-        )
-    weight = cast(Tensor, layer.module.weight)
+    weight, chosen = cast(Tensor, layer.module.weight), scheme.activations
+    if chosen is not None:  # the owner of a layer may know the range of its input, as of a state
+        chosen = layer.module.__dict__.get("input_quantizer", chosen)
     try:
-        made = scheme.weights.weight_quantizer(weight), activations.activation_quantizer(layer.module)
+        weights = None if scheme.weights is None else scheme.weights.weight_quantizer(weight).to(weight.device)
+        activations = None if chosen is None else chosen.activation_quantizer(layer.module).to(weight.device)
     except (QuantizationError, FormatError) as error:
         raise QuantizationError(f"'{layer.name}' cannot take the scheme '{scheme.label}': {error}") from error
-    formats = scheme.weights.format_name, activations.format_name
-    return _Plan(made[0].to(weight.device), made[1].to(weight.device), formats)
+    formats = ["float" if half is None else half.format_name for half in (scheme.weights, chosen)]
+    return _Plan(weights, activations, (formats[0], formats[1]))
 
 
 def _install(module: nn.Module, plan: _Plan) -> None:

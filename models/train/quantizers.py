@@ -43,15 +43,23 @@ class Quantizers:
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:
-        """What happened since the last report; empty for a float model.
+        """What happened since the last report: shares of quantized weights, a ratio of learned steps, where there are.
 
         flipped: share of the weights whose code is another one; oscillating: share of the weights whose code moves
         opposite to its last move (Nagel et al., "Overcoming Oscillations in Quantization-Aware Training", 2022, eq. 6,
         counted per report, not per step); step_ratio: geometric mean of learned steps over those they began with.
         """
-        codes = {name: _codes(layer.weight_quantizer) for name, layer in quantized_layers(self.model).items()}
-        if not codes:
-            return {}
+        layers = quantized_layers(self.model).items()
+        codes = {name: _codes(layer.weight_quantizer) for name, layer in layers if layer.weight_quantizer is not None}
+        row = self._moved(codes) if codes else {}
+        steps = [module for module in self.model.modules() if isinstance(module, PositiveStep)]
+        if steps:
+            ratios = torch.cat([(one.step / one.first_step).log().flatten().cpu() for one in steps])
+            row["step_ratio"] = float(ratios.mean().exp())
+        return row
+
+    def _moved(self, codes: dict[str, Tensor]) -> dict[str, float]:
+        """The shares of the weights, whose codes are those now, that flipped and that oscillate."""
         flipped = oscillating = count = 0
         for name, now in codes.items():
             before = self._codes.get(name, now).to(now.device)
@@ -62,12 +70,7 @@ class Quantizers:
             count += now.numel()
             self._moves[name] = torch.where(move != 0, move, last)
         self._codes = codes
-        row = {"flipped": flipped / count, "oscillating": oscillating / count}
-        steps = [module for module in self.model.modules() if isinstance(module, PositiveStep)]
-        if steps:
-            ratios = torch.cat([(one.step / one.first_step).log().flatten().cpu() for one in steps])
-            row["step_ratio"] = float(ratios.mean().exp())
-        return row
+        return {"flipped": flipped / count, "oscillating": oscillating / count}
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept to resume."""

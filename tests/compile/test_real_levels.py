@@ -125,6 +125,28 @@ def test_codes_times_real_levels_are_floats_and_named() -> None:
     np.testing.assert_allclose(next(iter(run_plan(plan, inputs)[0].values())), wanted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", ["nf4", "int4 by group", "float32"])
+def test_signs_that_are_padded_with_one_are_in_a_product_of_floats(weights: str) -> None:
+    """Weights without a product of signs: the padding is +1 there, too."""
+    b = Builder()
+    signs = b.binarize(b.input(1, 6, 9, 8), 0.1)
+    padded = b.node("Pad", signs, b.constant([0, 0, 1, 2, 0, 0, 0, 1], np.int64), b.constant(1.0))
+    made = {
+        "nf4": lambda: b.decode("nf4", 10, 6, 3, 3),
+        "int4 by group": lambda: b.node(
+            "Reshape", grouped_weight(b, "int4", 32, 10, 54), b.constant([10, 6, 3, 3], np.int64)
+        ),
+        "float32": lambda: b.uniform(10, 6, 3, 3, low=-1),
+    }
+    model = b.model(b.node("Conv", padded, made[weights]()))
+    inputs, plan = random_inputs(model), lower(model, HOST)
+    (call,) = [call for call in plan.calls if call.macs]
+    assert call.kind in ("FloatProduct", "relax")
+    assert call.fallback
+    wanted = next(iter(onnxruntime_outputs(model, inputs).values()))
+    np.testing.assert_allclose(next(iter(run_plan(plan, inputs)[0].values())), wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_a_product_of_integers_with_real_levels_cannot_be_made() -> None:
     weight = LowBitTensor.from_levels(formats.get("nf4"), np.ones((3, 8)), 1.0, PerTensor())
     with pytest.raises(CompileError, match="'p': its activation is int8, and levels of nf4 are real numbers"):

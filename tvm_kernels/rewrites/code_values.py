@@ -84,7 +84,7 @@ def path_from_codes(graph: Graph, name: str, dtypes: Collection[str] = RANGES) -
 
 def _copied_inputs(graph: Graph, node: Node) -> list[str]:
     """The inputs whose elements, unchanged or scaled as by DequantizeLinear, are the elements of the output."""
-    if node.op in DATA_MOVEMENT:
+    if node.op in DATA_MOVEMENT or node.op == "UnpackBits":
         return moved_inputs(node)
     if isinstance(node.operator, ops.Pool2d):
         unchanged = node.operator.function == "max" or node.operator.geometry.kernel == (1, 1)  # as in `to_float`
@@ -212,6 +212,23 @@ def to_float(graph: Graph, codes: str, like: Node) -> str:
     return graph.emit("Pool2d", [codes], value.shape, codes, like, domain=KERNEL, operator=operator, reads="same")
 
 
+def product_input(graph: Graph, codes: str, product: Node) -> str:
+    """Levels or binary values as the float32 input of a product that reads no codes, padded where it pads with +1.
+
+    No operator of ONNX pads a product with +1: then the padding is a node before it, and the product has none.
+    """
+    values = to_float(graph, codes, product)
+    if not product.attributes.get("pads_with"):
+        return values
+    pads = np.array(product.attributes["pads"]).reshape(2, -1)
+    around = np.pad(pads, [(0, 0), (2, 0)])
+    shape = tuple(int(d) for d in np.array(graph.values[codes].shape) + around.sum(axis=0))
+    amounts = [graph.constant(around.reshape(-1).astype(np.int64)), graph.constant(np.float32(1))]
+    kept = {key: value for key, value in product.attributes.items() if key != "pads_with"}
+    product.attributes = {**kept, "pads": [0] * pads.size}
+    return graph.emit("Pad", [values, *amounts], shape, codes, product)
+
+
 def binary_to_codes(graph: Graph, values: str, like: Node) -> str:
     """Binary values in float32 as codes of levels -1 and +1, exactly: for products that do not support bits."""
     storage = ops.Codes(-1, 1, 128)
@@ -309,7 +326,7 @@ def _read_values(graph: Graph, node: Node, integers: dict[str, str]) -> None:
 
 def _values(graph: Graph, name: str, like: Node) -> str:
     floats = graph.values[name].dtype == "float32"
-    return to_float(graph, name, like) if floats else to_integers(graph, name, like)
+    return product_input(graph, name, like) if floats else to_integers(graph, name, like)
 
 
 def _convert_output(graph: Graph, index: int) -> None:

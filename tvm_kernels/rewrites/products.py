@@ -2,6 +2,7 @@
 
 Conv | MatMul (codes, low-bit weights)   ->  Product; before some by group an Unfold
 Conv | MatMul (float, low-bit weights)   ->  Product, weight-only; with `fallback` where the file quantizes both
+Conv | MatMul (codes, real | constant)   ->  the same of floats, a fallback
 Conv | MatMul (float, constant)          ->  Product
 ReduceSum or ones-Conv of codes, pools   ->  Pool2d
 """
@@ -18,7 +19,7 @@ from subbyte.formats.reference import check_accumulator
 from subbyte.tvm_kernels import operators as ops
 from subbyte.tvm_kernels.graph import Array, Graph, Node, Shape, Value
 from subbyte.tvm_kernels.operators.unfold import unfolded_weight, windows_as_rows
-from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, to_float
+from subbyte.tvm_kernels.rewrites.code_values import ALONG_REDUCTION, binary_to_codes, lost_quantizer, product_input
 from subbyte.tvm_kernels.rewrites.geometry import conv_geometry, over_axes
 from subbyte.tvm_kernels.rewrites.kernel_node import kernel_node
 from subbyte.tvm_kernels.rewrites.pattern import WINDOW, Any, Coded, Const, Op, Outcome, Rule, Weights, decline, rule
@@ -148,14 +149,7 @@ def quantized_matmul(graph: Graph, node: Node, codes: str, weight: Value) -> Out
 def with_codes(graph: Graph, node: Node, bits: str, why: str) -> Outcome:
     """A product that does not support bits (zero padding, other weights) gets the same values as codes, exactly."""
     decline(graph, node, "product of binary values", why)
-    values = to_float(graph, bits, node)
-    if node.attributes.get("pads_with"):  # codes are padded with 0, so +1 is put around them here
-        pads = np.array(node.attributes["pads"]).reshape(2, -1)
-        around = np.pad(pads, [(0, 0), (2, 0)])
-        shape = tuple(int(d) for d in np.array(graph.values[bits].shape) + around.sum(axis=0))
-        amounts = [graph.constant(around.reshape(-1).astype(np.int64)), graph.constant(np.float32(1))]
-        values = graph.emit("Pad", [values, *amounts], shape, bits, node)
-        node.attributes = {**node.attributes, "pads": [0] * pads.size, "pads_with": 0}
+    values = product_input(graph, bits, node)
     graph.set_inputs(node, [binary_to_codes(graph, values, node), *node.inputs[1:]])
     return True
 
@@ -164,7 +158,7 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: Value, reason: s
     """The float fallback: dequantized weights, and the reason for the report."""
     node.fallback = node.fallback or reason
     if graph.values[x].coded:
-        x = to_float(graph, x, node)
+        x = product_input(graph, x, node)
     name = graph.constant(weight.floats(), "weight")
     graph.set_inputs(node, [x, name, *node.inputs[2:]])
     return True
@@ -173,7 +167,15 @@ def without_quantizer(graph: Graph, node: Node, x: str, weight: Value, reason: s
 def real_levels(graph: Graph, node: Node, codes: str, weight: Value) -> Outcome:
     """A product of codes with real levels is computed in float: its products are not integers."""
     node.fallback = f"its activation is quantized, but levels of {weight.tensor.format.name} are real numbers"
-    graph.set_inputs(node, [to_float(graph, codes, node), *node.inputs[1:]])
+    graph.set_inputs(node, [product_input(graph, codes, node), *node.inputs[1:]])
+    return True
+
+
+def float_weights(graph: Graph, node: Node, codes: str, w: Array) -> Outcome:
+    """A product of codes with float32 weights is computed in float; `name_float_products` gives the reason."""
+    if w.dtype != np.float32:
+        return f"its weights are {w.dtype}; handled: float32"
+    graph.set_inputs(node, [product_input(graph, codes, node), *node.inputs[1:]])
     return True
 
 
@@ -255,4 +257,10 @@ RULES: list[Rule] = [
     # ---- float ----
     rule("convolution", Op("Conv", Any("x"), Const("w"), attributes=WINDOW), to=float_conv),
     rule("matrix product", Op("MatMul", Any("x"), Const("w")), to=float_matmul),
+]
+
+# After the rules of pools, which are convolutions of codes with ones.
+OF_FLOAT_WEIGHTS: list[Rule] = [
+    rule("codes by float weights", Op("Conv", Coded("codes"), Const("w"), attributes=WINDOW), to=float_weights),
+    rule("codes by float weights", Op("MatMul", Coded("codes"), Const("w")), to=float_weights),
 ]
