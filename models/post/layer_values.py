@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -46,16 +46,31 @@ def see_float(model: nn.Module, batches: Sequence[Tensor], layers: Mapping[Any, 
 
 def see_quantized(model: nn.Module, batches: Batches, module: nn.Module, see: See, calls: int) -> None:
     """Show what one module gives in the fake-quantized model; each forward stops after `calls` calls of it."""
+    _see_calls(model, batches, lambda seen: _watching({module: seen}), see, calls)
+
+
+def see_inputs(model: nn.Module, batches: Batches, layer: QuantizedProduct, see: See, calls: int) -> None:
+    """Show what enters the product of a layer in the fake-quantized model, as `see_quantized`."""
+    quantizer = layer.activation_quantizer
+    if quantizer is not None:
+        see_quantized(model, batches, quantizer, see, calls)
+    else:
+        _see_calls(model, batches, lambda seen: _watching_input(layer, seen), see, calls)
+
+
+def _see_calls(
+    model: nn.Module, batches: Batches, watching: Callable[[See], AbstractContextManager[None]], see: See, calls: int
+) -> None:
     done = 0
 
-    def seen(output: Tensor) -> None:
+    def seen(value: Tensor) -> None:
         nonlocal done
-        see(output)
+        see(value)
         done += 1
         if done == calls:
             raise _Enough
 
-    with fake_quantized(model), _watching({module: seen}):
+    with fake_quantized(model), watching(seen):
         for batch in batches:
             done = 0
             _run(model, batch)
@@ -82,3 +97,12 @@ def _watching(modules: Mapping[Any, See]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _watching_input(module: nn.Module, see: See) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(lambda _, inputs: see(inputs[0].detach()))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -112,11 +112,11 @@ class QuantizedProduct(Constants):
             factor, shift = norm.factor_and_shift()
             factors.append(factor)
             bias = shift if bias is None else bias * factor + shift
-        rows = torch.ones(self._latent().shape[0], dtype=torch.float64)
+        rows = torch.ones(self.latent_weight().shape[0], dtype=torch.float64)
         self.output_scale = self._constant(reduce(torch.mul, factors, rows)) if factors else None
         self.output_bias = None if bias is None else self._constant(bias)
 
-    def _latent(self) -> Tensor:
+    def latent_weight(self) -> Tensor:
         """The float32 weight that is trained."""
         return self.weight if self.weight_quantizer is None else self.weight_quantizer.latent()
 
@@ -125,7 +125,7 @@ class QuantizedProduct(Constants):
         return chain(super().sources(), () if norm is None else chain(norm.parameters(), norm.buffers()))
 
     def _constant(self, values: Tensor) -> Tensor:
-        return values.float().reshape(self.channel_shape()).to(self._latent().device)
+        return values.float().reshape(self.channel_shape()).to(self.latent_weight().device)
 
     def absorbed(self) -> Any:
         """The linked batch norm, if it takes part in eval mode now."""

@@ -289,6 +289,17 @@ def test_all_steps_together() -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.3
 
 
+def test_steps_of_a_model_with_one_half_quantized() -> None:
+    """Weights alone: all steps, adaround on the inputs as they are; inputs alone: what needs no quantized weights."""
+    model, batches = convolutions(), image_batches()
+    weights, inputs = as_recipe(combine("int4")), as_recipe(combine(activations="int4"))
+    assert _error(applied(model, ["adaround(iterations=100)"], batches, weights), model) < _error(
+        applied(model, [], batches, weights), model
+    )
+    for recipe, steps in ((weights, ["equalization", "bias-correction"]), (inputs, ["equalization", "batch-norm"])):
+        assert _error(applied(model, steps, batches, recipe), model) < 0.5
+
+
 def test_an_incomplete_step_is_refused() -> None:
     def whole(model: nn.Module, batches: Batches, recipe: Recipe, *, rounds: Count = 3) -> nn.Module:
         """does nothing"""

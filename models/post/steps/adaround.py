@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from subbyte.errors import QuantizationError
 from subbyte.models.options import Count, Positive
 from subbyte.models.post.calibration import Batches, Calibration
-from subbyte.models.post.layer_values import execution_order, see_float, see_quantized
+from subbyte.models.post.layer_values import execution_order, see_float, see_inputs
 from subbyte.models.post.reporting import note, tracked
 from subbyte.models.post.steps.register import step
 from subbyte.models.quant import QuantizedProduct, Recipe, fake_quantized, quantized_layers
@@ -67,6 +67,7 @@ def adaround(
         with fake_quantized(model):
             levels = search(problem, torch.Generator().manual_seed(seed))
         quantizer = layers[name].weight_quantizer
+        assert quantizer is not None
         with torch.no_grad():
             quantizer.latent().copy_(quantizer.dequantize(levels))
     return model
@@ -147,7 +148,7 @@ def _problem(model: nn.Module, batches: Batches, layer: QuantizedProduct, calls:
     outputs: list[Tensor] = []
     for batch in batches:
         see_float(model, [batch], {layer: outputs.append})
-        see_quantized(model, [batch], layer.activation_quantizer, inputs.append, calls)
+        see_inputs(model, [batch], layer, inputs.append, calls)
         if max(sum(x.numel() for x in inputs), sum(y.numel() for y in outputs)) > MOST_VALUES:
             break
     return Problem(layer, torch.cat(inputs), torch.cat(outputs))

@@ -48,10 +48,10 @@ def equalization(model: nn.Module, batches: Batches, recipe: Recipe, *, sweeps: 
 def _equalize(first: QuantizedProduct, second: QuantizedProduct) -> float:
     """Scale the channels between two layers; the largest |s - 1|."""
     norm: Any = first.batch_norm
-    rows = first.weight_quantizer.latent().flatten(1).abs().amax(dim=1)
+    rows = first.latent_weight().flatten(1).abs().amax(dim=1)
     if norm is not None:
         rows = rows * norm.factor_and_shift()[0].abs().float().to(rows.device)
-    weight = second.weight_quantizer.latent()
+    weight = second.latent_weight()
     columns = _columns(second, weight).amax(dim=1)
     s = torch.where((rows > 0) & (columns > 0), torch.sqrt(rows / columns), 1.0)
     _divide(first, norm, s)
@@ -65,7 +65,7 @@ def _divide(layer: QuantizedProduct, norm: Any, s: Tensor) -> None:
         norm.weight.div_(s)
         norm.bias.div_(s)
         return
-    weight = layer.weight_quantizer.latent()
+    weight = layer.latent_weight()
     weight.div_(s.reshape(-1, *[1] * (weight.dim() - 1)))
     if layer.bias is not None:
         layer.bias.div_(s)
