@@ -37,7 +37,7 @@ from subbyte.dialect.walk import all_nodes, every_node
 from subbyte.errors import ModelError, UsageError
 from subbyte.export.onnx_file import load_onnx
 from subbyte.export.output_channels import OutputChannels
-from subbyte.export.state import with_float_states
+from subbyte.export.stored_states import with_float_states
 from subbyte.onnx_files.loader import Source
 from subbyte.onnx_files.onnxruntime import onnxruntime
 from subbyte.onnx_files.saturation import onnxruntime_saturates

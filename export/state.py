@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from subbyte.dialect.function import Quantizer, function_of
 from subbyte.dialect.graph import GraphView, view
 from subbyte.dialect.layers import copied_from
-from subbyte.dialect.state import State, declare_states, initial_value, states
+from subbyte.dialect.state import State, declare_states
 from subbyte.errors import ExportError
 from subbyte.export.outputs import INPUT, named_outputs
+from subbyte.export.stored_states import value_of
 from subbyte.formats import all_formats
 from subbyte.models.state import named_states, set_states, states_as_attributes, states_kept
 
@@ -130,15 +131,6 @@ def finish_states(model: onnx.ModelProto, module: nn.Module, lifted_states: tupl
         declare_states(model, kept)
 
 
-def in_file(graph: GraphView, state: State, values: Array) -> Array:
-    """The value of a state in torch, float32, as the file has it: with the zero point added where that is uint8."""
-    node = graph.producers[state.output]
-    if node.op_type != "QuantizeLinear":
-        return values
-    codes: Array = np.rint(values + _zero_point(graph, node))  # codes are integers, but while training
-    return np.clip(codes, 0, 255).astype(np.uint8)
-
-
 def _drop(model: onnx.ModelProto, state: State) -> None:
     """Remove a state, and what computes it alone."""
     graph = model.graph
@@ -166,49 +158,6 @@ def _drop(model: onnx.ModelProto, state: State) -> None:
 
 
 # ---- bytes ----
-
-
-def with_float_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with states of float32 where it stores codes as uint8; itself where there are none."""
-    graph, carried = view(model), states(model)
-    stored = {state: graph.producers[state.output] for state in carried if _stored_as_bytes(graph, state)}
-    if not stored:
-        return model
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for state, last in stored.items():
-        zero = _zero_point(graph, last)
-        value = initial_value(model, state).astype(np.float32) - zero
-        first = graph.consumers[state.input][0]
-        for node in made.graph.node:
-            if list(node.output) == list(first.output):
-                node.CopyFrom(helper.make_node("Identity", [state.input], first.output, first.name))
-            elif list(node.output) == [state.output]:
-                node.CopyFrom(helper.make_node("Identity", [last.input[0]], [state.output], last.name))
-        for values, name in ((made.graph.input, state.input), (made.graph.output, state.output)):
-            _value(values, name).type.tensor_type.elem_type = TensorProto.FLOAT
-        tensors = [tensor for tensor in made.graph.initializer if tensor.name != state.input]
-        del made.graph.initializer[:]
-        made.graph.initializer.extend(tensors)
-        if value.any():
-            made.graph.initializer.append(numpy_helper.from_array(value, state.input))
-    return made
-
-
-def _stored_as_bytes(graph: GraphView, state: State) -> bool:
-    """Whether a state is codes between DequantizeLinear and QuantizeLinear, as `export` writes it."""
-    last, readers = graph.producers.get(state.output), graph.consumers.get(state.input, [])
-    if last is None or last.op_type != "QuantizeLinear" or [node.op_type for node in readers] != ["DequantizeLinear"]:
-        return False
-    same = len(last.input) == 3 and list(last.input[1:]) == list(readers[0].input[1:])
-    return same and graph.constant(last.input[2]) is not None and graph.constant(last.input[1]) == 1
-
-
-def _zero_point(graph: GraphView, node: onnx.NodeProto) -> Array:
-    """The zero point of a QuantizeLinear that `export` wrote."""
-    zero = graph.constant(node.input[2])
-    assert zero is not None
-    return zero
 
 
 def _zero_points(graph: GraphView, kept: list[State], initial: Mapping[str, Array]) -> dict[State, int]:
@@ -258,7 +207,7 @@ def _store_as_bytes(model: onnx.ModelProto, state: State, zero: int) -> None:
     floats, codes = f"{before}/DequantizeLinear_output_0", _inside(graph, state.output)
     for node in graph.node:
         node.input[:] = [floats if name == state.input else name for name in node.input]
-    shape = [d.dim_value for d in _value(graph.input, state.input).type.tensor_type.shape.dim]
+    shape = [d.dim_value for d in value_of(graph.input, state.input).type.tensor_type.shape.dim]
     graph.value_info.append(helper.make_tensor_value_info(floats, TensorProto.FLOAT, shape))
     inside = ([state.input, scale, point], [floats]), ([codes, scale, point], [state.output])
     first, last = (
@@ -268,7 +217,7 @@ def _store_as_bytes(model: onnx.ModelProto, state: State, zero: int) -> None:
     graph.node.insert(0, first)
     graph.node.append(last)
     for values, name in ((graph.input, state.input), (graph.output, state.output)):
-        _value(values, name).type.tensor_type.elem_type = TensorProto.UINT8
+        value_of(values, name).type.tensor_type.elem_type = TensorProto.UINT8
 
 
 def _inside(graph: onnx.GraphProto, output: str) -> str:
@@ -282,12 +231,7 @@ def _inside(graph: onnx.GraphProto, output: str) -> str:
         node.input[:] = [name if given == output else given for given in node.input]
         node.output[:] = [name if made == output else made for made in node.output]
     info = onnx.ValueInfoProto()
-    info.CopyFrom(_value(graph.output, output))
+    info.CopyFrom(value_of(graph.output, output))
     info.name = name
     graph.value_info.append(info)
     return name
-
-
-def _value(values: Any, name: str) -> onnx.ValueInfoProto:
-    found: onnx.ValueInfoProto = next(value for value in values if value.name == name)
-    return found

@@ -27,7 +27,7 @@ from subbyte.dialect.state import states
 from subbyte.errors import ExportError
 from subbyte.export.engine import batches, joined, onnx_codes, products, run_onnx
 from subbyte.export.outputs import output_arrays
-from subbyte.export.state import in_file
+from subbyte.export.stored_states import in_file
 from subbyte.formats.reference import EXACT_FLOAT_LIMIT
 from subbyte.models.quant.first_batch import not_starting
 from subbyte.models.quant.observe import Observation, observe

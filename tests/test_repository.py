@@ -37,6 +37,11 @@ def test_importing_subbyte_and_its_runtime_brings_no_training_or_compiler_librar
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_baselines_of_a_file_are_made_without_torch() -> None:
+    code = "import sys, subbyte.export.baselines, subbyte.judge.verdict; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_package_is_in_the_wheel() -> None:
     """The list is written by hand: a package that it lacks is missing where subbyte is installed, and only there."""
     text = (ROOT / "pyproject.toml").read_text()

@@ -148,7 +148,7 @@ def compare(ready: Comparison, threads: int = 1, seconds: float = 3.0, turn: int
     import subbyte
     from subbyte.dialect.example_inputs import example_inputs
     from subbyte.export import int8_baseline, load_onnx
-    from subbyte.export.state import with_float_states
+    from subbyte.export.stored_states import with_float_states
     from subbyte.runtime.benchmark import interleave, pinned
 
     test, batch = ready.test, ready.manifest.inputs[0].shape[0]

@@ -14,7 +14,7 @@ import subbyte
 from subbyte.dialect.graph import view
 from subbyte.dialect.state import states
 from subbyte.export.onnx_file import load_onnx
-from subbyte.export.state import in_file
+from subbyte.export.stored_states import in_file
 
 STEPS = 1000
 

@@ -19,7 +19,7 @@ import subbyte
 from subbyte.dialect.graph import view
 from subbyte.dialect.state import states
 from subbyte.export.onnx_file import load_onnx
-from subbyte.export.state import in_file
+from subbyte.export.stored_states import in_file
 from subbyte.tvm_kernels.assembly import assemble
 from subbyte.tvm_kernels.emit import Golden, compile_plan
 from subbyte.tvm_kernels.kernels.code_generator import code_generator
