@@ -47,7 +47,7 @@ FOLDER = Path("runs/learning")
 EPOCHS = 5
 SEEDS = (0, 1, 2)
 IMAGES = {"12k": 12_000, "60k": 60_000}  # the first of the training set
-FIRST_AND_LAST = [{"match": "first-and-last", "scheme": "int8"}, {"scheme": "ternary", "options": {"keep": None}}]
+FIRST_AND_LAST = [{"match": "first-and-last", "scheme": "int8"}, {"rest": True, "scheme": "ternary"}]
 TRAINED: dict[str, dict[str, Any]] = {
     "float": {"scheme": "float"},
     "int8": {"scheme": "int8", "scheme_options": {"keep": None}},

@@ -16,10 +16,12 @@ from subbyte.models.train.font_list import import_matplotlib
 Logs = Mapping[str, Sequence[Mapping[str, float]]]  # rows of each run
 Line = tuple[str, str, list[float], list[float]]  # run, column, epochs, values
 
+STYLES = {"test": "-", "validation": "--", "train": ":"}  # of lines, by the part of the data
+
 # To add a panel: its title, and the columns of log.csv that it shows, each with the style of its line. The metric of a
 # task has one in front of these.
 PANELS: dict[str, Mapping[str, str]] = {
-    "loss": {"test_loss": "-", "train_loss": ":"},
+    "loss": {f"{part}_loss": style for part, style in STYLES.items()},
     "learned steps, over their first values": {"step_ratio": "-"},
     "share of flipped weights": {"flipped": "-"},
     "share of oscillating weights": {"oscillating": "-"},
@@ -69,8 +71,12 @@ def shown(logs: Logs) -> dict[str, list[Line]]:
 def _panels(logs: Logs) -> dict[str, Mapping[str, str]]:
     """All panels: first those of the metrics of tasks, by the columns of the logs."""
     columns = [column for rows in logs.values() for row in rows[:1] for column in row]
-    metrics = [column.removeprefix("test_") for column in columns if column.startswith("test_")]
-    scores = {name.replace("_", " "): {f"test_{name}": "-", f"train_{name}": ":"} for name in metrics if name != "loss"}
+    metrics = [c.removeprefix(f"{part}_") for c in columns for part in STYLES if c.startswith(f"{part}_")]
+    scores = {
+        name.replace("_", " "): {f"{part}_{name}": style for part, style in STYLES.items()}
+        for name in metrics
+        if name != "loss"
+    }
     return {**scores, **PANELS}
 
 
@@ -98,7 +104,7 @@ def _figure(make: Any, logs: Logs) -> Any:
         axes.xaxis.get_major_locator().set_params(integer=True)
         for run, column, epochs, values in lines:
             style = styles[title][column]
-            label = run if style == "-" else f"{run} (training)"
+            label = run + {":": " (training)", "--": " (held out)"}.get(style, "")
             axes.plot(epochs, values, style, color=colors[run], label=label, marker="." if len(epochs) < 30 else "")
         if index == 1:
             axes.legend(fontsize="small")

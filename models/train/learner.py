@@ -15,6 +15,7 @@ from subbyte.models.quant import parameter_groups
 from subbyte.models.tasks import Batch
 from subbyte.models.tasks.score import Array
 from subbyte.models.train.batches import EpochBatches, batch_loader, seed_of, seed_torch, training_order
+from subbyte.models.train.choice import HELD_OUT, TEST
 from subbyte.models.train.divergence import origin
 from subbyte.models.train.lightning import LightningModule
 from subbyte.models.train.optimizers import OPTIMIZERS
@@ -34,6 +35,8 @@ class Learner(LightningModule):
         self._trained: list[Callable[[Tensor], Any]] = [torch.compile(model) if parts.run.compile else model]
         # The loss of tests is the task's, whatever is trained with: of one kind for all runs. In a list as the teacher.
         self._tested = [Objective(self.task.loss).eval()] if self.task.tested_by_loss else []
+        held_out = parts.held_out
+        self._tests, self._part = (self.data.test, TEST) if held_out is None else (held_out, HELD_OUT)
         self._sums: dict[str, Tensor] = {}
         self._score = self.task.score(self.data.shape)
         self._next = (0, 0)  # epoch and batch that come next
@@ -53,16 +56,16 @@ class Learner(LightningModule):
         return batch_loader(self.data.train, order, self.run.workers, numbered="ids" in self.loss.needs)
 
     def val_dataloader(self) -> Any:
-        """Batches of the test set."""
+        """Batches of what epochs are scored on."""
         assert self.run.batch_size is not None
         order = EpochBatches(
-            len(self.data.test),  # type: ignore[arg-type]
+            len(self._tests),  # type: ignore[arg-type]
             4 * self.run.batch_size,
             shuffle=False,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )
-        return batch_loader(self.data.test, order, self.run.workers)
+        return batch_loader(self._tests, order, self.run.workers)
 
     # ---- steps ----
 
@@ -114,7 +117,7 @@ class Learner(LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
-        """Close the sums over the training batches and open those over the test set."""
+        """Close the sums over the training batches and open those over what is tested."""
         self._close("train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -129,7 +132,7 @@ class Learner(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Join what all processes counted."""
-        self._close("test")
+        self._close(self._part)
 
     def _count(self, loss: Tensor, given: Batch) -> None:
         """Add the loss of a batch to the sums."""
@@ -146,7 +149,7 @@ class Learner(LightningModule):
         if self._sums:
             sums = {name: float(self.trainer.strategy.reduce(v, reduce_op="sum")) for name, v in self._sums.items()}
             self.results[f"{part}_loss"] = sums["loss"] / sums["count"]
-        if part == "test" or self.task.measured_in_training:
+        if part == self._part or self.task.measured_in_training:
             whole = self.task.score(self.data.shape)
             for state in from_all_processes(self._score.state()):
                 whole.merge(state)

@@ -14,7 +14,7 @@ from subbyte.models.checkpoint import save_checkpoint
 from subbyte.models.checkpoint_files import LOG
 from subbyte.models.train.averaging import Average
 from subbyte.models.train.callbacks import QuantizationCallback
-from subbyte.models.train.choice import best_epoch, is_over, tested
+from subbyte.models.train.choice import best_epoch, is_over, metrics_of
 from subbyte.models.train.divergence import refuse_not_finite
 from subbyte.models.train.learner import Learner
 from subbyte.models.train.lightning import Callback, LightningModule, Trainer
@@ -63,10 +63,8 @@ class EpochLog(Callback):
         if trainer.is_global_zero:
             self._write_rows()
             if run.keep == "last" or best_epoch(self.history, metric) == len(self.history) - 1:
-                loss = {"loss": row["test_loss"]} if "test_loss" in row else {}
-                metrics = {metric.name: tested(row, metric), **loss, "epochs": row["epoch"]}
                 with self.average.applied() if self.average else nullcontext():
-                    save_checkpoint(self.folder, pl_module.model, self.parts.config, metrics)
+                    save_checkpoint(self.folder, pl_module.model, self.parts.config, metrics_of(row, metric))
 
     def _is_over(self) -> bool:
         return is_over(self.history, self.parts.task.metric, self.parts.run.patience)

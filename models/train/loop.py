@@ -15,12 +15,13 @@ from torch import nn
 
 from subbyte.errors import CheckpointError, MissingDependencyError, SubbyteError, UsageError, one_line
 from subbyte.files.output import make_folder
-from subbyte.models.checkpoint import Checkpoint, load_checkpoint, weights_file
+from subbyte.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, weights_file
 from subbyte.models.checkpoint_files import LOG, STATE
 from subbyte.models.quant import set_progress
 from subbyte.models.tasks import Metric
-from subbyte.models.train.choice import best_epoch, tested
+from subbyte.models.train.choice import best_epoch, metrics_of, scored
 from subbyte.models.train.folder import prepare, read_log
+from subbyte.models.train.held_out import final_score
 from subbyte.models.train.interrupt import interruptible
 from subbyte.models.train.parts import Parts, asked, build, gather
 from subbyte.models.train.run import Run, differences
@@ -72,7 +73,9 @@ def train(
 
     Each epoch ends with the score on the test set by the task's metric, a row in log.csv, a checkpoint, and the state
     that `resume=True` goes on from; Ctrl-C saves the state, too. The result is the model of the last epoch, or with
-    `keep="best"` that of the best. A folder that holds a checkpoint is only written to with `resume` or `overwrite`.
+    `keep="best"` that of the best: then, and with `patience` or `held_out`, epochs are scored on a part of the training
+    set that is held out, and the test set once, at the end. A folder that holds a checkpoint is only written to with
+    `resume` or `overwrite`.
 
     Raises `UsageError` for names and options that do not fit and for an `out` that is taken, `DataError` for data,
     `CheckpointError` for `init`, `teacher`, or a run to resume that was another, `TrainingError` for a loss or weights
@@ -91,13 +94,19 @@ def train(
         torch.manual_seed(parts.run.seed)
         module = build(parts)
         _lay_out(module, torch.channels_last)  # convolutions train about a third faster so, on CPUs too
-        _fit(module, parts, folder, before is not None, interrupt, (progress, callbacks))
+        first = _fit(module, parts, folder, before is not None, interrupt, (progress, callbacks))
         module.load_state_dict(load_file(weights_file(folder)))
         set_progress(module, 1.0)
         _lay_out(module.to("cpu").eval(), torch.contiguous_format)
     history, metric = read_log(folder / LOG), parts.task.metric
     chosen = history[best_epoch(history, metric)] if parts.run.keep == "best" else history[-1]
-    return TrainResult(folder, tested(chosen, metric), metric, history)
+    if parts.held_out is None:
+        return TrainResult(folder, scored(chosen, metric), metric, history)
+    assert parts.run.batch_size is not None
+    score = final_score(module, parts.data, parts.task, 4 * parts.run.batch_size)
+    if first:
+        save_checkpoint(folder, module, parts.config, {**metrics_of(chosen, metric), metric.name: score})
+    return TrainResult(folder, score, metric, history)
 
 
 def _fit(
@@ -107,8 +116,8 @@ def _fit(
     going_on: bool,
     interrupt: Interrupt,
     shown: tuple[bool, Sequence[Any]],
-) -> None:
-    """Let Lightning train the module, with our callbacks and then those of the caller."""
+) -> bool:
+    """Let Lightning train the module, with our callbacks and then the caller's; whether this process is the first."""
     from subbyte.models.train.averaging import Average
     from subbyte.models.train.callbacks import QuantizationCallback
     from subbyte.models.train.learner import Learner
@@ -133,6 +142,7 @@ def _fit(
                 state.unlink(missing_ok=True)  # else a run stopped in its first epoch would resume the one it replaces
         with parts.loss.attached(module, parts.teacher), _blaming(state if going_on else None, saver):
             trainer.fit(Learner(module, parts), ckpt_path=str(state) if going_on else None)
+    return trainer.is_global_zero
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from subbyte.errors import CheckpointError, FormatError, QuantizationError, UsageError, one_line
 from subbyte.models.checkpoint import Checkpoint, Config, check_tensors, load_checkpoint, recipe_of, versions
@@ -18,6 +19,7 @@ from subbyte.models.quant import Recipe, as_recipe, get_scheme, quantize, read_r
 from subbyte.models.state import states_kept
 from subbyte.models.tasks import Batch, Task, get_task
 from subbyte.models.train.batches import EpochBatches, batch_loader, training_order
+from subbyte.models.train.held_out import SHARE, hold_out
 from subbyte.models.train.optimizers import OPTIMIZERS
 from subbyte.models.train.run import Run, changed, run_of
 from subbyte.models.zoo import create_for, options_for_scheme
@@ -49,6 +51,7 @@ class Parts:
     loss: Objective
     recipe: Recipe
     config: Config
+    held_out: Dataset[Any] | None  # scored after each epoch in place of the test set
 
     @property
     def given(self) -> frozenset[str]:
@@ -84,17 +87,19 @@ def gather(run: Run, own: Own) -> Parts:
         raise UsageError("the run's model was an object of a program; give it as model, or name one of the zoo.")
     data = own.data or _named_data(run)
     recipe, task = _recipe(run), _task(run, data)
-    run = _decided(run, data, task, recipe)
+    run, held_out = _decided(run, data, task, recipe), None
     assert run.loss is not None
     loss = Objective(run.loss, run.loss_options)
     loss.check(_given(task, run.teacher is not None or own.teacher is not None))
     task.check(data)
+    if run.held_out is not None:
+        data, held_out = hold_out(data, run.held_out, run.seed)
     start = None if run.init is None else _float_checkpoint(run.init)
     teacher = own.teacher if run.teacher is None else load_checkpoint(run.teacher).model
     if teacher is not None:
         teacher.eval().requires_grad_(False)
     config = _config(run, data, task, own.model, start, recipe)
-    return Parts(run, own.model, data, start, teacher, task, loss, recipe, config)
+    return Parts(run, own.model, data, start, teacher, task, loss, recipe, config, held_out)
 
 
 def build(parts: Parts) -> nn.Module:
@@ -232,6 +237,7 @@ def _decided(run: Run, data: Data, task: Task, recipe: Recipe) -> Run:
         learning_rate=run.learning_rate if run.learning_rate is not None else OPTIMIZERS[run.optimizer].learning_rate,
         out=run.out if run.out is not None else str(Path("runs") / named),
         recipe=None if run.recipe is None else recipe_data(recipe),
+        held_out=SHARE if run.held_out is None and (run.keep == "best" or run.patience is not None) else run.held_out,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from subbyte.models.train.choice import tested
+from subbyte.models.train.choice import TEST, scored, scored_on
 from subbyte.models.train.lightning import Callback, LightningModule, Trainer
 from subbyte.models.train.log import EpochLog
 
@@ -43,10 +43,12 @@ class ProgressBar(Callback):
         if self._bar is None or report is None:
             return
         row, metric = report.history[-1], report.parts.task.metric
-        loss = f"test loss {row['test_loss']:.4f}  " if "test_loss" in row else ""
+        part = scored_on(row, metric)
+        loss = f"{part} loss {row[f'{part}_loss']:.4f}  " if f"{part}_loss" in row else ""
+        title = metric.title if part == TEST else f"{part} {metric.title}"
         self._bar.console.print(
             f"epoch {row['epoch']:.0f}/{trainer.max_epochs}  loss {row['train_loss']:.4f}  {loss}"
-            f"{metric.title} {metric.words(tested(row, metric))}  {row['seconds']:.1f} s"
+            f"{title} {metric.words(scored(row, metric))}  {row['seconds']:.1f} s"
             f"{_left(report.history, trainer.max_epochs)}",
             highlight=False,
         )

@@ -39,6 +39,7 @@ _WITHIN: dict[str, tuple[Callable[[float], bool], str]] = {
     "positive": (lambda number: 0 < number < math.inf, "must be positive"),
     "not negative": (lambda number: 0 <= number < math.inf, "must be 0 or positive"),
     "share": (lambda number: 0 <= number < 1, "is a share in [0, 1)"),
+    "share held out": (lambda number: 0 < number < 1, "is a share of the training set between 0 and 1"),
     "share of all steps": (lambda number: 0 <= number < 1, "is a share of all steps in [0, 1)"),
 }
 
@@ -104,9 +105,15 @@ class Run:
     compile: bool = _setting(False, "Train through torch.compile.")
     seed: int = _setting(0, "Of weights, order of samples, augmentation and dropout.", within="not negative")
 
-    keep: Literal["last", "best"] = _setting("last", "Which epoch's model is the result: the last, or the best tested.")
+    keep: Literal["last", "best"] = _setting("last", "Which epoch's model is the result: the last, or the best one.")
     patience: int | None = _setting(
-        None, "Epochs without a better test score after which training stops.", within="positive", changes=True
+        None, "Epochs without a better score after which training stops.", within="positive", changes=True
+    )
+    held_out: float | None = _setting(
+        None,
+        "Share of the training set that epochs are scored on, e.g. 0.1; the test set is scored once then. 0.1 where an "
+        "epoch is chosen (keep=best, patience).",
+        within="share held out",
     )
     save_every: int | None = _setting(
         None,

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,8 +19,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from subbyte.cli import main
-from subbyte.errors import CheckpointError, RegistrationError, TrainingError, UnknownNameError, UsageError
-from subbyte.models import Data, Run, from_datasets, load_checkpoint, train
+from subbyte.errors import CheckpointError, DataError, RegistrationError, TrainingError, UnknownNameError, UsageError
+from subbyte.models import Data, Run, from_datasets, load_checkpoint, load_data, train
 from subbyte.models.checkpoint import weights_file
 from subbyte.models.checkpoint_files import STATE
 from subbyte.models.data import shift_and_flip
@@ -27,6 +28,7 @@ from subbyte.models.quant import HasParameterGroups, ParameterGroup, quantize
 from subbyte.models.tasks import Metric
 from subbyte.models.train.averaging import averaged_decay
 from subbyte.models.train.choice import best_epoch, is_over
+from subbyte.models.train.held_out import Part, hold_out
 from subbyte.models.train.run import CONFIGURATION, read_run
 from subbyte.models.train.schedules import get_schedule, list_schedules, schedule
 
@@ -321,15 +323,55 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(tmp_path: Path) -> None:
 
     options = {"epochs": 9, "learning_rate": 0.02, "scheme": "float", "callbacks": [Spoil()]}
     result = quick(tmp_path / "best", keep="best", patience=3, **options)
-    accuracies = [row["test_accuracy"] for row in result.history]
+    accuracies = [row["validation_accuracy"] for row in result.history]
     best = best_epoch(result.history, result.metric)
     assert best < 2
     assert len(accuracies) == best + 1 + 3 < 9
-    assert result.accuracy == accuracies[best] == load_checkpoint(tmp_path / "best", net()).metrics["accuracy"]
+    saved = load_checkpoint(tmp_path / "best", net())
+    assert saved.metrics["validation_accuracy"] == accuracies[best]
+    assert result.accuracy == saved.metrics["accuracy"] == right_of_test(saved.model)
+    assert saved.config.training["held_out"] == 0.1  # the share that is held out where a run chooses and says none
+    assert not any(name.startswith("test_") for name in result.history[0])
     resumed = quick(tmp_path / "best", keep="best", patience=3, resume=True, **options)
     assert resumed == result  # it is over
     last = quick(tmp_path / "last", patience=3, **options)
-    assert last.accuracy == last.history[-1]["test_accuracy"] < result.accuracy
+    assert last.history[-1]["validation_accuracy"] < accuracies[best]
+    assert last.accuracy == right_of_test(last.load(net()).model) < result.accuracy
+
+
+def right_of_test(model: nn.Module) -> float:
+    images, labels = blobs().test.tensors  # type: ignore[attr-defined]
+    return float((model(images).argmax(1) == labels).double().mean())
+
+
+def test_what_is_held_out_is_not_trained_on_and_is_the_same_for_a_seed(tmp_path: Path) -> None:
+    seen: list[set[tuple[float, ...]]] = [set(), set()]
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, learner: Any, batch: Any, *_: Any) -> None:
+            seen[0] |= {tuple(image.flatten().tolist()) for image in batch[0]}
+
+        def on_validation_batch_start(self, trainer: Any, learner: Any, batch: Any, *_: Any) -> None:
+            seen[1] |= {tuple(image.flatten().tolist()) for image in batch[0]}
+
+    quick(tmp_path, held_out=0.25, epochs=3, augment=False, callbacks=[Watch()])
+    trained, held = seen
+    images = {tuple(image.flatten().tolist()) for image, _ in blobs().train}  # type: ignore[attr-defined]
+    assert (len(held), trained & held, trained | held <= images) == (16, set(), True)
+    parts = [hold_out(blobs(), 0.25, seed)[1].indices.tolist() for seed in (0, 0, 1)]  # type: ignore[attr-defined]
+    assert parts[0] == parts[1] != parts[2]
+    part = Part(load_data("digits").train, np.array([5, 3]))
+    assert part.batch is not None
+    images_read, labels_read = part.batch([1, 0])
+    whole = load_data("digits").train
+    assert torch.equal(images_read, torch.stack([whole[3][0], whole[5][0]]))
+    assert labels_read.tolist() == part.labels[[1, 0]].tolist() == [whole[3][1], whole[5][1]]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999, 1.0, 0.0])
+def test_a_part_of_nothing_or_of_all_is_refused(tmp_path: Path, share: float) -> None:
+    with pytest.raises(DataError if 0 < share < 1 else UsageError, match="share"):
+        quick(tmp_path, held_out=share)
 
 
 def test_of_equal_epochs_the_first_is_the_best() -> None:
