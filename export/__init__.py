@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from subbyte.export.inspection import Inspection as Inspection
     from subbyte.export.inspection import inspect as inspect
     from subbyte.export.onnx_file import load_onnx as load_onnx
+    from subbyte.export.post_training import OnnxQuantization as OnnxQuantization
+    from subbyte.export.post_training import quantize_onnx as quantize_onnx
     from subbyte.export.verify import Verification as Verification
     from subbyte.export.verify import torch_codes as torch_codes
     from subbyte.export.verify import torch_observations as torch_observations
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ExportReport": "exporter",
     "Inspection": "inspection",
+    "OnnxQuantization": "post_training",
     "Verification": "verify",
     "export": "exporter",
     "float_baseline": "baselines",
@@ -37,6 +40,7 @@ _MODULES = {
     "largest_accumulators": "engine",
     "load_onnx": "onnx_file",
     "onnx_codes": "engine",
+    "quantize_onnx": "post_training",
     "run_onnx": "engine",
     "torch_codes": "verify",
     "torch_observations": "verify",
@@ -45,6 +49,7 @@ _MODULES = {
 __all__ = [
     "ExportReport",
     "Inspection",
+    "OnnxQuantization",
     "Verification",
     "export",
     "float_baseline",
@@ -53,6 +58,7 @@ __all__ = [
     "largest_accumulators",
     "load_onnx",
     "onnx_codes",
+    "quantize_onnx",
     "run_onnx",
     "torch_codes",
     "torch_observations",

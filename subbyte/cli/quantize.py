@@ -1,4 +1,4 @@
-"""`subbyte quantize`: a float checkpoint to a quantized one, without training."""
+"""`subbyte quantize`: a float checkpoint or ONNX file to a quantized one, without training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import click
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the new checkpoint.")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the new checkpoint; a file for ONNX.",
+)
 @click.option("--scheme", help="How layers are quantized; see `subbyte schemes`.  [default: int8]")
 @click.option("--scheme-option", "scheme_options", multiple=True, metavar="NAME=VALUE", help="An option of the scheme.")
 @click.option(
@@ -39,13 +45,14 @@ import click
 )
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoint that --output holds.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def quantize(checkpoint: Path, output: Path, overwrite: bool, quiet: bool, **given: Any) -> None:
-    """Quantize a float CHECKPOINT without training, and save the result as a checkpoint.
+def quantize(source: Path, output: Path, overwrite: bool, quiet: bool, **given: Any) -> None:
+    """Quantize SOURCE, a float checkpoint or ONNX file, without training, and save the result as one of its kind.
 
     \b
     subbyte train resnet8 --data digits --scheme float --out runs/float
     subbyte quantize runs/float --scheme int8 --calibrator entropy -o runs/int8
     subbyte quantize runs/float --recipe r.yaml --step adaround --step bias-correction -o runs/w4
+    subbyte quantize float.onnx --data digits --scheme int8 -o int8.onnx
     """
     import subbyte
     from subbyte.cli.named_values import named_values
@@ -53,5 +60,11 @@ def quantize(checkpoint: Path, output: Path, overwrite: bool, quiet: bool, **giv
     asked = {name: value for name, value in given.items() if value not in (None, ())}
     for name in [name for name in asked if name.endswith("_options")]:
         asked[name] = named_values(f"--{name.removesuffix('s').replace('_', '-')}", asked[name])
-    result = subbyte.quantize(checkpoint, out=output, overwrite=overwrite, progress=not quiet, **asked)
-    click.echo(str(result))
+    if source.is_file():
+        from subbyte.export import quantize_onnx
+
+        if overwrite:
+            raise click.UsageError("--overwrite is for checkpoints; an ONNX file is replaced without it.")
+        click.echo(str(quantize_onnx(source, output, progress=not quiet, **asked)))
+        return
+    click.echo(str(subbyte.quantize(source, out=output, overwrite=overwrite, progress=not quiet, **asked)))
