@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from subbyte.export import export as export
     from subbyte.judge.check import check as check
-    from subbyte.models import train as train
     from subbyte.models.post import quantize as quantize
+    from subbyte.models.train.loop import train as train
     from subbyte.runtime import bench as bench
     from subbyte.runtime import load as load
     from subbyte.tvm_kernels import compile as compile

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from subbyte.cli import COMMANDS, main
+from subbyte.models import list_tasks
 
 
 def call(*arguments: str) -> Result:
@@ -79,6 +80,16 @@ def test_losses_print_needs_options_and_source_of_each() -> None:
     assert needs[of_kd][1] == "label or soft, logits, teacher.logits"
     assert options[of_kd][1].startswith("temperature=2.0 (in (0, inf)), alpha=0.5 (in [0, 1])")
     assert sources[of_kd][1].startswith("Hinton et al.")
+
+
+def test_tasks_print_loss_metric_and_options_of_each() -> None:
+    lines = [line.split(maxsplit=1) for line in call("tasks").output.splitlines()]
+    names, losses, metrics, options = (lines[part::4] for part in range(4))
+    assert [name for name, _ in names] == list_tasks()
+    assert {word for word, _ in losses} == {"loss"}
+    of_text = [name for name, _ in names].index("language-modelling")
+    assert metrics[of_text] == ["metric", "bits per token, lower is better"]
+    assert options[of_text] == ["options", "unit=token"]
 
 
 def test_an_output_in_a_missing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
