@@ -288,6 +288,8 @@ def _metadata(checkpoint: Checkpoint | None, module: nn.Module) -> dict[str, str
         metadata["subbyte.normalization"] = json.dumps(dataclasses.asdict(config.normalization))
     if config.class_names:
         metadata["subbyte.class_names"] = json.dumps(list(config.class_names))
+    if config.preprocessing:
+        metadata["subbyte.preprocessing"] = json.dumps(config.preprocessing)
     return metadata
 
 

@@ -38,3 +38,7 @@ SERIES_BYTES = _limit("SERIES_BYTES", 1 << 28, "bytes of a `.ts` file of series"
 TEXT_BYTES = _limit("TEXT_BYTES", 1 << 28, "bytes of the text files of a data set, all together")
 TOKENIZER_BYTES = _limit("TOKENIZER_BYTES", 1 << 26, "bytes of a `tokenizer.json`")
 DATA_VALUES = _limit("DATA_VALUES", 1 << 28, "values of a data set that is read into memory from a user's files")
+TABLE_BYTES = _limit("TABLE_BYTES", 1 << 29, "bytes of a table in CSV, or of one in Parquet when it is decompressed")
+TABLE_CELLS = _limit("TABLE_CELLS", 1 << 25, "cells of a table")
+ARCHIVE_BYTES = _limit("ARCHIVE_BYTES", 1 << 32, "bytes of the arrays of an `.npz` file when it is decompressed")
+SOUND_SAMPLES = _limit("SOUND_SAMPLES", 1 << 24, "samples that are read of a `.wav` file")

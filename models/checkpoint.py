@@ -70,6 +70,7 @@ class Config:
     input_dtype: str = "float32"  # one of `data.INPUT_TYPES`
     task: str = "classification"
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # as `Data` has it
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -333,6 +334,7 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
                 float(normalization["largest"]),
                 tuple(float(v) for v in normalization["mean"]),
                 tuple(float(v) for v in normalization["deviation"]),
+                int(normalization.get("axes", 2)),
             )
         config = Config(
             model=None if raw.get("model") is None else _field(raw, "model", str, file),
@@ -360,7 +362,12 @@ def _read_config(raw: dict[str, Any], file: Path) -> Config:
     return config
 
 
-_OF_TASKS = {"input_dtype": str, "task": str, "task_options": dict}  # fields that the first versions had not
+_OF_TASKS = {
+    "input_dtype": str,
+    "task": str,
+    "task_options": dict,
+    "preprocessing": dict,
+}  # fields that the first versions had not
 
 
 def _refuse_sizes(config: Config, file: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from subbyte.cli import main
 from subbyte.models import data
 from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.data import Data, from_datasets, load_data
+from subbyte.runtime.bundle import open_bundle
 from subbyte.tvm_kernels.machines import get_target
 
 SCHEMES = ("int8", "int4", "ternary", "pow2", "binary")
@@ -38,6 +40,13 @@ def call(*arguments: object) -> str:
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_a_bundle_has_the_metadata_of_its_file(ternary: tuple[Path, Path, Path]) -> None:
+    _, file, bundle = ternary
+    known = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert json.loads(known["subbyte.class_names"]) == [str(digit) for digit in range(10)]
+    assert open_bundle(bundle).manifest.source["metadata"] == known
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -11,30 +11,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subbyte.errors import DataError, MissingDependencyError, one_line
+from subbyte.errors import DataError, MissingDependencyError, UsageError, one_line
 from subbyte.files import limits
 from subbyte.files.plain import open_plain
 from subbyte.models.data.augmentation import shift_and_flip
+from subbyte.models.data.class_folders import Labelled, class_folders, files_of
 from subbyte.models.data.data_set import Data
 from subbyte.models.data.normalization import Normalization
 from subbyte.models.data.register import register_data
+from subbyte.models.data.split import TEST_SHARE
+from subbyte.models.options import Share
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")  # whatever the suffix; for EPS Pillow runs Ghostscript
 IMAGENET = Normalization(255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """Images below `folder`/<class>/, decoded when asked for: resized so that they cover `size`, and cropped to it."""
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """Images and their labels, decoded when asked for: resized so that they cover `size`, and cropped to it."""
 
-    def __init__(self, folder: Path, class_names: Sequence[str], size: tuple[int, int], *, random_crop: bool) -> None:
-        self.size, self.random_crop = size, random_crop
-        self.files: list[tuple[Path, int]] = []
-        for label, name in enumerate(class_names):
-            found = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-            self.files += [(file, label) for file in found]
-        if not self.files:
-            raise DataError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in folders named after classes.")
+    def __init__(self, files: Sequence[Labelled], size: tuple[int, int], *, random_crop: bool) -> None:
+        self.files, self.size, self.random_crop = files, size, random_crop
+        self.targets = torch.tensor([label for _, label in files])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,29 +61,37 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return IMAGENET(torch.from_numpy(pixels.copy()).permute(2, 0, 1)), label
 
 
+class ImageFolder(ImageFiles):
+    """Images below `folder`/<class>/."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str], size: tuple[int, int], *, random_crop: bool) -> None:
+        super().__init__(files_of(folder, class_names, IMAGE_SUFFIXES), size, random_crop=random_crop)
+
+
 @register_data(
     "imagefolder",
-    summary="your own images: PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg",
+    summary="your own images: PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg, or PATH/<class>/*.jpg",
     shape=(3, "size", "size"),
 )
-def imagefolder(path: Path, size: int | tuple[int, int] = 224) -> Data:
-    """RGB images from `path`/train and `path`/test with one folder a class, cropped to `size`; needs Pillow."""
+def imagefolder(path: Path, size: int | Sequence[int] = 224, test_share: Share = TEST_SHARE) -> Data:
+    """RGB images from `path`/train and `path`/test with one folder a class, cropped to `size`; needs Pillow.
+
+    Without these two, the classes are folders of `path`, and a share of the files is held out by the SHA-256 of their
+    names.
+    """
     try:
         import PIL  # noqa: F401  (a missing decoder is found here, not in the middle of training)
     except ImportError as error:
         raise MissingDependencyError("pillow", "train") from error
-    for part in ("train", "test"):
-        if not (path / part).is_dir():
-            raise DataError(f"{path}: there is no folder '{part}'; expected {path}/{part}/<class>/<image>.")
-    names = tuple(sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir()))
-    unseen = sorted(f.name for f in (path / "test").iterdir() if f.is_dir() and f.name not in names)
-    if unseen:
-        raise DataError(f"{path}/test: class '{unseen[0]}' has no folder in {path}/train.")
-    shape = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    names, trained, tested = class_folders(path, IMAGE_SUFFIXES, test_share)
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise UsageError(f"data set 'imagefolder': option 'size' is {size}, expected a size or height and width.")
+    shape = (sizes[0], sizes[1])
     return Data(
         "imagefolder",
-        ImageFolder(path / "train", names, shape, random_crop=True),
-        ImageFolder(path / "test", names, shape, random_crop=False),
+        ImageFiles(trained, shape, random_crop=True),
+        ImageFiles(tested, shape, random_crop=False),
         shape=(3, *shape),
         outputs=len(names),
         normalization=IMAGENET,

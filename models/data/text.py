@@ -32,9 +32,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return max(0, (len(self.tokens) - 1) // self.context)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        inputs, targets = self.batch([index])
+        inputs, targets = self.batch([range(len(self))[index]])
         return inputs[0], targets[0]
 
     def batch(self, indices: Sequence[int] | slice) -> tuple[Tensor, Tensor]:

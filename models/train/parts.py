@@ -295,6 +295,7 @@ def _config(
         input_dtype=data.dtype,
         task=task.name,
         task_options=task.options(),
+        preprocessing=data.preprocessing,
     )
 
 

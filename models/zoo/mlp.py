@@ -10,7 +10,7 @@ from torch import nn
 from subbyte.models.zoo.registry import Size, check_counts, register_model
 
 
-@register_model("mlp", summary="multi-layer perceptron, two hidden layers of 256", size=(8, 8))
+@register_model("mlp", summary="multi-layer perceptron, two hidden layers of 256", size=(8, 8), flattens=True)
 def mlp(*, classes: int, channels: int, size: Size, hidden: Sequence[int] = (256, 256)) -> nn.Module:
     """Flatten, then Linear and ReLU for each width in `hidden`, then Linear to `classes`."""
     for width in hidden:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class ModelEntry:
     prefers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     size: tuple[int, ...] = (32, 32)  # that it is meant for: height and width of an image, else the length
     takes: str = "image"  # a name of INPUTS
+    flattens: bool = False  # whether its axes do not matter to it: float32 of any axes will do
 
     @property
     def input(self) -> InputKind:
@@ -89,11 +91,13 @@ def register_model(
     prefers: Mapping[str, Mapping[str, Any]] | None = None,
     size: tuple[int, ...] = (32, 32),
     takes: str = "image",
+    flattens: bool = False,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated function as the architecture `name`.
 
     `prefers` gives options by scheme, e.g. `{"binary": {"shortcut": "convolution"}}`; `takes` is a name of `INPUTS`;
-    `size` is the usual input size: (height, width) of an image, (length,) of a series and of tokens. Raises
+    `size` is the usual input size: (height, width) of an image, (length,) of a series and of tokens. An
+    image model that `flattens` takes float32 of any axes, as channels of one pixel. Raises
     `RegistrationError` for a name that is taken or not lower case with underscores, and for another `takes` or `size`.
     """
     if not _NAME.fullmatch(name):
@@ -111,7 +115,7 @@ def register_model(
         )
 
     def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        _MODELS[name] = ModelEntry(name, summary, build, prefers or {}, size, takes)
+        _MODELS[name] = ModelEntry(name, summary, build, prefers or {}, size, takes, flattens)
         return build
 
     return register
@@ -162,6 +166,8 @@ def create_for(name: str, *, shape: Sequence[int], outputs: int, dtype: str | No
     """
     entry = get_model(name)
     known, shape = entry.input, tuple(shape)
+    if entry.flattens and len(shape) != len(known.axes) and dtype in (None, known.dtype):
+        shape = (math.prod(shape), 1, 1)
     if len(shape) != len(known.axes) or (dtype is not None and dtype != known.dtype):
         given = f"{list(shape)}" + (f" of {dtype}" if dtype is not None else "")
         raise UsageError(
@@ -178,7 +184,7 @@ def create_for(name: str, *, shape: Sequence[int], outputs: int, dtype: str | No
 
 def _for_rank(rank: int, dtype: str | None) -> list[str]:
     entries = (get_model(name) for name in list_models())
-    return [e.name for e in entries if len(e.input.axes) == rank and dtype in (None, e.input.dtype)]
+    return [e.name for e in entries if (e.flattens or len(e.input.axes) == rank) and dtype in (None, e.input.dtype)]
 
 
 def options_for_scheme(name: str, scheme: str) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def test_data_makes_a_model_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None
     assert model(inputs).shape == (8, 11)
     with pytest.raises(UsageError, match=r"takes tokens \[length\] of int64, no images"):
         create("bag")
-    with pytest.raises(UsageError, match=r"takes tokens .* the data has \[6\] of float32; models for such data: none"):
+    with pytest.raises(UsageError, match=r"takes tokens .* the data has \[6\] of float32; models for such data: mlp"):
         create_for("bag", shape=(6,), outputs=11, dtype="float32")
     with pytest.raises(UsageError, match="no option 'wdith'"):
         create_for("bag", shape=(6,), outputs=11, wdith=2)
