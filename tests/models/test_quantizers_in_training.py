@@ -148,3 +148,34 @@ def test_a_trainer_of_hugging_face_calls_these_hooks() -> None:
     assert state.log_history[0]["quantizers/flipped"] > 0
     with pytest.raises(UsageError, match="has no quantized layer"):
         callback.on_train_begin(None, state, None, model=nn.Linear(2, 2))
+
+
+def test_the_callback_of_hugging_face_counts_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """A run that stopped between two reports, and went on in another process, reports what an unbroken one does."""
+    args = SimpleNamespace(output_dir=str(tmp_path))
+    (tmp_path / "checkpoint-4").mkdir()
+    rows = []
+    for resumed in (False, True):
+        model, callback = net("int4"), QuantizationTrainerCallback()
+        state = SimpleNamespace(global_step=0, max_steps=6, epoch=0.0, log_history=[], is_world_process_zero=True)
+        callback.on_train_begin(args, state, None, model=model)
+        weight = quantized_layers(model)["1"].weight_quantizer.latent()
+        for step in range(1, 7):
+            with torch.no_grad():
+                weight.mul_(-1.0)
+            state.global_step = step
+            if step in (3, 6):
+                callback.on_epoch_end(args, state, None, model=model)
+            if step == 4:
+                callback.on_save(args, state, None, model=model)
+                if resumed:
+                    callback = QuantizationTrainerCallback()
+                    callback.on_train_begin(args, state, None, model=model)
+        rows.append(state.log_history[-1])
+    assert rows[0] == rows[1]
+    assert rows[0]["quantizers/oscillating"] > 0
+    other = QuantizationTrainerCallback()
+    with pytest.warns(UserWarning, match="another model"):
+        other.on_train_begin(args, SimpleNamespace(global_step=4), None, model=quantize(nn.Linear(3, 2), "int8"))
+    with pytest.warns(UserWarning, match="counted anew from step 5"):
+        other.on_train_begin(args, SimpleNamespace(global_step=5), None, model=net("int4"))
