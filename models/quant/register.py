@@ -1,7 +1,7 @@
 """The registers of weight and of activation quantizers by name, of which schemes and recipes are made.
 
 An entry is a function that makes a config; its parameters are the options, and the first line of its docstring is its
-summary. An entry that lacks a part is refused when it registers:
+summary. An entry that lacks a part, or breaks a promise of quantizers (promises.py), is refused when it registers:
 
     @register_weights("ternary")
     def ternary(statistic: Literal["mean", "median"] = "mean") -> WeightConfig:
@@ -19,9 +19,20 @@ from typing import Any, Generic, TypeVar
 from subbyte import formats
 from subbyte.errors import QuantizationError, RegistrationError, UnknownNameError
 from subbyte.models.options import mistyped
+from subbyte.models.quant.promises import broken_by
 from subbyte.models.quant.quantizer import ActivationConfig, WeightConfig
 
 C = TypeVar("C")
+
+
+def lacks(make: Callable[..., Any]) -> str | None:
+    """What the function of an entry lacks: a docstring, or an option's default or type; None where it is whole."""
+    if not inspect.getdoc(make):
+        return "no docstring; its first line is the summary"
+    for option in inspect.signature(make).parameters.values():
+        if option.default is option.empty or option.annotation is option.empty:
+            return f"option '{option.name}' has no default or no type; both are needed"
+    return None
 
 
 class Register(Generic[C]):
@@ -46,16 +57,16 @@ class Register(Generic[C]):
     def _lacks(self, name: str, make: Callable[..., C]) -> str | None:
         if name in self.makers:
             return "registered twice; choose another name"
-        if not inspect.getdoc(make):
-            return "no docstring; its first line is the summary"
-        for option in inspect.signature(make).parameters.values():
-            if option.default is option.empty or option.annotation is option.empty:
-                return f"option '{option.name}' has no default or no type; both are needed"
+        wrong = lacks(make)
+        if wrong:
+            return wrong
         config = make()
         if not dataclasses.is_dataclass(config) or not hasattr(config, self.method):
             return f"makes {config!r}; expected a frozen dataclass with a method {self.method}()"
-        formats.get(str(getattr(config, "format_name", None)))
-        return None
+        fmt = getattr(config, "format_name", None)
+        if fmt not in [known.name for known in formats.all_formats()]:
+            return f"its format_name is {fmt!r}, which is not a format (docs/add-a-format.md)"
+        return broken_by(config, self.method)
 
     def make(self, name: str, **options: Any) -> C:
         """The config of that name; raises UnknownNameError, or QuantizationError for a value of another type."""

@@ -16,7 +16,7 @@ from subbyte.errors import QuantizationError, RegistrationError, UnknownNameErro
 from subbyte.formats.integer import INT
 from subbyte.models.options import mistyped
 from subbyte.models.quant.quantizer import ActivationConfig, WeightConfig
-from subbyte.models.quant.register import Register, register_activations, register_weights
+from subbyte.models.quant.register import Register, lacks, register_activations, register_weights
 
 KEEP = 8  # bits of the first and last layer, unless the option `keep` says otherwise
 
@@ -78,7 +78,8 @@ def register_scheme(name: str) -> Callable[[Callable[..., Scheme]], Callable[...
     """Decorator: make a function known as the maker of the scheme `name`.
 
     Its parameters are the options, each with a default that JSON can hold; the first line of its docstring is the
-    summary. Every scheme that quantizes has the option `keep` besides. Raises RegistrationError when the name is taken.
+    summary. Every scheme that quantizes has the option `keep` besides. Raises RegistrationError when the name is taken,
+    or a part is missing.
     """
 
     def add(make: Callable[..., Scheme]) -> Callable[..., Scheme]:
@@ -86,6 +87,11 @@ def register_scheme(name: str) -> Callable[[Callable[..., Scheme]], Callable[...
             raise RegistrationError(f"scheme '{name}' is registered twice; choose another name")
         if "keep" in inspect.signature(make).parameters:
             raise RegistrationError(f"scheme '{name}' defines the option 'keep', which every scheme has; remove it")
+        wrong = lacks(make)
+        if wrong:
+            raise RegistrationError(f"scheme '{name}': {wrong}")
+        if not isinstance(made := make(), Scheme):
+            raise RegistrationError(f"scheme '{name}' makes {made!r}; expected a Scheme")
         _registry[name] = make
         return make
 
