@@ -93,6 +93,7 @@ assert load_checkpoint("runs/ternary").config.scheme == "ternary"
 """,
     "docs/recipes.md": """
 assert [row.weights for row in model.quantization_report] == ["int8", *["ternary"] * 16, "int8"]
+assert {row.weights for row in network.quantization_report} == {"int8", "ternary"} and 2 < proposal.bits <= 4
 """,
     "docs/bundle.md": 'assert bundle.manifest.name == manifest["name"]',
     "docs/lowering.md": "assert not explanation.declined and explanation.kernels",

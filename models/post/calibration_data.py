@@ -15,7 +15,12 @@ SAMPLES = 512  # unless a number is asked for, or the training set has fewer
 
 
 def calibration_batches(data: Data, samples: int | None, batch_size: int, seed: int) -> list[Tensor]:
-    """Batches of inputs [n, ...] of the training set, `samples` in all.
+    """Batches of inputs [n, ...] of the training set, `samples` in all; raises as `calibration_samples`."""
+    return [inputs for inputs, _ in calibration_samples(data, samples, batch_size, seed)]
+
+
+def calibration_samples(data: Data, samples: int | None, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of (inputs [n, ...], targets [n, ...]) of the training set, `samples` in all.
 
     Raises DataError for more samples than there are, labels of one class alone, NaN, and zeros everywhere.
     """
@@ -29,9 +34,9 @@ def calibration_batches(data: Data, samples: int | None, batch_size: int, seed: 
     order = np.random.default_rng(seed).permutation(there)[:count].tolist()
     dataset = Batched(data.train)
     read = [dataset[order[start : start + batch_size]] for start in range(0, count, batch_size)]
-    batches = [inputs for inputs, _ in read]
-    check_batches(batches)
-    _refuse_one_class(data, torch.cat([torch.as_tensor(targets) for _, targets in read]))
+    batches = [(inputs, torch.as_tensor(targets)) for inputs, targets in read]
+    check_batches([inputs for inputs, _ in batches])
+    _refuse_one_class(data, torch.cat([targets for _, targets in batches]))
     return batches
 
 

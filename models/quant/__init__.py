@@ -12,12 +12,14 @@ from subbyte.models.quant.estimators.reste import Sign, Threshold
 from subbyte.models.quant.eval_constants import exporting, fake_quantized, refresh
 from subbyte.models.quant.parameter_groups import HasParameterGroups, ParameterGroup, parameter_groups
 from subbyte.models.quant.product import QuantizedProduct
+from subbyte.models.quant.proposal import propose
 from subbyte.models.quant.quantizer import ActivationQuantizer, WeightQuantizer
 from subbyte.models.quant.recipe import Recipe, Rule, as_recipe
 from subbyte.models.quant.recipe_data import read_recipe, recipe_data, recipe_from_data, recipe_text
 from subbyte.models.quant.register import register_activations, register_weights
 from subbyte.models.quant.replace_layers import ReportRow, quantize, quantized_layers, set_progress
 from subbyte.models.quant.scheme import Scheme, all_schemes, combine, get_scheme, register_scheme
+from subbyte.models.quant.sensitivities import Sensitivities, sensitivity
 
 for _module in iter_modules(estimators.__path__, f"{estimators.__name__}."):
     import_module(_module.name)
@@ -35,6 +37,7 @@ __all__ = [
     "ReportRow",
     "Rule",
     "Scheme",
+    "Sensitivities",
     "Sign",
     "Threshold",
     "WeightQuantizer",
@@ -47,6 +50,7 @@ __all__ = [
     "get_scheme",
     "parameter_groups",
     "primitives",
+    "propose",
     "quantize",
     "quantized_layers",
     "read_recipe",
@@ -58,5 +62,6 @@ __all__ = [
     "register_scheme",
     "register_weights",
     "schemes",
+    "sensitivity",
     "set_progress",
 ]

@@ -4,6 +4,7 @@
 - {type: Embedding,           scheme: float}
 - {name: "blocks.*.attn.*",   scheme: {weights: ternary, activations: int8, per: token}}
 - {sensitivity: {fc1: 0.02, fc2: 0.001}, above: 0.01, scheme: {name: int4, group_size: 32}}
+- {sensitivity: table.json, of: ternary, above: 0.01, scheme: int8}       # a file of `subbyte sensitivity`
 - {rest: true,                scheme: ternary}
 """
 
@@ -19,6 +20,7 @@ from subbyte.files import limits
 from subbyte.files.plain_data import plain_data_line, read_plain_data
 from subbyte.models.quant.recipe import Recipe, Rule
 from subbyte.models.quant.scheme import Scheme, combine, get_scheme
+from subbyte.models.quant.sensitivity_table import read_table
 
 KEYS = ("name", "type", "match", "sensitivity", "above", "rest", "scheme")
 _TEXTS = ("name", "type", "match")
@@ -31,7 +33,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     data = read_plain_data(path, limits.RECIPE_BYTES, "a recipe: a list of rules")
     try:
-        return replace(recipe_from_data(data), source=str(path))
+        return replace(recipe_from_data(_with_tables(data, Path(path).parent)), source=str(path))
     except QuantizationError as error:
         raise UsageError(f"'{path}': {error}") from error
 
@@ -57,6 +59,26 @@ def recipe_data(recipe: Recipe) -> list[dict[str, Any]]:
     A scheme made of objects, Scheme(MyWeights(), ...), has no name by which it could be made again.
     """
     return [_rule_data(rule) for rule in recipe.rules]
+
+
+def _with_tables(data: Any, folder: Path) -> Any:
+    """The data of a recipe with the tables that its rules name by file; raises QuantizationError, with the rule."""
+    if not isinstance(data, list):
+        return data
+    found = []
+    for number, rule in enumerate(data, 1):
+        try:
+            found.append(_with_table(rule, folder))
+        except SubbyteError as error:
+            raise QuantizationError(f"rule {number}: {error}") from error
+    return found
+
+
+def _with_table(rule: Any, folder: Path) -> Any:
+    if not isinstance(rule, Mapping) or not isinstance(rule.get("sensitivity"), str):
+        return rule
+    kept = {key: value for key, value in rule.items() if key != "of"}
+    return {**kept, "sensitivity": read_table(folder / rule["sensitivity"], rule.get("of"))}
 
 
 def recipe_text(recipe: Recipe) -> str:

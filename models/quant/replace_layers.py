@@ -6,7 +6,9 @@ in float and is listed with the reason in `model.quantization_report`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -132,6 +134,46 @@ def _quantized(model: nn.Module, modules: dict[str, nn.Module], recipe: Recipe, 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedProduct]:
     """The quantized Linear and Conv layers of a model by name, in module order."""
     return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedProduct)}
+
+
+def survey(model: nn.Module, example: Any) -> list[Layer]:
+    """The layers of a float model as rules see them; `reason` also says why quantizing one would be refused."""
+    found = _survey(model, dict(model.named_modules()), example, [])
+    errors = {name: str(error) for name, error in found.errors.items()}
+    return [replace(layer, reason=layer.reason or errors.get(layer.name)) for layer in found.layers]
+
+
+@contextmanager
+def quantized_alone(model: nn.Module, layer: Layer, scheme: Scheme) -> Iterator[nn.Module]:
+    """Within this context a quantized copy takes the place of `layer` in `model`; all else stays in float.
+
+    Its quantizers start from the next forward of the model. Raises QuantizationError where it cannot take the scheme,
+    or is the model itself.
+    """
+    places = [(m, key) for m in model.modules() for key, child in m._modules.items() if child is layer.module]
+    if not places:
+        raise QuantizationError(f"'{layer.name}' is not a part of a model; put it into one, such as nn.Sequential")
+    copied = copy.deepcopy(layer.module)
+    plan, forward = _plan(replace(layer, module=copied), scheme), Forward()
+    if plan is not None:
+        _install(copied, plan)
+    for module in copied.modules():
+        if isinstance(module, FirstBatchQuantizer):
+            module.start_in(forward)
+    _forbid_fast_paths(dict(model.named_modules()))
+    hooks = [
+        model.register_forward_pre_hook(forward.begin),
+        model.register_forward_hook(forward.end, always_call=True),
+    ]
+    try:
+        for parent, key in places:
+            parent._modules[key] = copied
+        yield copied
+    finally:
+        for parent, key in places:
+            parent._modules[key] = layer.module
+        for hook in hooks:
+            hook.remove()
 
 
 def set_progress(model: nn.Module, fraction: float) -> None:

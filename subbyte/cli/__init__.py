@@ -25,6 +25,7 @@ COMMANDS = (
     "quantize",
     "curves",
     "recipe",
+    "sensitivity",
     "export",
     "inspect",
     "compile",

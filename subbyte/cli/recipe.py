@@ -16,7 +16,10 @@ import click
 @click.option("--recipe", "file", type=click.Path(path_type=Path), help="A YAML or JSON file of rules, in its place.")
 @click.option("--data", help="Data set that a model of the zoo is made for; see `subbyte data`.")
 @click.option("--data-path", type=click.Path(path_type=Path), help="Its files, for a data set that is not installed.")
-@click.option("--model-option", multiple=True, metavar="NAME=VALUE", help="An option of a model of the zoo.")
+@click.option("--data-option", "data_options", multiple=True, metavar="NAME=VALUE", help="An option of the data set.")
+@click.option(
+    "--model-option", "model_options", multiple=True, metavar="NAME=VALUE", help="An option of a model of the zoo."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe to a YAML file, to edit.")
 def recipe(
@@ -25,7 +28,8 @@ def recipe(
     file: Path | None,
     data: str | None,
     data_path: Path | None,
-    model_option: tuple[str, ...],
+    data_options: tuple[str, ...],
+    model_options: tuple[str, ...],
     as_json: bool,
     output: Path | None,
 ) -> None:
@@ -55,9 +59,9 @@ def recipe(
     if file is not None:
         with nullcontext() if output is None else not_read(output, "--output"):
             given = read_recipe(file)
-    loaded = None if data is None else load_data(data, data_path)
+    loaded = None if data is None else load_data(data, data_path, **named_values("--data-option", data_options))
     form = (given or as_recipe(SCHEME)).main.name
-    found = named_model(model, loaded, form, named_values("--model-option", model_option))
+    found = named_model(model, loaded, form, named_values("--model-option", model_options))
     chosen = given or found.recipe or as_recipe(SCHEME)
     report = costs(found.module, chosen, found.example)
     if output is not None:

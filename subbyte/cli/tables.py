@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from subbyte.judge.check import CheckReport
     from subbyte.judge.verdict import Verdict
     from subbyte.models.quant.costs import Costs
+    from subbyte.models.quant.sensitivities import Sensitivities
     from subbyte.tvm_kernels import CompileReport, Explanation
 
 
@@ -141,6 +143,30 @@ def print_costs(title: str, found: Costs) -> None:
     )
     if found.average_bits is not None:
         console.print(f"{found.average_bits:.2f} bits on average of a quantized weight, without scales")
+
+
+def print_sensitivities(title: str, found: Sensitivities, console: Console) -> None:
+    """Layers by their noise, the most sensitive first: signal-to-noise ratio, and the scores of each scheme."""
+    labels = [scheme.label for scheme in found.schemes]
+    by = {label: found.of(label) for label in labels}
+    first = by[labels[0]]
+    names = sorted(first, key=lambda name: -math.inf if first[name].noise is None else -(first[name].noise or 0.0))
+    rows, refused = [], []
+    for name in names:
+        cells = []
+        for row in (by[label][name] for label in labels):
+            said = "-" if row.decibels is None else f"{row.decibels:.1f}"
+            cells += [said, *(f"{row.scores[key]:.4g}" if key in row.scores else "-" for key in found.scores)]
+            refused += [row.why] if row.why else []
+        rows.append((name, f"{first[name].weights:,}", *cells))
+    headings = ["layer", "weights"]
+    for label in labels:
+        headings += [f"{label} dB", *(f"{key.replace('_', ' ')}" for key in found.scores)]
+    console.print(table(title, headings, rows))
+    for line in refused:
+        console.print(printable(line), style="bold red")
+    scores = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in found.scores.items())
+    console.print(f"in float: {scores}. dB: signal-to-noise ratio of the output, the layer alone at the scheme")
 
 
 def print_compile_report(report: CompileReport) -> None:
