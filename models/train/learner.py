@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from subbyte.errors import TrainingError, UsageError
 from subbyte.models.losses import LossOutput, Objective
@@ -35,8 +36,8 @@ class Learner(LightningModule):
         self._trained: list[Callable[[Tensor], Any]] = [torch.compile(model) if parts.run.compile else model]
         # The loss of tests is the task's, whatever is trained with: of one kind for all runs. In a list as the teacher.
         self._tested = [Objective(self.task.loss).eval()] if self.task.tested_by_loss else []
-        held_out = parts.held_out
-        self._tests, self._part = (self.data.test, TEST) if held_out is None else (held_out, HELD_OUT)
+        self._part = TEST if parts.held_out is None else HELD_OUT
+        self._tests: Dataset[Any] = self.data.test if parts.held_out is None else parts.held_out
         self._sums: dict[str, Tensor] = {}
         self._score = self.task.score(self.data.shape)
         self._next = (0, 0)  # epoch and batch that come next
