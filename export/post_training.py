@@ -195,7 +195,8 @@ def _calibrate(
     for _, name, quantizer in quantizers:
         quantizer.calibrate(samples[name].rows(), of_activations)
     for _, layer in layers:
-        layer.weight_quantizer.calibrate(of_weights)
+        if layer.weight_quantizer is not None:
+            layer.weight_quantizer.calibrate(of_weights)
 
 
 def _values(model: onnx.ModelProto, names: Sequence[str], batches: Sequence[Array]) -> Any:

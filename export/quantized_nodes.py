@@ -72,9 +72,13 @@ def emit(product: FloatProduct, layer: QuantizedProduct, emitted: Emitted) -> No
     emitted.nodes[-1].output[0] = out
 
 
-def _quantized(product: FloatProduct, quantizer: ActivationQuantizer, emitted: Emitted) -> tuple[str, str | None]:
-    """The codes of the product's input, and the step where it is found at run time."""
+def _quantized(
+    product: FloatProduct, quantizer: ActivationQuantizer | None, emitted: Emitted
+) -> tuple[str, str | None]:
+    """The codes of the product's input (the input where it stays in float), and the step if it is found at run time."""
     x, name = product.node.input[0], product.name
+    if quantizer is None:
+        return x, None
     quantizer.ensure_constants()
     if quantizer.granularity.name == "token":
         if (x, "token") not in emitted.quantizers:
@@ -99,8 +103,11 @@ def _quantized(product: FloatProduct, quantizer: ActivationQuantizer, emitted: E
 
 
 def _decoded(name: str, layer: QuantizedProduct, emitted: Emitted) -> str:
-    """The levels of the weight, or its values where scales are by group."""
-    low_bit, quantizer = layer.low_bit_weight(), layer.weight_quantizer
+    """The levels of the weight, or its values where scales are by group or it stays in float."""
+    quantizer = layer.weight_quantizer
+    if quantizer is None:
+        return emitted.constant(f"{name}.weight", _array(layer.weight))
+    low_bit = layer.low_bit_weight()
     shape = np.array(layer.weight_levels.shape, np.int64)
     inputs = [emitted.constant(f"{name}.packed", low_bit.packed), emitted.constant(f"{name}.shape", shape)]
     function = quantizer.format.decoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from subbyte.errors import FormatError, QuantizationError, UnknownNameError, UsageError
@@ -62,7 +63,7 @@ class PostTraining:
 
     def chosen_recipe(self) -> Recipe:
         """The recipe, or that of the scheme; raises UsageError for one that quantizes nothing."""
-        if isinstance(self.recipe, str):
+        if isinstance(self.recipe, (str, Path)):
             recipe = read_recipe(self.recipe)
         elif self.recipe is not None:
             recipe = as_recipe(self.recipe)

@@ -24,7 +24,7 @@ from subbyte.models import load_data
 from subbyte.models.data import Data
 from subbyte.models.post import Calibration, post_train
 from subbyte.models.post.calibration_data import calibration_batches
-from subbyte.models.quant import as_recipe, get_scheme
+from subbyte.models.quant import Rule, as_recipe, combine, get_scheme
 
 RNG = np.random.default_rng(0)
 
@@ -75,6 +75,19 @@ def test_a_file_is_quantized_as_its_module_is(
     said = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert said["subbyte.scheme"] == scheme
     assert json.loads(said["subbyte.post_training"])["samples"] == 128
+
+
+@pytest.mark.parametrize(("weights", "activations"), [("int8", None), (None, "int8")])
+def test_one_half_of_a_product_may_stay_in_float(
+    float_file: Path, tmp_path: Path, weights: str | None, activations: str | None
+) -> None:
+    out = tmp_path / "q.onnx"
+    rules = [Rule(combine(weights, activations))]
+    report = quantize_onnx(float_file, out, data="digits", recipe=rules, samples=64, progress=False)
+    assert report.relative_error < 0.02
+    for row in inspect(out).layers:
+        assert row.weight_format == (weights or "float32")
+        assert (row.activation_format == "float32") == (activations is None)
 
 
 def test_the_report_compares_with_the_float_file(float_file: Path, tmp_path: Path) -> None:
