@@ -310,9 +310,9 @@ def _samples(
         return given, "given inputs"
     if checkpoint is not None:
         try:
-            from subbyte.models.data import load_data
+            from subbyte.models.data import load_recorded
 
-            data = load_data(checkpoint.config.data, **checkpoint.config.data_options)
+            data = load_recorded(checkpoint.config.data, None, checkpoint.config.data_options)
             known = data.test_arrays(_count(one, batch))[0]
             if known.shape[1:] == shape and known.dtype == one.dtype:
                 return known, f"test {'images' if len(shape) == 3 else 'inputs'} of {data.name}"

@@ -17,7 +17,7 @@ from subbyte.models.data.idx import read_idx
 from subbyte.models.data.image_folder import ImageFolder
 from subbyte.models.data.in_memory import ImageTensors, Samples
 from subbyte.models.data.normalization import Normalization
-from subbyte.models.data.register import DataEntry, get_data, list_data, load_data, register_data
+from subbyte.models.data.register import DataEntry, get_data, list_data, load_data, load_recorded, register_data
 
 for _module in iter_modules(__path__, f"{__name__}."):
     import_module(_module.name)
@@ -36,6 +36,7 @@ __all__ = [
     "get_data",
     "list_data",
     "load_data",
+    "load_recorded",
     "read_idx",
     "register_data",
     "shift_and_flip",

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from subbyte.errors import DataError
+from subbyte.files import limits
 from subbyte.models.data.normalization import Normalization
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -93,6 +94,15 @@ def _stacked(name: str, what: str, values: Sequence[Any]) -> npt.NDArray[Any]:
     if stacked.dtype.kind not in "biuf":
         raise DataError(f"data set '{name}': its {what} are {stacked.dtype}, expected numbers.")
     return stacked
+
+
+def refuse_large(name: str, values: int) -> None:
+    """Raise DataError where inputs of so many values would be made in memory."""
+    if values > limits.DATA_VALUES:
+        raise DataError(
+            f"data set '{name}': {values} values, all samples of one shape, are more than {limits.DATA_VALUES}; take "
+            "fewer or shorter samples."
+        )
 
 
 def refuse_empty(name: str, train: Dataset[Any], test: Dataset[Any]) -> None:

@@ -11,13 +11,14 @@ It gives a `Data`, and raises DataError for files that are missing or damaged. A
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from subbyte.errors import RegistrationError, UnknownNameError, UsageError
 from subbyte.models.data.data_set import Data
+from subbyte.models.data.named_object import is_object_name
 from subbyte.models.options import check_options
 
 
@@ -90,3 +91,17 @@ def load_data(name: str, path: str | Path | None = None, **options: Any) -> Data
             raise UsageError(f"data set '{name}' takes no path, got '{path}'.")
         return entry.load(**options)
     return entry.load(path=None if path is None else Path(path), **options)
+
+
+def load_recorded(name: str, path: str | Path | None, options: Mapping[str, Any]) -> Data:
+    """`load_data` with options that a checkpoint or an ONNX file has: none of them may name code.
+
+    Raises as `load_data` does, and UsageError for an option `package.module:name`, which would be imported and run.
+    """
+    for option, value in options.items():
+        if isinstance(value, str) and is_object_name(value):
+            raise UsageError(
+                f"data set '{name}': the file's option '{option}' names code, '{value[:80]}', which is not run; "
+                "load the data in Python with load_data, where you name it."
+            )
+    return load_data(name, path, **options)

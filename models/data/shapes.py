@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from subbyte.models.data.data_set import Data
+from subbyte.models.data.data_set import Data, refuse_large
 from subbyte.models.data.in_memory import Samples
 from subbyte.models.data.normalization import measured
 from subbyte.models.data.register import register_data
@@ -32,6 +32,7 @@ def shapes(size: Count = 32, samples: Count = 1000) -> Data:
     with noise. A target is int64 [size, size], 0 for the background.
     """
     tests = max(1, samples // 4)
+    refuse_large("shapes", (samples + tests) * 3 * size**2)
     rng = np.random.default_rng(7)
     drawn = [_draw(rng, size) for _ in range(samples + tests)]
     pixels = torch.from_numpy(np.stack([image for image, _ in drawn]))

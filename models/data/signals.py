@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from subbyte.models.data.data_set import Data
+from subbyte.models.data.data_set import Data, refuse_large
 from subbyte.models.data.in_memory import Samples
 from subbyte.models.data.register import register_data
 from subbyte.models.options import Count
@@ -36,6 +36,7 @@ def signals(
     labelling: segments of rest, sine, square and sawtooth, with noise; the target is the form of each step.
     """
     tests = max(1, samples // 4)
+    refuse_large("signals", (samples + tests) * (length + horizon))
     rng = np.random.default_rng(12)
     if task == "forecasting":
         inputs, targets = _to_forecast(rng, samples + tests, length, horizon)

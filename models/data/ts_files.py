@@ -18,7 +18,7 @@ from torch import Tensor
 from subbyte.errors import DataError
 from subbyte.files import limits
 from subbyte.files.plain import read_plain
-from subbyte.models.data.data_set import Data
+from subbyte.models.data.data_set import Data, refuse_large
 from subbyte.models.data.in_memory import Samples
 from subbyte.models.data.normalization import Normalization
 from subbyte.models.data.register import register_data
@@ -119,7 +119,7 @@ def series_data(name: str, train: Path, test: Path) -> Data:
         1.0, tuple(values.mean(1).tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist()), axes=1
     )
     lengths = [one.shape[1] for part in (first, second) for one in part.series]
-    _refuse_large(name, sum(map(len, (first.series, second.series))) * len(values) * max(lengths))
+    refuse_large(name, sum(map(len, (first.series, second.series))) * len(values) * max(lengths))
     return Data(
         name,
         _padded(first, normalization, max(lengths)),
@@ -129,14 +129,6 @@ def series_data(name: str, train: Path, test: Path) -> Data:
         normalization=normalization,
         class_names=first.class_names,
     )
-
-
-def _refuse_large(name: str, count: int) -> None:
-    if count > limits.DATA_VALUES:
-        raise DataError(
-            f"data set '{name}': {count} values with all series as long as the longest, at most {limits.DATA_VALUES} "
-            "are read; leave the longest out, or cut them."
-        )
 
 
 def _padded(part: SeriesFile, normalization: Normalization, length: int) -> Samples:

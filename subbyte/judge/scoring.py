@@ -76,10 +76,10 @@ def read_test_set(
 
     Raises UnknownNameError for the name, UsageError for options, DataError for data that does not fit the task.
     """
-    from subbyte.models.data import load_data
+    from subbyte.models.data import load_recorded
     from subbyte.models.tasks import get_task
 
-    data = load_data(name, path, **options)
+    data = load_recorded(name, path, options)
     task = get_task(data.task, **data.task_options) if task is None else task
     task.check(data)
     return ScoredData(task, data, *data.test_arrays(limit))

@@ -21,7 +21,7 @@ from this_machine import skip_for_lack_of
 
 from subbyte.errors import DataError, MissingDependencyError, SubbyteError, UsageError
 from subbyte.files import limits
-from subbyte.models.data import Data, load_data
+from subbyte.models.data import Data, load_data, load_recorded
 from subbyte.models.data.columns import read_table
 from subbyte.models.data.named_object import import_named
 from subbyte.models.data.npz import read_npz
@@ -176,7 +176,7 @@ def test_series_as_long_as_the_longest_must_fit(tmp_path: Path, monkeypatch: pyt
     for part in ("TRAIN", "TEST"):
         write(tmp_path / f"a_{part}.ts", TS_HEADER + "1,2,3:up\n1:down\n")
     monkeypatch.setattr(limits, "DATA_VALUES", 11)
-    refused(lambda: load_data("ts", tmp_path), "12 values with all series as long as the longest, at most 11")
+    refused(lambda: load_data("ts", tmp_path), "data set 'ts': 12 values, all samples of one shape, are more than 11")
 
 
 # ---- what is read ----
@@ -432,3 +432,12 @@ def test_objects_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             import_named(name)
     with pytest.raises(SubbyteError, match="is a int, expected a Data or a pair"):
         load_data("dataset", "my_sets:faulty")
+
+
+def test_options_that_a_file_records_run_no_code(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.txt", "touch it\n" * 9)
+    with pytest.raises(UsageError, match="the file's option 'tokenizer' names code, 'os:system', which is not run"):
+        load_recorded("text", file, {"tokenizer": "os:system", "vocabulary": 3})
+    assert load_recorded("text", file, {"context": 4}).shape == (4,)
+    for name in ("signals", "shapes"):
+        refused(lambda name=name: load_recorded(name, None, {"samples": 10**9}), f"data set '{name}': .* are more than")
