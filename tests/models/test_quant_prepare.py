@@ -6,14 +6,11 @@ import copy
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pages import python_blocks
 from torch import Tensor, nn
 
 from subbyte.dialect.function import output_shapes
@@ -366,20 +363,3 @@ def test_distributed_processes_start_from_one_statistic(tmp_path: Path) -> None:
         assert all(torch.equal(value, others[name]) for name, value in state.items())
         assert all(torch.equal(grad, other) for grad, other in zip(grads, other_grads, strict=True))
         assert all(state[name] for name in state if name.endswith("initialized"))
-
-
-# ---- the documentation ----
-
-
-def test_the_scheme_of_the_documentation_works() -> None:
-    (program,) = python_blocks("docs/add-a-scheme.md")
-    namespace: dict[str, Any] = {"__name__": "add_a_scheme"}
-    sys.modules["add_a_scheme"] = types.ModuleType("add_a_scheme")  # a dataclass looks its module up
-    exec(program, namespace)
-    w = torch.tensor([[0.9, -0.3, 0.05, -1.2], [0.2, 0.1, -0.1, -0.4]])
-    quantizer = namespace["TernaryThreshold"]().weight_quantizer(w)
-    assert quantizer.codes(w).tolist() == [[1, 0, 0, -1], [1, 0, 0, -1]]
-    assert quantizer.scales().tolist() == pytest.approx([1.05, 0.3])
-    model = quantize(nn.Sequential(nn.Linear(4, 2)), get_scheme("ternary-threshold", keep=None))
-    model(torch.randn(3, 4)).sum().backward()
-    assert rows(model)["0"][:2] == ("ternary", "int8")
