@@ -268,7 +268,9 @@ def test_a_checkpoint_brings_its_shape_its_data_and_its_story(tmp_path):
     assert (metadata["subbyte.model"], metadata["subbyte.scheme"]) == ("resnet8", "ternary")
     assert metadata["subbyte.source"] == json.loads((folder / "checkpoint.json").read_text())["weights"]["sha256"]
     assert metadata["subbyte.data"] == "digits"
-    assert json.loads(metadata["subbyte.normalization"]) == {"largest": 16.0, "mean": [0.3], "deviation": [0.4]}
+    assert metadata["subbyte.task"] == "classification"
+    stored = {"largest": 16.0, "mean": [0.3], "deviation": [0.4], "axes": 2}  # axes after the channels
+    assert json.loads(metadata["subbyte.normalization"]) == stored
 
 
 # ---- size ----
