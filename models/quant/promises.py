@@ -29,7 +29,7 @@ def broken_by(config: Any, method: str) -> str | None:
         if method == "weight_quantizer":
             broken = _broken(config, config.weight_quantizer(example), WeightQuantizer, example)
         else:
-            layer = nn.utils.skip_init(nn.Linear, 4, 2)
+            layer: nn.Module = nn.utils.skip_init(nn.Linear, 4, 2)  # type: ignore[no-untyped-call]
             broken = _broken(config, config.activation_quantizer(layer), ActivationQuantizer, example)
     except Exception as error:  # of whatever kind the new code raises
         return f"fails on a weight or input [2, 4]: {type(error).__name__}: {error}"
@@ -42,8 +42,9 @@ def _broken(config: Any, quantizer: Any, base: type[nn.Module], example: Tensor)
     for part in PARTS[base]:
         if part not in vars(quantizer) and getattr(type(quantizer), part, None) is getattr(base, part, None):
             return f"its {type(quantizer).__name__} lacks '{part}'"
-    if quantizer.format.name != config.format_name:
-        return f"its format_name is '{config.format_name}', but its quantizer's format is '{quantizer.format.name}'"
+    fmt: Any = quantizer.format
+    if fmt.name != config.format_name:
+        return f"its format_name is '{config.format_name}', but its quantizer's format is '{fmt.name}'"
     return broken_on(quantizer, example)
 
 
