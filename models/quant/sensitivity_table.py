@@ -39,7 +39,7 @@ def read_table(path: Path, scheme: Any) -> dict[str, float]:
     wrong = next((layer for layer, noise in rows.items() if not _is_noise(noise)), None)
     if wrong is not None:
         raise QuantizationError(f"'{path}' has no noise of '{wrong}' at '{name}': it cannot take that scheme")
-    return rows
+    return {str(layer): float(noise) for layer, noise in rows.items() if noise is not None}
 
 
 def _is_noise(value: Any) -> bool:
