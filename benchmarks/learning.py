@@ -196,7 +196,7 @@ RANGES = {
 
 
 def operators(scheme: str) -> dict[str, float]:
-    """CPU milliseconds of a step by kind of operator, as torch's profiler counts them, and of the whole step."""
+    """Milliseconds of a step by kind of operator, as torch's profiler counts them, and of the whole step."""
     data = first_images(BATCH)
     images, labels = data.train.batch(slice(0, BATCH))  # type: ignore[attr-defined]
     torch.manual_seed(0)

@@ -130,9 +130,12 @@ def learning_overhead() -> list[str]:
         ]
         rows.append([name if name == "plain torch" else f"train, {name}", *milliseconds, *ratios])
     header = ["", "CPU ms a step, min", "median", "times plain torch (median)", "times float train (median)"]
-    kinds = list(next(iter(cell["operators"].values())))
-    shares = [[name, *(f"{times[kind]:.1f}" for kind in kinds)] for name, times in cell["operators"].items()]
-    operators = table(["CPU ms of a step in plain torch, by the profiler", *kinds], shares)
+    kinds = [kind for kind in next(iter(cell["operators"].values())) if kind != "step"]
+    shares = [
+        [name, *(f"{100 * times[kind] / times['step']:.0f}%" for kind in kinds)]
+        for name, times in cell["operators"].items()
+    ]
+    operators = table(["share of a step, by torch's profiler", *kinds], shares)
     return [*table(header, rows), "", *operators, "", f"Other programs: load {cell['load_1min']:.1f} when it ended."]
 
 
