@@ -22,6 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from subbyte import __version__
 from subbyte.errors import CheckpointError, DataError, QuantizationError, SubbyteError, UsageError
 from subbyte.files import limits
 from subbyte.files.output import make_folder
@@ -265,8 +266,8 @@ def versions() -> dict[str, str]:
     """Versions of subbyte and of what made the checkpoint."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
-    for package in ("subbyte", "torch", "lightning"):
+    found = {"subbyte": __version__}  # of the code that runs: the metadata of an editable installation may be older
+    for package in ("torch", "lightning"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

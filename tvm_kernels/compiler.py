@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subbyte import __version__
 from subbyte.errors import CompileError, UsageError
 from subbyte.files.output import check_temporary, checked_output, write_file
 from subbyte.onnx_files.loader import OnnxFile, open_onnx
@@ -302,10 +303,10 @@ def _operator(call: KernelCall, tiles: int) -> dict[str, Any]:
 
 
 def _manifest(plan: Plan, target: Target, emitted: Emitted) -> dict[str, Any]:
-    packages = {"subbyte": "subbyte", "tvm": "apache-tvm", "onnx": "onnx"}
+    packages = {"tvm": "apache-tvm", "onnx": "onnx"}
     return {
         "name": plan.name,
-        "versions": {key: metadata.version(package) for key, package in packages.items()},
+        "versions": {"subbyte": __version__, **{key: metadata.version(package) for key, package in packages.items()}},
         "target": {
             "name": target.name,
             "triple": target.triple,

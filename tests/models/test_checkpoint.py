@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import pickle
 from pathlib import Path
@@ -13,9 +14,10 @@ from safetensors.torch import load_file
 from saved_checkpoint import config_for, rewrite, trained_a_little
 from torch import nn
 
+from subbyte import __version__
 from subbyte.errors import CheckpointError, UnknownNameError, UsageError
 from subbyte.models import load_checkpoint, quantize, save_checkpoint
-from subbyte.models.checkpoint import read_config, read_metrics, weights_file
+from subbyte.models.checkpoint import read_config, read_metrics, versions, weights_file
 from subbyte.models.checkpoint_files import DESCRIPTION
 
 
@@ -202,3 +204,8 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+def test_the_version_is_that_of_the_code_not_of_an_older_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "0.0.1")
+    assert versions() == {"subbyte": __version__, "torch": "0.0.1", "lightning": "0.0.1"}
