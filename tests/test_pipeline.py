@@ -14,9 +14,8 @@ from torch.utils.data import TensorDataset
 
 import subbyte
 from subbyte.cli import main
-from subbyte.models import data
 from subbyte.models.checkpoint import load_checkpoint
-from subbyte.models.data import Data, from_datasets, load_data
+from subbyte.models.data import Data, from_datasets, load_data, register
 from subbyte.runtime.bundle import open_bundle
 from subbyte.tvm_kernels.machines import get_target
 
@@ -143,7 +142,8 @@ def test_the_verdict_scores_on_the_data_trained_on(ternary: tuple[Path, Path, Pa
 def test_data_that_does_not_fit_is_refused_before_any_work(
     ternary: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(data._DATA, "two-by-two", (_two_by_two, "images too small for any model"))
+    monkeypatch.setattr(register, "_DATA", dict(register._DATA))
+    register.register_data("two-by-two", summary="images too small for any model")(_two_by_two)
     run, file, bundle = map(str, ternary)
     for arguments in (
         ["check", run, file, bundle, "--data", "two-by-two"],

@@ -34,5 +34,5 @@ def test_the_page_works_as_it_is_written(tmp_path: Path) -> None:
     assert "ordinal " in printed
     assert "mean distance, lower is better" in printed
     assert "test mean distance" in printed
-    assert "test_mean_distance" in (tmp_path / "runs" / "ordinal" / "log.csv").read_text()
+    assert "validation_mean_distance" in (tmp_path / "runs" / "ordinal" / "log.csv").read_text()
     assert "mean distance" in printed.split("each stage against torch eval")[1]
