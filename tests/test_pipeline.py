@@ -151,7 +151,7 @@ def test_data_that_does_not_fit_is_refused_before_any_work(
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2, result.output
-        assert "inputs of [1, 2, 2], the model expects [1, 8, 8]" in result.output
+        assert "inputs of float32 [1, 2, 2], the model expects float32 [1, 8, 8]" in result.output
         assert "latency" not in result.output
 
 
